@@ -1,0 +1,151 @@
+"""Typed parameters of a run, one class per notebook, and the checks that happen before any kernel starts.
+
+A parameter has one name across the whole pipeline; the parameters cell of each notebook repeats the fields of its
+class (a test holds them together). Fields marked `identity=False` do not change the results, or enter the run's
+identity as the hash of the file they name.
+"""
+
+import difflib
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from crslib.errors import CrsError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def resolve(path: str | Path) -> Path:
+    """`path` itself when absolute, else below the project folder: notebooks and commands agree wherever they start."""
+    return ROOT / Path(path).expanduser()
+
+
+def _outside_identity(default: Any, **rules: Any) -> Any:
+    return Field(default, json_schema_extra={"identity": False}, **rules)
+
+
+class Parameters(BaseModel):
+    """Base of all parameter classes: frozen, strict, unknown names refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    seed: int = Field(0, ge=0, description="seed of the run")
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Parameters from names and values. Raises `CrsError` for the first unknown name or wrong value."""
+        for name in values:
+            if name not in cls.model_fields:
+                close = difflib.get_close_matches(name, cls.model_fields, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(cls.model_fields))}"
+                raise CrsError(f"unknown parameter {name!r}: {hint}")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise CrsError(f"parameter {name} = {first['input']!r} is not valid: {first['msg'].lower()}") from None
+
+    @classmethod
+    def pick(cls, namespace: Mapping[str, Any]) -> Self:
+        """Parameters from the variables of a notebook's parameters cell."""
+        return cls.parse({name: namespace[name] for name in cls.model_fields})
+
+    def identity(self) -> dict[str, Any]:
+        """The parameters that change the result by their value."""
+        return {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if (field.json_schema_extra or {}).get("identity", True)  # type: ignore[union-attr]
+        }
+
+
+class ProfileParameters(Parameters):
+    """`01_profiles`: which people, and what is known and hidden of them."""
+
+    data: str = _outside_identity("data", description="folder with items.parquet and ratings.parquet")
+    n_profiles: int = Field(64, ge=1, description="people simulated")
+    target_mode: Literal["heldout", "taste"] = Field("heldout", description="where target attributes come from")
+    holdout_share: float = Field(0.2, gt=0, lt=1, description="latest share of a history that is hidden")
+    min_k: int = Field(20, ge=1, description="catalogue items that must match the target attributes")
+    summary_style: Literal["template", "model"] = Field("template", description="who words the summary")
+    summary_model: str = _outside_identity("smollm2", description="GGUF that words it, if `model`")
+
+
+class SimulationParameters(Parameters):
+    """`02_simulate`: two models and how they talk."""
+
+    condition: str = Field("interplay", min_length=1, description="name of the condition in tables and charts")
+    user_model: str = _outside_identity("smollm2", description="GGUF file; smollm2 is the built-in one")
+    user_adapter: str = _outside_identity("data/adapters/user.gguf", description="LoRA GGUF; empty for none")
+    recommender_model: str = _outside_identity("smollm2", description="GGUF file; smollm2 is the built-in one")
+    recommender_adapter: str = _outside_identity("data/adapters/recommender.gguf", description="LoRA GGUF; empty: none")
+    opener: Literal["mixed", "user", "recommender"] = Field("mixed", description="who speaks first; people: 65 % rec.")
+    memory: bool = Field(True, description="private notes: what the user remembers or thinks of mentioned items")
+    temperature: float = Field(0.7, ge=0, le=5, description="0 is greedy")
+    top_p: float = Field(0.95, gt=0, le=1, description="nucleus sampling")
+    min_p: float = Field(0.02, ge=0, le=1, description="least probability relative to the best token's")
+    max_tokens: int = Field(64, ge=1, description="longest utterance, in tokens")
+    max_turns: int = Field(24, ge=1, description="longest dialogue, in turns of both parties")
+    dialogues_per_profile: int = Field(1, ge=1, description="dialogues each person has, with other seeds")
+    n_ctx: int = Field(1024, ge=128, description="context of one dialogue, in tokens")
+    width: int = Field(32, ge=1, le=256, description="dialogues decoded at once; part of the engine's identity")
+    threads: int = _outside_identity(0, ge=0, description="CPU threads; 0 is all of them; never changes the text")
+
+
+class EvaluationParameters(Parameters):
+    """`03_evaluate`: against whom, and how sure."""
+
+    human: str = _outside_identity("data/human", description="folder with the statistics of human dialogues")
+    n_bootstrap: int = Field(1000, ge=100, description="resamples of dialogues behind each 95 % interval")
+
+
+class RunParameters(ProfileParameters, SimulationParameters, EvaluationParameters):
+    """All parameters of `crs run`."""
+
+
+NOTEBOOKS: Mapping[str, type[Parameters]] = {
+    "01_profiles": ProfileParameters,
+    "02_simulate": SimulationParameters,
+    "03_evaluate": EvaluationParameters,
+}
+
+
+def read_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """`name=value` words of a command line; values are read as YAML scalars (`0.9`, `true`, `user`)."""
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise CrsError(f"{assignment!r} is not a parameter; write name=value")
+        values[name.strip()] = yaml.safe_load(value) if value else ""
+    return values
+
+
+def read_parameter_file(path: Path) -> dict[str, Any]:
+    """A YAML or JSON file of `name: value`. Raises `CrsError` when it is missing or not a mapping."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CrsError(f"cannot read the parameter file {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CrsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise CrsError(f"{path} must hold lines of the form name: value")
+    return {str(name): value for name, value in values.items()}
+
+
+def read_grid(path: Path) -> list[dict[str, Any]]:
+    """The conditions of a sweep: a YAML mapping in which a list means one condition per value (their product).
+
+    Raises `CrsError` for an empty list.
+    """
+    values = read_parameter_file(path)
+    axes = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+    for name, choices in axes.items():
+        if not choices:
+            raise CrsError(f"{path}: {name} has no values; give at least one")
+    return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*axes.values())]

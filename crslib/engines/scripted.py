@@ -1,0 +1,46 @@
+"""An engine without a model, for tests: a Python function writes the replies, every character is a token."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from crslib.engines.base import Completion, Request
+
+CONTROL = 1 << 21  # added to the code point of template text: control text and plain text never share an id
+
+
+class ScriptedEngine:
+    """Replies are `reply(prompt_text, seed)`; an empty reply is an empty utterance."""
+
+    def __init__(self, reply: Callable[[str, int], str], width: int = 4, n_ctx: int = 100_000, name: str = "") -> None:
+        self.reply, self.width, self.n_ctx = reply, width, n_ctx
+        self.identity: Mapping[str, Any] = {"engine": "scripted", "name": name, "width": width}
+        self.chat_template = ("", "", "")  # the default ChatML
+        self.prompts: list[tuple[str, str]] = []  # (key, whole prompt text) of every request, for assertions
+        self._cached: dict[str, tuple[int, ...]] = {}
+
+    def encode(self, text: str, *, control: bool = False) -> list[int]:
+        return [ord(character) | (CONTROL if control else 0) for character in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(chr(token & ~CONTROL) for token in ids)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        return [self._complete(request) for request in requests]
+
+    def _complete(self, request: Request) -> Completion:
+        prompt = self.decode(request.prompt)
+        self.prompts.append((request.key, prompt))
+        cached = self._cached.get(request.key, ())
+        n_cached = len(cached) if request.prompt[: len(cached)] == cached else 0
+        if len(request.prompt) >= self.n_ctx:
+            return Completion((), (), "context_full", n_cached)
+        ids = tuple(self.encode(self.reply(prompt, request.seed)))
+        self._cached[request.key] = request.prompt + ids
+        assert len(self._cached) <= self.width, "more dialogues alive than the engine is wide"
+        return Completion(ids, (0.0,) * len(ids), "end", n_cached)
+
+    def forget(self, key: str) -> None:
+        self._cached.pop(key, None)
+
+    def close(self) -> None:
+        self._cached.clear()

@@ -1,0 +1,31 @@
+"""Canonical hashes and derived seeds. Knows nothing of what is hashed."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def canonical_json(value: Any) -> str:
+    """`value` as JSON with sorted keys and no blanks: equal values give equal text. NaN raises `ValueError`."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any, tag: str) -> str:
+    """16 hex digits that identify `value`; `tag` keeps different kinds of things apart."""
+    return hashlib.sha256(f"{tag}\0{canonical_json(value)}".encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def derive_seed(seed: int, *keys: str | int) -> int:
+    """A 32-bit seed from the run's seed and a path of keys, independent of order, batch and process.
+
+    0xFFFFFFFF is never returned: llama.cpp reads it as "choose a random seed".
+    """
+    raw = hashlib.blake2b(canonical_json([seed, *keys]).encode(), digest_size=8).digest()
+    return int.from_bytes(raw, "big") % 0xFFFFFFFF

@@ -1,0 +1,127 @@
+"""The tables of a run: one Polars schema each, checked wherever a table crosses a boundary.
+
+Tables hold no derived text formats and know nothing of files; `store` reads and writes them.
+"""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from crslib.errors import CrsError
+
+Schema = Mapping[str, pl.DataType | type[pl.DataType]]
+
+_TEXTS = pl.List(pl.String)
+MENTION = pl.Struct({"item_id": pl.String, "title": pl.String, "start": pl.Int32, "end": pl.Int32})
+NOTE = pl.Struct({"item_id": pl.String, "title": pl.String, "seen": pl.Boolean, "liked": pl.Boolean})
+
+TABLES: Mapping[str, Schema] = {
+    # Catalogue facts. `title` is in natural order ("The Godfather"); `n_ratings`, `mean_rating` count the ratings
+    # that lie beside it: all of them in the data folder, training ratings only inside a run.
+    "items": {
+        "item_id": pl.String,
+        "title": pl.String,
+        "year": pl.Int32,
+        "genres": _TEXTS,
+        "directors": _TEXTS,
+        "cast": _TEXTS,
+        "imdb_id": pl.String,
+        "n_ratings": pl.Int32,
+        "mean_rating": pl.Float64,
+    },
+    # `rated_at` in seconds since 1970, null where unknown.
+    "ratings": {"user_id": pl.String, "item_id": pl.String, "rating": pl.Float64, "rated_at": pl.Int64},
+    # What a user simulator may hold. Everything here comes from the visible part of the history, but for the target
+    # attributes of `heldout` mode (never a title).
+    "profiles": {
+        "profile_id": pl.String,
+        "user_id": pl.String,
+        "summary": pl.String,
+        "attributes": pl.String,
+        "target_mode": pl.String,
+        "target_genres": _TEXTS,
+        "target_decade": pl.Int32,
+        "target_actor": pl.String,
+        "target_director": pl.String,
+        "k_anonymity": pl.Int32,
+        "relaxed": _TEXTS,
+        "liked_genres": _TEXTS,
+        "disliked_genres": _TEXTS,
+        "liked_decade": pl.Int32,
+        "liked_directors": _TEXTS,
+        "loved_items": _TEXTS,
+        "disliked_items": _TEXTS,
+        "n_visible": pl.Int32,
+    },
+    # Evaluation only: the later part of each profile's history. `liked` against the user's own visible mean.
+    "holdouts": {"profile_id": pl.String, "item_id": pl.String, "rating": pl.Float64, "liked": pl.Boolean},
+    "dialogues": {
+        "dialogue_id": pl.String,
+        "run_id": pl.String,
+        "profile_id": pl.String,
+        "condition": pl.String,
+        "opener": pl.String,
+        "seed": pl.Int64,
+        "stop_reason": pl.String,
+        "n_turns": pl.Int32,
+    },
+    # `text` is format v1 (`[[Title (Year)]]`); `items[].start/end` index its characters, brackets included;
+    # `item_id` is null for a title that is not in the catalogue. `notes` is what the speaker privately remembered or
+    # thought of the items it answers to (user turns only). `finish`: end, max_tokens or context_full.
+    "turns": {
+        "dialogue_id": pl.String,
+        "turn": pl.Int32,
+        "role": pl.String,
+        "text": pl.String,
+        "items": pl.List(MENTION),
+        "notes": pl.List(NOTE),
+        "n_tokens": pl.Int32,
+        "mean_logprob": pl.Float64,
+        "finish": pl.String,
+    },
+    # Exactly what was newly fed to the speaking role's model before a turn, decoded from its token ids.
+    "prompts": {
+        "dialogue_id": pl.String,
+        "turn": pl.Int32,
+        "role": pl.String,
+        "text": pl.String,
+        "n_tokens": pl.Int32,
+    },
+    # One value per dialogue and metric; null values are undefined there (nothing to count) and are left out.
+    "scores": {"run_id": pl.String, "dialogue_id": pl.String, "metric": pl.String, "value": pl.Float64},
+    # One row per metric: estimate, 95 % interval over dialogues, the same figure for people and the human-vs-human
+    # floor of a distance (null where there is none).
+    "metrics": {
+        "metric": pl.String,
+        "family": pl.String,
+        "value": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "n": pl.Int64,
+        "human": pl.Float64,
+        "floor": pl.Float64,
+        "unit": pl.String,
+        "direction": pl.String,
+    },
+}
+
+
+def empty(name: str) -> pl.DataFrame:
+    """A table of schema `name` without rows."""
+    return pl.DataFrame(schema=dict(TABLES[name]))
+
+
+def check(frame: pl.DataFrame, name: str) -> pl.DataFrame:
+    """`frame` with exactly the columns of table `name`, in order.
+
+    Raises `CrsError` naming the column that is missing, surplus or of another type.
+    """
+    schema = TABLES[name]
+    if missing := [column for column in schema if column not in frame.columns]:
+        raise CrsError(f"table {name} lacks column {missing[0]!r}; it needs {', '.join(schema)}")
+    if surplus := [column for column in frame.columns if column not in schema]:
+        raise CrsError(f"table {name} has an unknown column {surplus[0]!r}; it holds {', '.join(schema)} only")
+    for column, dtype in schema.items():
+        if frame.schema[column] != dtype:
+            raise CrsError(f"column {column!r} of table {name} is {frame.schema[column]}; it must be {dtype}")
+    return frame.select(schema)

@@ -1,0 +1,175 @@
+"""A run is a folder: `run.json`, Parquet tables, executed notebooks, `report.html`. No database file is storage.
+
+Everything is written to a temporary name and moved into place, so a reader, or a killed writer, never leaves half a
+file. Dialogues that end are appended to a journal at once; a run that is killed goes on from there.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from crslib import schemas
+from crslib.errors import CrsError
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary path that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Raises `CrsError` when the folder cannot be written or the disk is full.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise unwritable(path, error) from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: Exception) -> CrsError:
+    """The sentence for a write that failed."""
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return CrsError(f"cannot write {path}: {reason}; free space or choose a writable folder, then run the same again")
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Writes a frame as Parquet, atomically."""
+    with writing(path) as temporary:
+        frame.write_parquet(temporary, compression="zstd", statistics=False)
+
+
+def read_parquet(path: Path, name: str) -> pl.DataFrame:
+    """A Parquet file as table `name`. Raises `CrsError` when it is missing, damaged or of another schema."""
+    try:
+        frame = pl.read_parquet(path)
+    except FileNotFoundError:
+        raise CrsError(f"{path} does not exist; run the step that makes table {name} first") from None
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise CrsError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}); make it again") from None
+    return schemas.check(frame, name)
+
+
+class Run:
+    """One run's folder and the only way to its files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The contents of `run.json`; empty before anything was written."""
+        try:
+            return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise CrsError(
+                f"{self.path / 'run.json'} is not readable ({error}); delete the folder, run again"
+            ) from None
+
+    def update(self, **fields: Any) -> None:
+        """Sets top-level fields of `run.json`."""
+        text = json.dumps({**self.info, **fields}, indent=2, ensure_ascii=False, allow_nan=False)
+        with writing(self.path / "run.json") as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+    def has(self, name: str) -> bool:
+        """Whether table `name` is there."""
+        return (self.path / f"{name}.parquet").exists()
+
+    def read(self, name: str) -> pl.DataFrame:
+        """Table `name` of `schemas.TABLES`."""
+        return read_parquet(self.path / f"{name}.parquet", name)
+
+    def write(self, name: str, frame: pl.DataFrame) -> None:
+        """Writes table `name` after checking it against its schema."""
+        write_parquet(schemas.check(frame, name), self.path / f"{name}.parquet")
+
+    @contextlib.contextmanager
+    def journal(self) -> Iterator["Journal"]:
+        """The journal of finished dialogues, held by one process at a time."""
+        path = self.path / "journal.jsonl"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+b")
+        except OSError as error:
+            raise unwritable(path, error) from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise CrsError(f"{self.path} is in use by another process; wait until it ends or stop it") from None
+            yield Journal(path, file)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """Tells a watching process how far the run is (`progress.json`; lost progress is no error)."""
+        with contextlib.suppress(CrsError), writing(self.path / "progress.json") as temporary:
+            temporary.write_text(json.dumps({"done": done, "total": total, "what": what}), encoding="utf-8")
+
+
+class Journal:
+    """Append-only JSON lines, each on disk before `append` returns. A torn last line is dropped."""
+
+    def __init__(self, path: Path, file: Any) -> None:
+        self._path, self._file = path, file
+        file.seek(0)
+        whole = file.read()
+        kept = whole[: whole.rfind(b"\n") + 1]
+        if len(kept) < len(whole):
+            file.truncate(len(kept))
+        self.records: list[dict[str, Any]] = [json.loads(line) for line in kept.splitlines()]
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Adds one record. Raises `CrsError` when it cannot be stored; what is there stays whole."""
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            self._file.write(line.encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise unwritable(self._path, error) from None
+        self.records.append(dict(record))
+
+
+def registry(reports: Path) -> pl.DataFrame:
+    """One row per run below `reports`: run_id, status, started, condition, path; newest last. A DuckDB view of files."""
+    pattern = str(reports / "**" / "run.json")
+    columns = "{run_id: 'VARCHAR', status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', parameters: 'JSON'}"
+    with duckdb.connect() as con:
+        con.sql("SET threads = 1")
+        try:
+            return con.sql(
+                f"""
+                SELECT run_id, status, started, finished, parameters ->> 'condition' AS condition,
+                       regexp_replace(filename, '/run.json$', '') AS path
+                FROM read_json(?, columns = {columns}, filename = true)
+                ORDER BY started, run_id
+                """,
+                params=[pattern],
+            ).pl()
+        except duckdb.IOException:
+            return pl.DataFrame(
+                schema=dict.fromkeys(("run_id", "status", "started", "finished", "condition", "path"), pl.String)
+            )
