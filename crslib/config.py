@@ -92,7 +92,7 @@ class SimulationParameters(Parameters):
     max_turns: int = Field(24, ge=1, description="longest dialogue, in turns of both parties")
     dialogues_per_profile: int = Field(1, ge=1, description="dialogues each person has, with other seeds")
     n_ctx: int = Field(1024, ge=128, description="context of one dialogue, in tokens")
-    width: int = Field(32, ge=1, le=256, description="dialogues decoded at once; part of the engine's identity")
+    width: int = Field(8, ge=1, le=256, description="utterances decoded at once; part of the engine's identity")
     threads: int = _outside_identity(0, ge=0, description="CPU threads; 0 is all of them; never changes the text")
 
 
@@ -121,7 +121,10 @@ def read_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise CrsError(f"{assignment!r} is not a parameter; write name=value")
-        values[name.strip()] = yaml.safe_load(value) if value else ""
+        try:
+            values[name.strip()] = yaml.safe_load(value) if value else ""
+        except yaml.YAMLError:
+            raise CrsError(f"{value!r} is not a value of {name}; write a number, true, false or a word") from None
     return values
 
 

@@ -9,15 +9,18 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 import polars as pl
+from tqdm import tqdm
 
 from crslib import schemas
+from crslib.config import resolve
 from crslib.errors import CrsError
 
 
@@ -72,10 +75,20 @@ def read_parquet(path: Path, name: str) -> pl.DataFrame:
 
 
 class Run:
-    """One run's folder and the only way to its files."""
+    """One run's folder and the only way to its files. `by_hand`: a person at a notebook, so progress is drawn."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, by_hand: bool = False) -> None:
+        self.path, self.by_hand = path, by_hand
+
+    @classmethod
+    def open(cls, run_dir: str) -> "Run":
+        """The run a notebook works on: folder `run_dir`, or `reports/by-hand` when a person leaves it empty."""
+        return cls(Path(run_dir)) if run_dir else cls(resolve("reports/by-hand"), by_hand=True)
+
+    @property
+    def run_id(self) -> str:
+        """The run's identity; `by-hand` for a run that no driver started."""
+        return self.info.get("run_id", "by-hand")
 
     @property
     def info(self) -> dict[str, Any]:
@@ -108,31 +121,69 @@ class Run:
         write_parquet(schemas.check(frame, name), self.path / f"{name}.parquet")
 
     @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the whole run for one driver. Raises `CrsError` when another process has it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / "lock").open("wb")
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+        with file:
+            _lock(file, self.path)
+            yield
+
+    @contextlib.contextmanager
     def journal(self) -> Iterator["Journal"]:
         """The journal of finished dialogues, held by one process at a time."""
         path = self.path / "journal.jsonl"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+b")
+            file = path.open("a+b", buffering=0)
         except OSError as error:
             raise unwritable(path, error) from None
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise CrsError(f"{self.path} is in use by another process; wait until it ends or stop it") from None
+            _lock(file, self.path)
             yield Journal(path, file)
 
-    def progress(self, done: int, total: int, what: str) -> None:
-        """Tells a watching process how far the run is (`progress.json`; lost progress is no error)."""
-        with contextlib.suppress(CrsError), writing(self.path / "progress.json") as temporary:
-            temporary.write_text(json.dumps({"done": done, "total": total, "what": what}), encoding="utf-8")
+    @property
+    def reached(self) -> tuple[int, int, str]:
+        """(done, total, what) as the run's process last told; zeros when it told nothing yet."""
+        try:
+            said = json.loads((self.path / "progress.json").read_text(encoding="utf-8"))
+            return said["done"], said["total"], said["what"]
+        except (OSError, ValueError):
+            return 0, 0, ""
+
+    @contextlib.contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """A function `(done, total)` that shows how far the work is: a bar for a person at the notebook, else
+        `progress.json` for the process that watches (a lost update is no error)."""
+        with tqdm(desc=what, unit="", leave=False, disable=not self.by_hand) as bar:
+
+            def advance(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+                with contextlib.suppress(CrsError), writing(self.path / "progress.json") as temporary:
+                    temporary.write_text(json.dumps({"done": done, "total": total, "what": what}), encoding="utf-8")
+
+            yield advance
+
+
+def _lock(file: IO[bytes], folder: Path) -> None:
+    """Takes the file for this process; waits a little, for the kernel of a killed run lives a moment longer."""
+    for _ in range(100):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.1)
+    raise CrsError(f"{folder} is in use by another process; wait until it ends or stop it")
 
 
 class Journal:
     """Append-only JSON lines, each on disk before `append` returns. A torn last line is dropped."""
 
-    def __init__(self, path: Path, file: Any) -> None:
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
         self._path, self._file = path, file
         file.seek(0)
         whole = file.read()
@@ -141,20 +192,33 @@ class Journal:
             file.truncate(len(kept))
         self.records: list[dict[str, Any]] = [json.loads(line) for line in kept.splitlines()]
 
+    def keep(self, key: str) -> None:
+        """Forgets records of another key: what a person at a notebook made with other parameters."""
+        records = [record for record in self.records if record["key"] == key]
+        if len(records) < len(self.records):
+            self.records = []
+            self._file.truncate(0)
+            for record in records:
+                self.append(record)
+
     def append(self, record: Mapping[str, Any]) -> None:
         """Adds one record. Raises `CrsError` when it cannot be stored; what is there stays whole."""
         line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        size = os.fstat(self._file.fileno()).st_size
         try:
-            self._file.write(line.encode())
-            self._file.flush()
+            left = memoryview(line.encode())
+            while left:  # an unbuffered write may take only a part
+                left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(size)
             raise unwritable(self._path, error) from None
         self.records.append(dict(record))
 
 
 def registry(reports: Path) -> pl.DataFrame:
-    """One row per run below `reports`: run_id, status, started, condition, path; newest last. A DuckDB view of files."""
+    """The runs below `reports`, newest last: run_id, status, started, finished, condition, path (a view of files)."""
     pattern = str(reports / "**" / "run.json")
     columns = "{run_id: 'VARCHAR', status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', parameters: 'JSON'}"
     with duckdb.connect() as con:

@@ -40,7 +40,9 @@ def _log(_level: int, text: bytes, _data: Any) -> None:  # module level: ctypes 
 
 def _why() -> str:
     """What llama.cpp last complained about."""
-    said = [line for line in _log_lines if any(word in line.lower() for word in ("error", "fail", "invalid", "mismatch"))]
+    said = [
+        line for line in _log_lines if any(word in line.lower() for word in ("error", "fail", "invalid", "mismatch"))
+    ]
     return said[0].split(": ", 1)[-1] if said else "no reason given"
 
 
@@ -192,7 +194,9 @@ class LlamaEngine:
         _log_lines.clear()
         self._context = lc.llama_init_from_model(model.handle, params)
         if not self._context:
-            raise CrsError(f"llama.cpp cannot make a context of {width} × {n_ctx} tokens ({_why()}); lower width or n_ctx")
+            raise CrsError(
+                f"llama.cpp cannot make a context of {width} × {n_ctx} tokens ({_why()}); lower width or n_ctx"
+            )
         self._n_ctx = min(n_ctx, lc.llama_n_ctx_seq(self._context))
         self._adapter = self._load_adapter(adapter) if adapter else None
         self._memory = lc.llama_get_memory(self._context)

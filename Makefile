@@ -1,0 +1,34 @@
+# Two commands do everything: `make run` and `make test`. Both set up what they need in .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test lab lint clean
+
+run: $(READY)            ## the main job, from the built-in data to reports/latest/report.html; ARGS="-p name=value"
+	$(BIN)/crs run $(ARGS)
+
+test: $(READY)           ## all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lab: $(READY)            ## the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+lint: $(READY)           ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:                   ## removes the environment, not the runs
+	rm -rf $(VENV)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; say which with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || \
+	  { echo "A C++ compiler is needed to build llama.cpp; install g++ or clang" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing; llama.cpp is compiled once, which takes about five minutes on two cores."
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $(READY)

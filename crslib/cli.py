@@ -1,0 +1,208 @@
+"""The `crs` command. It reads words, calls the library, and turns a `CrsError` into one line and exit status 1."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Never
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from crslib import __version__
+from crslib.config import ROOT, read_assignments, read_grid, read_parameter_file
+from crslib.errors import CrsError
+from crslib.store import Run, registry
+
+console = Console(highlight=False)
+REPORTS = click.option(
+    "--reports",
+    type=click.Path(path_type=Path),
+    default=ROOT / "reports",
+    show_default="reports",
+    help="Folder of runs.",
+)
+PARAMETERS = click.option(
+    "-p", "--parameter", "assignments", multiple=True, metavar="NAME=VALUE", help="One parameter."
+)
+
+
+class _OneSentence(click.Group):
+    """Ends a command that raised `CrsError` with its sentence."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CrsError as error:
+            fail(str(error))
+
+
+def fail(sentence: str) -> Never:
+    """Prints a sentence on standard error and exits with status 1."""
+    click.echo(f"crs: {sentence}", err=True)
+    sys.exit(1)
+
+
+@click.group(cls=_OneSentence)
+@click.version_option(__version__)
+def main() -> None:
+    """Reference-free conversational-recommendation simulation: profiles, two local models, evaluation, report."""
+
+
+# ── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@main.command()
+@PARAMETERS
+@click.option("--params", type=click.Path(path_type=Path), help="YAML or JSON file of parameters; -p wins over it.")
+@REPORTS
+def run(assignments: Sequence[str], params: Path | None, reports: Path) -> None:
+    """Profiles, simulation, evaluation and report of one condition. Run again, it goes on or is found done."""
+    from crslib import pipeline
+
+    given = {**(read_parameter_file(params) if params else {}), **read_assignments(assignments)}
+    planned = pipeline.plan(given, reports)
+    if planned.run.info.get("status") == "success":
+        console.print(f"run {planned.run_id} has been computed before", soft_wrap=True)
+    else:
+        with _watching(planned.run) as tell:
+            pipeline.execute(planned, tell)
+    pipeline.point_latest(reports, planned.run.path)
+    console.print(str(planned.run.path / "report.html"), soft_wrap=True)
+
+
+@main.command()
+@click.argument("grid", type=click.Path(path_type=Path))
+@PARAMETERS
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Conditions at a time.")
+@REPORTS
+def sweep(grid: Path, assignments: Sequence[str], workers: int, reports: Path) -> None:
+    """All combinations of the values in GRID, a YAML file of `name: [value, …]`; -p adds or fixes a parameter."""
+    from crslib import sweep as sweeping
+
+    fixed = read_assignments(assignments)
+    points = [{"threads": 1, **point, **fixed} if workers > 1 else {**point, **fixed} for point in read_grid(grid)]
+    planned = sweeping.conditions(points, reports)
+    with _table() as show:
+        folder = sweeping.execute(planned, reports, workers, show)
+    failed = [condition for condition in planned if condition.state == "error"]
+    for condition in failed:
+        info = condition.plan.run.info
+        console.print(f"\n{condition.plan.run_id} {dict(condition.given)}\n{info.get('error')}", markup=False)
+        console.print(info.get("traceback") or "", markup=False)
+    reused = sum(condition.reused for condition in planned)
+    console.print(f"{len(planned)} conditions: {reused} found done, {len(failed)} failed")
+    console.print(str(folder.path / "report.html"), soft_wrap=True)
+    if failed:
+        fail(f"{len(failed)} of {len(planned)} conditions failed; mend the cause and run the same command again")
+
+
+@main.command()
+@REPORTS
+def runs(reports: Path) -> None:
+    """Lists the runs, newest last."""
+    for row in registry(reports).iter_rows(named=True):
+        line = f"{row['run_id']}  {row['status']:<9} {row['started']}  {row['condition']:<12} {row['path']}"
+        console.print(line, soft_wrap=True, markup=False)
+
+
+# ── data ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@main.group()
+def data() -> None:
+    """Catalogue, ratings and human statistics."""
+
+
+@data.command()
+@click.option("--to", "folder", type=click.Path(path_type=Path), default=ROOT / "data", show_default="data")
+def build(folder: Path) -> None:
+    """Builds the built-in catalogue and ratings from the two packages that carry them."""
+    from crslib import datasets
+
+    datasets.build(folder)
+    console.print(str(folder), soft_wrap=True)
+
+
+# ── what a terminal shows ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class _watching:
+    """Draws a run's progress on a terminal; elsewhere one line per notebook."""
+
+    def __init__(self, watched: Run) -> None:
+        self._run, self._stop = watched, threading.Event()
+        self._stage, self._begun = "", 0.0
+
+    def __enter__(self) -> Callable[[str], None]:
+        if console.is_terminal:
+            threading.Thread(target=self._draw, daemon=True).start()
+        return self._tell
+
+    def __exit__(self, *failure: object) -> None:
+        self._finished()
+        self._stop.set()
+        time.sleep(0.3 if console.is_terminal else 0)
+
+    def _tell(self, stage: str) -> None:
+        self._finished()
+        self._stage, self._begun = stage, time.monotonic()
+
+    def _finished(self) -> None:
+        if self._stage:
+            console.print(f"{self._stage}  {time.monotonic() - self._begun:.0f} s")
+        self._stage = ""
+
+    def _draw(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
+            task = bar.add_task("", total=None)
+            while not self._stop.wait(0.2):
+                done, total, what = self._run.reached
+                if bar.tasks[0].description != (label := f"{self._stage} {what}"):
+                    bar.reset(task, description=label)
+                bar.update(task, completed=done, total=total or None)
+
+
+class _table:
+    """Draws the conditions of a sweep as a live table; off a terminal, a line whenever one changes its state."""
+
+    def __enter__(self) -> Callable[[Sequence[Any]], None]:
+        from rich.live import Live
+
+        self._said: dict[str, str] = {}
+        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        if self._live:
+            self._live.start()
+        return self._show
+
+    def __exit__(self, *failure: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def _show(self, planned: Sequence[Any]) -> None:
+        if self._live:
+            self._live.update(_conditions_table(planned))
+            return
+        for condition in planned:
+            if self._said.get(condition.plan.run_id) != condition.state:
+                self._said[condition.plan.run_id] = condition.state
+                console.print(f"{condition.plan.run_id} {condition.state} {dict(condition.given)}", markup=False)
+
+
+def _conditions_table(planned: Sequence[Any]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("run", "condition", "state", "dialogues", "seconds")
+    colours = {"waiting": "dim", "running": "yellow", "success": "green", "error": "red"}
+    for condition in planned:
+        done, total, _ = condition.plan.run.reached
+        values = ", ".join(f"{name}={value}" for name, value in condition.given.items())
+        state = "found done" if condition.reused else condition.state
+        count = f"{done}/{total}" if total else ""
+        seconds = f"{condition.seconds:.0f}" if condition.seconds else ""
+        table.add_row(condition.plan.run_id, Text(values), Text(state, colours[condition.state]), count, seconds)
+    return table

@@ -1,0 +1,165 @@
+"""ReDial (Li et al., Towards Deep Conversational Recommendations, NeurIPS 2018; CC BY 4.0) as `Dialogue`s.
+
+Reads the official zip, a folder of unpacked files or one `.jsonl` file, also with messages already merged per turn.
+It knows nothing of catalogues: item ids are ReDial's own, and one film may have several (with and without a year).
+
+What is put right on the way: forms and mention lists that are `[]` instead of `{}`; titles with double blanks, `%3F`,
+HTML entities, or none at all (then another dialogue's title for the same id is used, else the text says "that
+movie"); HTML entities, line breaks and empty messages; `@` typed before a title that was never linked.
+"""
+
+import html
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote
+
+from crslib import chat
+from crslib.chat import RECOMMENDER, USER
+from crslib.corpora.dialogue import Dialogue, Item, Mention, Turn
+from crslib.errors import CrsError
+
+Split = Literal["train", "test"]
+
+_LINK = re.compile(r"@(\d+)")
+_STRAY_AT = re.compile(r"@(?=[^\W\d])")
+_YEAR = re.compile(r"^(.*?)\s*\((\d{4})\)$")
+_ANSWERS = {0: False, 1: True}  # 2, or anything else: did not say
+
+
+def read(path: Path, split: Split) -> list[Dialogue]:
+    """The dialogues of one split, in file order, each conversation once.
+
+    `path`: the official zip, a folder, or one `.jsonl` file; in a zip or folder the split is every `.jsonl` whose name
+    starts with it. Raises `CrsError` when nothing is found, a line is no ReDial dialogue, or a file of the other split
+    is named: the test set is for evaluation only.
+    """
+    records: dict[str, dict[str, Any]] = {}
+    for name, number, line in _lines(path, split):
+        try:
+            record = json.loads(line)
+            records.setdefault(str(record["conversationId"]), record)
+        except (ValueError, KeyError, TypeError):
+            raise CrsError(f"{name} line {number} is not a ReDial dialogue; download the official zip again") from None
+    titles = _titles(records.values())
+    dialogues = []
+    for dialogue_id, record in records.items():
+        try:
+            dialogues.append(_dialogue(dialogue_id, record, titles))
+        except (KeyError, TypeError, AttributeError):
+            raise CrsError(
+                f"conversation {dialogue_id} of {path} lacks a part of ReDial's schema; download the official zip again"
+            ) from None
+    return dialogues
+
+
+def _lines(path: Path, split: Split) -> Iterator[tuple[str, int, bytes]]:
+    for name, content in _files(path, split):
+        for number, line in enumerate(content.splitlines(), start=1):
+            if line.strip():
+                yield name, number, line
+
+
+def _files(path: Path, split: Split) -> Iterator[tuple[str, bytes]]:
+    wanted = re.compile(rf"{split}[^/]*\.jsonl$")
+    try:
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if wanted.match(file.name))
+            if not files:
+                raise CrsError(f"{path} has no file {split}*.jsonl; give the folder of the unpacked ReDial zip")
+            for file in files:
+                yield str(file), file.read_bytes()
+        elif path.suffix == ".jsonl":
+            if path.name.startswith({"train": "test", "test": "train"}[split]):
+                raise CrsError(f"{path} is not of the {split} split; the test set is for evaluation only")
+            yield str(path), path.read_bytes()
+        else:
+            with zipfile.ZipFile(path) as archive:
+                members = [m for m in sorted(archive.namelist()) if wanted.match(m.rsplit("/", 1)[-1])]
+                if not members:
+                    raise CrsError(f"{path} holds no {split}*.jsonl; give the official redial_dataset.zip")
+                for member in members:
+                    yield f"{path}:{member}", archive.read(member)
+    except OSError as error:
+        raise CrsError(f"cannot read {path}: {error.strerror}; give ReDial's zip, folder or .jsonl file") from None
+    except zipfile.BadZipFile:
+        raise CrsError(f"{path} is not a zip; give ReDial's zip, folder or .jsonl file") from None
+
+
+def clean_title(raw: str | None) -> str:
+    """ReDial's `movieName` as an item name, `Title (Year)` or `Title`; empty without a title."""
+    title = chat.one_line(unquote(html.unescape(raw or "")))
+    dated = _YEAR.match(title)
+    return chat.item_name(dated[1], int(dated[2])) if dated and dated[1] else chat.item_name(title, None)
+
+
+def _titles(records: Any) -> dict[str, str]:
+    titles: dict[str, str] = {}
+    for record in records:
+        for item_id, raw in dict(record.get("movieMentions") or {}).items():
+            if name := clean_title(raw):
+                titles.setdefault(item_id, name)
+    return titles
+
+
+def _dialogue(dialogue_id: str, record: Mapping[str, Any], titles: Mapping[str, str]) -> Dialogue:
+    user, recommender = str(record["initiatorWorkerId"]), str(record["respondentWorkerId"])
+    turns = _turns(record["messages"], user, titles)
+    return Dialogue(dialogue_id, user, recommender, turns, _items(record, turns, titles))
+
+
+def _turns(messages: Sequence[Mapping[str, Any]], user: str, titles: Mapping[str, str]) -> tuple[Turn, ...]:
+    spoken: list[tuple[str, list[str], list[str]]] = []  # role, texts, ids of the items in them
+    for message in messages:
+        role = USER if str(message["senderWorkerId"]) == user else RECOMMENDER
+        text, ids = _utterance(message["text"], titles)
+        if not text:
+            continue
+        if not spoken or spoken[-1][0] != role:
+            spoken.append((role, [], []))
+        spoken[-1][1].append(text)
+        spoken[-1][2].extend(ids)
+    counted = all("messageId" in message for message in messages)
+    return tuple(_turn(role, texts, ids, len(texts) if counted else None) for role, texts, ids in spoken)
+
+
+def _turn(role: str, texts: Sequence[str], ids: Sequence[str], n_messages: int | None) -> Turn:
+    text = " ".join(texts)
+    found = zip(ids, chat.mentions(text), strict=True)
+    return Turn(role, text, tuple(Mention(item_id, *span) for item_id, span in found), n_messages)
+
+
+def _utterance(raw: str, titles: Mapping[str, str]) -> tuple[str, list[str]]:
+    text = chat.one_line(html.unescape(raw)).replace("[[", "").replace("]]", "")
+    ids: list[str] = []
+
+    def name_it(link: re.Match[str]) -> str:
+        if link[1] not in titles:
+            return "that movie"
+        ids.append(link[1])
+        return chat.mention(titles[link[1]])
+
+    return _LINK.sub(name_it, _STRAY_AT.sub("", text)), ids
+
+
+def _items(record: Mapping[str, Any], turns: Sequence[Turn], titles: Mapping[str, str]) -> dict[str, Item]:
+    own, other = dict(record["initiatorQuestions"] or {}), dict(record["respondentQuestions"] or {})
+    first_said_by: dict[str, str] = {}
+    for turn in turns:
+        for mention in turn.mentions:
+            first_said_by.setdefault(mention.item_id, turn.role)
+    items = {}
+    for item_id in dict.fromkeys([*first_said_by, *own, *other]):
+        if item_id not in titles:
+            continue
+        source = USER if item_id in own else RECOMMENDER if item_id in other else ""
+        answers = own.get(item_id) or other.get(item_id) or {}
+        suggested = _ANSWERS.get(answers.get("suggested"))
+        if suggested is None and item_id in first_said_by:
+            suggested = first_said_by[item_id] == RECOMMENDER
+        seen, liked = _ANSWERS.get(answers.get("seen")), _ANSWERS.get(answers.get("liked"))
+        items[item_id] = Item(titles[item_id], suggested, seen, liked, source)
+    return items

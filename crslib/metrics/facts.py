@@ -1,0 +1,119 @@
+"""What is counted in dialogues, as numbers without texts: the same for simulated and for human ones.
+
+The realism, diversity and consistency metrics read these frames only, so people can be compared with although no
+text of theirs is stored. Knows nothing of profiles and targets.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from crslib.chat import RECOMMENDER
+from crslib.metrics.reactions import react
+from crslib.metrics.words import n_words, words
+
+FRAMES: Mapping[str, Mapping[str, Any]] = {
+    # One row per utterance that is not empty. `utterance` is the same number wherever the same words are said.
+    "turns": {
+        "dialogue_id": pl.String,
+        "turn": pl.Int32,
+        "role": pl.String,
+        "n_words": pl.Int32,
+        "n_items": pl.Int32,
+        "asks": pl.Boolean,
+        "utterance": pl.Int32,
+    },
+    # One row per item mention, in order. `item` is the item id, or for a title in no catalogue its words.
+    "mentions": {
+        "dialogue_id": pl.String,
+        "turn": pl.Int32,
+        "role": pl.String,
+        "item": pl.String,
+        "linked": pl.Boolean,
+    },
+    # One row per item that the recommender named in the turn before a user's turn: what the user's note says of it
+    # and what the user's words say.
+    "reactions": {
+        "dialogue_id": pl.String,
+        "turn": pl.Int32,
+        "item": pl.String,
+        "note_seen": pl.Boolean,
+        "note_liked": pl.Boolean,
+        "says_seen": pl.Boolean,
+        "says_liked": pl.Boolean,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The frames of `FRAMES`, sorted; `dialogue_ids` also holds dialogues in which nobody spoke, sorted."""
+
+    dialogue_ids: pl.Series
+    turns: pl.DataFrame
+    mentions: pl.DataFrame
+    reactions: pl.DataFrame
+
+
+def facts(dialogues: pl.DataFrame, turns: pl.DataFrame) -> Facts:
+    """Counts of the tables `dialogues` and `turns`. A turn without text is a silence and no turn."""
+    turns = turns.filter(pl.col("text").str.strip_chars() != "").sort("dialogue_id", "turn")
+    said = pl.Series("utterance", [" ".join(words(text)) for text in turns["text"]], dtype=pl.String)
+    counted = turns.select(
+        "dialogue_id",
+        "turn",
+        "role",
+        n_words().alias("n_words"),
+        pl.col("items").list.len().cast(pl.Int32).alias("n_items"),
+        pl.col("text").str.contains("?", literal=True).alias("asks"),
+        (said.rank("dense") - 1).cast(pl.Int32).alias("utterance"),
+    )
+    return Facts(
+        dialogues["dialogue_id"].unique().sort().alias("dialogue_id"),
+        counted.cast(dict(FRAMES["turns"])),
+        _mentions(turns),
+        _reactions(turns),
+    )
+
+
+def _mentions(turns: pl.DataFrame) -> pl.DataFrame:
+    rows = turns.select("dialogue_id", "turn", "role", "items").explode("items").drop_nulls("items").unnest("items")
+    unlinked = pl.concat_str(pl.lit("title: "), pl.col("title").str.to_lowercase())
+    return rows.select(
+        "dialogue_id",
+        "turn",
+        "role",
+        pl.coalesce("item_id", unlinked).alias("item"),
+        pl.col("item_id").is_not_null().alias("linked"),
+    ).cast(dict(FRAMES["mentions"]))
+
+
+def _reactions(turns: pl.DataFrame) -> pl.DataFrame:
+    rows = []
+    columns = ("dialogue_id", "turn", "role", "text", "items", "notes")
+    before: Mapping[str, Any] | None = None
+    for turn in turns.select(columns).iter_rows(named=True):
+        if before and before["dialogue_id"] == turn["dialogue_id"] and before["role"] == RECOMMENDER != turn["role"]:
+            rows += _reply(before, turn)
+        before = turn
+    return pl.DataFrame(rows, schema=dict(FRAMES["reactions"]), orient="row")
+
+
+def _reply(before: Mapping[str, Any], turn: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    heard = list(dict.fromkeys(_key(mention) for mention in before["items"]))
+    notes = {_key(note): note for note in turn["notes"]}
+    rows = []
+    for key in heard:
+        named = [(mention["start"], mention["end"], _key(mention) == key) for mention in turn["items"]]
+        says = react(before["text"], turn["text"], named, alone=len(heard) == 1)
+        note = notes.get(key, {})
+        rows.append(
+            (turn["dialogue_id"], turn["turn"], key, note.get("seen"), note.get("liked"), says.seen, says.liked)
+        )
+    return rows
+
+
+def _key(mention: Mapping[str, Any]) -> str:
+    return mention["item_id"] or f"title: {mention['title'].lower()}"

@@ -1,0 +1,259 @@
+"""The lock-step loop: two models talk, turn by turn, and nobody knows a target.
+
+Its inputs have no column and no parameter through which a held-out item could come. The recommender's half of a
+dialogue is a `RecommenderView`, made from nothing; what the user holds is its `UserKnowledge` and its `Opinions`.
+"""
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from crslib import schemas
+from crslib.catalog import Catalog
+from crslib.chat import (
+    RECOMMENDER,
+    USER,
+    ChatTemplate,
+    Note,
+    RecommenderView,
+    UserKnowledge,
+    UserView,
+    clean,
+    plain,
+)
+from crslib.config import SimulationParameters
+from crslib.engines import llama
+from crslib.engines.base import Completion, Engine, Request, Sampling
+from crslib.identity import derive_seed, digest
+from crslib.store import Journal
+
+HUMAN_RECOMMENDER_OPENS = 0.65  # share of ReDial dialogues in which the recommender speaks first (DESIGN §4)
+ALIVE_PER_ROW = 4  # dialogues alive per row of the engine: enough to keep the rows busy while utterances end
+
+
+class UserOpinions(Protocol):
+    """What a user remembers or thinks of an item it has just met."""
+
+    def of(self, profile_id: str, item_id: str | None) -> tuple[bool | None, bool | None]:
+        """(seen, liked or interested) for an item of the catalogue, or for a title that is in none (`None`)."""
+        ...
+
+
+@dataclass
+class _Dialogue:
+    dialogue_id: str
+    profile_id: str
+    opener: str
+    user: UserView
+    recommender: RecommenderView
+    turns: list[dict[str, Any]] = field(default_factory=list)
+    prompts: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[dict[str, Any]] = field(default_factory=list)  # of the items in the recommender's last utterance
+    stop_reason: str | None = None
+
+    @property
+    def speaker(self) -> str:
+        """Whose turn it is: the parties alternate from the opener."""
+        even = len(self.turns) % 2 == 0
+        return self.opener if even else (USER if self.opener == RECOMMENDER else RECOMMENDER)
+
+
+@contextlib.contextmanager
+def open_engines(parameters: SimulationParameters) -> Iterator[tuple[llama.LlamaEngine, llama.LlamaEngine]]:
+    """The user's and the recommender's engine; roles with the same GGUF share its weights."""
+    sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
+    shape = {"n_ctx": parameters.n_ctx, "width": parameters.width, "threads": parameters.threads or os.cpu_count() or 1}
+    with contextlib.ExitStack() as stack:
+        models: dict[Path, llama.Model] = {}
+        roles = []
+        for model, adapter in (
+            (parameters.user_model, parameters.user_adapter),
+            (parameters.recommender_model, parameters.recommender_adapter),
+        ):
+            path = llama.model_path(model)
+            if path not in models:
+                models[path] = llama.Model(path)
+                stack.callback(models[path].close)
+            engine = llama.LlamaEngine(models[path], llama.adapter_path(adapter), sampling, **shape)
+            stack.callback(engine.close)
+            roles.append(engine)
+        yield roles[0], roles[1]
+
+
+def simulate(
+    profiles: pl.DataFrame,
+    opinions: UserOpinions,
+    catalog: Catalog,
+    user: Engine,
+    recommender: Engine,
+    parameters: SimulationParameters,
+    run_id: str,
+    journal: Journal,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Dialogues of every profile (table `profiles`), as tables `dialogues`, `turns` and `prompts`, sorted.
+
+    A dialogue depends on (seed, profile, condition, engine identity) only. Each is appended to `journal` when it
+    ends; those already there are not made again. `advance(done, total)` is told of every dialogue that ends.
+    Raises `CrsError` when an engine fails or the journal cannot be written; what had ended before is kept.
+    """
+    key = digest([parameters.identity(), profiles.to_dicts(), dict(user.identity), dict(recommender.identity)], "talk")
+    journal.keep(key)
+    wanted = {
+        f"{profile['profile_id']}.{copy}": profile
+        for profile in profiles.sort("profile_id").iter_rows(named=True)
+        for copy in range(parameters.dialogues_per_profile)
+    }
+    done = {record["dialogue"]["dialogue_id"] for record in journal.records}
+    pending = deque(sorted(wanted.keys() - done))
+    alive: list[_Dialogue] = []
+    voices = {USER: _Voice(user), RECOMMENDER: _Voice(recommender)}
+    room = ALIVE_PER_ROW * min(user.width, recommender.width)
+    advance(len(wanted) - len(pending), len(wanted))
+    while pending or alive:
+        while pending and len(alive) < room:
+            dialogue_id = pending.popleft()
+            alive.append(_start(dialogue_id, wanted[dialogue_id], parameters))
+        for role in (USER, RECOMMENDER):
+            speaking = [d for d in alive if d.stop_reason is None and d.speaker == role]
+            for dialogue, completion in zip(speaking, voices[role].speak(speaking, role, parameters), strict=True):
+                _hear(dialogue, role, completion, voices[role].engine, catalog, opinions, parameters)
+        for dialogue in [d for d in alive if d.stop_reason]:
+            user.forget(dialogue.dialogue_id)
+            recommender.forget(dialogue.dialogue_id)
+            journal.append({"key": key, **_record(dialogue, run_id, parameters)})
+        alive = [d for d in alive if not d.stop_reason]
+        advance(len(wanted) - len(pending) - len(alive), len(wanted))
+    return tables(journal.records)
+
+
+def tables(records: Iterable[Mapping[str, Any]]) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Journal records as tables `dialogues`, `turns` and `prompts`, sorted by dialogue and turn."""
+    records = sorted(records, key=lambda record: record["dialogue"]["dialogue_id"])
+    dialogues = pl.DataFrame([r["dialogue"] for r in records], schema=dict(schemas.TABLES["dialogues"]))
+    turns, prompts = (
+        pl.DataFrame([row for r in records for row in r[name]], schema=dict(schemas.TABLES[name]))
+        for name in ("turns", "prompts")
+    )
+    return dialogues, turns, prompts
+
+
+class _Voice:
+    """One role's engine with its chat template."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._template = ChatTemplate(*engine.chat_template)
+
+    def speak(self, dialogues: list[_Dialogue], role: str, parameters: SimulationParameters) -> list[Completion]:
+        """One utterance per dialogue, from that role's view alone; notes what was newly fed for the audit."""
+        views = [d.user if role == USER else d.recommender for d in dialogues]
+        requests = [
+            Request(
+                d.dialogue_id,
+                tuple(self._template.encode(view.messages, self.engine)),
+                derive_seed(parameters.seed, d.dialogue_id, role, len(d.turns)),
+            )
+            for d, view in zip(dialogues, views, strict=True)
+        ]
+        completions = self.engine.generate(requests)
+        for dialogue, request, completion in zip(dialogues, requests, completions, strict=True):
+            fed = request.prompt[completion.n_cached :]
+            text = self.engine.decode(fed)
+            dialogue.prompts.append({"turn": len(dialogue.turns), "role": role, "text": text, "n_tokens": len(fed)})
+        return completions
+
+
+def _start(dialogue_id: str, profile: Mapping[str, Any], parameters: SimulationParameters) -> _Dialogue:
+    opener = parameters.opener
+    if opener == "mixed":
+        chance = derive_seed(parameters.seed, dialogue_id, "opener") / 0xFFFFFFFF
+        opener = RECOMMENDER if chance < HUMAN_RECOMMENDER_OPENS else USER
+    knowledge = UserKnowledge(profile["summary"], profile["attributes"])
+    return _Dialogue(dialogue_id, profile["profile_id"], opener, UserView(knowledge), RecommenderView())
+
+
+def _hear(
+    dialogue: _Dialogue,
+    role: str,
+    completion: Completion,
+    engine: Engine,
+    catalog: Catalog,
+    opinions: UserOpinions,
+    parameters: SimulationParameters,
+) -> None:
+    """Passes an utterance on to the other party, or ends the dialogue."""
+    text = clean(engine.decode(completion.ids))
+    if not text and role == USER and completion.finish == "end":
+        dialogue.stop_reason = "user_left"
+        return
+    if not completion.ids and completion.finish == "context_full":
+        dialogue.stop_reason = "context_full"
+        return
+    items = catalog.link(text)
+    dialogue.turns.append(
+        {
+            "turn": len(dialogue.turns),
+            "role": role,
+            "text": text,
+            "items": items,
+            "notes": dialogue.notes if role == USER else [],
+            "n_tokens": len(completion.ids),
+            "mean_logprob": sum(completion.logprobs) / len(completion.logprobs) if completion.logprobs else None,
+            "finish": completion.finish,
+        }
+    )
+    if role == USER:
+        dialogue.user.say(text, completion.ids)
+        dialogue.recommender.hear(text)
+        dialogue.notes = []
+    else:
+        dialogue.recommender.say(text, completion.ids)
+        dialogue.notes = _notes(items, dialogue.profile_id, opinions) if parameters.memory else []
+        dialogue.user.hear(text, [Note(note["title"], note["seen"], note["liked"]) for note in dialogue.notes])
+    if completion.finish == "context_full":
+        dialogue.stop_reason = "context_full"
+    elif _repeats(dialogue.turns):
+        dialogue.stop_reason = "repetition"
+    elif len(dialogue.turns) >= parameters.max_turns:
+        dialogue.stop_reason = "max_turns"
+
+
+def _notes(items: list[dict[str, Any]], profile_id: str, opinions: UserOpinions) -> list[dict[str, Any]]:
+    notes = {}
+    for item in items:
+        seen, liked = opinions.of(profile_id, item["item_id"])
+        notes[item["title"]] = {"item_id": item["item_id"], "title": item["title"], "seen": seen, "liked": liked}
+    return list(notes.values())
+
+
+def _repeats(turns: list[dict[str, Any]]) -> bool:
+    """Whether the last utterance, of at least four words, is the same party's third of the same words."""
+    last = turns[-1]
+    words = plain(last["text"]).lower().split()
+    same = [t for t in turns if t["role"] == last["role"] and plain(t["text"]).lower().split() == words]
+    return len(words) >= 4 and len(same) >= 3
+
+
+def _record(dialogue: _Dialogue, run_id: str, parameters: SimulationParameters) -> dict[str, Any]:
+    key = {"dialogue_id": dialogue.dialogue_id}
+    return {
+        "dialogue": {
+            **key,
+            "run_id": run_id,
+            "profile_id": dialogue.profile_id,
+            "condition": parameters.condition,
+            "opener": dialogue.opener,
+            "seed": parameters.seed,
+            "stop_reason": dialogue.stop_reason,
+            "n_turns": len(dialogue.turns),
+        },
+        "turns": [{**key, **turn} for turn in dialogue.turns],
+        "prompts": [{**key, **prompt} for prompt in dialogue.prompts],
+    }

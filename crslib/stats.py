@@ -1,0 +1,129 @@
+"""Intervals over dialogues: resampling, never formulas. Knows nothing of what was measured.
+
+The dialogue is the unit: its turns are not independent of one another. Statistics that count repetition (entropy,
+distinct-n, duplicates) would find more of it in a resample with replacement, merely because whole dialogues come twice;
+they are resampled by halves drawn without replacement, whose spread is that of the whole (Politis, Romano and Wolf,
+Subsampling, 1999: n/2 of n leaves the variance S²/m·(1−m/n) = S²/n).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from crslib.identity import derive_seed
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure, its 95 % interval (None: not to be had) and the number of dialogues behind it."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def resamples(n: int, times: int, seed: int) -> np.ndarray:
+    """How often each of `n` dialogues is drawn in each resample with replacement: int array (times, n), rows sum n."""
+    generator = np.random.default_rng(derive_seed(seed, "resamples", n))
+    return generator.multinomial(n, np.full(n, 1 / n), size=times)
+
+
+def halves(n: int, times: int, seed: int) -> np.ndarray:
+    """Random halves of `n` dialogues: 0/1 array (times, n) with n // 2 ones a row."""
+    generator = np.random.default_rng(derive_seed(seed, "halves", n))
+    order = generator.random((times, n)).argsort(axis=1)
+    return (order < n // 2).astype(np.int64)
+
+
+def interval(replicates: np.ndarray, centre: float | None = None) -> tuple[float | None, float | None]:
+    """The middle 95 % of the replicates, undefined ones (NaN) left out; (None, None) when all are undefined.
+
+    `centre`: shift the replicates to this mean first. A distance, or an entropy, of a resample is biased (never below
+    zero, fewer items); the shift takes that bias away and keeps the spread.
+    """
+    defined = replicates[np.isfinite(replicates)]
+    if not len(defined):
+        return None, None
+    if centre is not None:
+        defined = defined + (centre - defined.mean())
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(defined, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def ratio(part: np.ndarray, whole: np.ndarray, *, times: int, seed: int) -> Estimate | None:
+    """Σ part / Σ whole over dialogues, a mean where `whole` is 1; None when there is nothing to count.
+
+    Each resample draws dialogues and divides their sums: long dialogues weigh what they weigh in the figure.
+    """
+    if whole.sum() <= 0:
+        return None
+    value, n = float(part.sum() / whole.sum()), int((whole > 0).sum())
+    if n < 2:
+        return Estimate(value, None, None, n)
+    drawn = resamples(len(whole), times, seed)
+    return Estimate(value, *interval(_divide(drawn @ part, drawn @ whole)), n)
+
+
+def ratios(parts: pl.DataFrame, dialogue_ids: pl.Series, *, times: int, seed: int) -> dict[str, Estimate]:
+    """`ratio` of every metric in a frame (dialogue_id, metric, part, whole), on the same resamples of dialogues.
+
+    `dialogue_ids`: all dialogues, also those in which a metric is undefined; their order does not matter.
+    """
+    ids = dialogue_ids.unique().sort()
+    if not len(ids) or parts.is_empty():
+        return {}
+    rows = parts.join(pl.DataFrame({"dialogue_id": ids}).with_row_index("row"), on="dialogue_id")
+    names = parts["metric"].unique().sort().to_list()
+    sums = np.zeros((2, len(ids), len(names)))
+    column = {name: index for index, name in enumerate(names)}
+    at = (rows["row"].to_numpy(), np.array([column[name] for name in rows["metric"]], dtype=np.int64))
+    np.add.at(sums[0], at, rows["part"].to_numpy())
+    np.add.at(sums[1], at, rows["whole"].to_numpy())
+    drawn = resamples(len(ids), times, seed)
+    replicates = _divide(drawn @ sums[0], drawn @ sums[1])
+    estimates = {}
+    for name, index in column.items():
+        part, whole = sums[0, :, index], sums[1, :, index]
+        if whole.sum() > 0:
+            n = int((whole > 0).sum())
+            low, high = interval(replicates[:, index]) if n > 1 else (None, None)
+            estimates[name] = Estimate(float(part.sum() / whole.sum()), low, high, n)
+    return estimates
+
+
+def bootstrap(statistic: Callable[[np.ndarray], np.ndarray], n: int, *, times: int, seed: int) -> Estimate:
+    """A corpus-level figure with a centred bootstrap interval.
+
+    `statistic` maps an array (k, n) of how often each dialogue counts to k figures.
+    """
+    value = float(statistic(np.ones((1, n), dtype=np.int64))[0])
+    if n < 2 or not np.isfinite(value):
+        return Estimate(value, None, None, n)
+    return Estimate(value, *interval(statistic(resamples(n, times, seed)), value), n)
+
+
+def subsample(statistic: Callable[[np.ndarray], np.ndarray], n: int, *, times: int, seed: int) -> Estimate:
+    """A corpus-level figure that counts repetition, with a centred interval from half-samples of the dialogues.
+
+    `statistic` maps a 0/1 array (k, n) of the dialogues that count to k figures, NaN where undefined.
+    """
+    value = float(statistic(np.ones((1, n), dtype=np.int64))[0])
+    if n < 4 or not np.isfinite(value):
+        return Estimate(value, None, None, n)
+    return Estimate(value, *interval(statistic(halves(n, times, seed)), value), n)
+
+
+def paired_difference(a: np.ndarray, b: np.ndarray, *, times: int, seed: int) -> Estimate | None:
+    """Mean of a − b over pairs (the same profile under two conditions); pairs with a NaN are left out."""
+    difference = (a - b)[np.isfinite(a) & np.isfinite(b)]
+    return ratio(difference, np.ones(len(difference)), times=times, seed=seed)
+
+
+def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)

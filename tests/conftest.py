@@ -1,0 +1,59 @@
+"""Data of tests: a tiny catalogue, and where larger things are found when they are at hand."""
+
+import os
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from crslib import schemas
+from crslib.config import ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the ReDial and MovieLens files; tests that need it are skipped without."""
+    folder = Path(os.environ.get("CRS_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no data at {folder}; set CRS_DATA to the folder that holds redial/ and ml-latest-small/")
+    return folder
+
+
+@pytest.fixture
+def items() -> pl.DataFrame:
+    """Six films, two of the same title."""
+    rows = [
+        ("1", "Heat", 1995, ["action", "crime"], ["Michael Mann"], ["Al Pacino", "Robert De Niro"], 40, 4.0),
+        ("2", "The Matrix", 1999, ["action", "sci-fi"], ["Lana Wachowski"], ["Keanu Reeves"], 90, 4.2),
+        ("3", "Notting Hill", 1999, ["comedy", "romance"], ["Roger Michell"], ["Hugh Grant"], 30, 3.5),
+        ("4", "King Kong", 1933, ["adventure"], [], [], 10, 3.6),
+        ("5", "King Kong", 2005, ["adventure"], ["Peter Jackson"], ["Naomi Watts"], 20, 3.1),
+        ("6", "Up", 2009, ["animation", "family"], ["Pete Docter"], [], 50, 4.1),
+    ]
+    return pl.DataFrame(
+        [
+            dict(zip(schemas.TABLES["items"], (i, t, y, g, d, c, f"tt{i}", n, m), strict=True))
+            for i, t, y, g, d, c, n, m in rows
+        ],
+        schema=dict(schemas.TABLES["items"]),
+    )
+
+
+def make_profiles(ids: list[str]) -> pl.DataFrame:
+    """Profiles with given ids; each has words of its own, so a test can tell them apart."""
+    schema = dict(schemas.TABLES["profiles"])
+    rows = []
+    for number, profile_id in enumerate(ids):
+        row: dict[str, object] = dict.fromkeys(schema)
+        row |= {name: [] for name, dtype in schema.items() if dtype == pl.List(pl.String)}
+        row |= {
+            "profile_id": profile_id,
+            "user_id": profile_id,
+            "summary": f"You enjoy western movies, secret{number}secret.",
+            "attributes": f"comedy movie hush{number}hush",
+            "target_mode": "heldout",
+            "k_anonymity": 30,
+            "n_visible": 20,
+        }
+        rows.append(row)
+    return pl.DataFrame(rows, schema=schema)

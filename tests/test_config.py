@@ -1,0 +1,74 @@
+"""Parameters: strict types, helpful refusals, and notebooks that repeat them faithfully."""
+
+from pathlib import Path
+
+import pytest
+
+from crslib.config import RunParameters, SimulationParameters, read_assignments, read_grid, read_parameter_file
+from crslib.errors import CrsError
+
+
+def test_a_misspelt_name_gets_a_suggestion() -> None:
+    with pytest.raises(CrsError, match="unknown parameter 'temperatur': did you mean 'temperature'"):
+        RunParameters.parse({"temperatur": 0.5})
+    with pytest.raises(CrsError, match="unknown parameter 'zzz': known are condition, data"):
+        RunParameters.parse({"zzz": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("temperature", "hot"), ("temperature", -1), ("n_profiles", 0), ("n_profiles", 2.5), ("n_profiles", "7"),
+     ("memory", "no idea"), ("memory", 1), ("opener", "nobody"), ("holdout_share", 1.0), ("width", 0), ("seed", -1)],
+)  # fmt: skip
+def test_wrong_values_are_named(name: str, value: object) -> None:
+    with pytest.raises(CrsError, match=f"^parameter {name} = {value!r} is not valid: ") as caught:
+        RunParameters.parse({name: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_an_integer_will_do_for_a_float() -> None:
+    assert RunParameters.parse({"temperature": 1}).temperature == 1.0
+    assert RunParameters.parse({"temperature": 1}).identity() == RunParameters.parse({"temperature": 1.0}).identity()
+
+
+def test_words_of_a_command_line() -> None:
+    words = ["temperature=0.9", "memory=false", "opener=user", "user_adapter=", "condition=a=b"]
+    expected = {"temperature": 0.9, "memory": False, "opener": "user", "user_adapter": "", "condition": "a=b"}
+    assert read_assignments(words) == expected
+    with pytest.raises(CrsError, match="'temperature' is not a parameter; write name=value"):
+        read_assignments(["temperature"])
+    with pytest.raises(CrsError, match="is not a value"):
+        read_assignments(["opener=[unclosed"])
+
+
+def test_parameter_files(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("temperature: 0.5\nopener: user\n")
+    assert read_parameter_file(file) == {"temperature": 0.5, "opener": "user"}
+    file.write_text("just words")
+    with pytest.raises(CrsError, match="must hold lines of the form name: value"):
+        read_parameter_file(file)
+    file.write_text("a: [1,\nb: }")
+    with pytest.raises(CrsError, match="is not YAML") as caught:
+        read_parameter_file(file)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(CrsError, match="cannot read the parameter file"):
+        read_parameter_file(tmp_path / "none.yaml")
+
+
+def test_a_grid_is_the_product_of_its_lists(tmp_path: Path) -> None:
+    file = tmp_path / "grid.yaml"
+    file.write_text("temperature: [0.5, 1.0]\nmemory: [true, false]\nn_profiles: 8\n")
+    points = read_grid(file)
+    assert len(points) == 4
+    assert points[1] == {"temperature": 0.5, "memory": False, "n_profiles": 8}
+    file.write_text("temperature: []\n")
+    with pytest.raises(CrsError, match="temperature has no values"):
+        read_grid(file)
+
+
+def test_identity_leaves_out_what_does_not_change_the_text() -> None:
+    one, other = SimulationParameters(threads=1), SimulationParameters(threads=2)
+    assert one.identity() == other.identity()
+    assert SimulationParameters(width=4).identity() != SimulationParameters(width=8).identity()
+    assert "user_model" not in one.identity()  # its hash is in the engine's identity instead

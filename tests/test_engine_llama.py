@@ -1,0 +1,159 @@
+"""The real 135M model: bit-equal text whatever lies around a dialogue, and clear words for bad files."""
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crslib.chat import ChatTemplate, Message
+from crslib.config import ROOT
+from crslib.engines.base import Completion, Request, Sampling
+from crslib.engines.llama import LlamaEngine, Model, adapter_path, identity, model_path
+from crslib.errors import CrsError
+
+pytestmark = pytest.mark.model
+ADAPTER = ROOT / "data" / "adapters" / "user.gguf"
+HEARD = [
+    "Hi, what movies do you like?",
+    "Have you seen [[Titanic (1997)]]?",
+    "How about [[Saw (2004)]] and [[It (2017)]]?",
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    loaded = Model(model_path("smollm2"))
+    yield loaded
+    loaded.close()
+
+
+def talk(
+    model: Model, people: Sequence[int], *, width: int = 4, threads: int = 2, turns: int = 3, together: int = 99
+) -> dict[int, list[Completion]]:
+    """A short talk with each person: `together` of them at a time are given to the engine."""
+    template = ChatTemplate(*model.chat_template)
+    engine = LlamaEngine(model, ADAPTER, Sampling(max_tokens=24), n_ctx=512, width=width, threads=threads)
+    views = {p: [Message("system", f"You like the {1900 + 7 * p}s. " * (1 + p % 3))] for p in people}
+    said: dict[int, list[Completion]] = {p: [] for p in people}
+    for turn in range(turns):
+        for view in views.values():
+            view.append(Message("user", HEARD[turn]))
+        for begin in range(0, len(people), together):
+            group = people[begin : begin + together]
+            requests = [Request(str(p), tuple(template.encode(views[p], model)), seed=100 * p + turn) for p in group]
+            for person, completion in zip(group, engine.generate(requests), strict=True):
+                said[person].append(completion)
+                views[person].append(Message("assistant", "", completion.ids))
+    engine.close()
+    return said
+
+
+@pytest.fixture(scope="module")
+def reference(model: Model) -> dict[int, list[Completion]]:
+    return talk(model, range(9))
+
+
+@pytest.mark.parametrize("case", ["shuffled", "alone", "fewer threads", "in small groups", "among others"])
+def test_text_is_bit_equal_whatever_is_around(model: Model, reference: dict[int, list[Completion]], case: str) -> None:
+    people = list(range(9))
+    random.Random(3).shuffle(people)
+    arrangements = {
+        "shuffled": lambda: talk(model, people),
+        "alone": lambda: talk(model, [5]),
+        "fewer threads": lambda: talk(model, people[:4], threads=1),
+        "in small groups": lambda: talk(model, people, together=2),
+        "among others": lambda: talk(model, [20, 21, 3, 22, 23, 24, 4]),
+    }
+    found = arrangements[case]()
+    shared = found.keys() & reference.keys()
+    assert shared
+    for person in shared:
+        assert found[person] == reference[person]  # ids, log-probabilities to the last bit, finish, what was cached
+
+
+def test_what_was_said_is_worth_testing(reference: dict[int, list[Completion]]) -> None:
+    texts = {completion.ids for said in reference.values() for completion in said}
+    assert len(texts) > 20
+    assert all(completion.n_cached > 0 for said in reference.values() for completion in said[1:])
+    assert {completion.finish for said in reference.values() for completion in said} >= {"end"}
+    assert all(logprob <= 0 for said in reference.values() for c in said for logprob in c.logprobs)
+
+
+def test_control_tokens_come_from_templates_only(model: Model) -> None:
+    text = "a<|im_end|>\n<|im_start|>system"
+    assert not set(model.encode(text)) & (model.ends | set(model.controls))
+    assert len(set(model.encode(text, control=True)) & (model.ends | set(model.controls))) == 2
+    assert model.decode(model.encode(text)) == text
+
+
+@pytest.mark.parametrize("text", ["Amélie (2001) 🎬", "日本語", "  two  blanks ", "\ttab\nline", "\u0000"])
+def test_text_survives_tokenization(model: Model, text: str) -> None:
+    assert model.decode(model.encode(text)) == text
+
+
+def test_greedy_is_the_best_token(model: Model) -> None:
+    engine = LlamaEngine(model, None, Sampling(temperature=0, max_tokens=8), n_ctx=256, width=2, threads=2)
+    prompt = tuple(model.encode("The capital of France is"))
+    first, second = engine.generate([Request("a", prompt, 1), Request("b", prompt, 2)])
+    assert first == second
+    assert "Paris" in model.decode(first.ids)
+    engine.close()
+
+
+def test_constraint_leaves_only_what_it_allows(model: Model) -> None:
+    allowed = model.encode(" yes")[:1] + model.encode(" no")[:1]
+
+    class YesNo:
+        def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+            return np.array(allowed, np.int32), np.array([0.0, -50.0], np.float32)
+
+    engine = LlamaEngine(model, None, Sampling(temperature=1, top_p=1, min_p=0, max_tokens=4), n_ctx=256, width=2)
+    prompt = tuple(model.encode("The answer is"))
+    found = engine.generate([Request(str(k), prompt, k, YesNo()) for k in range(5)])
+    assert {token for completion in found for token in completion.ids} == {allowed[0]}
+    engine.close()
+
+
+def test_context_full_and_forget(model: Model) -> None:
+    engine = LlamaEngine(model, None, Sampling(max_tokens=500), n_ctx=256, width=1)
+    long = tuple(model.encode("word " * 250))
+    (cut,) = engine.generate([Request("a", long, 1)])
+    assert cut.finish == "context_full"
+    assert 0 < len(cut.ids) < 10
+    (none,) = engine.generate([Request("b", long + long, 1)])
+    assert (none.ids, none.finish) == ((), "context_full")
+    engine.forget("a")
+    (again,) = engine.generate([Request("a", long, 1)])
+    assert again == cut
+    engine.close()
+
+
+def test_bad_files_are_told_in_one_sentence(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(CrsError, match=r"cannot read the model .*No such file"):
+        model_path(str(tmp_path / "missing.gguf"))
+    (tmp_path / "page.gguf").write_text("<html>not found</html>")
+    with pytest.raises(CrsError, match="is not a GGUF file"):
+        adapter_path(str(tmp_path / "page.gguf"))
+    (tmp_path / "short.gguf").write_bytes(model.path.read_bytes()[:40_000_000])
+    with pytest.raises(CrsError, match=r"cannot load the model .*short\.gguf"):
+        Model(tmp_path / "short.gguf")
+    (tmp_path / "cut.gguf").write_bytes(ADAPTER.read_bytes()[:5_000_000])
+    with pytest.raises(CrsError, match="does not fit the model"):
+        LlamaEngine(model, tmp_path / "cut.gguf", width=1)
+    (tmp_path / "other.gguf").write_bytes(ADAPTER.read_bytes().replace(b"llama", b"bloom", 1))
+    with pytest.raises(CrsError, match="does not fit the model"):
+        LlamaEngine(model, tmp_path / "other.gguf", width=1)
+
+
+def test_identity_knows_what_changes_the_text() -> None:
+    model = model_path("smollm2")
+    same = identity(model, ADAPTER, Sampling(), 512, 8)
+    assert same == identity(model, ADAPTER, Sampling(), 512, 8)
+    others = [
+        identity(model, None, Sampling(), 512, 8),
+        identity(model, ADAPTER, Sampling(temperature=0.8), 512, 8),
+        identity(model, ADAPTER, Sampling(), 512, 16),
+    ]
+    assert same not in others

@@ -1,0 +1,237 @@
+"""The lock-step loop with scripted models: barrier, stop rules, journal, independence of everything around."""
+
+import json
+import random
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crslib import schemas
+from crslib import simulate as simulation
+from crslib.catalog import Catalog
+from crslib.config import SimulationParameters
+from crslib.engines.scripted import ScriptedEngine
+from crslib.errors import CrsError
+from crslib.simulate import simulate
+from crslib.store import Run
+from tests.conftest import make_profiles
+
+WORDS = [
+    "Hi",
+    "I like [[Heat (1995)]]",
+    "Try [[Up (2009)]] or [[King Kong (1933)]]",
+    "ok",
+    "No [[Made Up (2001)]]!",
+    "bye",
+]
+
+
+class Fixed:
+    """Opinions from a table; counts how often each item was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str | None]] = []
+
+    def of(self, profile_id: str, item_id: str | None) -> tuple[bool | None, bool | None]:
+        self.asked.append((profile_id, item_id))
+        return (item_id == "1", None if item_id is None else item_id == "6")
+
+
+def chatter(prompt: str, seed: int) -> str:
+    """Draws words by seed and prompt, as a model does; leaves now and then."""
+    rng = random.Random(f"{seed} {prompt}")
+    return "" if rng.random() < 0.1 else f"{rng.choice(WORDS)} {rng.randrange(1000)}"
+
+
+def run(folder: Path, items: pl.DataFrame, profiles: pl.DataFrame, *, width: int = 3, reply=chatter, **parameters):
+    user, recommender = ScriptedEngine(reply, width * 4), ScriptedEngine(reply, width * 4)
+    user.width = recommender.width = width
+    opinions = Fixed()
+    with Run(folder).journal() as journal:
+        made = simulate(
+            profiles, opinions, Catalog(items), user, recommender, SimulationParameters(**parameters), "r", journal
+        )
+    return made, user, recommender, opinions
+
+
+def ids(n: int) -> list[str]:
+    return [f"u{i:02}" for i in range(n)]
+
+
+def test_tables_have_their_schemas_and_order(tmp_path: Path, items: pl.DataFrame) -> None:
+    (dialogues, turns, prompts), *_ = run(tmp_path, items, make_profiles(ids(9)))
+    for name, frame in (("dialogues", dialogues), ("turns", turns), ("prompts", prompts)):
+        schemas.check(frame, name)
+    assert dialogues["dialogue_id"].to_list() == [f"{i}.0" for i in ids(9)]
+    assert turns.equals(turns.sort("dialogue_id", "turn"))
+    counted = turns.group_by("dialogue_id").len().sort("dialogue_id")
+    expected = dialogues.filter(pl.col("n_turns") > 0).select(
+        "dialogue_id", pl.col("n_turns").cast(pl.UInt32).alias("len")
+    )
+    assert counted.equals(expected)
+
+
+def test_recommender_never_sees_anything_private(tmp_path: Path, items: pl.DataFrame) -> None:
+    _, user, recommender, _ = run(tmp_path, items, make_profiles(ids(12)))
+    private = [word for i in range(12) for word in (f"secret{i}secret", f"hush{i}hush")]
+    private += ["About you", "Looking for", "seen, ", "not seen"]
+    assert len(recommender.prompts) > 20
+    for _, prompt in recommender.prompts:
+        assert not [word for word in private if word in prompt]
+    for key, prompt in user.prompts:
+        own = int(key[1:3])
+        assert f"secret{own}secret" in prompt
+        assert not [i for i in range(12) if i != own and f"secret{i}secret" in prompt]
+
+
+def test_opinions_are_asked_only_of_items_the_recommender_named(tmp_path: Path, items: pl.DataFrame) -> None:
+    (_, turns, _), _, _, opinions = run(tmp_path, items, make_profiles(ids(12)))
+    named = turns.filter(pl.col("role") == "recommender").explode("items").unnest("items").drop_nulls("title")
+    pairs = {(row["dialogue_id"][:3], row["item_id"]) for row in named.iter_rows(named=True)}
+    assert set(opinions.asked) <= pairs
+    noted = turns.filter(pl.col("notes").list.len() > 0)
+    assert noted.height > 5
+    assert set(noted["role"]) == {"user"}
+
+
+def test_notes_reach_the_user_only_and_memory_off_leaves_them_out(tmp_path: Path, items: pl.DataFrame) -> None:
+    def reply(prompt: str, seed: int) -> str:
+        return "" if prompt.count("assistant") > 3 else "See [[Heat (1995)]] [[Up (2009)]] [[Nope (1901)]]"
+
+    _, user, recommender, _ = run(tmp_path / "a", items, make_profiles(["u1"]), reply=reply, opener="recommender")
+    line = "(Heat (1995): seen, disliked; Up (2009): not seen, interested; Nope (1901): not seen)"
+    assert line in user.prompts[0][1]
+    assert not [prompt for _, prompt in recommender.prompts if "interested" in prompt]
+    (_, turns, _), user, _, opinions = run(tmp_path / "b", items, make_profiles(["u1"]), reply=reply, memory=False)
+    assert not [prompt for _, prompt in user.prompts if "seen," in prompt]
+    assert opinions.asked == []
+    assert turns["notes"].list.len().sum() == 0
+
+
+def test_prompts_record_exactly_what_was_fed(tmp_path: Path, items: pl.DataFrame) -> None:
+    """Own utterances aside (they were made, not fed), the recorded pieces add up to the last whole prompt."""
+    (_, turns, prompts), user, recommender, _ = run(tmp_path, items, make_profiles(ids(5)))
+    for engine, role in ((user, "user"), (recommender, "recommender")):
+        last = dict(engine.prompts)  # the last prompt of each dialogue
+        own = {(t["dialogue_id"], t["turn"]): t["text"] for t in turns.filter(role=role).iter_rows(named=True)}
+        for dialogue_id, whole in last.items():
+            fed = prompts.filter(dialogue_id=dialogue_id, role=role).sort("turn")
+            pieces = [row["text"] + own.get((dialogue_id, row["turn"]), "") for row in fed.iter_rows(named=True)]
+            said_after = own.get((dialogue_id, fed["turn"].max()), "")
+            assert "".join(pieces) == whole + said_after
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "turns"),
+    [
+        (lambda prompt, seed: "" if "recommender." in prompt and "chatting" in prompt else "Hi there", "user_left", 1),
+        (lambda prompt, seed: f"word {seed}", "max_turns", 6),
+        (lambda prompt, seed: "the very same words again", "repetition", 5),
+    ],
+)
+def test_stop_rules(tmp_path: Path, items: pl.DataFrame, reply, reason: str, turns: int) -> None:
+    (dialogues, *_), *_ = run(tmp_path, items, make_profiles(["u1"]), reply=reply, opener="recommender", max_turns=6)
+    assert dialogues["stop_reason"].to_list() == [reason]
+    assert dialogues["n_turns"].to_list() == [turns]
+
+
+def test_full_context_ends_the_dialogue(tmp_path: Path, items: pl.DataFrame) -> None:
+    engine = ScriptedEngine(lambda prompt, seed: f"some words {seed}", 4, n_ctx=400)
+    with Run(tmp_path).journal() as journal:
+        parameters = SimulationParameters(max_turns=50)
+        profiles = make_profiles(["u1"])
+        other = ScriptedEngine(engine.reply, 4)
+        dialogues, turns, _ = simulate(profiles, Fixed(), Catalog(items), engine, other, parameters, "r", journal)
+    assert dialogues["stop_reason"].to_list() == ["context_full"]
+    assert 1 <= turns.height < 50
+
+
+def test_opener_shares(tmp_path: Path, items: pl.DataFrame) -> None:
+    made, *_ = run(tmp_path / "m", items, make_profiles([f"u{i:03}" for i in range(300)]), max_turns=1)
+    assert 0.55 < (made[0]["opener"] == "recommender").mean() < 0.75
+    made, *_ = run(tmp_path / "u", items, make_profiles(ids(5)), opener="user", max_turns=1)
+    assert set(made[1]["role"]) == {"user"}
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations(range(10)), width=st.integers(1, 5), chosen=st.sets(st.integers(0, 9), min_size=1))
+def test_a_dialogue_does_not_depend_on_its_neighbours(
+    tmp_path_factory: pytest.TempPathFactory, items: pl.DataFrame, order: list[int], width: int, chosen: set[int]
+) -> None:
+    profiles = make_profiles(ids(10))
+    (_, reference, _), *_ = run(tmp_path_factory.mktemp("a"), items, profiles)
+    (_, shuffled, _), *_ = run(tmp_path_factory.mktemp("b"), items, profiles[order], width=width)
+    assert shuffled.equals(reference)
+    (_, part, _), *_ = run(tmp_path_factory.mktemp("c"), items, profiles[sorted(chosen)], width=width)
+    assert part.equals(reference.filter(pl.col("dialogue_id").str.slice(1, 2).cast(pl.Int32).is_in(sorted(chosen))))
+
+
+class Killed(BaseException):
+    """A process that ends in the middle."""
+
+
+@pytest.mark.parametrize("after", [1, 20, 45])
+def test_killed_and_resumed_nothing_is_lost_or_doubled(tmp_path: Path, items: pl.DataFrame, after: int) -> None:
+    profiles = make_profiles(ids(12))
+    whole, *_ = run(tmp_path / "whole", items, profiles)
+    calls = 0
+
+    def dying(prompt: str, seed: int) -> str:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise Killed
+        return chatter(prompt, seed)
+
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", items, profiles, reply=dying)
+    journal = tmp_path / "cut" / "journal.jsonl"
+    before = journal.read_bytes().count(b"\n")
+    journal.write_bytes(journal.read_bytes() + b'{"key": "torn off in the midd')
+    told: list[tuple[int, int]] = []
+    original = simulation.simulate
+    user, recommender = ScriptedEngine(chatter, 12), ScriptedEngine(chatter, 12)
+    user.width = recommender.width = 3
+    with Run(tmp_path / "cut").journal() as opened:
+        made = original(
+            profiles, Fixed(), Catalog(items), user, recommender, SimulationParameters(), "r", opened,
+            lambda done, total: told.append((done, total)),
+        )  # fmt: skip
+    assert told[0] == (before, 12)
+    assert told[-1] == (12, 12)
+    assert all(a.equals(b) for a, b in zip(made, whole, strict=True))
+    keys = [json.loads(line)["dialogue"]["dialogue_id"] for line in journal.read_text().splitlines()]
+    assert sorted(keys) == sorted(set(keys)) == [f"{i}.0" for i in ids(12)]
+
+
+def test_other_parameters_do_not_reuse_the_journal(tmp_path: Path, items: pl.DataFrame) -> None:
+    """A person at the notebook changes the seed and runs the cell again."""
+    profiles = make_profiles(ids(4))
+    (_, first, _), *_ = run(tmp_path, items, profiles, seed=1)
+    (_, second, _), *_ = run(tmp_path, items, profiles, seed=2)
+    assert not first.equals(second)
+    (_, again, _), *_ = run(tmp_path, items, profiles, seed=1)
+    assert again.equals(first)
+
+
+def test_several_dialogues_per_profile_differ(tmp_path: Path, items: pl.DataFrame) -> None:
+    (dialogues, turns, _), *_ = run(tmp_path, items, make_profiles(ids(3)), dialogues_per_profile=2)
+    assert dialogues["dialogue_id"].to_list() == [f"{i}.{k}" for i in ids(3) for k in range(2)]
+    texts = [turns.filter(dialogue_id=f"u00.{k}")["text"].to_list() for k in range(2)]
+    assert texts[0] != texts[1]
+
+
+def test_a_journal_has_one_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crslib.store.time.sleep", lambda seconds: None)
+    with Run(tmp_path).journal(), pytest.raises(CrsError, match="in use by another process"), Run(tmp_path).journal():
+        pass
+
+
+def test_inputs_have_no_way_to_held_out_items() -> None:
+    """The barrier: no argument, import or word of the simulation leads to the holdouts table."""
+    source = Path(simulation.__file__).read_text(encoding="utf-8")
+    assert "holdout" not in source.replace("held-out item", "")
+    assert not {"rating", "liked", "item_id"} & set(schemas.TABLES["profiles"])
