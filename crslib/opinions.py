@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 from scipy.sparse.linalg import svds
-from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from crslib import histories
@@ -84,7 +83,7 @@ class TasteModel:
 
 
 def _ridge(features: np.ndarray, target: np.ndarray, alpha: float) -> np.ndarray:
-    return Ridge(alpha=alpha, fit_intercept=False, solver="cholesky").fit(features, target).coef_
+    return np.linalg.solve(features.T @ features + alpha * np.eye(features.shape[1]), features.T @ target)
 
 
 def _content(items: pl.DataFrame) -> np.ndarray:
@@ -93,7 +92,7 @@ def _content(items: pl.DataFrame) -> np.ndarray:
     decades = (items["year"] // 10).drop_nulls().unique().sort()
     columns = [pl.col("genres").list.contains(genre).fill_null(False).alias(f"genre {genre}") for genre in genres]
     columns += [(pl.col("year") // 10).eq_missing(decade).alias(f"decade {decade}") for decade in decades]
-    return items.select(columns).cast(pl.Float64).to_numpy()
+    return items.select(columns).cast(pl.Float64).to_numpy() if columns else np.zeros((len(items), 0))
 
 
 def _quality(content: np.ndarray, item: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -145,22 +144,17 @@ class Opinions:
 
 
 def auc(model: TasteModel, profiles: pl.DataFrame, judged: pl.DataFrame) -> pl.DataFrame:
-    """How well `model` tells liked from other items: one row `value`, `low`, `high`, `n`.
+    """How well `model` tells what a person liked from what not: `profile_id`, `n` items, `auc`, sorted by profile.
 
-    Per profile, the probability that an item of `judged` (`profile_id`, `item_id`, `liked`) that was liked has a higher
-    prediction than one that was not, ties counting half; `value` is the mean over the n profiles that have both kinds,
-    with its 95 % interval (normal, over profiles); null where fewer than two have. For reports, not for simulation.
+    `auc` is the probability that an item of `judged` (`profile_id`, `item_id`, `liked`) that was liked has a higher
+    prediction than one that was not, ties counting half; profiles without both kinds are left out, and items that the
+    catalogue does not hold. The figure to report is the mean over profiles. For reports, not for simulation.
     """
     judged = judged.join(profiles.select("profile_id", "user_id"), on="profile_id").sort("profile_id", "item_id")
-    areas = []
-    for (user,), part in judged.group_by("user_id", maintain_order=True):
-        predicted, liked = model.predict(user, part["item_id"]), part["liked"].to_numpy()
+    rows = []
+    for (profile,), part in judged.group_by("profile_id", maintain_order=True):
+        predicted, liked = model.predict(part["user_id"][0], part["item_id"]), part["liked"].to_numpy()
         known = ~np.isnan(predicted)
         if 0 < liked[known].sum() < known.sum():
-            areas.append(float(roc_auc_score(liked[known], predicted[known])))
-    mean, error = (np.mean(areas), 1.96 * np.std(areas, ddof=1) / len(areas) ** 0.5) if len(areas) > 1 else (None,) * 2
-    low, high = (mean - error, mean + error) if areas and mean is not None else (None, None)
-    return pl.DataFrame(
-        {"value": [mean], "low": [low], "high": [high], "n": [len(areas)]},
-        schema={"value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64},
-    )
+            rows.append((profile, int(known.sum()), float(roc_auc_score(liked[known], predicted[known]))))
+    return pl.DataFrame(rows, schema={"profile_id": pl.String, "n": pl.Int64, "auc": pl.Float64}, orient="row")

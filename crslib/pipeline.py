@@ -11,6 +11,7 @@ import platform
 import re
 import subprocess
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -96,14 +97,15 @@ def execute(planned: Plan, tell: Callable[[str], None] = lambda stage: None) -> 
         info = run.info
         if info.get("status") == "success":
             return run
-        run.update(**_record(planned), stages=info.get("stages", {}))
+        run.update(**{**_record(planned), "stages": info.get("stages", {})})
         try:
             for name, parameters in NOTEBOOKS.items():
-                if run.info["stages"].get(name) != "success":
+                if name not in run.info["stages"]:
                     tell(name)
+                    begun = time.monotonic()
                     values = {field: getattr(planned.parameters, field) for field in parameters.model_fields}
                     execute_notebook(name, run.path, {"run_dir": str(run.path), **values})
-                    run.update(stages={**run.info["stages"], name: "success"})
+                    run.update(stages={**run.info["stages"], name: round(time.monotonic() - begun, 1)})
         except KeyboardInterrupt:
             run.update(status="cancelled", finished=now())
             raise
@@ -168,6 +170,7 @@ def _record(planned: Plan) -> dict[str, Any]:
         "status": "started",
         "started": now(),
         "finished": None,
+        "stages": {},  # seconds of each notebook that ended well
         "parameters": planned.parameters.model_dump(),
         "parameters_given": dict(planned.given),
         "inputs": dict(planned.inputs),

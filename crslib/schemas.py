@@ -124,4 +124,4 @@ def check(frame: pl.DataFrame, name: str) -> pl.DataFrame:
     for column, dtype in schema.items():
         if frame.schema[column] != dtype:
             raise CrsError(f"column {column!r} of table {name} is {frame.schema[column]}; it must be {dtype}")
-    return frame.select(schema)
+    return frame.select(list(schema))

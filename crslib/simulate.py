@@ -5,6 +5,7 @@ dialogue is a `RecommenderView`, made from nothing; what the user holds is its `
 """
 
 import contextlib
+import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -84,6 +85,14 @@ def open_engines(parameters: SimulationParameters) -> Iterator[tuple[llama.Llama
             stack.callback(engine.close)
             roles.append(engine)
         yield roles[0], roles[1]
+
+
+def engine_record(user: Engine, recommender: Engine) -> dict[str, dict[str, Any]]:
+    """What `run.json` says of the two engines: identity and the hash of the chat template, per role."""
+    return {
+        role: {**engine.identity, "chat_template_sha256": hashlib.sha256(engine.chat_template[0].encode()).hexdigest()}
+        for role, engine in ((USER, user), (RECOMMENDER, recommender))
+    }
 
 
 def simulate(

@@ -49,11 +49,12 @@ def interval(replicates: np.ndarray, centre: float | None = None) -> tuple[float
     defined = replicates[np.isfinite(replicates)]
     if not len(defined):
         return None, None
-    if centre is not None:
-        defined = defined + (centre - defined.mean())
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(defined, [tail, 100 - tail])
-    return float(low), float(high)
+    if centre is None:
+        return float(low), float(high)
+    shift = centre - defined.mean()
+    return float(min(low + shift, centre)), float(max(high + shift, centre))
 
 
 def ratio(part: np.ndarray, whole: np.ndarray, *, times: int, seed: int) -> Estimate | None:

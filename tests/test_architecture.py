@@ -21,6 +21,7 @@ LAYERS = [
     ["simulate", "metrics"],
     ["charts"],
     ["report"],
+    ["comparison"],
     ["pipeline"],
     ["sweep"],
     ["cli"],

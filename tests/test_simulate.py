@@ -47,8 +47,7 @@ def chatter(prompt: str, seed: int) -> str:
 
 
 def run(folder: Path, items: pl.DataFrame, profiles: pl.DataFrame, *, width: int = 3, reply=chatter, **parameters):
-    user, recommender = ScriptedEngine(reply, width * 4), ScriptedEngine(reply, width * 4)
-    user.width = recommender.width = width
+    user, recommender = ScriptedEngine(reply, width), ScriptedEngine(reply, width)
     opinions = Fixed()
     with Run(folder).journal() as journal:
         made = simulate(
@@ -62,7 +61,9 @@ def ids(n: int) -> list[str]:
 
 
 def test_tables_have_their_schemas_and_order(tmp_path: Path, items: pl.DataFrame) -> None:
-    (dialogues, turns, prompts), *_ = run(tmp_path, items, make_profiles(ids(9)))
+    (dialogues, turns, prompts), user, recommender, _ = run(tmp_path, items, make_profiles(ids(9)))
+    assert not user.alive
+    assert not recommender.alive
     for name, frame in (("dialogues", dialogues), ("turns", turns), ("prompts", prompts)):
         schemas.check(frame, name)
     assert dialogues["dialogue_id"].to_list() == [f"{i}.0" for i in ids(9)]
@@ -193,8 +194,7 @@ def test_killed_and_resumed_nothing_is_lost_or_doubled(tmp_path: Path, items: pl
     journal.write_bytes(journal.read_bytes() + b'{"key": "torn off in the midd')
     told: list[tuple[int, int]] = []
     original = simulation.simulate
-    user, recommender = ScriptedEngine(chatter, 12), ScriptedEngine(chatter, 12)
-    user.width = recommender.width = 3
+    user, recommender = ScriptedEngine(chatter, 3), ScriptedEngine(chatter, 3)
     with Run(tmp_path / "cut").journal() as opened:
         made = original(
             profiles, Fixed(), Catalog(items), user, recommender, SimulationParameters(), "r", opened,

@@ -38,18 +38,21 @@ def read(path: Path, split: Split) -> list[Dialogue]:
     is named: the test set is for evaluation only.
     """
     records: dict[str, dict[str, Any]] = {}
+    titles: dict[str, str] = {}
     for name, number, line in _lines(path, split):
         try:
             record = json.loads(line)
             records.setdefault(str(record["conversationId"]), record)
-        except (ValueError, KeyError, TypeError):
+            for item_id, raw in dict(record.get("movieMentions") or {}).items():
+                if title := clean_title(raw):
+                    titles.setdefault(item_id, title)
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise CrsError(f"{name} line {number} is not a ReDial dialogue; download the official zip again") from None
-    titles = _titles(records.values())
     dialogues = []
     for dialogue_id, record in records.items():
         try:
             dialogues.append(_dialogue(dialogue_id, record, titles))
-        except (KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise CrsError(
                 f"conversation {dialogue_id} of {path} lacks a part of ReDial's schema; download the official zip again"
             ) from None
@@ -94,15 +97,6 @@ def clean_title(raw: str | None) -> str:
     title = chat.one_line(unquote(html.unescape(raw or "")))
     dated = _YEAR.match(title)
     return chat.item_name(dated[1], int(dated[2])) if dated and dated[1] else chat.item_name(title, None)
-
-
-def _titles(records: Any) -> dict[str, str]:
-    titles: dict[str, str] = {}
-    for record in records:
-        for item_id, raw in dict(record.get("movieMentions") or {}).items():
-            if name := clean_title(raw):
-                titles.setdefault(item_id, name)
-    return titles
 
 
 def _dialogue(dialogue_id: str, record: Mapping[str, Any], titles: Mapping[str, str]) -> Dialogue:

@@ -55,10 +55,10 @@ class Completion:
 
 
 class Engine(Protocol):
-    """A model with its adapter and sampling, ready to speak in up to `width` dialogues at once.
+    """A model with its adapter and sampling; it makes `width` utterances at a time, of any number of dialogues.
 
-    Contract: the completion of a request depends on its prompt, seed and constraint and on `identity` only; not on
-    its neighbours, on their order, or on what was cached.
+    Contract: a completion depends on `identity` and on the requests so far of its own key; not on other keys, on the
+    order of requests, or on the number of threads.
     """
 
     identity: Mapping[str, Any]
@@ -70,7 +70,7 @@ class Engine(Protocol):
     def decode(self, ids: Sequence[int]) -> str: ...
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion per request, in order. At most `width` different keys may be alive."""
+        """One completion per request, in order; no two of them with the same key."""
         ...
 
     def forget(self, key: str) -> None:

@@ -12,6 +12,7 @@ The only module that imports llama_cpp. It knows token ids, not what they mean.
 """
 
 import ctypes
+import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,10 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+# OpenMP threads that spin long at every barrier are slowed down up to tenfold by any other busy process; with short
+# spins they lose nothing when alone. libgomp reads this once, when it is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import llama_cpp as lc
 import numpy as np

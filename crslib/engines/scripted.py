@@ -16,7 +16,7 @@ class ScriptedEngine:
         self.identity: Mapping[str, Any] = {"engine": "scripted", "name": name, "width": width}
         self.chat_template = ("", "", "")  # the default ChatML
         self.prompts: list[tuple[str, str]] = []  # (key, whole prompt text) of every request, for assertions
-        self._cached: dict[str, tuple[int, ...]] = {}
+        self.alive: dict[str, tuple[int, ...]] = {}  # tokens of each dialogue not yet forgotten
 
     def encode(self, text: str, *, control: bool = False) -> list[int]:
         return [ord(character) | (CONTROL if control else 0) for character in text]
@@ -30,17 +30,16 @@ class ScriptedEngine:
     def _complete(self, request: Request) -> Completion:
         prompt = self.decode(request.prompt)
         self.prompts.append((request.key, prompt))
-        cached = self._cached.get(request.key, ())
+        cached = self.alive.get(request.key, ())
         n_cached = len(cached) if request.prompt[: len(cached)] == cached else 0
         if len(request.prompt) >= self.n_ctx:
             return Completion((), (), "context_full", n_cached)
         ids = tuple(self.encode(self.reply(prompt, request.seed)))
-        self._cached[request.key] = request.prompt + ids
-        assert len(self._cached) <= self.width, "more dialogues alive than the engine is wide"
+        self.alive[request.key] = request.prompt + ids
         return Completion(ids, (0.0,) * len(ids), "end", n_cached)
 
     def forget(self, key: str) -> None:
-        self._cached.pop(key, None)
+        self.alive.pop(key, None)
 
     def close(self) -> None:
-        self._cached.clear()
+        self.alive.clear()

@@ -124,9 +124,9 @@ class Reaction:
 def react(question: str, reply: str, named: Sequence[tuple[int, int, bool]], alone: bool) -> Reaction:
     """What `reply` says about one item that the turn `question` named (format v1 both).
 
-    `named`: spans of the items in the reply and whether each is that item; `alone`: the question named no other. Clauses
-    that name the item count; if it is alone also those that name none; else those that name none but speak of all of
-    them. Clauses that contradict one another decide nothing.
+    `named`: spans of the items in the reply and whether each is that item; `alone`: the question named no other.
+    Clauses that name the item count; if it is alone also those that name none; else those that name none but speak of
+    all of them. Clauses that contradict one another decide nothing.
     """
     asked = any(_ASKS_IF_SEEN.search(clause) for clause in _clauses(chat.plain(question))[-1:])
     for start, end, same in sorted(named, reverse=True):

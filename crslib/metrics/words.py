@@ -8,7 +8,7 @@ from crslib import chat
 
 _WORD = r"\w+(?:'\w+)*"
 _MENTION = r"\[\[([^\[\]]+)\]\]"
-_PIECE = re.compile(_WORD + r"|[.!?\n]")
+_PIECE = re.compile(r"\w+|[.!?\n]")
 
 
 def words(text: str) -> list[str]:
@@ -26,12 +26,10 @@ def n_words(text: str = "text") -> pl.Expr:
 
 
 def spaced(text: str) -> str:
-    """The words between single blanks, in their own case, each sentence's end as a full stop: for finding phrases.
+    """Words between single blanks, in their own case, with a full stop for the end of a sentence: to find phrases in.
 
-    A phrase is in a text when `spaced(phrase)` is in `spaced(text)`: whole words, whatever the punctuation.
+    `spaced(phrase)` is in `spaced(text)` when the phrase is there in whole words, whatever the punctuation; apostrophes
+    part words too, so that `Heat's` holds `Heat`.
     """
-    return f" {' '.join(_piece(piece) for piece in _PIECE.findall(chat.plain(text).replace('’', chr(39))))} "
-
-
-def _piece(piece: str) -> str:
-    return "." if piece in "!?\n" else piece
+    pieces = (piece if piece[0] not in "!?\n" else "." for piece in _PIECE.findall(chat.plain(text)))
+    return f" {' '.join(pieces)} "

@@ -1,0 +1,182 @@
+"""Aggregated frames drawn as Altair charts. No figure is computed here and no run is known.
+
+In a notebook charts are shown as SVG: Altair's own renderer would load its script from the network.
+"""
+
+import altair as alt
+import polars as pl
+import vl_convert
+
+alt.renderers.enable("svg")
+
+WIDTH, HEIGHT = 440, 230
+SIMULATED, PEOPLE = "#2f6fb3", "#e08a1e"
+_SOURCES = alt.Color(
+    "source:N",
+    title=None,
+    scale=alt.Scale(domain=["simulated", "people"], range=[SIMULATED, PEOPLE]),
+    legend=alt.Legend(orient="top"),
+)
+_PERCENT = alt.Axis(format="%", grid=True)
+_NOTES = {
+    "seen_liked": "seen, liked",
+    "seen_disliked": "seen, disliked",
+    "unseen_interested": "not seen, interested",
+    "unseen_uninterested": "not seen, not interested",
+}
+
+
+def svg(chart: alt.TopLevelMixin) -> str:
+    """The chart as one `<svg>` element; texts in it are escaped."""
+    return vl_convert.vegalite_to_svg(chart.to_json(), allowed_base_urls=[])
+
+
+def _styled(chart: alt.Chart) -> alt.Chart:
+    return (
+        chart.configure(font="DejaVu Sans, Verdana, Arial, sans-serif", background="transparent")
+        .configure_view(stroke=None)
+        .configure_axis(labelFontSize=11, titleFontSize=12, titleFontWeight="normal", gridColor="#e8ebef")
+        .configure_legend(labelFontSize=12)
+        .configure_header(labelFontSize=12, titleFontSize=12)
+    )
+
+
+def _curve(frame: pl.DataFrame, x: str, y: str) -> alt.Chart:
+    base = alt.Chart(frame).encode(x=alt.X("n_turn:Q", title=x, axis=alt.Axis(tickMinStep=1, format="d")))
+    band = base.mark_area(opacity=0.2, color=SIMULATED).encode(y=alt.Y("low:Q"), y2="high:Q")
+    share = alt.Y("value:Q", title=y, axis=_PERCENT, scale=alt.Scale(domainMin=0))
+    line = base.mark_line(color=SIMULATED, point=True).encode(y=share)
+    return _styled((band + line).properties(width=WIDTH, height=HEIGHT))
+
+
+def success_by_turn(curve: pl.DataFrame) -> alt.Chart:
+    """`recommendation.hit_by_turn`: n_turn, value, low, high (shares of dialogues)."""
+    return _curve(curve, "recommender's turn", "dialogues with a hidden film found")
+
+
+def coverage_by_turn(curve: pl.DataFrame) -> alt.Chart:
+    """`consistency.coverage_by_turn`: n_turn, value, low, high (shares of the target attributes)."""
+    return _curve(curve, "user's turn", "target attributes said")
+
+
+def lengths(histograms: pl.DataFrame, longest: int = 40) -> alt.Chart:
+    """Words per turn: role, source, value, share. What is longer than `longest` is counted there."""
+    binned = (
+        histograms.with_columns(pl.min_horizontal("value", pl.lit(longest)).alias("words"))
+        .group_by("role", "source", "words")
+        .agg(pl.col("share").sum())
+        .sort("role", "source", "words")
+    )
+    line = (
+        alt.Chart(binned)
+        .mark_line(interpolate="monotone")
+        .encode(
+            x=alt.X("words:Q", title=f"words per turn ({longest}: or more)"),
+            y=alt.Y("share:Q", title="share of turns", axis=_PERCENT),
+            color=_SOURCES,
+            row=alt.Row("role:N", title=None),
+        )
+        .properties(width=WIDTH, height=100)
+    )
+    return _styled(line)
+
+
+def popularity(ranked: pl.DataFrame, top: int = 15) -> alt.Chart:
+    """The most recommended items by name: source, rank, name, share (of the dialogues)."""
+    named = ranked.filter(source="simulated").head(top)
+    bars = (
+        alt.Chart(named)
+        .mark_bar(color=SIMULATED)
+        .encode(
+            x=alt.X("share:Q", title="share of dialogues in which it was recommended", axis=_PERCENT),
+            y=alt.Y("name:N", title=None, sort=named["name"].to_list(), axis=alt.Axis(labelLimit=220)),
+        )
+        .properties(width=WIDTH - 120, height=HEIGHT + 60)
+    )
+    return _styled(bars)
+
+
+def concentration(ranked: pl.DataFrame, ranks: int = 100) -> alt.Chart:
+    """How far recommendations concentrate on few items: source, rank, share."""
+    line = (
+        alt.Chart(ranked.filter(pl.col("rank") <= ranks).select("source", "rank", "share"))
+        .mark_line(interpolate="step-after")
+        .encode(
+            x=alt.X("rank:Q", title="item, by rank (log)", scale=alt.Scale(type="log", domain=[1, ranks])),
+            y=alt.Y("share:Q", title="share of dialogues", axis=_PERCENT),
+            color=_SOURCES,
+        )
+        .properties(width=WIDTH, height=HEIGHT)
+    )
+    return _styled(line)
+
+
+def reactions(table: pl.DataFrame) -> alt.Chart:
+    """`consistency.reaction_table`: source, kind of note, question, answer, share."""
+    shown = table.with_columns(
+        pl.col("kind").replace_strict(_NOTES, default=pl.col("kind")),
+        pl.col("question").replace_strict({"seen": "says it has seen it", "liked": "says it likes it"}, default=""),
+    )
+    bars = (
+        alt.Chart(shown)
+        .mark_bar()
+        .encode(
+            x=alt.X("share:Q", title=None, axis=alt.Axis(format="%", values=[0, 0.5, 1]), stack=True),
+            y=alt.Y("source:N", title=None, sort=["simulated", "people"]),
+            color=alt.Color(
+                "answer:N",
+                title=None,
+                scale=alt.Scale(domain=["yes", "no", "not said"], range=["#2f8f5b", "#c4473d", "#d9dee4"]),
+                legend=alt.Legend(orient="top"),
+            ),
+            order=alt.Order("rank:Q"),
+            row=alt.Row(
+                "kind:N", title=None, sort=list(_NOTES.values()), header=alt.Header(labelAngle=0, labelAlign="left")
+            ),
+            column=alt.Column("question:N", title=None, sort=["says it has seen it", "says it likes it"]),
+        )
+        .transform_calculate(rank="{'yes': 0, 'no': 1, 'not said': 2}[datum.answer]")
+        .properties(width=130, height=36)
+    )
+    return _styled(bars)
+
+
+def leakage(checks: pl.DataFrame) -> alt.Chart:
+    """`leakage.Audit.table`: check, found, read."""
+    shown = checks.with_columns(
+        (pl.col("found") / pl.col("read").clip(1)).alias("share"),
+        pl.format("{} of {}", "found", "read").alias("label"),
+        pl.col("check").str.split(" that ").list.join("\nthat "),
+    )
+    base = alt.Chart(shown).encode(y=alt.Y("check:N", title=None, sort=None, axis=alt.Axis(labelLimit=380)))
+    bars = base.mark_bar(color="#c4473d").encode(
+        x=alt.X("share:Q", title="share with a finding", axis=_PERCENT, scale=alt.Scale(domain=[0, 1]))
+    )
+    text = base.mark_text(align="left", dx=6, fontSize=12).encode(x="share:Q", text="label:N")
+    return _styled((bars + text).properties(width=150, height=170))
+
+
+def anonymity(profiles: pl.DataFrame, min_k: int) -> alt.Chart:
+    """How many items of the catalogue fit each profile's target attributes (column `k_anonymity`)."""
+    bars = (
+        alt.Chart(profiles.select("k_anonymity"))
+        .mark_bar(color=SIMULATED)
+        .encode(
+            x=alt.X("k_anonymity:Q", bin=alt.Bin(maxbins=25), title="films of the catalogue that fit the attributes"),
+            y=alt.Y("count()", title="profiles"),
+        )
+    )
+    least = alt.Chart(pl.DataFrame({"k": [min_k]})).mark_rule(color="#c4473d", strokeDash=[4, 3]).encode(x="k:Q")
+    return _styled((bars + least).properties(width=WIDTH, height=HEIGHT))
+
+
+def conditions(metrics: pl.DataFrame) -> alt.Chart:
+    """One metric over the conditions of a sweep: condition, title, value, low, high; people's value as a rule."""
+    base = alt.Chart(metrics).encode(y=alt.Y("condition:N", title=None, axis=alt.Axis(labelLimit=320)))
+    interval = base.mark_rule(color=SIMULATED, strokeWidth=2).encode(x=alt.X("low:Q", title=None), x2="high:Q")
+    point = base.mark_point(color=SIMULATED, filled=True, size=60).encode(
+        x=alt.X("value:Q", title=None, scale=alt.Scale(zero=False))
+    )
+    human = alt.Chart(metrics.filter(pl.col("human").is_not_null()).head(1))
+    rule = human.mark_rule(color=PEOPLE, strokeDash=[4, 3]).encode(x="human:Q")
+    return _styled((rule + interval + point).properties(width=WIDTH - 80, height=alt.Step(22)))

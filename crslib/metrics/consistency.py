@@ -1,0 +1,296 @@
+"""Whether the user stays the person of the profile: reactions against private notes, words against the summary.
+
+Patterns, not a model: what cannot be decided is left out, and how much can is reported beside. Knows nothing of
+held-out items.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from crslib import stats
+from crslib.chat import USER, plain
+from crslib.metrics.facts import Facts
+from crslib.metrics.words import words
+
+NOTE_KINDS: Mapping[tuple[bool, bool], str] = {
+    (True, True): "seen_liked",
+    (True, False): "seen_disliked",
+    (False, True): "unseen_interested",
+    (False, False): "unseen_uninterested",
+}
+
+# Other words for a genre of the catalogue; the genre's own name and its plural always count.
+_GENRE_WORDS: Mapping[str, str] = {
+    "action": "action packed",
+    "animation": "animated|cartoon|cartoons|anime",
+    "children": "kids|children's",
+    "comedy": "comedies|comedic|funny movie|funny movies|something funny",
+    "crime": "gangster|mafia|heist",
+    "documentary": "documentaries",
+    "drama": "dramatic",
+    "family": "families|kids",
+    "fantasy": "fantasies",
+    "film-noir": "film noir|noir",
+    "horror": "scary movie|scary movies|something scary|slasher|slashers",
+    "mystery": "mysteries|whodunit",
+    "romance": "romantic|rom com|romcom|love story|love stories",
+    "sci-fi": "sci fi|scifi|science fiction",
+    "thriller": "suspense|suspenseful",
+    "war": "military",
+}
+_DECADE_WORDS = {1920: "twenties", 1930: "thirties", 1940: "forties", 1950: "fifties", 1960: "sixties"} | {
+    1970: "seventies",
+    1980: "eighties",
+    1990: "nineties",
+}
+_LIKES = re.compile(
+    r"\b(?:love|loved|enjoy|enjoyed|prefer|adore|favorite|favourite|fan of|into|in the mood for)\b"
+    r"|\b(?:i|we|really|also|always|do|would|i'd) (?:\w+ ){0,2}?liked?\b"
+)
+_DISLIKES = re.compile(
+    r"(?:\bnot|\bnever|n't|\b(?:do|did|does|have|am|is|are|was)nt) (?:\w+ ){0,3}?"
+    r"(?:like|liked|love|enjoy|enjoyed|care|into|fan|interested|want|mood)\b"
+    r"|\b(?:hate|hated|dislike|disliked|can't stand)\b"
+)
+_UNSEEN = re.compile(r"(?:\bnot|\bnever|n't|\b(?:have|did)nt) (?:\w+ ){0,2}?(?:seen|saw|see|watched|watch)\b")
+_MENTION = re.compile(r"\[\[.*?\]\]")
+_SENTENCE = re.compile(r"[.!?;\n]+|\b(?:but|although|though|however|except)\b")
+
+
+# ── reactions ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def judged(facts: Facts) -> pl.DataFrame:
+    """Reactions to items on which there is a note, with `decidable` and `consistent` (null where not decidable).
+
+    Decidable: note and words both say something of having seen it, or of liking it. Consistent: they agree in all they
+    both speak of.
+    """
+    seen, liked = pl.col("note_seen") == pl.col("says_seen"), pl.col("note_liked") == pl.col("says_liked")
+    decidable = seen.is_not_null() | liked.is_not_null()
+    return facts.reactions.filter(pl.col("note_seen").is_not_null() | pl.col("note_liked").is_not_null()).with_columns(
+        _kind().alias("kind"),
+        decidable.alias("decidable"),
+        pl.when(decidable).then(seen.fill_null(True) & liked.fill_null(True)).alias("consistent"),
+    )
+
+
+def reaction_parts(facts: Facts) -> pl.DataFrame:
+    """Parts (dialogue_id, metric, part, whole) of the consistency of reactions, over all notes and per kind of note."""
+    rows = judged(facts)
+    decided = rows.drop_nulls("consistent")
+    frames = [
+        rows.select("dialogue_id", pl.lit("reactions_decidable").alias("metric"), pl.col("decidable").alias("value")),
+        decided.select(
+            "dialogue_id", pl.lit("reaction_consistency").alias("metric"), pl.col("consistent").alias("value")
+        ),
+        decided.drop_nulls("kind").select(
+            "dialogue_id",
+            pl.concat_str(pl.lit("consistency_"), "kind").alias("metric"),
+            pl.col("consistent").alias("value"),
+        ),
+    ]
+    return _sums(pl.concat(frames))
+
+
+def reaction_table(facts: Facts, human: Facts) -> pl.DataFrame:
+    """What users say after each kind of note, for a chart: (source, kind, question, answer, count, share).
+
+    `question` is seen or liked, `answer` yes, no or not said; shares add to 1 per source, kind and question.
+    """
+    frames = []
+    for source, side in (("simulated", facts), ("people", human)):
+        rows = judged(side).drop_nulls("kind").select("kind", seen="says_seen", liked="says_liked")
+        answers = rows.unpivot(index="kind", variable_name="question", value_name="said").with_columns(
+            # Null is neither: it falls through to what was not said.
+            pl.when("said")
+            .then(pl.lit("yes"))
+            .when(~pl.col("said"))
+            .then(pl.lit("no"))
+            .otherwise(pl.lit("not said"))
+            .alias("answer")
+        )
+        frames.append(
+            answers.group_by("kind", "question", "answer")
+            .agg(pl.len().alias("count"))
+            .select(pl.lit(source).alias("source"), "kind", "question", "answer", "count")
+        )
+    table = pl.concat(frames)
+    return table.with_columns(
+        (pl.col("count") / pl.col("count").sum().over("source", "kind", "question")).alias("share")
+    ).sort("source", "kind", "question", "answer")
+
+
+def pattern_precision(facts: Facts) -> pl.DataFrame:
+    """How often what the patterns read is what the note says: (question, says, n, precision). For human dialogues."""
+    frames = []
+    for question in ("seen", "liked"):
+        rows = facts.reactions.drop_nulls([f"note_{question}", f"says_{question}"])
+        frames.append(
+            rows.group_by(pl.col(f"says_{question}").alias("says"))
+            .agg(
+                pl.len().alias("n"),
+                (pl.col(f"note_{question}") == pl.col(f"says_{question}")).mean().alias("precision"),
+            )
+            .select(pl.lit(question).alias("question"), "says", "n", "precision")
+        )
+    return pl.concat(frames).sort("question", "says", descending=[True, True])
+
+
+def _kind() -> pl.Expr:
+    kind = pl.lit(None, dtype=pl.String)
+    for (seen, liked), name in NOTE_KINDS.items():
+        here = (pl.col("note_seen") == seen) & (pl.col("note_liked") == liked)
+        kind = pl.when(here).then(pl.lit(name)).otherwise(kind)
+    return kind
+
+
+# ── the profile in the user's own words ─────────────────────────────────────────────────────────────────────────
+
+
+def profile_parts(
+    turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame
+) -> pl.DataFrame:
+    """Parts of contradictions of the summary and of attribute coverage, from what users say (table `turns`)."""
+    statements = preferences(turns, dialogues, profiles, items)
+    contradicted = statements.select(
+        "dialogue_id", pl.lit("contradictions").alias("metric"), pl.col("contradicts").alias("value")
+    )
+    said = attributes_said(turns, dialogues, profiles).select(
+        "dialogue_id", pl.lit("attribute_coverage").alias("metric"), pl.col("n_turn").is_not_null().alias("value")
+    )
+    covered = _sums(said).with_columns(pl.col("part") / pl.col("whole"), pl.lit(1.0).alias("whole"))
+    return pl.concat([_sums(contradicted), covered])
+
+
+def preferences(
+    turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame
+) -> pl.DataFrame:
+    """What users say of things their summary speaks of: (dialogue_id, turn, about, says, contradicts).
+
+    A statement is a clause with a word of liking or disliking and a genre that the profile enjoys or does not, or an
+    item that it loved or did not like (linked in the clause; also "haven't seen" it). `says`: likes, dislikes, unseen.
+    """
+    titles = dict(items.select("item_id", "title").iter_rows())
+    known = {row["profile_id"]: row for row in profiles.iter_rows(named=True)}
+    owner = dict(dialogues.select("dialogue_id", "profile_id").iter_rows())
+    rows = []
+    for turn in turns.filter(pl.col("role") == USER).sort("dialogue_id", "turn").iter_rows(named=True):
+        profile = known.get(owner.get(turn["dialogue_id"], ""))
+        if profile is not None:
+            for about, says, contradicts in _statements(turn, profile, titles):
+                rows.append((turn["dialogue_id"], turn["turn"], about, says, contradicts))
+    schema = {
+        "dialogue_id": pl.String,
+        "turn": pl.Int32,
+        "about": pl.String,
+        "says": pl.String,
+        "contradicts": pl.Boolean,
+    }
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _statements(
+    turn: Mapping[str, Any], profile: Mapping[str, Any], titles: Mapping[str, str]
+) -> Iterable[tuple[str, str, bool]]:
+    loved, disliked = set(profile["loved_items"] or ()), set(profile["disliked_items"] or ())
+    enjoyed, rejected = profile["liked_genres"] or [], profile["disliked_genres"] or []
+    text = turn["text"]
+    for number, mention in sorted(enumerate(turn["items"]), key=lambda pair: -pair[1]["start"]):
+        text = f"{text[: mention['start']]} item{number}x {text[mention['end'] :]}"
+    for clause in _SENTENCE.split(plain(text).lower().replace("’", "'")):
+        clause = f" {' '.join(words(clause))} "
+        says = _attitude(clause)
+        if says is None:
+            continue
+        for number, mention in enumerate(turn["items"]):
+            if f" item{number}x " in clause and mention["item_id"] in loved | disliked:
+                expected = "likes" if mention["item_id"] in loved else "dislikes"
+                yield titles.get(mention["item_id"], mention["title"]), says, says != expected
+        if says != "unseen" and not re.search(r" item\d+x ", clause):
+            for genre in [*enjoyed, *rejected]:
+                if _genre(genre).search(clause):
+                    yield genre, says, (says == "likes") != (genre in enjoyed)
+
+
+def _attitude(clause: str) -> str | None:
+    if re.search(r"\b(?:you|your)\b", clause):
+        return None  # asks or speaks of the other
+    for says, pattern in (("unseen", _UNSEEN), ("dislikes", _DISLIKES), ("likes", _LIKES)):
+        if pattern.search(clause):
+            return says
+    return None
+
+
+def attributes_said(turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame) -> pl.DataFrame:
+    """Each target attribute of each dialogue: (dialogue_id, attribute, n_turn).
+
+    `n_turn`: the user's first turn (from 1) in which it is said, null if never. Titles do not count as saying it.
+    """
+    known = {row["profile_id"]: row for row in profiles.iter_rows(named=True)}
+    talk: dict[str, list[str]] = {}
+    for dialogue_id, text in (
+        turns.filter(pl.col("role") == USER).sort("dialogue_id", "turn").select("dialogue_id", "text").iter_rows()
+    ):
+        outside = " ".join(words(_MENTION.sub(" ", text)))
+        talk.setdefault(dialogue_id, []).append(f" {outside} ")
+    rows = []
+    for dialogue_id, profile_id in dialogues.select("dialogue_id", "profile_id").sort("dialogue_id").iter_rows():
+        for attribute, pattern in _attributes(known.get(profile_id, {})):
+            said = [n for n, text in enumerate(talk.get(dialogue_id, ()), start=1) if pattern.search(text)]
+            rows.append((dialogue_id, attribute, said[0] if said else None))
+    return pl.DataFrame(
+        rows, schema={"dialogue_id": pl.String, "attribute": pl.String, "n_turn": pl.Int32}, orient="row"
+    )
+
+
+def coverage_by_turn(
+    turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, *, times: int, seed: int
+) -> pl.DataFrame:
+    """Share of a dialogue's target attributes that the user has said by their n-th turn: (n_turn, value, low, high)."""
+    said = attributes_said(turns, dialogues, profiles)
+    n_turns = turns.filter(pl.col("role") == USER).group_by("dialogue_id").len()["len"].max()
+    rows = []
+    for n_turn in range(1, (n_turns or 0) + 1) if len(said) else ():
+        share = said.group_by("dialogue_id").agg((pl.col("n_turn") <= n_turn).fill_null(False).mean().alias("share"))
+        values = share.sort("dialogue_id")["share"].to_numpy()
+        estimate = stats.ratio(values, np.ones(len(values)), times=times, seed=seed)
+        assert estimate is not None
+        rows.append((n_turn, estimate.value, estimate.low, estimate.high))
+    schema = {"n_turn": pl.Int64, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _attributes(profile: Mapping[str, Any]) -> Iterable[tuple[str, re.Pattern[str]]]:
+    for genre in profile.get("target_genres") or ():
+        yield genre, _genre(genre)
+    if (decade := profile.get("target_decade")) is not None:
+        short = f"{decade % 100:02d}"
+        yield (
+            f"{decade}s",
+            re.compile(rf" (?:{decade}'?s|{short}'?s|{decade // 10}\d|{_DECADE_WORDS.get(decade, decade)}) "),
+        )
+    for person in (profile.get("target_actor"), profile.get("target_director")):
+        if person:
+            parts = words(person)
+            # A family name alone is how people speak of actors; very short ones are other words too.
+            either = [" ".join(parts), *parts[-1:]] if len(parts[-1]) > 3 else [" ".join(parts)]
+            yield person, re.compile(f" (?:{'|'.join(map(re.escape, either))})(?:'s)? ")
+
+
+def _genre(genre: str) -> re.Pattern[str]:
+    name = re.escape(" ".join(words(genre.lower())))
+    others = _GENRE_WORDS.get(genre.lower(), "")
+    return re.compile(f" (?:{name}|{name}s{'|' + others if others else ''}) ")
+
+
+def _sums(values: pl.DataFrame) -> pl.DataFrame:
+    return (
+        values.group_by("dialogue_id", "metric")
+        .agg(pl.col("value").cast(pl.Float64).sum().alias("part"), pl.len().cast(pl.Float64).alias("whole"))
+        .sort("dialogue_id", "metric")
+    )

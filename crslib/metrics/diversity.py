@@ -1,0 +1,286 @@
+"""How varied the dialogues are, in words and in items. Distinct-n alone is not realism: people's value stands beside.
+
+Repetition grows with the amount of text, so every figure is taken at a fixed amount: distinct-n over `BUDGET` words,
+self-BLEU over `SAMPLE` utterances of as many dialogues, duplicates, entropy and Gini at equal numbers of dialogues.
+"""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from crslib import stats
+from crslib.chat import RECOMMENDER, USER
+from crslib.identity import derive_seed
+from crslib.metrics.facts import Facts
+from crslib.metrics.recommendation import gini, item_counts
+from crslib.metrics.words import words
+
+BUDGET = 1000  # words behind distinct-n
+ORDERS = (1, 2, 3)
+SAMPLE = 30  # utterances behind self-BLEU, each of another dialogue
+DRAWS = 100  # random amounts of text whose mean is the figure
+HALF_DRAWS = 10  # the same within each half-sample
+TIMES = 100  # half-samples behind the intervals of distinct-n and self-BLEU, each counted anew
+
+
+def parts(facts: Facts) -> pl.DataFrame:
+    """Parts (dialogue_id, metric, part, whole) of loops: utterances that their speaker said before in the dialogue."""
+    return (
+        facts.turns.select(
+            "dialogue_id",
+            pl.concat_str("role", pl.lit("_loops")).alias("metric"),
+            (~pl.struct("dialogue_id", "role", "utterance").is_first_distinct()).cast(pl.Float64).alias("value"),
+        )
+        .group_by("dialogue_id", "metric")
+        .agg(pl.col("value").sum().alias("part"), pl.len().cast(pl.Float64).alias("whole"))
+        .sort("dialogue_id", "metric")
+    )
+
+
+def texts(turns: pl.DataFrame, *, times: int, seed: int) -> dict[str, stats.Estimate]:
+    """Distinct-n and self-BLEU of either role (table `turns`), where there is enough text."""
+    found = {}
+    for role in (USER, RECOMMENDER):
+        said = turns.filter(pl.col("role") == role).sort("dialogue_id", "turn")
+        spoken = [
+            [words(text) for text in texts]
+            for (texts,) in said.group_by("dialogue_id", maintain_order=True).agg("text").select("text").iter_rows()
+        ]
+        spoken = [kept for dialogue in spoken if (kept := [utterance for utterance in dialogue if utterance])]
+        for order, estimate in zip(ORDERS, distinct(spoken, times=times, seed=seed), strict=True):
+            if estimate is not None:
+                found[f"{role}_distinct_{order}"] = estimate
+        if (estimate := self_bleu(spoken, times=times, seed=seed)) is not None:
+            found[f"{role}_self_bleu"] = estimate
+    return found
+
+
+Spoken = Sequence[Sequence[Sequence[str]]]  # dialogues of utterances of words
+
+
+def distinct(spoken: Spoken, *, times: int, seed: int) -> list[stats.Estimate | None]:
+    """Different n-grams as a share of all, n = 1, 2, 3, in `BUDGET` words; None where there are fewer, or no n-grams.
+
+    Dialogues come in random order until the words are reached, the last one cut; the figure is the mean over `DRAWS`
+    orders. n-grams do not reach across utterances (Li et al., A Diversity-Promoting Objective Function, 2016).
+    """
+    lengths = np.array([sum(map(len, dialogue)) for dialogue in spoken], dtype=np.int64)
+    if lengths.sum() < BUDGET:
+        return [None for _ in ORDERS]
+    grams = [_grams(spoken, order) for order in ORDERS]
+    orders = _orders(len(spoken), seed)
+    values = _distinct(grams, lengths, orders).mean(axis=0)
+    shuffle = np.random.default_rng(derive_seed(seed, "distinct, halves", len(spoken)))
+    replicates = np.array(
+        [
+            _distinct(grams, lengths, [shuffle.permutation(np.flatnonzero(half)) for _ in range(HALF_DRAWS)]).mean(
+                axis=0
+            )
+            for half in stats.halves(len(spoken), min(times, TIMES), seed)
+        ]
+    )
+    return [
+        stats.Estimate(float(value), *stats.interval(replicates[:, i], float(value)), len(spoken))
+        if np.isfinite(value)
+        else None
+        for i, value in enumerate(values)
+    ]
+
+
+def _grams(spoken: Spoken, order: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per dialogue: the code of each n-gram, and how many of the dialogue's words are read when it is complete."""
+    codes: dict[tuple[str, ...], int] = {}
+    found = []
+    for dialogue in spoken:
+        own, ends, read = [], [], 0
+        for utterance in dialogue:
+            for end in range(order, len(utterance) + 1):
+                own.append(codes.setdefault(tuple(utterance[end - order : end]), len(codes)))
+                ends.append(read + end)
+            read += len(utterance)
+        found.append((np.array(own, dtype=np.int64), np.array(ends, dtype=np.int64)))
+    return found
+
+
+def _distinct(
+    grams: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], lengths: np.ndarray, orders: Sequence[np.ndarray]
+) -> np.ndarray:
+    """(orders of dialogues, n-gram orders): the share in the first `BUDGET` words, NaN with fewer."""
+    values = np.full((len(orders), len(grams)), np.nan)
+    for row, order in enumerate(orders):
+        read = np.cumsum(lengths[order])
+        last = int(np.searchsorted(read, BUDGET))
+        if last == len(order):
+            continue
+        left = BUDGET - (int(read[last - 1]) if last else 0)
+        for column, dialogues in enumerate(grams):
+            codes, ends = dialogues[order[last]]
+            drawn = np.concatenate([*(dialogues[i][0] for i in order[:last]), codes[ends <= left]])
+            values[row, column] = len(np.unique(drawn)) / len(drawn) if len(drawn) else np.nan
+    return values
+
+
+def self_bleu(spoken: Spoken, *, times: int, seed: int) -> stats.Estimate | None:
+    """Mean BLEU-4 (0 to 1) of an utterance against the others of a sample; None with fewer than `SAMPLE` dialogues.
+
+    One random utterance from each of `SAMPLE` random dialogues, mean over `DRAWS` samples (Zhu et al., Texygen, 2018).
+    """
+    if len(spoken) < SAMPLE:
+        return None
+    counted = [[_count(utterance) for utterance in dialogue] for dialogue in spoken]
+    pick = np.random.default_rng(derive_seed(seed, "self-bleu", len(spoken)))
+    everyone = np.arange(len(spoken))
+
+    def figure(among: np.ndarray, draws: int) -> float:
+        return float(np.mean([_sample_bleu(counted, pick.permutation(among), pick) for _ in range(draws)]))
+
+    value = figure(everyone, DRAWS)
+    if len(spoken) // 2 < SAMPLE:
+        return stats.Estimate(value, None, None, len(spoken))
+    halves = stats.halves(len(spoken), min(times, TIMES), seed)
+    replicates = np.array([figure(everyone[half > 0], HALF_DRAWS) for half in halves])
+    return stats.Estimate(value, *stats.interval(replicates, value), len(spoken))
+
+
+Counts = tuple[int, tuple[Counter[tuple[str, ...]], ...]]  # words, and n-grams of each order from 1 to 4
+
+
+def _count(utterance: Sequence[str]) -> Counts:
+    grams = (Counter(tuple(utterance[i : i + n]) for i in range(len(utterance) - n + 1)) for n in range(1, 5))
+    return len(utterance), tuple(grams)
+
+
+def _sample_bleu(counted: Sequence[Sequence[Counts]], order: np.ndarray, pick: np.random.Generator) -> float:
+    return mean_bleu([counted[i][pick.integers(len(counted[i]))] for i in order[:SAMPLE]])
+
+
+def mean_bleu(sample: Sequence[Counts]) -> float:
+    """Mean BLEU of each utterance against all the others, in one pass over the sample.
+
+    The same figures as sacrebleu's sentence BLEU (exponential smoothing, effective order, the reference length nearest
+    to the utterance's), of which a sample of 30 takes sixty times as long: a test compares them.
+    """
+    # Of each n-gram the greatest count in any utterance, whose it is, and the greatest among the rest.
+    most: dict[tuple[str, ...], tuple[int, int, int]] = {}
+    for own, (_, orders) in enumerate(sample):
+        for gram, count in itertools.chain.from_iterable(grams.items() for grams in orders):
+            first, owner, second = most.get(gram, (0, -1, 0))
+            most[gram] = (count, own, first) if count > first else (first, owner, max(second, count))
+    return sum(_bleu(sample, own, most) for own in range(len(sample))) / len(sample)
+
+
+def _bleu(sample: Sequence[Counts], own: int, most: Mapping[tuple[str, ...], tuple[int, int, int]]) -> float:
+    length, orders = sample[own]
+    logs, smoothing = [], 1.0
+    for grams in orders:
+        total = sum(grams.values())
+        if not total:
+            break
+        matched = 0
+        for gram, count in grams.items():
+            first, owner, second = most[gram]
+            matched += min(count, second if owner == own else first)
+        if not matched:
+            smoothing *= 2
+        logs.append(math.log(matched / total if matched else 1 / (smoothing * total)))
+    # Without a single word in common sacrebleu gives 0, smoothing or not.
+    if not any(most[gram][2] if most[gram][1] == own else most[gram][0] for gram in orders[0]):
+        return 0.0
+    others = (other for i, (other, _) in enumerate(sample) if i != own)
+    nearest = min(others, key=lambda other: (abs(other - length), other))
+    penalty = min(0.0, 1 - nearest / length)
+    return math.exp(penalty + sum(logs) / len(logs))
+
+
+# ── over all dialogues ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def whole(facts: Facts, human: Facts, *, times: int, seed: int) -> dict[str, tuple[stats.Estimate, float]]:
+    """Duplicates, item entropy and Gini: metric → (the run's, people's at the same number of dialogues).
+
+    People's figure is the mean over `DRAWS` draws of as many human dialogues as the run has; of a run with more
+    dialogues than there are human ones, as many are drawn.
+    """
+    n = min(len(facts.dialogue_ids), len(human.dialogue_ids))
+    found = {}
+    for name, statistic in STATISTICS.items():
+        ours, theirs = statistic(facts), statistic(human)
+        if ours is None or theirs is None:
+            continue
+        run = np.ones((1, len(facts.dialogue_ids)), dtype=np.int64)
+        if n < len(facts.dialogue_ids):
+            run = _draws(len(facts.dialogue_ids), n, seed)
+        value = float(np.nanmean(ours(run)))
+        spread = stats.subsample(ours, len(facts.dialogue_ids), times=times, seed=seed)
+        shift = value - spread.value
+        estimate = stats.Estimate(
+            value,
+            None if spread.low is None else spread.low + shift,
+            None if spread.high is None else spread.high + shift,
+            spread.n,
+        )
+        found[name] = (estimate, float(np.nanmean(theirs(_draws(len(human.dialogue_ids), n, seed)))))
+    return found
+
+
+Statistic = Callable[[np.ndarray], np.ndarray]  # 0/1 array (k, dialogues) → k figures
+
+
+def _duplicates(role: str) -> Callable[[Facts], Statistic | None]:
+    def prepare(facts: Facts) -> Statistic | None:
+        turns = facts.turns.filter(pl.col("role") == role)
+        if turns.is_empty():
+            return None
+        where = pl.DataFrame({"dialogue_id": facts.dialogue_ids}).with_row_index("row")
+        at = turns.join(where, on="dialogue_id")
+        shape = (len(facts.dialogue_ids), int(at["utterance"].max()) + 1)  # type: ignore[arg-type]
+        counts = sparse.csr_array((np.ones(len(at)), (at["row"].to_numpy(), at["utterance"].to_numpy())), shape=shape)
+        total = counts.sum(axis=1)
+        shared = counts[:, np.asarray((counts > 0).sum(axis=0)).ravel() > 1].toarray()
+
+        def share(drawn: np.ndarray) -> np.ndarray:
+            twice = (drawn @ (shared > 0)) > 1
+            return ((drawn @ shared) * twice).sum(axis=1) / np.maximum(1, drawn @ total)
+
+        return share
+
+    return prepare
+
+
+def _items(figure: Callable[[np.ndarray], np.ndarray]) -> Callable[[Facts], Statistic | None]:
+    def prepare(facts: Facts) -> Statistic | None:
+        counts = item_counts(facts)
+        return (lambda drawn: figure(drawn @ counts)) if counts.nnz else None
+
+    return prepare
+
+
+def entropy(counts: np.ndarray) -> np.ndarray:
+    """Shannon entropy of each row, in bits; NaN for an empty one."""
+    total = counts.sum(axis=-1, keepdims=True)
+    share = counts / np.where(total > 0, total, np.nan)
+    logs = np.log2(share, out=np.zeros_like(share), where=share > 0)
+    return -(share * logs).sum(axis=-1)
+
+
+STATISTICS: dict[str, Callable[[Facts], Statistic | None]] = {
+    "user_duplicates": _duplicates(USER),
+    "recommender_duplicates": _duplicates(RECOMMENDER),
+    "item_entropy": _items(entropy),
+    "gini": _items(gini),
+}
+
+
+def _orders(n: int, seed: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(derive_seed(seed, "distinct", n))
+    return [generator.permutation(n) for _ in range(DRAWS)]
+
+
+def _draws(n_all: int, n: int, seed: int) -> np.ndarray:
+    generator = np.random.default_rng(derive_seed(seed, "draws", n_all, n))
+    return (generator.random((DRAWS, n_all)).argsort(axis=1) < n).astype(np.int64)

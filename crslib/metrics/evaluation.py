@@ -1,0 +1,141 @@
+"""All metrics of a run beside those of people. The only module that sees profiles, hidden items and dialogues at once.
+
+Knows nothing of files and charts.
+"""
+
+import math
+
+import polars as pl
+
+from crslib import schemas, stats
+from crslib.metrics import consistency, diversity, leakage, realism, recommendation
+from crslib.metrics.definitions import METRICS
+from crslib.metrics.facts import Facts, facts
+from crslib.metrics.human import Human
+
+
+def evaluate(
+    run_id: str,
+    profiles: pl.DataFrame,
+    holdouts: pl.DataFrame,
+    items: pl.DataFrame,
+    dialogues: pl.DataFrame,
+    turns: pl.DataFrame,
+    prompts: pl.DataFrame,
+    human: Human,
+    *,
+    n_bootstrap: int,
+    seed: int,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Tables `scores` (one value per dialogue and metric) and `metrics` (one row per metric) of a run.
+
+    A pooled share weighs dialogues by what they hold, so it need not be the mean of the scores. The numbers of leaks
+    come without interval: every prompt is read, nothing is estimated.
+    """
+    counted = facts(dialogues, turns)
+    audit = leakage.audit(prompts, profiles, holdouts, items, dialogues, turns)
+    targets = (
+        dialogues.select("dialogue_id", "profile_id")
+        .join(holdouts.filter("liked"), on="profile_id")
+        .select("dialogue_id", "item_id")
+    )
+    parts = pl.concat(
+        [
+            _common(counted),
+            leakage.named_by_user_first(turns, targets, items),
+            recommendation.parts(counted, dialogues, profiles, holdouts, items),
+            consistency.profile_parts(turns, dialogues, profiles, items),
+        ]
+    )
+    estimates = stats.ratios(parts, dialogues["dialogue_id"], times=n_bootstrap, seed=seed)
+    estimates |= leakage.k_anonymity(dialogues, profiles, times=n_bootstrap, seed=seed)
+    estimates |= diversity.texts(turns, times=n_bootstrap, seed=seed)
+    if (covered := recommendation.coverage(counted, items, times=n_bootstrap, seed=seed)) is not None:
+        estimates["coverage"] = covered
+    people, floors = _people(human), {}
+    for name, (estimate, mean, quantile) in realism.distances(
+        counted, human.facts, times=n_bootstrap, seed=seed
+    ).items():
+        estimates[name], people[name], floors[name] = estimate, mean, quantile
+    for name, (estimate, value) in diversity.whole(counted, human.facts, times=n_bootstrap, seed=seed).items():
+        estimates[name], people[name] = estimate, value
+    leaks = _leaks(audit)
+    for name, read in (("leaked_titles", audit.n_user_prompts), ("leaked_profiles", audit.n_recommender_prompts)):
+        if read:
+            found = leaks.filter(pl.col("metric") == name)["part"].sum()
+            estimates[name] = stats.Estimate(float(found), None, None, read)
+    return _scores(run_id, pl.concat([parts, _per_dialogue(leaks, prompts)])), _metrics(estimates, people, floors)
+
+
+def _common(counted: Facts) -> pl.DataFrame:
+    """Parts of what is measured on people in the same way."""
+    return pl.concat(
+        [
+            realism.parts(counted),
+            recommendation.behaviour(counted),
+            diversity.parts(counted),
+            consistency.reaction_parts(counted),
+        ]
+    )
+
+
+def _people(human: Human) -> dict[str, float]:
+    sums = _common(human.facts).group_by("metric").agg(pl.col("part").sum() / pl.col("whole").sum())
+    return dict(sums.iter_rows()) | {name: estimate["value"] for name, estimate in human.reference.items()}
+
+
+def _leaks(audit: leakage.Audit) -> pl.DataFrame:
+    """(dialogue_id, metric, part): the number of prompts with a finding."""
+    prompts = audit.findings.filter(pl.col("turn") >= 0).unique(["dialogue_id", "turn", "role"])
+    leaked = (
+        pl.when(pl.col("kind") == "hidden title").then(pl.lit("leaked_titles")).otherwise(pl.lit("leaked_profiles"))
+    )
+    return (
+        prompts.group_by("dialogue_id", leaked.alias("metric"))
+        .agg(pl.len().cast(pl.Float64).alias("part"))
+        .sort("dialogue_id", "metric")
+    )
+
+
+def _per_dialogue(leaks: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
+    role = pl.when(pl.col("role") == "user").then(pl.lit("leaked_titles")).otherwise(pl.lit("leaked_profiles"))
+    read = prompts.select("dialogue_id", role.alias("metric")).unique().sort("dialogue_id", "metric")
+    return read.join(leaks, on=["dialogue_id", "metric"], how="left", maintain_order="left").select(
+        "dialogue_id", "metric", pl.col("part").fill_null(0.0), pl.lit(1.0).alias("whole")
+    )
+
+
+def _scores(run_id: str, parts: pl.DataFrame) -> pl.DataFrame:
+    scores = (
+        parts.filter(pl.col("whole") > 0)
+        .select(
+            pl.lit(run_id).alias("run_id"), "dialogue_id", "metric", (pl.col("part") / pl.col("whole")).alias("value")
+        )
+        .sort("dialogue_id", "metric")
+    )
+    return schemas.check(scores, "scores")
+
+
+def _metrics(estimates: dict[str, stats.Estimate], people: dict[str, float], floors: dict[str, float]) -> pl.DataFrame:
+    rows = [
+        {
+            "metric": name,
+            "family": metric.family,
+            "value": estimates[name].value,
+            "low": _within(estimates[name].low, metric.unit),
+            "high": _within(estimates[name].high, metric.unit),
+            "n": estimates[name].n,
+            "human": people.get(name),
+            "floor": floors.get(name),
+            "unit": metric.unit,
+            "direction": metric.direction,
+        }
+        for name, metric in METRICS.items()
+        if name in estimates
+    ]
+    return schemas.check(pl.DataFrame(rows, schema=dict(schemas.TABLES["metrics"])), "metrics")
+
+
+def _within(bound: float | None, unit: str) -> float | None:
+    """No figure is negative and no share above 1: a shifted interval could say so."""
+    return None if bound is None else min(max(bound, 0.0), 1.0 if unit in ("share", "distance", "index") else math.inf)

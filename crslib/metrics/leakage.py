@@ -1,0 +1,304 @@
+"""Whether anyone knew what nobody may know: the audit of every prompt, and what the talk itself gives away.
+
+The audit reads exactly what was fed to the models. Titles are looked for as whole words, whatever the punctuation:
+
+- `Title (Year)` always; the bare title if it has two words or eight letters, in any case;
+- a shorter one ("Heat", "Her") only as it is capitalised and not at the start of a sentence, so that words are not
+  taken for titles;
+- never inside the name of another item ("Alien" in "Alien: Covenant") or of the profile's own people and genres.
+
+What somebody has said aloud before is no leak: it is looked for in the utterances in the same way.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from rapidfuzz import fuzz
+
+from crslib import chat, stats
+from crslib.chat import RECOMMENDER, RECOMMENDER_SYSTEM, USER
+from crslib.metrics.words import spaced, words
+
+FUZZY = 90  # rapidfuzz's ratio, 0 to 100, from which a title counts as named
+LONG_TITLE = 8  # letters from which a single word is looked for in any case
+
+KINDS: Mapping[str, str] = {
+    "hidden title": "user prompts that name a hidden item before anyone did",
+    "profile text": "recommender prompts with a sentence of the summary or the attributes",
+    "profile marker": "recommender prompts with a heading of the user's private part",
+    "private note": "recommender prompts with a private note on an item",
+    "hidden item in profile": "profiles whose own loved or disliked items are hidden ones",
+}
+_MARKERS = ("About you:", "Looking for:")
+_NOTE = re.compile(r"[:,] (?:not seen|seen|liked|disliked|interested|not interested)(?=[,;)])")
+_CONTROL = re.compile(r"<\|[^|>]*\|>")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the audit found: `findings` (dialogue_id, turn, role, kind, evidence), and how many prompts it read."""
+
+    findings: pl.DataFrame
+    n_user_prompts: int
+    n_recommender_prompts: int
+    n_profiles: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """For `run.json`: prompts read, and prompts (or profiles) with a finding of each kind."""
+        found = Counter(self.findings.unique(["dialogue_id", "turn", "role", "kind"])["kind"])
+        return {
+            "user_prompts": self.n_user_prompts,
+            "recommender_prompts": self.n_recommender_prompts,
+            "profiles": self.n_profiles,
+            **{kind.replace(" ", "_"): found[kind] for kind in KINDS},
+        }
+
+    def table(self) -> pl.DataFrame:
+        """One row per check: (check, found, read)."""
+        counts = self.counts
+        read = {"hidden title": self.n_user_prompts, "hidden item in profile": self.n_profiles}
+        return pl.DataFrame(
+            {
+                "check": list(KINDS.values()),
+                "found": [counts[kind.replace(" ", "_")] for kind in KINDS],
+                "read": [read.get(kind, self.n_recommender_prompts) for kind in KINDS],
+            }
+        )
+
+
+# ── audit of the prompts ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def audit(
+    prompts: pl.DataFrame,
+    profiles: pl.DataFrame,
+    holdouts: pl.DataFrame,
+    items: pl.DataFrame,
+    dialogues: pl.DataFrame,
+    turns: pl.DataFrame,
+) -> Audit:
+    """Reads every prompt (table `prompts`) for hidden items and for private text, and every profile for hidden items.
+
+    All held-out items count as hidden, liked or not. A recommender prompt may repeat what was said aloud as often as it
+    was said; once more is a leak.
+    """
+    searches = _Titles(items)
+    hidden = {key[0]: rows["item_id"].to_list() for key, rows in holdouts.sort("item_id").group_by("profile_id")}
+    known = {row["profile_id"]: row for row in profiles.iter_rows(named=True)}
+    owner = dict(dialogues.select("dialogue_id", "profile_id").iter_rows())
+    said = _said(turns)
+    rows: list[tuple[str, int, str, str, str]] = []
+    for prompt in prompts.sort("dialogue_id", "turn").iter_rows(named=True):
+        profile = known.get(owner.get(prompt["dialogue_id"], ""), {})
+        aloud = [text for turn, text in said[prompt["dialogue_id"]] if turn < prompt["turn"]]
+        text = _CONTROL.sub("\n", prompt["text"])
+        if prompt["role"] == USER:
+            targets = hidden.get(owner.get(prompt["dialogue_id"], ""), [])
+            found = ((("hidden title"), name) for name in searches.unsaid(targets, text, aloud, _own_words(profile)))
+        else:
+            found = _private(profile, text, [RECOMMENDER_SYSTEM, *aloud])
+        rows += [(prompt["dialogue_id"], prompt["turn"], prompt["role"], kind, evidence) for kind, evidence in found]
+    for profile_id, profile in sorted(known.items()):
+        own = {*(profile["loved_items"] or ()), *(profile["disliked_items"] or ())}
+        rows += [
+            (profile_id, -1, USER, "hidden item in profile", item)
+            for item in sorted(own.intersection(hidden.get(profile_id, ())))
+        ]
+    schema = {
+        "dialogue_id": pl.String,
+        "turn": pl.Int32,
+        "role": pl.String,
+        "kind": pl.String,
+        "evidence": pl.String,
+    }
+    return Audit(
+        pl.DataFrame(rows, schema=schema, orient="row"),
+        prompts.filter(pl.col("role") == USER).height,
+        prompts.filter(pl.col("role") == RECOMMENDER).height,
+        len(known),
+    )
+
+
+def _said(turns: pl.DataFrame) -> defaultdict[str, list[tuple[int, str]]]:
+    said: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+    for dialogue_id, turn, text in turns.sort("dialogue_id", "turn").select("dialogue_id", "turn", "text").iter_rows():
+        said[dialogue_id].append((turn, text))
+    return said
+
+
+def _own_words(profile: Mapping[str, Any]) -> list[str]:
+    lists = ("target_genres", "liked_genres", "disliked_genres", "liked_directors")
+    single = (profile.get("target_actor"), profile.get("target_director"))
+    return [word for name in lists for word in profile.get(name) or ()] + [word for word in single if word]
+
+
+def _private(profile: Mapping[str, Any], prompt: str, aloud: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(kind, evidence) of everything private that a recommender's prompt has more often than it was said."""
+    parts = [*re.split(r"(?<=[.!?])\s+", profile.get("summary") or ""), profile.get("attributes") or ""]
+    fed, heard = spaced(prompt).lower(), "".join(spaced(text).lower() for text in aloud)
+    for part in parts:
+        phrase = spaced(part).lower().rstrip(" .") + " "
+        if phrase.strip() and _count(phrase, fed) > _count(phrase, heard):
+            yield "profile text", part
+    for marker in _MARKERS:
+        if prompt.count(marker) > sum(text.count(marker) for text in aloud):
+            yield "profile marker", marker
+    notes = _NOTE.findall(prompt)
+    if len(notes) > sum(len(_NOTE.findall(chat.plain(text))) for text in aloud):
+        yield "private note", notes[0]
+
+
+def _count(phrase: str, text: str) -> int:
+    """Occurrences, also of neighbours that share a blank."""
+    return len(re.findall(f"(?={re.escape(phrase)})", text))
+
+
+class _Titles:
+    """Finds titles of a catalogue in texts."""
+
+    def __init__(self, items: pl.DataFrame) -> None:
+        self._names = {
+            item_id: (title, chat.item_name(title, year))
+            for item_id, title, year in items.select("item_id", "title", "year").iter_rows()
+        }
+        # Every name's words as one text, to find the names that hold another one.
+        self._phrases = {item_id: spaced(name).lower() for item_id, (_, name) in self._names.items()}
+        self._holders: dict[str, list[str]] = {}
+
+    def unsaid(
+        self, targets: Iterable[str], text: str, aloud: Sequence[str], own_words: Sequence[str]
+    ) -> Iterator[str]:
+        """Names of the `targets` (item ids) that are in `text` and in none of the utterances `aloud`."""
+        fed = spaced(text)
+        heard: str | None = None
+        for item_id in targets:
+            if item_id not in self._names or not self._in(item_id, fed, own_words):
+                continue
+            heard = "".join(map(spaced, aloud)) if heard is None else heard
+            if not self._in(item_id, heard, own_words):
+                yield self._names[item_id][1]
+
+    def _in(self, item_id: str, text: str, own_words: Sequence[str]) -> bool:
+        title, name = self._names[item_id]
+        bare, full = spaced(title).strip(" ."), spaced(name).strip(" .")
+        if not bare or f" {bare.lower()} " not in text.lower():
+            return False
+        text = _without(text, [*self._longer(item_id, bare.lower()), *own_words])
+        if f" {full.lower()} " in text.lower():
+            return True
+        if " " in bare or len(bare) >= LONG_TITLE:
+            return f" {bare.lower()} " in text.lower()
+        return re.search(rf"(?<! \.)(?<!^) {re.escape(bare)} ", text) is not None
+
+    def _longer(self, item_id: str, bare: str) -> list[str]:
+        """Names of other items that hold the words `bare`, the longest first."""
+        if item_id not in self._holders:
+            held = [other for other, phrase in self._phrases.items() if other != item_id and f" {bare} " in phrase]
+            spellings = {name for other in held for name in self._names[other]}
+            self._holders[item_id] = sorted(
+                (name for name in spellings if spaced(name).strip(" .").lower() != bare), key=lambda n: (-len(n), n)
+            )
+        return self._holders[item_id]
+
+
+def _without(text: str, phrases: Iterable[str]) -> str:
+    for phrase in phrases:
+        if words_of := spaced(phrase).strip(" ."):
+            text = re.sub(rf" {re.escape(words_of)}(?= )", " |", text, flags=re.IGNORECASE)
+    return text
+
+
+# ── what the talk gives away ────────────────────────────────────────────────────────────────────────────────────
+
+
+def first_named(turns: pl.DataFrame, targets: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """When either party first named a target: (dialogue_id, item_id, user, recommender), turns or null.
+
+    `targets`: (dialogue_id, item_id). An item is named by its link, or in words outside links by a run of words at
+    least `FUZZY` similar to its title with the same numbers; titles of one short word by `Title (Year)` only.
+    """
+    titles = {
+        item_id: (words(title), words(chat.item_name(title, year)))
+        for item_id, title, year in items.join(targets, on="item_id", how="semi")
+        .select("item_id", "title", "year")
+        .iter_rows()
+    }
+    wanted: defaultdict[str, list[str]] = defaultdict(list)
+    for dialogue_id, item_id in targets.select("dialogue_id", "item_id").sort("dialogue_id", "item_id").iter_rows():
+        wanted[dialogue_id].append(item_id)
+    first: dict[tuple[str, str, str], int] = {}
+    columns = ("dialogue_id", "turn", "role", "text", "items")
+    for turn in turns.sort("dialogue_id", "turn").select(columns).iter_rows(named=True):
+        linked = {mention["item_id"] for mention in turn["items"]}
+        rest = turn["text"]
+        for mention in sorted(turn["items"], key=lambda mention: -mention["start"]):
+            if mention["item_id"] is not None:
+                rest = f"{rest[: mention['start']]} | {rest[mention['end'] :]}"
+        loose = words(rest)
+        for item_id in wanted[turn["dialogue_id"]]:
+            key = (turn["dialogue_id"], item_id, turn["role"])
+            if key not in first and (item_id in linked or _names(*titles.get(item_id, ([], [])), loose)):
+                first[key] = turn["turn"]
+    rows = [
+        (dialogue_id, item_id, first.get((dialogue_id, item_id, USER)), first.get((dialogue_id, item_id, RECOMMENDER)))
+        for dialogue_id, item_ids in sorted(wanted.items())
+        for item_id in item_ids
+    ]
+    schema = {"dialogue_id": pl.String, "item_id": pl.String, "user": pl.Int32, "recommender": pl.Int32}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _names(bare: list[str], full: list[str], said: list[str]) -> bool:
+    if not bare or not said:
+        return False
+    title = bare if len(bare) > 1 or len(bare[0]) >= LONG_TITLE else full
+    if title is full and len(full) == len(bare):  # a short title without a year: only a link names it
+        return False
+    wanted, numbers = " ".join(title), [word for word in title if word.isdigit()]
+    if fuzz.partial_ratio(wanted, " ".join(said), score_cutoff=FUZZY - 10) == 0:
+        return False
+    for length in (len(title), len(title) + 1, len(title) - 1):
+        for start in range(len(said) - length + 1 if length > 0 else 0):
+            window = said[start : start + length]
+            same_numbers = [word for word in window if word.isdigit()] == numbers
+            if same_numbers and fuzz.ratio(wanted, " ".join(window)) >= FUZZY:
+                return True
+    return False
+
+
+def named_by_user_first(turns: pl.DataFrame, targets: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """Parts (dialogue_id, metric, part, whole): of dialogues with a target, those in which the user named one first."""
+    named = first_named(turns, targets, items)
+    earlier = pl.col("user").is_not_null() & (
+        pl.col("recommender").is_null() | (pl.col("user") < pl.col("recommender"))
+    )
+    return (
+        named.group_by("dialogue_id")
+        .agg(earlier.any().cast(pl.Float64).alias("part"))
+        .select("dialogue_id", pl.lit("target_named_by_user").alias("metric"), "part", pl.lit(1.0).alias("whole"))
+        .sort("dialogue_id")
+    )
+
+
+def k_anonymity(dialogues: pl.DataFrame, profiles: pl.DataFrame, *, times: int, seed: int) -> dict[str, stats.Estimate]:
+    """Median (with interval) and least number of catalogue items that match a profile's target attributes."""
+    used = dialogues.select("dialogue_id", "profile_id").join(profiles, on="profile_id").drop_nulls("k_anonymity")
+    values = used.sort("dialogue_id")["k_anonymity"].to_numpy()
+    if not len(values):
+        return {}
+    median = stats.bootstrap(
+        lambda counts: np.array([np.median(np.repeat(values, row)) for row in counts]),
+        len(values),
+        times=times,
+        seed=seed,
+    )
+    return {
+        "k_anonymity": median,
+        "k_anonymity_min": stats.Estimate(float(values.min()), None, None, len(values)),
+    }

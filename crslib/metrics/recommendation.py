@@ -1,0 +1,266 @@
+"""Whether the recommender finds what the user would like: held-out recall, attributes, acceptance, repeats, variety.
+
+Held-out items are used here, after the talk; nothing here is ever shown to a model.
+"""
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from crslib import chat, stats
+from crslib.chat import RECOMMENDER, USER
+from crslib.metrics.facts import Facts
+
+CUTOFFS = (1, 3, 5, 10)
+
+
+def recommended(facts: Facts) -> pl.DataFrame:
+    """What the recommender brought up: (dialogue_id, rank, turn, n_turn, item, linked), each item once, in order.
+
+    Items that the user had named before are left out. Titles in no catalogue take a rank too: the user had to answer
+    them. `rank` and `n_turn`, the number of the recommender's turn, begin at 1.
+    """
+    numbered = facts.turns.filter(pl.col("role") == RECOMMENDER).select(
+        "dialogue_id", "turn", pl.col("turn").rank("ordinal").over("dialogue_id").cast(pl.Int32).alias("n_turn")
+    )
+    return (
+        facts.mentions.unique(["dialogue_id", "item"], keep="first", maintain_order=True)
+        .filter(pl.col("role") == RECOMMENDER)
+        .join(numbered, on=["dialogue_id", "turn"], maintain_order="left")
+        .select(
+            "dialogue_id",
+            pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("dialogue_id").alias("rank"),
+            "turn",
+            "n_turn",
+            "item",
+            "linked",
+        )
+    )
+
+
+def hits(facts: Facts, dialogues: pl.DataFrame, holdouts: pl.DataFrame) -> pl.DataFrame:
+    """The recommended items that are held-out and liked: the rows of `recommended` that hit."""
+    targets = dialogues.select("dialogue_id", "profile_id").join(holdouts.filter("liked"), on="profile_id")
+    return recommended(facts).join(
+        targets.select("dialogue_id", pl.col("item_id").alias("item")),
+        on=["dialogue_id", "item"],
+        how="semi",
+        maintain_order="left",
+    )
+
+
+def behaviour(facts: Facts) -> pl.DataFrame:
+    """Parts (dialogue_id, metric, part, whole) of what needs no target: acceptance, repeats, titles that exist."""
+    accepted = facts.reactions.drop_nulls("says_liked").select(
+        "dialogue_id", pl.lit("acceptance").alias("metric"), pl.col("says_liked").alias("value")
+    )
+    own = facts.mentions.filter(pl.col("role") == RECOMMENDER)
+    repeated = own.select(
+        "dialogue_id",
+        pl.lit("repeats").alias("metric"),
+        (pl.col("turn") > pl.col("turn").min().over("dialogue_id", "item")).alias("value"),
+    )
+    exists = [
+        facts.mentions.filter(pl.col("role") == role).select(
+            "dialogue_id", pl.lit(f"{role}_validity").alias("metric"), pl.col("linked").alias("value")
+        )
+        for role in (USER, RECOMMENDER)
+    ]
+    return _shares(pl.concat([accepted, repeated, *exists]))
+
+
+def parts(
+    facts: Facts, dialogues: pl.DataFrame, profiles: pl.DataFrame, holdouts: pl.DataFrame, items: pl.DataFrame
+) -> pl.DataFrame:
+    """Parts of recall, hits, attribute match and preference coverage; `behaviour` has the others."""
+    return pl.concat(
+        [
+            _recall(facts, dialogues, holdouts),
+            _attribute_match(facts, dialogues, profiles, items),
+            _preference_coverage(facts, dialogues, profiles, items),
+        ]
+    )
+
+
+def _recall(facts: Facts, dialogues: pl.DataFrame, holdouts: pl.DataFrame) -> pl.DataFrame:
+    n_targets = holdouts.filter("liked").group_by("profile_id").agg(pl.len().alias("n_targets"))
+    found = hits(facts, dialogues, holdouts)
+    ranks = found.group_by("dialogue_id").agg(
+        *((pl.col("rank") <= n).sum().alias(f"recall_at_{n}") for n in CUTOFFS),
+        (pl.col("n_turn") == 1).any().alias("first_turn_hits"),
+        pl.lit(True).alias("hits"),
+    )
+    per_dialogue = (
+        dialogues.select("dialogue_id", "profile_id")
+        .join(n_targets, on="profile_id")
+        .join(ranks, on="dialogue_id", how="left")
+        .with_columns(pl.col(f"recall_at_{n}").fill_null(0) / pl.col("n_targets") for n in CUTOFFS)
+        .with_columns(pl.col("hits", "first_turn_hits").fill_null(False).cast(pl.Float64))
+        .select("dialogue_id", "hits", "first_turn_hits", *(f"recall_at_{n}" for n in CUTOFFS))
+    )
+    return per_dialogue.unpivot(index="dialogue_id", variable_name="metric", value_name="part").select(
+        "dialogue_id", "metric", "part", pl.lit(1.0).alias("whole")
+    )
+
+
+def hit_by_turn(
+    facts: Facts, dialogues: pl.DataFrame, holdouts: pl.DataFrame, *, times: int, seed: int
+) -> pl.DataFrame:
+    """Share of dialogues in which a held-out liked item was recommended by the recommender's n-th turn, with interval.
+
+    Columns n_turn, value, low, high. Dialogues that ended earlier stay in: what they had found by then.
+    """
+    first = hits(facts, dialogues, holdouts).group_by("dialogue_id").agg(pl.col("n_turn").min().alias("first"))
+    with_targets = dialogues.join(holdouts.filter("liked"), on="profile_id", how="semi").select("dialogue_id")
+    ordered = with_targets.join(first, on="dialogue_id", how="left").sort("dialogue_id")["first"]
+    last = recommended(facts)["n_turn"].max()
+    if not len(ordered) or last is None:
+        return pl.DataFrame(schema={"n_turn": pl.Int64, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64})
+    rows = []
+    for n_turn in range(1, last + 1):
+        by_then = (ordered <= n_turn).fill_null(False).cast(pl.Float64).to_numpy()
+        estimate = stats.ratio(by_then, np.ones(len(by_then)), times=times, seed=seed)
+        assert estimate is not None
+        rows.append((n_turn, estimate.value, estimate.low, estimate.high))
+    return pl.DataFrame(rows, schema=["n_turn", "value", "low", "high"], orient="row")
+
+
+def _attribute_match(
+    facts: Facts, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame
+) -> pl.DataFrame:
+    wanted = dialogues.select("dialogue_id", "profile_id").join(
+        profiles.select("profile_id", "target_genres", "target_decade", "target_actor", "target_director"),
+        on="profile_id",
+    )
+    pairs = (
+        recommended(facts)
+        .filter("linked")
+        .join(wanted, on="dialogue_id", maintain_order="left")
+        .join(items, left_on="item", right_on="item_id", maintain_order="left")
+    )
+    n_genres = pl.col("target_genres").list.len()
+    met = pl.col("target_genres").list.set_intersection("genres").list.len().cast(pl.Int32)
+    decade = (pl.col("year") // 10 * 10 == pl.col("target_decade")).fill_null(False)
+    actor = pl.col("cast").list.contains(pl.col("target_actor")).fill_null(False)
+    director = pl.col("directors").list.contains(pl.col("target_director")).fill_null(False)
+    # A person is only compared where the catalogue knows the item's cast or directors.
+    known = [
+        (n_genres > 0, n_genres.cast(pl.Int32), met),
+        (pl.col("target_decade").is_not_null() & pl.col("year").is_not_null(), pl.lit(1), decade),
+        (pl.col("target_actor").is_not_null() & (pl.col("cast").list.len() > 0), pl.lit(1), actor),
+        (pl.col("target_director").is_not_null() & (pl.col("directors").list.len() > 0), pl.lit(1), director),
+    ]
+    asked = pl.sum_horizontal(pl.when(here).then(n).otherwise(0) for here, n, _ in known)
+    given = pl.sum_horizontal(pl.when(here).then(value.cast(pl.Int32)).otherwise(0) for here, _, value in known)
+    return (
+        pairs.with_columns(asked.alias("asked"), given.alias("given"))
+        .filter(pl.col("asked") > 0)
+        .group_by("dialogue_id")
+        .agg((pl.col("given") / pl.col("asked")).sum().alias("part"), pl.len().cast(pl.Float64).alias("whole"))
+        .select("dialogue_id", pl.lit("attribute_match").alias("metric"), "part", "whole")
+        .sort("dialogue_id")
+    )
+
+
+def _preference_coverage(
+    facts: Facts, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame
+) -> pl.DataFrame:
+    liked = (
+        dialogues.select("dialogue_id", "profile_id")
+        .join(profiles.select("profile_id", pl.col("liked_genres").alias("genre")), on="profile_id")
+        .explode("genre")
+        .drop_nulls("genre")
+        .select("dialogue_id", "genre")
+        .unique()
+    )
+    offered = (
+        recommended(facts)
+        .filter("linked")
+        .join(items.select("item_id", pl.col("genres").alias("genre")), left_on="item", right_on="item_id")
+        .explode("genre")
+        .select("dialogue_id", "genre")
+        .unique()
+        .with_columns(pl.lit(1.0).alias("offered"))
+    )
+    return (
+        liked.join(offered, on=["dialogue_id", "genre"], how="left")
+        .group_by("dialogue_id")
+        .agg(pl.col("offered").fill_null(0.0).mean().alias("part"))
+        .select("dialogue_id", pl.lit("preference_coverage").alias("metric"), "part", pl.lit(1.0).alias("whole"))
+        .sort("dialogue_id")
+    )
+
+
+# ── which items, over all dialogues ─────────────────────────────────────────────────────────────────────────────
+
+
+def item_counts(facts: Facts) -> sparse.csr_array:
+    """How often each item that exists was recommended in each dialogue: (dialogues, items), dialogues sorted by id."""
+    rows = recommended(facts).filter("linked")
+    names = rows["item"].unique().sort()
+    index = pl.DataFrame({"item": names}).with_row_index("column")
+    where = pl.DataFrame({"dialogue_id": facts.dialogue_ids}).with_row_index("row")
+    at = rows.join(index, on="item").join(where, on="dialogue_id")
+    shape = (len(facts.dialogue_ids), len(names))
+    return sparse.csr_array((np.ones(len(at)), (at["row"].to_numpy(), at["column"].to_numpy())), shape=shape)
+
+
+def gini(counts: np.ndarray) -> np.ndarray:
+    """Gini coefficient of each row over its items with a positive count: 0 all alike, 1 one takes all; NaN if none."""
+    values = np.sort(counts, axis=-1)
+    n = (values > 0).sum(axis=-1)
+    # Items that were never recommended sort to the front: ranks count from the first positive one.
+    rank = np.arange(1, values.shape[-1] + 1) - (values.shape[-1] - n)[..., None]
+    total, weighted = values.sum(axis=-1), (rank * values).sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0, 2 * weighted / (n * total) - (n + 1) / n, np.nan)
+
+
+def coverage(facts: Facts, items: pl.DataFrame, *, times: int, seed: int) -> stats.Estimate | None:
+    """Share of the catalogue (table `items`) that was recommended at least once in the whole run."""
+    counts = item_counts(facts)
+    if not counts.nnz or items.is_empty():
+        return None
+    return stats.subsample(
+        lambda drawn: ((drawn @ counts) > 0).sum(axis=1) / len(items), counts.shape[0], times=times, seed=seed
+    )
+
+
+def popularity(facts: Facts, human: Facts, items: pl.DataFrame) -> pl.DataFrame:
+    """Recommended items, most frequent first: (source, rank, item_id, name, n, share of the dialogues).
+
+    `name` is null for people: ReDial's ids are not the catalogue's.
+    """
+    frames = []
+    for source, side in (("simulated", facts), ("people", human)):
+        rows = recommended(side).filter("linked")
+        frames.append(
+            rows.group_by("item")
+            .agg(pl.len().alias("n"))
+            .sort(["n", "item"], descending=[True, False])
+            .select(
+                pl.lit(source).alias("source"),
+                pl.int_range(1, pl.len() + 1).alias("rank"),
+                pl.col("item").alias("item_id"),
+                "n",
+                (pl.col("n") / max(1, len(side.dialogue_ids))).alias("share"),
+            )
+        )
+    names = items.select(
+        "item_id",
+        pl.lit("simulated").alias("source"),
+        pl.Series("name", [chat.item_name(*row) for row in items.select("title", "year").iter_rows()], dtype=pl.String),
+    )
+    return (
+        pl.concat(frames)
+        .join(names, on=["item_id", "source"], how="left", maintain_order="left")
+        .select("source", "rank", "item_id", "name", "n", "share")
+    )
+
+
+def _shares(values: pl.DataFrame) -> pl.DataFrame:
+    return (
+        values.group_by("dialogue_id", "metric")
+        .agg(pl.col("value").cast(pl.Float64).sum().alias("part"), pl.len().cast(pl.Float64).alias("whole"))
+        .sort("dialogue_id", "metric")
+    )

@@ -1,0 +1,556 @@
+"""Preference summaries and target attributes from rating histories, and the held-out items that belong to them.
+
+A summary comes from the visible part of one person's history. Held-out items decide the target attributes of `heldout`
+mode, never a word more: which ones they are stands in a table of its own. Knows nothing of dialogues; a language model
+may word a summary anew, and what it writes is checked against the facts and against the held-out titles.
+"""
+
+import itertools
+import math
+import random
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import polars as pl
+from rapidfuzz import fuzz
+
+from crslib import catalog, chat, histories, schemas
+from crslib.config import ProfileParameters
+from crslib.engines.base import Engine, Request
+from crslib.errors import CrsError
+from crslib.identity import derive_seed, digest
+
+MIN_VISIBLE = 15  # ratings a summary can be made from
+N_STARS = 5  # a cast list names extras too; only its best-known people are worth asking for
+
+# An affinity is a mean z, shrunk to the person's own mean as if `prior` ratings had been exactly average: the empirical
+# Bayes estimate with prior = within-person variance / variance between people, by the method of moments on the visible
+# ratings of the built-in data (σ²/τ²: genres and decades 17–30, directors 3.6, cast 7).
+PRIORS = {"genre": 20.0, "decade": 20.0, "director": 4.0, "actor": 7.0}
+
+
+@dataclass(frozen=True)
+class ProfileTables:
+    """All that profiles are made of; each a table of `schemas.TABLES`.
+
+    `training`: the visible ratings of all users. `items`: the catalogue with n_ratings and mean_rating of `training`.
+    `holdouts` is for evaluation only.
+    """
+
+    profiles: pl.DataFrame
+    holdouts: pl.DataFrame
+    training: pl.DataFrame
+    items: pl.DataFrame
+
+
+def build(items: pl.DataFrame, ratings: pl.DataFrame, parameters: ProfileParameters) -> ProfileTables:
+    """Profiles of `n_profiles` people from tables `items` and `ratings`, sorted by `profile_id`.
+
+    Ratings of items outside the catalogue are left out. Eligible is who has at least 15 visible ratings and liked at
+    least one hidden item, in both target modes, so that the modes speak of the same people; who is taken is drawn by
+    the seed. A profile depends on (data, seed, parameters) and its own user: not on the order of the rows, nor on how
+    many others are taken.
+
+    Raises `CrsError` when fewer people are eligible than asked for, when `min_k` exceeds the catalogue, or when a table
+    is not what it should be.
+    """
+    if parameters.min_k > items.height:
+        raise CrsError(f"min_k = {parameters.min_k} exceeds the catalogue's {items.height} items; choose a smaller one")
+    items = schemas.check(items, "items").sort("item_id")
+    ratings = schemas.check(ratings, "ratings").join(items, on="item_id", how="semi")
+    training, hidden = histories.split(ratings, parameters.holdout_share)
+    items = schemas.check(catalog.with_training_statistics(items, training), "items")
+
+    scales = histories.scales(training)
+    users = _choose(training, histories.standardise(hidden, scales), parameters)
+    visible = histories.standardise(training.join(users, on="user_id", how="semi"), scales)
+    hidden = histories.standardise(hidden.join(users, on="user_id", how="semi"), scales)
+    traits = _traits(items)
+    history = visible.join(traits, on="item_id").sort("user_id", "item_id")
+    affinities = _affinities(history)
+    facts = _facts(history, affinities).join(users, on="user_id")
+    names = {item: chat.item_name(title, year) for item, title, year in items["item_id", "title", "year"].iter_rows()}
+    frequency = Counter(genre for genres in items["genres"] for genre in genres)
+
+    @cache
+    def matching(target: Target) -> int:
+        return target.count(items)
+
+    def enough(target: Target) -> bool:
+        return matching(target) >= parameters.min_k
+
+    def weight(genre: str) -> float:
+        return math.log(items.height / frequency[genre])
+
+    taste = parameters.target_mode == "taste"
+    source = affinities if taste else hidden.filter("liked").join(traits, on="item_id").sort("user_id", "item_id")
+    evidence = {user: part for (user,), part in source.group_by("user_id", maintain_order=True)}
+    rows = []
+    for known in facts.iter_rows(named=True):
+        rng = random.Random(derive_seed(parameters.seed, "target", known["user_id"]))
+        if taste:
+            wanted = _from_taste(evidence.get(known["user_id"], affinities.clear()), known["liked_genres"], enough, rng)
+        else:
+            wanted = _from_heldout(evidence[known["user_id"]], weight, enough, rng)
+        target, relaxed = relax(wanted, parameters.min_k, matching)
+        rows.append(
+            {
+                **known,
+                "summary": summarise(known, names),
+                "attributes": str(target),
+                "target_mode": parameters.target_mode,
+                "target_genres": target.genres,
+                "target_decade": target.decade,
+                "target_actor": target.actor,
+                "target_director": target.director,
+                "k_anonymity": matching(target),
+                "relaxed": relaxed,
+            }
+        )
+    profiles = pl.DataFrame(rows, schema=dict(schemas.TABLES["profiles"])).sort("profile_id")
+    holdouts = hidden.join(users, on="user_id").select(list(schemas.TABLES["holdouts"])).sort("profile_id", "item_id")
+    return ProfileTables(
+        schemas.check(profiles, "profiles"),
+        schemas.check(holdouts, "holdouts"),
+        schemas.check(training, "ratings"),
+        items,
+    )
+
+
+def _choose(training: pl.DataFrame, hidden: pl.DataFrame, parameters: ProfileParameters) -> pl.DataFrame:
+    """`user_id`, `profile_id` of those taken, sorted by `user_id`."""
+    eligible = (
+        training.group_by("user_id")
+        .len()
+        .filter(pl.col("len") >= MIN_VISIBLE)
+        .join(hidden.filter("liked"), on="user_id", how="semi")["user_id"]
+        .to_list()
+    )
+    if len(eligible) < parameters.n_profiles:
+        raise CrsError(
+            f"n_profiles = {parameters.n_profiles} but only {len(eligible)} people have at least {MIN_VISIBLE} visible "
+            f"ratings and a hidden one they liked; choose at most {len(eligible)} or another holdout_share"
+        )
+    drawn = sorted(eligible, key=lambda user: (derive_seed(parameters.seed, "profile", user), user))
+    taken = sorted(drawn[: parameters.n_profiles])
+    return pl.DataFrame(
+        {"user_id": taken, "profile_id": [_profile_id(user) for user in taken]},
+        schema={"user_id": pl.String, "profile_id": pl.String},
+    )
+
+
+def _profile_id(user_id: str) -> str:
+    """`u` and the user id; where that holds more than letters, digits, - and _, a readable part of it and a hash."""
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,40}", user_id):
+        return f"u{user_id}"
+    return f"u{re.sub(r'[^A-Za-z0-9_-]+', '-', user_id)[:24]}.{digest(user_id, 'user')}"
+
+
+# ── taste ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _traits(items: pl.DataFrame) -> pl.DataFrame:
+    """Items with what a taste can hold on to: `item_id`, `genres`, `decade`, `directors`, `stars`, `n_ratings`.
+
+    `stars`: the up to five people of the cast whose films have the most training ratings.
+    """
+    return histories.query(
+        """
+        WITH people AS (
+            SELECT item_id, n_ratings, unnest(list_distinct("cast")) AS person FROM items
+        ), known AS (
+            SELECT item_id, person, sum(n_ratings) OVER (PARTITION BY person) AS fame FROM people
+        ), stars AS (
+            SELECT item_id, list(person ORDER BY fame DESC, person)[:$n_stars] AS stars FROM known GROUP BY item_id
+        )
+        SELECT item_id, list_sort(list_distinct(genres)) AS genres, year // 10 * 10 AS decade,
+               list_sort(list_distinct(directors)) AS directors, coalesce(stars, []) AS stars, n_ratings
+        FROM items LEFT JOIN stars USING (item_id)
+        ORDER BY item_id
+        """,
+        {"items": items},
+        {"n_stars": N_STARS},
+    )
+
+
+def _affinities(history: pl.DataFrame) -> pl.DataFrame:
+    """How much each person likes what: `user_id`, `kind` (genre, decade, director, actor), `name`, `n` ratings,
+    `n_liked` of them, `affinity` = Σz / (n + prior). Sorted by user, kind and name."""
+    priors = pl.DataFrame({"kind": list(PRIORS), "prior": list(PRIORS.values())})
+    return histories.query(
+        """
+        WITH traits AS (
+            SELECT user_id, item_id, z, liked, 'genre' AS kind, unnest(genres) AS name FROM history
+            UNION ALL
+            SELECT user_id, item_id, z, liked, 'decade', decade::VARCHAR FROM history WHERE decade IS NOT NULL
+            UNION ALL
+            SELECT user_id, item_id, z, liked, 'director', unnest(directors) FROM history
+            UNION ALL
+            SELECT user_id, item_id, z, liked, 'actor', unnest(stars) FROM history
+        )
+        SELECT user_id, kind, name, count(*) AS n, count(*) FILTER (liked) AS n_liked,
+               round(sum(z ORDER BY item_id) / (count(*) + prior), 9) AS affinity
+        FROM traits JOIN priors USING (kind)
+        GROUP BY user_id, kind, name, prior
+        ORDER BY user_id, kind, name
+        """,
+        {"history": history, "priors": priors},
+    )
+
+
+def _facts(history: pl.DataFrame, affinities: pl.DataFrame) -> pl.DataFrame:
+    """What a summary says, one row per person: the columns `liked_genres` … `disliked_items` of table `profiles`.
+
+    - liked genres: up to three of positive affinity that make up at least a tenth of the history (and three ratings);
+    - disliked genre: at most one, of at least five ratings and an affinity of at most -0.25;
+    - decade: of positive affinity and at least half of the liked items;
+    - director: at most one, of at least two liked items and an affinity of at least 0.3;
+    - loved items: up to three, the highest z; disliked item: at most one, the lowest z if that is at most -1. Among
+      equals the one that most people rated comes first: a well-known film is the better talk.
+
+    Names break what ties are left.
+    """
+    return histories.query(
+        """
+        WITH totals AS (
+            SELECT user_id, count(*) AS n_visible, count(*) FILTER (liked) AS n_liked_items,
+                   list(item_id ORDER BY round(z, 9) DESC, n_ratings DESC, item_id) FILTER (liked) AS loved,
+                   list(item_id ORDER BY round(z, 9), n_ratings DESC, item_id) FILTER (z <= -1) AS disliked
+            FROM history GROUP BY user_id
+        ), tastes AS (
+            SELECT user_id,
+                   list(name ORDER BY affinity DESC, name) FILTER (
+                       kind = 'genre' AND affinity > 0 AND n >= 3 AND 10 * n >= n_visible) AS liked_genres,
+                   list(name ORDER BY affinity, name) FILTER (
+                       kind = 'genre' AND affinity <= -0.25 AND n >= 5) AS disliked_genres,
+                   list(name ORDER BY affinity DESC, name) FILTER (
+                       kind = 'decade' AND affinity > 0 AND 2 * n_liked >= n_liked_items) AS decades,
+                   list(name ORDER BY affinity DESC, name) FILTER (
+                       kind = 'director' AND affinity >= 0.3 AND n_liked >= 2) AS directors
+            FROM affinities JOIN totals USING (user_id) GROUP BY user_id
+        )
+        SELECT user_id, n_visible,
+               coalesce(liked_genres, [])[:3] AS liked_genres,
+               coalesce(disliked_genres, [])[:1] AS disliked_genres,
+               decades[1]::INTEGER AS liked_decade,
+               coalesce(directors, [])[:1] AS liked_directors,
+               coalesce(loved, [])[:3] AS loved_items,
+               coalesce(disliked, [])[:1] AS disliked_items
+        FROM totals LEFT JOIN tastes USING (user_id)
+        ORDER BY user_id
+        """,
+        {"history": history, "affinities": affinities},
+    )
+
+
+def summarise(facts: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """The summary of DESIGN §4 from the facts of one row of table `profiles`; `names`: item id to `Title (Year)`.
+
+    The decade is said with the genres only, as the format knows no sentence for it alone.
+    """
+    sentences = []
+    if facts["liked_genres"]:
+        decade = f", mostly from the {facts['liked_decade']}s" if facts["liked_decade"] is not None else ""
+        sentences.append(f"You enjoy {_enumeration(facts['liked_genres'])} movies{decade}.")
+    if facts["loved_items"]:
+        sentences.append(f"You loved {_enumeration([names[item] for item in facts['loved_items']])}.")
+    if facts["liked_directors"]:
+        sentences.append(f"You like films by {_enumeration(facts['liked_directors'])}.")
+    if facts["disliked_items"]:
+        sentences.append(f"You did not like {_enumeration([names[item] for item in facts['disliked_items']])}.")
+    for genre in facts["disliked_genres"]:
+        sentences.append(f"{genre[:1].upper()}{genre[1:]} is not for you.")
+    return chat.one_line(" ".join(sentences))
+
+
+def _enumeration(words: Sequence[str]) -> str:
+    *head, last = words
+    return f"{', '.join(head)} and {last}" if head else last
+
+
+# ── what they look for ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a person looks for: any subset of these attributes, never a title."""
+
+    genres: tuple[str, ...] = ()
+    decade: int | None = None
+    actor: str | None = None
+    director: str | None = None
+
+    def __str__(self) -> str:
+        """`{genre}/{genre} movie from the {decade}s with {actor} by {director}`; empty without attributes."""
+        if self == Target():
+            return ""
+        parts = [
+            "/".join(self.genres),
+            "movie",
+            "" if self.decade is None else f"from the {self.decade}s",
+            f"with {self.actor}" if self.actor else "",
+            f"by {self.director}" if self.director else "",
+        ]
+        return chat.one_line(" ".join(part for part in parts if part))
+
+    def count(self, items: pl.DataFrame) -> int:
+        """How many items of the catalogue match."""
+        found = catalog.matches(items, genres=self.genres, decade=self.decade, actor=self.actor, director=self.director)
+        return int(found.sum())
+
+
+def relax(target: Target, min_k: int, matching: Callable[[Target], int]) -> tuple[Target, list[str]]:
+    """`target` with as many attributes dropped as it takes until `matching` counts at least `min_k` items.
+
+    The most identifying go first: director, actor, second genre, decade, genre. The second value names the kinds that
+    went, not their values: those may be a held-out item's.
+    """
+    dropped = []
+    while target != Target() and matching(target) < min_k:
+        if target.director:
+            target, kind = replace(target, director=None), "director"
+        elif target.actor:
+            target, kind = replace(target, actor=None), "actor"
+        elif len(target.genres) > 1:
+            target, kind = replace(target, genres=target.genres[:-1]), "genre"
+        elif target.decade is not None:
+            target, kind = replace(target, decade=None), "decade"
+        else:
+            target, kind = replace(target, genres=()), "genre"
+        dropped.append(kind)
+    return target, dropped
+
+
+# What people ask for comes in several shapes: number of genres, what else is said, and how often.
+_SHAPES = {(2, "decade"): 3, (2, ""): 2, (1, "decade"): 2, (1, "actor"): 2, (1, "director"): 1}
+
+
+def _from_heldout(
+    liked: pl.DataFrame, weight: Callable[[str], float], enough: Callable[[Target], bool], rng: random.Random
+) -> Target:
+    """Attributes that at least one held-out liked item has: those of the item whose genres are the most typical.
+
+    A genre's weight is how often it occurs among these items times log(catalogue / items of that genre), so "drama",
+    half of any catalogue, does not stand for everybody. Ties are drawn.
+    """
+    often = Counter(genre for genres in liked["genres"] for genre in genres)
+    typical = {genre: (often[genre] * weight(genre), genre) for genre in often}
+    n_genres, other = _shape(rng)
+
+    def best(genres: Sequence[str]) -> list[str]:
+        return sorted(genres, key=typical.__getitem__, reverse=True)[:n_genres]
+
+    draws = {item: rng.random() for item in liked["item_id"]}
+    anchor = max(
+        liked.iter_rows(named=True),
+        key=lambda item: (sum(typical[genre][0] for genre in best(item["genres"])), draws[item["item_id"]]),
+    )
+    people = {"actor": anchor["stars"], "director": anchor["directors"]}
+    return _target(best(anchor["genres"]), other, anchor["decade"], people, enough, rng)
+
+
+def _from_taste(
+    affinities: pl.DataFrame, liked_genres: Sequence[str], enough: Callable[[Target], bool], rng: random.Random
+) -> Target:
+    """Attributes drawn from the visible taste; no item need have them all.
+
+    Genres among the liked ones (else the one of highest affinity), a decade in proportion to the liked items, people
+    among those of positive affinity.
+    """
+    ranked = affinities.sort("affinity", "name", descending=[True, False])
+    n_genres, other = _shape(rng)
+
+    def names(kind: str, *conditions: pl.Expr) -> list[str]:
+        return ranked.filter(pl.col("kind") == kind, *conditions)["name"].to_list()
+
+    genres = list(liked_genres) or names("genre")[:1]
+    drawn = rng.sample(genres, min(n_genres, len(genres)))
+    decades = affinities.filter(pl.col("kind") == "decade", pl.col("n_liked") > 0)
+    decade = int(rng.choices(decades["name"], weights=decades["n_liked"])[0]) if decades.height else None
+    people = {kind: names(kind, pl.col("affinity") > 0)[:20] for kind in ("actor", "director")}
+    return _target(drawn, other, decade, people, enough, rng)
+
+
+def _shape(rng: random.Random) -> tuple[int, str]:
+    return rng.choices(list(_SHAPES), weights=list(_SHAPES.values()))[0]
+
+
+def _target(
+    genres: Sequence[str],
+    other: str,
+    decade: int | None,
+    people: Mapping[str, Sequence[str]],
+    enough: Callable[[Target], bool],
+    rng: random.Random,
+) -> Target:
+    """The attributes of a drawn shape.
+
+    A person whose items are enough for `min_k` is asked for alone: with a genre, hardly anybody would be left. Others
+    come with genre and decade, for relaxation to take the person away and leave those.
+    """
+    if candidates := people.get(other):
+        alone = [Target(**{other: person}) for person in candidates]
+        if known := [target for target in alone if enough(target)][:N_STARS]:
+            return rng.choice(known)
+        return replace(alone[0], genres=tuple(genres), decade=decade)
+    return Target(tuple(genres), decade if other or not genres else None)
+
+
+# ── summaries worded by a model ─────────────────────────────────────────────────────────────────────────────────
+
+# An example of a rewording in the prompt makes the built-in model invent more, not less.
+_TASK = (
+    "You rewrite a short text about a person's taste in movies. Say the same facts in other words. "
+    'Speak to the person as "you". Keep every genre, name and title with its year. '
+    "Write at most five short sentences. Add nothing new."
+)
+_NEGATION = re.compile(r"\b(?:not|no|never|nor|hate[sd]?|avoid\w*|dislik\w+|except|cannot)\b|n['’]t\b", re.IGNORECASE)
+_FIRST_PERSON = re.compile(r"\b(?:I|me|my|mine|we|us|our)\b")
+_SECOND_PERSON = re.compile(r"\b(?:you|your|yours)\b", re.IGNORECASE)
+
+
+def reword(
+    profiles: pl.DataFrame, holdouts: pl.DataFrame, items: pl.DataFrame, engine: Engine, seed: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Summaries in a model's words: `profiles` with the summaries that passed, and what was rejected and why.
+
+    The model sees the template summary only. Each wording is checked (`fault`); where it fails, the template stays.
+    The second frame holds `profile_id`, `reason`, `wording` of the rejected ones, sorted by profile; it may quote a
+    held-out title, so it belongs beside `holdouts`, never in a simulation.
+    """
+    template = chat.ChatTemplate(*engine.chat_template)
+    names = {item: chat.item_name(title, year) for item, title, year in items["item_id", "title", "year"].iter_rows()}
+    spoken = frozenset(_words(title) for title in items["title"])
+    genres = frozenset(genre for genres in items["genres"] for genre in genres)
+    hidden = {profile: part["item_id"].to_list() for (profile,), part in holdouts.group_by("profile_id")}
+    rows = [row for row in profiles.sort("profile_id").iter_rows(named=True) if row["summary"]]
+    worded: dict[str, str] = {}
+    rejected = []
+    for start in range(0, len(rows), engine.width):
+        batch = rows[start : start + engine.width]
+        requests = [
+            Request(
+                row["profile_id"],
+                tuple(template.encode([chat.Message("system", _TASK), chat.Message("user", row["summary"])], engine)),
+                derive_seed(seed, "summary", row["profile_id"]),
+            )
+            for row in batch
+        ]
+        completions = engine.generate(requests)
+        for row, completion in zip(batch, completions, strict=True):
+            profile = row["profile_id"]
+            engine.forget(profile)
+            wording = chat.one_line(engine.decode(completion.ids))
+            withheld = [names[item] for item in hidden.get(profile, []) if item in names]
+            reason = "cut short" if completion.finish != "end" else fault(wording, row, names, withheld, spoken, genres)
+            if reason:
+                rejected.append({"profile_id": profile, "reason": reason, "wording": wording})
+            else:
+                worded[profile] = wording
+    wording = pl.col("profile_id").replace_strict(worded, default=None, return_dtype=pl.String)
+    return (
+        profiles.with_columns(pl.coalesce(wording, "summary").alias("summary")),
+        pl.DataFrame(rejected, schema=dict.fromkeys(("profile_id", "reason", "wording"), pl.String)),
+    )
+
+
+def fault(
+    wording: str,
+    facts: Mapping[str, Any],
+    names: Mapping[str, str],
+    withheld: Sequence[str],
+    spoken: Set[str],
+    genres: Set[str],
+) -> str:
+    """Why `wording` may not replace the template summary of `facts` (a row of table `profiles`); empty if it may.
+
+    `names`: item id to `Title (Year)`. `withheld`: names of the person's held-out items. `spoken`, `genres`: the
+    words of all titles and all genres of the catalogue. Errs on the safe side: a wrong rejection costs nothing, as the
+    template stays.
+    """
+    wording = re.sub(r"\bscience fiction\b", "sci-fi", wording, flags=re.IGNORECASE)
+    known = [names[item] for item in (*facts["loved_items"], *facts["disliked_items"])]
+    liked = [*(_title(names[item]) for item in facts["loved_items"]), *facts["liked_directors"]]
+    disliked = [_title(names[item]) for item in facts["disliked_items"]]
+    # Names without their stops, so that a stop is the end of a sentence ("Dr. Strangelove").
+    for name in (*liked, *disliked):
+        wording = wording.replace(name, _unstopped(name))
+    sentences = [sentence for sentence in re.split(r"(?<=[.!?])\s+", wording) if _words(sentence)]
+    if not sentences:
+        return "empty"
+    if len(sentences) > 5:
+        return "more than five sentences"
+    if not _SECOND_PERSON.search(wording) or _FIRST_PERSON.search(wording):
+        return "not in the second person"
+    if any(_gives_away(wording, _title(name), known) for name in withheld):
+        return "held-out title"
+    if invented := _invented(sentences, facts["summary"], spoken):
+        return f"not among the facts: {invented}"
+    decade = [] if facts["liked_decade"] is None else [f"{facts['liked_decade']}s"]
+    for fact in (*facts["liked_genres"], *decade, *liked, *disliked, *facts["disliked_genres"]):
+        if not _says(wording, fact):
+            return f"left out: {fact}"
+    for sentence in sentences:
+        rest = sentence  # a title may say "No" or "Horror"
+        for name in (*liked, *disliked):
+            rest = rest.replace(_unstopped(name), "")
+        if new := [genre for genre in sorted(genres) if _says(rest, genre) and not _says(facts["summary"], genre)]:
+            return f"not among the facts: {new[0]}"
+        likes = any(_says(sentence, n) for n in liked) or any(_says(rest, g) for g in facts["liked_genres"])
+        dislikes = any(_says(sentence, n) for n in disliked) or any(_says(rest, g) for g in facts["disliked_genres"])
+        negated = _NEGATION.search(rest) is not None
+        if (likes and negated) or (dislikes and not negated):
+            return f"a taste turned around: {sentence}"
+    return ""
+
+
+def _title(name: str) -> str:
+    return catalog.split_year(name)[0]
+
+
+def _unstopped(name: str) -> str:
+    return re.sub(r"[.!?]", " ", name)
+
+
+def _words(text: str) -> str:
+    """The words of `text` without case, accents and punctuation, joined by blanks."""
+    letters = unicodedata.normalize("NFKD", re.sub(r"['’‘`´]", "", text.casefold()))
+    return " ".join(re.findall(r"[^\W_]+", "".join(c for c in letters if not unicodedata.combining(c))))
+
+
+def _says(text: str, fact: str) -> bool:
+    return f" {_words(fact)} " in f" {_words(text)} "
+
+
+def _gives_away(wording: str, title: str, known: Sequence[str]) -> bool:
+    """Whether a withheld title stands in the wording: its words, for long titles also nearly (partial ratio >= 90)."""
+    text, key = f" {_words(wording)} ", re.sub(r"^(?:the|a|an) (?=.)", "", _words(title))
+    for name in known:
+        if name != _title(name):  # without its year a known title may be the beginning of a withheld one
+            text = text.replace(f" {_words(name)} ", " / ")
+    # Below four letters only a whole word counts; below ten, a ratio of 90 leaves no room for a different letter.
+    found = f" {key}" if len(key) >= 4 else f" {key} "
+    return found in text or (len(key) >= 10 and fuzz.partial_ratio(key, text) >= 90)
+
+
+def _invented(sentences: Sequence[str], summary: str, spoken: Set[str]) -> str:
+    """The first name, number or title in the sentences that the summary does not have; empty if there is none."""
+    for sentence in sentences:
+        for position, token in enumerate(re.findall(r"[^\W_]+", sentence)):
+            if (token[0].isdigit() or (position and token[0].isupper())) and not _says(summary, token):
+                return token
+        words = _words(sentence).split()
+        for start, end in itertools.combinations(range(len(words) + 1), 2):
+            # One word is a title only where its capital says nothing: at the beginning.
+            phrase = " ".join(words[start:end])
+            if phrase in spoken and (end - start > 1 or not start) and not _says(summary, phrase):
+                return phrase
+        for quoted in re.findall(r"[\"“]([^\"“”]+)[\"”]", sentence):
+            if not _says(summary, quoted):
+                return quoted
+    return ""

@@ -1,0 +1,220 @@
+"""A run as one HTML page that opens offline: no script, no link to elsewhere, every text escaped.
+
+Shows what the evaluation computed; the only thing it decides is which dialogues are printed, and how numbers read.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import polars as pl
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from crslib import charts, chat
+from crslib.metrics import METRICS
+from crslib.store import Run, writing
+
+N_DIALOGUES = 12
+_ENDINGS = {
+    "user_left": "the user leaves",
+    "max_turns": "stopped: longest dialogue reached",
+    "repetition": "stopped: the same words for the third time",
+    "context_full": "stopped: the model's context is full",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its title and one sentence that says how to read it."""
+
+    title: str
+    reading: str
+    chart: alt.TopLevelMixin
+
+
+def write(run: Run, figures: Sequence[Figure]) -> Path:
+    """Writes `report.html` from the run's tables and the given charts; returns its path.
+
+    Raises `CrsError` when a table is missing or the folder cannot be written.
+    """
+    dialogues, metrics, info = run.read("dialogues"), run.read("metrics"), run.info
+    parameters = info.get("parameters", {})
+    return _write(
+        run.path / "report.html",
+        "report.html",
+        title=f"{parameters.get('condition', 'by hand')}: {dialogues.height} simulated dialogues",
+        subtitle="Two independent models talk; nobody knows a target. Reference-free conversational recommendation, "
+        "simulated.",
+        tiles=_tiles(dialogues, metrics),
+        figures=_figures(metrics),
+        charts=[{"title": f.title, "reading": f.reading, "svg": Markup(charts.svg(f.chart))} for f in figures],
+        dialogues=_dialogues(run, dialogues),
+        n_dialogues=dialogues.height,
+        facts=_facts(info),
+    )
+
+
+def write_comparison(path: Path, conditions: pl.DataFrame, figures: Sequence[Figure]) -> Path:
+    """Writes the report of a sweep: its conditions (`comparison.Sweep`) and the given charts; returns `path`."""
+    table = conditions.drop("condition", "traceback")
+    failed = conditions.filter(state="error").select("condition", "error", "traceback")
+    return _write(
+        path,
+        "comparison.html",
+        title=f"{conditions.height} conditions side by side",
+        columns=table.columns,
+        rows=[["" if value is None else _number(value) for value in row] for row in table.iter_rows()],
+        failed=failed.to_dicts(),
+        charts=[{"title": f.title, "reading": f.reading, "svg": Markup(charts.svg(f.chart))} for f in figures],
+    )
+
+
+def _write(path: Path, template: str, **content: Any) -> Path:
+    environment = Environment(loader=PackageLoader("crslib"), autoescape=True, trim_blocks=False)
+    html = environment.get_template(template).render(content)
+    with writing(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return path
+
+
+# ── figures ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _number(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if value == 0 or abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
+
+
+def _tiles(dialogues: pl.DataFrame, metrics: pl.DataFrame) -> list[dict[str, str]]:
+    rows = {row["metric"]: row for row in metrics.iter_rows(named=True)}
+
+    def tile(name: str, label: str, *, percent: bool = False) -> dict[str, str]:
+        row = rows[name]
+        show = (lambda value: f"{value:.0%}") if percent else _number
+        detail = f"95 %: {show(row['low'])} to {show(row['high'])}" if row["low"] is not None else ""
+        if row["human"] is not None:
+            detail += f"{' · ' if detail else ''}people: {show(row['human'])}"
+        return {"value": show(row["value"]), "label": label, "detail": detail, "mood": ""}
+
+    leaks = [rows[name] for name in ("leaked_titles", "leaked_profiles") if name in rows]
+    found, read = sum(row["value"] for row in leaks), sum(row["n"] for row in leaks)
+    audit = {
+        "value": f"{found:.0f}",
+        "label": "leaks in prompts",
+        "detail": f"of {read:,} prompts audited",
+        "mood": "bad" if found else "good",
+    }
+    wanted = [
+        ("hits", "dialogues found a hidden film", True),
+        ("recommender_validity", "recommended titles exist", True),
+        ("reaction_consistency", "reactions agree with the note", True),
+        ("turns", "turns per dialogue", False),
+    ]
+    return [audit, *(tile(name, label, percent=p) for name, label, p in wanted if name in rows)]
+
+
+def _figures(metrics: pl.DataFrame) -> list[tuple[str, list[dict[str, str]]]]:
+    families: dict[str, list[dict[str, str]]] = {}
+    found = {row["metric"]: row for row in metrics.iter_rows(named=True)}
+    directions = {"higher": "higher", "lower": "lower", "human": "like people", "none": ""}
+    for metric in METRICS.values():
+        if (row := found.get(metric.name)) is None:
+            continue
+        blank = {name: "" if row[name] is None else _number(row[name]) for name in ("value", "human", "floor")}
+        interval = "" if row["low"] is None else f"{_number(row['low'])} – {_number(row['high'])}"
+        families.setdefault(metric.family, []).append(
+            {
+                **blank,
+                "interval": interval,
+                "title": metric.title,
+                "unit": metric.unit,
+                "n": f"{row['n']:,}",
+                "direction": directions[metric.direction],
+                "definition": metric.definition,
+                "source": metric.source,
+            }
+        )
+    return list(families.items())
+
+
+# ── dialogues ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _dialogues(run: Run, dialogues: pl.DataFrame) -> list[dict[str, Any]]:
+    """`N_DIALOGUES` dialogues, evenly spaced over all that have at least two turns."""
+    spoken = dialogues.filter(pl.col("n_turns") >= 2)
+    spoken = dialogues if spoken.is_empty() else spoken
+    shown = spoken[sorted({i * spoken.height // N_DIALOGUES for i in range(N_DIALOGUES)})]
+    profiles = {row["profile_id"]: row for row in run.read("profiles").iter_rows(named=True)}
+    names = {
+        row["item_id"]: chat.item_name(row["title"], row["year"]) for row in run.read("items").iter_rows(named=True)
+    }
+    liked = run.read("holdouts").filter("liked").join(shown, on="profile_id", how="semi").sort("profile_id", "item_id")
+    turns = run.read("turns").join(shown, on="dialogue_id", how="semi").partition_by("dialogue_id", as_dict=True)
+    pages = []
+    for dialogue in shown.iter_rows(named=True):
+        profile = profiles[dialogue["profile_id"]]
+        targets = liked.filter(profile_id=dialogue["profile_id"])["item_id"].to_list()
+        said = turns.get((dialogue["dialogue_id"],), pl.DataFrame())
+        named = {item["item_id"] for turn in said.iter_rows(named=True) for item in turn["items"]}
+        pages.append(
+            {
+                "id": dialogue["dialogue_id"],
+                "opener": dialogue["opener"],
+                "summary": profile["summary"],
+                "attributes": profile["attributes"],
+                "k": profile["k_anonymity"],
+                "targets": [
+                    {"text": names[item], "css": "item target" if item in named else ""}
+                    for item in sorted(targets, key=lambda item: (item not in named, names[item]))
+                ],
+                "turns": [_turn(turn, set(targets)) for turn in said.iter_rows(named=True)],
+                "ending": _ENDINGS[dialogue["stop_reason"]],
+            }
+        )
+    return pages
+
+
+def _turn(turn: dict[str, Any], targets: set[str]) -> dict[str, Any]:
+    notes = [chat.Note(note["title"], note["seen"], note["liked"]) for note in turn["notes"]]
+    return {"role": turn["role"], "notes": chat.note_line(notes), "pieces": list(_pieces(turn, targets))}
+
+
+def _pieces(turn: dict[str, Any], targets: set[str]) -> Iterable[dict[str, str]]:
+    """An utterance cut at its items, brackets gone."""
+    text, end = turn["text"], 0
+    for item in turn["items"]:
+        if before := text[end : item["start"]]:
+            yield {"text": before, "css": ""}
+        css = "item target" if item["item_id"] in targets else "item" if item["item_id"] else "item unknown"
+        yield {"text": item["title"], "css": css}
+        end = item["end"]
+    if after := text[end:]:
+        yield {"text": after, "css": ""}
+
+
+def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
+    """What of `run.json` a reader wants at hand."""
+    engines = info.get("engines", {})
+    git = info.get("git") or {}
+    rows = [
+        ("run", info.get("run_id", "by hand")),
+        ("started", info.get("started", "")),
+        ("parameters given", ", ".join(f"{k}={v}" for k, v in info.get("parameters_given", {}).items()) or "none"),
+        ("seed", info.get("parameters", {}).get("seed", "")),
+        *((f"{role}'s weights", _weights(engine)) for role, engine in engines.items()),
+        ("machine", f"{info['machine']['cpu']}, {info['machine']['cores']} cores" if "machine" in info else ""),
+        ("commit", f"{git.get('commit', 'unknown')}{', changed since' if git.get('dirty') else ''}"),
+    ]
+    return [(name, str(value)) for name, value in rows if value != ""]
+
+
+def _weights(engine: dict[str, Any]) -> str:
+    adapter = engine.get("adapter_sha256")
+    return f"model {engine.get('model_sha256', '?')[:16]}, adapter {adapter[:16] if adapter else 'none'}"

@@ -1,0 +1,41 @@
+"""What a person meets at the prompt: one sentence and a status, never a traceback."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from crslib.cli import main
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run", "-p", "temprature=1"], "unknown parameter 'temprature': did you mean 'temperature'?"),
+        (["run", "-p", "temperature=hot"], "parameter temperature = 'hot' is not valid"),
+        (["run", "-p", "temperature"], "'temperature' is not a parameter; write name=value"),
+        (["run", "-p", "user_model=none.gguf"], "cannot read the model"),
+        (["run", "--params", "none.yaml"], "cannot read the parameter file none.yaml"),
+        (["sweep", "none.yaml"], "cannot read the parameter file none.yaml"),
+    ],
+)
+def test_mistakes_get_one_sentence(words: list[str], sentence: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, [*words, "--reports", str(tmp_path / "r")])
+    assert result.exit_code == 1
+    assert sentence in result.stderr
+    assert result.stderr.startswith("crs: ")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
+def test_unwritable_reports_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    result = CliRunner().invoke(main, ["run", "-p", "n_profiles=2", "--reports", str(tmp_path / "file" / "r")])
+    assert result.exit_code == 1
+    assert "cannot write" in result.stderr
+    assert "choose a writable folder" in result.stderr
+
+
+def test_runs_of_an_empty_folder(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["runs", "--reports", str(tmp_path)])
+    assert (result.exit_code, result.output) == (0, "")

@@ -1,0 +1,120 @@
+"""Real notebooks, real models, tiny size: a run from data to report, again, elsewhere, and broken in the middle."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from crslib import pipeline
+from crslib.config import NOTEBOOKS
+from crslib.errors import CrsError
+from crslib.store import Run
+
+TINY = {"n_profiles": 3, "max_turns": 4, "max_tokens": 16, "n_ctx": 512, "width": 4, "n_bootstrap": 100}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+    reports = tmp_path_factory.mktemp("reports")
+    run = pipeline.execute(pipeline.plan(TINY, reports))
+    pipeline.point_latest(reports, run.path)
+    return reports, run
+
+
+@pytest.mark.model
+@pytest.mark.notebook
+def test_a_run_leaves_everything_in_its_folder(done: tuple[Path, Run]) -> None:
+    reports, run = done
+    expected = {"run.json", "report.html", *(f"{name}.ipynb" for name in NOTEBOOKS)}
+    tables = ("profiles", "holdouts", "items", "ratings", "dialogues", "turns", "prompts", "scores", "metrics")
+    assert expected | {f"{name}.parquet" for name in tables} <= {path.name for path in run.path.iterdir()}
+    assert (reports / "latest").resolve() == run.path
+    for name in tables:
+        assert run.read(name).height > 0, name
+    info = run.info
+    assert info["status"] == "success"
+    assert set(info["stages"]) == set(NOTEBOOKS)
+    assert info["audit"]["hidden_title"] == info["audit"]["profile_text"] == info["audit"]["private_note"] == 0
+    assert info["parameters"]["n_profiles"] == 3
+    assert info["parameters_given"] == TINY
+    assert len(info["engines"]["user"]["model_sha256"]) == 64
+    assert info["engines"]["user"]["adapter_sha256"] != info["engines"]["recommender"]["adapter_sha256"]
+    assert "packages" in info
+    assert "machine" in info
+
+
+@pytest.mark.model
+@pytest.mark.notebook
+def test_again_is_found_done_and_elsewhere_is_byte_identical(done: tuple[Path, Run], tmp_path: Path) -> None:
+    reports, run = done
+    told: list[str] = []
+    pipeline.execute(pipeline.plan(TINY, reports), told.append)
+    assert told == []
+    other = pipeline.execute(pipeline.plan({**TINY, "threads": 1}, tmp_path), told.append)
+    assert told == list(NOTEBOOKS)
+    assert other.path.name == run.path.name  # threads are not part of the identity
+    for name in ("turns", "dialogues", "prompts", "profiles", "holdouts", "scores", "metrics"):
+        assert (other.path / f"{name}.parquet").read_bytes() == (run.path / f"{name}.parquet").read_bytes(), name
+
+
+@pytest.mark.model
+@pytest.mark.notebook
+def test_simulation_runs_without_the_holdouts(done: tuple[Path, Run], tmp_path: Path) -> None:
+    """The barrier, physically: with the hidden table gone, the same talk comes out."""
+    _, run = done
+    copy = Run(tmp_path / "copy")
+    for name in ("profiles", "items", "ratings"):
+        copy.write(name, run.read(name))
+    values = {name: run.info["parameters"][name] for name in NOTEBOOKS["02_simulate"].model_fields}
+    copy.update(run_id=run.run_id)
+    pipeline.execute_notebook("02_simulate", copy.path, {"run_dir": str(copy.path), **values})
+    assert (copy.path / "turns.parquet").read_bytes() == (run.path / "turns.parquet").read_bytes()
+
+
+@pytest.mark.notebook
+def test_a_failing_notebook_is_told_in_one_sentence_and_resumes(tmp_path: Path) -> None:
+    planned = pipeline.plan({**TINY, "n_profiles": 100_000}, tmp_path)
+    with pytest.raises(CrsError, match=r"n_profiles = 100000 but only \d+ people") as caught:
+        pipeline.execute(planned)
+    assert "\n" not in str(caught.value)
+    info = planned.run.info
+    assert info["status"] == "error"
+    assert info["error"] == str(caught.value)
+    assert "Traceback" in info["traceback"]
+    assert (planned.run.path / "01_profiles.ipynb").exists()
+
+
+def test_identity_follows_content_not_names(tmp_path: Path) -> None:
+    one = pipeline.plan(TINY, tmp_path)
+    assert pipeline.plan({**TINY, "threads": 2}, tmp_path).run_id == one.run_id
+    assert pipeline.plan({**TINY, "user_adapter": "data/adapters/../adapters/user.gguf"}, tmp_path).run_id == one.run_id
+    changed = [{"seed": 1}, {"width": 8}, {"temperature": 0.9}, {"memory": False}, {"user_adapter": ""}]
+    ids = {pipeline.plan({**TINY, **change}, tmp_path).run_id for change in changed}
+    assert len(ids | {one.run_id}) == len(changed) + 1
+    assert not list(tmp_path.iterdir()), "planning writes nothing"
+
+
+def test_missing_inputs_are_told_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(CrsError, match=r"items\.parquet does not exist; run `crs data build`"):
+        pipeline.plan({"data": str(tmp_path)}, tmp_path)
+    with pytest.raises(CrsError, match="cannot read the model"):
+        pipeline.plan({"user_model": "none.gguf"}, tmp_path)
+    with pytest.raises(CrsError, match="cannot read the adapter"):
+        pipeline.plan({"recommender_adapter": "none.gguf"}, tmp_path)
+    with pytest.raises(CrsError, match="no folder .* with human statistics"):
+        pipeline.plan({"human": str(tmp_path / "none")}, tmp_path)
+
+
+def test_latest_follows_the_newest_run(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        pipeline.point_latest(tmp_path, tmp_path / "runs" / name)
+    assert (tmp_path / "latest").resolve().name == "b"
+    assert not (tmp_path / "latest").readlink().is_absolute()
+
+
+def test_run_json_is_plain_json(tmp_path: Path) -> None:
+    planned = pipeline.plan(TINY, tmp_path)
+    record = json.loads(json.dumps(pipeline._record(planned)))
+    assert record["status"] == "started"
+    assert record["parameters"]["max_turns"] == 4
