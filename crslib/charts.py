@@ -3,6 +3,8 @@
 In a notebook charts are shown as SVG: Altair's own renderer would load its script from the network.
 """
 
+from collections.abc import Sequence
+
 import altair as alt
 import polars as pl
 import vl_convert
@@ -26,19 +28,28 @@ _NOTES = {
 }
 
 
+@alt.theme.register("crs", enable=True)
+def _theme() -> alt.theme.ThemeConfig:
+    return {
+        "config": {
+            "font": "DejaVu Sans, Verdana, Arial, sans-serif",
+            "background": "transparent",
+            "view": {"stroke": None},
+            "axis": {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal", "gridColor": "#e8ebef"},
+            "legend": {"labelFontSize": 12},
+            "header": {"labelFontSize": 12, "titleFontSize": 12},
+        }
+    }
+
+
 def svg(chart: alt.TopLevelMixin) -> str:
     """The chart as one `<svg>` element; texts in it are escaped."""
     return vl_convert.vegalite_to_svg(chart.to_json(), allowed_base_urls=[])
 
 
-def _styled(chart: alt.Chart) -> alt.Chart:
-    return (
-        chart.configure(font="DejaVu Sans, Verdana, Arial, sans-serif", background="transparent")
-        .configure_view(stroke=None)
-        .configure_axis(labelFontSize=11, titleFontSize=12, titleFontWeight="normal", gridColor="#e8ebef")
-        .configure_legend(labelFontSize=12)
-        .configure_header(labelFontSize=12, titleFontSize=12)
-    )
+def beside(charts: Sequence[alt.Chart], columns: int = 2) -> alt.ConcatChart:
+    """Charts in rows of `columns`, each on its own scales."""
+    return alt.concat(*charts, columns=columns).resolve_scale(x="independent", y="independent", color="independent")
 
 
 def _curve(frame: pl.DataFrame, x: str, y: str) -> alt.Chart:
@@ -46,7 +57,7 @@ def _curve(frame: pl.DataFrame, x: str, y: str) -> alt.Chart:
     band = base.mark_area(opacity=0.2, color=SIMULATED).encode(y=alt.Y("low:Q"), y2="high:Q")
     share = alt.Y("value:Q", title=y, axis=_PERCENT, scale=alt.Scale(domainMin=0))
     line = base.mark_line(color=SIMULATED, point=True).encode(y=share)
-    return _styled((band + line).properties(width=WIDTH, height=HEIGHT))
+    return (band + line).properties(width=WIDTH, height=HEIGHT)
 
 
 def success_by_turn(curve: pl.DataFrame) -> alt.Chart:
@@ -60,16 +71,16 @@ def coverage_by_turn(curve: pl.DataFrame) -> alt.Chart:
 
 
 def lengths(histograms: pl.DataFrame, longest: int = 40) -> alt.Chart:
-    """Words per turn: role, source, value, share. What is longer than `longest` is counted there."""
+    """Words per turn: role, source, value, share; in steps of two, what is longer than `longest` is counted there."""
     binned = (
-        histograms.with_columns(pl.min_horizontal("value", pl.lit(longest)).alias("words"))
+        histograms.with_columns((pl.min_horizontal("value", pl.lit(longest)) // 2 * 2).alias("words"))
         .group_by("role", "source", "words")
         .agg(pl.col("share").sum())
         .sort("role", "source", "words")
     )
     line = (
         alt.Chart(binned)
-        .mark_line(interpolate="monotone")
+        .mark_line(interpolate="step-after")
         .encode(
             x=alt.X("words:Q", title=f"words per turn ({longest}: or more)"),
             y=alt.Y("share:Q", title="share of turns", axis=_PERCENT),
@@ -78,7 +89,7 @@ def lengths(histograms: pl.DataFrame, longest: int = 40) -> alt.Chart:
         )
         .properties(width=WIDTH, height=100)
     )
-    return _styled(line)
+    return line
 
 
 def popularity(ranked: pl.DataFrame, top: int = 15) -> alt.Chart:
@@ -93,7 +104,7 @@ def popularity(ranked: pl.DataFrame, top: int = 15) -> alt.Chart:
         )
         .properties(width=WIDTH - 120, height=HEIGHT + 60)
     )
-    return _styled(bars)
+    return bars
 
 
 def concentration(ranked: pl.DataFrame, ranks: int = 100) -> alt.Chart:
@@ -108,7 +119,7 @@ def concentration(ranked: pl.DataFrame, ranks: int = 100) -> alt.Chart:
         )
         .properties(width=WIDTH, height=HEIGHT)
     )
-    return _styled(line)
+    return line
 
 
 def reactions(table: pl.DataFrame) -> alt.Chart:
@@ -138,7 +149,7 @@ def reactions(table: pl.DataFrame) -> alt.Chart:
         .transform_calculate(rank="{'yes': 0, 'no': 1, 'not said': 2}[datum.answer]")
         .properties(width=130, height=36)
     )
-    return _styled(bars)
+    return bars
 
 
 def leakage(checks: pl.DataFrame) -> alt.Chart:
@@ -146,14 +157,13 @@ def leakage(checks: pl.DataFrame) -> alt.Chart:
     shown = checks.with_columns(
         (pl.col("found") / pl.col("read").clip(1)).alias("share"),
         pl.format("{} of {}", "found", "read").alias("label"),
-        pl.col("check").str.split(" that ").list.join("\nthat "),
     )
-    base = alt.Chart(shown).encode(y=alt.Y("check:N", title=None, sort=None, axis=alt.Axis(labelLimit=380)))
+    base = alt.Chart(shown).encode(y=alt.Y("check:N", title=None, sort=None, axis=alt.Axis(labelLimit=460)))
     bars = base.mark_bar(color="#c4473d").encode(
         x=alt.X("share:Q", title="share with a finding", axis=_PERCENT, scale=alt.Scale(domain=[0, 1]))
     )
     text = base.mark_text(align="left", dx=6, fontSize=12).encode(x="share:Q", text="label:N")
-    return _styled((bars + text).properties(width=150, height=170))
+    return (bars + text).properties(width=110, height=190)
 
 
 def anonymity(profiles: pl.DataFrame, min_k: int) -> alt.Chart:
@@ -167,7 +177,7 @@ def anonymity(profiles: pl.DataFrame, min_k: int) -> alt.Chart:
         )
     )
     least = alt.Chart(pl.DataFrame({"k": [min_k]})).mark_rule(color="#c4473d", strokeDash=[4, 3]).encode(x="k:Q")
-    return _styled((bars + least).properties(width=WIDTH, height=HEIGHT))
+    return (bars + least).properties(width=WIDTH, height=HEIGHT)
 
 
 def conditions(metrics: pl.DataFrame) -> alt.Chart:
@@ -179,4 +189,4 @@ def conditions(metrics: pl.DataFrame) -> alt.Chart:
     )
     human = alt.Chart(metrics.filter(pl.col("human").is_not_null()).head(1))
     rule = human.mark_rule(color=PEOPLE, strokeDash=[4, 3]).encode(x="human:Q")
-    return _styled((rule + interval + point).properties(width=WIDTH - 80, height=alt.Step(22)))
+    return (rule + interval + point).properties(width=WIDTH - 80, height=alt.Step(22))

@@ -126,6 +126,37 @@ def build(folder: Path) -> None:
     console.print(str(folder), soft_wrap=True)
 
 
+@data.command("import")
+@click.option(
+    "--ratings", type=click.Path(path_type=Path), help="CSV or Parquet: user_id, item_id, rating[, rated_at]."
+)
+@click.option("--items", type=click.Path(path_type=Path), help="CSV or Parquet: item_id, title[, year, genres, …].")
+@click.option("--movielens", type=click.Path(path_type=Path), help="A MovieLens zip or folder, instead of both.")
+@click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="Folder for the two tables.")
+def import_(ratings: Path | None, items: Path | None, movielens: Path | None, folder: Path) -> None:
+    """Brings your own ratings: then `crs run -p data=FOLDER`."""
+    from crslib import datasets
+
+    if (ratings is None) == (movielens is None):
+        fail("give either --ratings FILE (and --items FILE) or --movielens PATH")
+    imported = (
+        datasets.import_movielens(movielens, folder) if movielens else datasets.import_ratings(ratings, items, folder)
+    )
+    console.print(f"{folder}: {imported}", soft_wrap=True, markup=False)
+
+
+@data.command()
+@click.option("--redial", type=click.Path(path_type=Path), required=True, help="ReDial's zip, folder or test .jsonl.")
+@click.option("--to", "folder", type=click.Path(path_type=Path), default=ROOT / "data/human", show_default="data/human")
+def reference(redial: Path, folder: Path) -> None:
+    """Counts the statistics of human dialogues that runs are held against (ReDial's test set; numbers only)."""
+    from crslib.corpora import redial as corpus
+    from crslib.metrics import human
+
+    human.write(human.measure(corpus.read(redial, "test")), folder)
+    console.print(str(folder), soft_wrap=True)
+
+
 # ── what a terminal shows ───────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -330,9 +330,11 @@ def _read(path: Path, label: Path) -> pl.DataFrame:
             line = re.split(r"[\r\n]", file.readline(1 << 20).decode("utf-8-sig"))[0]
         delimiter = max(",;\t|", key=line.count)
         header = next(csv.reader([line], delimiter=delimiter))
+        if not header:
+            raise CrsError(f"{label} begins with an empty line; its first line must be the header")
     except OSError as error:
         raise CrsError(f"cannot read {label}: {error.strerror}; check the path") from None
-    except (UnicodeDecodeError, csv.Error, StopIteration):
+    except (UnicodeDecodeError, csv.Error):
         raise CrsError(
             f"{label} does not begin with a header in UTF-8; save it as CSV in UTF-8 or as Parquet"
         ) from None
@@ -387,7 +389,9 @@ def _csv_sentence(label: Path, message: str, width: int) -> str:
     if found := re.search(r"Found: (\d+)", message):
         return f"{place}: {found[1]} fields where the header has {width}; quote text that holds the separator"
     if "unterminated quote" in message:
-        return f"{place}: a quoted field does not end; close the quote or double quotes inside the text"
+        return f"{place}: a quoted field does not end as it should; close the quote, and double quotes inside the text"
+    if "state machine" in message:
+        return f"{place} ends its lines in different ways, or not as CSV does; save it again as CSV in UTF-8"
     if "unicode" in message.lower() or "utf-8" in message.lower():
         return f"{place}: this is not UTF-8 text; save the file in UTF-8"
     return f"{place} cannot be read as CSV ({_line(message)}); export it again"

@@ -71,6 +71,11 @@ def ratio(part: np.ndarray, whole: np.ndarray, *, times: int, seed: int) -> Esti
     return Estimate(value, *interval(_divide(drawn @ part, drawn @ whole)), n)
 
 
+def mean(values: np.ndarray, *, times: int, seed: int) -> Estimate | None:
+    """Mean of one value per dialogue (or person); None without any."""
+    return ratio(values, np.ones(len(values)), times=times, seed=seed)
+
+
 def ratios(parts: pl.DataFrame, dialogue_ids: pl.Series, *, times: int, seed: int) -> dict[str, Estimate]:
     """`ratio` of every metric in a frame (dialogue_id, metric, part, whole), on the same resamples of dialogues.
 

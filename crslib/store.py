@@ -95,7 +95,7 @@ class Run:
         """The contents of `run.json`; empty before anything was written."""
         try:
             return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         except (OSError, ValueError) as error:
             raise CrsError(

@@ -18,6 +18,7 @@ LAYERS = [
     ["catalog", "histories", "corpora"],
     ["datasets", "opinions", "engines", "stats"],
     ["profiles"],
+    ["rewording"],
     ["simulate", "metrics"],
     ["charts"],
     ["report"],

@@ -260,7 +260,7 @@ def test_find_takes_any_text(text: str) -> None:
 
 
 def test_find_is_right_about_people_s_titles(builtin: pl.DataFrame, shared_data: Path) -> None:
-    """ReDial's titles against IMDb ids; the limits lie a little below what was measured (.983, .958)."""
+    """ReDial's titles against IMDb ids; the limits lie a little below what was measured (.986, .964)."""
     truth = dict(builtin.drop_nulls("imdb_id").select("imdb_id", "item_id").iter_rows())
     catalog = Catalog(builtin.filter(pl.col("imdb_id").is_not_null()))
     right = wrong = missed = 0

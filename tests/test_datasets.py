@@ -272,6 +272,8 @@ def test_items_nobody_rated_stay(tmp_path: Path, write: Callable[..., Path]) -> 
         ("", ["is empty"]),
         ("\n \n", ["is empty"]),
         ("user_id,item_id,rating\n", ["no rows"]),
+        ("\nuser_id,item_id,rating\na,1,4\n", ["begins with an empty line"]),
+        ("user_id,item_id,rating\r\na,1,4\nb,1,4\r\n", ["ends its lines in different ways"]),
         ("user_id,item_id,rating\na,1,4\na,2,4,5\n", ["line 3", "4 fields", "3"]),
         ("user_id,item_id,rating\na,1\n", ["line 2", "2 fields"]),
         ('user_id,item_id,rating\na,"1,4\n', ["line 2", "quoted field does not end"]),

@@ -27,6 +27,8 @@ def read(question: str, reply: str, name: str = "Heat (1995)") -> Reaction:
         ("I saw it but I didn't like it.", True, False),
         ("I've seen it, not a fan.", True, False),
         ("I haven't seen it in years, great movie", True, True),
+        ("I didn't see that one.", False, None),
+        ("No, I will not watch that ever", False, False),
         ("Not really my type of movie", None, False),
         ("No thanks", None, False),
         ("Is it good?", False, None),

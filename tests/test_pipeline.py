@@ -101,7 +101,7 @@ def test_missing_inputs_are_told_before_anything_starts(tmp_path: Path) -> None:
         pipeline.plan({"user_model": "none.gguf"}, tmp_path)
     with pytest.raises(CrsError, match="cannot read the adapter"):
         pipeline.plan({"recommender_adapter": "none.gguf"}, tmp_path)
-    with pytest.raises(CrsError, match="no folder .* with human statistics"):
+    with pytest.raises(CrsError, match=r"no folder .* with human statistics"):
         pipeline.plan({"human": str(tmp_path / "none")}, tmp_path)
 
 

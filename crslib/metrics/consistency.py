@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from crslib import stats
@@ -258,7 +257,7 @@ def coverage_by_turn(
     for n_turn in range(1, (n_turns or 0) + 1) if len(said) else ():
         share = said.group_by("dialogue_id").agg((pl.col("n_turn") <= n_turn).fill_null(False).mean().alias("share"))
         values = share.sort("dialogue_id")["share"].to_numpy()
-        estimate = stats.ratio(values, np.ones(len(values)), times=times, seed=seed)
+        estimate = stats.mean(values, times=times, seed=seed)
         assert estimate is not None
         rows.append((n_turn, estimate.value, estimate.low, estimate.high))
     schema = {"n_turn": pl.Int64, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}

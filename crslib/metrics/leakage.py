@@ -28,11 +28,11 @@ FUZZY = 90  # rapidfuzz's ratio, 0 to 100, from which a title counts as named
 LONG_TITLE = 8  # letters from which a single word is looked for in any case
 
 KINDS: Mapping[str, str] = {
-    "hidden title": "user prompts that name a hidden item before anyone did",
-    "profile text": "recommender prompts with a sentence of the summary or the attributes",
-    "profile marker": "recommender prompts with a heading of the user's private part",
-    "private note": "recommender prompts with a private note on an item",
-    "hidden item in profile": "profiles whose own loved or disliked items are hidden ones",
+    "hidden title": "user prompts: a hidden item before anyone named it",
+    "profile text": "recommender prompts: summary or attributes",
+    "profile marker": "recommender prompts: heading of the private part",
+    "private note": "recommender prompts: private note",
+    "hidden item in profile": "profiles: a hidden item among the known ones",
 }
 _MARKERS = ("About you:", "Looking for:")
 _NOTE = re.compile(r"[:,] (?:not seen|seen|liked|disliked|interested|not interested)(?=[,;)])")

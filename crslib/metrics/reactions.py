@@ -74,7 +74,7 @@ _DISLIKED = (
     "garbage|annoying|creepy|gory|dull|corny|meh|trash|disappointed|disappointing|disappointment",
     "too scary|gory|violent|long|slow|old|sad|much|dark|silly|childish|weird|serious|bloody|cheesy",
     "not get into",
-    "not watch|see that|it|this|those",
+    "will|would|could|can not watch|see",
     "no thank|thanks|interest",
     "will pass",
     "rather not|see|watch|have",

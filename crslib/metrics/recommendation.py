@@ -119,7 +119,7 @@ def hit_by_turn(
     rows = []
     for n_turn in range(1, last + 1):
         by_then = (ordered <= n_turn).fill_null(False).cast(pl.Float64).to_numpy()
-        estimate = stats.ratio(by_then, np.ones(len(by_then)), times=times, seed=seed)
+        estimate = stats.mean(by_then, times=times, seed=seed)
         assert estimate is not None
         rows.append((n_turn, estimate.value, estimate.low, estimate.high))
     return pl.DataFrame(rows, schema=["n_turn", "value", "low", "high"], orient="row")
