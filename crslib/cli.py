@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from crslib import __version__
-from crslib.config import ROOT, read_assignments, read_grid, read_parameter_file
+from crslib.config import ROOT, RunParameters, read_assignments, read_grid, read_parameter_file
 from crslib.errors import CrsError
 from crslib.store import Run, registry
 
@@ -54,7 +54,13 @@ def main() -> None:
 # ── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@main.command()
+def _parameter_list() -> str:
+    """Every parameter with its default and meaning, for `crs run --help`."""
+    lines = [f"{name}={field.default}  {field.description}" for name, field in RunParameters.model_fields.items()]
+    return "\b\nParameters, with defaults:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@main.command(epilog=_parameter_list())
 @PARAMETERS
 @click.option("--params", type=click.Path(path_type=Path), help="YAML or JSON file of parameters; -p wins over it.")
 @REPORTS

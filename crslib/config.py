@@ -83,6 +83,9 @@ class SimulationParameters(Parameters):
     user_adapter: str = _outside_identity("data/adapters/user.gguf", description="LoRA GGUF; empty for none")
     recommender_model: str = _outside_identity("smollm2", description="GGUF file; smollm2 is the built-in one")
     recommender_adapter: str = _outside_identity("data/adapters/recommender.gguf", description="LoRA GGUF; empty: none")
+    weights: Literal["merged", "as they are"] = Field(
+        "merged", description="adapter merged into Q8_0 weights, or beside"
+    )
     opener: Literal["mixed", "user", "recommender"] = Field("mixed", description="who speaks first; people: 65 % rec.")
     memory: bool = Field(True, description="private notes: what the user remembers or thinks of mentioned items")
     temperature: float = Field(0.7, ge=0, le=5, description="0 is greedy")

@@ -71,8 +71,8 @@ def plan(given: Mapping[str, Any], reports: Path) -> Plan:
 
 def _engine(parameters: RunParameters, model: str, adapter: str) -> dict[str, Any]:
     sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
-    paths = llama.model_path(model), llama.adapter_path(adapter)
-    return llama.identity(*paths, sampling, parameters.n_ctx, parameters.width)
+    source = llama.source(llama.model_path(model), llama.adapter_path(adapter), merge=parameters.weights == "merged")
+    return llama.identity(source, sampling, parameters.n_ctx, parameters.width)
 
 
 def _source_hash(notebook: str) -> str:

@@ -28,8 +28,8 @@ from crslib.chat import (
     clean,
     plain,
 )
-from crslib.config import SimulationParameters
-from crslib.engines import llama
+from crslib.config import SimulationParameters, resolve
+from crslib.engines import llama, weights
 from crslib.engines.base import Completion, Engine, Request, Sampling
 from crslib.identity import derive_seed, digest
 from crslib.store import Journal
@@ -67,24 +67,29 @@ class _Dialogue:
 
 @contextlib.contextmanager
 def open_engines(parameters: SimulationParameters) -> Iterator[tuple[llama.LlamaEngine, llama.LlamaEngine]]:
-    """The user's and the recommender's engine; roles with the same GGUF share its weights."""
+    """The user's and the recommender's engine. Adapters are merged into the weights (once, cached) unless told not to;
+    roles that then have the same GGUF file share it."""
     sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
     shape = {"n_ctx": parameters.n_ctx, "width": parameters.width, "threads": parameters.threads or os.cpu_count() or 1}
+    merge = parameters.weights == "merged"
     with contextlib.ExitStack() as stack:
         models: dict[Path, llama.Model] = {}
-        roles = []
-        for model, adapter in (
+        engines = []
+        for model_name, adapter_name in (
             (parameters.user_model, parameters.user_adapter),
             (parameters.recommender_model, parameters.recommender_adapter),
         ):
-            path = llama.model_path(model)
+            path, adapter, source = llama.model_path(model_name), llama.adapter_path(adapter_name), None
+            if merge and adapter:
+                source = llama.source(path, adapter, merge=True)
+                path, adapter = weights.merged(path, adapter, resolve(".cache/weights")), None
             if path not in models:
-                models[path] = llama.Model(path)
+                models[path] = llama.Model(path, source)
                 stack.callback(models[path].close)
-            engine = llama.LlamaEngine(models[path], llama.adapter_path(adapter), sampling, **shape)
+            engine = llama.LlamaEngine(models[path], adapter, sampling, **shape)
             stack.callback(engine.close)
-            roles.append(engine)
-        yield roles[0], roles[1]
+            engines.append(engine)
+        yield engines[0], engines[1]
 
 
 def engine_record(user: Engine, recommender: Engine) -> dict[str, dict[str, Any]]:

@@ -9,8 +9,9 @@ import pytest
 
 from crslib.chat import ChatTemplate, Message
 from crslib.config import ROOT
+from crslib.engines import weights
 from crslib.engines.base import Completion, Request, Sampling
-from crslib.engines.llama import LlamaEngine, Model, adapter_path, identity, model_path
+from crslib.engines.llama import LlamaEngine, Model, adapter_path, identity, model_path, source
 from crslib.errors import CrsError
 
 pytestmark = pytest.mark.model
@@ -149,11 +150,52 @@ def test_bad_files_are_told_in_one_sentence(model: Model, tmp_path: Path) -> Non
 
 def test_identity_knows_what_changes_the_text() -> None:
     model = model_path("smollm2")
-    same = identity(model, ADAPTER, Sampling(), 512, 8)
-    assert same == identity(model, ADAPTER, Sampling(), 512, 8)
-    others = [
-        identity(model, None, Sampling(), 512, 8),
-        identity(model, ADAPTER, Sampling(temperature=0.8), 512, 8),
-        identity(model, ADAPTER, Sampling(), 512, 16),
-    ]
-    assert same not in others
+
+    def made(adapter: Path | None = ADAPTER, width: int = 8, merge: bool = True, **sampling: float) -> dict:
+        return identity(source(model, adapter, merge=merge), Sampling(**sampling), 512, width)
+
+    assert made() == made()
+    assert made() not in [made(adapter=None), made(temperature=0.8), made(width=16), made(merge=False)]
+
+
+# ── merged weights ──
+
+
+def test_merged_weights_say_the_same(model: Model, tmp_path: Path) -> None:
+    """Log-probabilities of one text, adapter beside the weights and inside: a hundredth of a nat apart per token."""
+    path = weights.merged(model.path, ADAPTER, tmp_path)
+    inside = Model(path)
+    prompt = ChatTemplate(*model.chat_template).encode([Message("system", "You are a movie recommender.")], model)
+    text = model.encode("Hi! I am looking for a good comedy like [[The Hangover (2009)]]. Have you seen it?")
+
+    class Forced:
+        def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+            return np.array([text[len(ids)]], np.int32), np.zeros(1, np.float32)
+
+    found = []
+    for weighted, adapter in ((model, ADAPTER), (inside, None), (model, None)):
+        engine = LlamaEngine(weighted, adapter, Sampling(max_tokens=len(text)), n_ctx=256, width=1)
+        (said,) = engine.generate([Request("a", tuple(prompt), 1, Forced())])
+        assert said.ids == tuple(text)
+        found.append(np.array(said.logprobs))
+        engine.close()
+    inside.close()
+    beside, merged, base = found
+    assert abs(beside.mean() - merged.mean()) < 0.02
+    assert np.abs(beside - merged).mean() < 0.1
+    assert abs(beside.mean() - base.mean()) > 0.3  # the adapter does something
+    before = path.stat().st_mtime_ns
+    assert weights.merged(model.path, ADAPTER, tmp_path) == path
+    assert path.stat().st_mtime_ns == before
+
+
+def test_what_cannot_be_merged_is_told(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "other.gguf").write_bytes(ADAPTER.read_bytes().replace(b"llama", b"bloom", 1))
+    with pytest.raises(CrsError, match="does not fit the model"):
+        weights.merged(model.path, tmp_path / "other.gguf", tmp_path)
+    (tmp_path / "cut.gguf").write_bytes(ADAPTER.read_bytes()[:5_000_000])
+    with pytest.raises(CrsError, match="is damaged"):
+        weights.merged(model.path, tmp_path / "cut.gguf", tmp_path)
+    with pytest.raises(CrsError, match="is not a LoRA adapter"):
+        weights.merged(model.path, model.path, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"other.gguf", "cut.gguf"}

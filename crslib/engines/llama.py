@@ -29,6 +29,7 @@ import llama_cpp as lc
 import numpy as np
 
 from crslib.config import resolve
+from crslib.engines import weights
 from crslib.engines.base import Completion, Finish, Request, Sampling
 from crslib.errors import CrsError
 from crslib.identity import file_sha256
@@ -83,13 +84,21 @@ def _gguf(path: Path, what: str) -> Path:
     return path
 
 
-def identity(model: Path, adapter: Path | None, sampling: Sampling, n_ctx: int, width: int) -> dict[str, Any]:
+def source(model: Path, adapter: Path | None, *, merge: bool) -> dict[str, Any]:
+    """Which weights an engine speaks with: the files' SHA-256 and how they are put together."""
+    return {
+        "model_sha256": file_sha256(model),
+        "adapter_sha256": file_sha256(adapter) if adapter else None,
+        "weights": f"merged, {weights.FORMAT.name}" if merge and adapter else "as they are",
+    }
+
+
+def identity(source: Mapping[str, Any], sampling: Sampling, n_ctx: int, width: int) -> dict[str, Any]:
     """All that decides, with prompt and seed, which tokens an engine draws (on one kind of CPU)."""
     return {
         "engine": "llama.cpp",
         "llama_cpp_python": version("llama-cpp-python"),
-        "model_sha256": file_sha256(model),
-        "adapter_sha256": file_sha256(adapter) if adapter else None,
+        **source,
         "n_ctx": n_ctx,
         "width": width,
         "kv_unified": False,
@@ -102,10 +111,13 @@ def identity(model: Path, adapter: Path | None, sampling: Sampling, n_ctx: int, 
 
 
 class Model:
-    """Weights and vocabulary of one GGUF file; both roles may share them."""
+    """Weights and vocabulary of one GGUF file; both roles may share them.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    `source`: what the file was made of, where it is a merged one. Raises `CrsError` when it cannot be loaded.
+    """
+
+    def __init__(self, path: Path, source: Mapping[str, Any] | None = None) -> None:
+        self.path, self.source = path, source
         lc.llama_log_set(_log, ctypes.c_void_p())
         _log_lines.clear()
         self.handle = lc.llama_model_load_from_file(str(path).encode(), lc.llama_model_default_params())
@@ -189,7 +201,8 @@ class LlamaEngine:
         threads: int = 2,
     ) -> None:
         self.model, self.width, self.sampling = model, width, sampling or Sampling()
-        self.identity: Mapping[str, Any] = identity(model.path, adapter, self.sampling, n_ctx, width)
+        origin = model.source or source(model.path, adapter, merge=False)
+        self.identity: Mapping[str, Any] = identity(origin, self.sampling, n_ctx, width)
         self.chat_template = model.chat_template
         params = lc.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx * width, width, False

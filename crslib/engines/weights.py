@@ -1,0 +1,102 @@
+"""Weights made ready for an engine: a LoRA adapter merged into its base once, kept in a cache by hash.
+
+An adapter that is applied while running costs a fifth of the decoding speed, and the 4-bit format of the built-in
+base is the slowest to read; merged into Q8_0 it runs about 1.6 times as fast and loses 0.002 nats per token.
+Requantizing the merged weights to 4 bits would lose 0.1 to 0.2 (DESIGN §6), so that is not offered.
+
+Knows files, not engines.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+from crslib.errors import CrsError
+from crslib.identity import digest, file_sha256
+from crslib.store import writing
+
+FORMAT = gguf.GGMLQuantizationType.Q8_0
+
+
+def merged(model: Path, adapter: Path, cache: Path) -> Path:
+    """A GGUF file in `cache` with `adapter` merged into `model`, made when it is not there yet.
+
+    W' = W + (alpha / r) · B · A for every adapted matrix (Hu et al. 2021, eq. 3), stored as Q8_0; all other tensors
+    and the metadata are copied. Raises `CrsError` when a file cannot be read, the two do not fit, or the cache cannot
+    be written.
+    """
+    key = digest({"model": file_sha256(model), "adapter": file_sha256(adapter), "format": FORMAT.name}, "weights")
+    path = cache / f"{key}.gguf"
+    if not path.exists():
+        base, deltas = _read(model, "model"), _deltas(adapter)
+        names = {tensor.name for tensor in base.tensors}
+        if _text(base, "general.architecture") != _text(deltas.reader, "general.architecture") or deltas.names - names:
+            raise CrsError(f"the adapter {adapter} does not fit the model {model}; use the adapter trained on it")
+        with writing(path) as temporary:
+            _write(base, deltas, temporary, f"the adapter {adapter} does not fit the model {model}")
+    return path
+
+
+class _Deltas:
+    """The low-rank updates of an adapter file, by the name of the matrix they change."""
+
+    def __init__(self, reader: gguf.GGUFReader) -> None:
+        self.reader = reader
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self.names = {name.removesuffix(".lora_a") for name in self._tensors if name.endswith(".lora_a")}
+        self._alpha = float(reader.fields["adapter.lora.alpha"].contents())
+
+    def of(self, name: str) -> np.ndarray:
+        """(alpha / r) · B · A, float32, shape of the matrix (rows, columns)."""
+        a, b = (_float(self._tensors[f"{name}.{part}"]) for part in ("lora_a", "lora_b"))
+        return (self._alpha / a.shape[0]) * (b @ a)
+
+
+def _read(path: Path, what: str) -> gguf.GGUFReader:
+    try:
+        return gguf.GGUFReader(path)
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise CrsError(f"the {what} {path} is damaged ({str(error).splitlines()[0]}); get it again") from None
+
+
+def _deltas(path: Path) -> _Deltas:
+    reader = _read(path, "adapter")
+    if "adapter.lora.alpha" not in reader.fields:
+        raise CrsError(f"{path} is not a LoRA adapter; give the GGUF file of an adapter, or none")
+    return _Deltas(reader)
+
+
+def _text(reader: gguf.GGUFReader, name: str) -> str:
+    return str(reader.fields[name].contents()) if name in reader.fields else ""
+
+
+def _float(tensor: gguf.ReaderTensor) -> np.ndarray:
+    return gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
+
+
+def _write(base: gguf.GGUFReader, deltas: _Deltas, path: Path, misfit: str) -> None:
+    writer = gguf.GGUFWriter(path, _text(base, "general.architecture"))
+    for field in base.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            writer.add_key_value(field.name, *_value(field))
+    for tensor in base.tensors:
+        if tensor.name not in deltas.names:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+            continue
+        weights, delta = _float(tensor), deltas.of(tensor.name)
+        if weights.shape != delta.shape:
+            raise CrsError(
+                f"{misfit} ({tensor.name}: {delta.shape} for {weights.shape}); use the adapter trained on it"
+            )
+        writer.add_tensor(tensor.name, gguf.quantize(weights + delta, FORMAT), raw_dtype=FORMAT)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _value(field: gguf.ReaderField) -> tuple[Any, gguf.GGUFValueType, gguf.GGUFValueType | None]:
+    kind = field.types[0]
+    return field.contents(), kind, field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
