@@ -30,5 +30,5 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "A C++ compiler is needed to build llama.cpp; install g++ or clang" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing; llama.cpp is compiled once, which takes about five minutes on two cores."
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,test]'
 	@touch $(READY)
