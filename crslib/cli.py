@@ -178,8 +178,9 @@ class _watching:
             threading.Thread(target=self._draw, daemon=True).start()
         return self._tell
 
-    def __exit__(self, *failure: object) -> None:
-        self._finished()
+    def __exit__(self, kind: object, *failure: object) -> None:
+        if kind is None:
+            self._finished()
         self._stop.set()
         time.sleep(0.3 if console.is_terminal else 0)
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from crslib.errors import CrsError
 
@@ -26,6 +27,15 @@ def resolve(path: str | Path) -> Path:
 
 def _outside_identity(default: Any, **rules: Any) -> Any:
     return Field(default, json_schema_extra={"identity": False}, **rules)
+
+
+def _path(default: str, **rules: Any) -> Any:
+    return Field(default, json_schema_extra={"identity": False, "path": True}, **rules)
+
+
+def _marked(field: FieldInfo, mark: str, default: bool) -> bool:
+    extra = field.json_schema_extra
+    return bool(extra.get(mark, default)) if isinstance(extra, dict) else default
 
 
 class Parameters(BaseModel):
@@ -59,30 +69,39 @@ class Parameters(BaseModel):
         return {
             name: getattr(self, name)
             for name, field in type(self).model_fields.items()
-            if (field.json_schema_extra or {}).get("identity", True)  # type: ignore[union-attr]
+            if _marked(field, "identity", True)
         }
+
+    def located(self) -> Self:
+        """The same with paths that lead somewhere from the working directory made absolute: a command means those."""
+        here = {
+            name: str(Path(value).expanduser().resolve())
+            for name, field in type(self).model_fields.items()
+            if _marked(field, "path", False) and (value := getattr(self, name)) and Path(value).expanduser().exists()
+        }
+        return self.model_copy(update=here)
 
 
 class ProfileParameters(Parameters):
     """`01_profiles`: which people, and what is known and hidden of them."""
 
-    data: str = _outside_identity("data", description="folder with items.parquet and ratings.parquet")
+    data: str = _path("data", description="folder with items.parquet and ratings.parquet")
     n_profiles: int = Field(64, ge=1, description="people simulated")
     target_mode: Literal["heldout", "taste"] = Field("heldout", description="where target attributes come from")
     holdout_share: float = Field(0.2, gt=0, lt=1, description="latest share of a history that is hidden")
     min_k: int = Field(20, ge=1, description="catalogue items that must match the target attributes")
     summary_style: Literal["template", "model"] = Field("template", description="who words the summary")
-    summary_model: str = _outside_identity("smollm2", description="GGUF that words it, if `model`")
+    summary_model: str = _path("smollm2", description="GGUF that words it, if `model`")
 
 
 class SimulationParameters(Parameters):
     """`02_simulate`: two models and how they talk."""
 
     condition: str = Field("interplay", min_length=1, description="name of the condition in tables and charts")
-    user_model: str = _outside_identity("smollm2", description="GGUF file; smollm2 is the built-in one")
-    user_adapter: str = _outside_identity("data/adapters/user.gguf", description="LoRA GGUF; empty for none")
-    recommender_model: str = _outside_identity("smollm2", description="GGUF file; smollm2 is the built-in one")
-    recommender_adapter: str = _outside_identity("data/adapters/recommender.gguf", description="LoRA GGUF; empty: none")
+    user_model: str = _path("smollm2", description="GGUF file; smollm2 is the built-in one")
+    user_adapter: str = _path("data/adapters/user.gguf", description="LoRA GGUF; empty for none")
+    recommender_model: str = _path("smollm2", description="GGUF file; smollm2 is the built-in one")
+    recommender_adapter: str = _path("data/adapters/recommender.gguf", description="LoRA GGUF; empty: none")
     weights: Literal["merged", "as they are"] = Field(
         "merged", description="adapter merged into Q8_0 weights, or beside"
     )
@@ -102,7 +121,7 @@ class SimulationParameters(Parameters):
 class EvaluationParameters(Parameters):
     """`03_evaluate`: against whom, and how sure."""
 
-    human: str = _outside_identity("data/human", description="folder with the statistics of human dialogues")
+    human: str = _path("data/human", description="folder with the statistics of human dialogues")
     n_bootstrap: int = Field(1000, ge=100, description="resamples of dialogues behind each 95 % interval")
 
 

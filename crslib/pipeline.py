@@ -47,7 +47,7 @@ def plan(given: Mapping[str, Any], reports: Path) -> Plan:
 
     Raises `CrsError` for an unknown or ill-typed parameter and for a file that is missing or of the wrong kind.
     """
-    parameters = RunParameters.parse(given)
+    parameters = RunParameters.parse(given).located()
     data = resolve(parameters.data)
     tables = [data / "items.parquet", data / "ratings.parquet"]
     for table in tables:
@@ -137,6 +137,7 @@ def execute_notebook(name: str, folder: Path, parameters: Mapping[str, Any]) -> 
                 progress_bar=False,
                 request_save_on_cell_execute=False,
                 config=config,
+                extra_arguments=["--IPKernelApp.log_level=50"],  # a kernel complains of the signal that ends it
             )
         except PapermillExecutionError as error:
             sentence = error.evalue if error.ename == "CrsError" else f"{name} failed: {error.ename}: {error.evalue}"

@@ -64,11 +64,21 @@ def ratio(part: np.ndarray, whole: np.ndarray, *, times: int, seed: int) -> Esti
     """
     if whole.sum() <= 0:
         return None
-    value, n = float(part.sum() / whole.sum()), int((whole > 0).sum())
-    if n < 2:
-        return Estimate(value, None, None, n)
     drawn = resamples(len(whole), times, seed)
-    return Estimate(value, *interval(_divide(drawn @ part, drawn @ whole)), n)
+    return _share(part, whole, _divide(drawn @ part, drawn @ whole))
+
+
+def _share(part: np.ndarray, whole: np.ndarray, replicates: np.ndarray) -> Estimate:
+    value, n = float(part.sum() / whole.sum()), int((whole > 0).sum())
+    low, high = interval(replicates) if n > 1 else (None, None)
+    # Where no dialogue differs from another the bootstrap knows no doubt; the exact binomial bound over dialogues does
+    # (Clopper and Pearson 1934).
+    doubt = 1 - 0.025 ** (1 / n)
+    if n > 1 and not part.any():
+        high = doubt
+    elif n > 1 and np.array_equal(part, whole):
+        low = 1 - doubt
+    return Estimate(value, low, high, n)
 
 
 def mean(values: np.ndarray, *, times: int, seed: int) -> Estimate | None:
@@ -97,9 +107,7 @@ def ratios(parts: pl.DataFrame, dialogue_ids: pl.Series, *, times: int, seed: in
     for name, index in column.items():
         part, whole = sums[0, :, index], sums[1, :, index]
         if whole.sum() > 0:
-            n = int((whole > 0).sum())
-            low, high = interval(replicates[:, index]) if n > 1 else (None, None)
-            estimates[name] = Estimate(float(part.sum() / whole.sum()), low, high, n)
+            estimates[name] = _share(part, whole, replicates[:, index])
     return estimates
 
 

@@ -72,3 +72,11 @@ def test_identity_leaves_out_what_does_not_change_the_text() -> None:
     assert one.identity() == other.identity()
     assert SimulationParameters(width=4).identity() != SimulationParameters(width=8).identity()
     assert "user_model" not in one.identity()  # its hash is in the engine's identity instead
+
+
+def test_paths_are_meant_from_where_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.gguf").touch()
+    located = RunParameters.parse({"user_model": "mine.gguf", "user_adapter": ""}).located()
+    assert located.user_model == str(tmp_path / "mine.gguf")
+    assert (located.user_adapter, located.recommender_model, located.data) == ("", "smollm2", "data")

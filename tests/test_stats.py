@@ -65,6 +65,8 @@ def test_interval_lies_within_the_shares_of_the_dialogues(pairs: np.ndarray) -> 
     if estimate is None or estimate.low is None or estimate.high is None:
         return
     shares = [part / whole for part, whole in pairs if whole]
+    if estimate.value in (0, 1) and min(shares) == max(shares):
+        return  # unanimous: the next test
     assert min(shares) - 1e-12 <= estimate.low <= estimate.high <= max(shares) + 1e-12
 
 
@@ -121,3 +123,15 @@ def test_paired_difference_leaves_out_incomplete_pairs() -> None:
         np.array([3.0, 5.0, np.nan, 4.0]), np.array([1.0, 3.0, 1.0, np.nan]), times=100, seed=0
     )
     assert estimate == stats.Estimate(2.0, 2.0, 2.0, 2)
+
+
+def test_unanimous_dialogues_leave_the_doubt_that_their_number_leaves() -> None:
+    """Of 64 dialogues none: the share may still be up to 1 - 0.025^(1/64) = 5.6 %."""
+    none = stats.ratio(np.zeros(64), np.ones(64), times=200, seed=0)
+    every = stats.ratio(np.full(64, 3.0), np.full(64, 3.0), times=200, seed=0)
+    assert none is not None
+    assert every is not None
+    assert (none.value, none.low) == (0.0, 0.0)
+    assert none.high == pytest.approx(0.05602, abs=1e-4)
+    assert (every.value, every.high) == (1.0, 1.0)
+    assert every.low == pytest.approx(1 - 0.05602, abs=1e-4)
