@@ -96,8 +96,10 @@ def sweep(grid: Path, assignments: Sequence[str], workers: int, reports: Path) -
     failed = [condition for condition in planned if condition.state == "error"]
     for condition in failed:
         info = condition.plan.run.info
-        console.print(f"\n{condition.plan.run_id} {dict(condition.given)}\n{info.get('error')}", markup=False)
-        console.print(info.get("traceback") or "", markup=False)
+        console.print(
+            f"\n{condition.plan.run_id} {dict(condition.given)}\n{info.get('error')}", markup=False, soft_wrap=True
+        )
+        console.print(info.get("traceback") or "", markup=False, soft_wrap=True)
     reused = sum(condition.reused for condition in planned)
     console.print(f"{len(planned)} conditions: {reused} found done, {len(failed)} failed")
     console.print(str(folder.path / "report.html"), soft_wrap=True)
@@ -126,9 +128,9 @@ def data() -> None:
 @click.option("--to", "folder", type=click.Path(path_type=Path), default=ROOT / "data", show_default="data")
 def build(folder: Path) -> None:
     """Builds the built-in catalogue and ratings from the two packages that carry them."""
-    from crslib import datasets
+    from crslib import builtin
 
-    datasets.build(folder)
+    builtin.build(folder)
     console.print(str(folder), soft_wrap=True)
 
 
@@ -227,7 +229,8 @@ class _table:
         for condition in planned:
             if self._said.get(condition.plan.run_id) != condition.state:
                 self._said[condition.plan.run_id] = condition.state
-                console.print(f"{condition.plan.run_id} {condition.state} {dict(condition.given)}", markup=False)
+                line = f"{condition.plan.run_id} {condition.state} {dict(condition.given)}"
+                console.print(line, markup=False, soft_wrap=True)
 
 
 def _conditions_table(planned: Sequence[Any]) -> Any:

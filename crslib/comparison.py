@@ -10,6 +10,7 @@ from crslib import charts
 from crslib.config import resolve
 from crslib.errors import CrsError
 from crslib.metrics import METRICS
+from crslib.metrics.leakage import KINDS
 from crslib.report import Figure
 from crslib.store import Run
 
@@ -53,14 +54,13 @@ def read(sweep_dir: str) -> Sweep:
         label = ", ".join(f"{name}={_word(value)}" for name, value in condition["values"].items()) or "only condition"
         run = Run(path / condition["path"])
         info = run.info
-        audit = info.get("audit") or {}
-        leaks = audit.get("hidden_title"), audit.get("profile_text"), audit.get("private_note")
+        audit = info.get("audit")
         rows.append(
             {
                 "condition": label,
                 **{name: _word(value) for name, value in condition["values"].items()},
                 "state": condition["state"],
-                "leaks": None if None in leaks else sum(leaks),
+                "leaks": None if audit is None else sum(audit[kind.replace(" ", "_")] for kind in KINDS),
                 "error": info.get("error"),
                 "traceback": info.get("traceback"),
             }

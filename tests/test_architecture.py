@@ -17,7 +17,7 @@ LAYERS = [
     ["chat"],
     ["catalog", "histories", "corpora"],
     ["datasets", "opinions", "engines", "stats"],
-    ["profiles"],
+    ["profiles", "builtin"],
     ["rewording"],
     ["simulate", "metrics"],
     ["charts"],

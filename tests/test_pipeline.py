@@ -118,3 +118,21 @@ def test_run_json_is_plain_json(tmp_path: Path) -> None:
     record = json.loads(json.dumps(pipeline._record(planned)))
     assert record["status"] == "started"
     assert record["parameters"]["max_turns"] == 4
+
+
+def test_a_full_disk_is_recorded_and_the_run_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = pipeline.plan(TINY, tmp_path)
+    made: list[str] = []
+
+    def fails(name: str, folder: Path, parameters: dict) -> None:
+        if name == "02_simulate":
+            raise CrsError("cannot write x: No space left on device")
+        made.append(name)
+
+    monkeypatch.setattr(pipeline, "execute_notebook", fails)
+    with pytest.raises(CrsError, match="No space left"):
+        pipeline.execute(planned)
+    assert planned.run.info["status"] == "error"
+    monkeypatch.setattr(pipeline, "execute_notebook", lambda name, folder, parameters: made.append(name))
+    assert pipeline.execute(planned).info["status"] == "success"
+    assert made == ["01_profiles", "02_simulate", "03_evaluate"]
