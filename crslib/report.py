@@ -209,10 +209,18 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("parameters given", ", ".join(f"{k}={v}" for k, v in info.get("parameters_given", {}).items()) or "none"),
         ("seed", info.get("parameters", {}).get("seed", "")),
         *((f"{role}'s weights", _weights(engine)) for role, engine in engines.items()),
+        ("taste model", _estimate(info.get("opinion_auc"))),
         ("machine", f"{info['machine']['cpu']}, {info['machine']['cores']} cores" if "machine" in info else ""),
         ("commit", f"{git.get('commit', 'unknown')}{', changed since' if git.get('dirty') else ''}"),
     ]
     return [(name, str(value)) for name, value in rows if value != ""]
+
+
+def _estimate(auc: dict[str, Any] | None) -> str:
+    if auc is None:
+        return ""
+    interval = "" if auc["low"] is None else f" [{auc['low']:.3f}, {auc['high']:.3f}]"
+    return f"AUC on hidden ratings {auc['value']:.3f}{interval}, {auc['n']} people"
 
 
 def _weights(engine: dict[str, Any]) -> str:

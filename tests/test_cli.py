@@ -39,3 +39,19 @@ def test_unwritable_reports_folder(tmp_path: Path) -> None:
 def test_runs_of_an_empty_folder(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["runs", "--reports", str(tmp_path)])
     assert (result.exit_code, result.output) == (0, "")
+
+
+def test_own_data_are_imported_or_refused(tmp_path: Path) -> None:
+    items, ratings, to = tmp_path / "i.csv", tmp_path / "r.csv", tmp_path / "to"
+    items.write_text("item_id,title\n1,Heat (1995)\n2,Up (2009)\n")
+    ratings.write_text("user_id,item_id,rating\na,1,3\na,2,4\n")
+    words = ["data", "import", "--ratings", str(ratings), "--items", str(items), "--to", str(to)]
+    result = CliRunner().invoke(main, words)
+    assert (result.exit_code, "2 items, 2 ratings of 1 users" in result.output) == (0, True)
+    assert {path.name for path in to.iterdir()} == {"items.parquet", "ratings.parquet"}
+    ratings.write_text("user_id,item_id,rating\na,1,good\n")
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
+    assert "row 1: rating 'good' is not a finite number" in result.stderr
+    result = CliRunner().invoke(main, ["data", "import", "--to", str(to)])
+    assert (result.exit_code, "give either --ratings" in result.stderr) == (1, True)

@@ -48,6 +48,7 @@ def run(tmp_path: Path, items: pl.DataFrame) -> Run:
         made.write(table, pl.DataFrame(rows, schema=dict(schemas.TABLES[table])))
     made.write("profiles", profiles)
     made.write("items", items)
+    made.update(opinion_auc={"value": 0.7, "low": 0.6, "high": 0.8, "n": 9})
     made.update(run_id="r", parameters={"condition": EVIL, "seed": 1}, parameters_given={"condition": EVIL})
     return made
 
@@ -70,6 +71,7 @@ def test_figures_are_those_of_the_table(run: Run) -> None:
     html = report.write(run, []).read_text(encoding="utf-8")
     assert "<b>2</b>leaks in prompts" in html
     assert "tile bad" in html
+    assert "AUC on hidden ratings 0.700 [0.600, 0.800], 9 people" in html
     assert "of 70 prompts audited" in html
     assert "<b>33%</b>dialogues found a hidden film" in html
     row = re.search(r"<tr><td[^>]*>Turns per dialogue.*?</tr>", html)
