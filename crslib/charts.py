@@ -189,4 +189,4 @@ def conditions(metrics: pl.DataFrame) -> alt.Chart:
     )
     human = alt.Chart(metrics.filter(pl.col("human").is_not_null()).head(1))
     rule = human.mark_rule(color=PEOPLE, strokeDash=[4, 3]).encode(x="human:Q")
-    return (rule + interval + point).properties(width=WIDTH - 80, height=alt.Step(22))
+    return (rule + interval + point).properties(width=WIDTH - 190, height=alt.Step(20))
