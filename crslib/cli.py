@@ -96,9 +96,8 @@ def sweep(grid: Path, assignments: Sequence[str], workers: int, reports: Path) -
     failed = [condition for condition in planned if condition.state == "error"]
     for condition in failed:
         info = condition.plan.run.info
-        console.print(
-            f"\n{condition.plan.run_id} {dict(condition.given)}\n{info.get('error')}", markup=False, soft_wrap=True
-        )
+        error = info.get("error") or "in use by another process; run the same command again when that has ended"
+        console.print(f"\n{condition.plan.run_id} {dict(condition.given)}\n{error}", markup=False, soft_wrap=True)
         console.print(info.get("traceback") or "", markup=False, soft_wrap=True)
     reused = sum(condition.reused for condition in planned)
     console.print(f"{len(planned)} conditions: {reused} found done, {len(failed)} failed")

@@ -20,6 +20,8 @@ from crslib.errors import CrsError
 from crslib.identity import digest
 from crslib.store import Run, writing
 
+_TOLD = 3  # exit status of a condition that failed with a sentence, which stands in its run.json
+
 
 @dataclass
 class Condition:
@@ -80,10 +82,10 @@ def execute(
 
 def _settle(condition: Condition, process: Any) -> None:
     process.join()
-    run = condition.plan.run
     condition.state = "success" if process.exitcode == 0 else "error"
-    if condition.state == "error" and run.info.get("status") not in ("error", "cancelled"):
-        run.update(status="error", error=f"the process of this condition ended with code {process.exitcode}")
+    if process.exitcode not in (0, _TOLD):  # it crashed, so it could not tell
+        error = f"the process of this condition ended with code {process.exitcode}"
+        condition.plan.run.update(status="error", error=error)
 
 
 def _work(given: dict[str, Any], reports: Path) -> None:
@@ -92,7 +94,7 @@ def _work(given: dict[str, Any], reports: Path) -> None:
     try:
         pipeline.execute(pipeline.plan(given, reports))
     except CrsError:
-        raise SystemExit(1) from None  # told in run.json
+        raise SystemExit(_TOLD) from None
     except OSError as error:
         raise SystemExit(f"{reports}: {error}") from None
 
