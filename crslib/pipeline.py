@@ -58,6 +58,7 @@ def plan(given: Mapping[str, Any], reports: Path) -> Plan:
         raise CrsError(f"no folder {human} with human statistics; run `crs data reference` or leave `human` as it is")
     inputs = {
         "notebooks": {name: _source_hash(name) for name in NOTEBOOKS},
+        "library": _library_hash(),
         "data": {path.name: file_sha256(path) for path in tables},
         "human": {path.name: file_sha256(path) for path in sorted(human.iterdir()) if path.suffix != ".md"},
         "user": _engine(parameters, parameters.user_model, parameters.user_adapter),
@@ -79,6 +80,13 @@ def _source_hash(notebook: str) -> str:
     """Hash of a notebook's cells: outputs, counts and metadata that editors leave behind do not count."""
     cells = papermill.iorw.load_notebook_node(str(notebook_path(notebook))).cells
     return digest([[cell.cell_type, cell.source] for cell in cells], "notebook")
+
+
+def _library_hash() -> str:
+    """Hash of the library's own sources: the notebooks only call it, so it decides what they compute."""
+    package = Path(__file__).parent
+    sources = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".html"))
+    return digest([[path.relative_to(package).as_posix(), file_sha256(path)] for path in sources], "library")
 
 
 def notebook_path(name: str) -> Path:
@@ -109,24 +117,28 @@ def execute(planned: Plan, tell: Callable[[str], None] = lambda stage: None) -> 
         except KeyboardInterrupt:
             run.update(status="cancelled", finished=now())
             raise
-        except (CrsError, _NotebookError) as error:
+        except CrsError as error:
+            traceback = error.traceback if isinstance(error, NotebookError) else None
             with contextlib.suppress(CrsError):  # the disk may be full
-                run.update(
-                    status="error", finished=now(), error=str(error), traceback=getattr(error, "traceback", None)
-                )
-            raise CrsError(str(error)) from None
+                run.update(status="error", finished=now(), error=str(error), traceback=traceback)
+            raise
         run.update(status="success", finished=now(), error=None, traceback=None)
     return run
 
 
-class _NotebookError(Exception):
+class NotebookError(CrsError):
+    """A notebook that failed; `traceback` is that of its kernel, for `run.json`."""
+
     def __init__(self, message: str, traceback: str) -> None:
         super().__init__(message)
         self.traceback = traceback
 
 
 def execute_notebook(name: str, folder: Path, parameters: Mapping[str, Any]) -> None:
-    """Executes notebook `name` into `folder` in a kernel of its own, over IPC: parallel runs never race for ports."""
+    """Executes notebook `name` into `folder` in a kernel of its own, over IPC: parallel runs never race for ports.
+
+    Raises `NotebookError` when a cell fails, `CrsError` when the folder cannot be written.
+    """
     with tempfile.TemporaryDirectory(prefix="crs-") as sockets, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a kernel that supports subshells warns about each frontend that does not
         config = Config(KernelManager={"transport": "ipc", "ip": str(Path(sockets) / "kernel")})
@@ -143,8 +155,9 @@ def execute_notebook(name: str, folder: Path, parameters: Mapping[str, Any]) -> 
                 extra_arguments=["--IPKernelApp.log_level=50"],  # a kernel complains of the signal that ends it
             )
         except PapermillExecutionError as error:
-            sentence = error.evalue if error.ename == "CrsError" else f"{name} failed: {error.ename}: {error.evalue}"
-            raise _NotebookError(sentence, _without_colours("\n".join(error.traceback))) from None
+            told = " ".join(error.evalue.split())
+            sentence = told if error.ename == "CrsError" else f"{name} failed: {error.ename}: {told}"
+            raise NotebookError(sentence, _without_colours("\n".join(error.traceback))) from None
         except OSError as error:
             raise unwritable(folder, error) from None
 

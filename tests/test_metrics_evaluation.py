@@ -3,6 +3,7 @@ import pytest
 
 from crslib import schemas
 from crslib.config import ROOT
+from crslib.errors import CrsError
 from crslib.metrics import METRICS, evaluate, human
 from tests.metrics_frames import table, talk
 
@@ -123,3 +124,11 @@ def test_no_interval_leaves_the_range_of_its_figure(items: pl.DataFrame) -> None
     known = metrics.drop_nulls("low")
     assert (known["low"] >= 0).all()
     assert (known.filter(pl.col("unit").is_in(["share", "distance", "index"]))["high"] <= 1).all()
+
+
+def test_dialogues_of_other_profiles_are_refused(items: pl.DataFrame) -> None:
+    """A person at the notebooks made profiles anew and did not simulate again."""
+    tables = run(4)
+    tables["profiles"] = tables["profiles"].filter(pl.col("profile_id") != "p02")
+    with pytest.raises(CrsError, match=r"dialogue 'p02' is of profile 'p02', which .* lacks; run 02_simulate again"):
+        figures(items, tables)

@@ -1,6 +1,7 @@
 """Real notebooks, real models, tiny size: a run from data to report, again, elsewhere, and broken in the middle."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,15 @@ def test_a_full_disk_is_recorded_and_the_run_goes_on_later(tmp_path: Path, monke
     monkeypatch.setattr(pipeline, "execute_notebook", lambda name, folder, parameters: made.append(name))
     assert pipeline.execute(planned).info["status"] == "success"
     assert made == ["01_profiles", "02_simulate", "03_evaluate"]
+
+
+def test_identity_follows_the_library_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notebooks only call the library: edited code must not find the results of the old code done."""
+    before = pipeline.plan(TINY, tmp_path).run_id
+    package = tmp_path / "crslib"
+    shutil.copytree(Path(pipeline.__file__).parent, package)
+    monkeypatch.setattr(pipeline, "__file__", str(package / "pipeline.py"))
+    assert pipeline.plan(TINY, tmp_path).run_id == before
+    with (package / "stats.py").open("a") as file:
+        file.write("# changed\n")
+    assert pipeline.plan(TINY, tmp_path).run_id != before

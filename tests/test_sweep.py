@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from crslib import sweep
+from crslib import pipeline, sweep
 from crslib.errors import CrsError
 from tests.test_pipeline import TINY
 
@@ -50,7 +50,6 @@ def test_killed_sweep_goes_on_and_one_failure_stops_no_other(tmp_path: Path) -> 
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    finished = {path: path.stat().st_mtime_ns for path in reports.glob("runs/*/02_simulate.ipynb")}
 
     again = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert again.returncode == 1
@@ -68,7 +67,20 @@ def test_killed_sweep_goes_on_and_one_failure_stops_no_other(tmp_path: Path) -> 
     assert "memory" in html
     assert "n_profiles = 100000 but only" in html
 
+    made = {
+        path: path.stat().st_mtime_ns
+        for path in reports.glob("runs/*/*.parquet")
+        if path.with_name("scores.parquet").exists()
+    }
+    assert len(made) >= 2 * 9
     third = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert "2 found done" in third.stdout
-    untouched = {path: path.stat().st_mtime_ns for path in finished}
-    assert all(untouched[path] == then for path, then in finished.items() if path.with_name("scores.parquet").exists())
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+@pytest.mark.notebook
+def test_a_failing_comparison_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    with pytest.raises(CrsError, match=r"no readable sweep\.json") as caught:
+        pipeline.execute_notebook("04_compare", tmp_path / "sweep", {"sweep_dir": str(tmp_path / "sweep")})
+    assert "\n" not in str(caught.value)

@@ -8,6 +8,7 @@ import math
 import polars as pl
 
 from crslib import schemas, stats
+from crslib.errors import CrsError
 from crslib.metrics import consistency, diversity, leakage, realism, recommendation
 from crslib.metrics.definitions import METRICS
 from crslib.metrics.facts import Facts, facts
@@ -30,8 +31,15 @@ def evaluate(
     """Tables `scores` (one value per dialogue and metric) and `metrics` (one row per metric) of a run.
 
     A pooled share weighs dialogues by what they hold, so it need not be the mean of the scores. The numbers of leaks
-    come without interval: every prompt is read, nothing is estimated.
+    come without interval: every prompt is read, nothing is estimated. Raises `CrsError` when the dialogues are of
+    other profiles than those given.
     """
+    strange = dialogues.join(profiles, on="profile_id", how="anti").sort("dialogue_id")
+    if strange.height:
+        raise CrsError(
+            f"dialogue {strange['dialogue_id'][0]!r} is of profile {strange['profile_id'][0]!r}, which table profiles "
+            "lacks; run 02_simulate again after 01_profiles"
+        )
     counted = facts(dialogues, turns)
     audit = leakage.audit(prompts, profiles, holdouts, items, dialogues, turns)
     targets = (
