@@ -1,9 +1,11 @@
 """The `crs` command. It reads words, calls the library, and turns a `CrsError` into one line and exit status 1."""
 
+import contextlib
+import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Never
 
@@ -12,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from crslib import __version__
-from crslib.config import ROOT, RunParameters, read_assignments, read_grid, read_parameter_file
+from crslib.config import ROOT, RunParameters, SimulationParameters, read_assignments, read_grid, read_parameter_file
 from crslib.errors import CrsError
-from crslib.store import Run, registry
+from crslib.store import Run, registry, writing
 
 console = Console(highlight=False)
 REPORTS = click.option(
@@ -164,7 +166,128 @@ def reference(redial: Path, folder: Path) -> None:
     console.print(str(folder), soft_wrap=True)
 
 
+# ── benchmarks ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+JSON = click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures to FILE too.")
+
+
+@main.group()
+def bench() -> None:
+    """Measures this installation: speed of the engine, foresight of the recommender, linking of titles."""
+
+
+@bench.command("engine")
+@click.option("--dialogues", default=64, show_default=True, type=click.IntRange(1), help="Dialogues of the engine.")
+@click.option("--plain", default=8, show_default=True, type=click.IntRange(1), help="Of them, by a plain loop too.")
+@PARAMETERS
+@JSON
+def bench_engine(dialogues: int, plain: int, assignments: Sequence[str], file: Path | None) -> None:
+    """Dialogues per minute against a plain loop over two `Llama` objects and against llama.cpp's own ceiling."""
+    from crslib.benchmarks import engine
+
+    found = engine.measure(SimulationParameters.parse(read_assignments(assignments)), dialogues, plain)
+    console.print("\n".join(engine.lines(found)), markup=False, soft_wrap=True)
+    _keep(found, file)
+
+
+@bench.command("scaling")
+@click.argument("counts", nargs=-1, type=click.IntRange(1))
+@JSON
+def bench_scaling(counts: Sequence[int], file: Path | None) -> None:
+    """Cost per dialogue of everything but the models, for COUNTS dialogues (100 1000 5000 unless given)."""
+    from crslib.benchmarks import engine
+
+    found = engine.scaling(SimulationParameters(), counts or (100, 1000, 5000))
+    for row in found.iter_rows(named=True):
+        line = f"{row['dialogues']:6} dialogues  {row['ms_per_dialogue']:6.2f} ms each  {row['peak_rss_mb']:6.0f} MB"
+        console.print(line, soft_wrap=True)
+    _keep(found.to_dicts(), file)
+
+
+CORPUS = click.option("--corpus", type=click.Choice(["redial"]), default="redial", show_default=True)
+PATH = click.option(
+    "--path",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The corpus's official zip, or a folder of its files.",
+)
+TABLES = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default=ROOT / "data",
+    show_default="data",
+    help="Folder of items.parquet.",
+)
+
+
+@bench.command("recommender")
+@CORPUS
+@PATH
+@TABLES
+@click.option(
+    "--no-model", is_flag=True, help="Popularity and item prior only: a minute instead of a quarter of an hour."
+)
+@JSON
+def bench_recommender(corpus: str, path: Path, data: Path, no_model: bool, file: Path | None) -> None:
+    """How well the next film a human recommender names is foreseen: popularity, item prior, language model, both."""
+    from crslib.benchmarks import recommender
+    from crslib.simulate import open_engines
+
+    with _counting("turns") as advance:
+        if no_model:
+            found = recommender.measure(path, data, advance=advance)
+        else:
+            with open_engines(SimulationParameters(n_ctx=2048, width=1)) as (_, reader):
+                found = recommender.measure(path, data, reader, advance=advance)
+    console.print(recommender.formatted(found), markup=False, soft_wrap=True)
+    _keep(recommender.record(found), file)
+
+
+@bench.command("linking")
+@CORPUS
+@PATH
+@TABLES
+@JSON
+def bench_linking(corpus: str, path: Path, data: Path, file: Path | None) -> None:
+    """How well titles typed without brackets are found: over the corpus's own films and over those of DATA."""
+    from crslib.benchmarks import linking
+    from crslib.catalog import Catalog
+    from crslib.corpora import redial
+    from crslib.datasets import load
+
+    test = redial.read(path, "test")
+    own = linking.corpus_items(redial.movies(path), redial.read(path, "train"))
+    found = {name: linking.measure(test, Catalog(items)) for name, items in (("own", own), ("data", load(data)[0]))}
+    for name, frame in found.items():
+        title = {"own": f"the {own.height} films of {corpus}", "data": f"the films of {data}"}[name]
+        console.print(f"{title}\n{linking.formatted(frame)}\n", markup=False, soft_wrap=True)
+    _keep({name: frame.to_dicts() for name, frame in found.items()}, file)
+
+
+def _keep(found: Any, file: Path | None) -> None:
+    if file is not None:
+        with writing(file) as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
 # ── what a terminal shows ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextlib.contextmanager
+def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function `(done, total)` that draws a bar on a terminal, and nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 class _watching:

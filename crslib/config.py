@@ -102,10 +102,13 @@ class SimulationParameters(Parameters):
     user_adapter: str = _path("data/adapters/user.gguf", description="LoRA GGUF; empty for none")
     recommender_model: str = _path("smollm2", description="GGUF file; smollm2 is the built-in one")
     recommender_adapter: str = _path("data/adapters/recommender.gguf", description="LoRA GGUF; empty: none")
-    weights: Literal["merged", "as they are"] = Field(
-        "merged", description="adapter merged into Q8_0 weights, or beside"
+    weights: Literal["fastest", "Q8_0", "BF16", "F16", "Q4_0", "as they are"] = Field(
+        "fastest", description="format adapters are merged into; fastest: measured on this CPU"
     )
     opener: Literal["mixed", "user", "recommender"] = Field("mixed", description="who speaks first; people: 65 % rec.")
+    grounding: Literal["prior", "catalogue", "off"] = Field(
+        "prior", description="titles the recommender may name: catalogue, by item prior or any alike; off: any words"
+    )
     memory: bool = Field(True, description="private notes: what the user remembers or thinks of mentioned items")
     temperature: float = Field(0.7, ge=0, le=5, description="0 is greedy")
     top_p: float = Field(0.95, gt=0, le=1, description="nucleus sampling")
@@ -113,8 +116,8 @@ class SimulationParameters(Parameters):
     max_tokens: int = Field(64, ge=1, description="longest utterance, in tokens")
     max_turns: int = Field(24, ge=1, description="longest dialogue, in turns of both parties")
     dialogues_per_profile: int = Field(1, ge=1, description="dialogues each person has, with other seeds")
-    n_ctx: int = Field(1024, ge=128, description="context of one dialogue, in tokens")
-    width: int = Field(8, ge=1, le=256, description="utterances decoded at once; part of the engine's identity")
+    n_ctx: int = Field(768, ge=128, description="context of one dialogue, in tokens")
+    width: int = Field(16, ge=1, le=256, description="utterances decoded at once; part of the engine's identity")
     threads: int = _outside_identity(0, ge=0, description="CPU threads; 0 is all of them; never changes the text")
 
 

@@ -24,10 +24,11 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from crslib.config import NOTEBOOKS, ROOT, RunParameters, resolve
-from crslib.engines import llama
+from crslib.engines import llama, preparation
 from crslib.engines.base import Sampling
 from crslib.errors import CrsError
 from crslib.identity import digest, file_sha256
+from crslib.simulate import weights_form
 from crslib.store import Run, now, unwritable
 
 
@@ -72,7 +73,9 @@ def plan(given: Mapping[str, Any], reports: Path) -> Plan:
 
 def _engine(parameters: RunParameters, model: str, adapter: str) -> dict[str, Any]:
     sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
-    source = llama.source(llama.model_path(model), llama.adapter_path(adapter), merge=parameters.weights == "merged")
+    path, beside = llama.model_path(model), llama.adapter_path(adapter)
+    form = weights_form(parameters, path, beside)
+    source = llama.source(path, beside, form)
     return llama.identity(source, sampling, parameters.n_ctx, parameters.width)
 
 
@@ -210,10 +213,9 @@ def _git() -> dict[str, Any] | None:
 
 
 def _machine() -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                cpu = line.split(":", 1)[1].strip()
-                break
-    return {"system": platform.platform(), "python": platform.python_version(), "cpu": cpu, "cores": os.cpu_count()}
+    return {
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cpu": preparation.cpu(),
+        "cores": os.cpu_count(),
+    }

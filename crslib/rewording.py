@@ -15,7 +15,7 @@ from rapidfuzz import fuzz
 from crslib import catalog, chat
 from crslib.config import ProfileParameters
 from crslib.engines import llama
-from crslib.engines.base import Engine, Request, Sampling
+from crslib.engines.base import Engine, Request, Sampling, complete
 from crslib.identity import derive_seed
 from crslib.profiles import ProfileTables
 
@@ -74,7 +74,7 @@ def reword(
             )
             for row in batch
         ]
-        completions = engine.generate(requests)
+        completions = complete(engine, requests)
         for row, completion in zip(batch, completions, strict=True):
             profile = row["profile_id"]
             engine.forget(profile)

@@ -8,14 +8,15 @@ import contextlib
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import polars as pl
 
-from crslib import schemas
+from crslib import chat, schemas
 from crslib.catalog import Catalog
 from crslib.chat import (
     RECOMMENDER,
@@ -29,13 +30,18 @@ from crslib.chat import (
     plain,
 )
 from crslib.config import SimulationParameters, resolve
-from crslib.engines import llama, weights
-from crslib.engines.base import Completion, Engine, Request, Sampling
+from crslib.engines import llama, preparation, weights
+from crslib.engines.base import Completion, Constraint, Engine, Request, Sampling
+from crslib.errors import CrsError
+from crslib.grounding import Titles
 from crslib.identity import derive_seed, digest
+from crslib.ranking import ItemPrior, Utterance
 from crslib.store import Journal
 
 HUMAN_RECOMMENDER_OPENS = 0.65  # share of ReDial dialogues in which the recommender speaks first (DESIGN §4)
-ALIVE_PER_ROW = 4  # dialogues alive per row of the engine: enough to keep the rows busy while utterances end
+ALIVE_PER_ROW = 2  # dialogues alive per row of an engine: one engine's rows stay full while the other's work
+
+CACHE = resolve(".cache/weights")
 
 
 class UserOpinions(Protocol):
@@ -44,6 +50,40 @@ class UserOpinions(Protocol):
     def of(self, profile_id: str, item_id: str | None) -> tuple[bool | None, bool | None]:
         """(seen, liked or interested) for an item of the catalogue, or for a title that is in none (`None`)."""
         ...
+
+
+class Grounding:
+    """Keeps the recommender to real titles: after `[[` it can only name an item of the catalogue that it has not yet
+    recommended in the dialogue, the more likely the higher the item prior holds it (DESIGN §6). It sees the dialogue
+    and catalogue statistics of training ratings, nothing of the user.
+    """
+
+    def __init__(self, items: pl.DataFrame, training: pl.DataFrame, engine: Engine, *, prior: bool = True) -> None:
+        """`items` and `training` (table `ratings`) of the run; without `prior` all titles are alike to it."""
+        self.prior = ItemPrior.fit(items, training)
+        self._uniform = not prior
+        self._rows = {item: row for row, item in enumerate(self.prior.item_ids)}
+        names = [chat.item_name(*row) for row in items.sort("item_id").select("title", "year").iter_rows()]
+        self._titles = Titles(names, engine.pieces, engine.encode)
+
+    def constraint(self, turns: Sequence[Mapping[str, Any]], temperature: float) -> Constraint:
+        """For the recommender's next utterance after `turns` (rows of table `turns`).
+
+        What the user named stays sayable, as likely as the likeliest other item: that is an answer, not a
+        recommendation. The weights enter before the temperature; they are scaled so that it leaves them as they are.
+        """
+        recommended, named = (
+            {item["item_id"] for turn in turns if turn["role"] == role for item in turn["items"]} & self._rows.keys()
+            for role in (RECOMMENDER, USER)
+        )
+        said = [Utterance(t["role"], t["text"], [item["item_id"] for item in t["items"]]) for t in turns]
+        if self._uniform:
+            prior = np.zeros(len(self._rows), np.float32)
+        else:
+            prior = self.prior.log_prior(said, recommended | named)
+            prior[[self._rows[item] for item in named]] = prior.max()
+        out = [self._rows[item] for item in recommended]
+        return self._titles.constraint(prior, out, weight=temperature or 1.0)
 
 
 @dataclass
@@ -65,13 +105,19 @@ class _Dialogue:
         return self.opener if even else (USER if self.opener == RECOMMENDER else RECOMMENDER)
 
 
+def weights_form(parameters: SimulationParameters, model: Path, adapter: Path | None) -> str:
+    """The form of the weights that `parameters.weights` means for these files on this machine."""
+    if parameters.weights != "fastest" or adapter is None:
+        return parameters.weights if adapter else llama.AS_THEY_ARE
+    return preparation.best(model, adapter, CACHE)
+
+
 @contextlib.contextmanager
 def open_engines(parameters: SimulationParameters) -> Iterator[tuple[llama.LlamaEngine, llama.LlamaEngine]]:
     """The user's and the recommender's engine. Adapters are merged into the weights (once, cached) unless told not to;
-    roles that then have the same GGUF file share it."""
+    roles that then have the same GGUF file share it. Raises `CrsError` when a file is unfit."""
     sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
     shape = {"n_ctx": parameters.n_ctx, "width": parameters.width, "threads": parameters.threads or os.cpu_count() or 1}
-    merge = parameters.weights == "merged"
     with contextlib.ExitStack() as stack:
         models: dict[Path, llama.Model] = {}
         engines = []
@@ -79,10 +125,11 @@ def open_engines(parameters: SimulationParameters) -> Iterator[tuple[llama.Llama
             (parameters.user_model, parameters.user_adapter),
             (parameters.recommender_model, parameters.recommender_adapter),
         ):
-            path, adapter, source = llama.model_path(model_name), llama.adapter_path(adapter_name), None
-            if merge and adapter:
-                source = llama.source(path, adapter, merge=True)
-                path, adapter = weights.merged(path, adapter, resolve(".cache/weights")), None
+            path, adapter = llama.model_path(model_name), llama.adapter_path(adapter_name)
+            form = weights_form(parameters, path, adapter)
+            source = llama.source(path, adapter, form)
+            if adapter and form != llama.AS_THEY_ARE:
+                path, adapter = weights.merged(path, adapter, form, CACHE), None
             if path not in models:
                 models[path] = llama.Model(path, source)
                 stack.callback(models[path].close)
@@ -90,6 +137,15 @@ def open_engines(parameters: SimulationParameters) -> Iterator[tuple[llama.Llama
             stack.callback(engine.close)
             engines.append(engine)
         yield engines[0], engines[1]
+
+
+def open_grounding(
+    items: pl.DataFrame, training: pl.DataFrame, recommender: Engine, parameters: SimulationParameters
+) -> Grounding | None:
+    """The grounding that `parameters.grounding` asks for, from tables `items` and `ratings` of the run; None if off."""
+    if parameters.grounding == "off":
+        return None
+    return Grounding(items, training, recommender, prior=parameters.grounding == "prior")
 
 
 def engine_record(user: Engine, recommender: Engine) -> dict[str, dict[str, Any]]:
@@ -109,14 +165,18 @@ def simulate(
     parameters: SimulationParameters,
     run_id: str,
     journal: Journal,
+    grounding: Grounding | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Dialogues of every profile (table `profiles`), as tables `dialogues`, `turns` and `prompts`, sorted.
 
     A dialogue depends on (seed, profile, condition, engine identity) only. Each is appended to `journal` when it
     ends; those already there are not made again. `advance(done, total)` is told of every dialogue that ends.
+    `grounding` restricts what the recommender names; it has to be there unless `parameters.grounding` is off.
     Raises `CrsError` when an engine fails or the journal cannot be written; what had ended before is kept.
     """
+    if (grounding is None) != (parameters.grounding == "off"):
+        raise CrsError(f"grounding = {parameters.grounding!r} does not go with what was given; use open_grounding")
     key = digest([parameters.identity(), profiles.to_dicts(), dict(user.identity), dict(recommender.identity)], "talk")
     journal.keep(key)
     wanted = {
@@ -126,24 +186,28 @@ def simulate(
     }
     done = {record["dialogue"]["dialogue_id"] for record in journal.records}
     pending = deque(sorted(wanted.keys() - done))
-    alive: list[_Dialogue] = []
-    voices = {USER: _Voice(user), RECOMMENDER: _Voice(recommender)}
-    room = ALIVE_PER_ROW * min(user.width, recommender.width)
+    alive: dict[str, _Dialogue] = {}
+    voices = {USER: _Voice(user, USER), RECOMMENDER: _Voice(recommender, RECOMMENDER, grounding)}
+    room = ALIVE_PER_ROW * max(user.width, recommender.width)
     advance(len(wanted) - len(pending), len(wanted))
     while pending or alive:
         while pending and len(alive) < room:
             dialogue_id = pending.popleft()
-            alive.append(_start(dialogue_id, wanted[dialogue_id], parameters))
-        for role in (USER, RECOMMENDER):
-            speaking = [d for d in alive if d.stop_reason is None and d.speaker == role]
-            for dialogue, completion in zip(speaking, voices[role].speak(speaking, role, parameters), strict=True):
-                _hear(dialogue, role, completion, voices[role].engine, catalog, opinions, parameters)
-        for dialogue in [d for d in alive if d.stop_reason]:
-            user.forget(dialogue.dialogue_id)
-            recommender.forget(dialogue.dialogue_id)
-            journal.append({"key": key, **_record(dialogue, run_id, parameters)})
-        alive = [d for d in alive if not d.stop_reason]
-        advance(len(wanted) - len(pending) - len(alive), len(wanted))
+            alive[dialogue_id] = _start(dialogue_id, wanted[dialogue_id], parameters)
+            voices[alive[dialogue_id].speaker].ask(alive[dialogue_id], parameters)
+        # The engine with more to do works until a row of its falls free; then the other takes over.
+        voice = max(voices.values(), key=lambda voice: voice.engine.load)
+        for dialogue_id, completion in voice.engine.advance():
+            dialogue = alive[dialogue_id]
+            voice.answer(dialogue, completion)
+            _hear(dialogue, voice.role, completion, voice.engine, catalog, opinions, parameters)
+            if dialogue.stop_reason is None:
+                voices[dialogue.speaker].ask(dialogue, parameters)
+                continue
+            user.forget(dialogue_id)
+            recommender.forget(dialogue_id)
+            journal.append({"key": key, **_record(alive.pop(dialogue_id), run_id, parameters)})
+            advance(len(wanted) - len(pending) - len(alive), len(wanted))
     return tables(journal.records)
 
 
@@ -161,27 +225,32 @@ def tables(records: Iterable[Mapping[str, Any]]) -> tuple[pl.DataFrame, pl.DataF
 class _Voice:
     """One role's engine with its chat template."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, role: str, grounding: Grounding | None = None) -> None:
+        self.engine, self.role, self._grounding = engine, role, grounding
         self._template = ChatTemplate(*engine.chat_template)
+        self._asked: dict[str, Request] = {}
+        # What every dialogue of this role begins with, in tokens.
+        constant = RecommenderView() if role == RECOMMENDER else UserView(UserKnowledge("", ""))
+        self._beginning = self._template.encode(constant.messages, engine)
 
-    def speak(self, dialogues: list[_Dialogue], role: str, parameters: SimulationParameters) -> list[Completion]:
-        """One utterance per dialogue, from that role's view alone; notes what was newly fed for the audit."""
-        views = [d.user if role == USER else d.recommender for d in dialogues]
-        requests = [
-            Request(
-                d.dialogue_id,
-                tuple(self._template.encode(view.messages, self.engine)),
-                derive_seed(parameters.seed, d.dialogue_id, role, len(d.turns)),
-            )
-            for d, view in zip(dialogues, views, strict=True)
-        ]
-        completions = self.engine.generate(requests)
-        for dialogue, request, completion in zip(dialogues, requests, completions, strict=True):
-            fed = request.prompt[completion.n_cached :]
-            text = self.engine.decode(fed)
-            dialogue.prompts.append({"turn": len(dialogue.turns), "role": role, "text": text, "n_tokens": len(fed)})
-        return completions
+    def ask(self, dialogue: _Dialogue, parameters: SimulationParameters) -> None:
+        """Requests the role's next utterance, from its view alone."""
+        view = dialogue.user if self.role == USER else dialogue.recommender
+        prompt = tuple(self._template.encode(view.messages, self.engine))
+        seed = derive_seed(parameters.seed, dialogue.dialogue_id, self.role, len(dialogue.turns))
+        n_shared = next(
+            (i for i, (a, b) in enumerate(zip(prompt, self._beginning, strict=False)) if a != b), len(prompt) - 1
+        )
+        constraint = self._grounding and self._grounding.constraint(dialogue.turns, parameters.temperature)
+        request = Request(dialogue.dialogue_id, prompt, seed, constraint, n_shared)
+        self._asked[dialogue.dialogue_id] = request
+        self.engine.submit(request)
+
+    def answer(self, dialogue: _Dialogue, completion: Completion) -> None:
+        """Notes for the audit what was newly fed before an utterance."""
+        fed = self._asked.pop(dialogue.dialogue_id).prompt[completion.n_cached :]
+        text = self.engine.decode(fed)
+        dialogue.prompts.append({"turn": len(dialogue.turns), "role": self.role, "text": text, "n_tokens": len(fed)})
 
 
 def _start(dialogue_id: str, profile: Mapping[str, Any], parameters: SimulationParameters) -> _Dialogue:

@@ -223,3 +223,22 @@ def test_real_files(shared_data: Path) -> None:
     answered = turns.filter(pl.col("notes").list.len() > 0)
     assert answered["role"].unique().to_list() == ["user"]
     assert len(answered) > 1500
+
+
+MOVIES = 'movieId,movieName,nbMentions\n11,"Why Him%3F (2016)",2\n10,"Airplane!  (1980)",1\n12,,1\n'
+
+
+def test_the_catalogue_of_a_folder_and_of_a_zip_without_its_counts(tmp_path: Path) -> None:
+    (tmp_path / "movies_with_mentions.csv").write_text(MOVIES, encoding="utf-8")
+    with zipfile.ZipFile(tmp_path / "redial.zip", "w") as archive:
+        archive.writestr("redial/movies_with_mentions.csv", MOVIES)
+    for path in (tmp_path, tmp_path / "redial.zip"):
+        assert redial.movies(path) == {"10": "Airplane! (1980)", "11": "Why Him? (2016)"}
+
+
+def test_a_catalogue_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CrsError, match=r"no file movies_with_mentions\.csv"):
+        redial.movies(tmp_path)
+    (tmp_path / "movies_with_mentions.csv").write_text("id,name\n1,Up\n", encoding="utf-8")
+    with pytest.raises(CrsError, match="no columns movieId and movieName"):
+        redial.movies(tmp_path)

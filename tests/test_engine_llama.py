@@ -10,8 +10,8 @@ import pytest
 from crslib.chat import ChatTemplate, Message
 from crslib.config import ROOT
 from crslib.engines import weights
-from crslib.engines.base import Completion, Request, Sampling
-from crslib.engines.llama import LlamaEngine, Model, adapter_path, identity, model_path, source
+from crslib.engines.base import Completion, Request, Sampling, complete
+from crslib.engines.llama import AS_THEY_ARE, LlamaEngine, Model, adapter_path, identity, model_path, source
 from crslib.errors import CrsError
 
 pytestmark = pytest.mark.model
@@ -21,6 +21,18 @@ HEARD = [
     "Have you seen [[Titanic (1997)]]?",
     "How about [[Saw (2004)]] and [[It (2017)]]?",
 ]
+
+
+class Free:
+    """What every constraint of these tests has: nothing forbidden, forced or left open."""
+
+    never = np.zeros(0, np.int32)
+
+    def forced(self, ids: Sequence[int]) -> list[int]:
+        return []
+
+    def open(self, ids: Sequence[int]) -> bool:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +56,7 @@ def talk(
         for begin in range(0, len(people), together):
             group = people[begin : begin + together]
             requests = [Request(str(p), tuple(template.encode(views[p], model)), seed=100 * p + turn) for p in group]
-            for person, completion in zip(group, engine.generate(requests), strict=True):
+            for person, completion in zip(group, complete(engine, requests), strict=True):
                 said[person].append(completion)
                 views[person].append(Message("assistant", "", completion.ids))
     engine.close()
@@ -97,7 +109,7 @@ def test_text_survives_tokenization(model: Model, text: str) -> None:
 def test_greedy_is_the_best_token(model: Model) -> None:
     engine = LlamaEngine(model, None, Sampling(temperature=0, max_tokens=8), n_ctx=256, width=2, threads=2)
     prompt = tuple(model.encode("The capital of France is"))
-    first, second = engine.generate([Request("a", prompt, 1), Request("b", prompt, 2)])
+    first, second = complete(engine, [Request("a", prompt, 1), Request("b", prompt, 2)])
     assert first == second
     assert "Paris" in model.decode(first.ids)
     engine.close()
@@ -106,13 +118,13 @@ def test_greedy_is_the_best_token(model: Model) -> None:
 def test_constraint_leaves_only_what_it_allows(model: Model) -> None:
     allowed = model.encode(" yes")[:1] + model.encode(" no")[:1]
 
-    class YesNo:
+    class YesNo(Free):
         def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
             return np.array(allowed, np.int32), np.array([0.0, -50.0], np.float32)
 
     engine = LlamaEngine(model, None, Sampling(temperature=1, top_p=1, min_p=0, max_tokens=4), n_ctx=256, width=2)
     prompt = tuple(model.encode("The answer is"))
-    found = engine.generate([Request(str(k), prompt, k, YesNo()) for k in range(5)])
+    found = complete(engine, [Request(str(k), prompt, k, YesNo()) for k in range(5)])
     assert {token for completion in found for token in completion.ids} == {allowed[0]}
     engine.close()
 
@@ -120,13 +132,13 @@ def test_constraint_leaves_only_what_it_allows(model: Model) -> None:
 def test_context_full_and_forget(model: Model) -> None:
     engine = LlamaEngine(model, None, Sampling(max_tokens=500), n_ctx=256, width=1)
     long = tuple(model.encode("word " * 250))
-    (cut,) = engine.generate([Request("a", long, 1)])
+    (cut,) = complete(engine, [Request("a", long, 1)])
     assert cut.finish == "context_full"
     assert 0 < len(cut.ids) < 10
-    (none,) = engine.generate([Request("b", long + long, 1)])
+    (none,) = complete(engine, [Request("b", long + long, 1)])
     assert (none.ids, none.finish) == ((), "context_full")
     engine.forget("a")
-    (again,) = engine.generate([Request("a", long, 1)])
+    (again,) = complete(engine, [Request("a", long, 1)])
     assert again == cut
     engine.close()
 
@@ -151,11 +163,17 @@ def test_bad_files_are_told_in_one_sentence(model: Model, tmp_path: Path) -> Non
 def test_identity_knows_what_changes_the_text() -> None:
     model = model_path("smollm2")
 
-    def made(adapter: Path | None = ADAPTER, width: int = 8, merge: bool = True, **sampling: float) -> dict:
-        return identity(source(model, adapter, merge=merge), Sampling(**sampling), 512, width)
+    def made(adapter: Path | None = ADAPTER, width: int = 8, form: str = "Q8_0", **sampling: float) -> dict:
+        return identity(source(model, adapter, form), Sampling(**sampling), 512, width)
 
     assert made() == made()
-    assert made() not in [made(adapter=None), made(temperature=0.8), made(width=16), made(merge=False)]
+    assert made() not in [
+        made(adapter=None),
+        made(temperature=0.8),
+        made(width=16),
+        made(form="BF16"),
+        made(form=AS_THEY_ARE),
+    ]
 
 
 # ── merged weights ──
@@ -163,19 +181,19 @@ def test_identity_knows_what_changes_the_text() -> None:
 
 def test_merged_weights_say_the_same(model: Model, tmp_path: Path) -> None:
     """Log-probabilities of one text, adapter beside the weights and inside: a hundredth of a nat apart per token."""
-    path = weights.merged(model.path, ADAPTER, tmp_path)
+    path = weights.merged(model.path, ADAPTER, "Q8_0", tmp_path)
     inside = Model(path)
     prompt = ChatTemplate(*model.chat_template).encode([Message("system", "You are a movie recommender.")], model)
     text = model.encode("Hi! I am looking for a good comedy like [[The Hangover (2009)]]. Have you seen it?")
 
-    class Forced:
+    class Forced(Free):
         def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
             return np.array([text[len(ids)]], np.int32), np.zeros(1, np.float32)
 
     found = []
     for weighted, adapter in ((model, ADAPTER), (inside, None), (model, None)):
         engine = LlamaEngine(weighted, adapter, Sampling(max_tokens=len(text)), n_ctx=256, width=1)
-        (said,) = engine.generate([Request("a", tuple(prompt), 1, Forced())])
+        (said,) = complete(engine, [Request("a", tuple(prompt), 1, Forced())])
         assert said.ids == tuple(text)
         found.append(np.array(said.logprobs))
         engine.close()
@@ -185,17 +203,17 @@ def test_merged_weights_say_the_same(model: Model, tmp_path: Path) -> None:
     assert np.abs(beside - merged).mean() < 0.1
     assert abs(beside.mean() - base.mean()) > 0.3  # the adapter does something
     before = path.stat().st_mtime_ns
-    assert weights.merged(model.path, ADAPTER, tmp_path) == path
+    assert weights.merged(model.path, ADAPTER, "Q8_0", tmp_path) == path
     assert path.stat().st_mtime_ns == before
 
 
 def test_what_cannot_be_merged_is_told(model: Model, tmp_path: Path) -> None:
     (tmp_path / "other.gguf").write_bytes(ADAPTER.read_bytes().replace(b"llama", b"bloom", 1))
     with pytest.raises(CrsError, match="does not fit the model"):
-        weights.merged(model.path, tmp_path / "other.gguf", tmp_path)
+        weights.merged(model.path, tmp_path / "other.gguf", "Q8_0", tmp_path)
     (tmp_path / "cut.gguf").write_bytes(ADAPTER.read_bytes()[:5_000_000])
     with pytest.raises(CrsError, match="is damaged"):
-        weights.merged(model.path, tmp_path / "cut.gguf", tmp_path)
+        weights.merged(model.path, tmp_path / "cut.gguf", "Q8_0", tmp_path)
     with pytest.raises(CrsError, match="is not a LoRA adapter"):
-        weights.merged(model.path, model.path, tmp_path)
+        weights.merged(model.path, model.path, "Q8_0", tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"other.gguf", "cut.gguf"}

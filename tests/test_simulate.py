@@ -51,7 +51,14 @@ def run(folder: Path, items: pl.DataFrame, profiles: pl.DataFrame, *, width: int
     opinions = Fixed()
     with Run(folder).journal() as journal:
         made = simulate(
-            profiles, opinions, Catalog(items), user, recommender, SimulationParameters(**parameters), "r", journal
+            profiles,
+            opinions,
+            Catalog(items),
+            user,
+            recommender,
+            SimulationParameters(grounding="off", **parameters),
+            "r",
+            journal,
         )
     return made, user, recommender, opinions
 
@@ -142,7 +149,7 @@ def test_stop_rules(tmp_path: Path, items: pl.DataFrame, reply, reason: str, tur
 def test_full_context_ends_the_dialogue(tmp_path: Path, items: pl.DataFrame) -> None:
     engine = ScriptedEngine(lambda prompt, seed: f"some words {seed}", 4, n_ctx=400)
     with Run(tmp_path).journal() as journal:
-        parameters = SimulationParameters(max_turns=50)
+        parameters = SimulationParameters(max_turns=50, grounding="off")
         profiles = make_profiles(["u1"])
         other = ScriptedEngine(engine.reply, 4)
         dialogues, turns, _ = simulate(profiles, Fixed(), Catalog(items), engine, other, parameters, "r", journal)
@@ -197,8 +204,8 @@ def test_killed_and_resumed_nothing_is_lost_or_doubled(tmp_path: Path, items: pl
     user, recommender = ScriptedEngine(chatter, 3), ScriptedEngine(chatter, 3)
     with Run(tmp_path / "cut").journal() as opened:
         made = original(
-            profiles, Fixed(), Catalog(items), user, recommender, SimulationParameters(), "r", opened,
-            lambda done, total: told.append((done, total)),
+            profiles, Fixed(), Catalog(items), user, recommender, SimulationParameters(grounding="off"), "r", opened,
+            advance=lambda done, total: told.append((done, total)),
         )  # fmt: skip
     assert told[0] == (before, 12)
     assert told[-1] == (12, 12)

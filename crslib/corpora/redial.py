@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
 
+import polars as pl
+
 from crslib import chat
 from crslib.chat import RECOMMENDER, USER
 from crslib.corpora.dialogue import Dialogue, Item, Mention, Turn
@@ -59,6 +61,21 @@ def read(path: Path, split: Split) -> list[Dialogue]:
     return dialogues
 
 
+def movies(path: Path) -> dict[str, str]:
+    """ReDial's own catalogue: the name of every movie that people could pick, by item id.
+
+    `path`: the official zip or a folder; read is `movies_with_mentions.csv`, but never its count of mentions, which
+    counts the test set too. Movies without a title are left out. Raises `CrsError` when the file is missing or damaged.
+    """
+    pattern = re.compile(r"movies_with_mentions\.csv$")
+    name, content = next(_contents(path, pattern, "movies_with_mentions.csv"))
+    try:
+        rows = pl.read_csv(content, columns=["movieId", "movieName"], schema_overrides={"movieId": pl.String})
+    except (pl.exceptions.PolarsError, UnicodeDecodeError):
+        raise CrsError(f"{name} has no columns movieId and movieName; download the official zip again") from None
+    return {item_id: title for item_id, raw in rows.sort("movieId").iter_rows() if (title := clean_title(raw))}
+
+
 def _lines(path: Path, split: Split) -> Iterator[tuple[str, int, bytes]]:
     for name, content in _files(path, split):
         for number, line in enumerate(content.splitlines(), start=1):
@@ -67,29 +84,41 @@ def _lines(path: Path, split: Split) -> Iterator[tuple[str, int, bytes]]:
 
 
 def _files(path: Path, split: Split) -> Iterator[tuple[str, bytes]]:
-    wanted = re.compile(rf"{split}[^/]*\.jsonl$")
+    if path.suffix != ".jsonl" or path.is_dir():
+        yield from _contents(path, re.compile(rf"{split}[^/]*\.jsonl$"), f"{split}*.jsonl")
+        return
+    if path.name.startswith({"train": "test", "test": "train"}[split]):
+        raise CrsError(f"{path} is not of the {split} split; the test set is for evaluation only")
+    try:
+        yield str(path), path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _contents(path: Path, wanted: re.Pattern[str], what: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of the files in a folder or zip whose names match; one at least."""
     try:
         if path.is_dir():
             files = sorted(file for file in path.iterdir() if wanted.match(file.name))
             if not files:
-                raise CrsError(f"{path} has no file {split}*.jsonl; give the folder of the unpacked ReDial zip")
+                raise CrsError(f"{path} has no file {what}; give the folder of the unpacked ReDial zip")
             for file in files:
                 yield str(file), file.read_bytes()
-        elif path.suffix == ".jsonl":
-            if path.name.startswith({"train": "test", "test": "train"}[split]):
-                raise CrsError(f"{path} is not of the {split} split; the test set is for evaluation only")
-            yield str(path), path.read_bytes()
         else:
             with zipfile.ZipFile(path) as archive:
                 members = [m for m in sorted(archive.namelist()) if wanted.match(m.rsplit("/", 1)[-1])]
                 if not members:
-                    raise CrsError(f"{path} holds no {split}*.jsonl; give the official redial_dataset.zip")
+                    raise CrsError(f"{path} holds no {what}; give the official redial_dataset.zip")
                 for member in members:
                     yield f"{path}:{member}", archive.read(member)
     except OSError as error:
-        raise CrsError(f"cannot read {path}: {error.strerror}; give ReDial's zip, folder or .jsonl file") from None
+        raise _unreadable(path, error) from None
     except zipfile.BadZipFile:
         raise CrsError(f"{path} is not a zip; give ReDial's zip, folder or .jsonl file") from None
+
+
+def _unreadable(path: Path, error: OSError) -> CrsError:
+    return CrsError(f"cannot read {path}: {error.strerror}; give ReDial's zip, folder or .jsonl file")
 
 
 def clean_title(raw: str | None) -> str:

@@ -22,6 +22,9 @@ class Sampling:
 class Constraint(Protocol):
     """Restricts the next token of one utterance, e.g. to a trie of titles."""
 
+    never: np.ndarray
+    """Token ids (int32) that may not be drawn where `allowed` leaves the model free."""
+
     def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
         """Token ids (int32) that may follow the utterance `ids` and the log-weights (float32) added to their logits.
 
@@ -29,15 +32,27 @@ class Constraint(Protocol):
         """
         ...
 
+    def forced(self, ids: Sequence[int]) -> list[int]:
+        """Token ids that must follow `ids`, where there is no choice: they are fed without being drawn."""
+        ...
+
+    def open(self, ids: Sequence[int]) -> bool:
+        """Whether `ids` ends inside something that should be finished even beyond the longest utterance."""
+        ...
+
 
 @dataclass(frozen=True)
 class Request:
-    """One utterance to generate. `key` names the sequence whose cached prefix is reused, one per dialogue."""
+    """One utterance to generate. `key` names the sequence whose cached prefix is reused, one per dialogue.
+
+    `n_shared`: so many leading tokens of the prompt begin other dialogues too; they are computed once for all.
+    """
 
     key: str
     prompt: tuple[int, ...]
     seed: int
     constraint: Constraint | None = None
+    n_shared: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,7 +60,7 @@ class Completion:
     """One generated utterance, the end token left out.
 
     `logprobs`: the model's own log-probability of each id (nats, temperature 1, before truncation and constraint).
-    `n_cached`: how many tokens of the prompt were already there; the rest was fed.
+    `n_cached`: how many tokens of the prompt were there from the dialogue's earlier requests; the rest is new to it.
     """
 
     ids: tuple[int, ...]
@@ -58,19 +73,33 @@ class Engine(Protocol):
     """A model with its adapter and sampling; it makes `width` utterances at a time, of any number of dialogues.
 
     Contract: a completion depends on `identity` and on the requests so far of its own key; not on other keys, on the
-    order of requests, or on the number of threads.
+    order or moment of requests, or on the number of threads.
     """
 
     identity: Mapping[str, Any]
     width: int
     chat_template: tuple[str, str, str]  # Jinja source, text of the begin token, text of the end token
+    pieces: Sequence[bytes]  # of every token of the vocabulary; empty for control and end tokens
 
     def encode(self, text: str, *, control: bool = False) -> list[int]: ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion per request, in order; no two of them with the same key."""
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many requests wait, and how many utterances are in the making."""
+        ...
+
+    def submit(self, request: Request) -> None:
+        """Puts a request in line; a key has one at a time."""
+        ...
+
+    def advance(self) -> list[tuple[str, Completion]]:
+        """Works until no request waits and a row is free, or, where that is so already, until an utterance ends.
+
+        Returns (key, completion) of all that have ended; the others stay in the making, so that no row idles while
+        another engine works. Empty when there is nothing to do.
+        """
         ...
 
     def forget(self, key: str) -> None:
@@ -78,3 +107,13 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
+    """One completion per request, in order; no two of them with the same key."""
+    for request in requests:
+        engine.submit(request)
+    done: dict[str, Completion] = {}
+    while len(done) < len(requests):
+        done.update(engine.advance())
+    return [done[request.key] for request in requests]

@@ -2,7 +2,8 @@
 
 A context has `width` rows, each with its own KV stream. An utterance occupies a row only while it is being made: the
 dialogue's KV cells are restored into the row, the other party's new words are fed, tokens are drawn until the
-utterance ends, and the cells are parked in memory again, so the row is free for the next dialogue at once.
+utterance ends, and the cells are parked in memory again, so the row is free for the next dialogue at once. When no
+request waits the engine stops in the middle of the others, so that no row idles while the other role's engine works.
 
 The text of a dialogue does not depend on its neighbours because every decode has the same shape: one sequence per
 prefill, always `width` rows per step (idle rows hold a dummy token), `kv_unified=False` (DESIGN §6). This holds on one
@@ -12,6 +13,8 @@ The only module that imports llama_cpp. It knows token ids, not what they mean.
 """
 
 import ctypes
+import functools
+import math
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -19,23 +22,25 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 # OpenMP threads that spin long at every barrier are slowed down up to tenfold by any other busy process; with short
 # spins they lose nothing when alone. libgomp reads this once, when it is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import llama_cpp as lc
 import numpy as np
 
 from crslib.config import resolve
-from crslib.engines import weights
 from crslib.engines.base import Completion, Finish, Request, Sampling
 from crslib.errors import CrsError
 from crslib.identity import file_sha256
 
 BUILT_IN = "smollm2"
-_PREFILL = 512  # tokens per prefill decode; longer prompts are fed in pieces
+AS_THEY_ARE = "as they are"
+_PREFILL = 128  # tokens per prefill decode; longer prompts are fed in pieces (llama.cpp reserves memory for them)
+_REHEARSED = 32  # steps between two resets of the context in `rehearse`
 _log_lines: deque[str] = deque(maxlen=20)
 
 
@@ -84,12 +89,15 @@ def _gguf(path: Path, what: str) -> Path:
     return path
 
 
-def source(model: Path, adapter: Path | None, *, merge: bool) -> dict[str, Any]:
-    """Which weights an engine speaks with: the files' SHA-256 and how they are put together."""
+def source(model: Path, adapter: Path | None, form: str) -> dict[str, Any]:
+    """Which weights an engine speaks with: the files' SHA-256 and the form they are put together in.
+
+    `form`: the format an adapter is merged into, or "as they are" (an adapter beside its base).
+    """
     return {
         "model_sha256": file_sha256(model),
         "adapter_sha256": file_sha256(adapter) if adapter else None,
-        "weights": f"merged, {weights.FORMAT.name}" if merge and adapter else "as they are",
+        "weights": f"merged, {form}" if adapter and form != AS_THEY_ARE else AS_THEY_ARE,
     }
 
 
@@ -103,7 +111,7 @@ def identity(source: Mapping[str, Any], sampling: Sampling, n_ctx: int, width: i
         "width": width,
         "kv_unified": False,
         "sampling": asdict(sampling),
-        "sampler_chain": "no control tokens, min_p, top_p, temperature, dist",
+        "sampler_chain": "no control tokens, min_p, top_p, temperature, dist; constrained: temperature, dist",
     }
 
 
@@ -129,7 +137,6 @@ class Model:
         self.controls = [
             t for t in range(self.n_vocab) if lc.llama_vocab_is_control(self.vocab, t) and t not in self.ends
         ]
-        self._pieces: dict[int, bytes] = {}
         template = lc.llama_model_chat_template(self.handle, None)
         begin, end = lc.llama_vocab_bos(self.vocab), lc.llama_vocab_eos(self.vocab)
         self.chat_template = (
@@ -146,19 +153,45 @@ class Model:
         return ids[:count]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return b"".join(self._piece(token) for token in ids).decode("utf-8", "replace")
+        return b"".join(self._all_pieces[token] for token in ids).decode("utf-8", "replace")
 
-    def _piece(self, token: int) -> bytes:
-        if token not in self._pieces:
-            buffer = ctypes.create_string_buffer(256)
-            length = lc.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, True)
-            self._pieces[token] = buffer.raw[: max(length, 0)]
-        return self._pieces[token]
+    @functools.cached_property
+    def _all_pieces(self) -> list[bytes]:
+        buffer = ctypes.create_string_buffer(256)
+        lengths = (lc.llama_token_to_piece(self.vocab, t, buffer, len(buffer), 0, True) for t in range(self.n_vocab))
+        return [buffer.raw[: max(length, 0)] for length in lengths]
+
+    @functools.cached_property
+    def pieces(self) -> list[bytes]:
+        """The bytes of every token of the vocabulary; none for control and end tokens."""
+        silent = {*self.ends, *self.controls}
+        return [b"" if token in silent else piece for token, piece in enumerate(self._all_pieces)]
 
     def close(self) -> None:
         if self.handle:
             lc.llama_model_free(self.handle)
             self.handle = None
+
+
+class _Batch:
+    """A `llama_batch` whose token and position columns are NumPy views, so that they are filled at once."""
+
+    def __init__(self, size: int) -> None:
+        self.handle = lc.llama_batch_init(size, 0, 1)
+        self.token, self.pos = (
+            np.ctypeslib.as_array(column, (size,)) for column in (self.handle.token, self.handle.pos)
+        )
+        self._n_seq_id = np.ctypeslib.as_array(self.handle.n_seq_id, (size,))
+        self._n_seq_id[:] = 1
+        self.logits = np.ctypeslib.as_array(self.handle.logits, (size,))
+        self.logits[:] = 0
+
+    def row(self, index: int, slot: int) -> None:
+        """Says that batch entry `index` belongs to row `slot`."""
+        self.handle.seq_id[index][0] = slot
+
+    def free(self) -> None:
+        lc.llama_batch_free(self.handle)
 
 
 @dataclass
@@ -173,13 +206,31 @@ class _Parked:
 class _Row:
     """An utterance in the making. The last token of `ids` is drawn but not yet fed."""
 
-    index: int  # of the request
     request: Request
     tokens: list[int]
     n_cached: int
     sampler: Any
+    among: Any  # draws among what a constraint allows
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    forced: deque[int] = field(default_factory=deque)
+
+    def free(self) -> None:
+        lc.llama_sampler_free(self.sampler)
+        lc.llama_sampler_free(self.among)
+
+
+@dataclass
+class Work:
+    """What an engine has done so far: seconds per phase, and what was computed."""
+
+    prefill: float = 0.0  # inside llama.cpp
+    decode: float = 0.0  # inside llama.cpp
+    sampling: float = 0.0  # log-probabilities, constraints, drawing
+    parking: float = 0.0  # copying KV cells
+    steps: int = 0
+    drawn: int = 0  # tokens, ends of utterances included
+    fed: list[tuple[int, int]] = field(default_factory=list)  # (tokens before, tokens fed) of every prefill
 
 
 class LlamaEngine:
@@ -201,9 +252,10 @@ class LlamaEngine:
         threads: int = 2,
     ) -> None:
         self.model, self.width, self.sampling = model, width, sampling or Sampling()
-        origin = model.source or source(model.path, adapter, merge=False)
+        origin = model.source or source(model.path, adapter, AS_THEY_ARE)
         self.identity: Mapping[str, Any] = identity(origin, self.sampling, n_ctx, width)
         self.chat_template = model.chat_template
+        self.work = Work()
         params = lc.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx * width, width, False
         params.n_batch = params.n_ubatch = max(_PREFILL, width)
@@ -218,13 +270,19 @@ class LlamaEngine:
         self._n_ctx = min(n_ctx, lc.llama_n_ctx_seq(self._context))
         self._adapter = self._load_adapter(adapter) if adapter else None
         self._memory = lc.llama_get_memory(self._context)
-        self._prefill_batch, self._step_batch = lc.llama_batch_init(_PREFILL, 0, 1), lc.llama_batch_init(width, 0, 1)
+        self._prefill_batch, self._step_batch = _Batch(_PREFILL), _Batch(width)
+        self._step_batch.logits[:] = 1
         for row in range(width):
-            self._step_batch.n_seq_id[row] = 1
-            self._step_batch.seq_id[row][0] = row
-            self._step_batch.logits[row] = 1
-        self._step_batch.n_tokens = width
+            self._step_batch.row(row, row)
+        self._step_batch.handle.n_tokens = width
+        self._waiting: deque[Request] = deque()
+        self._rows: list[_Row | None] = [None] * width
+        self._ended: list[tuple[str, Completion]] = []
         self._parked: dict[str, _Parked] = {}
+        self._shared: dict[tuple[int, ...], _Parked] = {}
+        self._scored: list[int] = []  # the tokens that `score` has left in row 0
+        # Candidates: everything the chain could still draw, so that it need not look at the whole vocabulary.
+        self._cut = math.log(self.sampling.min_p) - 1e-3 if self.sampling.min_p > 0 else -math.inf
 
     def _load_adapter(self, path: Path) -> Any:
         _log_lines.clear()
@@ -237,6 +295,11 @@ class LlamaEngine:
         lc.llama_set_adapters_lora(self._context, adapters, 1, scales)
         return adapter
 
+    @property
+    def pieces(self) -> list[bytes]:
+        """The bytes of every token of the vocabulary; none for control and end tokens."""
+        return self.model.pieces
+
     def encode(self, text: str, *, control: bool = False) -> list[int]:
         """Token ids of `text`; control tokens are recognised only with `control`."""
         return self.model.encode(text, control=control)
@@ -247,113 +310,232 @@ class LlamaEngine:
 
     # ── generation ──
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion per request, in order. Rows that fall free take the next request."""
-        results: list[Completion | None] = [None] * len(requests)
-        queue = deque(enumerate(requests))
-        rows: list[_Row | None] = [None] * self.width
-        try:
-            while queue or any(rows):
-                for slot in range(self.width):
-                    while rows[slot] is None and queue:
-                        rows[slot] = self._begin(slot, *queue.popleft(), results)
-                if not any(rows):
-                    break
-                self._step(rows)
-                for slot, row in enumerate(rows):
-                    if row is not None and (finish := self._draw(row, slot)):
-                        results[row.index] = self._end(slot, row, finish)
-                        rows[slot] = None
-        finally:
-            for row in filter(None, rows):
-                lc.llama_sampler_free(row.sampler)
-            lc.llama_memory_clear(self._memory, False)
-        return results  # type: ignore[return-value]
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many requests wait, and how many utterances are in the making."""
+        return len(self._waiting), sum(row is not None for row in self._rows)
 
-    def _begin(self, slot: int, index: int, request: Request, results: list[Completion | None]) -> _Row | None:
-        """Feeds what is new of the prompt and draws the first token; None when the utterance has ended already."""
+    def submit(self, request: Request) -> None:
+        """Puts a request in line; a key has one at a time."""
+        self._waiting.append(request)
+
+    def advance(self) -> list[tuple[str, Completion]]:
+        """Works until no request waits and a row is free, or, where that is so already, until an utterance ends."""
+        self._fill()
+        while any(self._rows) and (self._waiting or all(self._rows) or not self._ended):
+            self._step()
+            self._fill()
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _fill(self) -> None:
+        for slot in range(self.width):
+            while self._rows[slot] is None and self._waiting:
+                self._begin(slot, self._waiting.popleft())
+
+    def _begin(self, slot: int, request: Request) -> None:
+        """Feeds what is new of the prompt and draws the first token."""
         parked = self._parked.pop(request.key, None) or _Parked()
         n_cached = _common_prefix(parked.tokens, request.prompt[:-1])
         if len(request.prompt) >= self._n_ctx:
             self._parked[request.key] = parked
-            results[index] = Completion((), (), "context_full", n_cached)
-            return None
+            self._ended.append((request.key, Completion((), (), "context_full", n_cached)))
+            return
+        start = n_cached
+        if not n_cached and 0 < request.n_shared < len(request.prompt):
+            parked, start = self._shared_cells(slot, request.prompt[: request.n_shared]), request.n_shared
+        self._restore(slot, parked, start)
+        samplers = self._sampler(request.seed), self._sampler(request.seed, truncated=False)
+        row = self._rows[slot] = _Row(request, list(request.prompt), n_cached, *samplers)
+        self._prefill(slot, request.prompt, start)
+        self._draw(slot, row, np.ctypeslib.as_array(lc.llama_get_logits_ith(self._context, -1), (self.model.n_vocab,)))
+
+    def _shared_cells(self, slot: int, prefix: tuple[int, ...]) -> _Parked:
+        """The cells of a beginning that many dialogues have, computed when it is first met.
+
+        Always as a prefill of its own, whoever comes first: the roundings are the same for all.
+        """
+        if prefix not in self._shared:
+            lc.llama_memory_seq_rm(self._memory, slot, -1, -1)
+            self._prefill(slot, prefix, 0)
+            self._shared[prefix] = self._park(slot, list(prefix))
+        return self._shared[prefix]
+
+    def _restore(self, slot: int, parked: _Parked, n: int) -> None:
+        begun = perf_counter()
+        self._scored = []
         lc.llama_memory_seq_rm(self._memory, slot, -1, -1)
-        if parked.cells is not None and n_cached:
+        if parked.cells is not None and n:
             cells = parked.cells.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
             if not lc.llama_state_seq_set_data(self._context, cells, parked.cells.size, slot):
                 raise CrsError("llama.cpp could not restore a dialogue; run again with a smaller width")
-            lc.llama_memory_seq_rm(self._memory, slot, n_cached, -1)
-        row = _Row(index, request, list(request.prompt), n_cached, self._sampler(request.seed))
-        self._prefill(slot, request.prompt, n_cached)
-        if finish := self._draw(row, -1):
-            results[index] = self._end(slot, row, finish)
-            return None
-        return row
+            lc.llama_memory_seq_rm(self._memory, slot, n, -1)
+        self.work.parking += perf_counter() - begun
+
+    def _park(self, slot: int, tokens: list[int]) -> _Parked:
+        begun = perf_counter()
+        size = lc.llama_state_seq_get_size(self._context, slot)
+        cells = np.empty(size, np.uint8)
+        lc.llama_state_seq_get_data(self._context, cells.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), size, slot)
+        self.work.parking += perf_counter() - begun
+        return _Parked(tokens, cells)
 
     def _prefill(self, slot: int, prompt: Sequence[int], start: int) -> None:
         batch = self._prefill_batch
         for begin in range(start, len(prompt), _PREFILL):
             piece = prompt[begin : begin + _PREFILL]
-            for i, token in enumerate(piece):
-                batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = token, begin + i, 1, slot
-                batch.logits[i] = 0
-            batch.logits[len(piece) - 1] = 1
-            batch.n_tokens = len(piece)
-            self._decode(batch)
+            n = len(piece)
+            batch.token[:n], batch.pos[:n] = piece, np.arange(begin, begin + n)
+            for index in range(n):
+                batch.row(index, slot)
+            batch.logits[:n] = 0
+            batch.logits[n - 1] = 1
+            batch.handle.n_tokens = n
+            self.work.prefill += self._decode(batch)
+            self.work.fed.append((begin, n))
 
-    def _step(self, rows: Sequence[_Row | None]) -> None:
+    def _step(self) -> None:
+        """Feeds the last token of every row and draws the next."""
         batch = self._step_batch
-        for slot, row in enumerate(rows):
+        for slot, row in enumerate(self._rows):
             if row is None:  # a dummy token keeps the shape of the decode, and so its roundings, the same
                 lc.llama_memory_seq_rm(self._memory, slot, -1, -1)
                 batch.token[slot], batch.pos[slot] = 0, 0
             else:
                 row.tokens.append(row.ids[-1])
                 batch.token[slot], batch.pos[slot] = row.ids[-1], len(row.tokens) - 1
+        self.work.decode += self._decode(batch)
+        self.work.steps += 1
+        logits = np.ctypeslib.as_array(lc.llama_get_logits(self._context), (self.width, self.model.n_vocab))
+        for slot, row in enumerate(self._rows):
+            if row is not None:
+                self._draw(slot, row, logits[slot])
+
+    def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> np.ndarray:
+        """log P(continuation | prompt) of each, float64 in nats, at temperature 1. Beginnings they have in common are
+        computed once, and what a prompt has in common with that of the last call not again.
+
+        Raises `CrsError` when the longest does not fit the context. Not while utterances are in the making.
+        """
+        if len(prompt) + max(map(len, continuations), default=0) >= self._n_ctx:
+            raise CrsError(f"a prompt of {len(prompt)} tokens leaves no room in n_ctx = {self._n_ctx}; raise n_ctx")
+        n = _common_prefix(self._scored, prompt[:-1])
+        lc.llama_memory_seq_rm(self._memory, 0, n, -1)
+        self._prefill(0, prompt, n)
+        self._scored = list(prompt)
+        last = np.ctypeslib.as_array(lc.llama_get_logits_ith(self._context, -1), (1, self.model.n_vocab))
+        path: list[int] = []
+        behind = [_log_softmax(last)[0]]  # of the next token, behind each beginning of the path
+        scores = np.zeros(len(continuations))
+        for index in sorted(range(len(continuations)), key=lambda i: tuple(continuations[i])):
+            continuation = list(continuations[index])
+            shared = _common_prefix(path, continuation[:-1])
+            del path[shared:], behind[shared + 1 :]
+            if new := continuation[shared:-1]:
+                lc.llama_memory_seq_rm(self._memory, 0, len(prompt) + shared, -1)
+                behind.extend(_log_softmax(self.read([*prompt, *path, *new], len(prompt) + shared)))
+                path += new
+            scores[index] = sum(float(behind[depth][token]) for depth, token in enumerate(continuation))
+        lc.llama_memory_seq_rm(self._memory, 0, len(prompt), -1)
+        return scores
+
+    def read(self, tokens: Sequence[int], begin: int) -> np.ndarray:
+        """Feeds a piece of a text, from `begin`, into row 0: the logits after each of its tokens, (n, n_vocab)."""
+        piece, batch = tokens[begin : begin + _PREFILL], self._prefill_batch
+        n = len(piece)
+        batch.token[:n], batch.pos[:n], batch.logits[:n] = piece, np.arange(begin, begin + n), 1
+        for index in range(n):
+            batch.row(index, 0)
+        batch.handle.n_tokens = n
         self._decode(batch)
+        return np.ctypeslib.as_array(lc.llama_get_logits(self._context), (n, self.model.n_vocab)).copy()
 
-    def _decode(self, batch: Any) -> None:
-        if code := lc.llama_decode(self._context, batch):
+    def rehearse(self, fed: Sequence[tuple[int, int]], context: int, steps: int) -> tuple[float, float]:
+        """Seconds that llama.cpp alone needs for such work: prefills of `fed` (tokens before, tokens fed) and `steps`
+        full steps behind `context` tokens. No words come of it: nothing is drawn, every row is busy."""
+        filler = [self.model.encode(" and")[0]] * (self._n_ctx - 1)
+        self._restore(0, _Parked(), 0)
+        work, self.work = self.work, Work()
+        self._prefill(0, filler, 0)
+        cells = self._park(0, filler)
+        self.work = Work()
+        for before, n in fed:
+            before = min(before, self._n_ctx - 1 - n)
+            self._restore(0, cells, before)
+            self._prefill(0, filler[: before + n], before)
+        for begin in range(0, steps, _REHEARSED):
+            for slot in range(self.width):
+                self._restore(slot, cells, context)
+            for step in range(min(_REHEARSED, steps - begin)):
+                self._step_batch.token[:], self._step_batch.pos[:] = filler[0], context + step
+                self.work.decode += self._decode(self._step_batch)
+        seconds = self.work.prefill, self.work.decode
+        self.work = work
+        return seconds
+
+    def _decode(self, batch: _Batch) -> float:
+        """Computes a batch; returns the seconds that took."""
+        begun = perf_counter()
+        if code := lc.llama_decode(self._context, batch.handle):
             raise CrsError(f"llama.cpp failed to decode (code {code}: {_why()}); lower width or n_ctx and run again")
+        lc.llama_synchronize(self._context)
+        return perf_counter() - begun
 
-    def _draw(self, row: _Row, output: int) -> Finish | None:
-        """Draws the next token from the logits of batch row `output`; says how the utterance ended, if it did."""
-        logits = np.ctypeslib.as_array(lc.llama_get_logits_ith(self._context, output), (self.model.n_vocab,))
-        choice = row.request.constraint.allowed(row.ids) if row.request.constraint else None
-        if choice is None:
-            token = lc.llama_sampler_sample(row.sampler, self._context, output)
-        else:
-            token = _draw_among(row.sampler, logits, *choice)
+    def _draw(self, slot: int, row: _Row, logits: np.ndarray) -> None:
+        """Draws a row's next token from `logits` (n_vocab,), which it may write to; ends the utterance if that does."""
+        begun = perf_counter()
+        token, logprob = self._next(row, logits)
+        self.work.drawn += 1
+        self.work.sampling += perf_counter() - begun
         if token in self.model.ends:
-            return "end"
-        top = logits.max()
+            self._end(slot, row, "end")
+            return
         row.ids.append(token)
-        row.logprobs.append(float(logits[token] - top - np.log(np.exp(logits - top).sum())))
-        if len(row.ids) >= self.sampling.max_tokens:
-            return "max_tokens"
-        return "context_full" if len(row.tokens) + 1 >= self._n_ctx else None
+        row.logprobs.append(logprob)
+        constraint = row.request.constraint
+        if len(row.tokens) + 1 >= self._n_ctx:
+            self._end(slot, row, "context_full")
+        elif len(row.ids) >= self.sampling.max_tokens and not (constraint and constraint.open(row.ids)):
+            self._end(slot, row, "max_tokens")
 
-    def _end(self, slot: int, row: _Row, finish: Finish) -> Completion:
-        lc.llama_sampler_free(row.sampler)
-        size = lc.llama_state_seq_get_size(self._context, slot)
-        cells = np.empty(size, np.uint8)
-        lc.llama_state_seq_get_data(self._context, cells.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), size, slot)
-        self._parked[row.request.key] = _Parked(row.tokens, cells)
-        return Completion(tuple(row.ids), tuple(row.logprobs), finish, row.n_cached)
+    def _next(self, row: _Row, logits: np.ndarray) -> tuple[int, float]:
+        """A token and the model's own log-probability of it."""
+        top = logits.max()
+        total = float(np.log(np.exp(logits - top).sum())) + float(top)
+        constraint = row.request.constraint
+        if constraint is not None and not row.forced:
+            row.forced.extend(constraint.forced(row.ids))
+        if row.forced:
+            token = row.forced.popleft()
+            return token, float(logits[token]) - total
+        choice = constraint.allowed(row.ids) if constraint is not None else None
+        if choice is None:
+            logits[self.model.controls] = -np.inf
+            if constraint is not None and len(constraint.never):
+                logits[constraint.never] = -np.inf
+            ids = np.flatnonzero(logits >= logits.max() + self._cut)
+            token = _sample(row.sampler, ids, logits[ids])
+        else:
+            ids, weights = choice
+            token = _sample(row.among, ids, logits[ids] + weights)
+        return token, float(logits[token]) - total
 
-    def _sampler(self, seed: int) -> Any:
-        """Order: cheap cuts first. min_p leaves a handful of candidates, so top_p need not sort the vocabulary."""
+    def _end(self, slot: int, row: _Row, finish: Finish) -> None:
+        row.free()
+        self._rows[slot] = None
+        self._parked[row.request.key] = self._park(slot, row.tokens)
+        self._ended.append((row.request.key, Completion(tuple(row.ids), tuple(row.logprobs), finish, row.n_cached)))
+
+    def _sampler(self, seed: int, *, truncated: bool = True) -> Any:
+        """The chain that draws a token; a constraint's choices are not truncated again, so it is exact there."""
         s = self.sampling
         chain = lc.llama_sampler_chain_init(lc.llama_sampler_chain_default_params())
-        controls = self.model.controls
-        bias = (lc.llama_logit_bias * len(controls))(*((token, float("-inf")) for token in controls))
-        lc.llama_sampler_chain_add(chain, lc.llama_sampler_init_logit_bias(self.model.n_vocab, len(controls), bias))
         if s.temperature == 0:
             lc.llama_sampler_chain_add(chain, lc.llama_sampler_init_greedy())
             return chain
-        lc.llama_sampler_chain_add(chain, lc.llama_sampler_init_min_p(s.min_p, 1))
-        lc.llama_sampler_chain_add(chain, lc.llama_sampler_init_top_p(s.top_p, 1))
+        if truncated:
+            lc.llama_sampler_chain_add(chain, lc.llama_sampler_init_min_p(s.min_p, 1))
+            lc.llama_sampler_chain_add(chain, lc.llama_sampler_init_top_p(s.top_p, 1))
         lc.llama_sampler_chain_add(chain, lc.llama_sampler_init_temp(s.temperature))
         lc.llama_sampler_chain_add(chain, lc.llama_sampler_init_dist(seed))
         return chain
@@ -365,13 +547,79 @@ class LlamaEngine:
     def close(self) -> None:
         """Frees the context and its adapter; the model stays."""
         if self._context:
-            lc.llama_batch_free(self._prefill_batch)
-            lc.llama_batch_free(self._step_batch)
+            for row in filter(None, self._rows):
+                row.free()
+            self._prefill_batch.free()
+            self._step_batch.free()
             lc.llama_free(self._context)
             if self._adapter:
                 lc.llama_adapter_lora_free(self._adapter)
             self._context, self._adapter = None, None
+            self._rows = [None] * self.width
             self._parked.clear()
+            self._shared.clear()
+
+
+def all_logits(model: Model, adapter: Path | None, tokens: Sequence[int], *, threads: int) -> np.ndarray:
+    """The logits after each of `tokens`, (n, n_vocab), float32."""
+    engine = LlamaEngine(model, adapter, n_ctx=len(tokens) + 1, width=1, threads=threads)
+    try:
+        return np.concatenate([engine.read(tokens, begin) for begin in range(0, len(tokens), _PREFILL)])
+    finally:
+        engine.close()
+
+
+class PlainEngine:
+    """One role as a plain program would run it: a high-level `Llama` with its adapter, one utterance at a time.
+
+    It keeps the tokens of one dialogue only. What `LlamaEngine` is measured against; nothing else uses it.
+    """
+
+    width = 1
+
+    def __init__(self, model: Model, adapter: Path, sampling: Sampling, *, n_ctx: int, threads: int) -> None:
+        self.model, self.sampling, self.chat_template = model, sampling, model.chat_template
+        self.encode, self.decode = model.encode, model.decode
+        self.identity: Mapping[str, Any] = {"engine": "plain", **source(model.path, adapter, AS_THEY_ARE)}
+        together = {"n_ctx": n_ctx, "n_threads": threads, "n_threads_batch": threads}
+        self._llama = lc.Llama(str(model.path), lora_path=str(adapter), verbose=False, **together)
+        self._waiting: deque[Request] = deque()
+        self.drawn = 0
+
+    @property
+    def load(self) -> tuple[int, int]:
+        return len(self._waiting), 0
+
+    def submit(self, request: Request) -> None:
+        self._waiting.append(request)
+
+    def advance(self) -> list[tuple[str, Completion]]:
+        request = self._waiting.popleft()
+        s, ids, finish = self.sampling, [], "max_tokens"
+        self._llama.set_seed(request.seed)
+        drawn = self._llama.generate(
+            list(request.prompt), temp=s.temperature, top_p=s.top_p, min_p=s.min_p, top_k=0, repeat_penalty=1.0
+        )
+        for token in drawn:
+            self.drawn += 1
+            if token in self.model.ends:
+                finish = "end"
+                break
+            ids.append(token)
+            if len(ids) >= s.max_tokens:
+                break
+        return [(request.key, Completion(tuple(ids), (0.0,) * len(ids), finish, 0))]
+
+    def forget(self, key: str) -> None:
+        """Nothing is kept."""
+
+    def close(self) -> None:
+        self._llama.close()
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def _common_prefix(cached: Sequence[int], prompt: Sequence[int]) -> int:
@@ -380,13 +628,16 @@ def _common_prefix(cached: Sequence[int], prompt: Sequence[int]) -> int:
     return next(differing, n)
 
 
-def _draw_among(sampler: Any, logits: np.ndarray, ids: np.ndarray, weights: np.ndarray) -> int:
-    """Draws with the chain among `ids` only, their log-weights added to the logits."""
-    candidates = (lc.llama_token_data * len(ids))(
-        *((int(t), float(logits[t] + w), 0.0) for t, w in zip(ids, weights, strict=True))
-    )
-    array = lc.llama_token_data_array(data=candidates, size=len(ids), selected=-1, sorted=False)
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
+
+
+def _sample(sampler: Any, ids: np.ndarray, logits: np.ndarray) -> int:
+    """Draws one of `ids` with the chain."""
+    candidates = np.zeros(len(ids), _CANDIDATE)
+    candidates["id"], candidates["logit"] = ids, logits
+    data = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(lc.llama_token_data))
+    array = lc.llama_token_data_array(data=data, size=len(ids), selected=-1, sorted=False)
     lc.llama_sampler_apply(sampler, ctypes.byref(array))
     token = array.data[array.selected].id
     lc.llama_sampler_accept(sampler, token)
-    return token
+    return int(token)

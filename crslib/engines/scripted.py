@@ -1,5 +1,6 @@
 """An engine without a model, for tests: a Python function writes the replies, every character is a token."""
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,10 @@ class ScriptedEngine:
         self.reply, self.width, self.n_ctx = reply, width, n_ctx
         self.identity: Mapping[str, Any] = {"engine": "scripted", "name": name, "width": width}
         self.chat_template = ("", "", "")  # the default ChatML
+        self.pieces: list[bytes] = []  # it draws no tokens, so constraints are not for it
         self.prompts: list[tuple[str, str]] = []  # (key, whole prompt text) of every request, for assertions
         self.alive: dict[str, tuple[int, ...]] = {}  # tokens of each dialogue not yet forgotten
+        self._waiting: deque[Request] = deque()
 
     def encode(self, text: str, *, control: bool = False) -> list[int]:
         return [ord(character) | (CONTROL if control else 0) for character in text]
@@ -24,8 +27,17 @@ class ScriptedEngine:
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(chr(token & ~CONTROL) for token in ids)
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        return [self._complete(request) for request in requests]
+    @property
+    def load(self) -> tuple[int, int]:
+        return len(self._waiting), 0
+
+    def submit(self, request: Request) -> None:
+        self._waiting.append(request)
+
+    def advance(self) -> list[tuple[str, Completion]]:
+        """Completes `width` requests, the last come first: nobody may rely on their order."""
+        taken = [self._waiting.pop() for _ in range(min(self.width, len(self._waiting)))]
+        return [(request.key, self._complete(request)) for request in taken]
 
     def _complete(self, request: Request) -> Completion:
         prompt = self.decode(request.prompt)

@@ -1,14 +1,13 @@
 """Weights made ready for an engine: a LoRA adapter merged into its base once, kept in a cache by hash.
 
 An adapter that is applied while running costs a fifth of the decoding speed, and the 4-bit format of the built-in
-base is the slowest to read; merged into Q8_0 it runs about 1.6 times as fast and loses 0.002 nats per token.
-Requantizing the merged weights to 4 bits would lose 0.1 to 0.2 (DESIGN §6), so that is not offered.
+base is among the slowest to compute with. Which format is the fastest depends on the CPU, so `preparation` measures.
 
 Knows files, not engines.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import gguf
 import numpy as np
@@ -17,17 +16,18 @@ from crslib.errors import CrsError
 from crslib.identity import digest, file_sha256
 from crslib.store import writing
 
-FORMAT = gguf.GGMLQuantizationType.Q8_0
+Format = Literal["Q8_0", "BF16", "F16", "Q4_0"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
-def merged(model: Path, adapter: Path, cache: Path) -> Path:
+def merged(model: Path, adapter: Path, fmt: Format, cache: Path) -> Path:
     """A GGUF file in `cache` with `adapter` merged into `model`, made when it is not there yet.
 
-    W' = W + (alpha / r) · B · A for every adapted matrix (Hu et al. 2021, eq. 3), stored as Q8_0; all other tensors
+    W' = W + (alpha / r) · B · A for every adapted matrix (Hu et al. 2021, eq. 3), stored as `fmt`; all other tensors
     and the metadata are copied. Raises `CrsError` when a file cannot be read, the two do not fit, or the cache cannot
     be written.
     """
-    key = digest({"model": file_sha256(model), "adapter": file_sha256(adapter), "format": FORMAT.name}, "weights")
+    key = digest({"model": file_sha256(model), "adapter": file_sha256(adapter), "format": fmt}, "weights")
     path = cache / f"{key}.gguf"
     if not path.exists():
         base, deltas = _read(model, "model"), _deltas(adapter)
@@ -35,7 +35,7 @@ def merged(model: Path, adapter: Path, cache: Path) -> Path:
         if _text(base, "general.architecture") != _text(deltas.reader, "general.architecture") or deltas.names - names:
             raise CrsError(f"the adapter {adapter} does not fit the model {model}; use the adapter trained on it")
         with writing(path) as temporary:
-            _write(base, deltas, temporary, f"the adapter {adapter} does not fit the model {model}")
+            _write(base, deltas, fmt, temporary, f"the adapter {adapter} does not fit the model {model}")
     return path
 
 
@@ -76,7 +76,8 @@ def _float(tensor: gguf.ReaderTensor) -> np.ndarray:
     return gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
 
 
-def _write(base: gguf.GGUFReader, deltas: _Deltas, path: Path, misfit: str) -> None:
+def _write(base: gguf.GGUFReader, deltas: _Deltas, fmt: Format, path: Path, misfit: str) -> None:
+    kind = gguf.GGMLQuantizationType[fmt]
     writer = gguf.GGUFWriter(path, _text(base, "general.architecture"))
     for field in base.fields.values():
         if not field.name.startswith("GGUF.") and field.name != "general.architecture":
@@ -90,7 +91,7 @@ def _write(base: gguf.GGUFReader, deltas: _Deltas, path: Path, misfit: str) -> N
             raise CrsError(
                 f"{misfit} ({tensor.name}: {delta.shape} for {weights.shape}); use the adapter trained on it"
             )
-        writer.add_tensor(tensor.name, gguf.quantize(weights + delta, FORMAT), raw_dtype=FORMAT)
+        writer.add_tensor(tensor.name, gguf.quantize(weights + delta, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,0 +1,1 @@
+"""Measurements of the parts, against people and against each other: `crs bench`."""

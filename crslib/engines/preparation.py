@@ -1,0 +1,121 @@
+"""Which form of the weights an engine should speak with on this CPU: measured once, not guessed.
+
+The adapter is merged into the base in every format that llama.cpp computes with natively; each is timed and held
+against the unmerged original. Knows no roles: an adapter is an adapter.
+"""
+
+import contextlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from scipy.special import log_softmax
+
+from crslib.engines import llama, weights
+from crslib.identity import digest, file_sha256
+from crslib.store import writing
+
+MAX_LOSS = 0.02  # nats per token: what a format may change the model
+MARGIN = 1.25  # another format than the first must be so much faster: a busy machine shall not decide what is said
+_WIDTH, _CONTEXT, _FED = 16, 200, 32
+_TEXT = """<|im_start|>system
+You are a movie recommender.<|im_end|>
+<|im_start|>user
+Hi! Something funny for tonight, please. I loved [[The Big Lebowski (1998)]] and [[Groundhog Day (1993)]].<|im_end|>
+<|im_start|>assistant
+Those are great. Have you seen [[Fargo (1996)]] or [[Raising Arizona (1987)]]?<|im_end|>
+<|im_start|>user
+I have seen [[Fargo (1996)]], it was dark but good. What is the other one about?<|im_end|>
+<|im_start|>assistant
+A couple takes a baby from a family that has five. Nicolas Cage is in it. It is very silly!<|im_end|>
+<|im_start|>user
+That sounds good. Do you know anything newer, maybe with Bill Murray?<|im_end|>
+<|im_start|>assistant
+Try [[The Grand Budapest Hotel (2014)]]. Or [[Lost in Translation (2003)]] if you like it quiet.<|im_end|>
+<|im_start|>user
+I will watch that one. Thank you, have a nice evening!<|im_end|>
+<|im_start|>assistant
+You are welcome. Enjoy the movie! Bye.<|im_end|>
+"""
+
+
+def best(model: Path, adapter: Path, cache: Path) -> weights.Format:
+    """The format that `adapter` should be merged into on this CPU: the fastest of those that lose at most `MAX_LOSS`.
+
+    The first of `weights.FORMATS` stays unless another is `MARGIN` times as fast. Measured once (about half a minute)
+    and kept in `cache` by files, CPU and version of llama.cpp. Raises `CrsError` as `weights.merged` does.
+    """
+    key = {
+        "model": file_sha256(model),
+        "adapter": file_sha256(adapter),
+        "cpu": cpu(),
+        "llama_cpp_python": version("llama-cpp-python"),
+    }
+    path = cache / f"{digest(key, 'formats')}.json"
+    if not path.exists():
+        measured = measure(model, adapter, cache)
+        with writing(path) as temporary:
+            temporary.write_text(json.dumps({**key, "formats": measured}, indent=1) + "\n", encoding="utf-8")
+    return choose(json.loads(path.read_text(encoding="utf-8"))["formats"])
+
+
+def choose(measured: Mapping[str, Mapping[str, float]]) -> weights.Format:
+    """The format to take, by the figures of `measure`."""
+    first = weights.FORMATS[0]
+    good = [f for f in weights.FORMATS if measured[f]["loss"] <= MAX_LOSS]
+    fastest = max(good, key=lambda f: measured[f]["tokens_per_s"], default=first)
+    return fastest if measured[fastest]["tokens_per_s"] > MARGIN * measured[first]["tokens_per_s"] else first
+
+
+def measure(model: Path, adapter: Path, cache: Path) -> dict[str, dict[str, float]]:
+    """Of every format: `loss` (nats per token), `prefill` and `decode` (tokens/s) and `tokens_per_s` of both together.
+
+    `loss` is the Kullback–Leibler divergence of the next token's distribution from that of the base with the adapter
+    beside it, averaged over a dialogue: by so much its cross-entropy rises on the model's own words. The times are the
+    best of two rounds over all formats, of pieces of 32 tokens and steps of 16 rows behind 200 tokens; in
+    `tokens_per_s` two tokens are fed for each one drawn. Formats that lose too much are not timed (0). Files of
+    formats that are not chosen are removed again.
+    """
+    threads = os.cpu_count() or 1
+    files = {fmt: weights.merged(model, adapter, fmt, cache) for fmt in weights.FORMATS}
+    with contextlib.closing(llama.Model(model)) as opened:
+        text = opened.encode(_TEXT, control=True)
+        original = _log_probabilities(opened, adapter, text, threads)
+    found: dict[str, dict[str, float]] = {}
+    for fmt, path in files.items():
+        with contextlib.closing(llama.Model(path)) as opened:
+            prepared = _log_probabilities(opened, None, text, threads)
+        loss = float((np.exp(original) * (original - prepared)).sum(axis=1).mean())
+        found[fmt] = {"loss": round(loss, 5), "prefill": 0.0, "decode": 0.0, "tokens_per_s": 0.0}
+    passed = [fmt for fmt, figures in found.items() if figures["loss"] <= MAX_LOSS]
+    for _ in range(2):
+        for fmt in passed:
+            with (
+                contextlib.closing(llama.Model(files[fmt])) as opened,
+                contextlib.closing(llama.LlamaEngine(opened, n_ctx=256, width=_WIDTH, threads=threads)) as engine,
+            ):
+                fed, stepped = engine.rehearse([(_CONTEXT, _FED)] * 6, _CONTEXT, 6)
+            found[fmt]["prefill"] = max(found[fmt]["prefill"], round(6 * _FED / fed, 1))
+            found[fmt]["decode"] = max(found[fmt]["decode"], round(6 * _WIDTH / stepped, 1))
+    for figures in (found[fmt] for fmt in passed):
+        figures["tokens_per_s"] = round(3 / (2 / figures["prefill"] + 1 / figures["decode"]), 1)
+    for fmt in found.keys() - {choose(found)}:
+        files[fmt].unlink()
+    return found
+
+
+def cpu() -> str:
+    """The name of this machine's processor."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _log_probabilities(model: llama.Model, adapter: Path | None, text: list[int], threads: int) -> np.ndarray:
+    return log_softmax(llama.all_logits(model, adapter, text, threads=threads).astype(np.float64), axis=1)
