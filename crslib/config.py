@@ -117,7 +117,7 @@ class SimulationParameters(Parameters):
     max_turns: int = Field(24, ge=1, description="longest dialogue, in turns of both parties")
     dialogues_per_profile: int = Field(1, ge=1, description="dialogues each person has, with other seeds")
     n_ctx: int = Field(768, ge=128, description="context of one dialogue, in tokens")
-    width: int = Field(16, ge=1, le=256, description="utterances decoded at once; part of the engine's identity")
+    width: int = Field(12, ge=1, le=256, description="utterances decoded at once; part of the engine's identity")
     threads: int = _outside_identity(0, ge=0, description="CPU threads; 0 is all of them; never changes the text")
 
 

@@ -63,12 +63,41 @@ def talk(
     return said
 
 
+def talk_apart(model: Model, people: Sequence[int], turns: int = 3) -> dict[int, list[Completion]]:
+    """The same talks, each at its own pace: whoever has ended an utterance hears the next at once."""
+    template = ChatTemplate(*model.chat_template)
+    engine = LlamaEngine(model, ADAPTER, Sampling(max_tokens=24), n_ctx=512, width=4, threads=2)
+    views = {p: [Message("system", f"You like the {1900 + 7 * p}s. " * (1 + p % 3))] for p in people}
+    said: dict[int, list[Completion]] = {p: [] for p in people}
+
+    def ask(person: int) -> None:
+        turn = len(said[person])
+        views[person].append(Message("user", HEARD[turn]))
+        prompt = tuple(template.encode(views[person], model))
+        engine.submit(Request(str(person), prompt, seed=100 * person + turn))
+
+    waiting = list(people)
+    while waiting or sum(engine.load):
+        for person in waiting[:2]:  # they come in twos, while others are in the middle of a word
+            ask(person)
+        del waiting[:2]
+        for key, completion in engine.advance():
+            said[int(key)].append(completion)
+            views[int(key)].append(Message("assistant", "", completion.ids))
+            if len(said[int(key)]) < turns:
+                ask(int(key))
+    engine.close()
+    return said
+
+
 @pytest.fixture(scope="module")
 def reference(model: Model) -> dict[int, list[Completion]]:
     return talk(model, range(9))
 
 
-@pytest.mark.parametrize("case", ["shuffled", "alone", "fewer threads", "in small groups", "among others"])
+@pytest.mark.parametrize(
+    "case", ["shuffled", "alone", "fewer threads", "in small groups", "among others", "at their own pace"]
+)
 def test_text_is_bit_equal_whatever_is_around(model: Model, reference: dict[int, list[Completion]], case: str) -> None:
     people = list(range(9))
     random.Random(3).shuffle(people)
@@ -77,6 +106,7 @@ def test_text_is_bit_equal_whatever_is_around(model: Model, reference: dict[int,
         "alone": lambda: talk(model, [5]),
         "fewer threads": lambda: talk(model, people[:4], threads=1),
         "in small groups": lambda: talk(model, people, together=2),
+        "at their own pace": lambda: talk_apart(model, people),
         "among others": lambda: talk(model, [20, 21, 3, 22, 23, 24, 4]),
     }
     found = arrangements[case]()
@@ -126,6 +156,92 @@ def test_constraint_leaves_only_what_it_allows(model: Model) -> None:
     prompt = tuple(model.encode("The answer is"))
     found = complete(engine, [Request(str(k), prompt, k, YesNo()) for k in range(5)])
     assert {token for completion in found for token in completion.ids} == {allowed[0]}
+    engine.close()
+
+
+class Spelt(Free):
+    """Allows one text only: its first tokens are drawn, the others are forced, and it is open to its end."""
+
+    def __init__(self, text: Sequence[int], drawn: int) -> None:
+        self.text, self.drawn = list(text), drawn
+
+    def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
+        return (np.array([self.text[len(ids)]]), np.zeros(1, np.float32)) if len(ids) < len(self.text) else None
+
+    def forced(self, ids: Sequence[int]) -> list[int]:
+        return self.text[self.drawn :] if len(ids) == self.drawn else []
+
+    def open(self, ids: Sequence[int]) -> bool:
+        return len(ids) < len(self.text)
+
+
+def test_forced_tokens_are_said_and_what_is_open_is_finished(model: Model) -> None:
+    text = model.encode(" The Big Lebowski (1998)]]")
+    engine = LlamaEngine(model, None, Sampling(max_tokens=3), n_ctx=256, width=2)
+    prompt = tuple(model.encode("I liked [["))
+    drawn, forced = complete(
+        engine, [Request("a", prompt, 1, Spelt(text, 99)), Request("b", prompt, 1, Spelt(text, 2))]
+    )
+    assert drawn.ids == forced.ids == tuple(text)
+    assert drawn.logprobs == forced.logprobs
+    assert drawn.finish == "max_tokens"
+    engine.close()
+
+
+def test_never_holds_where_the_model_is_free(model: Model) -> None:
+    engine = LlamaEngine(model, None, Sampling(temperature=0, max_tokens=1), n_ctx=256, width=1)
+    prompt = tuple(model.encode("The capital of France is"))
+    (first,) = complete(engine, [Request("a", prompt, 1)])
+
+    class Not(Free):
+        never = np.array(first.ids, np.int32)
+
+        def allowed(self, ids: Sequence[int]) -> None:
+            return None
+
+    (other,) = complete(engine, [Request("b", prompt, 1, Not())])
+    assert other.ids != first.ids
+    engine.close()
+
+
+def test_a_shared_beginning_changes_nothing_whoever_comes_first(model: Model) -> None:
+    beginning = model.encode("You are a movie recommender. ")
+    asked = [
+        Request(str(k), (*beginning, *model.encode(f"Say something about film {k}.")), k, n_shared=len(beginning))
+        for k in range(5)
+    ]
+    said = []
+    for order in (asked, asked[::-1], asked[3:]):
+        engine = LlamaEngine(model, None, Sampling(max_tokens=12), n_ctx=256, width=2)
+        said.append(dict(zip([r.key for r in order], complete(engine, order), strict=True)))
+        assert sum(n for _, n in engine.work.fed) < sum(len(r.prompt) for r in order)
+        engine.close()
+    assert said[0] == said[1]
+    assert said[2] == {key: said[0][key] for key in said[2]}
+
+
+def test_scores_are_the_log_probabilities_of_what_is_said(model: Model) -> None:
+    """Against the engine's own account of forced words; beginnings in common and earlier prompts change nothing."""
+    prompt = model.encode("My favourite film is")
+    texts = [model.encode(text) for text in (" Heat", " Heathers", " The Matrix", " The Matrix Reloaded", " Up")]
+    engine = LlamaEngine(model, None, Sampling(temperature=1, top_p=1, min_p=0), n_ctx=256, width=2)
+    said = complete(engine, [Request(str(k), tuple(prompt), k, Spelt(text, 0)) for k, text in enumerate(texts)])
+    expected = [sum(c.logprobs[: len(text)]) for c, text in zip(said, texts, strict=True)]
+    engine.score(model.encode("My favourite dish"), texts[:1])
+    np.testing.assert_allclose(engine.score(prompt, texts), expected, atol=0.05)
+    np.testing.assert_allclose(engine.score(prompt, texts[::-1]), expected[::-1], atol=0.05)
+    with pytest.raises(CrsError, match="leaves no room in n_ctx = 256"):
+        engine.score(prompt * 80, texts)
+    engine.close()
+
+
+def test_rehearsal_does_the_same_work(model: Model) -> None:
+    engine = LlamaEngine(model, None, Sampling(max_tokens=8), n_ctx=256, width=2)
+    complete(engine, [Request("a", tuple(model.encode("Tell me of a film. " * 9)), 1)])
+    before = engine.work
+    prefill, decode = engine.rehearse(before.fed, 40, before.steps)
+    assert prefill > 0 < decode
+    assert engine.work is before
     engine.close()
 
 

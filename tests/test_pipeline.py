@@ -11,7 +11,15 @@ from crslib.config import NOTEBOOKS
 from crslib.errors import CrsError
 from crslib.store import Run
 
-TINY = {"n_profiles": 3, "max_turns": 4, "max_tokens": 16, "n_ctx": 512, "width": 4, "n_bootstrap": 100}
+TINY = {
+    "n_profiles": 3,
+    "max_turns": 4,
+    "max_tokens": 16,
+    "n_ctx": 512,
+    "width": 4,
+    "n_bootstrap": 100,
+    "weights": "Q8_0",
+}
 
 
 @pytest.fixture(scope="module")

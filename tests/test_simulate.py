@@ -9,13 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crslib import schemas
+from crslib import datasets, schemas
+from crslib import profiles as profile_building
 from crslib import simulate as simulation
 from crslib.catalog import Catalog
-from crslib.config import SimulationParameters
+from crslib.config import ROOT, ProfileParameters, SimulationParameters
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
-from crslib.simulate import simulate
+from crslib.opinions import Opinions
+from crslib.simulate import open_engines, open_grounding, simulate
 from crslib.store import Run
 from tests.conftest import make_profiles
 
@@ -242,3 +244,70 @@ def test_inputs_have_no_way_to_held_out_items() -> None:
     source = Path(simulation.__file__).read_text(encoding="utf-8")
     assert "holdout" not in source.replace("held-out item", "")
     assert not {"rating", "liked", "item_id"} & set(schemas.TABLES["profiles"])
+
+
+# ── the real model ──
+
+
+@pytest.fixture(scope="module")
+def real():
+    """The built-in data of six people, and a function that simulates some of them with the real models."""
+    built = profile_building.build(*datasets.load(ROOT / "data"), ProfileParameters(n_profiles=6))
+    opinions, catalog = Opinions(built.profiles, built.training, built.items), Catalog(built.items)
+
+    def talk(folder: Path, chosen: pl.DataFrame, advance=lambda done, total: None, **parameters):
+        tiny = SimulationParameters(weights="Q8_0", max_turns=6, max_tokens=20, n_ctx=512, width=2, **parameters)
+        with open_engines(tiny) as (user, recommender), Run(folder).journal() as journal:
+            grounding = open_grounding(built.items, built.training, recommender, tiny)
+            return simulate(
+                chosen, opinions, catalog, user, recommender, tiny, "r", journal, grounding, advance=advance
+            )
+
+    return built.profiles.sort("profile_id"), talk
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("case", ["shuffled", "shards", "killed", "one thread"])
+def test_real_dialogues_depend_on_nothing_around_them(real, tmp_path: Path, case: str) -> None:
+    profiles, talk = real
+    if "whole" not in _MADE:
+        _MADE["whole"] = talk(tmp_path / "whole", profiles)
+    whole = _MADE["whole"]
+    if case == "shards":
+        shards = [talk(tmp_path / str(i), profiles[i::3]) for i in range(3)]
+        found = tuple(pl.concat(parts).sort(parts[0].columns[:2]) for parts in zip(*shards, strict=True))
+        whole = tuple(frame.sort(frame.columns[:2]) for frame in whole)
+    elif case == "killed":
+
+        def die(done: int, total: int) -> None:
+            if done == 3:
+                raise Killed
+
+        with pytest.raises(Killed):
+            talk(tmp_path / "cut", profiles, advance=die)
+        found = talk(tmp_path / "cut", profiles)
+    else:
+        order = {"shuffled": [4, 1, 5, 0, 3, 2]}.get(case, list(range(6)))
+        found = talk(tmp_path / case, profiles[order], **({"threads": 1} if case == "one thread" else {}))
+    for made, expected in zip(found, whole, strict=True):
+        assert made.equals(expected)  # text, items and log-probabilities, to the last bit
+
+
+_MADE: dict[str, tuple[pl.DataFrame, ...]] = {}
+
+
+@pytest.mark.model
+def test_grounded_recommenders_name_real_titles_once(real, tmp_path: Path) -> None:
+    profiles, talk = real
+    for grounding in ("prior", "catalogue"):
+        _, turns, _ = talk(tmp_path / grounding, profiles, grounding=grounding, seed=3)
+        named = turns.filter(role="recommender").explode("items").unnest("items").drop_nulls("title")
+        assert named.height > 3
+        assert named["item_id"].null_count() == 0
+        assert not named.select("dialogue_id", "item_id").is_duplicated().any()
+
+
+def test_grounding_is_told_where_it_is_missing(tmp_path: Path, items: pl.DataFrame) -> None:
+    party = ScriptedEngine(chatter)
+    with Run(tmp_path).journal() as journal, pytest.raises(CrsError, match="grounding = 'prior'"):
+        simulate(make_profiles(["u1"]), Fixed(), Catalog(items), party, party, SimulationParameters(), "r", journal)

@@ -1,0 +1,54 @@
+"""Weights measured on this machine: what may be chosen, and that the measurement is kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from crslib.config import ROOT
+from crslib.engines import preparation, weights
+from crslib.engines.llama import model_path
+from crslib.errors import CrsError
+
+ADAPTER = ROOT / "data" / "adapters" / "recommender.gguf"
+
+
+def figures(**tokens_per_s: float) -> dict[str, dict[str, float]]:
+    lost = {"Q8_0": 0.003, "BF16": 0.0, "F16": 0.0, "Q4_0": 0.15}
+    return {fmt: {"loss": lost[fmt], "tokens_per_s": tokens_per_s.get(fmt, 100.0)} for fmt in weights.FORMATS}
+
+
+@pytest.mark.parametrize(
+    ("measured", "chosen"),
+    [
+        (figures(), "Q8_0"),
+        (figures(BF16=124.0), "Q8_0"),  # within what a busy machine may pretend
+        (figures(BF16=190.0, F16=150.0), "BF16"),
+        (figures(Q4_0=400.0), "Q8_0"),  # the fastest loses too much
+        ({fmt: {"loss": 0.5, "tokens_per_s": 0.0} for fmt in weights.FORMATS}, "Q8_0"),
+    ],
+)
+def test_the_fastest_that_loses_little_is_chosen(measured: dict[str, dict[str, float]], chosen: str) -> None:
+    assert preparation.choose(measured) == chosen
+
+
+@pytest.mark.model
+def test_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_path("smollm2")
+    chosen = preparation.best(model, ADAPTER, tmp_path)
+    (kept,) = tmp_path.glob("*.json")
+    measured = json.loads(kept.read_text())["formats"]
+    assert set(measured) == set(weights.FORMATS)
+    assert 0 < measured["BF16"]["loss"] < 0.01
+    assert 0 < measured["Q8_0"]["loss"] < preparation.MAX_LOSS < measured["Q4_0"]["loss"]
+    assert measured["Q8_0"]["tokens_per_s"] > 0 == measured["Q4_0"]["tokens_per_s"]
+    assert [path.name for path in tmp_path.glob("*.gguf")] == [weights.merged(model, ADAPTER, chosen, tmp_path).name]
+    monkeypatch.setattr(preparation, "measure", None)  # would fail if it were called again
+    assert preparation.best(model, ADAPTER, tmp_path) == chosen
+
+
+def test_an_adapter_of_another_model_is_told(tmp_path: Path) -> None:
+    (tmp_path / "other.gguf").write_bytes(ADAPTER.read_bytes().replace(b"llama", b"bloom", 1))
+    with pytest.raises(CrsError, match="does not fit the model"):
+        preparation.best(model_path("smollm2"), tmp_path / "other.gguf", tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*"))
