@@ -71,7 +71,7 @@ def run(assignments: Sequence[str], params: Path | None, reports: Path) -> None:
     from crslib import pipeline
 
     given = {**(read_parameter_file(params) if params else {}), **read_assignments(assignments)}
-    planned = pipeline.plan(given, reports)
+    planned = pipeline.plan(given, reports, console.print)
     if planned.run.info.get("status") == "success":
         console.print(f"run {planned.run_id} has been computed before", soft_wrap=True)
     else:

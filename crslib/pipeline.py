@@ -43,8 +43,10 @@ class Plan:
     inputs: Mapping[str, Any]
 
 
-def plan(given: Mapping[str, Any], reports: Path) -> Plan:
+def plan(given: Mapping[str, Any], reports: Path, tell: Callable[[str], None] = lambda what: None) -> Plan:
     """Checks the parameters and every file they name, and derives the run's identity. Starts nothing.
+
+    On a machine's first run that means to measure which weights are the fastest; `tell` hears of it.
 
     Raises `CrsError` for an unknown or ill-typed parameter and for a file that is missing or of the wrong kind.
     """
@@ -62,8 +64,8 @@ def plan(given: Mapping[str, Any], reports: Path) -> Plan:
         "library": _library_hash(),
         "data": {path.name: file_sha256(path) for path in tables},
         "human": {path.name: file_sha256(path) for path in sorted(human.iterdir()) if path.suffix != ".md"},
-        "user": _engine(parameters, parameters.user_model, parameters.user_adapter),
-        "recommender": _engine(parameters, parameters.recommender_model, parameters.recommender_adapter),
+        "user": _engine(parameters, parameters.user_model, parameters.user_adapter, tell),
+        "recommender": _engine(parameters, parameters.recommender_model, parameters.recommender_adapter, tell),
     }
     if parameters.summary_style == "model":
         inputs["summary"] = {"model_sha256": file_sha256(llama.model_path(parameters.summary_model))}
@@ -71,10 +73,10 @@ def plan(given: Mapping[str, Any], reports: Path) -> Plan:
     return Plan(Run(reports.resolve() / "runs" / run_id), run_id, dict(given), parameters, inputs)
 
 
-def _engine(parameters: RunParameters, model: str, adapter: str) -> dict[str, Any]:
+def _engine(parameters: RunParameters, model: str, adapter: str, tell: Callable[[str], None]) -> dict[str, Any]:
     sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
     path, beside = llama.model_path(model), llama.adapter_path(adapter)
-    form = weights_form(parameters, path, beside)
+    form = weights_form(parameters, path, beside, tell)
     source = llama.source(path, beside, form)
     return llama.identity(source, sampling, parameters.n_ctx, parameters.width)
 

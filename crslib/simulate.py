@@ -105,11 +105,16 @@ class _Dialogue:
         return self.opener if even else (USER if self.opener == RECOMMENDER else RECOMMENDER)
 
 
-def weights_form(parameters: SimulationParameters, model: Path, adapter: Path | None) -> str:
-    """The form of the weights that `parameters.weights` means for these files on this machine."""
+def weights_form(
+    parameters: SimulationParameters,
+    model: Path,
+    adapter: Path | None,
+    tell: Callable[[str], None] = lambda what: None,
+) -> str:
+    """The form of the weights that `parameters.weights` means for these files here; `tell` hears of a measurement."""
     if parameters.weights != "fastest" or adapter is None:
         return parameters.weights if adapter else llama.AS_THEY_ARE
-    return preparation.best(model, adapter, CACHE)
+    return preparation.best(model, adapter, CACHE, tell)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,11 +43,12 @@ You are welcome. Enjoy the movie! Bye.<|im_end|>
 """
 
 
-def best(model: Path, adapter: Path, cache: Path) -> weights.Format:
+def best(model: Path, adapter: Path, cache: Path, tell: Callable[[str], None] = lambda what: None) -> weights.Format:
     """The format that `adapter` should be merged into on this CPU: the fastest of those that lose at most `MAX_LOSS`.
 
-    The first of `weights.FORMATS` stays unless another is `MARGIN` times as fast. Measured once (about half a minute)
-    and kept in `cache` by files, CPU and version of llama.cpp. Raises `CrsError` as `weights.merged` does.
+    The first of `weights.FORMATS` stays unless another is `MARGIN` times as fast. Measured once (half a minute or one;
+    `tell` hears of it) and kept in `cache` by files, CPU and version of llama.cpp. Raises `CrsError` as
+    `weights.merged` does.
     """
     key = {
         "model": file_sha256(model),
@@ -57,6 +58,7 @@ def best(model: Path, adapter: Path, cache: Path) -> weights.Format:
     }
     path = cache / f"{digest(key, 'formats')}.json"
     if not path.exists():
+        tell(f"measuring once which weights are the fastest here for {adapter.stem}")
         measured = measure(model, adapter, cache)
         with writing(path) as temporary:
             temporary.write_text(json.dumps({**key, "formats": measured}, indent=1) + "\n", encoding="utf-8")
