@@ -1,4 +1,4 @@
-"""The lock-step loop: two models talk, turn by turn, and nobody knows a target.
+"""The loop: two models talk, turn by turn, many dialogues side by side, and nobody knows a target.
 
 Its inputs have no column and no parameter through which a held-out item could come. The recommender's half of a
 dialogue is a `RecommenderView`, made from nothing; what the user holds is its `UserKnowledge` and its `Opinions`.
@@ -60,27 +60,25 @@ class Grounding:
 
     def __init__(self, items: pl.DataFrame, training: pl.DataFrame, engine: Engine, *, prior: bool = True) -> None:
         """`items` and `training` (table `ratings`) of the run; without `prior` all titles are alike to it."""
-        self.prior = ItemPrior.fit(items, training)
-        self._uniform = not prior
-        self._rows = {item: row for row, item in enumerate(self.prior.item_ids)}
-        names = [chat.item_name(*row) for row in items.sort("item_id").select("title", "year").iter_rows()]
+        items = items.sort("item_id")
+        self._prior = ItemPrior.fit(items, training) if prior else None
+        self._rows = {item: row for row, item in enumerate(items["item_id"])}
+        names = [chat.item_name(*row) for row in items.select("title", "year").iter_rows()]
         self._titles = Titles(names, engine.pieces, engine.encode)
 
-    def constraint(self, turns: Sequence[Mapping[str, Any]], temperature: float) -> Constraint:
-        """For the recommender's next utterance after `turns` (rows of table `turns`).
+    def constraint(self, said: Sequence[Utterance], temperature: float) -> Constraint:
+        """For the recommender's next utterance after what was `said` aloud: words and links, no private note.
 
         What the user named stays sayable, as likely as the likeliest other item: that is an answer, not a
         recommendation. The weights enter before the temperature; they are scaled so that it leaves them as they are.
         """
         recommended, named = (
-            {item["item_id"] for turn in turns if turn["role"] == role for item in turn["items"]} & self._rows.keys()
+            {item for utterance in said if utterance.role == role for item in utterance.items} & self._rows.keys()
             for role in (RECOMMENDER, USER)
         )
-        said = [Utterance(t["role"], t["text"], [item["item_id"] for item in t["items"]]) for t in turns]
-        if self._uniform:
-            prior = np.zeros(len(self._rows), np.float32)
-        else:
-            prior = self.prior.log_prior(said, recommended | named)
+        prior = np.zeros(len(self._rows), np.float32)
+        if self._prior is not None:
+            prior = self._prior.log_prior(said, recommended | named)
             prior[[self._rows[item] for item in named]] = prior.max()
         out = [self._rows[item] for item in recommended]
         return self._titles.constraint(prior, out, weight=temperature or 1.0)
@@ -246,7 +244,7 @@ class _Voice:
         n_shared = next(
             (i for i, (a, b) in enumerate(zip(prompt, self._beginning, strict=False)) if a != b), len(prompt) - 1
         )
-        constraint = self._grounding and self._grounding.constraint(dialogue.turns, parameters.temperature)
+        constraint = self._grounding and self._grounding.constraint(_said(dialogue.turns), parameters.temperature)
         request = Request(dialogue.dialogue_id, prompt, seed, constraint, n_shared)
         self._asked[dialogue.dialogue_id] = request
         self.engine.submit(request)
@@ -256,6 +254,11 @@ class _Voice:
         fed = self._asked.pop(dialogue.dialogue_id).prompt[completion.n_cached :]
         text = self.engine.decode(fed)
         dialogue.prompts.append({"turn": len(dialogue.turns), "role": self.role, "text": text, "n_tokens": len(fed)})
+
+
+def _said(turns: Sequence[Mapping[str, Any]]) -> list[Utterance]:
+    """What both parties have heard. The rows of `turns` also hold the user's notes; those must not get further."""
+    return [Utterance(t["role"], t["text"], [item["item_id"] for item in t["items"]]) for t in turns]
 
 
 def _start(dialogue_id: str, profile: Mapping[str, Any], parameters: SimulationParameters) -> _Dialogue:

@@ -17,6 +17,7 @@ from crslib.config import ROOT, ProfileParameters, SimulationParameters
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
 from crslib.opinions import Opinions
+from crslib.ranking import Utterance
 from crslib.simulate import open_engines, open_grounding, simulate
 from crslib.store import Run
 from tests.conftest import make_profiles
@@ -244,6 +245,31 @@ def test_inputs_have_no_way_to_held_out_items() -> None:
     source = Path(simulation.__file__).read_text(encoding="utf-8")
     assert "holdout" not in source.replace("held-out item", "")
     assert not {"rating", "liked", "item_id"} & set(schemas.TABLES["profiles"])
+
+
+class Eavesdropper:
+    """In the place of a grounding: keeps all that it is given of a dialogue."""
+
+    def __init__(self) -> None:
+        self.given: list[object] = []
+
+    def constraint(self, said, temperature: float) -> None:
+        self.given.append(said)
+
+
+def test_grounding_hears_what_was_said_and_nothing_private(tmp_path: Path, items: pl.DataFrame) -> None:
+    party, ear = ScriptedEngine(chatter), Eavesdropper()
+    profiles = make_profiles(ids(12))
+    with Run(tmp_path).journal() as journal:
+        _, turns, _ = simulate(
+            profiles, Fixed(), Catalog(items), party, ScriptedEngine(chatter), SimulationParameters(), "r", journal, ear
+        )  # fmt: skip
+    assert turns["notes"].list.len().sum() > 5
+    assert sum(len(said) for said in ear.given) > 50
+    for utterance in (utterance for said in ear.given for utterance in said):
+        assert type(utterance) is Utterance
+        assert all(item is None or isinstance(item, str) for item in utterance.items)
+    assert not any(word in str(ear.given) for word in ("secret", "hush", "seen", "liked"))
 
 
 # ── the real model ──

@@ -439,16 +439,19 @@ class LlamaEngine:
         lc.llama_memory_seq_rm(self._memory, 0, len(prompt), -1)
         return scores
 
-    def read(self, tokens: Sequence[int], begin: int) -> np.ndarray:
-        """Feeds a piece of a text, from `begin`, into row 0: the logits after each of its tokens, (n, n_vocab)."""
-        piece, batch = tokens[begin : begin + _PREFILL], self._prefill_batch
-        n = len(piece)
-        batch.token[:n], batch.pos[:n], batch.logits[:n] = piece, np.arange(begin, begin + n), 1
-        for index in range(n):
-            batch.row(index, 0)
-        batch.handle.n_tokens = n
-        self._decode(batch)
-        return np.ctypeslib.as_array(lc.llama_get_logits(self._context), (n, self.model.n_vocab)).copy()
+    def read(self, tokens: Sequence[int], start: int) -> np.ndarray:
+        """Feeds a text, from `start`, into row 0: the logits after each of its tokens, (n, n_vocab)."""
+        batch, logits = self._prefill_batch, []
+        for begin in range(start, len(tokens), _PREFILL):
+            piece = tokens[begin : begin + _PREFILL]
+            n = len(piece)
+            batch.token[:n], batch.pos[:n], batch.logits[:n] = piece, np.arange(begin, begin + n), 1
+            for index in range(n):
+                batch.row(index, 0)
+            batch.handle.n_tokens = n
+            self._decode(batch)
+            logits.append(np.ctypeslib.as_array(lc.llama_get_logits(self._context), (n, self.model.n_vocab)).copy())
+        return np.concatenate(logits)
 
     def rehearse(self, fed: Sequence[tuple[int, int]], context: int, steps: int) -> tuple[float, float]:
         """Seconds that llama.cpp alone needs for such work: prefills of `fed` (tokens before, tokens fed) and `steps`
@@ -564,7 +567,7 @@ def all_logits(model: Model, adapter: Path | None, tokens: Sequence[int], *, thr
     """The logits after each of `tokens`, (n, n_vocab), float32."""
     engine = LlamaEngine(model, adapter, n_ctx=len(tokens) + 1, width=1, threads=threads)
     try:
-        return np.concatenate([engine.read(tokens, begin) for begin in range(0, len(tokens), _PREFILL)])
+        return engine.read(tokens, 0)
     finally:
         engine.close()
 
