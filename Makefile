@@ -4,19 +4,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TESTS := $(VENV)/.tests
 
 .PHONY: run test lab lint clean
 
 run: $(READY)            ## the main job, from the built-in data to reports/latest/report.html; ARGS="-p name=value"
 	$(BIN)/crs run $(ARGS)
 
-test: $(READY)           ## all tests
+test: $(TESTS)           ## all tests
 	$(BIN)/python -m pytest $(ARGS)
 
 lab: $(READY)            ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
-lint: $(READY)           ## style
+lint: $(TESTS)           ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
@@ -30,5 +31,9 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "A C++ compiler is needed to build llama.cpp; install g++ or clang" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing; llama.cpp is compiled once, which takes about five minutes on two cores."
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $(READY)
+
+$(TESTS): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,test,train]'
+	@touch $(TESTS)

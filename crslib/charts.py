@@ -190,3 +190,12 @@ def conditions(metrics: pl.DataFrame) -> alt.Chart:
     human = alt.Chart(metrics.filter(pl.col("human").is_not_null()).head(1))
     rule = human.mark_rule(color=PEOPLE, strokeDash=[4, 3]).encode(x="human:Q")
     return (rule + interval + point).properties(width=WIDTH - 190, height=alt.Step(20))
+
+
+def learning(log: pl.DataFrame) -> alt.Chart:
+    """Loss over the tokens read, from a training's log: step by step, and on what is not trained on."""
+    base = alt.Chart(log).encode(x=alt.X("tokens:Q", title="tokens read", axis=alt.Axis(format="~s")))
+    loss = alt.Y("loss:Q", title="nats per own token", scale=alt.Scale(zero=False))
+    steps = base.mark_line(color=SIMULATED, opacity=0.6).encode(y=loss)
+    held = alt.Chart(log.drop_nulls("validation")).mark_line(color=PEOPLE, point=True)
+    return (steps + held.encode(x="tokens:Q", y="validation:Q")).properties(width=WIDTH, height=HEIGHT)

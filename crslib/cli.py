@@ -14,7 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from crslib import __version__
-from crslib.config import ROOT, RunParameters, SimulationParameters, read_assignments, read_grid, read_parameter_file
+from crslib.config import (
+    ROOT,
+    RunParameters,
+    SimulationParameters,
+    TrainingParameters,
+    read_assignments,
+    read_grid,
+    read_parameter_file,
+)
 from crslib.errors import CrsError
 from crslib.store import Run, registry, writing
 
@@ -166,6 +174,57 @@ def reference(redial: Path, folder: Path) -> None:
     console.print(str(folder), soft_wrap=True)
 
 
+@data.command()
+@click.argument("corpus", type=click.Choice(["redial", "inspired", "ccpe"]))
+@click.option(
+    "--path", type=click.Path(path_type=Path), help="The official file or folder at hand: checked and copied."
+)
+@click.option("--to", "folder", type=click.Path(path_type=Path), default=ROOT / "data/raw", show_default="data/raw")
+def fetch(corpus: str, path: Path | None, folder: Path) -> None:
+    """Downloads human dialogues from their authors, checked. Run again, it goes on where it was cut off."""
+    from crslib.corpora import download
+
+    with _counting("bytes") as advance:
+        found = download.fetch(corpus, folder, path, advance)
+    known = download.CORPORA[corpus]
+    console.print(f"{found}\nlicence: {known.licence}\ncite: {known.cite}", markup=False, soft_wrap=True)
+
+
+# ── training ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """An option for every field of `TrainingParameters` but the role."""
+    for name, field in reversed(TrainingParameters.model_fields.items()):
+        if name != "role":
+            flag, kind = f"--{name.replace('_', '-')}", type(field.default)
+            command = click.option(
+                flag, name, type=kind, default=field.default, show_default=True, help=field.description
+            )(command)
+    return command
+
+
+@main.command()
+@click.argument("role", type=click.Choice(["user", "recommender", "scripted", "user-target"]))
+@_training_options
+def train(role: str, **given: Any) -> None:
+    """Trains the adapter of ROLE on ReDial (needs `pip install 'crslib[train]'`). A killed training goes on.
+
+    `scripted` writes both sides, `user-target` knows the target titles: what the paper argues against. The adapter lies
+    in TO/ROLE.gguf, its card and losses beside it.
+    """
+    from crslib.training import run
+
+    given["to"] = str(Path(given["to"]).expanduser().resolve()) if given["to"] else ""
+    parameters = TrainingParameters.parse({"role": role, **given}).located()
+    with _counting("tokens") as advance:
+        figures = run.from_redial(parameters, advance)
+    for kind, before in figures["before"].items():
+        console.print(f"{kind:8} {before:.3f} → {figures['after'][kind]:.3f} nats per token on people not trained on")
+    console.print(f"{figures['tokens']:,} tokens, {figures['tokens_per_s']:,.0f} a second", soft_wrap=True)
+    console.print(str(parameters.folder / f"{role}.gguf"), soft_wrap=True)
+
+
 # ── benchmarks ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -183,10 +242,16 @@ def bench() -> None:
 @PARAMETERS
 @JSON
 def bench_engine(dialogues: int, plain: int, assignments: Sequence[str], file: Path | None) -> None:
-    """Dialogues per minute against a plain loop over two `Llama` objects and against llama.cpp's own ceiling."""
+    """Dialogues per minute against a plain loop over two `Llama` objects and against llama.cpp's own ceiling.
+
+    Like against like: the plain loop cannot keep to real titles, so the engine decodes freely too, unless told
+    otherwise (-p grounding=prior).
+    """
     from crslib.benchmarks import engine
 
-    found = engine.measure(SimulationParameters.parse(read_assignments(assignments)), dialogues, plain)
+    parameters = SimulationParameters.parse({"grounding": "off", **read_assignments(assignments)})
+    with _counting("dialogues") as advance:
+        found = engine.measure(parameters, dialogues, plain, advance)
     console.print("\n".join(engine.lines(found)), markup=False, soft_wrap=True)
     _keep(found, file)
 
@@ -224,22 +289,21 @@ TABLES = click.option(
 @bench.command("recommender")
 @CORPUS
 @PATH
-@TABLES
 @click.option(
     "--no-model", is_flag=True, help="Popularity and item prior only: a minute instead of a quarter of an hour."
 )
 @JSON
-def bench_recommender(corpus: str, path: Path, data: Path, no_model: bool, file: Path | None) -> None:
+def bench_recommender(corpus: str, path: Path, no_model: bool, file: Path | None) -> None:
     """How well the next film a human recommender names is foreseen: popularity, item prior, language model, both."""
     from crslib.benchmarks import recommender
     from crslib.simulate import open_engines
 
     with _counting("turns") as advance:
         if no_model:
-            found = recommender.measure(path, data, advance=advance)
+            found = recommender.measure(path, advance=advance)
         else:
             with open_engines(SimulationParameters(n_ctx=2048, width=1)) as (_, reader):
-                found = recommender.measure(path, data, reader, advance=advance)
+                found = recommender.measure(path, reader, advance=advance)
     console.print(recommender.formatted(found), markup=False, soft_wrap=True)
     _keep(recommender.record(found), file)
 

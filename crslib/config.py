@@ -128,6 +128,31 @@ class EvaluationParameters(Parameters):
     n_bootstrap: int = Field(1000, ge=100, description="resamples of dialogues behind each 95 % interval")
 
 
+class TrainingParameters(Parameters):
+    """`06_train` and `crs train`: whose adapter, from which dialogues, for how long."""
+
+    role: Literal["user", "recommender", "scripted", "user-target"] = Field("user", description="whose words to learn")
+    redial: str = _path("data/raw/redial/redial_dataset.zip", description="ReDial's zip or folder; see crs data fetch")
+    limit: int = Field(0, ge=0, description="dialogues used, the first ones; 0 is all of them")
+    model: str = _path("smollm2", description="GGUF of the base; smollm2 is the built-in one")
+    init: str = _path("", description="PEFT folder of an adapter to go on from; empty: a new one")
+    to: str = _path("", description="folder for the adapter; empty: reports/training/ROLE")
+    epochs: int = Field(3, ge=1, description="times each dialogue is read")
+    lr: float = Field(2e-3, gt=0, description="highest learning rate")
+    negative_weight: int = Field(1, ge=1, description="times a dialogue counts in which something is disliked")
+    validation: float = Field(0.05, ge=0, lt=1, description="share of dialogues, with their people, kept for checks")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it is computed")
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto", description="of its products; auto: bfloat16 on CUDA, float32 on a CPU"
+    )
+    threads: int = _outside_identity(0, ge=0, description="CPU threads; 0 is all of them")
+
+    @property
+    def folder(self) -> Path:
+        """Where the adapter goes."""
+        return resolve(self.to or f"reports/training/{self.role}")
+
+
 class RunParameters(ProfileParameters, SimulationParameters, EvaluationParameters):
     """All parameters of `crs run`."""
 

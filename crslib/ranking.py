@@ -5,7 +5,6 @@ of them, genres, people, times and title words that were named, and how much eac
 on catalogue facts and training ratings; it knows nothing of profiles, held-out ratings or language models.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +14,8 @@ from typing import NamedTuple, Self
 import numpy as np
 import polars as pl
 from scipy import sparse
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from crslib import catalog, histories
+from crslib import catalog, histories, wording
 from crslib.chat import USER
 
 FEATURES = (
@@ -79,76 +77,6 @@ _LONG = 8.0  # rarity (nats) of a title's words that counts as one word
 _N_NEW = 4  # years before the newest item of the catalogue that still count as "new"
 _OLD = 1985  # items before this year are "old"
 
-_GENRES = {
-    "action": "action",
-    "adventure adventures": "adventure",
-    "animation animated anime cartoon cartoons pixar disney": "animation",
-    "biography biographies biopic biographical": "biography",
-    "comedy comedies funny hilarious comedic laugh humor humorous comical parody spoof": "comedy",
-    "crime gangster mafia mob heist": "crime",
-    "documentary documentaries": "documentary",
-    "drama dramas dramatic": "drama",
-    "family kids kid children children's disney pixar": "family",
-    "fantasy magic magical": "fantasy",
-    "noir": "film-noir",
-    "history historical": "history",
-    "horror scary scare slasher zombie zombies creepy spooky gory frightening": "horror",
-    "musical musicals": "musical",
-    "music musical musicals": "music",
-    "mystery mysteries detective whodunit": "mystery",
-    "romance romantic romcom romcoms chick": "romance",
-    "scifi sci-fi space futuristic alien aliens robots": "sci-fi",
-    "sport sports": "sport",
-    "thriller thrillers suspense suspenseful": "thriller",
-    "war military": "war",
-    "western westerns cowboy cowboys": "western",
-}
-_SYNONYMS: dict[str, list[str]] = {}
-for _words, _genre in _GENRES.items():
-    for _word in _words.split():
-        _SYNONYMS.setdefault(_word, []).append(_genre)
-_SPELT = [
-    (re.compile(r"\bsci(ence)?[ -]?fi(ction)?\b"), "scifi"),
-    (re.compile(r"\brom[ -]?coms?\b"), "romantic comedy"),
-    (re.compile(r"[’`]"), "'"),
-]
-_DECADES = {"fifties": 50, "sixties": 60, "seventies": 70, "eighties": 80, "nineties": 90}
-_DECADE = re.compile(r"\b(?:(19|20)?(\d)0'?s|(fifties|sixties|seventies|eighties|nineties))(?![a-z])")
-_NEW = re.compile(r"\b(new|newer|newest|recent|recently|latest|this year|in theaters?|came out)\b")
-_OLD_WORDS = re.compile(r"\b(old|older|oldies?|classics?)\b")
-_CLAUSE = re.compile(r"[.!?;,]+|\b(?:but|though|although|however)\b")
-_TOKEN = re.compile(r"[a-z0-9]+(?:['-][a-z0-9]+)*")
-_BRACKETS = re.compile(r"\[\[[^\[\]]+\]\]")
-_SENTENCE = re.compile(r"[.!?;]+|\b(?:but|though|although|however)\b")
-_NEGATOR = re.compile(
-    r"\b(no|not|never|nothing|without|neither|nor|can't|cannot|cant|\w+n't|dont|didnt|doesnt|isnt|wasnt)\b"
-)
-_NO_NEGATION = re.compile(r"\b(not only|not just|no problem|no worries|why not|not sure|don't mind|dont mind)\b")
-_REFUSAL = re.compile(r"\b(hate[sd]?|dislike[sd]?|except|avoid|tired of|sick of|scared of|less)\b")
-_NOT_SEEN = re.compile(
-    r"\b(?:have ?n[o']?t|has ?n[o']?t|never|not|did ?n[o']?t|havent|didnt)(?: \w+){0,2} (?:seen|see|saw|watched|watch"
-    r"|heard)\b"
-)
-_GOOD = re.compile(
-    r"\b(love[sd]?|like[sd]?|enjoy(?:ed|s)?|favou?rites?|great|good|awesome|amazing|best|fan|excellent|fantastic"
-    r"|wonderful|funny|hilarious|classic|perfect|fun|cool|interesting|interested)\b"
-)
-_BAD = re.compile(
-    r"\b(hate[sd]?|dislike[sd]?|terrible|awful|boring|bored|worst|bad|stupid|horrible|overrated|disappoint\w*|sucked"
-    r"|lame|dumb|ruined|meh)\b"
-)
-_YES = re.compile(
-    r"^\W*(yes|yeah|yep|yup|sure|definitely|absolutely|of course|ok|okay|oh yes|i do|i did|i love|i have)\b"
-)
-_NO = re.compile(r"^\W*(no|nope|nah|not really|not a fan|i don't|i dont|i do not|i didn't|i hate)\b")
-_COMMON = ENGLISH_STOP_WORDS.union(
-    _TOKEN.findall(
-        "movie movies film films watch watched watching seen saw see like liked likes love loved good great best really"
-        " think know want looking look thing things time don't i'm it's kind heard recommend recommendation suggestion"
-        " thanks thank hello yes haven't new old man men day night life story big little girl boy years"
-    )
-)
-
 
 @dataclass
 class _Heard:
@@ -171,55 +99,6 @@ class Utterance(NamedTuple):
     items: Sequence[str | None] = ()
 
 
-# ── reading words ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def polarity(text: str) -> int:
-    """1 where `text` speaks well of what it speaks of, -1 where it speaks ill, 0 where it does not judge.
-
-    "not bad" is good, "not a fan" ill, and "have not seen it" no judgement.
-    """
-    score = 0
-    for clause in _CLAUSE.split(_NOT_SEEN.sub(" ", _plain(text))):
-        negated = bool(_NEGATOR.search(_NO_NEGATION.sub(" ", clause)))
-        verdict = bool(_GOOD.search(clause)) - bool(_BAD.search(clause))
-        score += -verdict if negated else verdict
-    return (score > 0) - (score < 0)
-
-
-def _answer(text: str) -> int:
-    """What the user's reply says of what the recommender named right before: first yes or no, then praise or blame."""
-    if judged := polarity(text):
-        return judged
-    plain = _NOT_SEEN.sub(" ", _plain(text))
-    return bool(_YES.search(plain)) - bool(_NO.search(plain))
-
-
-def _plain(text: str) -> str:
-    text = text.casefold()
-    for pattern, replacement in _SPELT:
-        text = pattern.sub(replacement, text)
-    return text
-
-
-def _clauses(text: str) -> list[tuple[list[str], float]]:
-    """The words of each clause outside mentions, with 1, or -1 behind a negation or refusal."""
-    clauses = []
-    for clause in _CLAUSE.split(_plain(_BRACKETS.sub(" , ", text))):
-        if words := _TOKEN.findall(clause):
-            refused = _NEGATOR.search(_NO_NEGATION.sub(" ", clause)) or _REFUSAL.search(clause)
-            clauses.append((words, -1.0 if refused else 1.0))
-    return clauses
-
-
-def _around(text: str) -> list[int]:
-    """The polarity of the sentence that each mention of `text` stands in."""
-    judged = []
-    for sentence in _SENTENCE.split(_BRACKETS.sub("\ue000", text)):
-        judged += [polarity(sentence.replace("\ue000", " it "))] * sentence.count("\ue000")
-    return judged
-
-
 # ── the prior ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -232,13 +111,16 @@ class ItemPrior:
     walk from words and a regression on items and words (EASE, Steck 2019) join it.
     """
 
-    def __init__(self, items: pl.DataFrame, liked: sparse.csr_array, texts: Sequence[str] = ()) -> None:
+    def __init__(
+        self, items: pl.DataFrame, liked: sparse.csr_array, users: Sequence[str], texts: Sequence[str] = ()
+    ) -> None:
         """`items` sorted by item_id; `liked` (n_users, n_items) of 0/1; `texts`: what each of these users said."""
         self.item_ids: list[str] = items["item_id"].to_list()
         self._rows = {item: row for row, item in enumerate(self.item_ids)}
-        self._forth, self._back = _walk(liked)
-        popularity = np.asarray(liked.sum(axis=0)).ravel() + 0.5
-        self._popularity = (popularity / popularity.sum()).astype(np.float32)
+        self._users = {user: row for row, user in enumerate(users)}
+        self._n_likes = np.asarray(liked.sum(axis=0), dtype=np.float32).ravel()
+        self._liked, self._likers = liked, sparse.csr_array(liked.T)
+        self._back = _back(liked)
         self._vocabulary, said = _vocabulary(texts)
         if texts:
             n_said = np.asarray(said.sum(axis=0)).ravel()
@@ -252,7 +134,10 @@ class ItemPrior:
         self._genre_rarity = _rarity(self._genres)
         self._person = {name: column for column, name in enumerate(sorted(_people(items)))}
         self._people = _indicator(_credits(items), self._person)
-        words = [sorted(set(catalog.title_words(title)) - _COMMON - _SYNONYMS.keys()) for title in items["title"]]
+        words = [
+            sorted(set(catalog.title_words(title)) - wording.COMMON - wording.GENRES_OF.keys())
+            for title in items["title"]
+        ]
         self._word = {word: column for column, word in enumerate(sorted({w for row in words for w in row}))}
         self._called = _called(self._person, self._people, self._word)
         titles = _indicator(words, self._word)
@@ -274,13 +159,20 @@ class ItemPrior:
         user = users.search_sorted(ratings["user_id"]).to_numpy()
         item = items["item_id"].search_sorted(ratings["item_id"]).to_numpy()
         liked = sparse.csr_array((np.ones(len(user), np.float32), (user, item)), shape=(len(users), len(items)))
-        return cls(items, liked, [texts.get(name, "") for name in users] if texts else ())
+        return cls(items, liked, users.to_list(), [texts.get(name, "") for name in users] if texts else ())
 
     def log_prior(
-        self, turns: Sequence[Utterance], exclude: Collection[str] = (), weights: Mapping[str, float] = CATALOGUE
+        self,
+        turns: Sequence[Utterance],
+        exclude: Collection[str] = (),
+        weights: Mapping[str, float] = CATALOGUE,
+        without: str | None = None,
     ) -> np.ndarray:
-        """Log-probability (float32) of each of `item_ids` to be the next item; -inf for those in `exclude`."""
-        features = self.features(turns)
+        """Log-probability (float32) of each of `item_ids` to be the next item; -inf for those in `exclude`.
+
+        `without`: a user of the ratings who is left out, as if the prior had been fitted without that person.
+        """
+        features = self.features(turns, without)
         scores = np.array([weights[name] for name in FEATURES], dtype=np.float32) @ features
         scores[[self._rows[item] for item in exclude if item in self._rows]] = -np.inf
         top = scores.max()
@@ -288,21 +180,34 @@ class ItemPrior:
             return scores
         return (scores - top - np.log(np.exp(scores - top).sum())).astype(np.float32)
 
-    def features(self, turns: Sequence[Utterance]) -> np.ndarray:
-        """`FEATURES` of every item after `turns`: float32 (n_features, n_items)."""
+    def features(self, turns: Sequence[Utterance], without: str | None = None) -> np.ndarray:
+        """`FEATURES` of every item after `turns`: float32 (n_features, n_items). `without` as in `log_prior`.
+
+        Raises ValueError for `without` where the prior was fitted with texts: those cannot be left out.
+        """
+        if without is not None and self._vocabulary:
+            raise ValueError("a prior with texts cannot leave a person out")
+        absent = self._users.get(without) if without is not None else None
+        n_likes = self._n_likes
+        if absent is not None:
+            n_likes = n_likes.copy()
+            n_likes[self._liked.indices[self._liked.indptr[absent] : self._liked.indptr[absent + 1]]] -= 1
+        popularity = (n_likes + 0.5) / (n_likes + 0.5).sum()
         heard = self._evidence(turns)
         rows = np.array(list(heard.items), dtype=np.int64)
         weight = np.array(list(heard.items.values()), dtype=np.float32)
         liked = np.maximum(weight, 0)
         zero = np.zeros(len(self.item_ids), np.float32)
         out = dict.fromkeys(FEATURES, zero)
-        out["popularity"] = np.log(self._popularity)
-        walked = self._back @ (self._forth[rows].T @ weight) if len(rows) else zero
-        out["neighbours"] = np.log(np.maximum(walked, 0) + _SMOOTHING * self._popularity)
+        out["popularity"] = np.log(popularity)
+        reached = self._likers[rows].T @ (weight / np.maximum(n_likes[rows], 1))
+        if absent is not None:
+            reached[absent] = 0
+        out["neighbours"] = np.log(np.maximum(self._back @ reached, 0) + _SMOOTHING * popularity)
         if self._vocabulary:
             said = np.array(sorted(self._vocabulary[w] for w in heard.said if w in self._vocabulary), np.int64)
             walked = self._back @ (self._from_words[said].sum(axis=0) / np.sqrt(max(len(said), 1)))
-            out["words"] = np.log(np.maximum(walked, 0) + self._popularity)
+            out["words"] = np.log(np.maximum(walked, 0) + popularity)
             columns = np.concatenate([rows, len(self.item_ids) + said])
             values = np.concatenate([np.ones(len(rows)), np.full(len(said), _WORD)]).astype(np.float32)
             out["regression"] = np.log(np.maximum(self._regression(columns, values), 0) + _FLOOR)
@@ -331,23 +236,23 @@ class ItemPrior:
         for number, turn in enumerate(turns):
             user = turn.role == USER
             reply = turns[number + 1].text if not user and number + 1 < len(turns) else ""
-            answer = _answer(reply)
-            for item, judged in zip(turn.items, _around(turn.text), strict=False):
+            answer = wording.answer(reply)
+            for item, judged in zip(turn.items, wording.around(turn.text), strict=False):
                 if item in self._rows:
                     heard.items[self._rows[item]] = _MENTION[(USER, judged) if user else ("", answer)]
             weight = 1.0 if user else _RECOMMENDERS_WORDS * (1.0 if answer >= 0 else -1.0)
             if user:
                 heard.latest_genres.clear()
-            for tokens, sign in _clauses(turn.text):
+            for tokens, sign in wording.clauses(turn.text):
                 self._hear(tokens, weight * sign if user else weight, heard)
                 if user:
                     heard.said.update(_grams(tokens))
-                    heard.latest_genres.update({g: sign for word in tokens for g in _SYNONYMS.get(word, ())})
+                    heard.latest_genres.update({g: sign for word in tokens for g in wording.GENRES_OF.get(word, ())})
         return heard
 
     def _hear(self, tokens: Sequence[str], value: float, heard: "_Heard") -> None:
         for word in tokens:
-            heard.genres.update(dict.fromkeys(_SYNONYMS.get(word, ()), value))
+            heard.genres.update(dict.fromkeys(wording.GENRES_OF.get(word, ()), value))
             if word in self._word:
                 heard.words[word] = max(value, 0.0)
         for n in (3, 2, 1):
@@ -355,14 +260,9 @@ class ItemPrior:
                 if name := self._called.get(" ".join(tokens[start : start + n])):
                     heard.people[name] = value
         clause = " ".join(tokens)
-        for match in _DECADE.finditer(clause):
-            decade = _DECADES.get(match[3] or "") or int(match[2]) * 10
-            century = int(match[1]) * 100 if match[1] else 1900 if decade >= 30 else 2000
-            heard.years[str(century + decade)] = value
-        if _NEW.search(clause):
-            heard.years["new"] = value
-        if _OLD_WORDS.search(clause):
-            heard.years["old"] = value
+        for decade in wording.decades(clause):
+            heard.years[str(decade)] = value
+        heard.years.update(dict.fromkeys(wording.age(clause), value))
 
     def _in_years(self, years: Mapping[str, float]) -> np.ndarray:
         total = np.zeros(len(self.item_ids), np.float32)
@@ -377,13 +277,10 @@ class ItemPrior:
         return total
 
 
-def _walk(liked: sparse.csr_array) -> tuple[sparse.csr_array, sparse.csr_array]:
-    """Item to user (n_items, n_users), and from user to item as a matrix that is applied from the left."""
-    per_item = 1 / np.maximum(np.asarray(liked.sum(axis=0)).ravel(), 1)
+def _back(liked: sparse.csr_array) -> sparse.csr_array:
+    """From users to what they like, p(j|u) = 1 / n_u, as a matrix (n_items, n_users) that is applied from the left."""
     per_user = 1 / np.maximum(np.asarray(liked.sum(axis=1)).ravel(), 1)
-    forth = sparse.csr_array((liked * per_item[None, :]).T, dtype=np.float32)
-    back = sparse.csr_array((liked * per_user[:, None]).T, dtype=np.float32)
-    return forth, back
+    return sparse.csr_array((liked * per_user[:, None]).T, dtype=np.float32)
 
 
 class _Regression:
@@ -410,7 +307,7 @@ class _Regression:
 
 def _vocabulary(texts: Sequence[str]) -> tuple[dict[str, int], sparse.csr_array]:
     """Words and pairs of words that at least `_N_SAID` people said, but no quarter of them, and who said them (0/1)."""
-    said = [{gram for tokens, _ in _clauses(text) for gram in _grams(tokens)} for text in texts]
+    said = [{gram for tokens, _ in wording.clauses(text) for gram in _grams(tokens)} for text in texts]
     count = Counter(gram for grams in said for gram in grams)
     kept = sorted(gram for gram, n in count.items() if _N_SAID <= n <= len(texts) / 4)
     column = {gram: number for number, gram in enumerate(kept)}
@@ -454,13 +351,13 @@ def _called(person: Mapping[str, int], credits: sparse.csr_array, title_words: C
     called: dict[str, str] = {}
     last: defaultdict[str, list[str]] = defaultdict(list)
     for name, column in person.items():
-        words = _TOKEN.findall(_plain(name))
+        words = wording.tokens(name)
         if len(words) in (2, 3):
             called.setdefault(" ".join(words), name)
             if len(words[-1]) > 5 and films[column] >= 3:
                 last[words[-1]].append(name)
     for word, names in last.items():
-        if len(names) == 1 and not (word in _COMMON or word in _SYNONYMS or word in title_words):
+        if len(names) == 1 and not (word in wording.COMMON or word in wording.GENRES_OF or word in title_words):
             called.setdefault(word, names[0])
     return called
 

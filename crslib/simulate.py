@@ -39,7 +39,7 @@ from crslib.ranking import ItemPrior, Utterance
 from crslib.store import Journal
 
 HUMAN_RECOMMENDER_OPENS = 0.65  # share of ReDial dialogues in which the recommender speaks first (DESIGN §4)
-ALIVE_PER_ROW = 2  # dialogues alive per row of an engine: one engine's rows stay full while the other's work
+ALIVE_PER_ROW = 2  # dialogues alive per row of an engine
 
 CACHE = resolve(".cache/weights")
 
@@ -66,8 +66,10 @@ class Grounding:
         names = [chat.item_name(*row) for row in items.select("title", "year").iter_rows()]
         self._titles = Titles(names, engine.pieces, engine.encode)
 
-    def constraint(self, said: Sequence[Utterance], temperature: float) -> Constraint:
+    def constraint(self, said: Sequence[Utterance], temperature: float, user_id: str | None = None) -> Constraint:
         """For the recommender's next utterance after what was `said` aloud: words and links, no private note.
+
+        `user_id`: the person who talks. Their own ratings are left out, so that nobody is found by their own history.
 
         What the user named stays sayable, as likely as the likeliest other item: that is an answer, not a
         recommendation. The weights enter before the temperature; they are scaled so that it leaves them as they are.
@@ -78,7 +80,7 @@ class Grounding:
         )
         prior = np.zeros(len(self._rows), np.float32)
         if self._prior is not None:
-            prior = self._prior.log_prior(said, recommended | named)
+            prior = self._prior.log_prior(said, recommended | named, without=user_id)
             prior[[self._rows[item] for item in named]] = prior.max()
         out = [self._rows[item] for item in recommended]
         return self._titles.constraint(prior, out, weight=temperature or 1.0)
@@ -88,6 +90,7 @@ class Grounding:
 class _Dialogue:
     dialogue_id: str
     profile_id: str
+    user_id: str
     opener: str
     user: UserView
     recommender: RecommenderView
@@ -198,7 +201,7 @@ def simulate(
             dialogue_id = pending.popleft()
             alive[dialogue_id] = _start(dialogue_id, wanted[dialogue_id], parameters)
             voices[alive[dialogue_id].speaker].ask(alive[dialogue_id], parameters)
-        # The engine with more to do works until a row of its falls free; then the other takes over.
+        # Whoever has more to do goes on: with two dialogues alive for each row, the rows of that engine are all busy.
         voice = max(voices.values(), key=lambda voice: voice.engine.load)
         for dialogue_id, completion in voice.engine.advance():
             dialogue = alive[dialogue_id]
@@ -244,7 +247,9 @@ class _Voice:
         n_shared = next(
             (i for i, (a, b) in enumerate(zip(prompt, self._beginning, strict=False)) if a != b), len(prompt) - 1
         )
-        constraint = self._grounding and self._grounding.constraint(_said(dialogue.turns), parameters.temperature)
+        constraint = self._grounding and self._grounding.constraint(
+            _said(dialogue.turns), parameters.temperature, dialogue.user_id
+        )
         request = Request(dialogue.dialogue_id, prompt, seed, constraint, n_shared)
         self._asked[dialogue.dialogue_id] = request
         self.engine.submit(request)
@@ -267,7 +272,9 @@ def _start(dialogue_id: str, profile: Mapping[str, Any], parameters: SimulationP
         chance = derive_seed(parameters.seed, dialogue_id, "opener") / 0xFFFFFFFF
         opener = RECOMMENDER if chance < HUMAN_RECOMMENDER_OPENS else USER
     knowledge = UserKnowledge(profile["summary"], profile["attributes"])
-    return _Dialogue(dialogue_id, profile["profile_id"], opener, UserView(knowledge), RecommenderView())
+    return _Dialogue(
+        dialogue_id, profile["profile_id"], profile["user_id"], opener, UserView(knowledge), RecommenderView()
+    )
 
 
 def _hear(

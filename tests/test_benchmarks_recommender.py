@@ -60,8 +60,14 @@ class Whisperer:
 
 
 @pytest.fixture
-def evaluated(items: pl.DataFrame) -> pl.DataFrame:
-    prior = recommender.fit(recommender.described(NAMES, TRAIN, items), TRAIN)
+def facts(items: pl.DataFrame) -> pl.DataFrame:
+    """What is known of the first four."""
+    return items.filter(pl.col("item_id") != "4").with_columns(pl.col("item_id").replace("6", "4"))
+
+
+@pytest.fixture
+def evaluated(facts: pl.DataFrame) -> pl.DataFrame:
+    prior = recommender.fit(recommender.described(NAMES, TRAIN, facts), TRAIN)
     return recommender.evaluate(recommender.cases(TEST), NAMES, TRAIN, prior, Whisperer(), times=20)
 
 
@@ -90,13 +96,13 @@ def test_gains_by_hand() -> None:
     )
 
 
-def test_items_of_a_corpus_take_the_facts_of_known_ones(items: pl.DataFrame) -> None:
-    described = recommender.described(NAMES, TRAIN, items)
+def test_items_of_a_corpus_take_the_facts_of_their_ids(facts: pl.DataFrame) -> None:
+    described = recommender.described(NAMES, TRAIN, facts)
     assert described.select("item_id", "year", "n_ratings", "directors").rows() == [
         ("1", 1995, 3, ["Michael Mann"]),
         ("2", 1999, 2, ["Lana Wachowski"]),
         ("3", 1999, 1, ["Roger Michell"]),
-        ("4", 2009, 1, ["Pete Docter"]),
+        ("4", None, 1, ["Pete Docter"]),
         ("5", 1979, 0, []),
     ]
 
@@ -109,8 +115,8 @@ def test_popularity_by_hand(evaluated: pl.DataFrame) -> None:
     assert figures["mrr"] == pytest.approx((1 / 4 + 1 + 1 / 3) / 3)
 
 
-def test_the_prior_follows_who_mentions_what(items: pl.DataFrame) -> None:
-    prior = recommender.fit(recommender.described(NAMES, TRAIN, items), TRAIN)
+def test_the_prior_follows_who_mentions_what(facts: pl.DataFrame) -> None:
+    prior = recommender.fit(recommender.described(NAMES, TRAIN, facts), TRAIN)
     scores = prior.log_prior([Utterance(USER, "I like [[Heat (1995)]]", ["1"])], exclude=["1"])
     assert prior.item_ids[int(scores.argmax())] == "2"
 
@@ -136,24 +142,19 @@ def test_all_rankers_stand_side_by_side_with_the_published(evaluated: pl.DataFra
     assert lines[6].split()[-5:] == ["0.050", "0.215", "0.413", "–", "–"]
 
 
-def test_a_target_outside_the_catalogue_is_refused(items: pl.DataFrame) -> None:
+def test_a_target_outside_the_catalogue_is_refused(facts: pl.DataFrame) -> None:
     names = {item: name for item, name in NAMES.items() if item != "5"}
     train = [one for one in TRAIN]
-    prior = recommender.fit(recommender.described(names, train, items), train)
+    prior = recommender.fit(recommender.described(names, train, facts), train)
     with pytest.raises(CrsError, match="item '5'"):
         recommender.evaluate(recommender.cases(TEST), names, train, prior)
 
 
-def test_measure_wants_tables(tmp_path: Path) -> None:
-    with pytest.raises(CrsError, match=r"items\.parquet"):
-        recommender.measure(tmp_path, tmp_path)
-
-
-def test_on_people_the_prior_beats_popularity(shared_data: Path, items: pl.DataFrame) -> None:
+def test_on_people_the_prior_beats_popularity(shared_data: Path) -> None:
     names = redial.movies(shared_data / "redial")
     dialogues = redial.read(shared_data / "redial", "train")[:1000]
     train, held_out = dialogues[:850], recommender.cases(dialogues[850:])
-    prior = recommender.fit(recommender.described(names, train, items), train)
+    prior = recommender.fit(recommender.described(names, train, redial.items()), train)
     figures = recommender.record(recommender.evaluate(held_out, names, train, prior, times=20))
     assert figures["prior"]["recall@50"] > figures["popularity"]["recall@50"]
     assert figures["prior"]["mrr"] > figures["popularity"]["mrr"]

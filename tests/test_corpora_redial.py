@@ -6,8 +6,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from crslib import schemas
+from crslib import chat, schemas
+from crslib.config import ROOT
 from crslib.corpora import Dialogue, frames, redial
+from crslib.corpora.dialogue import first_speakers, merged
 from crslib.errors import CrsError
 
 
@@ -242,3 +244,64 @@ def test_a_catalogue_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None
     (tmp_path / "movies_with_mentions.csv").write_text("id,name\n1,Up\n", encoding="utf-8")
     with pytest.raises(CrsError, match="no columns movieId and movieName"):
         redial.movies(tmp_path)
+
+
+FACTS = [
+    {"movieId": "10", "genre": ["comedy", "sport", "action"], "director": ["Jim  Abrahams"], "star": ["A", "B"]},
+    {"movieId": 11, "genre": [], "director": [], "star": [], "imdb_id": "tt4501244"},
+    {"movieId": "99", "genre": ["war"], "director": ["C"], "star": [], "imdb_id": "tt1"},
+]
+
+
+def test_facts_of_the_catalogue_as_table_items(tmp_path: Path) -> None:
+    (tmp_path / "movies_with_mentions.csv").write_text(MOVIES + "13,(1999),9\n14,Heat,9\n", encoding="utf-8")
+    facts, file = tmp_path / "facts.jsonl", tmp_path / "items.parquet"
+    facts.write_text("".join(json.dumps(fact) + "\n" for fact in FACTS), encoding="utf-8")
+    built = redial.build_items(tmp_path, facts, file)
+    assert built.equals(redial.items(file))
+    assert built["item_id", "title", "year", "genres", "directors", "cast", "imdb_id"].rows() == [
+        ("10", "Airplane!", 1980, ["action", "comedy"], ["Jim Abrahams"], ["A", "B"], None),
+        ("11", "Why Him?", 2016, [], [], [], "tt4501244"),
+        ("13", "(1999)", None, [], [], [], None),
+        ("14", "Heat", None, [], [], [], None),
+    ]
+    assert set(built["n_ratings"]) == {0}  # never the corpus's counts of mentions: they include the test set
+    facts.write_text("{", encoding="utf-8")
+    with pytest.raises(CrsError, match="does not hold JSON lines with a movieId"):
+        redial.build_items(tmp_path, facts, file)
+    with pytest.raises(CrsError, match=r"cannot read .*absent"):
+        redial.build_items(tmp_path, tmp_path / "absent", file)
+
+
+def test_the_shipped_facts() -> None:
+    items = redial.items()
+    assert len(items) == 6924
+    assert items["item_id"].is_unique().all()
+    assert items["item_id"].to_list() == sorted(items["item_id"])
+    built_in = pl.read_parquet(ROOT / "data" / "items.parquet")
+    assert set(built_in["genres"].explode(empty_as_null=False)) == redial.GENRES
+    assert set(items["genres"].explode(empty_as_null=False)) <= redial.GENRES
+
+
+def test_the_shipped_facts_are_built_again_byte_for_byte(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "redial"
+    redial.build_items(folder, folder / "item_facts.jsonl", tmp_path / "items.parquet")
+    assert (tmp_path / "items.parquet").read_bytes() == redial.ITEMS.read_bytes()
+    names = {row[0]: chat.item_name(*row[1:]) for row in redial.items()["item_id", "title", "year"].iter_rows()}
+    assert names == redial.movies(folder)
+
+
+def test_merged_messages_know_their_mentions() -> None:
+    said = [
+        ("user", "", ()),
+        ("user", "a [[Up]]", ["1"]),
+        ("user", "[[Heat]]", ["2"]),
+        ("recommender", "[[Up]]", ["1"]),
+    ]
+    turns = merged(said)
+    assert [(turn.role, turn.text, turn.n_messages) for turn in turns] == [
+        ("user", "a [[Up]] [[Heat]]", 2),
+        ("recommender", "[[Up]]", 1),
+    ]
+    assert first_speakers(turns) == {"1": "user", "2": "user"}
+    assert merged(said, counted=False)[0].n_messages is None

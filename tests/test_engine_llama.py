@@ -77,7 +77,7 @@ def talk_apart(model: Model, people: Sequence[int], turns: int = 3) -> dict[int,
         engine.submit(Request(str(person), prompt, seed=100 * person + turn))
 
     waiting = list(people)
-    while waiting or sum(engine.load):
+    while waiting or engine.load:
         for person in waiting[:2]:  # they come in twos, while others are in the middle of a word
             ask(person)
         del waiting[:2]

@@ -8,9 +8,9 @@ import multiprocessing
 import os
 import resource
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,40 +24,53 @@ from crslib.config import ProfileParameters, SimulationParameters, resolve
 from crslib.engines import llama
 from crslib.engines.base import Engine, Sampling
 from crslib.engines.scripted import ScriptedEngine
+from crslib.errors import CrsError
 from crslib.opinions import Opinions
 from crslib.simulate import open_engines, open_grounding, simulate
 from crslib.store import Run
 
+_STOPS = 16  # how often the engine stops for the other two
 
-def measure(parameters: SimulationParameters, n: int, n_plain: int) -> dict[str, Any]:
+
+def measure(
+    parameters: SimulationParameters,
+    n: int,
+    n_plain: int,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
     """One call's figures: `n` people's dialogues by the engine and the first `n_plain` of them by a plain loop.
 
-    The plain loop is two high-level `Llama` objects with their adapters, dialogue after dialogue, in a process of its
-    own: half before the engine runs and half after, so that a machine that slows down does so for both. The ceiling is
-    `LlamaEngine.rehearse`: the same prefills, and the drawn tokens in steps with every row busy, without drawing.
+    The plain loop is two high-level `Llama` objects with their adapters, dialogue after dialogue. The ceiling is
+    `LlamaEngine.rehearse`: the same prefills, and the drawn tokens in steps with every row busy, without drawing. Each
+    has a process of its own; the engine stops now and then and waits while the plain loop makes its next dialogues and
+    the ceiling catches up, so that a machine that slows down does so for all three.
     `python_share` is all the time that is neither inside `llama_decode` nor copying KV cells.
     """
     people = _People(n)
-    spawn = multiprocessing.get_context("spawn")
-    half = (n_plain + 1) // 2
-    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        plain_seconds = pool.submit(_plain, parameters, n, 0, half).result()
-        with open_engines(parameters) as engines:
-            _talk(people, 0, 1, engines, parameters)  # what is made once: the catalogue's index, a first decode
-            for engine in engines:
-                engine.work = llama.Work()
-            seconds = _talk(people, 0, n, engines, parameters)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            works = [engine.work for engine in engines]
-            ceiling = [_ceiling(engine) for engine in engines]
-        if n_plain > half:
-            plain_seconds += pool.submit(_plain, parameters, n, half, n_plain).result()
+    with (
+        _process(_plain, parameters, n) as plain,
+        _process(_rehearse, parameters) as llama_alone,
+        open_engines(parameters) as engines,
+    ):
+        _talk(people, 0, 1, engines, parameters)  # what is made once: the catalogue's index, a first decode
+        for engine in engines:
+            engine.work = llama.Work()
+        beside = _Beside(plain, llama_alone, engines)
+
+        def stop(done: int, total: int) -> None:
+            advance(done, total)
+            if done == total or (done and done % max(n // _STOPS, 1) == 0):
+                beside.catch_up(n_plain * done // total)
+
+        seconds = _talk(people, 0, n, engines, parameters, stop) - beside.waited
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        works = [engine.work for engine in engines]
     fed, drawn = sum(t for work in works for _, t in work.fed), sum(work.drawn for work in works)
     decoded = sum(work.drawn - len(work.fed) for work in works)
     phases = {name: sum(getattr(work, name) for work in works) for name in ("prefill", "decode", "sampling", "parking")}
     inside = phases["prefill"] + phases["decode"] + phases["parking"]
-    plain, ours = 60 * n_plain / plain_seconds, 60 * n / seconds
-    most = (fed + drawn) / sum(a + b for a, b in ceiling)
+    plain, ours = 60 * n_plain / beside.plain, 60 * n / seconds
+    most = (fed + drawn) / (beside.prefill + beside.decode)
     return {
         "naive_dialogues_per_min": plain,
         "engine_dialogues_per_min": ours,
@@ -73,8 +86,8 @@ def measure(parameters: SimulationParameters, n: int, n_plain: int) -> dict[str,
         "tokens_drawn": drawn,
         "row_fill": decoded / sum(work.steps for work in works) / parameters.width,
         **{f"{name}_s": value for name, value in phases.items()},
-        "ceiling_prefill_s": sum(a for a, _ in ceiling),
-        "ceiling_decode_s": sum(b for _, b in ceiling),
+        "ceiling_prefill_s": beside.prefill,
+        "ceiling_decode_s": beside.decode,
         "weights": engines[0].identity["weights"],
     }
 
@@ -122,37 +135,93 @@ class _People:
         self.catalog = Catalog(built.items)
 
 
-def _talk(people: _People, begin: int, end: int, engines: Sequence[Engine], parameters: SimulationParameters) -> float:
+def _talk(
+    people: _People,
+    begin: int,
+    end: int,
+    engines: Sequence[Engine],
+    parameters: SimulationParameters,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> float:
     chosen = people.profiles[begin:end]
     grounding = open_grounding(people.items, people.training, engines[1], parameters)
     with tempfile.TemporaryDirectory() as folder, Run(Path(folder)).journal() as journal:
         begun = perf_counter()
-        simulate(chosen, people.opinions, people.catalog, *engines, parameters, "bench", journal, grounding)
+        simulate(chosen, people.opinions, people.catalog, *engines, parameters, "bench", journal, grounding, advance)
         return perf_counter() - begun
 
 
-def _plain(parameters: SimulationParameters, n: int, begin: int, end: int) -> float:
-    """Seconds that the plain loop takes for some people, one after the other; the first words are not counted."""
+class _Beside:
+    """What the plain loop and llama.cpp alone need, in seconds, asked for while two engines work."""
+
+    def __init__(self, plain: Connection, llama_alone: Connection, engines: Sequence[llama.LlamaEngine]) -> None:
+        self.plain, self.prefill, self.decode = 0.0, 0.0, 0.0
+        self.waited = 0.0
+        self._ask_plain, self._ask_llama, self._engines = plain, llama_alone, engines
+        self._made, self._known = 0, [(0, 0)] * len(engines)  # plain dialogues; prefills and tokens rehearsed
+
+    def catch_up(self, n_plain: int) -> None:
+        """Has the plain loop make its dialogues up to the `n_plain`-th, and rehearses what the engines did lately."""
+        begun, new = perf_counter(), []
+        for engine, (n_fed, n_drawn) in zip(self._engines, self._known, strict=True):
+            fed, drawn = engine.work.fed[n_fed:], engine.work.drawn - n_drawn
+            context = sum(before + n for before, n in fed) // max(len(fed), 1)
+            new.append((fed, context, max(round((drawn - len(fed)) / engine.width), 0)))
+        self._known = [(len(engine.work.fed), engine.work.drawn) for engine in self._engines]
+        self._ask_llama.send(new)
+        for prefill, decode in self._ask_llama.recv():
+            self.prefill += prefill
+            self.decode += decode
+        self._ask_plain.send((self._made, n_plain))
+        self.plain += self._ask_plain.recv()
+        self._made = n_plain
+        self.waited += perf_counter() - begun
+
+
+@contextmanager
+def _process(work: Callable[..., None], *arguments: Any) -> Iterator[Connection]:
+    """Another process that answers what it is sent; yields when it is ready, and ends it."""
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=work, args=(*arguments, there), daemon=True)
+    process.start()
+    there.close()
+    try:
+        here.recv()
+        yield here
+    except (EOFError, BrokenPipeError):
+        raise CrsError("a process of the benchmark died; free some memory or choose a smaller width") from None
+    finally:
+        here.close()
+        process.join()
+
+
+def _rehearse(parameters: SimulationParameters, pipe: Connection) -> None:
+    """Gets the work of every engine, answers with the seconds that llama.cpp alone needs for it."""
+    with open_engines(parameters) as engines, suppress(EOFError):
+        for engine in engines:
+            engine.rehearse([(0, 1)], 1, 1)  # what is made once
+        pipe.send("ready")
+        while True:
+            pipe.send([engine.rehearse(*work) for engine, work in zip(engines, pipe.recv(), strict=True)])
+
+
+def _plain(parameters: SimulationParameters, n: int, pipe: Connection) -> None:
+    """Gets a range of people, answers with the seconds that a plain loop takes for them, one after the other."""
     people = _People(n)
     threads = parameters.threads or os.cpu_count() or 1
     sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
     free = parameters.model_copy(update={"grounding": "off"})
-    with closing(llama.Model(llama.model_path(parameters.user_model))) as model:
+    with closing(llama.Model(llama.model_path(parameters.user_model))) as model, suppress(EOFError):
         engines = [
             llama.PlainEngine(model, llama.adapter_path(name), sampling, n_ctx=parameters.n_ctx, threads=threads)
             for name in (parameters.user_adapter, parameters.recommender_adapter)
         ]
-        _talk(people, begin, begin + 1, engines, free.model_copy(update={"max_turns": 2}))
-        seconds = sum(_talk(people, person, person + 1, engines, free) for person in range(begin, end))
-        for engine in engines:
-            engine.close()
-    return seconds
-
-
-def _ceiling(engine: llama.LlamaEngine) -> tuple[float, float]:
-    work = engine.work
-    context = sum(before + n for before, n in work.fed) // max(len(work.fed), 1)
-    return engine.rehearse(work.fed, context, round((work.drawn - len(work.fed)) / engine.width))
+        _talk(people, 0, 1, engines, free.model_copy(update={"max_turns": 2}))  # the first words are not counted
+        pipe.send("ready")
+        while True:
+            begin, end = pipe.recv()
+            pipe.send(sum(_talk(people, person, person + 1, engines, free) for person in range(begin, end)))
 
 
 def _small_talk(prompt: str, seed: int) -> str:

@@ -3,7 +3,7 @@
 Every movie that a recommender of the test set names and nobody named before is to be found among all movies of the
 corpus, given the turns before it: the words of the same turn are left out, for every ranker alike. Movies mentioned
 before are no candidates; the other movies of the same turn are. Ids are ReDial's own: a film that people could pick
-with and without its year counts as two. The prior is fitted on the training dialogues and on the facts of a catalogue;
+with and without its year counts as two. The prior is fitted on the training dialogues and on facts of the movies;
 the popularity is the count of training mentions. Counts that come with the corpus include its test set: not used.
 
 What it does not know: whether another movie would have pleased as well.
@@ -20,7 +20,6 @@ import polars as pl
 
 from crslib import chat, stats
 from crslib.benchmarks import linking
-from crslib.catalog import Catalog
 from crslib.chat import RECOMMENDER, USER, ChatTemplate, RecommenderView
 from crslib.corpora import Dialogue, redial
 from crslib.errors import CrsError
@@ -88,19 +87,16 @@ def cases(dialogues: Sequence[Dialogue]) -> list[Case]:
 # ── rankers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def described(names: Mapping[str, str], dialogues: Sequence[Dialogue], known: pl.DataFrame) -> pl.DataFrame:
-    """Table `items` of a corpus, with genres, people and imdb_id of the items of `known` (table `items`) that its
-    names are found to be; `n_ratings` counts the mentions in `dialogues`.
-    """
-    catalog = Catalog(known)
-    facts = {row["item_id"]: row for row in known.iter_rows(named=True)}
+def described(names: Mapping[str, str], dialogues: Sequence[Dialogue], facts: pl.DataFrame) -> pl.DataFrame:
+    """Table `items` of a corpus: its names, the genres and people that `facts` (table `items`) has of the same ids, and
+    as `n_ratings` the mentions in `dialogues`."""
+    known = {row["item_id"]: row for row in facts.iter_rows(named=True)}
     rows = []
     for row in linking.corpus_items(names, dialogues).iter_rows(named=True):
-        if (item := catalog.find(names[row["item_id"]])) is not None:
-            row |= {name: facts[item][name] for name in ("genres", "directors", "cast", "imdb_id")}
-            row["year"] = row["year"] or facts[item]["year"]
+        if fact := known.get(row["item_id"]):
+            row |= {name: fact[name] for name in ("genres", "directors", "cast", "imdb_id")}
         rows.append(row)
-    return pl.DataFrame(rows, schema=known.schema)
+    return pl.DataFrame(rows, schema=facts.schema)
 
 
 def fit(items: pl.DataFrame, dialogues: Sequence[Dialogue]) -> ItemPrior:
@@ -148,7 +144,6 @@ class TitleModel:
 
 def measure(
     path: Path,
-    data: Path,
     reader: Reader | None = None,
     *,
     times: int = 1000,
@@ -158,15 +153,12 @@ def measure(
     """Rows (ranker, metric, value, low, high, n): recall@1/10/50, MRR and NDCG@10 over targets, with 95 % intervals by
     resampling dialogues; `n` is the number of targets.
 
-    `path`: ReDial's zip or folder; `data`: folder of tables `items` and `ratings`, whose facts are used; without a
-    `reader` the rankers are `popularity` and `prior` alone. Raises `CrsError` when something is missing.
+    `path`: ReDial's zip or folder; without a `reader` the rankers are `popularity` and `prior` alone. Raises `CrsError`
+    when something is missing.
     """
-    table = data / "items.parquet"
-    if not table.is_file():
-        raise CrsError(f"{table} does not exist; run `crs data build` or give a folder that holds it")
     train, test = redial.read(path, "train"), redial.read(path, "test")
     names = redial.movies(path)
-    prior = fit(described(names, train, pl.read_parquet(table)), train)
+    prior = fit(described(names, train, redial.items()), train)
     return evaluate(cases(test), names, train, prior, reader, times=times, seed=seed, advance=advance)
 
 

@@ -3,12 +3,12 @@
 Knows nothing of file formats; the loaders beside it do.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
-from crslib import schemas
+from crslib import chat, schemas
 from crslib.chat import RECOMMENDER, USER
 
 
@@ -56,6 +56,37 @@ class Dialogue:
     recommender: str
     turns: tuple[Turn, ...]
     items: Mapping[str, Item]
+
+
+def merged(messages: Iterable[tuple[str, str, Sequence[str]]], *, counted: bool = True) -> tuple[Turn, ...]:
+    """Messages (role, text in format v1, ids of the items it mentions) as turns; empty messages go.
+
+    `counted`: whether the messages are as people sent them, so that their number in a turn means something.
+    """
+    spoken: list[tuple[str, list[str], list[str]]] = []
+    for role, text, ids in messages:
+        if not text:
+            continue
+        if not spoken or spoken[-1][0] != role:
+            spoken.append((role, [], []))
+        spoken[-1][1].append(text)
+        spoken[-1][2].extend(ids)
+    turns = []
+    for role, texts, ids in spoken:
+        text = " ".join(texts)
+        found = zip(ids, chat.mentions(text), strict=True)
+        mentions = tuple(Mention(item_id, *span) for item_id, span in found)
+        turns.append(Turn(role, text, mentions, len(texts) if counted else None))
+    return tuple(turns)
+
+
+def first_speakers(turns: Sequence[Turn]) -> dict[str, str]:
+    """Who mentioned each item first (item id to role), in the order of the mentions."""
+    first: dict[str, str] = {}
+    for turn in turns:
+        for mention in turn.mentions:
+            first.setdefault(mention.item_id, turn.role)
+    return first
 
 
 def frames(dialogues: Sequence[Dialogue]) -> tuple[pl.DataFrame, pl.DataFrame]:

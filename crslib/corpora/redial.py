@@ -1,7 +1,7 @@
 """ReDial (Li et al., Towards Deep Conversational Recommendations, NeurIPS 2018; CC BY 4.0) as `Dialogue`s.
 
 Reads the official zip, a folder of unpacked files or one `.jsonl` file, also with messages already merged per turn.
-It knows nothing of catalogues: item ids are ReDial's own, and one film may have several (with and without a year).
+Item ids are ReDial's own, and one film may have several (with and without a year); `items` holds their facts.
 
 What is put right on the way: forms and mention lists that are `[]` instead of `{}`; titles with double blanks, `%3F`,
 HTML entities, or none at all (then another dialogue's title for the same id is used, else the text says "that
@@ -19,9 +19,10 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from crslib import chat
+from crslib import chat, schemas, store
 from crslib.chat import RECOMMENDER, USER
-from crslib.corpora.dialogue import Dialogue, Item, Mention, Turn
+from crslib.config import resolve
+from crslib.corpora.dialogue import Dialogue, Item, Turn, first_speakers, merged
 from crslib.errors import CrsError
 
 Split = Literal["train", "test"]
@@ -30,6 +31,12 @@ _LINK = re.compile(r"@(\d+)")
 _STRAY_AT = re.compile(r"@(?=[^\W\d])")
 _YEAR = re.compile(r"^(.*?)\s*\((\d{4})\)$")
 _ANSWERS = {0: False, 1: True}  # 2, or anything else: did not say
+
+ITEMS = resolve("data/redial/items.parquet")
+# MovieLens' words, the ones of the built-in catalogue; what IMDb says beyond them (biography, sport, …) is left out.
+_GENRES = """action adventure animation comedy crime documentary drama family fantasy film-noir horror musical mystery
+    romance sci-fi thriller war western"""
+GENRES = frozenset(_GENRES.split())
 
 
 def read(path: Path, split: Split) -> list[Dialogue]:
@@ -74,6 +81,50 @@ def movies(path: Path) -> dict[str, str]:
     except (pl.exceptions.PolarsError, UnicodeDecodeError):
         raise CrsError(f"{name} has no columns movieId and movieName; download the official zip again") from None
     return {item_id: title for item_id, raw in rows.sort("movieId").iter_rows() if (title := clean_title(raw))}
+
+
+def items(path: Path = ITEMS) -> pl.DataFrame:
+    """Facts of ReDial's movies as table `items`, sorted by id: genres, directors and best-known actors where known.
+
+    There are no ratings, so `n_ratings` is 0. Raises `CrsError` when the file is missing or damaged.
+    """
+    return store.read_parquet(path, "items")
+
+
+def build_items(path: Path, facts: Path, to: Path = ITEMS) -> pl.DataFrame:
+    """Writes the file that `items` reads, the same bytes every time, and returns its rows.
+
+    `path`: the official zip or a folder with `movies_with_mentions.csv`; `facts`: JSON lines with movieId, genre,
+    director, star and imdb_id. A movie without facts keeps empty lists. Raises `CrsError` when one is not readable.
+    """
+    known = {}
+    try:
+        for fact in map(json.loads, facts.read_text(encoding="utf-8").splitlines()):
+            known[str(fact["movieId"])] = fact
+    except OSError as error:
+        raise CrsError(f"cannot read {facts}: {error.strerror}; give the JSON lines with facts of movies") from None
+    except (ValueError, KeyError, TypeError):
+        raise CrsError(f"{facts} does not hold JSON lines with a movieId; give the facts of ReDial's movies") from None
+    rows = []
+    for item_id, name in sorted(movies(path).items()):
+        fact = known.get(item_id, {})
+        title, year = _dated(name)
+        rows.append(
+            {
+                "item_id": item_id,
+                "title": title,
+                "year": year,
+                "genres": sorted(GENRES.intersection(fact.get("genre") or ())),
+                "directors": [chat.one_line(person) for person in fact.get("director") or ()],
+                "cast": [chat.one_line(person) for person in fact.get("star") or ()],
+                "imdb_id": fact.get("imdb_id"),
+                "n_ratings": 0,
+                "mean_rating": None,
+            }
+        )
+    table = pl.DataFrame(rows, schema=dict(schemas.TABLES["items"]))
+    store.write_parquet(table, to)
+    return table
 
 
 def _lines(path: Path, split: Split) -> Iterator[tuple[str, int, bytes]]:
@@ -124,8 +175,12 @@ def _unreadable(path: Path, error: OSError) -> CrsError:
 def clean_title(raw: str | None) -> str:
     """ReDial's `movieName` as an item name, `Title (Year)` or `Title`; empty without a title."""
     title = chat.one_line(unquote(html.unescape(raw or "")))
-    dated = _YEAR.match(title)
-    return chat.item_name(dated[1], int(dated[2])) if dated and dated[1] else chat.item_name(title, None)
+    return chat.item_name(*_dated(title))
+
+
+def _dated(title: str) -> tuple[str, int | None]:
+    match = _YEAR.match(title)
+    return (match[1], int(match[2])) if match and match[1] else (title, None)
 
 
 def _dialogue(dialogue_id: str, record: Mapping[str, Any], titles: Mapping[str, str]) -> Dialogue:
@@ -135,24 +190,11 @@ def _dialogue(dialogue_id: str, record: Mapping[str, Any], titles: Mapping[str, 
 
 
 def _turns(messages: Sequence[Mapping[str, Any]], user: str, titles: Mapping[str, str]) -> tuple[Turn, ...]:
-    spoken: list[tuple[str, list[str], list[str]]] = []  # role, texts, ids of the items in them
-    for message in messages:
-        role = USER if str(message["senderWorkerId"]) == user else RECOMMENDER
-        text, ids = _utterance(message["text"], titles)
-        if not text:
-            continue
-        if not spoken or spoken[-1][0] != role:
-            spoken.append((role, [], []))
-        spoken[-1][1].append(text)
-        spoken[-1][2].extend(ids)
-    counted = all("messageId" in message for message in messages)
-    return tuple(_turn(role, texts, ids, len(texts) if counted else None) for role, texts, ids in spoken)
-
-
-def _turn(role: str, texts: Sequence[str], ids: Sequence[str], n_messages: int | None) -> Turn:
-    text = " ".join(texts)
-    found = zip(ids, chat.mentions(text), strict=True)
-    return Turn(role, text, tuple(Mention(item_id, *span) for item_id, span in found), n_messages)
+    said = (
+        (USER if str(message["senderWorkerId"]) == user else RECOMMENDER, *_utterance(message["text"], titles))
+        for message in messages
+    )
+    return merged(said, counted=all("messageId" in message for message in messages))
 
 
 def _utterance(raw: str, titles: Mapping[str, str]) -> tuple[str, list[str]]:
@@ -170,10 +212,7 @@ def _utterance(raw: str, titles: Mapping[str, str]) -> tuple[str, list[str]]:
 
 def _items(record: Mapping[str, Any], turns: Sequence[Turn], titles: Mapping[str, str]) -> dict[str, Item]:
     own, other = dict(record["initiatorQuestions"] or {}), dict(record["respondentQuestions"] or {})
-    first_said_by: dict[str, str] = {}
-    for turn in turns:
-        for mention in turn.mentions:
-            first_said_by.setdefault(mention.item_id, turn.role)
+    first_said_by = first_speakers(turns)
     items = {}
     for item_id in dict.fromkeys([*first_said_by, *own, *other]):
         if item_id not in titles:

@@ -86,8 +86,8 @@ class Engine(Protocol):
     def decode(self, ids: Sequence[int]) -> str: ...
 
     @property
-    def load(self) -> tuple[int, int]:
-        """How many requests wait, and how many utterances are in the making."""
+    def load(self) -> int:
+        """How many requests have not ended: they wait, or their utterances are in the making."""
         ...
 
     def submit(self, request: Request) -> None:
@@ -95,10 +95,9 @@ class Engine(Protocol):
         ...
 
     def advance(self) -> list[tuple[str, Completion]]:
-        """Works until no request waits and a row is free, or, where that is so already, until an utterance ends.
+        """Begins an utterance that waits, if a row is free; else takes one step: one more token of every utterance.
 
-        Returns (key, completion) of all that have ended; the others stay in the making, so that no row idles while
-        another engine works. Empty when there is nothing to do.
+        Returns (key, completion) of those that have ended by it; another engine may go on between any two calls.
         """
         ...
 

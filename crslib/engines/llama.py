@@ -2,8 +2,8 @@
 
 A context has `width` rows, each with its own KV stream. An utterance occupies a row only while it is being made: the
 dialogue's KV cells are restored into the row, the other party's new words are fed, tokens are drawn until the
-utterance ends, and the cells are parked in memory again, so the row is free for the next dialogue at once. When no
-request waits the engine stops in the middle of the others, so that no row idles while the other role's engine works.
+utterance ends, and the cells are parked in memory again, so the row is free for the next dialogue at once. Between any
+two steps another engine may go on, so that the one with more to do works and no row idles.
 
 The text of a dialogue does not depend on its neighbours because every decode has the same shape: one sequence per
 prefill, always `width` rows per step (idle rows hold a dummy token), `kv_unified=False` (DESIGN §6). This holds on one
@@ -311,27 +311,23 @@ class LlamaEngine:
     # ── generation ──
 
     @property
-    def load(self) -> tuple[int, int]:
-        """How many requests wait, and how many utterances are in the making."""
-        return len(self._waiting), sum(row is not None for row in self._rows)
+    def load(self) -> int:
+        """How many requests have not ended: they wait, or their utterances are in the making."""
+        return len(self._waiting) + sum(row is not None for row in self._rows)
 
     def submit(self, request: Request) -> None:
         """Puts a request in line; a key has one at a time."""
         self._waiting.append(request)
 
     def advance(self) -> list[tuple[str, Completion]]:
-        """Works until no request waits and a row is free, or, where that is so already, until an utterance ends."""
-        self._fill()
-        while any(self._rows) and (self._waiting or all(self._rows) or not self._ended):
+        """Begins an utterance that waits, if a row is free; else takes one step. Returns what has ended by it."""
+        slot = next((slot for slot, row in enumerate(self._rows) if row is None), None)
+        if self._waiting and slot is not None:
+            self._begin(slot, self._waiting.popleft())
+        elif self.load:
             self._step()
-            self._fill()
         ended, self._ended = self._ended, []
         return ended
-
-    def _fill(self) -> None:
-        for slot in range(self.width):
-            while self._rows[slot] is None and self._waiting:
-                self._begin(slot, self._waiting.popleft())
 
     def _begin(self, slot: int, request: Request) -> None:
         """Feeds what is new of the prompt and draws the first token."""
@@ -456,11 +452,9 @@ class LlamaEngine:
     def rehearse(self, fed: Sequence[tuple[int, int]], context: int, steps: int) -> tuple[float, float]:
         """Seconds that llama.cpp alone needs for such work: prefills of `fed` (tokens before, tokens fed) and `steps`
         full steps behind `context` tokens. No words come of it: nothing is drawn, every row is busy."""
-        filler = [self.model.encode(" and")[0]] * (self._n_ctx - 1)
-        self._restore(0, _Parked(), 0)
+        filler = (self.model.encode(" and")[0],) * (self._n_ctx - 1)
         work, self.work = self.work, Work()
-        self._prefill(0, filler, 0)
-        cells = self._park(0, filler)
+        cells = self._shared_cells(0, filler)
         self.work = Work()
         for before, n in fed:
             before = min(before, self._n_ctx - 1 - n)
@@ -590,8 +584,8 @@ class PlainEngine:
         self.drawn = 0
 
     @property
-    def load(self) -> tuple[int, int]:
-        return len(self._waiting), 0
+    def load(self) -> int:
+        return len(self._waiting)
 
     def submit(self, request: Request) -> None:
         self._waiting.append(request)

@@ -28,8 +28,8 @@ class ScriptedEngine:
         return "".join(chr(token & ~CONTROL) for token in ids)
 
     @property
-    def load(self) -> tuple[int, int]:
-        return len(self._waiting), 0
+    def load(self) -> int:
+        return len(self._waiting)
 
     def submit(self, request: Request) -> None:
         self._waiting.append(request)

@@ -181,7 +181,7 @@ def preferences(
     for turn in turns.filter(pl.col("role") == USER).sort("dialogue_id", "turn").iter_rows(named=True):
         profile = known.get(owner.get(turn["dialogue_id"], ""))
         if profile is not None:
-            for about, says, contradicts in _statements(turn, profile, titles):
+            for about, says, contradicts in statements(turn, profile, titles):
                 rows.append((turn["dialogue_id"], turn["turn"], about, says, contradicts))
     schema = {
         "dialogue_id": pl.String,
@@ -193,9 +193,13 @@ def preferences(
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _statements(
+def statements(
     turn: Mapping[str, Any], profile: Mapping[str, Any], titles: Mapping[str, str]
 ) -> Iterable[tuple[str, str, bool]]:
+    """What a user turn says for or against something the profile has a view on: (about, says, contradicts) of each.
+
+    `turn`: a row of table `turns`; `profile`: columns `liked_genres` … `disliked_items`; `titles`: item id to title.
+    """
     loved, disliked = set(profile["loved_items"] or ()), set(profile["disliked_items"] or ())
     enjoyed, rejected = profile["liked_genres"] or [], profile["disliked_genres"] or []
     text = turn["text"]

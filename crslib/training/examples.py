@@ -1,0 +1,259 @@
+"""Human dialogues as training examples: the token ids that a role reads and writes, and which of them it writes.
+
+An example is what the role's model is fed in a simulation of the same dialogue: the same views, template and pieces of
+text. It learns its own words and the token that ends them. A seeker leaves with an empty turn where the recommender had
+the last word; where the seeker had it, what would have come is not known, and nothing is added.
+
+Knows nothing of models and optimisers.
+"""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import cache
+from types import SimpleNamespace
+
+import polars as pl
+
+from crslib.baselines import SCRIPTED, USER_TARGET, TargetKnowledge, TargetUserView, script, script_view
+from crslib.chat import (
+    RECOMMENDER,
+    USER,
+    ChatTemplate,
+    Note,
+    RecommenderView,
+    Tokenizer,
+    UserKnowledge,
+    UserView,
+    View,
+    mentions,
+)
+from crslib.corpora import Dialogue, Turn
+from crslib.errors import CrsError
+from crslib.identity import derive_seed
+from crslib.training.knowledge import Seekers, targets
+
+ROLES = (USER, RECOMMENDER, SCRIPTED, USER_TARGET)
+CONTEXT, TEXT, TITLE, END = range(4)  # kinds of tokens; a title with its brackets
+KINDS = {TEXT: "text", TITLE: "title", END: "end"}  # those that a role learns
+SCHEMA = {
+    "dialogue_id": pl.String,
+    "worker": pl.String,
+    "partner": pl.String,
+    "tokens": pl.List(pl.Int32),
+    "target": pl.List(pl.Boolean),
+    "kind": pl.List(pl.UInt8),
+}
+_MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
+
+
+# ── one dialogue as a role sees it ──────────────────────────────────────────────────────────────────────────────────
+
+
+def view(dialogue: Dialogue, role: str, seekers: Seekers, *, notes: bool = True, knowledge: bool = True) -> View:
+    """The whole dialogue in the view of `role` (of `ROLES`), own words as `assistant`.
+
+    Without `notes` the user remembers nothing of the items it hears of; without `knowledge` it has no summary and no
+    attributes. The recommender's view is made from the words alone. Raises `CrsError` for an unknown role.
+    """
+    if role == RECOMMENDER:
+        return _recommenders(dialogue)
+    known = seekers.knowledge(dialogue) if knowledge else UserKnowledge("", "")
+    if role == USER:
+        return _users(UserView(known), dialogue, notes)
+    told = TargetKnowledge(known.summary, known.attributes, tuple(_names(dialogue)))
+    if role == USER_TARGET:
+        return _users(TargetUserView(told), dialogue, notes)
+    if role == SCRIPTED:
+        whole = script_view(told)
+        whole.say(script([(turn.role, turn.text) for turn in dialogue.turns]))
+        return whole
+    raise CrsError(f"unknown role {role!r}; known are {', '.join(ROLES)}")
+
+
+def _recommenders(dialogue: Dialogue) -> RecommenderView:
+    seen = RecommenderView()
+    for turn in dialogue.turns:
+        (seen.say if turn.role == RECOMMENDER else seen.hear)(turn.text)
+    return seen
+
+
+def _users(seen: UserView, dialogue: Dialogue, notes: bool) -> UserView:
+    for turn in dialogue.turns:
+        if turn.role == USER:
+            seen.say(turn.text)
+        else:
+            seen.hear(turn.text, notes_on(turn, dialogue) if notes else ())
+    if dialogue.turns and dialogue.turns[-1].role == RECOMMENDER:
+        seen.say("")
+    return seen
+
+
+def notes_on(turn: Turn, dialogue: Dialogue) -> list[Note]:
+    """The seeker's answers on what `turn` names, targets included: they are spoken of by now."""
+    named = {mention.name: dialogue.items[mention.item_id] for mention in turn.mentions}
+    return [Note(name, item.seen, item.liked) for name, item in named.items()]
+
+
+def _names(dialogue: Dialogue) -> list[str]:
+    return [dialogue.items[item_id].name for item_id in targets(dialogue)]
+
+
+def _negative(dialogue: Dialogue) -> bool:
+    """Whether the recommender names something that the seeker did not like, or would not."""
+    named = {mention.item_id for turn in dialogue.turns if turn.role == RECOMMENDER for mention in turn.mentions}
+    return any(dialogue.items[item_id].liked is False for item_id in named)
+
+
+# ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def encode(seen: View, tokenizer: Tokenizer, template: ChatTemplate) -> tuple[list[int], list[int]]:
+    """Token ids of a view up to the end of the party's last own message, and the kind of each.
+
+    Ids equal those of a simulation, in which each text is tokenized by itself. Raises `CrsError` for a template that
+    writes an own message otherwise once it is past.
+    """
+    ids = template.encode(seen.messages, tokenizer)
+    kinds = [CONTEXT] * len(ids)
+    stop = 0
+    for number, message in enumerate(seen.messages):
+        if message.role != "assistant":
+            continue
+        prompt, own = template.encode(seen.messages[:number], tokenizer), tokenizer.encode(message.text)
+        start, stop = len(prompt), len(prompt) + len(own)
+        if ids[:stop] != [*prompt, *own] or stop == len(ids):
+            raise CrsError("the model's chat template rewrites what was said before; train on a GGUF with another one")
+        kinds[start : stop + 1] = [*_kinds(message.text, own, tokenizer), END]
+        stop += 1
+    return ids[:stop], kinds[:stop]
+
+
+def _kinds(text: str, ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    """A token is of a title if any part of it is: it is in neither what precedes the title nor what follows it."""
+    kinds = [TEXT] * len(ids)
+    for _, start, end in mentions(text):
+        first = _in_common(tokenizer.encode(text[:start]), ids)
+        last = len(ids) - _in_common(tokenizer.encode(text[end:])[::-1], ids[::-1])
+        kinds[first:last] = [TITLE] * (last - first)
+    return kinds
+
+
+def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
+    pairs = zip(one, other, strict=False)
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def examples(
+    dialogues: Sequence[Dialogue],
+    role: str,
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    items: pl.DataFrame,
+    *,
+    notes: bool = True,
+    knowledge: bool = True,
+    negative_weight: int = 1,
+    max_tokens: int | None = None,
+) -> pl.DataFrame:
+    """One row per dialogue in which `role` (of `ROLES`) speaks, in order: the columns of `SCHEMA`.
+
+    `worker` is the person whose words are learnt, `partner` the other one (of a script, seeker and recommender).
+    `tokens` and `kind` are what `encode` gives, `target` marks what is learnt. `items`: table `items` of the corpus,
+    for summaries and attributes. A dialogue in which the recommender names what the seeker does not like comes
+    `negative_weight` times. An example longer than `max_tokens` ends with the last own message that ends within it.
+    """
+    seekers = Seekers(items)
+    quick = SimpleNamespace(encode=cache(tokenizer.encode))  # every text of a view is asked for again and again
+    rows = []
+    for dialogue in dialogues:
+        seen = view(dialogue, role, seekers, notes=notes, knowledge=knowledge)
+        tokens, kinds = _shortened(*encode(seen, quick, template), max_tokens)
+        if not tokens:
+            continue
+        people = (dialogue.user, dialogue.recommender)
+        worker, partner = people[::-1] if role == RECOMMENDER else people
+        row = (dialogue.dialogue_id, worker, partner, tokens, [kind != CONTEXT for kind in kinds], kinds)
+        rows += [row] * (negative_weight if _negative(dialogue) else 1)
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def _shortened(tokens: list[int], kinds: list[int], most: int | None) -> tuple[list[int], list[int]]:
+    if most is None or len(tokens) <= most:
+        return tokens, kinds
+    stop = max((place + 1 for place, kind in enumerate(kinds[:most]) if kind == END), default=0)
+    return tokens[:stop], kinds[:stop]
+
+
+def messages(
+    dialogues: Sequence[Dialogue], role: str, items: pl.DataFrame, *, notes: bool = True, knowledge: bool = True
+) -> pl.DataFrame:
+    """The same dialogues as TRL reads them: `dialogue_id` and `messages`, a list of `role` and `content`.
+
+    `assistant` is the role that learns, and its last message may be empty (the user leaves).
+    """
+    seekers = Seekers(items)
+    rows = []
+    for dialogue in dialogues:
+        seen = view(dialogue, role, seekers, notes=notes, knowledge=knowledge)
+        if any(message.role == "assistant" for message in seen.messages):
+            said = [{"role": message.role, "content": message.text} for message in seen.messages]
+            rows.append((dialogue.dialogue_id, said))
+    return pl.DataFrame(rows, schema={"dialogue_id": pl.String, "messages": pl.List(_MESSAGE)}, orient="row")
+
+
+# ── training and validation ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def split(examples: pl.DataFrame, share: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Examples to train on and, of about `share` of the dialogues, to validate on; nobody is on both sides.
+
+    Everybody talks with many others, so hardly anything falls apart by itself. The validation side grows from a person
+    drawn by `seed`, always by the one with the largest part of their dialogues on it already; dialogues between the
+    sides are left out. The order of rows does not matter. Raises `CrsError` when `share` is not in [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise CrsError(f"validation share = {share} is not in [0, 1); choose for example 0.05")
+    dialogues = examples.unique("dialogue_id").select("worker", "partner")
+    circle = _circle(dialogues.rows(), round(share * len(dialogues)), seed)
+    inside = [pl.col(person).is_in(circle) for person in ("worker", "partner")]
+    return examples.filter(~inside[0] & ~inside[1]), examples.filter(inside[0] & inside[1])
+
+
+def _circle(dialogues: Sequence[tuple[str, str]], wanted: int, seed: int) -> list[str]:
+    """People who have at least `wanted` dialogues among themselves, and few with others."""
+    talks: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for one, other in dialogues:
+        talks[one][other] += 1
+        talks[other][one] += 1
+    rng = random.Random(derive_seed(seed, "validation"))
+    circle: list[str] = []
+    outside = sorted(talks)
+    within: Counter[str] = Counter()  # dialogues of each person outside with those in the circle
+    inside = 0
+    while inside < wanted and outside:
+        near = [person for person in outside if within[person]] or [rng.choice(outside)]
+        person = max(near, key=lambda one: ((within[one] + 1) / (talks[one].total() + 1), within[one], one))
+        outside.remove(person)
+        circle.append(person)
+        inside += within[person]
+        within.update(talks[person])
+    return sorted(circle)
+
+
+# ── figures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def count(examples: pl.DataFrame) -> dict[str, int]:
+    """How much there is: `examples`, `dialogues`, `workers`, `tokens` in all and of the `longest`, and how many tokens
+    of each kind are learnt."""
+    kinds = Counter(dict(examples["kind"].explode(empty_as_null=False).value_counts().iter_rows()))
+    lengths = examples["tokens"].list.len()
+    return {
+        "examples": len(examples),
+        "dialogues": examples["dialogue_id"].n_unique(),
+        "workers": examples["worker"].n_unique(),
+        "tokens": int(lengths.sum()),
+        "longest": int(lengths.max() or 0),
+        **{name: kinds[kind] for kind, name in KINDS.items()},
+    }

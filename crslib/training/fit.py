@@ -1,0 +1,244 @@
+"""The training loop: AdamW on an adapter, whatever the loss. It can be killed at any moment and goes on as if not.
+
+Nothing random is left but the order of examples, which derives from seed and epoch; so step, adapter and optimizer are
+all that a checkpoint holds. On a CPU with the same number of threads a resumed training ends bit by bit the same.
+
+Knows examples by their number and weight only.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+import torch
+
+from crslib.errors import CrsError
+from crslib.identity import derive_seed, digest
+from crslib.store import writing
+from crslib.training.adapter import Adapter
+from crslib.training.model import LoraLlama
+
+_CLIP = 1.0  # largest norm of a step's gradient
+
+
+class Objective(Protocol):
+    """A loss over numbered examples."""
+
+    lengths: np.ndarray
+    """Tokens that each example costs, int64."""
+    weights: np.ndarray
+    """What each example counts in a mean: its own tokens, or 1."""
+    identity: str
+    """A hash of the examples and of what the loss depends on."""
+
+    def sums(self, model: LoraLlama, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """`loss` and other figures, each summed over examples `rows` with their weights."""
+        ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how fast to learn. Rates fall as a half cosine from `lr` to zero after a linear rise.
+
+    `step_tokens`: tokens (own and others') before each step of the optimizer. `batch_tokens`: tokens computed at
+    once, a matter of memory and speed only. `checks`: validations per epoch.
+    """
+
+    epochs: int = 3
+    lr: float = 2e-3
+    rise: float = 0.05
+    step_tokens: int = 8192
+    batch_tokens: int = 1024
+    checks: int = 2
+    seed: int = 0
+
+
+LOG = {
+    "step": pl.Int64,
+    "epoch": pl.Float64,
+    "tokens": pl.Int64,
+    "loss": pl.Float64,
+    "lr": pl.Float64,
+    "seconds": pl.Float64,
+    "validation": pl.Float64,
+    "accuracy": pl.Float64,
+    "margin": pl.Float64,
+}
+
+
+def fit(
+    model: LoraLlama,
+    training: Objective,
+    validation: Objective | None,
+    settings: Settings,
+    checkpoint: Path,
+    *,
+    resume: bool = False,
+    save_every: float = 60.0,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> pl.DataFrame:
+    """Trains the adapter of `model` in place and returns the log: one row per step, columns of `LOG`.
+
+    `loss` is the mean over the step's examples before it, `tokens` counts all tokens so far, `seconds` computing time
+    so far, a resumed training's earlier parts included. `validation` (and `accuracy`, `margin` where the objective has
+    them) stand in the rows after which they were measured; the adapter that is left in `model` is the one of the best
+    of them, or the last without validation. `checkpoint` is written every `save_every` seconds and at the end; with
+    `resume` training goes on from it. `advance` is told tokens done and tokens in all.
+    Raises `CrsError` when there is nothing to learn from, the checkpoint is of other settings or cannot be read, or the
+    loss is not finite.
+    """
+    if not len(training.weights) or training.weights.sum() <= 0:
+        raise CrsError("there are no examples to train on; give more dialogues")
+    steps = plan(training.lengths, settings)
+    checks = {
+        round((n + 1) * len(steps) / (settings.epochs * settings.checks))
+        for n in range(settings.epochs * settings.checks)
+    }
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=0.0)
+    key = digest([asdict(settings), training.identity, validation and validation.identity, model.rank], "training")
+    state = _State(key, model, optimizer)
+    if resume and checkpoint.exists():
+        state.load(checkpoint)
+    total, per_epoch = int(sum(training.lengths[rows].sum() for rows in steps)), len(steps) / settings.epochs
+    begun, before, saved = perf_counter(), state.seconds, perf_counter()
+    done = int(sum(training.lengths[rows].sum() for rows in steps[: state.step]))
+    for rows in steps[state.step :]:
+        rate = settings.lr * _rate(state.step, len(steps), settings.rise)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = _step(model, training, rows, settings.batch_tokens, optimizer, parameters)
+        if not math.isfinite(loss):
+            raise CrsError(f"the loss is {loss} at step {state.step + 1}; lower lr (now {settings.lr}) and train again")
+        state.step += 1
+        done += int(training.lengths[rows].sum())
+        row = {"step": state.step, "epoch": state.step / per_epoch, "tokens": done, "loss": loss, "lr": rate}
+        if validation is not None and state.step in checks:
+            found = evaluate(model, validation, settings.batch_tokens)
+            row |= {"validation": found["loss"], "accuracy": found.get("accuracy"), "margin": found.get("margin")}
+            state.keep_if_best(found["loss"])
+        state.seconds = before + perf_counter() - begun
+        state.rows.append(row | {"seconds": state.seconds})
+        if perf_counter() - saved >= save_every or state.step == len(steps):
+            state.save(checkpoint)
+            saved = perf_counter()
+        advance(done, total)
+    state.restore_best()
+    return pl.DataFrame(state.rows, schema=LOG)
+
+
+def evaluate(model: LoraLlama, objective: Objective, batch_tokens: int) -> dict[str, float]:
+    """Weighted means of an objective's figures over all its examples; nothing is learnt."""
+    sums: dict[str, float] = {}
+    with torch.no_grad():
+        for rows in batches(np.arange(len(objective.lengths)), objective.lengths, batch_tokens):
+            for name, value in objective.sums(model, rows).items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+    return {name: value / float(objective.weights.sum()) for name, value in sums.items()}
+
+
+def plan(lengths: np.ndarray, settings: Settings) -> list[np.ndarray]:
+    """The examples of every step: each epoch in an order of its own, cut where `step_tokens` are reached."""
+    steps = []
+    for epoch in range(settings.epochs):
+        order = np.random.default_rng(derive_seed(settings.seed, "epoch", epoch)).permutation(len(lengths))
+        number = (np.cumsum(lengths[order]) - 1) // settings.step_tokens
+        steps += [rows for rows in np.split(order, np.flatnonzero(np.diff(number)) + 1) if len(rows)]
+    return steps
+
+
+def batches(rows: np.ndarray, lengths: np.ndarray, most: int) -> list[np.ndarray]:
+    """`rows` by length, longest first, cut into batches of at most `most` tokens (one example at least)."""
+    parts: list[list[int]] = []
+    room = 0
+    for row in sorted(rows.tolist(), key=lambda row: (-lengths[row], row)):
+        if lengths[row] > room:
+            parts.append([])
+            room = most
+        parts[-1].append(row)
+        room -= int(lengths[row])
+    return [np.array(part) for part in parts]
+
+
+def _step(
+    model: LoraLlama,
+    objective: Objective,
+    rows: np.ndarray,
+    batch_tokens: int,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[torch.nn.Parameter],
+) -> float:
+    weight = float(objective.weights[rows].sum())
+    losses = []
+    for part in batches(rows, objective.lengths, batch_tokens):
+        loss = objective.sums(model, part)["loss"] / weight
+        loss.backward()
+        losses.append(loss.detach())  # read at the end only: a GPU need not be waited for
+    torch.nn.utils.clip_grad_norm_(parameters, _CLIP)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(torch.stack(losses).sum())
+
+
+def _rate(step: int, steps: int, rise: float) -> float:
+    rising = max(1, round(rise * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+class _State:
+    """Where a training is, on disk or in memory."""
+
+    def __init__(self, key: str, model: LoraLlama, optimizer: torch.optim.Optimizer) -> None:
+        self._key, self._model, self._optimizer = key, model, optimizer
+        self.step, self.seconds = 0, 0.0
+        self.rows: list[dict[str, Any]] = []
+        self._best: tuple[float, Mapping[str, Any]] | None = None
+
+    def keep_if_best(self, loss: float) -> None:
+        if self._best is None or loss < self._best[0]:
+            self._best = loss, Adapter.of(self._model).pairs
+
+    def restore_best(self) -> None:
+        if self._best is not None:
+            self._model.load(self._best[1])
+
+    def save(self, path: Path) -> None:
+        best = self._best and (self._best[0], _tensors(self._best[1]))
+        state = {
+            "key": self._key,
+            "step": self.step,
+            "seconds": self.seconds,
+            "rows": self.rows,
+            "best": best,
+            "adapter": _tensors(Adapter.of(self._model).pairs),
+            "optimizer": self._optimizer.state_dict(),
+        }
+        with writing(path) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, path: Path) -> None:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # what torch raises depends on where the damage is
+            raise CrsError(f"{path} is no checkpoint ({str(error).splitlines()[0]}); train without resume") from None
+        if state.get("key") != self._key:
+            raise CrsError(f"{path} is of other settings or examples; repeat them, or train without resume")
+        self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
+        self._best = state["best"] and (state["best"][0], _arrays(state["best"][1]))
+        self._model.load(_arrays(state["adapter"]))
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+def _tensors(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, list[torch.Tensor]]:
+    return {name: [torch.from_numpy(half) for half in pair] for name, pair in pairs.items()}
+
+
+def _arrays(pairs: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return {name: (a.numpy(), b.numpy()) for name, (a, b) in pairs.items()}

@@ -1,0 +1,143 @@
+"""What words say about films, in English as people type it: praise and blame, genres, decades, refusals.
+
+Word lists and patterns, no statistics; written for talk about films. Knows nothing of catalogues and models.
+"""
+
+import re
+
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+_GENRES = {
+    "action": "action",
+    "adventure adventures": "adventure",
+    "animation animated anime cartoon cartoons pixar disney": "animation",
+    "biography biographies biopic biographical": "biography",
+    "comedy comedies funny hilarious comedic laugh humor humorous comical parody spoof": "comedy",
+    "crime gangster mafia mob heist": "crime",
+    "documentary documentaries": "documentary",
+    "drama dramas dramatic": "drama",
+    "family kids kid children children's disney pixar": "family",
+    "fantasy magic magical": "fantasy",
+    "noir": "film-noir",
+    "history historical": "history",
+    "horror scary scare slasher zombie zombies creepy spooky gory frightening": "horror",
+    "musical musicals": "musical",
+    "music musical musicals": "music",
+    "mystery mysteries detective whodunit": "mystery",
+    "romance romantic romcom romcoms chick": "romance",
+    "scifi sci-fi space futuristic alien aliens robots": "sci-fi",
+    "sport sports": "sport",
+    "thriller thrillers suspense suspenseful": "thriller",
+    "war military": "war",
+    "western westerns cowboy cowboys": "western",
+}
+GENRES_OF: dict[str, list[str]] = {}
+for _words, _genre in _GENRES.items():
+    for _word in _words.split():
+        GENRES_OF.setdefault(_word, []).append(_genre)
+_SPELT = [
+    (re.compile(r"\bsci(ence)?[ -]?fi(ction)?\b"), "scifi"),
+    (re.compile(r"\brom[ -]?coms?\b"), "romantic comedy"),
+    (re.compile(r"[’`]"), "'"),
+]
+_DECADES = {"fifties": 50, "sixties": 60, "seventies": 70, "eighties": 80, "nineties": 90}
+_DECADE = re.compile(r"\b(?:(19|20)?(\d)0'?s|(fifties|sixties|seventies|eighties|nineties))(?![a-z])")
+_NEW = re.compile(r"\b(new|newer|newest|recent|recently|latest|this year|in theaters?|came out)\b")
+_OLD_WORDS = re.compile(r"\b(old|older|oldies?|classics?)\b")
+_CLAUSE = re.compile(r"[.!?;,]+|\b(?:but|though|although|however)\b")
+_TOKEN = re.compile(r"[a-z0-9]+(?:['-][a-z0-9]+)*")
+_BRACKETS = re.compile(r"\[\[[^\[\]]+\]\]")
+_SENTENCE = re.compile(r"[.!?;]+|\b(?:but|though|although|however)\b")
+_NEGATOR = re.compile(
+    r"\b(no|not|never|nothing|without|neither|nor|can't|cannot|cant|\w+n't|dont|didnt|doesnt|isnt|wasnt)\b"
+)
+_NO_NEGATION = re.compile(r"\b(not only|not just|no problem|no worries|why not|not sure|don't mind|dont mind)\b")
+_REFUSAL = re.compile(r"\b(hate[sd]?|dislike[sd]?|except|avoid|tired of|sick of|scared of|less)\b")
+_NOT_SEEN = re.compile(
+    r"\b(?:have ?n[o']?t|has ?n[o']?t|never|not|did ?n[o']?t|havent|didnt)(?: \w+){0,2} (?:seen|see|saw|watched|watch"
+    r"|heard)\b"
+)
+_GOOD = re.compile(
+    r"\b(love[sd]?|like[sd]?|enjoy(?:ed|s)?|favou?rites?|great|good|awesome|amazing|best|fan|excellent|fantastic"
+    r"|wonderful|funny|hilarious|classic|perfect|fun|cool|interesting|interested)\b"
+)
+_BAD = re.compile(
+    r"\b(hate[sd]?|dislike[sd]?|terrible|awful|boring|bored|worst|bad|stupid|horrible|overrated|disappoint\w*|sucked"
+    r"|lame|dumb|ruined|meh)\b"
+)
+_YES = re.compile(
+    r"^\W*(yes|yeah|yep|yup|sure|definitely|absolutely|of course|ok|okay|oh yes|i do|i did|i love|i have)\b"
+)
+_NO = re.compile(r"^\W*(no|nope|nah|not really|not a fan|i don't|i dont|i do not|i didn't|i hate)\b")
+COMMON = ENGLISH_STOP_WORDS.union(
+    _TOKEN.findall(
+        "movie movies film films watch watched watching seen saw see like liked likes love loved good great best really"
+        " think know want looking look thing things time don't i'm it's kind heard recommend recommendation suggestion"
+        " thanks thank hello yes haven't new old man men day night life story big little girl boy years"
+    )
+)
+
+
+def polarity(text: str) -> int:
+    """1 where `text` speaks well of what it speaks of, -1 where it speaks ill, 0 where it does not judge.
+
+    "not bad" is good, "not a fan" ill, and "have not seen it" no judgement.
+    """
+    score = 0
+    for clause in _CLAUSE.split(_NOT_SEEN.sub(" ", _plain(text))):
+        negated = bool(_NEGATOR.search(_NO_NEGATION.sub(" ", clause)))
+        verdict = bool(_GOOD.search(clause)) - bool(_BAD.search(clause))
+        score += -verdict if negated else verdict
+    return (score > 0) - (score < 0)
+
+
+def answer(text: str) -> int:
+    """What the user's reply says of what the recommender named right before: first yes or no, then praise or blame."""
+    if judged := polarity(text):
+        return judged
+    plain = _NOT_SEEN.sub(" ", _plain(text))
+    return bool(_YES.search(plain)) - bool(_NO.search(plain))
+
+
+def _plain(text: str) -> str:
+    text = text.casefold()
+    for pattern, replacement in _SPELT:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def clauses(text: str) -> list[tuple[list[str], float]]:
+    """The words of each clause outside mentions, with 1, or -1 behind a negation or refusal."""
+    found = []
+    for clause in _CLAUSE.split(_plain(_BRACKETS.sub(" , ", text))):
+        if words := _TOKEN.findall(clause):
+            refused = _NEGATOR.search(_NO_NEGATION.sub(" ", clause)) or _REFUSAL.search(clause)
+            found.append((words, -1.0 if refused else 1.0))
+    return found
+
+
+def around(text: str) -> list[int]:
+    """The polarity of the sentence that each mention of `text` stands in."""
+    judged = []
+    for sentence in _SENTENCE.split(_BRACKETS.sub("\ue000", text)):
+        judged += [polarity(sentence.replace("\ue000", " it "))] * sentence.count("\ue000")
+    return judged
+
+
+def decades(text: str) -> list[int]:
+    """The decades that are named: 1990 for "90s" and "nineties", 2010 for "10s"."""
+    found = []
+    for match in _DECADE.finditer(text):
+        decade = _DECADES.get(match[3] or "") or int(match[2]) * 10
+        found.append((int(match[1]) * 100 if match[1] else 1900 if decade >= 30 else 2000) + decade)
+    return found
+
+
+def age(text: str) -> set[str]:
+    """`new`, `old` or both, where the words ask for it."""
+    return {name for name, pattern in (("new", _NEW), ("old", _OLD_WORDS)) if pattern.search(text)}
+
+
+def tokens(text: str) -> list[str]:
+    """The words of a text, lower-cased, in one spelling."""
+    return _TOKEN.findall(_plain(text))

@@ -1,0 +1,44 @@
+import pytest
+
+from crslib import wording
+from crslib.wording import polarity
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I loved it", 1),
+        ("I did not like it", -1),
+        ("not bad", 1),
+        ("it was boring", -1),
+        ("I haven't seen it", 0),
+        ("I am not a fan of it", -1),
+    ],
+)
+def test_polarity(text: str, expected: int) -> None:
+    assert polarity(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("something from the 90s", [1990]),
+        ("the eighties or 1970's", [1980, 1970]),
+        ("the 10s", [2010]),
+        ("90 minutes", []),
+    ],
+)
+def test_decades(text: str, expected: list[int]) -> None:
+    assert wording.decades(text) == expected
+
+
+def test_clauses_know_what_is_refused() -> None:
+    said = wording.clauses("I want a sci-fi movie, but no [[Alien (1979)]] and nothing scary")
+    assert [sign for _, sign in said] == [1, -1, -1]
+    assert said[0][0] == ["i", "want", "a", "scifi", "movie"]
+    assert wording.GENRES_OF["scifi"] == ["sci-fi"]
+
+
+def test_age() -> None:
+    assert wording.age("a new movie or an old classic") == {"new", "old"}
+    assert wording.age("a movie") == set()
