@@ -109,6 +109,7 @@ class SimulationParameters(Parameters):
     grounding: Literal["prior", "catalogue", "off"] = Field(
         "prior", description="titles the recommender may name: catalogue, by item prior or any alike; off: any words"
     )
+    resample: int = Field(1, ge=1, description="draws of a user's reply at most, until one fits its private notes")
     memory: bool = Field(True, description="private notes: what the user remembers or thinks of mentioned items")
     temperature: float = Field(0.7, ge=0, le=5, description="0 is greedy")
     top_p: float = Field(0.95, gt=0, le=1, description="nucleus sampling")

@@ -32,6 +32,7 @@ from crslib.chat import (
 from crslib.config import SimulationParameters, resolve
 from crslib.engines import llama, preparation, weights
 from crslib.engines.base import Completion, Constraint, Engine, Request, Sampling
+from crslib.engines.resampling import Resampling
 from crslib.errors import CrsError
 from crslib.grounding import Titles
 from crslib.identity import derive_seed, digest
@@ -42,6 +43,9 @@ HUMAN_RECOMMENDER_OPENS = 0.65  # share of ReDial dialogues in which the recomme
 ALIVE_PER_ROW = 2  # dialogues alive per row of an engine
 
 CACHE = resolve(".cache/weights")
+
+
+Fits = Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], bool]
 
 
 class UserOpinions(Protocol):
@@ -173,12 +177,15 @@ def simulate(
     journal: Journal,
     grounding: Grounding | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
+    fits: Fits = lambda turn, said: True,
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Dialogues of every profile (table `profiles`), as tables `dialogues`, `turns` and `prompts`, sorted.
 
     A dialogue depends on (seed, profile, condition, engine identity) only. Each is appended to `journal` when it
     ends; those already there are not made again. `advance(done, total)` is told of every dialogue that ends.
     `grounding` restricts what the recommender names; it has to be there unless `parameters.grounding` is off.
+    `fits`, for `parameters.resample` above 1, judges a user's reply to items that it has notes on, a row of `turns`, in
+    view of the rows before it: what does not fit is drawn again.
     Raises `CrsError` when an engine fails or the journal cannot be written; what had ended before is kept.
     """
     if (grounding is None) != (parameters.grounding == "off"):
@@ -193,7 +200,10 @@ def simulate(
     done = {record["dialogue"]["dialogue_id"] for record in journal.records}
     pending = deque(sorted(wanted.keys() - done))
     alive: dict[str, _Dialogue] = {}
-    voices = {USER: _Voice(user, USER), RECOMMENDER: _Voice(recommender, RECOMMENDER, grounding)}
+    voices = {
+        USER: _UserVoice(Resampling(user, parameters.resample), fits, catalog),
+        RECOMMENDER: _Voice(recommender, RECOMMENDER, grounding),
+    }
     room = ALIVE_PER_ROW * max(user.width, recommender.width)
     advance(len(wanted) - len(pending), len(wanted))
     while pending or alive:
@@ -252,6 +262,9 @@ class _Voice:
         )
         request = Request(dialogue.dialogue_id, prompt, seed, constraint, n_shared)
         self._asked[dialogue.dialogue_id] = request
+        self._submit(request, dialogue)
+
+    def _submit(self, request: Request, dialogue: _Dialogue) -> None:
         self.engine.submit(request)
 
     def answer(self, dialogue: _Dialogue, completion: Completion) -> None:
@@ -259,6 +272,24 @@ class _Voice:
         fed = self._asked.pop(dialogue.dialogue_id).prompt[completion.n_cached :]
         text = self.engine.decode(fed)
         dialogue.prompts.append({"turn": len(dialogue.turns), "role": self.role, "text": text, "n_tokens": len(fed)})
+
+
+class _UserVoice(_Voice):
+    """The user's: a reply that does not fit its notes is drawn again."""
+
+    def __init__(self, engine: Resampling, fits: Fits, catalog: Catalog) -> None:
+        super().__init__(engine, USER)
+        self.engine: Resampling = engine
+        self._fits, self._catalog = fits, catalog
+
+    def _submit(self, request: Request, dialogue: _Dialogue) -> None:
+        said, notes = tuple(dialogue.turns), dialogue.notes
+
+        def accept(made: Completion) -> bool:
+            text = clean(self.engine.decode(made.ids))
+            return self._fits({"role": USER, "text": text, "items": self._catalog.link(text), "notes": notes}, said)
+
+        self.engine.submit(request, accept if notes else lambda made: True)
 
 
 def _said(turns: Sequence[Mapping[str, Any]]) -> list[Utterance]:

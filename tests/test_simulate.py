@@ -227,6 +227,32 @@ def test_other_parameters_do_not_reuse_the_journal(tmp_path: Path, items: pl.Dat
     assert again.equals(first)
 
 
+def test_a_reply_that_does_not_fit_its_notes_is_drawn_again(tmp_path: Path, items: pl.DataFrame) -> None:
+    asked: list[tuple[dict, tuple]] = []
+
+    def fits(turn: dict, said: tuple) -> bool:
+        asked.append((turn, said))
+        return not turn["text"].endswith(("1", "3", "5", "7", "9"))
+
+    def talk(folder: Path, times: int) -> pl.DataFrame:
+        user, recommender = ScriptedEngine(chatter), ScriptedEngine(chatter)
+        parameters = SimulationParameters(grounding="off", resample=times)
+        with Run(folder).journal() as journal:
+            return simulate(
+                make_profiles(ids(9)), Fixed(), Catalog(items), user, recommender, parameters, "r", journal, fits=fits
+            )[1]  # fmt: skip
+
+    def odd(turns: pl.DataFrame) -> float:
+        noted = turns.filter(pl.col("notes").list.len() > 0)
+        assert noted.height > 10
+        return noted["text"].str.contains("[13579]$").mean()
+
+    assert odd(talk(tmp_path / "once", 1)) > 0.2
+    assert not asked
+    assert odd(talk(tmp_path / "often", 12)) < 0.05
+    assert all(turn["notes"] and said[-1]["role"] == "recommender" for turn, said in asked)
+
+
 def test_several_dialogues_per_profile_differ(tmp_path: Path, items: pl.DataFrame) -> None:
     (dialogues, turns, _), *_ = run(tmp_path, items, make_profiles(ids(3)), dialogues_per_profile=2)
     assert dialogues["dialogue_id"].to_list() == [f"{i}.{k}" for i in ids(3) for k in range(2)]
@@ -253,7 +279,7 @@ class Eavesdropper:
     def __init__(self) -> None:
         self.given: list[object] = []
 
-    def constraint(self, said, temperature: float) -> None:
+    def constraint(self, said, temperature: float, user_id: str) -> None:
         self.given.append(said)
 
 

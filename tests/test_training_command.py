@@ -66,6 +66,7 @@ def test_an_adapter_of_the_command_speaks(corpus: Path, tmp_path: Path) -> None:
 
 def test_the_notebook_trains(corpus: Path, tmp_path: Path) -> None:
     given = {"role": "recommender", "redial": str(corpus), "epochs": 1, "validation": 0.3, "to": str(tmp_path / "to")}
+    (tmp_path / "run").mkdir()
     pipeline.execute_notebook("06_train", tmp_path / "run", given)
     assert (tmp_path / "to" / "recommender.gguf").stat().st_size < 8 << 20
     figures = json.loads((tmp_path / "to" / "figures.json").read_text(encoding="utf-8"))

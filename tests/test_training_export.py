@@ -60,14 +60,13 @@ def test_unknown_format_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("fmt", ["F16", "Q8_0"])
-def test_llama_cpp_loses_the_same_as_the_trainer(tmp_path: Path, fmt: str) -> None:
+def test_llama_cpp_loses_the_same_as_the_trainer(tmp_path: Path) -> None:
     """Merged into F16, so that llama.cpp does not round what it multiplies with."""
     base = Base(llama.model_path(llama.BUILT_IN))
     adapter = trained(base, rank=8)
     model = LoraLlama(base, rank=8, alpha=8, seed=0, precision="float32")
     model.load(adapter.pairs)
-    export(adapter, base.shape, tmp_path / "adapter.gguf", fmt)
+    export(adapter, base.shape, tmp_path / "adapter.gguf", "Q8_0")
     path = weights.merged(base.path, tmp_path / "adapter.gguf", "F16", tmp_path / "cache")
     speaker = llama.Model(path)
     texts = ["Have you seen [[Heat (1995)]]?", "I like comedies with a happy ending.", "Bye! Thanks for the tip."]

@@ -34,7 +34,7 @@ class Resampling:
         self.identity: Mapping[str, Any] = {**engine.identity, "resample": times}
         self.width, self.chat_template = engine.width, engine.chat_template
         self.encode, self.decode, self.forget, self.close = engine.encode, engine.decode, engine.forget, engine.close
-        self.refused = 0  # draws so far
+        self.refused = 0  # draws that were made again
         self._asked: dict[str, _Asked] = {}
 
     @property
@@ -46,7 +46,7 @@ class Resampling:
         return self.engine.load
 
     def submit(self, request: Request, accept: Accept = lambda completion: True) -> None:
-        """Puts a request in line. `accept` is asked of every draw that is not cut off by the context's end."""
+        """Puts a request in line. `accept` is asked of every draw but the last, which is not refused."""
         self._asked[request.key] = _Asked(request, accept)
         self.engine.submit(request)
 
@@ -60,13 +60,11 @@ class Resampling:
             asked = self._asked[key]
             asked.n_cached = asked.n_cached if asked.draws else completion.n_cached
             asked.draws += 1
-            if completion.finish == "context_full" or asked.accept(completion) or self._give_up(asked):
+            last = completion.finish == "context_full" or asked.draws >= self.times
+            if last or asked.accept(completion):
                 del self._asked[key]
                 ended.append((key, replace(completion, n_cached=asked.n_cached)))
             else:
+                self.refused += 1
                 self.engine.submit(replace(asked.request, seed=derive_seed(asked.request.seed, "again", asked.draws)))
         return ended
-
-    def _give_up(self, asked: _Asked) -> bool:
-        self.refused += 1
-        return asked.draws >= self.times

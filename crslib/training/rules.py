@@ -58,6 +58,11 @@ def reaction(turn: Turn, said: Sequence[Turn]) -> float | None:
     return _lowest_or_mean(scores)
 
 
+def fits(turn: Turn, said: Sequence[Turn]) -> bool:
+    """Whether no answer in the user's reply is contrary to its notes."""
+    return reaction(turn, said) != 0
+
+
 def summary(turn: Turn, profile: Mapping[str, Any]) -> float | None:
     """0 where the user's words contradict the profile (columns `liked_genres`, `disliked_genres`, `loved_items`,
     `disliked_items`; see `metrics.consistency.preferences`), 1 where they agree, None where they speak of none of it.
