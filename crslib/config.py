@@ -7,9 +7,10 @@ identity as the hash of the file they name.
 
 import difflib
 import itertools
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -165,6 +166,18 @@ NOTEBOOKS: Mapping[str, type[Parameters]] = {
 }
 
 
+class _Words(yaml.SafeLoader):
+    """YAML in which only true and false are truth values: `off`, `on`, `yes` and `no` are words, as in YAML 1.2."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Words.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
 def read_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     """`name=value` words of a command line; values are read as YAML scalars (`0.9`, `true`, `user`)."""
     values: dict[str, Any] = {}
@@ -173,7 +186,7 @@ def read_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise CrsError(f"{assignment!r} is not a parameter; write name=value")
         try:
-            values[name.strip()] = yaml.safe_load(value) if value else ""
+            values[name.strip()] = yaml.load(value, _Words) if value else ""
         except yaml.YAMLError:
             raise CrsError(f"{value!r} is not a value of {name}; write a number, true, false or a word") from None
     return values
@@ -182,7 +195,7 @@ def read_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 def read_parameter_file(path: Path) -> dict[str, Any]:
     """A YAML or JSON file of `name: value`. Raises `CrsError` when it is missing or not a mapping."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Words)
     except OSError as error:
         raise CrsError(f"cannot read the parameter file {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -41,6 +41,16 @@ def test_words_of_a_command_line() -> None:
         read_assignments(["opener=[unclosed"])
 
 
+def test_off_is_a_word(tmp_path: Path) -> None:
+    """YAML 1.1 reads it as false."""
+    assert read_assignments(["grounding=off", "memory=true"]) == {"grounding": "off", "memory": True}
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("grounding: [prior, off]\nmemory: [false]\n", encoding="utf-8")
+    assert [point["grounding"] for point in read_grid(grid)] == ["prior", "off"]
+    assert {point["memory"] for point in read_grid(grid)} == {False}
+    assert SimulationParameters.parse(read_assignments(["grounding=off"])).grounding == "off"
+
+
 def test_parameter_files(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text("temperature: 0.5\nopener: user\n")
