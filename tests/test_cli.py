@@ -30,7 +30,8 @@ def test_mistakes_get_one_sentence(words: list[str], sentence: str, tmp_path: Pa
 
 def test_unwritable_reports_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    result = CliRunner().invoke(main, ["run", "-p", "n_profiles=2", "--reports", str(tmp_path / "file" / "r")])
+    command = ["run", "-p", "n_profiles=2", "-p", "weights=Q8_0", "--reports", str(tmp_path / "file" / "r")]
+    result = CliRunner().invoke(main, command)
     assert result.exit_code == 1
     assert "cannot write" in result.stderr
     assert "choose a writable folder" in result.stderr
