@@ -100,7 +100,7 @@ def sweep(grid: Path, assignments: Sequence[str], workers: int, reports: Path) -
 
     fixed = read_assignments(assignments)
     points = [{"threads": 1, **point, **fixed} if workers > 1 else {**point, **fixed} for point in read_grid(grid)]
-    planned = sweeping.conditions(points, reports)
+    planned = sweeping.conditions(points, reports, console.print)
     with _table() as show:
         folder = sweeping.execute(planned, reports, workers, show)
     failed = [condition for condition in planned if condition.state == "error"]

@@ -29,7 +29,7 @@ from crslib.engines.base import Sampling
 from crslib.errors import CrsError
 from crslib.identity import digest, file_sha256
 from crslib.simulate import weights_form
-from crslib.store import Run, now, unwritable
+from crslib.store import Run, check_writable, now, unwritable
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def plan(given: Mapping[str, Any], reports: Path, tell: Callable[[str], None] = 
 
     On a machine's first run that means to measure which weights are the fastest; `tell` hears of it.
 
-    Raises `CrsError` for an unknown or ill-typed parameter and for a file that is missing or of the wrong kind.
+    Raises `CrsError` for an unknown or ill-typed parameter, for a file that is missing or of the wrong kind, and where
+    `reports` cannot be written.
     """
     parameters = RunParameters.parse(given).located()
     data = resolve(parameters.data)
@@ -59,6 +60,7 @@ def plan(given: Mapping[str, Any], reports: Path, tell: Callable[[str], None] = 
     human = resolve(parameters.human)
     if not human.is_dir():
         raise CrsError(f"no folder {human} with human statistics; run `crs data reference` or leave `human` as it is")
+    check_writable(reports)  # before anything is measured
     inputs = {
         "notebooks": {name: _source_hash(name) for name in NOTEBOOKS},
         "library": _library_hash(),

@@ -111,15 +111,13 @@ class ItemPrior:
     walk from words and a regression on items and words (EASE, Steck 2019) join it.
     """
 
-    def __init__(
-        self, items: pl.DataFrame, liked: sparse.csr_array, users: Sequence[str], texts: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, items: pl.DataFrame, liked: sparse.csr_array, texts: Sequence[str] = ()) -> None:
         """`items` sorted by item_id; `liked` (n_users, n_items) of 0/1; `texts`: what each of these users said."""
         self.item_ids: list[str] = items["item_id"].to_list()
         self._rows = {item: row for row, item in enumerate(self.item_ids)}
-        self._users = {user: row for row, user in enumerate(users)}
         self._n_likes = np.asarray(liked.sum(axis=0), dtype=np.float32).ravel()
-        self._liked, self._likers = liked, sparse.csr_array(liked.T)
+        self._popularity = (self._n_likes + 0.5) / (self._n_likes + 0.5).sum()
+        self._likers = sparse.csr_array(liked.T)
         self._back = _back(liked)
         self._vocabulary, said = _vocabulary(texts)
         if texts:
@@ -159,40 +157,22 @@ class ItemPrior:
         user = users.search_sorted(ratings["user_id"]).to_numpy()
         item = items["item_id"].search_sorted(ratings["item_id"]).to_numpy()
         liked = sparse.csr_array((np.ones(len(user), np.float32), (user, item)), shape=(len(users), len(items)))
-        return cls(items, liked, users.to_list(), [texts.get(name, "") for name in users] if texts else ())
+        return cls(items, liked, [texts.get(name, "") for name in users] if texts else ())
 
     def log_prior(
-        self,
-        turns: Sequence[Utterance],
-        exclude: Collection[str] = (),
-        weights: Mapping[str, float] = CATALOGUE,
-        without: str | None = None,
+        self, turns: Sequence[Utterance], exclude: Collection[str] = (), weights: Mapping[str, float] = CATALOGUE
     ) -> np.ndarray:
-        """Log-probability (float32) of each of `item_ids` to be the next item; -inf for those in `exclude`.
-
-        `without`: a user of the ratings who is left out, as if the prior had been fitted without that person.
-        """
-        features = self.features(turns, without)
-        scores = np.array([weights[name] for name in FEATURES], dtype=np.float32) @ features
+        """Log-probability (float32) of each of `item_ids` to be the next item; -inf for those in `exclude`."""
+        scores = np.array([weights[name] for name in FEATURES], dtype=np.float32) @ self.features(turns)
         scores[[self._rows[item] for item in exclude if item in self._rows]] = -np.inf
         top = scores.max()
         if not np.isfinite(top):
             return scores
         return (scores - top - np.log(np.exp(scores - top).sum())).astype(np.float32)
 
-    def features(self, turns: Sequence[Utterance], without: str | None = None) -> np.ndarray:
-        """`FEATURES` of every item after `turns`: float32 (n_features, n_items). `without` as in `log_prior`.
-
-        Raises ValueError for `without` where the prior was fitted with texts: those cannot be left out.
-        """
-        if without is not None and self._vocabulary:
-            raise ValueError("a prior with texts cannot leave a person out")
-        absent = self._users.get(without) if without is not None else None
-        n_likes = self._n_likes
-        if absent is not None:
-            n_likes = n_likes.copy()
-            n_likes[self._liked.indices[self._liked.indptr[absent] : self._liked.indptr[absent + 1]]] -= 1
-        popularity = (n_likes + 0.5) / (n_likes + 0.5).sum()
+    def features(self, turns: Sequence[Utterance]) -> np.ndarray:
+        """`FEATURES` of every item after `turns`: float32 (n_features, n_items)."""
+        popularity = self._popularity
         heard = self._evidence(turns)
         rows = np.array(list(heard.items), dtype=np.int64)
         weight = np.array(list(heard.items.values()), dtype=np.float32)
@@ -200,9 +180,7 @@ class ItemPrior:
         zero = np.zeros(len(self.item_ids), np.float32)
         out = dict.fromkeys(FEATURES, zero)
         out["popularity"] = np.log(popularity)
-        reached = self._likers[rows].T @ (weight / np.maximum(n_likes[rows], 1))
-        if absent is not None:
-            reached[absent] = 0
+        reached = self._likers[rows].T @ (weight / np.maximum(self._n_likes[rows], 1))
         out["neighbours"] = np.log(np.maximum(self._back @ reached, 0) + _SMOOTHING * popularity)
         if self._vocabulary:
             said = np.array(sorted(self._vocabulary[w] for w in heard.said if w in self._vocabulary), np.int64)

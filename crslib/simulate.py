@@ -70,10 +70,8 @@ class Grounding:
         names = [chat.item_name(*row) for row in items.select("title", "year").iter_rows()]
         self._titles = Titles(names, engine.pieces, engine.encode)
 
-    def constraint(self, said: Sequence[Utterance], temperature: float, user_id: str | None = None) -> Constraint:
+    def constraint(self, said: Sequence[Utterance], temperature: float) -> Constraint:
         """For the recommender's next utterance after what was `said` aloud: words and links, no private note.
-
-        `user_id`: the person who talks. Their own ratings are left out, so that nobody is found by their own history.
 
         What the user named stays sayable, as likely as the likeliest other item: that is an answer, not a
         recommendation. The weights enter before the temperature; they are scaled so that it leaves them as they are.
@@ -84,7 +82,7 @@ class Grounding:
         )
         prior = np.zeros(len(self._rows), np.float32)
         if self._prior is not None:
-            prior = self._prior.log_prior(said, recommended | named, without=user_id)
+            prior = self._prior.log_prior(said, recommended | named)
             prior[[self._rows[item] for item in named]] = prior.max()
         out = [self._rows[item] for item in recommended]
         return self._titles.constraint(prior, out, weight=temperature or 1.0)
@@ -94,7 +92,6 @@ class Grounding:
 class _Dialogue:
     dialogue_id: str
     profile_id: str
-    user_id: str
     opener: str
     user: UserView
     recommender: RecommenderView
@@ -257,9 +254,7 @@ class _Voice:
         n_shared = next(
             (i for i, (a, b) in enumerate(zip(prompt, self._beginning, strict=False)) if a != b), len(prompt) - 1
         )
-        constraint = self._grounding and self._grounding.constraint(
-            _said(dialogue.turns), parameters.temperature, dialogue.user_id
-        )
+        constraint = self._grounding and self._grounding.constraint(_said(dialogue.turns), parameters.temperature)
         request = Request(dialogue.dialogue_id, prompt, seed, constraint, n_shared)
         self._asked[dialogue.dialogue_id] = request
         self._submit(request, dialogue)
@@ -303,9 +298,7 @@ def _start(dialogue_id: str, profile: Mapping[str, Any], parameters: SimulationP
         chance = derive_seed(parameters.seed, dialogue_id, "opener") / 0xFFFFFFFF
         opener = RECOMMENDER if chance < HUMAN_RECOMMENDER_OPENS else USER
     knowledge = UserKnowledge(profile["summary"], profile["attributes"])
-    return _Dialogue(
-        dialogue_id, profile["profile_id"], profile["user_id"], opener, UserView(knowledge), RecommenderView()
-    )
+    return _Dialogue(dialogue_id, profile["profile_id"], opener, UserView(knowledge), RecommenderView())
 
 
 def _hear(

@@ -57,6 +57,16 @@ def unwritable(path: Path, error: Exception) -> CrsError:
     return CrsError(f"cannot write {path}: {reason}; free space or choose a writable folder, then run the same again")
 
 
+def check_writable(folder: Path) -> None:
+    """Raises `CrsError` where nothing can be written into `folder`, or where it would have to be made."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise unwritable(folder, error) from None
+
+
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     """Writes a frame as Parquet, atomically."""
     with writing(path) as temporary:

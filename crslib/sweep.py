@@ -34,10 +34,12 @@ class Condition:
     seconds: float = 0.0
 
 
-def conditions(grid: Sequence[Mapping[str, Any]], reports: Path) -> list[Condition]:
-    """Plans every point of the grid before any of them starts. Raises `CrsError` as `pipeline.plan` does, and for
-    two points that are the same run."""
-    planned = [Condition(given, pipeline.plan(given, reports)) for given in grid]
+def conditions(
+    grid: Sequence[Mapping[str, Any]], reports: Path, tell: Callable[[str], None] = lambda what: None
+) -> list[Condition]:
+    """Plans every point of the grid before any of them starts; `tell` as in `pipeline.plan`. Raises `CrsError` as that
+    does, and for two points that are the same run."""
+    planned = [Condition(given, pipeline.plan(given, reports, tell)) for given in grid]
     seen: dict[str, Condition] = {}
     for condition in planned:
         if (other := seen.setdefault(condition.plan.run_id, condition)) is not condition:

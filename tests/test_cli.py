@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from crslib import pipeline
 from crslib.cli import main
 
 
@@ -28,9 +29,10 @@ def test_mistakes_get_one_sentence(words: list[str], sentence: str, tmp_path: Pa
     assert not (tmp_path / "r").exists()
 
 
-def test_unwritable_reports_folder(tmp_path: Path) -> None:
+def test_unwritable_reports_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
-    command = ["run", "-p", "n_profiles=2", "-p", "weights=Q8_0", "--reports", str(tmp_path / "file" / "r")]
+    command = ["run", "-p", "n_profiles=2", "--reports", str(tmp_path / "file" / "r")]
+    monkeypatch.setattr(pipeline, "weights_form", lambda *given: pytest.fail("weights were measured first"))
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1
     assert "cannot write" in result.stderr

@@ -29,18 +29,6 @@ def test_row_order_changes_nothing(items: pl.DataFrame, ratings: pl.DataFrame) -
     assert one.tobytes() == other.tobytes()
 
 
-@pytest.mark.parametrize("person", ["a", "b", "nobody"])
-def test_leaving_a_person_out_is_fitting_without_them(items: pl.DataFrame, person: str) -> None:
-    rows = [("a", "1", 5.0), ("a", "2", 4.0), ("b", "1", 4.0), ("b", "3", 5.0), ("b", "6", 1.0), ("c", "2", 3.0)]
-    ratings = pl.DataFrame([(*row, None) for row in rows], schema=dict(schemas.TABLES["ratings"]), orient="row")
-    turns = [Utterance("user", "Something like [[Heat (1995)]] or [[The Matrix (1999)]]", ["1", "2"])]
-    left_out = ItemPrior.fit(items, ratings).features(turns, without=person)
-    fitted = ItemPrior.fit(items, ratings.filter(pl.col("user_id") != person)).features(turns)
-    np.testing.assert_allclose(left_out, fitted, rtol=1e-5)
-    known = not np.allclose(left_out, ItemPrior.fit(items, ratings).features(turns))
-    assert known == (person != "nobody")
-
-
 @pytest.mark.parametrize(
     ("text", "item", "more"),
     [

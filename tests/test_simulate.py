@@ -277,10 +277,10 @@ class Eavesdropper:
     """In the place of a grounding: keeps all that it is given of a dialogue."""
 
     def __init__(self) -> None:
-        self.given: list[object] = []
+        self.given: list[tuple[object, ...]] = []
 
-    def constraint(self, said, temperature: float, user_id: str) -> None:
-        self.given.append(said)
+    def constraint(self, *given: object) -> None:
+        self.given.append(given)
 
 
 def test_grounding_hears_what_was_said_and_nothing_private(tmp_path: Path, items: pl.DataFrame) -> None:
@@ -291,8 +291,9 @@ def test_grounding_hears_what_was_said_and_nothing_private(tmp_path: Path, items
             profiles, Fixed(), Catalog(items), party, ScriptedEngine(chatter), SimulationParameters(), "r", journal, ear
         )  # fmt: skip
     assert turns["notes"].list.len().sum() > 5
-    assert sum(len(said) for said in ear.given) > 50
-    for utterance in (utterance for said in ear.given for utterance in said):
+    assert sum(len(said) for said, _ in ear.given) > 50
+    assert {temperature for _, temperature in ear.given} == {SimulationParameters().temperature}
+    for utterance in (utterance for said, _ in ear.given for utterance in said):
         assert type(utterance) is Utterance
         assert all(item is None or isinstance(item, str) for item in utterance.items)
     assert not any(word in str(ear.given) for word in ("secret", "hush", "seen", "liked"))
