@@ -16,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from crslib import __version__
 from crslib.config import (
     ROOT,
+    Parameters,
+    PreferenceParameters,
     RunParameters,
     SimulationParameters,
     TrainingParameters,
@@ -193,35 +195,64 @@ def fetch(corpus: str, path: Path | None, folder: Path) -> None:
 # ── training ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _training_options(command: Callable[..., None]) -> Callable[..., None]:
-    """An option for every field of `TrainingParameters` but the role."""
-    for name, field in reversed(TrainingParameters.model_fields.items()):
-        if name != "role":
-            flag, kind = f"--{name.replace('_', '-')}", type(field.default)
-            command = click.option(
-                flag, name, type=kind, default=field.default, show_default=True, help=field.description
-            )(command)
-    return command
+def _options(parameters: type[Parameters]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """An option for every field of `parameters` but the role."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for name, field in reversed(parameters.model_fields.items()):
+            if name != "role":
+                flag, kind = f"--{name.replace('_', '-')}", type(field.default)
+                command = click.option(
+                    flag, name, type=kind, default=field.default, show_default=True, help=field.description
+                )(command)
+        return command
+
+    return decorate
 
 
 @main.command()
 @click.argument("role", type=click.Choice(["user", "recommender", "scripted", "user-target"]))
-@_training_options
+@_options(TrainingParameters)
 def train(role: str, **given: Any) -> None:
     """Trains the adapter of ROLE on ReDial (needs `pip install 'crslib[train]'`). A killed training goes on.
 
     `scripted` writes both sides, `user-target` knows the target titles: what the paper argues against. The adapter lies
     in TO/ROLE.gguf, its card and losses beside it.
     """
-    from crslib.training import run
+    from crslib.training import commands
 
     given["to"] = str(Path(given["to"]).expanduser().resolve()) if given["to"] else ""
     parameters = TrainingParameters.parse({"role": role, **given}).located()
     with _counting("tokens") as advance:
-        figures = run.from_redial(parameters, advance)
+        figures = commands.train(parameters, advance)
     for kind, before in figures["before"].items():
         console.print(f"{kind:8} {before:.3f} → {figures['after'][kind]:.3f} nats per token on people not trained on")
     console.print(f"{figures['tokens']:,} tokens, {figures['tokens_per_s']:,.0f} a second", soft_wrap=True)
+    console.print(str(parameters.folder / f"{role}.gguf"), soft_wrap=True)
+
+
+@main.command()
+@click.argument("role", type=click.Choice(["user", "recommender"]))
+@_options(PreferenceParameters)
+def prefer(role: str, **given: Any) -> None:
+    """Teaches the adapter of ROLE to prefer its better words: DPO after SFT (needs `pip install 'crslib[train]'`).
+
+    The adapter continues moments of ReDial's training dialogues a few times; rules, and a judge if there is one, say
+    which continuation is better. Killed, it goes on. Adapter, card, candidates and pairs lie in TO.
+    """
+    from crslib.training import commands, preferences
+
+    given["to"] = str(Path(given["to"]).expanduser().resolve()) if given["to"] else ""
+    parameters = PreferenceParameters.parse({"role": role, **given}).located()
+    with _counting("contexts") as advance:
+        pairs = commands.pairs(parameters, advance)
+    ((_, n, chosen, rejected, *decided),) = preferences.count(pairs).iter_rows()
+    why = ", ".join(f"{rule} {times}" for rule, times in zip(preferences.RULES, decided, strict=True) if times)
+    console.print(f"{n} pairs of {chosen:.1f} and {rejected:.1f} tokens; decided by {why}", soft_wrap=True)
+    with _counting("tokens") as advance:
+        figures = commands.prefer(parameters, pairs, advance)
+    for name, before in figures["before"].items():
+        console.print(f"{name:8} {before:.3f} → {figures['after'][name]:.3f} on pairs of dialogues not trained on")
     console.print(str(parameters.folder / f"{role}.gguf"), soft_wrap=True)
 
 
@@ -258,12 +289,16 @@ def bench_engine(dialogues: int, plain: int, assignments: Sequence[str], file: P
 
 @bench.command("scaling")
 @click.argument("counts", nargs=-1, type=click.IntRange(1))
+@click.option("--models", is_flag=True, help="With the models; short dialogues (-p max_turns=1) make that bearable.")
+@PARAMETERS
 @JSON
-def bench_scaling(counts: Sequence[int], file: Path | None) -> None:
+def bench_scaling(counts: Sequence[int], models: bool, assignments: Sequence[str], file: Path | None) -> None:
     """Cost per dialogue of everything but the models, for COUNTS dialogues (100 1000 5000 unless given)."""
     from crslib.benchmarks import engine
 
-    found = engine.scaling(SimulationParameters(), counts or (100, 1000, 5000))
+    parameters = SimulationParameters.parse(read_assignments(assignments))
+    with _counting("dialogues") as advance:
+        found = engine.scaling(parameters, counts or (100, 1000, 5000), models, advance)
     for row in found.iter_rows(named=True):
         line = f"{row['dialogues']:6} dialogues  {row['ms_per_dialogue']:6.2f} ms each  {row['peak_rss_mb']:6.0f} MB"
         console.print(line, soft_wrap=True)
@@ -327,6 +362,53 @@ def bench_linking(corpus: str, path: Path, data: Path, file: Path | None) -> Non
         title = {"own": f"the {own.height} films of {corpus}", "data": f"the films of {data}"}[name]
         console.print(f"{title}\n{linking.formatted(frame)}\n", markup=False, soft_wrap=True)
     _keep({name: frame.to_dicts() for name, frame in found.items()}, file)
+
+
+@bench.command("adapters")
+@PATH
+@click.option(
+    "--adapter",
+    "adapters",
+    nargs=3,
+    multiple=True,
+    metavar="ROLE NAME FILE",
+    help="An adapter (GGUF), in the order of the table; without any those of data/adapters.",
+)
+@click.option("--dialogues", default=0, show_default=True, type=click.IntRange(0), help="Test dialogues; 0 is all.")
+@click.option("--runtimes", default=50, show_default=True, type=click.IntRange(1), help="Of them, in llama.cpp too.")
+@JSON
+def bench_adapters(
+    path: Path, adapters: Sequence[tuple[str, str, str]], dialogues: int, runtimes: int, file: Path | None
+) -> None:
+    """Cross-entropy of adapters on ReDial's test dialogues, by torch and by llama.cpp (needs the extra `train`)."""
+    from crslib.benchmarks import adapters as measuring
+    from crslib.training.examples import ROLES
+
+    shipped = [(role, "shipped", str(ROOT / f"data/adapters/{role}.gguf")) for role in ROLES]
+    given = [(role, name, Path(of)) for role, name, of in adapters or shipped]
+    if unknown := [role for role, *_ in given if role not in ROLES]:
+        fail(f"unknown role {unknown[0]!r}; choose one of {', '.join(ROLES)}")
+    with _counting("dialogues") as advance:
+        found = measuring.measure(path, given, dialogues, runtimes, advance=advance)
+    console.print(measuring.formatted(found), markup=False, soft_wrap=True)
+    _keep(found.to_dicts(), file)
+
+
+@bench.command("notes")
+@PATH
+@click.option("--moments", default=50, show_default=True, type=click.IntRange(1), help="Of each kind of note.")
+@click.option("--draws", default=4, show_default=True, type=click.IntRange(1), help="Answers at most, when resampled.")
+@PARAMETERS
+@JSON
+def bench_notes(path: Path, moments: int, draws: int, assignments: Sequence[str], file: Path | None) -> None:
+    """Whether the simulated user answers as its private notes have it (-p user_adapter=FILE for another user)."""
+    from crslib.benchmarks import notes
+
+    parameters = SimulationParameters.parse({"n_ctx": 1024, **read_assignments(assignments)})
+    with _counting("moments") as advance:
+        found = notes.measure(path, parameters, moments, draws, advance)
+    console.print(notes.formatted(found), markup=False, soft_wrap=True)
+    _keep(found.to_dicts(), file)
 
 
 def _keep(found: Any, file: Path | None) -> None:

@@ -130,29 +130,60 @@ class EvaluationParameters(Parameters):
     n_bootstrap: int = Field(1000, ge=100, description="resamples of dialogues behind each 95 % interval")
 
 
-class TrainingParameters(Parameters):
-    """`06_train` and `crs train`: whose adapter, from which dialogues, for how long."""
+class _LearningParameters(Parameters):
+    """What every training has: dialogues, a base, and where it is computed."""
 
-    role: Literal["user", "recommender", "scripted", "user-target"] = Field("user", description="whose words to learn")
     redial: str = _path("data/raw/redial/redial_dataset.zip", description="ReDial's zip or folder; see crs data fetch")
     limit: int = Field(0, ge=0, description="dialogues used, the first ones; 0 is all of them")
     model: str = _path("smollm2", description="GGUF of the base; smollm2 is the built-in one")
-    init: str = _path("", description="PEFT folder of an adapter to go on from; empty: a new one")
-    to: str = _path("", description="folder for the adapter; empty: reports/training/ROLE")
-    epochs: int = Field(3, ge=1, description="times each dialogue is read")
-    lr: float = Field(2e-3, gt=0, description="highest learning rate")
-    negative_weight: int = Field(1, ge=1, description="times a dialogue counts in which something is disliked")
-    validation: float = Field(0.05, ge=0, lt=1, description="share of dialogues, with their people, kept for checks")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it is computed")
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto", description="of its products; auto: bfloat16 on CUDA, float32 on a CPU"
     )
     threads: int = _outside_identity(0, ge=0, description="CPU threads; 0 is all of them")
 
+
+class TrainingParameters(_LearningParameters):
+    """`06_train` and `crs train`: whose adapter, from which dialogues, for how long."""
+
+    role: Literal["user", "recommender", "scripted", "user-target"] = Field("user", description="whose words to learn")
+    init: str = _path("", description="adapter to go on from, PEFT folder or GGUF; empty: a new one")
+    to: str = _path("", description="folder for the adapter; empty: reports/training/ROLE")
+    epochs: int = Field(3, ge=1, description="times each dialogue is read")
+    lr: float = Field(2e-3, gt=0, description="highest learning rate")
+    negative_weight: int = Field(1, ge=1, description="times a dialogue counts in which something is disliked")
+    validation: float = Field(0.05, ge=0, lt=1, description="share of dialogues, with their people, kept for checks")
+
     @property
     def folder(self) -> Path:
         """Where the adapter goes."""
         return resolve(self.to or f"reports/training/{self.role}")
+
+
+class PreferenceParameters(_LearningParameters):
+    """`crs prefer`: whose adapter learns to prefer its better continuations, and how far it may go."""
+
+    role: Literal["user", "recommender"] = Field("user", description="whose words get better")
+    init: str = _path("", description="adapter of SFT to go on from, PEFT folder or GGUF; empty: the shipped one")
+    to: str = _path("", description="folder for the adapter; empty: reports/preferences/ROLE")
+    contexts: int = Field(480, ge=1, description="moments of human dialogues that are continued")
+    draws: int = Field(4, ge=2, description="continuations of each of them")
+    judge: str = _path("", description="GGUF of a model that judges beside the rules; empty: none")
+    beta: float = Field(0.1, gt=0, description="how strongly the adapter of SFT holds")
+    sft: float = Field(0.2, ge=0, description="weight of the chosen continuation's own cross-entropy; 0: plain DPO")
+    epochs: int = Field(1, ge=1, description="times each pair is read")
+    lr: float = Field(3e-4, gt=0, description="highest learning rate")
+    validation: float = Field(0.1, ge=0, lt=1, description="share of dialogues whose pairs are kept for checks")
+
+    @property
+    def folder(self) -> Path:
+        """Where the adapter goes."""
+        return resolve(self.to or f"reports/preferences/{self.role}")
+
+    @property
+    def start(self) -> Path:
+        """The adapter that the continuations come from."""
+        return resolve(self.init or f"data/adapters/{self.role}.gguf")
 
 
 class RunParameters(ProfileParameters, SimulationParameters, EvaluationParameters):

@@ -15,7 +15,7 @@ from crslib.errors import CrsError  # noqa: E402
 from crslib.training import losses  # noqa: E402
 from crslib.training.adapter import Adapter  # noqa: E402
 from crslib.training.base import Base  # noqa: E402
-from crslib.training.export import export  # noqa: E402
+from crslib.training.export import export, imported  # noqa: E402
 from crslib.training.model import LoraLlama  # noqa: E402
 from tests.tiny_llama import write_gguf  # noqa: E402
 
@@ -81,3 +81,26 @@ def test_llama_cpp_loses_the_same_as_the_trainer(tmp_path: Path) -> None:
     assert abs((ours["nats"].sum() - theirs["nats"].sum()) / ours["n"].sum()) < 0.01
     untrained = llama.Model(base.path)
     assert abs(losses.by_engine(untrained, None, examples)["nats"].sum() - theirs["nats"].sum()) > 1
+
+
+@pytest.mark.parametrize(("fmt", "largest"), [("F16", 1e-3), ("Q8_0", 2e-2)])
+def test_an_export_can_be_read_again(tmp_path: Path, fmt: str, largest: float) -> None:
+    base = Base(write_gguf(tmp_path / "tiny.gguf"))
+    adapter = trained(base)
+    export(adapter, base.shape, tmp_path / "adapter.gguf", fmt)
+    again = imported(tmp_path / "adapter.gguf", base.shape)
+    assert (again.rank, again.alpha, list(again.pairs)) == (adapter.rank, adapter.alpha, list(adapter.pairs))
+    for name, pair in adapter.pairs.items():
+        assert all(np.abs(x - y).max() < largest for x, y in zip(pair, again.pairs[name], strict=True)), name
+
+
+def test_what_is_no_adapter_of_this_base_is_refused(tmp_path: Path) -> None:
+    base = Base(write_gguf(tmp_path / "tiny.gguf"))
+    (tmp_path / "text").write_text("no adapter")
+    with pytest.raises(CrsError, match="cannot read the adapter"):
+        imported(tmp_path / "none.gguf", base.shape)
+    for path in (tmp_path / "text", base.path):
+        with pytest.raises(CrsError, match="is no LoRA for tiny"):
+            imported(path, base.shape)
+    with pytest.raises(CrsError, match=r"is no LoRA for tiny|does not fit tiny"):
+        imported(llama.adapter_path("data/adapters/user.gguf"), base.shape)

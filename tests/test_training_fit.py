@@ -127,7 +127,7 @@ def test_checkpoint_of_other_settings_is_refused(base: Base, tmp_path: Path) -> 
 
 def test_damaged_checkpoint_is_refused(base: Base, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"torn")
-    with pytest.raises(CrsError, match="train without resume"):
+    with pytest.raises(CrsError, match="remove it"):
         fit(model_of(base), objective(make_examples(6)), None, FAST, tmp_path / "checkpoint.pt", resume=True)
 
 

@@ -9,7 +9,7 @@ import os
 import resource
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter
@@ -92,19 +92,29 @@ def measure(
     }
 
 
-def scaling(parameters: SimulationParameters, counts: Sequence[int]) -> pl.DataFrame:
-    """Cost of everything but the models: `dialogues`, `seconds`, `ms_per_dialogue`, `peak_rss_mb`, a row per count.
+def scaling(
+    parameters: SimulationParameters,
+    counts: Sequence[int],
+    models: bool = False,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> pl.DataFrame:
+    """Cost per dialogue: `dialogues`, `seconds`, `ms_per_dialogue`, `peak_rss_mb`, a row per count, rounded up to 64s.
 
-    Scripted parties talk at human length, so journal, views, links, opinions and tables are real and the models free.
+    With `models` as in a simulation with `parameters`. Without them scripted parties talk at human length, so journal,
+    views, links, opinions and tables are real and the models free.
     """
     people, rows = _People(64), []
-    for count in counts:
-        copies = parameters.model_copy(update={"dialogues_per_profile": -(-count // 64), "grounding": "off"})
-        parties = ScriptedEngine(_small_talk, 16), ScriptedEngine(_small_talk, 16)
-        seconds = _talk(people, 0, 64, parties, copies)
-        made = 64 * copies.dialogues_per_profile
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        rows.append((made, seconds, 1000 * seconds / made, peak))
+    with ExitStack() as stack:
+        engines: Sequence[Engine] = stack.enter_context(open_engines(parameters)) if models else ()
+        for count in counts:
+            copies = parameters.model_copy(update={"dialogues_per_profile": -(-count // 64)})
+            if not models:
+                engines = ScriptedEngine(_small_talk, 16), ScriptedEngine(_small_talk, 16)
+                copies = copies.model_copy(update={"grounding": "off"})
+            seconds = _talk(people, 0, 64, engines, copies, advance)
+            made = 64 * copies.dialogues_per_profile
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            rows.append((made, seconds, 1000 * seconds / made, peak))
     return pl.DataFrame(rows, schema=["dialogues", "seconds", "ms_per_dialogue", "peak_rss_mb"], orient="row")
 
 

@@ -227,9 +227,9 @@ class _State:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # what torch raises depends on where the damage is
-            raise CrsError(f"{path} is no checkpoint ({str(error).splitlines()[0]}); train without resume") from None
+            raise CrsError(f"{path} is no checkpoint ({str(error).splitlines()[0]}); remove it") from None
         if state.get("key") != self._key:
-            raise CrsError(f"{path} is of other settings or examples; repeat them, or train without resume")
+            raise CrsError(f"{path} is of other settings or examples; repeat those, or remove it")
         self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
         self._best = state["best"] and (state["best"][0], _arrays(state["best"][1]))
         self._model.load(_arrays(state["adapter"]))

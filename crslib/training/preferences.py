@@ -10,7 +10,7 @@ Knows nothing of how a model is trained on the pairs. The rules see the profile;
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,15 @@ from crslib.chat import RECOMMENDER, USER, ChatTemplate, Message, Note, Recommen
 from crslib.corpora import Dialogue
 from crslib.engines.base import Engine, Request, complete
 from crslib.errors import CrsError
-from crslib.identity import derive_seed
+from crslib.identity import derive_seed, digest
 from crslib.metrics.consistency import NOTE_KINDS
-from crslib.store import writing
+from crslib.store import Journal, writing
 from crslib.training import examples, rules
 from crslib.training.knowledge import Seekers
 from crslib.training.rules import Turn
 
 MARGIN = 1.0  # of the totals of a pair; see `rules.WEIGHTS`
+JUDGES_WEIGHT = 1.0  # what a judge's doubt costs, beside `rules.WEIGHTS`
 LONGER = 1.5  # times as many tokens, at most, of one continuation of a pair as of the other
 ALIVE_PER_ROW = 4  # contexts kept in memory per row of an engine
 
@@ -41,7 +42,12 @@ CANDIDATES = {
     "raw": pl.String,
     "finish": pl.String,
 }
-JUDGED = CANDIDATES | {"n_items": pl.Int32, **dict.fromkeys(RULES, pl.Float64), "total": pl.Float64}
+JUDGED = CANDIDATES | {
+    "n_items": pl.Int32,
+    **dict.fromkeys(RULES, pl.Float64),
+    "judge": pl.Float64,
+    "total": pl.Float64,
+}
 PAIRS = {
     "context_id": pl.String,
     "role": pl.String,
@@ -198,16 +204,33 @@ def draw(contexts: Sequence[Context], n: Mapping[str, int], seed: int) -> list[C
 # ── candidates ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def candidates(contexts: Sequence[Context], engine: Engine, n: int, seed: int) -> pl.DataFrame:
+def candidates(
+    contexts: Sequence[Context],
+    engine: Engine,
+    n: int,
+    seed: int,
+    journal: Journal | None = None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> pl.DataFrame:
     """`n` continuations of each context: the columns of `CANDIDATES`, sorted. `raw` is the model's own text.
 
     The draws of a context share its key, so that its prompt is read once; each has a seed of its own, and a draw is
-    the same whatever else is drawn after it.
+    the same whatever else is drawn after it. What is in `journal` is not made again; `advance` is told contexts done
+    and in all.
     """
     template = ChatTemplate(*engine.chat_template)
     rows = []
+    if journal is not None:
+        asked = [[one.context_id, [[message.role, message.text] for message in one.messages]] for one in contexts]
+        key = digest([asked, dict(engine.identity), n, seed], "candidates")
+        journal.keep(key)
+        rows = [row for record in journal.records for row in record["rows"]]
+    done = {row[0] for row in rows}
+    left = [context for context in contexts if context.context_id not in done]
     room = ALIVE_PER_ROW * engine.width
-    for some in (contexts[start : start + room] for start in range(0, len(contexts), room)):
+    for start in range(0, len(left), room):
+        advance(len(contexts) - len(left) + start, len(contexts))
+        some, new = left[start : start + room], []
         prompts = [tuple(template.encode(context.messages, engine)) for context in some]
         for number in range(n):
             requests = [
@@ -215,14 +238,19 @@ def candidates(contexts: Sequence[Context], engine: Engine, n: int, seed: int) -
                 for context, prompt in zip(some, prompts, strict=True)
             ]
             for request, made in zip(requests, complete(engine, requests), strict=True):
-                rows.append((request.key, number, list(made.ids), engine.decode(made.ids), made.finish))
+                new.append([request.key, number, list(made.ids), engine.decode(made.ids), made.finish])
         for context in some:
             engine.forget(context.context_id)
+        if journal is not None:
+            journal.append({"key": key, "rows": new})
+        rows += new
+    advance(len(contexts), len(contexts))
     return pl.DataFrame(rows, schema=CANDIDATES, orient="row").sort("context_id", "draw")
 
 
 def judge(contexts: Sequence[Context], made: pl.DataFrame, catalog: Catalog) -> pl.DataFrame:
-    """Candidates with the number of items they name, a score of every rule (null: nothing to say) and their total."""
+    """Candidates with the number of items they name, a score of every rule (null: nothing to say) and their total: the
+    columns of `JUDGED`, without a judge's opinion."""
     where = {context.context_id: context for context in contexts}
     genres = dict(catalog.items.select("item_id", "genres").iter_rows())
     rows = []
@@ -231,8 +259,14 @@ def judge(contexts: Sequence[Context], made: pl.DataFrame, catalog: Catalog) -> 
         turn = as_turn(row["raw"], row["finish"], context.role, context.notes, catalog)
         found = rules.scores(turn, context.said, row["raw"], profile=context.profile, genres=genres)
         judged = {"n_items": len(turn["items"]), "total": rules.total(found, context.role)}
-        rows.append(row | dict.fromkeys(RULES) | found | judged)
+        rows.append(row | dict.fromkeys(JUDGED.keys() - row.keys()) | found | judged)
     return pl.DataFrame(rows, schema=JUDGED)
+
+
+def also(judged: pl.DataFrame, opinions: Sequence[float], weight: float = JUDGES_WEIGHT) -> pl.DataFrame:
+    """`judged` with a judge's opinion of every row, 0 to 1, as column `judge`, of which the total takes account."""
+    opinion = pl.Series("judge", opinions, dtype=pl.Float64)
+    return judged.with_columns(opinion, pl.col("total") - weight * (1 - opinion))
 
 
 def as_turn(raw: str, finish: str, role: str, notes: Sequence[Mapping[str, Any]], catalog: Catalog) -> Turn:
@@ -254,11 +288,12 @@ def pairs(
 ) -> pl.DataFrame:
     """At most one pair of each context: the columns of `PAIRS`, sorted by context.
 
-    The chosen one breaks no rule wholly, and its total is higher by `margin`; both name items or neither does, so that
-    silence pays as little as talk; neither has over `longer` times the tokens of the other. Of several the widest
-    margin, then the most similar length. Empty turns are left out. Last, per role, pairs in which the longer kind of
-    side is longest go until chosen and rejected have the same mean length. `chosen` and `rejected` end with the
-    template's end of a turn where the utterance ended. Raises `CrsError` for a template without one.
+    The chosen one breaks no rule wholly and answers what its notes know, and its total is higher by `margin`; both name
+    items or neither does, so that silence pays as little as talk; neither has over `longer` times the tokens of the
+    other. Of several the widest margin, then the most similar length. Empty turns are left out. Last, per role, pairs
+    in which the longer kind of side is longest go until chosen and rejected have the same mean length. `chosen` and
+    `rejected` end with the template's end of a turn where the utterance ended. Raises `CrsError` for a template without
+    one.
     """
     template = ChatTemplate(*engine.chat_template)
     end = _end(template, engine)
@@ -291,7 +326,8 @@ def _alike(one: Mapping[str, Any], other: Mapping[str, Any], longer: float) -> b
 
 
 def _faultless(row: Mapping[str, Any]) -> bool:
-    return all(row[rule] != 0 for rule in RULES)
+    """Breaks no rule wholly, and does not leave open what its notes know."""
+    return all(row[rule] != 0 for rule in RULES) and (row["reaction"] is None or row["reaction"] > 0.5)
 
 
 def _score(row: Mapping[str, Any], rule: str) -> float:

@@ -1,4 +1,4 @@
-"""From human dialogues to an adapter that a simulation runs on: what `crs train ROLE` does.
+"""From examples or pairs to an adapter that a simulation runs on.
 
 A training is a folder: `checkpoint.pt` while it lasts; then `log.parquet`, the PEFT folder `peft`, `ROLE.gguf` and the
 model card `README.md`.
@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from crslib.chat import ChatTemplate
-from crslib.config import TrainingParameters, resolve
-from crslib.corpora import Dialogue, redial
+from crslib.corpora import Dialogue
 from crslib.engines import llama
 from crslib.errors import CrsError
 from crslib.identity import file_sha256
 from crslib.store import write_parquet, writing
 from crslib.training import adapter, examples, losses
-from crslib.training.base import Base
-from crslib.training.export import Format, export
+from crslib.training.base import Base, Shape
+from crslib.training.export import Format, export, imported
 
 if TYPE_CHECKING:
     import torch
@@ -36,42 +35,7 @@ if TYPE_CHECKING:
 
 RANK, ALPHA = 16, 32.0
 CHECKPOINT = "checkpoint.pt"
-_GPU_BATCH = 16_384  # tokens computed at once on a GPU
 Advance = Callable[[int, int], None]
-
-
-def from_redial(parameters: TrainingParameters, advance: Advance = lambda done, total: None) -> dict[str, Any]:
-    """`train` with ReDial's training dialogues and everything else as `parameters` say; what is killed goes on.
-
-    Raises `CrsError` as `train` does, and where the dialogues cannot be read.
-    """
-    need_extra()
-    from crslib.training.fit import Settings
-
-    dialogues = redial.read(resolve(parameters.redial), "train")[: parameters.limit or None]
-    on_gpu = chosen(parameters.device, parameters.precision)[0].type == "cuda"
-    return train(
-        parameters.role,
-        dialogues,
-        redial.items(),
-        parameters.folder,
-        Settings(
-            epochs=parameters.epochs,
-            lr=parameters.lr,
-            seed=parameters.seed,
-            batch_tokens=_GPU_BATCH if on_gpu else Settings.batch_tokens,
-        ),
-        model=parameters.model,
-        init=resolve(parameters.init) if parameters.init else None,
-        device=parameters.device,
-        precision=parameters.precision,
-        resume=(parameters.folder / CHECKPOINT).exists(),
-        validation=parameters.validation,
-        negative_weight=parameters.negative_weight,
-        source=f"{len(dialogues)} dialogues of ReDial's training part (Li et al. 2018, CC BY 4.0)",
-        threads=parameters.threads or None,
-        advance=advance,
-    )
 
 
 def train(
@@ -91,16 +55,17 @@ def train(
     negative_weight: int = 1,
     fmt: Format = "Q8_0",
     source: str = "",
+    command: str = "",
     threads: int | None = None,
     advance: Advance = lambda done, total: None,
 ) -> dict[str, Any]:
     """SFT of `role` (of `examples.ROLES`) on `dialogues` (train split); the folder `to` is filled. Returns the figures.
 
-    `items`: table `items` of the corpus. `init`: a PEFT folder to continue from. `device`: auto, cpu or cuda;
-    `precision`: auto (see `chosen`), float32, bfloat16 or int8. `validation`: share of dialogues kept, with their
-    people, to find the best moment. `source`: what the data are and under which licence, for the card. Figures:
-    validation loss before and after per kind, tokens, seconds, tokens per second. Raises `CrsError` for what is wrong
-    with files, settings or data, and where the extra `train` is not installed.
+    `items`: table `items` of the corpus. `init`: an adapter to continue from, PEFT folder or LoRA GGUF. `device`: auto,
+    cpu or cuda; `precision`: auto (see `chosen`), float32, bfloat16 or int8. `validation`: share of dialogues kept,
+    with their people, to find the best moment. `source`: what the data are and under which licence, `command`: what was
+    typed; both for the card. Figures: validation loss before and after per kind, tokens, seconds, tokens per second.
+    Raises `CrsError` for what is wrong with files, settings or data, and where the extra `train` is not installed.
     """
     need_extra()
     from crslib.training.fit import fit
@@ -127,7 +92,8 @@ def train(
         "before": before,
         "after": _figures(pupil, held, settings.batch_tokens),
     }
-    finish(pupil, base, role, to, log, figures, fmt, card(role, base, figures, settings, init, source))
+    told = asdict(settings) | {"negative_weight": negative_weight}
+    finish(pupil, base, role, to, log, figures, fmt, card(role, base, figures, told, init, source, command))
     return figures
 
 
@@ -147,10 +113,11 @@ def prefer(
     resume: bool = False,
     fmt: Format = "Q8_0",
     source: str = "",
+    command: str = "",
     threads: int | None = None,
     advance: Advance = lambda done, total: None,
 ) -> dict[str, Any]:
-    """DPO on `pairs` (columns prompt, chosen, rejected) from the SFT adapter in PEFT folder `init`; see `train`.
+    """DPO on `pairs` (columns prompt, chosen, rejected) from the SFT adapter `init`; see `train`.
 
     `held`: pairs to find the best moment with; may be empty. `beta`, `sft`: see `dpo.Preferences`. A learning rate of
     some 5e-5 and one epoch are usual. Figures: `before` and `after` on `held` (loss, accuracy and margin of the
@@ -177,7 +144,8 @@ def prefer(
         "before": before,
         "after": evaluate(pupil, check, settings.batch_tokens) if check else {},
     }
-    finish(pupil, base, role, to, log, figures, fmt, card(role, base, figures, settings, init, source))
+    told = asdict(settings) | {"beta": beta, "sft": sft}
+    finish(pupil, base, role, to, log, figures, fmt, card(role, base, figures, told, init, source, command))
     return figures
 
 
@@ -194,19 +162,27 @@ def compared(figures: Mapping[str, Any]) -> pl.DataFrame:
 def load(
     model: str, init: Path | None, seed: int, device: "torch.device", precision: "Precision"
 ) -> tuple["LoraLlama", Base]:
-    """The base ready to be trained on `device`, with the adapter of PEFT folder `init` or a new one of rank `RANK`."""
+    """The base ready to be trained on `device`, with the adapter `init` (PEFT folder or LoRA GGUF) or a new one of rank
+    `RANK`, which changes nothing yet."""
     from crslib.training.model import LoraLlama
 
     base = Base(llama.model_path(model))
-    start = adapter.read(init) if init else None
-    if start:
-        start.check(base.shape, init)
+    start = read(init, base.shape) if init else None
     rank, alpha = (start.rank, start.alpha) if start else (RANK, ALPHA)
     fused = device.type == "cuda" or bool(shutil.which(os.environ.get("CXX", "g++")))
     pupil = LoraLlama(base, rank=rank, alpha=alpha, seed=seed, precision=precision, fused=fused)
     if start:
         pupil.load(start.pairs)
     return pupil.to(device), base
+
+
+def read(path: Path, shape: Shape) -> adapter.Adapter:
+    """The adapter of a PEFT folder or a LoRA GGUF. Raises `CrsError` where it does not fit a base of `shape`."""
+    if path.is_file():
+        return imported(path, shape)
+    found = adapter.read(path)
+    found.check(shape, path)
+    return found
 
 
 def finish(
@@ -250,11 +226,10 @@ def need_extra() -> None:
         raise CrsError(f"training needs {' and '.join(missing)}; run `pip install 'crslib[train]'`")
 
 
-def card(name: str, base: Base, figures: Any, settings: "Settings", init: Path | None, source: str) -> str:
+def card(
+    name: str, base: Base, figures: Any, settings: Mapping[str, Any], init: Path | None, source: str, command: str
+) -> str:
     """A model card (Markdown)."""
-    rows = [
-        f"| {figure} | {value:.3f} | {figures['after'][figure]:.3f} |" for figure, value in figures["before"].items()
-    ]
     return "\n".join(
         [
             f"# Adapter: {name}",
@@ -262,20 +237,38 @@ def card(name: str, base: Base, figures: Any, settings: "Settings", init: Path |
             f"LoRA for {base.shape.name}, `{base.path.name}` (SHA-256 {file_sha256(base.path)}), in format v1.",
             "",
             f"- Data: {source or 'not stated'}; {figures['examples']} examples trained on.",
-            f"- Started from: {f'the adapter {init.name}' if init else 'the base'}.",
-            f"- Settings: {json.dumps(asdict(settings))}.",
+            f"- Started from: {_origin(init)}.",
+            f"- Made by: {f'`{command}`' if command else 'a call of the library'}.",
+            f"- Settings: {json.dumps(settings)}.",
             f"- Hardware: {figures['device']} ({platform.machine()}), {figures['precision']}, "
             f"torch {version('torch')}; {figures['tokens']:,} tokens in {figures['seconds']:,.0f} s.",
+            "- Licence: that of the base for the adapter (Apache-2.0 for SmolLM2), with attribution to the data above.",
             "",
-            f"On {figures['validation_examples']} examples of people not trained on (cross-entropy in nats per own "
-            "token, by kind; of preferences loss, accuracy and margin):",
-            "",
-            "| | before | after |",
-            "|---|---|---|",
-            *rows,
-            "",
+            *_checked(figures),
         ]
     )
+
+
+def _origin(init: Path | None) -> str:
+    if init is None:
+        return "the base"
+    file = init if init.is_file() else init / "adapter_model.safetensors"
+    return f"the adapter {init.name} (SHA-256 of {file.name}: {file_sha256(file)})"
+
+
+def _checked(figures: Any) -> list[str]:
+    """The part of a card that says what training did to people who were left out of it."""
+    if not figures["validation_examples"]:
+        return ["Nothing was kept for checks.", ""]
+    return [
+        f"On {figures['validation_examples']} examples of people not trained on (cross-entropy in nats per own "
+        "token, by kind; of preferences loss, accuracy and margin):",
+        "",
+        "| | before | after |",
+        "|---|---|---|",
+        *(f"| {name} | {value:.3f} | {figures['after'][name]:.3f} |" for name, value in figures["before"].items()),
+        "",
+    ]
 
 
 def _speed(log: pl.DataFrame, device: "torch.device", precision: str) -> dict[str, Any]:

@@ -1,0 +1,130 @@
+"""What adapters are worth on human dialogues that nobody trained on: cross-entropy per own token, in either runtime.
+
+The table of `data/adapters`. Adapters are the files that ship (LoRA GGUF), read back by the trainer, so that what is
+measured is what runs. Knows nothing of how they came about.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from crslib.chat import USER, ChatTemplate
+from crslib.corpora import Dialogue, redial
+from crslib.engines import llama, weights
+from crslib.identity import derive_seed
+from crslib.simulate import CACHE
+from crslib.training import examples, losses, run
+
+BASE = "base"
+TORCH, BESIDE, PREPARED = "torch", "llama.cpp, adapter beside", "llama.cpp, prepared Q8_0"
+WITHOUT: Mapping[str, Mapping[str, bool]] = {
+    "no notes": {"notes": False},
+    "no summary, no attributes": {"knowledge": False},
+}
+"""What is taken from a user's view for a row of its own. The adapter is the same: it was trained with them."""
+SCHEMA = {
+    "role": pl.String,
+    "adapter": pl.String,
+    "without": pl.String,
+    "runtime": pl.String,
+    "kind": pl.String,
+    "loss": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "n_tokens": pl.Int64,
+    "n_dialogues": pl.Int64,
+}
+_MAX_TOKENS = 1024
+_BATCH = 2048
+
+
+def measure(
+    path: Path,
+    adapters: Sequence[tuple[str, str, Path]],
+    n: int,
+    n_runtimes: int,
+    model: str = llama.BUILT_IN,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> pl.DataFrame:
+    """The columns of `SCHEMA`: nats per own token with 95 % intervals over dialogues, for all tokens and per kind.
+
+    `path`: ReDial, of whose test part `n` dialogues are drawn (0: all). `adapters`: (role of `examples.ROLES`, name,
+    GGUF). Of every role the base without an adapter comes first, and its last adapter also with parts of a user's view
+    taken away; then the first `n_runtimes` of the dialogues in torch and in llama.cpp, with the adapter beside its base
+    and merged into it. `advance` counts what was read, all rows together. Raises `CrsError` for files that cannot be
+    read, and where the extra `train` is not installed.
+    """
+    run.need_extra()
+    dialogues = drawn(redial.read(path, "test"), n)
+    jobs = [job for role in dict.fromkeys(role for role, _, _ in adapters) for job in _jobs(role, adapters)]
+    total = sum(n_runtimes if runtime else len(dialogues) for *_, runtime in jobs)
+    done, tables = 0, []
+    with contextlib.closing(llama.Model(llama.model_path(model))) as speaker:
+        template = ChatTemplate(*speaker.chat_template)
+        for role, name, file, without, runtime in jobs:
+            chosen = dialogues[:n_runtimes] if runtime else dialogues
+            made = examples.examples(
+                chosen, role, speaker, template, redial.items(), max_tokens=_MAX_TOKENS, **WITHOUT.get(without, {})
+            )
+
+            def tell(some: int, _: int, before: int = done) -> None:
+                advance(before + some, total)
+
+            sums = _read(speaker, made, file, runtime, model, tell)
+            done += len(chosen)
+            about = {"role": role, "adapter": name, "without": without, "runtime": runtime or TORCH}
+            table = losses.table(sums, examples.KINDS)
+            tables.append(table.select(*(pl.lit(value).alias(key) for key, value in about.items()), pl.all()))
+    return pl.concat(tables).match_to_schema(SCHEMA)
+
+
+def drawn(dialogues: Sequence[Dialogue], n: int) -> list[Dialogue]:
+    """`n` of the dialogues (0: all), always the same ones."""
+    order = sorted(dialogues, key=lambda dialogue: derive_seed(0, "measured", dialogue.dialogue_id))
+    return order[: n or None]
+
+
+def formatted(found: pl.DataFrame) -> str:
+    """`measure`'s figures as a Markdown table, a row per measurement."""
+    lines = ["| role | adapter | runtime | nats per own token | text / title / end | dialogues |", "|---" * 6 + "|"]
+    keys = ["role", "adapter", "without", "runtime", "n_dialogues"]
+    for (role, adapter, without, runtime, n), part in found.group_by(keys, maintain_order=True):
+        loss = dict(part.select("kind", "loss").iter_rows())
+        low, high = part.filter(kind=losses.ALL).select("low", "high").row(0)
+        kinds = " / ".join(f"{loss[kind]:.2f}" for kind in examples.KINDS.values() if kind in loss)
+        name = f"{adapter}, {without}" if without else adapter
+        figure = f"{loss[losses.ALL]:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
+        lines.append(f"| {role} | {name} | {runtime} | {figure} | {kinds} | {n} |")
+    return "\n".join(lines)
+
+
+def _jobs(role: str, adapters: Sequence[tuple[str, str, Path]]) -> Iterator[tuple[str, str, Path | None, str, str]]:
+    """Role, name of the adapter, its file, what is left out, and the runtime where it is compared with another."""
+    own = [(name, file) for of, name, file in adapters if of == role]
+    last, file = own[-1]
+    yield role, BASE, None, "", ""
+    yield from ((role, name, file, "", "") for name, file in own)
+    if role == USER:
+        yield from ((role, last, file, without, "") for without in WITHOUT)
+    yield from ((role, last, file, "", runtime) for runtime in (TORCH, BESIDE, PREPARED))
+
+
+def _read(
+    speaker: llama.Model,
+    made: pl.DataFrame,
+    file: Path | None,
+    runtime: str,
+    model: str,
+    tell: Callable[[int, int], None],
+) -> pl.DataFrame:
+    if runtime in ("", TORCH):
+        pupil, _ = run.load(model, file, 0, *run.chosen("auto", "auto"))
+        return losses.by_trainer(pupil, made, _BATCH, tell)
+    threads = os.cpu_count() or 1
+    if runtime == BESIDE or file is None:
+        return losses.by_engine(speaker, file, made, threads=threads, advance=tell)
+    with contextlib.closing(llama.Model(weights.merged(speaker.path, file, "Q8_0", CACHE))) as merged:
+        return losses.by_engine(merged, None, made, threads=threads, advance=tell)
