@@ -1,5 +1,6 @@
-"""`crs train` and its notebook on a few real-model steps: an adapter comes of it that a simulation runs on."""
+"""`crs train`, its notebook and `crs prefer` on a few real-model steps: an adapter comes of it that speaks."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -10,11 +11,17 @@ from click.testing import CliRunner
 pytest.importorskip("torch", reason="needs the extra train")
 pytest.importorskip("safetensors", reason="needs the extra train")
 
-from crslib import pipeline
+from crslib import chat, pipeline
+from crslib.chat import ChatTemplate
 from crslib.cli import main
-from crslib.config import SimulationParameters
+from crslib.config import PreferenceParameters, SimulationParameters
+from crslib.engines import llama
 from crslib.engines.base import Request, complete
+from crslib.errors import CrsError
 from crslib.simulate import open_engines
+from crslib.training import commands, preferences
+from crslib.training.judge import Judge, question
+from tests.tiny_redial import write
 
 pytestmark = pytest.mark.model
 
@@ -23,27 +30,7 @@ pytestmark = pytest.mark.model
 def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in ReDial's schema with six short dialogues. Without a compiler: compiling would take far longer."""
     monkeypatch.setenv("CXX", "no-such-compiler")
-    lines = []
-    for number in range(6):
-        seeker, other, film = 2 * number, 2 * number + 1, str(100 + number)
-        said = [(other, "Hello! What do you like?"), (seeker, f"Something like @{film}"), (other, f"Then try @{film}9")]
-        answers = {film: {"suggested": 0, "seen": 1, "liked": 1}, f"{film}9": {"suggested": 1, "seen": 0, "liked": 1}}
-        record = {
-            "conversationId": str(number),
-            "initiatorWorkerId": seeker,
-            "respondentWorkerId": other,
-            "messages": [
-                {"senderWorkerId": who, "text": text, "timeOffset": n, "messageId": n}
-                for n, (who, text) in enumerate([*said, (seeker, "I have not seen it. Thank you!")])
-            ],
-            "movieMentions": {film: f"Quiet Sea {number} (1999)", f"{film}9": f"Loud Sea {number} (2004)"},
-            "initiatorQuestions": answers,
-            "respondentQuestions": answers,
-        }
-        lines.append(json.dumps(record))
-    (tmp_path / "redial").mkdir()
-    (tmp_path / "redial" / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return tmp_path / "redial"
+    return write(tmp_path / "redial" / "train.jsonl").parent
 
 
 def test_an_adapter_of_the_command_speaks(corpus: Path, tmp_path: Path) -> None:
@@ -55,6 +42,9 @@ def test_an_adapter_of_the_command_speaks(corpus: Path, tmp_path: Path) -> None:
     assert log["loss"][-1] < log["loss"][0]
     figures = json.loads((to / "figures.json").read_text(encoding="utf-8"))
     assert figures["examples"] == 5
+    card = (to / "README.md").read_text(encoding="utf-8")
+    assert "`crs train user --redial redial --limit 5 --epochs 2 --lr 0.001 --validation 0.0`" in card
+    assert "5 dialogues of ReDial" in card and str(tmp_path) not in card
     talk = SimulationParameters(user_adapter=str(to / "user.gguf"), weights="as they are", max_tokens=8, width=2)
     with open_engines(talk) as (user, _):
         (said,) = complete(user, [Request("a", tuple(user.encode("hello")), 1)])
@@ -72,3 +62,52 @@ def test_the_notebook_trains(corpus: Path, tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "to" / "figures.json").read_text(encoding="utf-8"))
     assert figures["validation_examples"] > 0
     assert set(figures["after"]) == {"all", "text", "title", "end"}
+
+
+def test_continuations_are_made_once_and_judged(corpus: Path, tmp_path: Path) -> None:
+    to = tmp_path / "to"
+    asked = PreferenceParameters(
+        role="recommender", redial=str(corpus), to=str(to), contexts=3, draws=2, judge="smollm2", threads=2
+    )
+
+    def made() -> pl.DataFrame:
+        with contextlib.suppress(CrsError):  # of so few none may be clearly better than another
+            commands.pairs(asked)
+        return pl.read_parquet(to / "candidates.parquet")
+
+    first = made()
+    assert first["context_id"].n_unique() == 3
+    assert first["draw"].to_list() == [0, 1] * 3
+    assert first["judge"].is_between(0, 1).all()
+    assert first["exists"].drop_nulls().is_between(0, 1).all()
+    journal = (to / "journal.jsonl").read_bytes()
+    assert made().equals(first)
+    assert (to / "journal.jsonl").read_bytes() == journal
+
+
+def test_preferences_are_learnt(corpus: Path, tmp_path: Path) -> None:
+    with contextlib.closing(llama.Model(llama.model_path(llama.BUILT_IN))) as model:
+        prompt = ChatTemplate(*model.chat_template).encode([chat.Message("user", "Have you seen it?")], model)
+        good, bad = (model.encode(text) for text in ("I hated it", "I loved it"))
+    rows = [(f"{n}:00", "user", prompt, good, bad, [], "I hated it", "I loved it") for n in range(4)]
+    pairs = pl.DataFrame(rows, schema=preferences.PAIRS, orient="row")
+    to = tmp_path / "to"
+    asked = PreferenceParameters(role="user", redial=str(corpus), to=str(to), epochs=4, validation=0.25, lr=0.001)
+    figures = commands.prefer(asked, pairs)
+    assert (figures["examples"], figures["validation_examples"]) == (3, 1)
+    assert figures["after"]["margin"] > figures["before"]["margin"] == 0
+    assert figures["after"]["accuracy"] == 1
+    assert (to / "user.gguf").stat().st_size < 8 << 20
+    assert "the adapter user.gguf (SHA-256" in (to / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_judge_reads_the_whole_view() -> None:
+    with Judge(llama.model_path(llama.BUILT_IN), 2) as judge:
+        view = (chat.Message("system", "You watch movies."), chat.Message("user", "Have you seen\n(Up: seen, liked)"))
+        context = preferences.Context("a", "a", chat.USER, "", view, (), (), {})
+        text = question(context, "I have")[1].text
+        assert text.startswith("What the seeker was told: You watch movies.\nRecommender: Have you seen (Up: seen")
+        assert "Reply of the seeker: I have\n" in text
+        made = pl.DataFrame({"context_id": ["a", "a"], "raw": ["I have", "Bananas are blue"]})
+        one, other = judge.scores([context], made)
+        assert 0 < one < 1 and one != other

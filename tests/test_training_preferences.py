@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from crslib.engines.resampling import Resampling
 from crslib.engines.scripted import CONTROL, ScriptedEngine
 from crslib.identity import derive_seed
 from crslib.metrics.consistency import NOTE_KINDS
+from crslib.store import Run
 from crslib.training import preferences, rules
 from crslib.training.preferences import (
     Context,
@@ -261,6 +263,35 @@ def test_candidates_have_seeds_of_their_own_and_leave_nothing_behind(catalog: Ca
     assert not engine.alive
 
 
+def test_candidates_in_the_journal_are_not_made_again(catalog: Catalog, tmp_path: Path) -> None:
+    contexts = of_people([talk()], USER, catalog)
+    engine = ScriptedEngine(lambda prompt, seed: str(seed), width=1)  # four contexts at a time
+    contexts += [replace(one, context_id=f"again {one.context_id}") for one in contexts]
+    told: list[tuple[int, int]] = []
+
+    def made(seed: int = 5) -> pl.DataFrame:
+        with Run(tmp_path).journal() as journal:
+            return candidates(contexts, engine, 2, seed, journal, lambda *reached: told.append(reached))
+
+    whole = made()
+    assert told == [(0, 6), (4, 6), (6, 6)]
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])  # killed while the last two were written
+    before = len(engine.prompts)
+    assert made().rows() == whole.rows() == candidates(contexts, engine, 2, 5).rows()
+    assert len(engine.prompts) - before == 2 * 2 + 6 * 2
+    assert made(seed=6)["raw"].to_list() != whole["raw"].to_list()
+
+
+def test_a_judges_doubt_costs(catalog: Catalog) -> None:
+    contexts = moment(catalog)
+    judged = judge(contexts, candidates(contexts, speaker("I hated it", "I loved it"), 2, 0), catalog)
+    both = preferences.also(judged, [0.25, 1.0], weight=2.0)
+    assert both["judge"].to_list() == [0.25, 1.0]
+    assert both["total"].to_list() == [judged["total"][0] - 1.5, judged["total"][1]]
+    assert both.columns == judged.columns == list(preferences.JUDGED)
+
+
 def test_a_pair_is_the_best_and_the_worst_of_like_length(catalog: Catalog) -> None:
     contexts = moment(catalog)
     good, bad, long = "I saw it. I hated it", "I saw it. I loved it", "I loved it. " * 4
@@ -288,6 +319,7 @@ def test_a_pair_is_the_best_and_the_worst_of_like_length(catalog: Catalog) -> No
         ),  # one names it
         ("I have not seen it", "I have not seen\nit"),  # the better one breaks a rule too
         ("I hated it", "I loved it. I loved it. I loved it"),  # over 1.5 times as long
+        ("Ok, something else", "I saw it. I loved it"),  # the better one leaves open what the note knows
     ],
 )
 def test_no_pair_where_the_difference_is_not_clear_or_another_one(catalog: Catalog, replies: tuple[str, str]) -> None:

@@ -5,9 +5,11 @@ measured is what runs. Knows nothing of how they came about.
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -58,10 +60,14 @@ def measure(
     read, and where the extra `train` is not installed.
     """
     run.need_extra()
+    for _, _, file in adapters:
+        llama.adapter_path(str(file))  # before an hour goes by
     dialogues = drawn(redial.read(path, "test"), n)
     jobs = [job for role in dict.fromkeys(role for role, _, _ in adapters) for job in _jobs(role, adapters)]
     total = sum(n_runtimes if runtime else len(dialogues) for *_, runtime in jobs)
     done, tables = 0, []
+    where, how = run.chosen("auto", "auto")
+    load = functools.lru_cache(maxsize=1)(lambda file: run.load(model, file, 0, where, how)[0])
     with contextlib.closing(llama.Model(llama.model_path(model))) as speaker:
         template = ChatTemplate(*speaker.chat_template)
         for role, name, file, without, runtime in jobs:
@@ -73,7 +79,7 @@ def measure(
             def tell(some: int, _: int, before: int = done) -> None:
                 advance(before + some, total)
 
-            sums = _read(speaker, made, file, runtime, model, tell)
+            sums = _read(speaker, made, file, runtime, load, tell)
             done += len(chosen)
             about = {"role": role, "adapter": name, "without": without, "runtime": runtime or TORCH}
             table = losses.table(sums, examples.KINDS)
@@ -90,8 +96,10 @@ def drawn(dialogues: Sequence[Dialogue], n: int) -> list[Dialogue]:
 def formatted(found: pl.DataFrame) -> str:
     """`measure`'s figures as a Markdown table, a row per measurement."""
     lines = ["| role | adapter | runtime | nats per own token | text / title / end | dialogues |", "|---" * 6 + "|"]
-    keys = ["role", "adapter", "without", "runtime", "n_dialogues"]
-    for (role, adapter, without, runtime, n), part in found.group_by(keys, maintain_order=True):
+    number = (pl.col("kind") == losses.ALL).cum_sum()  # a measurement begins with all its tokens
+    for _, part in found.group_by(number, maintain_order=True):
+        role, adapter, without, runtime = part.select("role", "adapter", "without", "runtime").row(0)
+        n = part["n_dialogues"][0]
         loss = dict(part.select("kind", "loss").iter_rows())
         low, high = part.filter(kind=losses.ALL).select("low", "high").row(0)
         kinds = " / ".join(f"{loss[kind]:.2f}" for kind in examples.KINDS.values() if kind in loss)
@@ -117,12 +125,11 @@ def _read(
     made: pl.DataFrame,
     file: Path | None,
     runtime: str,
-    model: str,
+    load: Callable[[Path | None], Any],
     tell: Callable[[int, int], None],
 ) -> pl.DataFrame:
     if runtime in ("", TORCH):
-        pupil, _ = run.load(model, file, 0, *run.chosen("auto", "auto"))
-        return losses.by_trainer(pupil, made, _BATCH, tell)
+        return losses.by_trainer(load(file), made, _BATCH, tell)
     threads = os.cpu_count() or 1
     if runtime == BESIDE or file is None:
         return losses.by_engine(speaker, file, made, threads=threads, advance=tell)

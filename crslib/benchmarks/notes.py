@@ -76,6 +76,9 @@ def formatted(found: pl.DataFrame) -> str:
     """`measure`'s figures as a Markdown table."""
     lines = ["| note | drawn | follows | leaves open | contradicts | n |", "|---" * 6 + "|"]
     for (kind, way, n), part in found.group_by("kind", "way", "n", maintain_order=True):
-        shares = [f"{v:.0%} [{lo:.0%}, {hi:.0%}]" for v, lo, hi in part.select("share", "low", "high").iter_rows()]
+        shares = [
+            f"{share:.0%}" if low is None else f"{share:.0%} [{low:.0%}, {high:.0%}]"
+            for share, low, high in part.select("share", "low", "high").iter_rows()
+        ]
         lines.append(f"| {kind} | {way} | {' | '.join(shares)} | {n} |")
     return "\n".join(lines)

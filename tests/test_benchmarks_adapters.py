@@ -1,0 +1,71 @@
+"""The table of adapters and the forced notes, on a few dialogues, with the real model."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra train")
+
+from crslib.benchmarks import adapters, notes
+from crslib.config import ROOT, SimulationParameters
+from crslib.corpora import redial
+from crslib.errors import CrsError
+from tests.tiny_redial import write
+
+USER = ROOT / "data" / "adapters" / "user.gguf"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    return write(tmp_path / "redial" / "test.jsonl").parent
+
+
+def test_the_same_dialogues_are_drawn_whatever_their_order(corpus: Path) -> None:
+    dialogues = redial.read(corpus, "test")
+    some = adapters.drawn(dialogues, 2)
+    assert adapters.drawn(dialogues[::-1], 2) == some == adapters.drawn(dialogues, 0)[:2]
+    assert len(adapters.drawn(dialogues, 0)) == 6
+
+
+@pytest.mark.model
+def test_the_runtimes_agree_and_the_adapter_helps(corpus: Path) -> None:
+    told: list[tuple[int, int]] = []
+    found = adapters.measure(corpus, [("user", "mine", USER)], 1, 1, advance=lambda *reached: told.append(reached))
+    whole = found.filter(kind="all")
+    assert [row[:3] for row in whole.select("adapter", "without", "runtime").iter_rows()] == [
+        ("base", "", adapters.TORCH),
+        ("mine", "", adapters.TORCH),
+        ("mine", "no notes", adapters.TORCH),
+        ("mine", "no summary, no attributes", adapters.TORCH),
+        ("mine", "", adapters.TORCH),
+        ("mine", "", adapters.BESIDE),
+        ("mine", "", adapters.PREPARED),
+    ]
+    assert whole["n_dialogues"].to_list() == [1] * 7
+    assert whole["n_tokens"][0] == found.filter(pl.col("kind") != "all", adapter="base")["n_tokens"].sum()
+    base, mine, _, _, torch, beside, prepared = whole["loss"]
+    assert mine < base - 0.5
+    assert beside == pytest.approx(torch, abs=0.05)
+    assert prepared == pytest.approx(beside, abs=0.05)
+    assert told[-1] == (7, 7)
+    text = adapters.formatted(found)
+    assert text.count("\n") == 8
+    assert f"| user | mine, no notes | torch | {whole['loss'][2]:.3f} | " in text
+
+
+def test_a_missing_adapter_is_refused(corpus: Path) -> None:
+    with pytest.raises(CrsError, match="cannot read the adapter"):
+        adapters.measure(corpus, [("user", "none", corpus / "none.gguf")], 1, 1)
+
+
+@pytest.mark.model
+def test_every_note_is_answered_once(corpus: Path) -> None:
+    found = notes.measure(corpus, SimulationParameters(weights="Q8_0", max_tokens=12, width=4), 1, 2)
+    of = found.group_by("kind", "way", "n").agg(pl.col("share").sum())
+    assert of.height == 2 * 4
+    assert of["n"].to_list() == [1] * 8
+    assert of["share"].to_list() == [1.0] * 8
+    assert set(found["answer"]) == {"follows", "open", "contradicts"}
+    assert notes.formatted(found).count("\n") == 9
