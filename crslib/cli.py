@@ -394,6 +394,20 @@ def bench_adapters(
     _keep(found.to_dicts(), file)
 
 
+@bench.command("training")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@JSON
+def bench_training(device: str, file: Path | None) -> None:
+    """Tokens per second of training, by the ways of computing that there are here (needs the extra `train`)."""
+    from crslib.benchmarks import training
+
+    with _counting("steps") as advance:
+        found = training.measure(device, advance)
+    for precision, compiled, rate in found.iter_rows():
+        console.print(f"{precision:9} {'compiled' if compiled else 'as it is':9} {rate:8,.0f} tokens/s")
+    _keep(found.to_dicts(), file)
+
+
 @bench.command("notes")
 @PATH
 @click.option("--moments", default=50, show_default=True, type=click.IntRange(1), help="Of each kind of note.")

@@ -1,4 +1,4 @@
-"""The table of adapters and the forced notes, on a few dialogues, with the real model."""
+"""The table of adapters, forced notes and the speed of training, on a few dialogues, with the real model."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra train")
 
-from crslib.benchmarks import adapters, notes
+from crslib.benchmarks import adapters, notes, training
 from crslib.config import ROOT, SimulationParameters
 from crslib.corpora import redial
 from crslib.errors import CrsError
@@ -69,3 +69,16 @@ def test_every_note_is_answered_once(corpus: Path) -> None:
     assert of["share"].to_list() == [1.0] * 8
     assert set(found["answer"]) == {"follows", "open", "contradicts"}
     assert notes.formatted(found).count("\n") == 9
+
+
+@pytest.mark.model
+def test_every_way_of_training_has_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "WAYS", {"cpu": (("float32", False), ("float32", True))})
+    monkeypatch.setattr(training, "_LENGTHS", {"cpu": (20, 2)})
+    monkeypatch.setattr(training, "_ROUNDS", 1)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    found = training.measure("cpu")
+    assert found.select("precision", "compiled").rows() == [("float32", False)]
+    assert found["tokens_per_s"][0] > 0
+    with pytest.raises(CrsError, match="device 'tpu' is not there"):
+        training.measure("tpu")

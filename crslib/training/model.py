@@ -9,6 +9,7 @@ Knows tokens and weights; nothing of dialogues, losses over tokens or files.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -98,10 +99,8 @@ class LoraLlama(nn.Module):
         angles = np.outer(np.arange(base.shape.n_ctx), base.shape.rope)
         self.register_buffer("angles", torch.from_numpy(angles.astype(np.float32)))
         random = torch.Generator().manual_seed(derive_seed(seed, "lora"))
-        self.blocks = nn.ModuleList(
-            _Block(base, layer, rank, alpha / rank, random, precision, self._between)
-            for layer in range(base.shape.n_layers)
-        )
+        making = _Making(rank, alpha / rank, random, precision, self._between)
+        self.blocks = nn.ModuleList(_Block(base, layer, making) for layer in range(base.shape.n_layers))
 
     def forward(self, batch: Sequences) -> Tensor:
         """Hidden states after the last norm, (T, hidden)."""
@@ -133,25 +132,27 @@ class LoraLlama(nn.Module):
             b.copy_(torch.from_numpy(pairs[name][1]))
 
 
+@dataclass(frozen=True)
+class _Making:
+    """How the layers of a model are made: one generator for all, in order."""
+
+    rank: int
+    scale: float
+    random: torch.Generator
+    precision: Precision
+    between: "_Between"
+
+
 class _Block(nn.Module):
-    def __init__(
-        self,
-        base: Base,
-        layer: int,
-        rank: int,
-        scale: float,
-        random: torch.Generator,
-        precision: Precision,
-        between: "_Between",
-    ) -> None:
+    def __init__(self, base: Base, layer: int, making: _Making) -> None:
         super().__init__()
         prefix = f"model.layers.{layer}."
-        self._between = between
+        self._between = making.between
         self.shape: Shape = base.shape
 
         def projection(*names: str) -> _Projection:
             weights = {name: base.weight(f"{prefix}{name}.weight") for name in names}
-            return _Projection(weights, rank, scale, random, precision, between)
+            return _Projection(weights, making)
 
         self.qkv = projection("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
         self.o = projection("self_attn.o_proj")
@@ -178,23 +179,17 @@ class _Block(nn.Module):
 class _Projection(nn.Module):
     """Frozen matrices of the same input, one below the other, each with LoRA of its own."""
 
-    def __init__(
-        self,
-        weights: Mapping[str, np.ndarray],
-        rank: int,
-        scale: float,
-        random: torch.Generator,
-        precision: Precision,
-        between: "_Between",
-    ) -> None:
+    def __init__(self, weights: Mapping[str, np.ndarray], making: _Making) -> None:
         super().__init__()
-        self.names, self.scale = tuple(weights), scale
+        self.names, self.scale = tuple(weights), making.scale
         self.outs = [len(weight) for weight in weights.values()]
         frozen = torch.from_numpy(np.concatenate(list(weights.values())))
-        self.frozen = _Rounded(frozen, between) if precision == "int8" else _Exact(frozen, precision)
+        rounded = making.precision == "int8"
+        self.frozen = _Rounded(frozen, making.between) if rounded else _Exact(frozen, making.precision)
         bound = frozen.shape[1] ** -0.5
-        a = torch.empty(len(self.names) * rank, frozen.shape[1]).uniform_(-bound, bound, generator=random)
-        self.a, self.b = nn.Parameter(a), nn.Parameter(torch.zeros(frozen.shape[0], rank))
+        a = torch.empty(len(self.names) * making.rank, frozen.shape[1])
+        self.a = nn.Parameter(a.uniform_(-bound, bound, generator=making.random))
+        self.b = nn.Parameter(torch.zeros(frozen.shape[0], making.rank))
 
     def forward(self, x: Tensor) -> Tensor:
         kind = self.frozen.kind
