@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 pytest.importorskip("torch", reason="needs the extra train")
+pytest.importorskip("transformers", reason="needs the extra test")
 
 from crslib.benchmarks import adapters, notes, training
 from crslib.config import ROOT, SimulationParameters
@@ -40,18 +41,20 @@ def test_the_runtimes_agree_and_the_adapter_helps(corpus: Path) -> None:
         ("mine", "no notes", adapters.TORCH),
         ("mine", "no summary, no attributes", adapters.TORCH),
         ("mine", "", adapters.TORCH),
+        ("mine", "", adapters.TRANSFORMERS),
         ("mine", "", adapters.BESIDE),
         ("mine", "", adapters.PREPARED),
     ]
-    assert whole["n_dialogues"].to_list() == [1] * 7
+    assert whole["n_dialogues"].to_list() == [1] * 8
     assert whole["n_tokens"][0] == found.filter(pl.col("kind") != "all", adapter="base")["n_tokens"].sum()
-    base, mine, _, _, torch, beside, prepared = whole["loss"]
+    base, mine, _, _, torch, transformers, beside, prepared = whole["loss"]
     assert mine < base - 0.5
+    assert transformers == pytest.approx(torch, abs=1e-3)
     assert beside == pytest.approx(torch, abs=0.05)
     assert prepared == pytest.approx(beside, abs=0.05)
-    assert told[-1] == (7, 7)
+    assert told[-1] == (8, 8)
     text = adapters.formatted(found)
-    assert text.count("\n") == 8
+    assert text.count("\n") == 9
     assert f"| user | mine, no notes | torch | {whole['loss'][2]:.3f} | " in text
 
 

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from crslib.engines import llama, weights
 from crslib.identity import derive_seed
 from crslib.simulate import CACHE
 from crslib.training import examples, losses, run
+from crslib.training.base import Base, transformers_model
 
 BASE = "base"
-TORCH, BESIDE, PREPARED = "torch", "llama.cpp, adapter beside", "llama.cpp, prepared Q8_0"
+TORCH, TRANSFORMERS = "torch", "transformers"
+BESIDE, PREPARED = "llama.cpp, adapter beside", "llama.cpp, prepared Q8_0"
 WITHOUT: Mapping[str, Mapping[str, bool]] = {
     "no notes": {"notes": False},
     "no summary, no attributes": {"knowledge": False},
@@ -55,9 +58,9 @@ def measure(
 
     `path`: ReDial, of whose test part `n` dialogues are drawn (0: all). `adapters`: (role of `examples.ROLES`, name,
     GGUF). Of every role the base without an adapter comes first, and its last adapter also with parts of a user's view
-    taken away; then the first `n_runtimes` of the dialogues in torch and in llama.cpp, with the adapter beside its base
-    and merged into it. `advance` counts what was read, all rows together. Raises `CrsError` for files that cannot be
-    read, and where the extra `train` is not installed.
+    taken away; then the first `n_runtimes` of the dialogues in torch, in `transformers` where that is installed, and in
+    llama.cpp, with the adapter beside its base and merged into it. `advance` counts what was read, all rows together.
+    Raises `CrsError` for files that cannot be read, and where the extra `train` is not installed.
     """
     run.need_extra()
     for _, _, file in adapters:
@@ -117,7 +120,8 @@ def _jobs(role: str, adapters: Sequence[tuple[str, str, Path]]) -> Iterator[tupl
     yield from ((role, name, file, "", "") for name, file in own)
     if role == USER:
         yield from ((role, last, file, without, "") for without in WITHOUT)
-    yield from ((role, last, file, "", runtime) for runtime in (TORCH, BESIDE, PREPARED))
+    others = (TRANSFORMERS, BESIDE, PREPARED) if find_spec("transformers") else (BESIDE, PREPARED)
+    yield from ((role, last, file, "", runtime) for runtime in (TORCH, *others))
 
 
 def _read(
@@ -130,8 +134,24 @@ def _read(
 ) -> pl.DataFrame:
     if runtime in ("", TORCH):
         return losses.by_trainer(load(file), made, _BATCH, tell)
+    if runtime == TRANSFORMERS:
+        return losses.by_transformers(_transformers(speaker.path, file), made)
     threads = os.cpu_count() or 1
     if runtime == BESIDE or file is None:
         return losses.by_engine(speaker, file, made, threads=threads, advance=tell)
     with contextlib.closing(llama.Model(weights.merged(speaker.path, file, "Q8_0", CACHE))) as merged:
         return losses.by_engine(merged, None, made, threads=threads, advance=tell)
+
+
+def _transformers(model: Path, file: Path | None) -> Any:
+    """The base in `transformers` with an adapter added to its matrices."""
+    import torch
+
+    base = Base(model)
+    pupil = transformers_model(base)
+    if file is not None:
+        adapter = run.read(file, base.shape)
+        for name, (a, b) in adapter.pairs.items():
+            delta = torch.from_numpy(adapter.alpha / adapter.rank * b @ a)
+            pupil.get_parameter(f"{name}.weight").data += delta
+    return pupil
