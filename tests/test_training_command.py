@@ -14,11 +14,9 @@ pytest.importorskip("safetensors", reason="needs the extra train")
 from crslib import chat, pipeline
 from crslib.chat import ChatTemplate
 from crslib.cli import main
-from crslib.config import PreferenceParameters, SimulationParameters
+from crslib.config import PreferenceParameters
 from crslib.engines import llama
-from crslib.engines.base import Request, complete
 from crslib.errors import CrsError
-from crslib.simulate import open_engines
 from crslib.training import commands, preferences
 from crslib.training.judge import Judge, question
 from tests.tiny_redial import write
@@ -45,10 +43,18 @@ def test_an_adapter_of_the_command_speaks(corpus: Path, tmp_path: Path) -> None:
     card = (to / "README.md").read_text(encoding="utf-8")
     assert "`crs train user --redial redial --limit 5 --epochs 2 --lr 0.001 --validation 0.0`" in card
     assert "5 dialogues of ReDial" in card and str(tmp_path) not in card
-    talk = SimulationParameters(user_adapter=str(to / "user.gguf"), weights="as they are", max_tokens=8, width=2)
-    with open_engines(talk) as (user, _):
-        (said,) = complete(user, [Request("a", tuple(user.encode("hello")), 1)])
-    assert said.ids
+    tiny = {
+        "user_adapter": to / "user.gguf",
+        "weights": "as they are",
+        "n_profiles": 2,
+        "max_turns": 2,
+        "max_tokens": 8,
+    }
+    given = [word for name, value in tiny.items() for word in ("-p", f"{name}={value}")]
+    run = CliRunner().invoke(main, ["run", *given, "--reports", str(tmp_path / "reports")])
+    assert run.exit_code == 0, run.output
+    said = pl.read_parquet(tmp_path / "reports" / "latest" / "turns.parquet").filter(role="user")
+    assert said["n_tokens"].sum() > 0
     again = CliRunner().invoke(main, ["train", "user", "--redial", str(tmp_path), "--to", str(to)])
     assert again.exit_code == 1
     assert "has no file train*.jsonl" in again.output
