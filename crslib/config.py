@@ -123,6 +123,12 @@ class SimulationParameters(Parameters):
     threads: int = _outside_identity(0, ge=0, description="CPU threads; 0 is all of them; never changes the text")
 
 
+class BaselineParameters(SimulationParameters):
+    """`02_baselines`: a condition in which a model is told the targets, in place of `02_simulate`."""
+
+    baseline: Literal["user-target", "scripted"] = Field("user-target", description="who is told the targets")
+
+
 class EvaluationParameters(Parameters):
     """`03_evaluate`: against whom, and how sure."""
 
@@ -189,12 +195,25 @@ class PreferenceParameters(_LearningParameters):
 class RunParameters(ProfileParameters, SimulationParameters, EvaluationParameters):
     """All parameters of `crs run`."""
 
+    baseline: Literal["", "user-target", "scripted"] = Field(
+        "",
+        description="a model is told the targets: user-target, or scripted (it writes both sides); empty: none is",
+    )
+
+    @property
+    def stages(self) -> Mapping[str, type[Parameters]]:
+        """The notebooks of this run, in order, with their parameters."""
+        middle = {"02_baselines": BaselineParameters} if self.baseline else {"02_simulate": SimulationParameters}
+        return {"01_profiles": ProfileParameters, **middle, "03_evaluate": EvaluationParameters}
+
 
 NOTEBOOKS: Mapping[str, type[Parameters]] = {
     "01_profiles": ProfileParameters,
     "02_simulate": SimulationParameters,
+    "02_baselines": BaselineParameters,
     "03_evaluate": EvaluationParameters,
 }
+"""All notebooks that a run may execute; `RunParameters.stages` says which."""
 
 
 class _Words(yaml.SafeLoader):

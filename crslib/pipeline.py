@@ -23,7 +23,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from crslib.config import NOTEBOOKS, ROOT, RunParameters, resolve
+from crslib.config import ROOT, RunParameters, resolve
 from crslib.engines import llama, preparation
 from crslib.engines.base import Sampling
 from crslib.errors import CrsError
@@ -62,7 +62,7 @@ def plan(given: Mapping[str, Any], reports: Path, tell: Callable[[str], None] = 
         raise CrsError(f"no folder {human} with human statistics; run `crs data reference` or leave `human` as it is")
     check_writable(reports)  # before anything is measured
     inputs = {
-        "notebooks": {name: _source_hash(name) for name in NOTEBOOKS},
+        "notebooks": {name: _source_hash(name) for name in parameters.stages},
         "library": _library_hash(),
         "data": {path.name: file_sha256(path) for path in tables},
         "human": {path.name: file_sha256(path) for path in sorted(human.iterdir()) if path.suffix != ".md"},
@@ -114,7 +114,7 @@ def execute(planned: Plan, tell: Callable[[str], None] = lambda stage: None) -> 
             return run
         run.update(**{**_record(planned), "stages": info.get("stages", {})})
         try:
-            for name, parameters in NOTEBOOKS.items():
+            for name, parameters in planned.parameters.stages.items():
                 if name not in run.info["stages"]:
                     tell(name)
                     begun = time.monotonic()

@@ -23,6 +23,7 @@ _ENDINGS = {
     "max_turns": "stopped: longest dialogue reached",
     "repetition": "stopped: the same words for the third time",
     "context_full": "stopped: the model's context is full",
+    "script_ended": "the script ends",
 }
 
 

@@ -124,26 +124,37 @@ def open_engines(parameters: SimulationParameters) -> Iterator[tuple[llama.Llama
     """The user's and the recommender's engine. Adapters are merged into the weights (once, cached) unless told not to;
     roles that then have the same GGUF file share it. Raises `CrsError` when a file is unfit."""
     sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
-    shape = {"n_ctx": parameters.n_ctx, "width": parameters.width, "threads": parameters.threads or os.cpu_count() or 1}
     with contextlib.ExitStack() as stack:
         models: dict[Path, llama.Model] = {}
+        stack.callback(lambda: [model.close() for model in models.values()])
         engines = []
-        for model_name, adapter_name in (
+        for model, adapter in (
             (parameters.user_model, parameters.user_adapter),
             (parameters.recommender_model, parameters.recommender_adapter),
         ):
-            path, adapter = llama.model_path(model_name), llama.adapter_path(adapter_name)
-            form = weights_form(parameters, path, adapter)
-            source = llama.source(path, adapter, form)
-            if adapter and form != llama.AS_THEY_ARE:
-                path, adapter = weights.merged(path, adapter, form, CACHE), None
-            if path not in models:
-                models[path] = llama.Model(path, source)
-                stack.callback(models[path].close)
-            engine = llama.LlamaEngine(models[path], adapter, sampling, **shape)
-            stack.callback(engine.close)
-            engines.append(engine)
+            engines.append(open_engine(parameters, model, adapter, sampling, models))
+            stack.callback(engines[-1].close)
         yield engines[0], engines[1]
+
+
+def open_engine(
+    parameters: SimulationParameters, model: str, adapter: str, sampling: Sampling, models: dict[Path, llama.Model]
+) -> llama.LlamaEngine:
+    """The engine of GGUF `model` with `adapter`, the size that `parameters` say; the caller closes it, and the models.
+
+    `models`: those open already, by file, to be shared; a new one is added. Raises `CrsError` when a file is unfit.
+    """
+    path, beside = llama.model_path(model), llama.adapter_path(adapter)
+    form = weights_form(parameters, path, beside)
+    source = llama.source(path, beside, form)
+    if beside and form != llama.AS_THEY_ARE:
+        path, beside = weights.merged(path, beside, form, CACHE), None
+    if path not in models:
+        models[path] = llama.Model(path, source)
+    threads = parameters.threads or os.cpu_count() or 1
+    return llama.LlamaEngine(
+        models[path], beside, sampling, n_ctx=parameters.n_ctx, width=parameters.width, threads=threads
+    )
 
 
 def open_grounding(
@@ -163,6 +174,11 @@ def engine_record(user: Engine, recommender: Engine) -> dict[str, dict[str, Any]
     }
 
 
+def user_view(profile: Mapping[str, Any]) -> UserView:
+    """What the user of a row of table `profiles` sees before the first word: all that it may know."""
+    return UserView(UserKnowledge(profile["summary"], profile["attributes"]))
+
+
 def simulate(
     profiles: pl.DataFrame,
     opinions: UserOpinions,
@@ -175,6 +191,7 @@ def simulate(
     grounding: Grounding | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
     fits: Fits = lambda turn, said: True,
+    view: Callable[[Mapping[str, Any]], UserView] = user_view,
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Dialogues of every profile (table `profiles`), as tables `dialogues`, `turns` and `prompts`, sorted.
 
@@ -182,7 +199,8 @@ def simulate(
     ends; those already there are not made again. `advance(done, total)` is told of every dialogue that ends.
     `grounding` restricts what the recommender names; it has to be there unless `parameters.grounding` is off.
     `fits`, for `parameters.resample` above 1, judges a user's reply to items that it has notes on, a row of `turns`, in
-    view of the rows before it: what does not fit is drawn again.
+    view of the rows before it: what does not fit is drawn again. `view` makes the user's view from its row of
+    `profiles`; a condition in which users know more than they may brings its own.
     Raises `CrsError` when an engine fails or the journal cannot be written; what had ended before is kept.
     """
     if (grounding is None) != (parameters.grounding == "off"):
@@ -206,7 +224,7 @@ def simulate(
     while pending or alive:
         while pending and len(alive) < room:
             dialogue_id = pending.popleft()
-            alive[dialogue_id] = _start(dialogue_id, wanted[dialogue_id], parameters)
+            alive[dialogue_id] = _start(dialogue_id, wanted[dialogue_id], view, parameters)
             voices[alive[dialogue_id].speaker].ask(alive[dialogue_id], parameters)
         # Whoever has more to do goes on: with two dialogues alive for each row, the rows of that engine are all busy.
         voice = max(voices.values(), key=lambda voice: voice.engine.load)
@@ -292,13 +310,17 @@ def _said(turns: Sequence[Mapping[str, Any]]) -> list[Utterance]:
     return [Utterance(t["role"], t["text"], [item["item_id"] for item in t["items"]]) for t in turns]
 
 
-def _start(dialogue_id: str, profile: Mapping[str, Any], parameters: SimulationParameters) -> _Dialogue:
+def _start(
+    dialogue_id: str,
+    profile: Mapping[str, Any],
+    view: Callable[[Mapping[str, Any]], UserView],
+    parameters: SimulationParameters,
+) -> _Dialogue:
     opener = parameters.opener
     if opener == "mixed":
         chance = derive_seed(parameters.seed, dialogue_id, "opener") / 0xFFFFFFFF
         opener = RECOMMENDER if chance < HUMAN_RECOMMENDER_OPENS else USER
-    knowledge = UserKnowledge(profile["summary"], profile["attributes"])
-    return _Dialogue(dialogue_id, profile["profile_id"], opener, UserView(knowledge), RecommenderView())
+    return _Dialogue(dialogue_id, profile["profile_id"], opener, view(profile), RecommenderView())
 
 
 def _hear(

@@ -22,6 +22,7 @@ LAYERS = [
     ["rewording"],
     ["simulate", "metrics"],
     ["training"],
+    ["informed"],
     ["charts", "benchmarks"],
     ["report"],
     ["comparison"],

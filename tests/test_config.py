@@ -11,7 +11,7 @@ from crslib.errors import CrsError
 def test_a_misspelt_name_gets_a_suggestion() -> None:
     with pytest.raises(CrsError, match="unknown parameter 'temperatur': did you mean 'temperature'"):
         RunParameters.parse({"temperatur": 0.5})
-    with pytest.raises(CrsError, match="unknown parameter 'zzz': known are condition, data"):
+    with pytest.raises(CrsError, match="unknown parameter 'zzz': known are baseline, condition, data"):
         RunParameters.parse({"zzz": 1})
 
 

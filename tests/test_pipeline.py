@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crslib import pipeline
-from crslib.config import NOTEBOOKS
+from crslib.config import RunParameters, SimulationParameters
 from crslib.errors import CrsError
 from crslib.store import Run
 
@@ -20,6 +20,7 @@ TINY = {
     "n_bootstrap": 100,
     "weights": "Q8_0",
 }
+STAGES = RunParameters().stages
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
 @pytest.mark.notebook
 def test_a_run_leaves_everything_in_its_folder(done: tuple[Path, Run]) -> None:
     reports, run = done
-    expected = {"run.json", "report.html", *(f"{name}.ipynb" for name in NOTEBOOKS)}
+    expected = {"run.json", "report.html", *(f"{name}.ipynb" for name in STAGES)}
     tables = ("profiles", "holdouts", "items", "ratings", "dialogues", "turns", "prompts", "scores", "metrics")
     assert expected | {f"{name}.parquet" for name in tables} <= {path.name for path in run.path.iterdir()}
     assert (reports / "latest").resolve() == run.path
@@ -42,7 +43,7 @@ def test_a_run_leaves_everything_in_its_folder(done: tuple[Path, Run]) -> None:
         assert run.read(name).height > 0, name
     info = run.info
     assert info["status"] == "success"
-    assert set(info["stages"]) == set(NOTEBOOKS)
+    assert set(info["stages"]) == set(STAGES)
     assert info["audit"]["hidden_title"] == info["audit"]["profile_text"] == info["audit"]["private_note"] == 0
     assert info["parameters"]["n_profiles"] == 3
     assert info["parameters_given"] == TINY
@@ -60,7 +61,7 @@ def test_again_is_found_done_and_elsewhere_is_byte_identical(done: tuple[Path, R
     pipeline.execute(pipeline.plan(TINY, reports), told.append)
     assert told == []
     other = pipeline.execute(pipeline.plan({**TINY, "threads": 1}, tmp_path), told.append)
-    assert told == list(NOTEBOOKS)
+    assert told == list(STAGES)
     assert other.path.name == run.path.name  # threads are not part of the identity
     for name in ("turns", "dialogues", "prompts", "profiles", "holdouts", "scores", "metrics"):
         assert (other.path / f"{name}.parquet").read_bytes() == (run.path / f"{name}.parquet").read_bytes(), name
@@ -74,7 +75,7 @@ def test_simulation_runs_without_the_holdouts(done: tuple[Path, Run], tmp_path: 
     copy = Run(tmp_path / "copy")
     for name in ("profiles", "items", "ratings"):
         copy.write(name, run.read(name))
-    values = {name: run.info["parameters"][name] for name in NOTEBOOKS["02_simulate"].model_fields}
+    values = {name: run.info["parameters"][name] for name in SimulationParameters.model_fields}
     copy.update(run_id=run.run_id)
     pipeline.execute_notebook("02_simulate", copy.path, {"run_dir": str(copy.path), **values})
     assert (copy.path / "turns.parquet").read_bytes() == (run.path / "turns.parquet").read_bytes()
