@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from crslib import __version__
+from crslib import __version__, exports
 from crslib.config import (
     ROOT,
     Parameters,
@@ -125,6 +125,23 @@ def runs(reports: Path) -> None:
     for row in registry(reports).iter_rows(named=True):
         line = f"{row['run_id']}  {row['status']:<9} {row['started']}  {row['condition']:<12} {row['path']}"
         console.print(line, soft_wrap=True, markup=False)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(exports.FORMS),
+    default="dataset",
+    show_default=True,
+    help="trl: messages for SFT; redial: ReDial's JSON lines; dialoguekit: its JSON; dataset: Parquet with a card.",
+)
+@click.option("--role", type=click.Choice(["user", "recommender"]), default="recommender", help="Who learns, for trl.")
+@click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="Folder for the files.")
+def export(run: Path, form: str, role: str, folder: Path) -> None:
+    """Writes the dialogues of RUN (a run's folder, such as reports/latest) as training data for others."""
+    console.print(str(exports.write(Run(run.resolve()), form, role, folder)), soft_wrap=True)
 
 
 # ── data ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -21,6 +21,7 @@ LAYERS = [
     ["profiles", "builtin"],
     ["rewording"],
     ["simulate", "metrics"],
+    ["exports"],
     ["training"],
     ["informed"],
     ["charts", "benchmarks"],

@@ -17,8 +17,9 @@ from typing import Any
 
 import polars as pl
 
+from crslib import exports
 from crslib.catalog import Catalog
-from crslib.chat import RECOMMENDER, USER, ChatTemplate, Message, Note, RecommenderView, UserKnowledge, UserView, clean
+from crslib.chat import RECOMMENDER, USER, ChatTemplate, Message, Note, UserKnowledge, UserView, clean
 from crslib.corpora import Dialogue
 from crslib.engines.base import Engine, Request, complete
 from crslib.errors import CrsError
@@ -117,27 +118,11 @@ def of_run(
     people = {row["profile_id"]: row for row in profiles.iter_rows(named=True)}
     owner = dict(dialogues.select("dialogue_id", "profile_id").iter_rows())
     contexts = []
-    for (dialogue_id,), talk in turns.sort("dialogue_id", "turn").group_by("dialogue_id", maintain_order=True):
-        person = people[owner[str(dialogue_id)]]
-        table = talk.select("role", "text", "notes").to_dicts()
-        # A user's row holds the notes on what was named in the turn before it.
-        after = [row["notes"] for row in table[1:]] + [[]]
-        rows = [
-            (row["role"], row["text"], notes if row["role"] == RECOMMENDER else [])
-            for row, notes in zip(table, after, strict=True)
-        ]
-        seen: UserView | RecommenderView = RecommenderView()
-        if role == USER:
-            seen = UserView(UserKnowledge(person["summary"], person["attributes"]))
-        for speaker, text, notes in rows:
-            if speaker == role:
-                seen.say(text)
-            elif isinstance(seen, UserView):
-                seen.hear(text, [Note(note["title"], note["seen"], note["liked"]) for note in notes])
-            else:
-                seen.hear(text)
-        profile = person if role == USER else {}
-        contexts += _contexts(str(dialogue_id), role, seen.messages, rows, profile, catalog)
+    for dialogue_id, talk in exports.talks(turns):
+        person = people[owner[dialogue_id]] if role == USER else {}
+        seen = exports.view(talk, role, person).messages
+        rows = [(row["role"], row["text"], row["notes"] if row["role"] == RECOMMENDER else []) for row in talk]
+        contexts += _contexts(dialogue_id, role, seen, rows, person, catalog)
     return contexts
 
 
