@@ -22,6 +22,7 @@ from crslib.config import (
     SimulationParameters,
     TrainingParameters,
     read_assignments,
+    read_conditions,
     read_grid,
     read_parameter_file,
 )
@@ -98,10 +99,16 @@ def run(assignments: Sequence[str], params: Path | None, reports: Path) -> None:
 @REPORTS
 def sweep(grid: Path, assignments: Sequence[str], workers: int, reports: Path) -> None:
     """All combinations of the values in GRID, a YAML file of `name: [value, …]`; -p adds or fixes a parameter."""
+    fixed = read_assignments(assignments)
+    _swept([{**point, **fixed} for point in read_grid(grid)], workers, reports)
+
+
+def _swept(points: Sequence[dict[str, Any]], workers: int, reports: Path) -> Path:
+    """Runs all conditions and says how each ended; the folder with their comparison. Ends the command if one failed."""
     from crslib import sweep as sweeping
 
-    fixed = read_assignments(assignments)
-    points = [{"threads": 1, **point, **fixed} if workers > 1 else {**point, **fixed} for point in read_grid(grid)]
+    if workers > 1:
+        points = [{"threads": 1, **point} for point in points]
     planned = sweeping.conditions(points, reports, console.print)
     with _table() as show:
         folder = sweeping.execute(planned, reports, workers, show)
@@ -116,6 +123,31 @@ def sweep(grid: Path, assignments: Sequence[str], workers: int, reports: Path) -
     console.print(str(folder.path / "report.html"), soft_wrap=True)
     if failed:
         fail(f"{len(failed)} of {len(planned)} conditions failed; mend the cause and run the same command again")
+    return folder.path
+
+
+@main.command()
+@click.option(
+    "--conditions",
+    type=click.Path(path_type=Path),
+    default=ROOT / "data/conditions.yaml",
+    show_default="data/conditions.yaml",
+    help="YAML file of name: {parameter: value, …}; the first is held against the others.",
+)
+@PARAMETERS
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Conditions at a time.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Write condition → metric → figures to FILE.")
+@REPORTS
+def compare(conditions: Path, assignments: Sequence[str], workers: int, file: Path | None, reports: Path) -> None:
+    """Runs named conditions for the same people and says where they differ: independent simulators against the rest."""
+    from crslib import comparison
+
+    points = [{**point, **read_assignments(assignments)} for point in read_conditions(conditions)]
+    path = _swept(points, workers, reports)
+    found = comparison.read(str(path))
+    for line in comparison.verdict(found, comparison.differences(found)):
+        console.print(line, markup=False, soft_wrap=True)
+    _keep(comparison.record(found), file)
 
 
 @main.command()

@@ -255,6 +255,17 @@ def read_parameter_file(path: Path) -> dict[str, Any]:
     return {str(name): value for name, value in values.items()}
 
 
+def read_conditions(path: Path) -> list[dict[str, Any]]:
+    """The named conditions of a comparison: a YAML mapping of names to parameters, each with its name as `condition`.
+
+    Raises `CrsError` for fewer than two, or parameters that are no mapping.
+    """
+    values = read_parameter_file(path)
+    if len(values) < 2 or not all(isinstance(given, dict) for given in values.values()):
+        raise CrsError(f"{path} must hold two or more lines of the form name: {{parameter: value, …}}")
+    return [{**given, "condition": name} for name, given in values.items()]
+
+
 def read_grid(path: Path) -> list[dict[str, Any]]:
     """The conditions of a sweep: a YAML mapping in which a list means one condition per value (their product).
 

@@ -58,8 +58,17 @@ def write(run: Run, figures: Sequence[Figure]) -> Path:
     )
 
 
-def write_comparison(path: Path, conditions: pl.DataFrame, figures: Sequence[Figure]) -> Path:
-    """Writes the report of a sweep: its conditions (`comparison.Sweep`) and the given charts; returns `path`."""
+def write_comparison(
+    path: Path,
+    conditions: pl.DataFrame,
+    figures: Sequence[Figure],
+    differences: pl.DataFrame,
+    verdict: Sequence[str],
+) -> Path:
+    """Writes the report of a sweep: its conditions (`comparison.Sweep`), what was found of the first one against the
+    others, and the given charts; returns `path`."""
+    columns = ("condition", "metric", "difference", "low", "high", "p", "n", "better")
+    shown = differences.drop_nulls("better").select(columns)
     table = conditions.drop("condition", "traceback")
     failed = conditions.filter(state="error").select("condition", "error", "traceback")
     return _write(
@@ -69,6 +78,9 @@ def write_comparison(path: Path, conditions: pl.DataFrame, figures: Sequence[Fig
         columns=table.columns,
         rows=[["" if value is None else _number(value) for value in row] for row in table.iter_rows()],
         failed=failed.to_dicts(),
+        verdict=verdict,
+        difference_columns=shown.columns,
+        differences=[["" if value is None else _number(value) for value in row] for row in shown.iter_rows()],
         charts=[{"title": f.title, "reading": f.reading, "svg": Markup(charts.svg(f.chart))} for f in figures],
     )
 

@@ -139,5 +139,26 @@ def paired_difference(a: np.ndarray, b: np.ndarray, *, times: int, seed: int) ->
     return ratio(difference, np.ones(len(difference)), times=times, seed=seed)
 
 
+def sign_flips(differences: np.ndarray, *, times: int, seed: int) -> float:
+    """Two-sided p-value of the hypothesis that paired differences are as likely either way (Fisher's randomisation).
+
+    Signs are drawn `times` times; the share of draws with a mean at least as far from 0, the one at hand among them
+    (Phipson and Smyth, Permutation P-values Should Never Be Zero, 2010).
+    """
+    generator = np.random.default_rng(derive_seed(seed, "signs", len(differences)))
+    signs = generator.integers(0, 2, size=(times, len(differences)), dtype=np.int8) * 2.0 - 1.0
+    reached = np.abs(signs @ differences) >= np.abs(differences.sum()) - 1e-12
+    return float((1 + reached.sum()) / (times + 1))
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """p-values of a family, so corrected that the chance of any false find is kept (Holm 1979)."""
+    order = np.argsort(p, kind="stable")
+    adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    found = np.empty(len(p))
+    found[order] = np.minimum(adjusted, 1.0)
+    return found
+
+
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)

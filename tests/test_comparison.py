@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from crslib import charts, comparison, schemas
+from crslib.config import ROOT, RunParameters, read_conditions
 from crslib.errors import CrsError
 from crslib.metrics.leakage import KINDS
 from crslib.store import Run
@@ -25,6 +26,8 @@ def make_sweep(folder: Path) -> Path:
         if state == "success":
             row = dict.fromkeys(schemas.TABLES["metrics"]) | {"metric": "hits", "value": 0.1 * number, "n": 4}
             run.write("metrics", pl.DataFrame([row], schema=dict(schemas.TABLES["metrics"])))
+            scores = [(str(number), f"u{i}.0", "hits", float(i < 9 - 8 * number)) for i in range(9)]
+            run.write("scores", pl.DataFrame(scores, schema=dict(schemas.TABLES["scores"]), orient="row"))
         values = {"memory": number == 0, "temperature": 0.5}
         conditions.append({"run_id": str(number), "path": f"../../runs/{number}", "state": state, "values": values})
     sweep = folder / "sweeps" / "s"
@@ -50,3 +53,61 @@ def test_conditions_and_metrics_are_read(tmp_path: Path) -> None:
 def test_no_sweep_is_told(tmp_path: Path) -> None:
     with pytest.raises(CrsError, match=r"no readable sweep\.json"):
         comparison.read(str(tmp_path))
+
+
+def test_the_first_condition_against_the_others(tmp_path: Path) -> None:
+    sweep = comparison.read(str(make_sweep(tmp_path)))
+    found = comparison.differences(sweep)
+    (row,) = found.rows(named=True)
+    assert (row["condition"], row["metric"], row["n"]) == ("memory=false, temperature=0.5", "hits", 9)
+    assert row["difference"] == pytest.approx(8 / 9)
+    assert row["p"] == pytest.approx(2 / 2**8, abs=0.003)  # all eight signs alike
+    assert row["better"] is True
+    (line,) = comparison.verdict(sweep, found)
+    assert line.startswith("memory=true, temperature=0.5 recommends better than memory=false, temperature=0.5: yes; ")
+    assert "Dialogues with a hit +0.889 [" in line
+    assert comparison.record(sweep)["memory=false, temperature=0.5"]["hits"] == {
+        "mean": 0.1, "low": None, "high": None, "n": 4
+    }  # fmt: skip
+
+
+def whole(condition: str, metric: str, value: float, half: float) -> dict[str, object]:
+    names = {"condition": condition, "metric": metric, "value": value, "low": value - half, "high": value + half}
+    return dict.fromkeys(schemas.TABLES["metrics"]) | names
+
+
+def test_figures_of_whole_runs_are_told_apart_by_their_intervals() -> None:
+    rows = [
+        whole("a", "item_entropy", 7.0, 0.3),
+        whole("b", "item_entropy", 6.0, 0.4),
+        whole("c", "item_entropy", 6.6, 0.4),
+    ]
+    rows += [whole("a", "turns_wasserstein", 2.0, 0.1), whole("b", "turns_wasserstein", 1.0, 0.1)]
+    rows += [whole("a", "turns", 9.0, 0.1), whole("b", "turns", 5.0, 0.1)]
+    metrics = pl.DataFrame(rows, schema={"condition": pl.String, **schemas.TABLES["metrics"]})
+    scores = pl.DataFrame(schema={"condition": pl.String, **schemas.TABLES["scores"]})
+    sweep = comparison.Sweep(Path(), pl.DataFrame(), metrics, scores)
+    found = comparison.differences(sweep)
+    assert found.select("condition", "metric", "better").rows() == [
+        ("b", "turns", None),  # people's is the best, which is neither more nor less
+        ("b", "turns_wasserstein", False),
+        ("b", "item_entropy", True),
+        ("c", "item_entropy", None),
+    ]
+    entropy = found.row(2, named=True)
+    assert (entropy["low"], entropy["high"]) == (pytest.approx(0.5), pytest.approx(1.5))  # 3, 4, 5
+    assert entropy["p"] is None
+    assert [line.split(":")[1].split(";")[0] for line in comparison.verdict(sweep, found)] == [" yes", " no", " open"]
+
+
+def test_conditions_are_named(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("mine: {memory: false}\nother: {grounding: off}\n")
+    assert read_conditions(tmp_path / "c.yaml") == [
+        {"memory": False, "condition": "mine"},
+        {"grounding": "off", "condition": "other"},
+    ]
+    (tmp_path / "d.yaml").write_text("mine: {}\n")
+    with pytest.raises(CrsError, match="two or more lines"):
+        read_conditions(tmp_path / "d.yaml")
+    for point in read_conditions(ROOT / "data" / "conditions.yaml"):
+        assert RunParameters.parse(point).condition == point["condition"]

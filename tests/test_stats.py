@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats as scipy_stats
 
 from crslib import stats
 
@@ -135,3 +136,18 @@ def test_unanimous_dialogues_leave_the_doubt_that_their_number_leaves() -> None:
     assert none.high == pytest.approx(0.05602, abs=1e-4)
     assert (every.value, every.high) == (1.0, 1.0)
     assert every.low == pytest.approx(1 - 0.05602, abs=1e-4)
+
+
+def test_sign_flips_by_hand() -> None:
+    p = stats.sign_flips(np.array([1.0, 1.0, 1.0, 1.0, 1.0]), times=20_000, seed=0)
+    assert p == pytest.approx(2 / 32, abs=0.006)  # all plus or all minus
+    assert stats.sign_flips(np.array([1.0, -1.0]), times=100, seed=0) == 1.0
+    theirs = scipy_stats.permutation_test(
+        (np.arange(-3.0, 9.0),), np.mean, permutation_type="samples", n_resamples=np.inf
+    ).pvalue
+    assert stats.sign_flips(np.arange(-3.0, 9.0), times=20_000, seed=0) == pytest.approx(theirs, abs=0.01)
+
+
+def test_holm_by_hand() -> None:
+    assert stats.holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
