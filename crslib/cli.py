@@ -474,6 +474,23 @@ def bench_notes(path: Path, moments: int, draws: int, assignments: Sequence[str]
     _keep(found.to_dicts(), file)
 
 
+@bench.command("realism")
+@PATH
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@JSON
+def bench_realism(path: Path, runs: Sequence[Path], file: Path | None) -> None:
+    """Whether a classifier tells the turns of RUNS (folders) from those of ReDial's test dialogues.
+
+    Titles are masked. Beside each accuracy stands that of a control which sees lengths only; people against other
+    people come first.
+    """
+    from crslib.benchmarks import realism
+
+    found = realism.measure(path, [run.resolve() for run in runs])
+    console.print(realism.formatted(found), markup=False, soft_wrap=True)
+    _keep(found.to_dicts(), file)
+
+
 def _keep(found: Any, file: Path | None) -> None:
     if file is not None:
         with writing(file) as temporary:

@@ -1,0 +1,111 @@
+"""Can a classifier tell simulated turns from human ones? (Lopez-Paz and Oquab, Revisiting Classifier Two-Sample Tests,
+ICLR 2017)
+
+Accuracy on turns of dialogues that the classifier has not seen: 0.5 says that it cannot, 1 that it always can. Film
+titles are masked, for which films come up is a question of its own. A control sees nothing but how long a turn is.
+"""
+
+import math
+
+import numpy as np
+import polars as pl
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from crslib import stats
+from crslib.chat import mentions
+from crslib.identity import derive_seed
+from crslib.metrics.words import words
+
+WORDS, LENGTH = "words", "length"
+SCHEMA = {
+    "features": pl.String,
+    "accuracy": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "n_dialogues": pl.Int64,
+}
+_FOLDS = 5
+_TOKEN = r"\w+|[^\w\s]"  # words and single marks, as they are written
+_LONGEST = 40  # words; the control sees no difference beyond
+
+
+def two_sample(
+    simulated: pl.DataFrame, human: pl.DataFrame, role: str, *, times: int = 1000, seed: int = 0
+) -> pl.DataFrame:
+    """The columns of `SCHEMA`, a row for `WORDS` (logistic regression on words, pairs of words and marks) and one for
+    `LENGTH` (on the number of words alone).
+
+    `simulated`, `human`: rows of table `turns`. As many dialogues of either are drawn as the smaller side has, their
+    turns of `role` weigh so that both sides count the same, and no dialogue is in two of the five folds. Accuracy is
+    the mean of both sides' shares of turns that are told rightly; its 95 % interval is over dialogues. Empty where a
+    side has fewer than ten dialogues.
+    """
+    sides = [_turns(frame, role) for frame in (simulated, human)]
+    n = min(frame["dialogue_id"].n_unique() for frame in sides)
+    if n < 2 * _FOLDS:
+        return pl.DataFrame(schema=SCHEMA)
+    sides = [_drawn(frame, n, seed) for frame in sides]
+    both = pl.concat(
+        frame.select(pl.format("{}:{}", pl.lit(side), "dialogue_id").alias("group"), "text", pl.lit(side).alias("side"))
+        for side, frame in enumerate(sides)
+    )
+    rows = []
+    for features in (WORDS, LENGTH):
+        told = both.with_columns(pl.Series("right", _right(both, features), dtype=pl.Float64))
+        estimate = _accuracy(told, times, seed)
+        rows.append((features, estimate.value, estimate.low, estimate.high, n))
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def _turns(turns: pl.DataFrame, role: str) -> pl.DataFrame:
+    texts = turns.filter(role=role).sort("dialogue_id", "turn").select("dialogue_id", "text")
+    return texts.with_columns(pl.col("text").map_elements(_masked, return_dtype=pl.String)).filter(pl.col("text") != "")
+
+
+def _masked(text: str) -> str:
+    for _, start, end in reversed(mentions(text)):
+        text = f"{text[:start]} FILM {text[end:]}"
+    return " ".join(text.split())
+
+
+def _drawn(frame: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
+    order = sorted(frame["dialogue_id"].unique(), key=lambda dialogue: derive_seed(seed, "two samples", dialogue))
+    return frame.filter(pl.col("dialogue_id").is_in(order[:n]))
+
+
+def _right(both: pl.DataFrame, features: str) -> np.ndarray:
+    """1 for every turn whose side is told rightly by a classifier that has not seen its dialogue, else 0."""
+    side, groups = both["side"].to_numpy(), both["group"].to_numpy()
+    if features == WORDS:
+        seen = both["text"].to_numpy()
+        reader = TfidfVectorizer(lowercase=False, token_pattern=_TOKEN, ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    else:
+        seen = np.array([[min(len(words(text)), _LONGEST)] for text in both["text"]])
+        reader = OneHotEncoder(handle_unknown="ignore")
+    found = np.zeros(len(side))
+    for learnt, kept in GroupKFold(_FOLDS).split(seen, side, groups):
+        classifier = make_pipeline(reader, LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced"))
+        classifier.fit(seen[learnt], side[learnt])
+        found[kept] = classifier.predict(seen[kept]) == side[kept]
+    return found
+
+
+def _accuracy(told: pl.DataFrame, times: int, seed: int) -> stats.Estimate:
+    """The mean of both sides' shares, with an interval over dialogues, each side drawn by itself."""
+    shares = [
+        stats.ratio(part["right"].to_numpy(), part["n"].to_numpy(), times=times, seed=seed)
+        for _, part in told.group_by("side", "group")
+        .agg(pl.col("right").sum(), pl.len().alias("n"))
+        .sort("side", "group")
+        .group_by("side", maintain_order=True)
+    ]
+    one, other = shares
+    assert one is not None and other is not None
+    value = (one.value + other.value) / 2
+    halves = [((share.high or share.value) - (share.low or share.value)) / 2 for share in shares if share]
+    half = math.hypot(*halves) / 2
+    return stats.Estimate(value, max(value - half, 0.0), min(value + half, 1.0), one.n)
