@@ -22,10 +22,9 @@ def measure(path: Path, runs: Sequence[Path]) -> pl.DataFrame:
     """
     dialogues = sorted(redial.read(path, "test"), key=lambda one: derive_seed(0, "halves", one.dialogue_id))
     half = len(dialogues) // 2
-    one, other, human = (frames(part)[1] for part in (dialogues[:half], dialogues[half:], dialogues))
     sides = [(run.read("dialogues"), run.read("turns")) for run in map(Run, runs)]
     most = max(len(made) for made, _ in sides)
-    few = one.filter(pl.col("dialogue_id").is_in(one["dialogue_id"].unique().sort().head(most)))
+    few, other, human = (frames(part)[1] for part in (dialogues[:half][:most], dialogues[half:], dialogues))
     tables = []
     for role in (USER, RECOMMENDER):
         named = [(PEOPLE, few, other), *((made["condition"][0], turns, human) for made, turns in sides)]
