@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from crslib.errors import CrsError
@@ -199,6 +199,13 @@ class RunParameters(ProfileParameters, SimulationParameters, EvaluationParameter
         "",
         description="a model is told the targets: user-target, or scripted (it writes both sides); empty: none is",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A baseline is called so in tables and charts, unless it is given another name."""
+        named = {"condition": values["baseline"]} if values.get("baseline") else {}
+        return named | values
 
     @property
     def stages(self) -> Mapping[str, type[Parameters]]:

@@ -90,3 +90,10 @@ def test_paths_are_meant_from_where_the_command_runs(tmp_path: Path, monkeypatch
     located = RunParameters.parse({"user_model": "mine.gguf", "user_adapter": ""}).located()
     assert located.user_model == str(tmp_path / "mine.gguf")
     assert (located.user_adapter, located.recommender_model, located.data) == ("", "smollm2", "data")
+
+
+def test_a_baseline_has_its_own_name_unless_given_another() -> None:
+    assert RunParameters.parse({}).condition == "interplay"
+    assert RunParameters.parse({"baseline": "scripted"}).condition == "scripted"
+    assert RunParameters.parse({"baseline": "scripted", "condition": "mine"}).condition == "mine"
+    assert list(RunParameters.parse({"baseline": "scripted"}).stages) == ["01_profiles", "02_baselines", "03_evaluate"]
