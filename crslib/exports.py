@@ -254,7 +254,7 @@ def _people(dialogues: pl.DataFrame, profiles: pl.DataFrame) -> dict[str, dict[s
 
 
 def _linked(row: Mapping[str, Any], number: Mapping[str, int]) -> str:
-    """A text with `@id` in the place of its mentions; a stray `@` before a digit would be taken for one and goes."""
+    """A text with `@id` in the place of its mentions; a stray `@` could be taken for one and goes."""
     pieces, end = [], 0
     for item in sorted(row["items"], key=lambda item: item["start"]):
         name = item["title"] if item["item_id"] is None else f"@{number[item['item_id']]}"
