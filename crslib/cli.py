@@ -313,7 +313,7 @@ JSON = click.option("--json", "file", type=click.Path(path_type=Path), help="Wri
 
 @main.group()
 def bench() -> None:
-    """Measures this installation: speed of the engine, foresight of the recommender, linking of titles."""
+    """Measures this installation and its models: speed, adapters, foresight of the recommender, likeness to people."""
 
 
 @bench.command("engine")

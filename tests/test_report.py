@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from crslib import charts, report, schemas
+from crslib.comparison import DIFFERENCES
 from crslib.store import Run
 from tests.conftest import make_profiles
 
@@ -102,7 +103,16 @@ def test_comparison_lists_failures_with_their_traceback(tmp_path: Path) -> None:
         {"condition": ["a=1", "a=2"], "a": ["1", "2"], "state": ["success", "error"], "error": [None, EVIL],
          "traceback": [None, f"Traceback {EVIL}"]}
     )  # fmt: skip
-    html = report.write_comparison(tmp_path / "c.html", conditions, []).read_text(encoding="utf-8")
+    rows = [
+        (EVIL, "hits", "recommendation", 0.1, 0.05, 0.2, 0.01, 9, True),
+        ("c", "turns", "realism", 3.0, 1.0, 5.0, None, 0, None),
+    ]
+    differences = pl.DataFrame(rows, schema=DIFFERENCES, orient="row")
+    path = report.write_comparison(tmp_path / "c.html", conditions, [], differences, [f"a is better than {EVIL}: yes"])
+    html = path.read_text(encoding="utf-8")
+    assert "is better than &lt;script&gt;" in html
+    assert "<td>hits</td><td>0.100</td>" in html
+    assert "<td>turns</td>" not in html  # of no known direction
     assert "2 conditions side by side" in html
     assert "Traceback &lt;script&gt;" in html
     assert "<script" not in html
