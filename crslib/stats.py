@@ -134,9 +134,16 @@ def subsample(statistic: Callable[[np.ndarray], np.ndarray], n: int, *, times: i
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray, *, times: int, seed: int) -> Estimate | None:
-    """Mean of a − b over pairs (the same profile under two conditions); pairs with a NaN are left out."""
+    """Mean of a − b over pairs (the same profile under two conditions); pairs with a NaN are left out.
+
+    The interval is the bootstrap's; pairs that all differ alike have none to either side.
+    """
     difference = (a - b)[np.isfinite(a) & np.isfinite(b)]
-    return ratio(difference, np.ones(len(difference)), times=times, seed=seed)
+    n = len(difference)
+    if not n:
+        return None
+    low, high = interval(resamples(n, times, seed) @ difference / n) if n > 1 else (None, None)
+    return Estimate(float(difference.mean()), low, high, n)
 
 
 def sign_flips(differences: np.ndarray, *, times: int, seed: int) -> float:

@@ -151,3 +151,11 @@ def test_sign_flips_by_hand() -> None:
 def test_holm_by_hand() -> None:
     assert stats.holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
+
+
+def test_pairs_without_any_difference_leave_no_doubt_to_one_side() -> None:
+    same = stats.paired_difference(np.ones(5), np.ones(5), times=100, seed=0)
+    assert same == stats.Estimate(0.0, 0.0, 0.0, 5)
+    one = stats.paired_difference(np.array([1.0, 0.0, 0.0, 0.0]), np.zeros(4), times=2000, seed=0)
+    assert one is not None
+    assert (one.value, one.low, one.high) == (0.25, 0.0, 0.75)
