@@ -174,7 +174,7 @@ def _record(
             "condition": parameters.condition,
             "opener": said[0][0] if said else USER,
             "seed": parameters.seed,
-            "stop_reason": "context_full" if cut else "script_ended",
+            "stop_reason": "script_cut" if cut else "script_ended",
             "n_turns": len(turns),
         },
         "turns": turns,

@@ -24,6 +24,7 @@ _ENDINGS = {
     "repetition": "stopped: the same words for the third time",
     "context_full": "stopped: the model's context is full",
     "script_ended": "the script ends",
+    "script_cut": "stopped: the longest script is reached",
 }
 
 

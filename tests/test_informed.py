@@ -69,6 +69,11 @@ def test_a_script_becomes_the_tables_of_a_simulation(
     assert not engine.alive
 
 
+def test_a_script_that_does_not_end_is_cut(tmp_path: Path, items: pl.DataFrame) -> None:
+    dialogues, *_ = write(tmp_path, items, {}, ScriptedEngine(lambda prompt, seed: SCRIPT, n_ctx=10), n=1)
+    assert dialogues["stop_reason"].to_list() == ["script_cut"]
+
+
 def test_scripts_depend_on_nothing_around_them_and_are_written_once(tmp_path: Path, items: pl.DataFrame) -> None:
     whole = write(tmp_path / "a", items, {}, ScriptedEngine(lambda prompt, seed: f"User: {seed}"))
     other = write(tmp_path / "b", items, {}, ScriptedEngine(lambda prompt, seed: f"User: {seed}", width=1), n=3)
