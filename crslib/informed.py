@@ -19,9 +19,18 @@ from crslib.chat import RECOMMENDER, USER, ChatTemplate, UserView
 from crslib.config import BaselineParameters, SimulationParameters
 from crslib.engines import llama
 from crslib.engines.base import Completion, Engine, Request, Sampling
-from crslib.identity import derive_seed, digest
+from crslib.identity import derive_seed, sources_sha256
 from crslib.opinions import Opinions
-from crslib.simulate import engine_record, open_engine, open_engines, open_grounding, simulate, tables
+from crslib.simulate import (
+    BESIDE,
+    engine_record,
+    open_engine,
+    open_engines,
+    open_grounding,
+    simulate,
+    tables,
+    talk_key,
+)
 from crslib.store import Journal
 from crslib.training.rules import fits
 
@@ -63,6 +72,7 @@ def make(
     run_id: str,
     journal: Journal,
     advance: Callable[[int, int], None] = lambda done, total: None,
+    behind: Mapping[str, Any] | None = None,
 ) -> tuple[Tables, dict[str, Any]]:
     """Dialogues of the condition `parameters.baseline`: tables `dialogues`, `turns` and `prompts`, and what `run.json`
     says of the engines.
@@ -74,16 +84,22 @@ def make(
     catalog = Catalog(items)
     if parameters.baseline == SCRIPTED:
         with open_writer(parameters) as writer:
-            made = write_scripts(profiles, titles, catalog, writer, parameters, run_id, journal, advance)
+            made = write_scripts(profiles, titles, catalog, writer, parameters, run_id, journal, advance, behind)
             return made, engine_record(writer, writer)
     opinions = Opinions(profiles, training, items)
     with open_engines(parameters) as (user, recommender):
         grounding = open_grounding(items, training, recommender, parameters)
         made = simulate(
             profiles, opinions, catalog, user, recommender, parameters, run_id, journal, grounding, advance, fits,
-            user_view(titles),
+            user_view(titles), _behind(titles, behind),
         )  # fmt: skip
         return made, engine_record(user, recommender)
+
+
+def _behind(titles: Mapping[str, Sequence[str]], behind: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a baseline's words depend on beside what a simulation's do: what is told, and this module."""
+    told = {name: list(known) for name, known in titles.items()}
+    return {**(behind or {}), "told": told, "by": sources_sha256([__name__], BESIDE)}
 
 
 @contextmanager
@@ -108,6 +124,7 @@ def write_scripts(
     run_id: str,
     journal: Journal,
     advance: Callable[[int, int], None] = lambda done, total: None,
+    behind: Mapping[str, Any] | None = None,
 ) -> Tables:
     """A scripted dialogue for every profile, as tables `dialogues`, `turns` and `prompts`, sorted.
 
@@ -115,8 +132,7 @@ def write_scripts(
     is written. A script that says nothing is a dialogue without turns. Both parties' prompts are the writer's: it reads
     what either must not. Raises `CrsError` when the engine fails or the journal cannot be written.
     """
-    told = {name: list(titles.get(name, ())) for name in profiles["profile_id"]}
-    key = digest([parameters.identity(), profiles.to_dicts(), told, dict(writer.identity)], SCRIPTED)
+    key = talk_key(parameters, profiles, [writer], _behind(titles, behind))
     journal.keep(key)
     wanted = {
         f"{profile['profile_id']}.{copy}": profile
@@ -135,10 +151,9 @@ def write_scripts(
         for dialogue_id, made in writer.advance():
             writer.forget(dialogue_id)
             record = _record(wanted[dialogue_id], dialogue_id, made, prompts[dialogue_id], writer, catalog, parameters)
-            record["dialogue"]["run_id"] = run_id
             journal.append({"key": key, **record})
             advance(len(journal.records), len(wanted))
-    return tables(journal.records)
+    return tables(journal.records, run_id, parameters.condition)
 
 
 def _record(
@@ -171,7 +186,6 @@ def _record(
         "dialogue": {
             "dialogue_id": dialogue_id,
             "profile_id": profile["profile_id"],
-            "condition": parameters.condition,
             "opener": said[0][0] if said else USER,
             "seed": parameters.seed,
             "stop_reason": "script_cut" if cut else "script_ended",

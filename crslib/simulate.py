@@ -35,7 +35,7 @@ from crslib.engines.base import Completion, Constraint, Engine, Request, Samplin
 from crslib.engines.resampling import Resampling
 from crslib.errors import CrsError
 from crslib.grounding import Titles
-from crslib.identity import derive_seed, digest
+from crslib.identity import derive_seed, digest, sources_sha256
 from crslib.ranking import ItemPrior, Utterance
 from crslib.store import Journal
 
@@ -43,6 +43,10 @@ HUMAN_RECOMMENDER_OPENS = 0.65  # share of ReDial dialogues in which the recomme
 ALIVE_PER_ROW = 2  # dialogues alive per row of an engine
 
 CACHE = resolve(".cache/weights")
+
+# Whose sources decide what is said; those beside carry parameters, tables and files and change no word.
+_AT_WORK = ("crslib.simulate", "crslib.opinions", "crslib.training.rules")
+BESIDE = frozenset(f"crslib.{name}" for name in ("config", "errors", "identity", "schemas", "stats", "store"))
 
 
 Fits = Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], bool]
@@ -192,6 +196,7 @@ def simulate(
     advance: Callable[[int, int], None] = lambda done, total: None,
     fits: Fits = lambda turn, said: True,
     view: Callable[[Mapping[str, Any]], UserView] = user_view,
+    behind: Mapping[str, Any] | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Dialogues of every profile (table `profiles`), as tables `dialogues`, `turns` and `prompts`, sorted.
 
@@ -200,12 +205,13 @@ def simulate(
     `grounding` restricts what the recommender names; it has to be there unless `parameters.grounding` is off.
     `fits`, for `parameters.resample` above 1, judges a user's reply to items that it has notes on, a row of `turns`, in
     view of the rows before it: what does not fit is drawn again. `view` makes the user's view from its row of
-    `profiles`; a condition in which users know more than they may brings its own.
+    `profiles`; a condition in which users know more than they may brings its own. `behind`: hashes of what `opinions`,
+    `catalog`, `grounding` and `view` were made from; what a journal holds is taken only where they are the same.
     Raises `CrsError` when an engine fails or the journal cannot be written; what had ended before is kept.
     """
     if (grounding is None) != (parameters.grounding == "off"):
         raise CrsError(f"grounding = {parameters.grounding!r} does not go with what was given; use open_grounding")
-    key = digest([parameters.identity(), profiles.to_dicts(), dict(user.identity), dict(recommender.identity)], "talk")
+    key = talk_key(parameters, profiles, (user, recommender), behind)
     journal.keep(key)
     wanted = {
         f"{profile['profile_id']}.{copy}": profile
@@ -237,15 +243,31 @@ def simulate(
                 continue
             user.forget(dialogue_id)
             recommender.forget(dialogue_id)
-            journal.append({"key": key, **_record(alive.pop(dialogue_id), run_id, parameters)})
+            journal.append({"key": key, **_record(alive.pop(dialogue_id), parameters)})
             advance(len(wanted) - len(pending) - len(alive), len(wanted))
-    return tables(journal.records)
+    return tables(journal.records, run_id, parameters.condition)
 
 
-def tables(records: Iterable[Mapping[str, Any]]) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Journal records as tables `dialogues`, `turns` and `prompts`, sorted by dialogue and turn."""
+def talk_key(
+    parameters: SimulationParameters,
+    profiles: pl.DataFrame,
+    engines: Sequence[Engine],
+    behind: Mapping[str, Any] | None = None,
+) -> str:
+    """What stands for all that decides the words of dialogues: parameters but for the condition's name, table
+    `profiles`, engines, what lies behind the other inputs, and the sources that are at work."""
+    given = {name: value for name, value in parameters.identity().items() if name != "condition"}
+    engine = [dict(engine.identity) for engine in engines]
+    return digest([given, profiles.to_dicts(), engine, dict(behind or {}), sources_sha256(_AT_WORK, BESIDE)], "talk")
+
+
+def tables(
+    records: Iterable[Mapping[str, Any]], run_id: str, condition: str
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Journal records as tables `dialogues`, `turns` and `prompts` of a run, sorted by dialogue and turn."""
     records = sorted(records, key=lambda record: record["dialogue"]["dialogue_id"])
-    dialogues = pl.DataFrame([r["dialogue"] for r in records], schema=dict(schemas.TABLES["dialogues"]))
+    heads = [{**record["dialogue"], "run_id": run_id, "condition": condition} for record in records]
+    dialogues = pl.DataFrame(heads, schema=dict(schemas.TABLES["dialogues"]))
     turns, prompts = (
         pl.DataFrame([row for r in records for row in r[name]], schema=dict(schemas.TABLES[name]))
         for name in ("turns", "prompts")
@@ -385,14 +407,12 @@ def _repeats(turns: list[dict[str, Any]]) -> bool:
     return len(words) >= 4 and len(same) >= 3
 
 
-def _record(dialogue: _Dialogue, run_id: str, parameters: SimulationParameters) -> dict[str, Any]:
+def _record(dialogue: _Dialogue, parameters: SimulationParameters) -> dict[str, Any]:
     key = {"dialogue_id": dialogue.dialogue_id}
     return {
         "dialogue": {
             **key,
-            "run_id": run_id,
             "profile_id": dialogue.profile_id,
-            "condition": parameters.condition,
             "opener": dialogue.opener,
             "seed": parameters.seed,
             "stop_reason": dialogue.stop_reason,

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from crslib import schemas
 from crslib.config import resolve
 from crslib.errors import CrsError
+from crslib.identity import file_sha256
 
 
 def now() -> str:
@@ -126,6 +127,10 @@ class Run:
         """Table `name` of `schemas.TABLES`."""
         return read_parquet(self.path / f"{name}.parquet", name)
 
+    def hashes(self, *names: str) -> dict[str, str]:
+        """SHA-256 of the files of tables."""
+        return {name: file_sha256(self.path / f"{name}.parquet") for name in names}
+
     def write(self, name: str, frame: pl.DataFrame) -> None:
         """Writes table `name` after checking it against its schema."""
         write_parquet(schemas.check(frame, name), self.path / f"{name}.parquet")
@@ -143,8 +148,9 @@ class Run:
             yield
 
     @contextlib.contextmanager
-    def journal(self) -> Iterator["Journal"]:
-        """The journal of finished dialogues, held by one process at a time."""
+    def journal(self, *, beside: bool = False) -> Iterator["Journal"]:
+        """The journal of finished dialogues, held by one process at a time. `beside`: what a run beside this one has
+        finished under the same key is taken from there."""
         path = self.path / "journal.jsonl"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -153,7 +159,7 @@ class Run:
             raise unwritable(path, error) from None
         with file:
             _lock(file, self.path)
-            yield Journal(path, file)
+            yield Journal(path, file, sorted(self.path.parent.glob("*/journal.jsonl")) if beside else ())
 
     @property
     def reached(self) -> tuple[int, int, str]:
@@ -193,8 +199,8 @@ def _lock(file: IO[bytes], folder: Path) -> None:
 class Journal:
     """Append-only JSON lines, each on disk before `append` returns. A torn last line is dropped."""
 
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
-        self._path, self._file = path, file
+    def __init__(self, path: Path, file: IO[bytes], others: Sequence[Path] = ()) -> None:
+        self._path, self._file, self._others = path, file, others
         file.seek(0)
         whole = file.read()
         kept = whole[: whole.rfind(b"\n") + 1]
@@ -203,13 +209,21 @@ class Journal:
         self.records: list[dict[str, Any]] = [json.loads(line) for line in kept.splitlines()]
 
     def keep(self, key: str) -> None:
-        """Forgets records of another key: what a person at a notebook made with other parameters."""
+        """Forgets records of another key: what a person at a notebook made with other parameters. Where none is left
+        those of the first other journal that has the key are taken, as far as it got."""
         records = [record for record in self.records if record["key"] == key]
         if len(records) < len(self.records):
             self.records = []
             self._file.truncate(0)
             for record in records:
                 self.append(record)
+        for other in self._others if not self.records else ():
+            with other.open("rb") as file:
+                lines = [line for line in file if line.endswith(b"\n")]
+            if lines and json.loads(lines[0])["key"] == key:
+                for line in lines:
+                    self.append(json.loads(line))
+                return
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Adds one record. Raises `CrsError` when it cannot be stored; what is there stays whole."""
