@@ -227,6 +227,38 @@ def test_other_parameters_do_not_reuse_the_journal(tmp_path: Path, items: pl.Dat
     assert again.equals(first)
 
 
+def test_what_a_run_beside_it_has_made_is_taken(
+    tmp_path: Path, items: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under another condition's name, and as far as the other got; not when anything that decides the words differs."""
+    profiles = make_profiles(ids(4))
+
+    def talk(name: str, behind: str = "ratings of May", **parameters) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+        asked = ScriptedEngine(chatter, 3), ScriptedEngine(chatter, 3)
+        reached: list[int] = []
+        with Run(tmp_path / name).journal(beside=True) as journal:
+            dialogues, turns, _ = simulate(
+                profiles, Fixed(), Catalog(items), *asked, SimulationParameters(grounding="off", **parameters), name,
+                journal, advance=lambda done, total: reached.append(done), behind={"ratings": behind},
+            )  # fmt: skip
+        return dialogues, turns, reached[0]
+
+    _, first, found = talk("a")
+    assert found == 0
+    dialogues, again, found = talk("b", condition="another name")
+    assert found == 4
+    assert again.equals(first)
+    assert set(dialogues.select("run_id", "condition").rows()) == {("b", "another name")}
+    journal = tmp_path / "a" / "journal.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]) + b"torn")
+    (tmp_path / "b" / "journal.jsonl").unlink()
+    assert talk("c")[1:][1] == 2
+    assert talk("d", behind="ratings of June")[2] == 0
+    assert talk("e", seed=1)[2] == 0
+    monkeypatch.setattr("crslib.simulate.sources_sha256", lambda *modules: {"crslib.simulate": "edited"})
+    assert talk("f")[2] == 0
+
+
 def test_a_reply_that_does_not_fit_its_notes_is_drawn_again(tmp_path: Path, items: pl.DataFrame) -> None:
     asked: list[tuple[dict, tuple]] = []
 
