@@ -133,6 +133,9 @@ class EvaluationParameters(Parameters):
     """`03_evaluate`: against whom, and how sure."""
 
     human: str = _path("data/human", description="folder with the statistics of human dialogues")
+    judged_by: Literal["own", "another"] = Field(
+        "own", description="profile that a dialogue is held against; another: a control"
+    )
     n_bootstrap: int = Field(1000, ge=100, description="resamples of dialogues behind each 95 % interval")
 
 
