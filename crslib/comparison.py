@@ -3,18 +3,20 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import polars as pl
 
 from crslib import charts, stats
 from crslib.config import resolve
 from crslib.errors import CrsError
-from crslib.metrics import METRICS
+from crslib.metrics import METRICS, evaluation
+from crslib.metrics import human as reference
 from crslib.metrics.leakage import KINDS
-from crslib.report import Figure
+from crslib.report import Dialogue, Figure, number
 from crslib.store import Run
 
 SHOWN = (
@@ -59,12 +61,14 @@ CLAIMS: Mapping[str, Sequence[str]] = {
 @dataclass(frozen=True)
 class Sweep:
     """`conditions`: condition, one column per varied parameter, state, leaks, error, traceback (null where all is
-    well). `metrics`, `scores`: condition and the columns of these tables, of the conditions that ended well."""
+    well). `metrics`, `scores`: condition and the columns of these tables, of the conditions that ended well. `runs`:
+    these conditions' runs, by name."""
 
     path: Path
     conditions: pl.DataFrame
     metrics: pl.DataFrame
     scores: pl.DataFrame
+    runs: Mapping[str, Run] = field(default_factory=dict)
 
 
 def read(sweep_dir: str) -> Sweep:
@@ -74,7 +78,7 @@ def read(sweep_dir: str) -> Sweep:
         content = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CrsError(f"{path} holds no readable sweep.json ({error}); make one with `crs sweep GRID`") from None
-    rows, frames, scores = [], [], []
+    rows, frames, scores, runs = [], [], [], {}
     names = [condition["values"].get("condition") for condition in content["conditions"]]
     named = None not in names and len(set(names)) == len(names)
     for condition in content["conditions"]:
@@ -94,11 +98,12 @@ def read(sweep_dir: str) -> Sweep:
             }
         )
         if condition["state"] == "success":
+            runs[label] = run
             frames.append(run.read("metrics").select(pl.lit(label).alias("condition"), pl.all()))
             scores.append(run.read("scores").select(pl.lit(label).alias("condition"), pl.all()))
     texts = dict.fromkeys(("condition", *content["axes"], "state", "error", "traceback"), pl.String)
     conditions = pl.DataFrame(rows, schema_overrides={**texts, "leaks": pl.Int64})
-    return Sweep(path, conditions, *(pl.concat(found) if found else pl.DataFrame() for found in (frames, scores)))
+    return Sweep(path, conditions, *(pl.concat(found) if found else pl.DataFrame() for found in (frames, scores)), runs)
 
 
 def _newest() -> Path:
@@ -112,15 +117,116 @@ def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else "default" if value is None else str(value)
 
 
+def people(sweep: Sweep, *, times: int = 1000, seed: int = 0) -> pl.DataFrame:
+    """Human dialogues as one more condition: the columns of `Sweep.metrics`, `condition` is "human".
+
+    What is counted in people and simulations alike has an interval over human dialogues. A distance is that of people
+    from people, at the size of the first condition: its mean, with the floor (their 95 % quantile) as upper end.
+    """
+    if not sweep.runs:
+        return sweep.metrics.clear()
+    first, run = next(iter(sweep.runs.items()))
+    folder = run.info.get("parameters", {}).get("human", "data/human")
+    known = evaluation.people(reference.read(resolve(folder)), times=times, seed=seed)
+    rows = []
+    for row in sweep.metrics.filter(pl.col("condition") == first).drop_nulls("human").iter_rows(named=True):
+        found = known.get(row["metric"], stats.Estimate(row["human"], None, row["floor"], 0))
+        ends = {"low": found.low, "high": found.high, "n": found.n}
+        rows.append({**row, "condition": "human", "value": row["human"], **ends})
+    return pl.DataFrame(rows, schema=sweep.metrics.schema)
+
+
 def figures(sweep: Sweep) -> list[Figure]:
-    """One chart per metric of `SHOWN` that any condition has."""
-    if sweep.metrics.is_empty():
-        return []
+    """One figure per family of metrics: a chart for each metric of `SHOWN` that any condition has."""
+    shown = [name for name in SHOWN if not sweep.metrics.is_empty() and sweep.metrics.filter(metric=name).height]
+    families: dict[str, list[str]] = {}
+    for name in shown:
+        families.setdefault(METRICS[name].family, []).append(name)
     return [
-        Figure(METRICS[name].title, METRICS[name].definition, charts.conditions(sweep.metrics.filter(metric=name)))
-        for name in SHOWN
-        if sweep.metrics.filter(metric=name).height
+        Figure(
+            family.capitalize(),
+            "Points with their 95 % interval over dialogues; dashed: people.",
+            charts.beside([_chart(sweep, name) for name in names]),
+        )
+        for family, names in families.items()
     ]
+
+
+def _chart(sweep: Sweep, name: str) -> alt.LayerChart:
+    return charts.conditions(sweep.metrics.filter(metric=name)).properties(title=METRICS[name].title)
+
+
+def table(sweep: Sweep, found: pl.DataFrame) -> pl.DataFrame:
+    """All figures to read: family, metric (its title), better (its direction), a column per condition, and human.
+
+    A cell is the value with its 95 % interval; ▲ says that the first condition is surely better than this one, ▼ worse
+    (`found`: `differences`).
+    """
+    marks = {
+        (row["condition"], row["metric"]): " ▲" if row["better"] else " ▼"
+        for row in found.drop_nulls("better").iter_rows(named=True)
+    }
+    cells: dict[str, dict[str, str]] = {}
+    everyone = pl.concat([sweep.metrics, people(sweep)]) if sweep.runs else sweep.metrics
+    for row in everyone.iter_rows(named=True):
+        ends = [end for end in (row["low"], row["high"]) if end is not None]
+        interval = f" [{', '.join(map(number, ends))}]" if len(ends) == 2 else ""
+        mark = marks.get((row["condition"], row["metric"]), "")
+        cells.setdefault(row["metric"], {})[row["condition"]] = f"{number(row['value'])}{interval}{mark}"
+    names = [str(name) for name in everyone["condition"].unique(maintain_order=True)]
+    rows = [
+        {
+            "family": metric.family,
+            "metric": metric.title,
+            "better": "" if metric.direction == "none" else metric.direction,
+            **{name: cells[metric.name].get(name, "") for name in names},
+        }
+        for metric in METRICS.values()
+        if metric.name in cells
+    ]
+    return pl.DataFrame(rows, schema=dict.fromkeys(("family", "metric", "better", *names), pl.String))
+
+
+# ── which dialogues to look at ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def quality(sweep: Sweep) -> pl.DataFrame:
+    """How good each dialogue is, for choosing which to look at: condition, dialogue_id, quality (0 to 1).
+
+    The mean, over the metrics of recommendation and consistency with a direction, of the dialogue's place among all
+    dialogues of all conditions (0 the worst, 1 the best, ties in the middle). It is no figure to report.
+    """
+    directed = {
+        name: metric.direction == "lower"
+        for name, metric in METRICS.items()
+        if metric.family in ("recommendation", "consistency") and metric.direction in ("higher", "lower")
+    }
+    scores = sweep.scores.filter(pl.col("metric").is_in(list(directed)))
+    sign = pl.when(pl.col("metric").replace_strict(directed, return_dtype=pl.Boolean)).then(-1.0).otherwise(1.0)
+    place = ((pl.col("value") * sign).rank("average") - 0.5) / pl.len()
+    return (
+        scores.with_columns(place.over("metric").alias("place"))
+        .group_by("condition", "dialogue_id")
+        .agg(pl.col("place").mean().alias("quality"))
+        .sort("condition", "dialogue_id")
+    )
+
+
+def extremes(sweep: Sweep) -> list[tuple[str, list[Dialogue]]]:
+    """Each condition's best and worst dialogue by `quality`, with what the other conditions made of the same person:
+    what it is, and the dialogues, that of the condition itself first."""
+    if sweep.scores.is_empty():
+        return []
+    chosen = []
+    ranked = quality(sweep)
+    for name in sweep.runs:
+        mine = ranked.filter(pl.col("condition") == name).sort("quality", "dialogue_id")
+        for which, row in (("best", -1), ("worst", 0)) if mine.height > 1 else ():
+            dialogue_id = mine["dialogue_id"][row]
+            order = [name, *(other for other in sweep.runs if other != name)]
+            pages = [Dialogue(other, sweep.runs[other], dialogue_id) for other in order]
+            chosen.append((f"{name}: its {which} dialogue ({dialogue_id})", pages))
+    return chosen
 
 
 # ── one condition against the others ────────────────────────────────────────────────────────────────────────────────
@@ -178,13 +284,14 @@ def verdict(sweep: Sweep, found: pl.DataFrame) -> list[str]:
 
 
 def record(sweep: Sweep) -> dict[str, dict[str, dict[str, float | int | None]]]:
-    """All figures for other programs: condition → metric → mean, low, high and n."""
+    """All figures for other programs: condition (people's is "human") → metric → mean, low, high and n."""
+    everyone = pl.concat([sweep.metrics, people(sweep)]) if sweep.runs else sweep.metrics
     return {
         str(condition): {
             row["metric"]: {"mean": row["value"], "low": row["low"], "high": row["high"], "n": row["n"]}
             for row in part.iter_rows(named=True)
         }
-        for (condition,), part in sweep.metrics.group_by("condition", maintain_order=True)
+        for (condition,), part in everyone.group_by("condition", maintain_order=True)
     }
 
 

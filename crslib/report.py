@@ -37,6 +37,15 @@ class Figure:
     chart: alt.TopLevelMixin
 
 
+@dataclass(frozen=True)
+class Dialogue:
+    """One dialogue of a run, to be shown under the name of its condition."""
+
+    condition: str
+    run: Run
+    dialogue_id: str
+
+
 def write(run: Run, figures: Sequence[Figure]) -> Path:
     """Writes `report.html` from the run's tables and the given charts; returns its path.
 
@@ -62,28 +71,43 @@ def write(run: Run, figures: Sequence[Figure]) -> Path:
 def write_comparison(
     path: Path,
     conditions: pl.DataFrame,
+    table: pl.DataFrame,
     figures: Sequence[Figure],
     differences: pl.DataFrame,
     verdict: Sequence[str],
+    extremes: Sequence[tuple[str, Sequence[Dialogue]]] = (),
 ) -> Path:
-    """Writes the report of a sweep: its conditions (`comparison.Sweep`), what was found of the first one against the
-    others, and the given charts; returns `path`."""
+    """Writes the report of a sweep, all of it from `comparison`: its conditions (`Sweep`), all figures (`table`), what
+    was found of the first condition against the others, charts, and dialogues worth a look side by side (`extremes`);
+    returns `path`."""
     columns = ("condition", "metric", "difference", "low", "high", "p", "n", "better")
     shown = differences.drop_nulls("better").select(columns)
-    table = conditions.drop("condition", "traceback")
+    listed = conditions.drop("condition", "traceback")
     failed = conditions.filter(state="error").select("condition", "error", "traceback")
     return _write(
         path,
         "comparison.html",
         title=f"{conditions.height} conditions side by side",
-        columns=table.columns,
-        rows=[["" if value is None else _number(value) for value in row] for row in table.iter_rows()],
+        columns=listed.columns,
+        rows=[["" if value is None else number(value) for value in row] for row in listed.iter_rows()],
         failed=failed.to_dicts(),
         verdict=verdict,
+        names=table.columns[1:],
+        families=[
+            (family, rows.drop("family").rows()) for (family,), rows in table.group_by("family", maintain_order=True)
+        ],
+        definitions=[metric for metric in METRICS.values() if metric.title in set(table["metric"])],
         difference_columns=shown.columns,
-        differences=[["" if value is None else _number(value) for value in row] for row in shown.iter_rows()],
+        differences=[["" if value is None else number(value) for value in row] for row in shown.iter_rows()],
         charts=[{"title": f.title, "reading": f.reading, "svg": Markup(charts.svg(f.chart))} for f in figures],
+        extremes=[(label, [_beside(dialogue) for dialogue in dialogues]) for label, dialogues in extremes],
     )
+
+
+def _beside(dialogue: Dialogue) -> dict[str, Any]:
+    found = dialogue.run.read("dialogues").filter(dialogue_id=dialogue.dialogue_id)
+    pages = _pages(dialogue.run, found)
+    return {"condition": dialogue.condition, "page": pages[0] if pages else None}
 
 
 def _write(path: Path, template: str, **content: Any) -> Path:
@@ -97,7 +121,8 @@ def _write(path: Path, template: str, **content: Any) -> Path:
 # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
+    """A figure as people read it: three digits that mean something."""
     if not isinstance(value, float):
         return str(value)
     if value == 0 or abs(value) >= 100:
@@ -110,7 +135,7 @@ def _tiles(dialogues: pl.DataFrame, metrics: pl.DataFrame) -> list[dict[str, str
 
     def tile(name: str, label: str, *, percent: bool = False) -> dict[str, str]:
         row = rows[name]
-        show = (lambda value: f"{value:.0%}") if percent else _number
+        show = (lambda value: f"{value:.0%}") if percent else number
         detail = f"95 %: {show(row['low'])} to {show(row['high'])}" if row["low"] is not None else ""
         if row["human"] is not None:
             detail += f"{' · ' if detail else ''}people: {show(row['human'])}"
@@ -140,8 +165,8 @@ def _figures(metrics: pl.DataFrame) -> list[tuple[str, list[dict[str, str]]]]:
     for metric in METRICS.values():
         if (row := found.get(metric.name)) is None:
             continue
-        blank = {name: "" if row[name] is None else _number(row[name]) for name in ("value", "human", "floor")}
-        interval = "" if row["low"] is None else f"{_number(row['low'])} – {_number(row['high'])}"
+        blank = {name: "" if row[name] is None else number(row[name]) for name in ("value", "human", "floor")}
+        interval = "" if row["low"] is None else f"{number(row['low'])} – {number(row['high'])}"
         families.setdefault(metric.family, []).append(
             {
                 **blank,
@@ -164,7 +189,10 @@ def _dialogues(run: Run, dialogues: pl.DataFrame) -> list[dict[str, Any]]:
     """`N_DIALOGUES` dialogues, evenly spaced over all that have at least two turns."""
     spoken = dialogues.filter(pl.col("n_turns") >= 2)
     spoken = dialogues if spoken.is_empty() else spoken
-    shown = spoken[sorted({i * spoken.height // N_DIALOGUES for i in range(N_DIALOGUES)})]
+    return _pages(run, spoken[sorted({i * spoken.height // N_DIALOGUES for i in range(N_DIALOGUES)})])
+
+
+def _pages(run: Run, shown: pl.DataFrame) -> list[dict[str, Any]]:
     profiles = {row["profile_id"]: row for row in run.read("profiles").iter_rows(named=True)}
     names = {
         row["item_id"]: chat.item_name(row["title"], row["year"]) for row in run.read("items").iter_rows(named=True)

@@ -1,6 +1,8 @@
 """A sweep's runs side by side."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -46,7 +48,7 @@ def test_conditions_and_metrics_are_read(tmp_path: Path) -> None:
         ("memory=false, temperature=0.5", 0.1),
     ]
     (figure,) = comparison.figures(sweep)
-    assert figure.title == "Dialogues with a hit"
+    assert figure.title == "Recommendation"
     assert charts.svg(figure.chart).startswith("<svg")
 
 
@@ -98,6 +100,38 @@ def test_figures_of_whole_runs_are_told_apart_by_their_intervals() -> None:
     assert (entropy["low"], entropy["high"]) == (pytest.approx(0.5), pytest.approx(1.5))  # 3, 4, 5
     assert entropy["p"] is None
     assert [line.split(":")[1].split(";")[0] for line in comparison.verdict(sweep, found)] == [" yes", " no", " open"]
+
+
+def test_all_figures_stand_beside_those_of_people(tmp_path: Path) -> None:
+    """`hits` has no figure of people; turns have one, with the interval over ReDial's dialogues."""
+    sweep = comparison.read(str(make_sweep(tmp_path)))
+    turns = {"metric": "turns", "value": 13.0, "low": 12.0, "high": 14.0, "human": 11.7, "condition": "memory=false"}
+    rows = [dict.fromkeys(sweep.metrics.columns) | turns | {"condition": name} for name in sweep.runs]
+    sweep = replace(sweep, metrics=pl.concat([sweep.metrics, pl.DataFrame(rows, schema=sweep.metrics.schema)]))
+    table = comparison.table(sweep, comparison.differences(sweep))
+    assert table["metric"].to_list() == ["Dialogues with a hit", "Turns per dialogue"]
+    first, second = sweep.runs
+    assert table[first].to_list() == ["0", "13.0 [12.0, 14.0]"]
+    assert table[second].to_list() == ["0.100 ▲", "13.0 [12.0, 14.0]"]  # the first is surely better in hits
+    assert table["human"][0] == ""
+    assert re.fullmatch(r"11\.7 \[11\.\d, 1[12]\.\d\]", table["human"][1])
+    assert comparison.record(sweep)["human"].keys() == {"turns"}
+
+
+def test_the_best_and_the_worst_dialogue_stand_beside_the_others() -> None:
+    """Places of recall .0, .5 and 1 among three: 1/6, 3/6 and 5/6; of repeats, where less is better, the same."""
+    rows = [("a", "u1.0", "recall_at_5", 1.0), ("a", "u2.0", "recall_at_5", 0.0), ("b", "u1.0", "recall_at_5", 0.5)]
+    rows += [("a", "u1.0", "repeats", 0.2), ("a", "u2.0", "repeats", 0.9), ("b", "u1.0", "repeats", 0.1)]
+    rows += [("b", "u2.0", "turns", 5.0)]  # has no direction
+    scores = pl.DataFrame(rows, schema=["condition", "dialogue_id", "metric", "value"], orient="row")
+    runs = {"a": Run(Path("a")), "b": Run(Path("b"))}
+    sweep = comparison.Sweep(Path(), pl.DataFrame(), pl.DataFrame(), scores, runs)
+    found = comparison.quality(sweep)
+    assert found["dialogue_id"].to_list() == ["u1.0", "u2.0", "u1.0"]
+    assert found["quality"].to_list() == pytest.approx([4 / 6, 1 / 6, 4 / 6])
+    (best, pages), (worst, _) = comparison.extremes(sweep)
+    assert (best, worst) == ("a: its best dialogue (u1.0)", "a: its worst dialogue (u2.0)")
+    assert [page.condition for page in pages] == ["a", "b"]
 
 
 def test_conditions_are_named(tmp_path: Path) -> None:

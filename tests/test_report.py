@@ -108,7 +108,9 @@ def test_comparison_lists_failures_with_their_traceback(tmp_path: Path) -> None:
         ("c", "turns", "realism", 3.0, 1.0, 5.0, None, 0, None),
     ]
     differences = pl.DataFrame(rows, schema=DIFFERENCES, orient="row")
-    path = report.write_comparison(tmp_path / "c.html", conditions, [], differences, [f"a is better than {EVIL}: yes"])
+    table = pl.DataFrame({"family": ["recommendation"], "metric": [EVIL], "better": [""], "a=1": ["0.1"]})
+    said = [f"a is better than {EVIL}: yes"]
+    path = report.write_comparison(tmp_path / "c.html", conditions, table, [], differences, said)
     html = path.read_text(encoding="utf-8")
     assert "is better than &lt;script&gt;" in html
     assert "<td>hits</td><td>0.100</td>" in html

@@ -60,19 +60,19 @@ def evaluate(
     estimates |= diversity.texts(turns, times=n_bootstrap, seed=seed)
     if (covered := recommendation.coverage(counted, items, times=n_bootstrap, seed=seed)) is not None:
         estimates["coverage"] = covered
-    people, floors = _people(human), {}
+    human_values, floors = {name: estimate.value for name, estimate in people(human, times=1, seed=seed).items()}, {}
     for name, (estimate, mean, quantile) in realism.distances(
         counted, human.facts, times=n_bootstrap, seed=seed
     ).items():
-        estimates[name], people[name], floors[name] = estimate, mean, quantile
+        estimates[name], human_values[name], floors[name] = estimate, mean, quantile
     for name, (estimate, value) in diversity.whole(counted, human.facts, times=n_bootstrap, seed=seed).items():
-        estimates[name], people[name] = estimate, value
+        estimates[name], human_values[name] = estimate, value
     leaks = _leaks(audit)
     for name, read in (("leaked_titles", audit.n_user_prompts), ("leaked_profiles", audit.n_recommender_prompts)):
         if read:
             found = leaks.filter(pl.col("metric") == name)["part"].sum()
             estimates[name] = stats.Estimate(float(found), None, None, read)
-    return _scores(run_id, pl.concat([parts, _per_dialogue(leaks, prompts)])), _metrics(estimates, people, floors)
+    return _scores(run_id, pl.concat([parts, _per_dialogue(leaks, prompts)])), _metrics(estimates, human_values, floors)
 
 
 def _common(counted: Facts) -> pl.DataFrame:
@@ -87,9 +87,12 @@ def _common(counted: Facts) -> pl.DataFrame:
     )
 
 
-def _people(human: Human) -> dict[str, float]:
-    sums = _common(human.facts).group_by("metric").agg(pl.col("part").sum() / pl.col("whole").sum())
-    return dict(sums.iter_rows()) | {name: estimate["value"] for name, estimate in human.reference.items()}
+def people(human: Human, *, times: int, seed: int) -> dict[str, stats.Estimate]:
+    """What is counted in human dialogues as in simulated ones, with intervals from `times` resamples of dialogues, and
+    the stored figures of what needs their words."""
+    counted = stats.ratios(_common(human.facts), human.facts.dialogue_ids, times=times, seed=seed)
+    stored = {name: stats.Estimate(**estimate) for name, estimate in human.reference.items()}
+    return counted | stored
 
 
 def _leaks(audit: leakage.Audit) -> pl.DataFrame:
