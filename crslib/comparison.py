@@ -146,7 +146,7 @@ def figures(sweep: Sweep) -> list[Figure]:
         Figure(
             family.capitalize(),
             "Points with their 95 % interval over dialogues; dashed: people.",
-            charts.beside([_chart(sweep, name) for name in names]),
+            charts.beside([_chart(sweep, name) for name in names], columns=3),
         )
         for family, names in families.items()
     ]

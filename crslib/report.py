@@ -82,7 +82,7 @@ def write_comparison(
     returns `path`."""
     columns = ("condition", "metric", "difference", "low", "high", "p", "n", "better")
     shown = differences.drop_nulls("better").select(columns)
-    listed = conditions.drop("condition", "traceback")
+    listed = conditions.drop("traceback")
     failed = conditions.filter(state="error").select("condition", "error", "traceback")
     return _write(
         path,
