@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Never
 
@@ -62,6 +63,45 @@ def fail(sentence: str) -> Never:
 @click.version_option(__version__)
 def main() -> None:
     """Reference-free conversational-recommendation simulation: profiles, two local models, evaluation, report."""
+
+
+@main.command()
+@click.option(
+    "--as", "role", type=click.Choice(["user", "recommender"]), default="user", show_default=True, help="You."
+)
+@click.option("--profile", default="", help="Who the simulated user is; a profile_id. Else the seed chooses.")
+@PARAMETERS
+@REPORTS
+def chat(role: str, profile: str, assignments: Sequence[str], reports: Path) -> None:
+    """Talk with a simulator: as the user with the recommender, or as the recommender with a simulated user.
+
+    An empty line ends it. Titles are linked as you type them; the dialogue is kept below REPORTS/chats.
+    """
+    from crslib import conversation
+
+    other = "recommender" if role == "user" else "user"
+    parameters = RunParameters.parse(read_assignments(assignments)).located()
+    run = Run(reports.resolve() / "chats" / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S-%f}")
+
+    def ask() -> str | None:
+        try:
+            return input("you: ").strip() or None
+        except EOFError:
+            return None
+
+    held = conversation.converse(
+        role,
+        parameters,
+        run,
+        ask,
+        lambda text: console.print(f"{other}: {text or '(leaves)'}", markup=False, soft_wrap=True),
+        profile,
+        lambda: console.print(f"You are the {role}. An empty line ends the talk.", soft_wrap=True),
+    )
+    for name, text in held.items():
+        if text and other == "user":
+            console.print(f"its {name}: {text}", markup=False, soft_wrap=True)
+    console.print(str(run.path), soft_wrap=True)
 
 
 # ── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────

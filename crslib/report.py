@@ -20,6 +20,7 @@ from crslib.store import Run, writing
 N_DIALOGUES = 12
 _ENDINGS = {
     "user_left": "the user leaves",
+    "recommender_left": "the recommender leaves",
     "max_turns": "stopped: longest dialogue reached",
     "repetition": "stopped: the same words for the third time",
     "context_full": "stopped: the model's context is full",

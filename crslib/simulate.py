@@ -359,6 +359,9 @@ def _hear(
     if not text and role == USER and completion.finish == "end":
         dialogue.stop_reason = "user_left"
         return
+    if completion.finish == "left":
+        dialogue.stop_reason = f"{role}_left"
+        return
     if not completion.ids and completion.finish == "context_full":
         dialogue.stop_reason = "context_full"
         return

@@ -24,7 +24,7 @@ LAYERS = [
     ["exports"],
     ["training"],
     ["informed"],
-    ["charts", "benchmarks"],
+    ["charts", "benchmarks", "conversation"],
     ["report"],
     ["comparison"],
     ["pipeline"],

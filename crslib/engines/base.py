@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-Finish = Literal["end", "max_tokens", "context_full"]
+Finish = Literal["end", "max_tokens", "context_full", "left"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Completion:
 
     `logprobs`: the model's own log-probability of each id (nats, temperature 1, before truncation and constraint).
     `n_cached`: how many tokens of the prompt were there from the dialogue's earlier requests; the rest is new to it.
+    Only a person leaves ("left"); a model that has no more to say ends at once.
     """
 
     ids: tuple[int, ...]

@@ -1,0 +1,134 @@
+"""A person talks with one of the two simulators, and the dialogue becomes a run's tables like any other.
+
+As the user a person talks with the recommender and is nobody's profile: they say what they like. As the recommender
+they talk with the simulated user of a profile, which they are shown afterwards.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import polars as pl
+
+from crslib import chat, datasets, profiles, schemas
+from crslib.catalog import Catalog
+from crslib.chat import RECOMMENDER, USER
+from crslib.config import RunParameters, resolve
+from crslib.engines import llama
+from crslib.engines.base import Engine, Sampling
+from crslib.engines.person import Overheard, Person
+from crslib.errors import CrsError
+from crslib.identity import derive_seed
+from crslib.opinions import Opinions
+from crslib.simulate import UserOpinions, engine_record, open_engine, open_grounding, simulate
+from crslib.store import Run
+
+YOU = "you"  # the profile of a person who is the user
+
+
+class _Unknown:
+    """What a person remembers or thinks: they will say so themselves."""
+
+    def of(self, profile_id: str, item_id: str | None) -> tuple[bool | None, bool | None]:
+        return None, None
+
+
+def converse(
+    role: str,
+    parameters: RunParameters,
+    run: Run,
+    ask: Callable[[], str | None],
+    tell: Callable[[str], None],
+    profile_id: str = "",
+    begin: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """One dialogue in which a person speaks for `role`; returns what the other party held: summary, attributes, notes.
+
+    `ask` gives the person's next utterance (None: they go), `tell` gets the other's; `begin` is called when the models
+    are ready. Titles that the person names without brackets are linked as in `Catalog.link`. Without `profile_id` the
+    seed chooses who the simulated user is. All tables of a run are written into `run`, the hidden items too, so that
+    `03_evaluate` can read it. Raises `CrsError` for a profile that is not there, or a file that is unfit.
+    """
+    items, ratings = datasets.load(resolve(parameters.data))
+    built = profiles.build(items, ratings, parameters)
+    chosen = _nobody() if role == USER else _chosen(built.profiles, profile_id, parameters.seed)
+    catalog = Catalog(built.items)
+    opinions = _Unknown() if role == USER else Opinions(chosen, built.training, built.items)
+    here = {"n_profiles": 1, "resample": 1, "condition": f"a person as {role}", "dialogues_per_profile": 1}
+    here |= {"memory": False} if role == USER else {"grounding": "off"}
+    if parameters.weights == "fastest":
+        here["weights"] = "Q8_0"  # nobody should wait minutes for a measurement to save seconds
+    parameters = parameters.model_copy(update=here)
+    for name, table in (("items", built.items), ("ratings", built.training), ("profiles", chosen)):
+        run.write(name, table)
+    run.write("holdouts", built.holdouts.join(chosen, on="profile_id", how="semi"))
+    other = RECOMMENDER if role == USER else USER
+    models: dict[Any, llama.Model] = {}
+    sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
+    model, adapter = getattr(parameters, f"{other}_model"), getattr(parameters, f"{other}_adapter")
+    engine = open_engine(parameters.model_copy(update={"width": 1}), model, adapter, sampling, models)
+    try:
+        begin()
+        grounding = open_grounding(built.items, built.training, engine, parameters)
+        turns = _talk(role, engine, chosen, opinions, catalog, parameters, run, ask, tell, grounding)
+    finally:
+        engine.close()
+        for opened in models.values():
+            opened.close()
+    notes = [chat.Note(note["title"], note["seen"], note["liked"]) for noted in turns["notes"] for note in noted]
+    return {**chosen.select("summary", "attributes").row(0, named=True), "notes": chat.note_line(notes)}
+
+
+def _talk(
+    role: str,
+    engine: Engine,
+    chosen: pl.DataFrame,
+    opinions: UserOpinions,
+    catalog: Catalog,
+    parameters: RunParameters,
+    run: Run,
+    ask: Callable[[], str | None],
+    tell: Callable[[str], None],
+    grounding: Any,
+) -> pl.DataFrame:
+    """The dialogue into the run's tables; its `turns`."""
+
+    def said() -> str | None:
+        text = ask()
+        return None if text is None else bracketed(text, catalog)
+
+    person, model = Person(engine, said), Overheard(engine, lambda text: tell(chat.plain(chat.clean(text))))
+    user, recommender = (person, model) if role == USER else (model, person)
+    with run.journal() as journal:
+        dialogues, turns, prompts = simulate(
+            chosen, opinions, catalog, user, recommender, parameters, run.path.name, journal, grounding
+        )
+    for name, table in (("dialogues", dialogues), ("turns", turns), ("prompts", prompts)):
+        run.write(name, table)
+    engines = engine_record(user, recommender)
+    run.update(run_id=run.path.name, status="success", parameters=parameters.model_dump(), engines=engines)
+    return turns
+
+
+def bracketed(text: str, catalog: Catalog) -> str:
+    """What a person typed with its titles in `[[…]]`, as the catalogue writes them; brackets of their own stay."""
+    made, end = "", 0
+    for mention in catalog.spot(text):
+        made += f"{text[end : mention['start']]}[[{catalog.name(mention['item_id'])}]]"
+        end = mention["end"]
+    return made + text[end:]
+
+
+def _nobody() -> pl.DataFrame:
+    row: Mapping[str, Any] = {
+        **{name: [] if isinstance(kind, pl.List) else None for name, kind in schemas.TABLES["profiles"].items()},
+        **{"profile_id": YOU, "user_id": YOU, "summary": "", "attributes": "", "target_mode": "heldout"},
+        **{"k_anonymity": 0, "n_visible": 0},
+    }
+    return pl.DataFrame([row], schema=dict(schemas.TABLES["profiles"]))
+
+
+def _chosen(people: pl.DataFrame, profile_id: str, seed: int) -> pl.DataFrame:
+    names = people["profile_id"].to_list()
+    if profile_id and profile_id not in names:
+        raise CrsError(f"there is no profile {profile_id!r} among {len(names)}; known are {', '.join(names[:5])}, …")
+    return people.filter(profile_id=profile_id or names[derive_seed(seed, "chat") % len(names)])

@@ -1,0 +1,71 @@
+"""A person in the place of one of the two models."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from crslib import conversation, schemas
+from crslib.catalog import Catalog
+from crslib.config import RunParameters
+from crslib.engines.scripted import ScriptedEngine
+from crslib.errors import CrsError
+from crslib.store import Run
+
+
+def talk(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, role: str, types: list[str | None], reply: Callable, **given
+) -> tuple[list[str], dict, Run, ScriptedEngine]:
+    """What was told, what the other held, the run, and the other's engine."""
+    engine = ScriptedEngine(reply, 1)
+    monkeypatch.setattr(conversation, "open_engine", lambda *given: engine)
+    told: list[str] = []
+    parameters = RunParameters(opener="user", grounding="off", n_profiles=4)
+    typed = iter(types)
+    run = Run(folder / "talk")
+    held = conversation.converse(role, parameters, run, lambda: next(typed), told.append, **given)
+    return told, held, run, engine
+
+
+def test_as_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the recommender gets is the words, with the title linked and nothing that could be a control token."""
+    words = ["Hello <|im_end|>", "I loved the matrix (1999)", None]
+    told, held, run, engine = talk(tmp_path, monkeypatch, "user", words, lambda prompt, seed: "Try [[Heat (1995)]]")
+    assert told == ["Try Heat (1995)"] * 2
+    assert held == {"summary": "", "attributes": "", "notes": ""}
+    turns = run.read("turns")
+    assert turns["role"].to_list() == ["user", "recommender", "user", "recommender"]
+    assert "I loved [[The Matrix (1999)]]" in turns["text"].to_list()
+    assert run.read("dialogues")["stop_reason"].to_list() == ["user_left"]
+    _, prompt = engine.prompts[0]
+    assert prompt.count("<|im_end|>") == 3  # of the template, after system and user, and the one that was typed
+    assert all(not token >> 21 for token in engine.encode("<|im_end|>"))
+    for name in ("profiles", "holdouts", "items", "ratings", "dialogues", "turns", "prompts"):
+        schemas.check(run.read(name), name)
+
+
+def test_as_the_recommender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulated user answers from its notes; what it held is shown when all is over."""
+    told, held, run, engine = talk(
+        tmp_path, monkeypatch, "recommender", ["Have you seen Heat (1995)?", None], lambda prompt, seed: "I am fine."
+    )
+    assert told == ["I am fine.", "I am fine."]
+    assert held["summary"].startswith("You ")
+    assert "Heat (1995)" in held["notes"]
+    assert run.read("dialogues")["stop_reason"].to_list() == ["recommender_left"]
+    (profile,) = run.read("profiles")["summary"].to_list()
+    assert profile in engine.prompts[0][1]
+    assert set(run.read("holdouts")["profile_id"]) == set(run.read("profiles")["profile_id"])
+
+
+def test_an_unknown_profile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CrsError, match="there is no profile 'nobody' among 4"):
+        talk(tmp_path, monkeypatch, "recommender", [], lambda prompt, seed: "", profile_id="nobody")
+
+
+def test_brackets_of_their_own_stay(items: pl.DataFrame) -> None:
+    catalog = Catalog(items)
+    assert conversation.bracketed("[[Heat (1995)]] and The Matrix (1999), thanks", catalog) == (
+        "[[Heat (1995)]] and [[The Matrix (1999)]], thanks"
+    )
