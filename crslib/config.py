@@ -139,6 +139,13 @@ class EvaluationParameters(Parameters):
     n_bootstrap: int = Field(1000, ge=100, description="resamples of dialogues behind each 95 % interval")
 
 
+class QuickstartParameters(Parameters):
+    """`00_quickstart`: a tour with few people and short talks."""
+
+    n_profiles: int = Field(4, ge=1, description="people simulated")
+    max_turns: int = Field(10, ge=1, description="longest dialogue, in turns of both parties")
+
+
 class _LearningParameters(Parameters):
     """What every training has: dialogues, a base, and where it is computed."""
 

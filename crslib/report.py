@@ -112,11 +112,32 @@ def _beside(dialogue: Dialogue) -> dict[str, Any]:
 
 
 def _write(path: Path, template: str, **content: Any) -> Path:
-    environment = Environment(loader=PackageLoader("crslib"), autoescape=True, trim_blocks=False)
-    html = environment.get_template(template).render(content)
     with writing(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(_render(template, **content), encoding="utf-8")
     return path
+
+
+def _render(template: str, **content: Any) -> str:
+    environment = Environment(loader=PackageLoader("crslib"), autoescape=True, trim_blocks=False)
+    return environment.get_template(template).render(content)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A page for a notebook, in a frame of its own: its style does not reach the notebook, and no script runs."""
+
+    html: str
+    height: int = 640
+
+    def _repr_html_(self) -> str:
+        frame = '<iframe sandbox="" srcdoc="{}" style="width: 100%; height: {}px; border: 0"></iframe>'
+        return str(Markup(frame).format(self.html, self.height))
+
+
+def show(run: Run, dialogue_ids: Iterable[str]) -> Shown:
+    """Dialogues of a run for a notebook: the talk, private notes, what the user held and the hidden targets."""
+    shown = run.read("dialogues").filter(pl.col("dialogue_id").is_in(list(dialogue_ids))).sort("dialogue_id")
+    return Shown(_render("shown.html", title="Dialogues", dialogues=_pages(run, shown)))
 
 
 # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from crslib.config import NOTEBOOKS, ROOT, TrainingParameters
+from crslib.config import NOTEBOOKS, ROOT, QuickstartParameters, TrainingParameters
 
 # From the foundations up: a module may import from rows above its own and from its own package, never from below.
 LAYERS = [
@@ -90,7 +90,7 @@ def test_notebook_grammar(path: Path) -> None:
         assert not re.search(r"^\s*(def|class|for|while) ", cell.source, re.M), "logic belongs in crslib"
 
 
-PARAMETERS = {**NOTEBOOKS, "06_train": TrainingParameters}
+PARAMETERS = {"00_quickstart": QuickstartParameters, **NOTEBOOKS, "06_train": TrainingParameters}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -101,7 +101,7 @@ def test_parameters_cell_repeats_the_typed_parameters(name: str) -> None:
     exec(cell.source, namespace)
     fields = PARAMETERS[name].model_fields
     assert set(namespace["__annotations__"]) - {"run_dir"} == set(fields)
-    assert ("run_dir" in namespace) == (name in NOTEBOOKS)
+    assert ("run_dir" in namespace) == (name != "06_train")
     for field, info in fields.items():
         assert namespace[field] == info.default
         assert re.search(rf"^{field}: \w+ = .+  # {re.escape(info.description or '')}$", cell.source, re.M), field
