@@ -531,6 +531,33 @@ def bench_realism(path: Path, runs: Sequence[Path], file: Path | None) -> None:
     _keep(found.to_dicts(), file)
 
 
+@bench.command("twins")
+@click.option("--people", default=48, show_default=True, type=click.IntRange(2), help="Who get twins.")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=ROOT / "reports/twins",
+    show_default="reports/twins",
+    help="Folder for the dialogues; a killed call goes on there.",
+)
+@PARAMETERS
+@JSON
+def bench_twins(people: int, folder: Path, assignments: Sequence[str], file: Path | None) -> None:
+    """Whether a change of one wish or one loved film changes the dialogue in that, and in little else.
+
+    Twins have the same seeds as the people they are made from; what another seed changes stands beside. The recommender
+    opens, unless told otherwise (with -p opener=mixed another seed may also mean that the other one opens).
+    """
+    from crslib.benchmarks import twins
+
+    parameters = SimulationParameters.parse({"opener": "recommender", **read_assignments(assignments)})
+    with _counting("dialogues") as advance:
+        found = twins.measure(parameters, people, folder, advance)
+    console.print(twins.formatted(found), markup=False, soft_wrap=True)
+    _keep(found.to_dicts(), file)
+
+
 def _keep(found: Any, file: Path | None) -> None:
     if file is not None:
         with writing(file) as temporary:
