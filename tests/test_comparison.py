@@ -143,5 +143,12 @@ def test_conditions_are_named(tmp_path: Path) -> None:
     (tmp_path / "d.yaml").write_text("mine: {}\n")
     with pytest.raises(CrsError, match="two or more lines"):
         read_conditions(tmp_path / "d.yaml")
-    for point in read_conditions(ROOT / "data" / "conditions.yaml"):
-        assert RunParameters.parse(point).condition == point["condition"]
+
+
+def test_shipped_conditions_are_valid_and_those_of_one_name_one_run() -> None:
+    known: dict[str, dict[str, object]] = {}
+    for file in ("conditions.yaml", "pairings.yaml"):
+        for point in read_conditions(ROOT / "data" / file):
+            assert RunParameters.parse(point).condition == point["condition"]
+            assert known.setdefault(point["condition"], point) == point
+            assert all((ROOT / path).is_file() for name, path in point.items() if path and name.endswith("_adapter"))
