@@ -112,6 +112,7 @@ def test_effects_are_twin_minus_placebo(items: pl.DataFrame) -> None:
     assert means["turns_before_parting"] == (None, 1, 0, 1, 2)
     assert (rows["says_new"]["low"], rows["says_new"]["high"]) == (-1, 1)
     assert rows["says_new"]["p"] == 1
+    assert twins.effects(GENRE, about.clear(), talk({}), talk({}), talk({}), items).is_empty()
     assert "| genre | the user names the new genre | 0% | 50% | 50% | +0% [-100%, +100%] | 1.000 | 2 |" in (
         twins.formatted(found)
     )

@@ -223,8 +223,10 @@ def effects(
     weighing alike, and as `effect` the twin's minus the placebo's, paired by dialogue id.
 
     With a 95 % interval (bootstrap) and `p` of a sign-flip test; `n` pairs, those in which both are defined. `factual`
-    is null for `ALIKE`, whose measures are themselves comparisons with that dialogue.
+    is null for `ALIKE`, whose measures are themselves comparisons with that dialogue. No rows without `changes`.
     """
+    if changes.is_empty():
+        return pl.DataFrame(schema=SCHEMA)
     named = {FACTUAL: factual, TWIN: twin, PLACEBO: placebo}
     values = [
         frame.with_columns(pl.lit(name).alias("whose"))
