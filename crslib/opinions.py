@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 from scipy.sparse.linalg import svds
-from sklearn.metrics import roc_auc_score
 
 from crslib import histories
 
@@ -151,6 +150,8 @@ def auc(model: TasteModel, profiles: pl.DataFrame, judged: pl.DataFrame) -> pl.D
     prediction than one that was not, ties counting half; profiles without both kinds are left out, and items that the
     catalogue does not hold. The figure to report is the mean over profiles. For reports, not for simulation.
     """
+    from sklearn.metrics import roc_auc_score  # slow to import, and simulations do without
+
     judged = judged.join(profiles.select("profile_id", "user_id"), on="profile_id").sort("profile_id", "item_id")
     rows = []
     for (profile,), part in judged.group_by("profile_id", maintain_order=True):

@@ -1,5 +1,7 @@
 """What a person meets at the prompt: one sentence and a status, never a traceback."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,11 @@ def test_own_data_are_imported_or_refused(tmp_path: Path) -> None:
     assert "row 1: rating 'good' is not a finite number" in result.stderr
     result = CliRunner().invoke(main, ["data", "import", "--to", str(to)])
     assert (result.exit_code, "give either --ratings" in result.stderr) == (1, True)
+
+
+def test_neither_the_command_nor_a_simulation_waits_for_imports_it_does_not_need() -> None:
+    """Every run and every notebook is a process of its own; these packages take one to five seconds each."""
+    modules = "crslib.cli, crslib.pipeline, crslib.simulate, crslib.opinions, crslib.training.rules"
+    heavy = "{'altair', 'sklearn', 'torch', 'transformers'}"
+    code = f"import sys, {modules}; print(sorted({heavy} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

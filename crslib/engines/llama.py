@@ -421,7 +421,7 @@ class LlamaEngine:
         self._scored = list(prompt)
         last = np.ctypeslib.as_array(lc.llama_get_logits_ith(self._context, -1), (1, self.model.n_vocab))
         path: list[int] = []
-        behind = [_log_softmax(last)[0]]  # of the next token, behind each beginning of the path
+        behind = [log_softmax(last)[0]]  # of the next token, behind each beginning of the path
         scores = np.zeros(len(continuations))
         for index in sorted(range(len(continuations)), key=lambda i: tuple(continuations[i])):
             continuation = list(continuations[index])
@@ -429,7 +429,7 @@ class LlamaEngine:
             del path[shared:], behind[shared + 1 :]
             if new := continuation[shared:-1]:
                 lc.llama_memory_seq_rm(self._memory, 0, len(prompt) + shared, -1)
-                behind.extend(_log_softmax(self.read([*prompt, *path, *new], len(prompt) + shared)))
+                behind.extend(log_softmax(self.read([*prompt, *path, *new], len(prompt) + shared)))
                 path += new
             scores[index] = sum(float(behind[depth][token]) for depth, token in enumerate(continuation))
         lc.llama_memory_seq_rm(self._memory, 0, len(prompt), -1)
@@ -614,7 +614,8 @@ class PlainEngine:
         self._llama.close()
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities of rows of logits, in double precision."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 

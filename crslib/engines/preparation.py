@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from scipy.special import log_softmax
 
 from crslib.engines import llama, weights
 from crslib.identity import digest, file_sha256
@@ -120,4 +119,4 @@ def cpu() -> str:
 
 
 def _log_probabilities(model: llama.Model, adapter: Path | None, text: list[int], threads: int) -> np.ndarray:
-    return log_softmax(llama.all_logits(model, adapter, text, threads=threads).astype(np.float64), axis=1)
+    return llama.log_softmax(llama.all_logits(model, adapter, text, threads=threads))
