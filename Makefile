@@ -3,8 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 READY := $(VENV)/.ready
 TESTS := $(VENV)/.tests
+LAB := $(VENV)/.lab
 
 .PHONY: run test lab lint clean
 
@@ -14,7 +16,7 @@ run: $(READY)            ## the main job, from the built-in data to reports/late
 test: $(TESTS)           ## all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-lab: $(READY)            ## the notebooks in JupyterLab
+lab: $(LAB)              ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
 lint: $(TESTS)           ## style
@@ -24,16 +26,22 @@ lint: $(TESTS)           ## style
 clean:                   ## removes the environment, not the runs
 	rm -rf $(VENV)
 
-$(READY): pyproject.toml constraints.txt
+$(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; say which with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || \
 	  { echo "A C++ compiler is needed to build llama.cpp; install g++ or clang" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing; llama.cpp is compiled once, which takes about five minutes on two cores."
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
-	@touch $(READY)
 
-$(TESTS): $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,test,train]'
-	@touch $(TESTS)
+$(READY): pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) .
+	@touch $@
+
+$(TESTS): pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) '.[data,test,train]'
+	@touch $@ $(READY)
+
+$(LAB): $(READY)
+	$(PIP) '.[lab]'
+	@touch $@
