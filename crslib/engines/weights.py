@@ -6,6 +6,7 @@ base is among the slowest to compute with. Which format is the fastest depends o
 Knows files, not engines.
 """
 
+import functools
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,7 +31,7 @@ def merged(model: Path, adapter: Path, fmt: Format, cache: Path) -> Path:
     key = digest({"model": file_sha256(model), "adapter": file_sha256(adapter), "format": fmt}, "weights")
     path = cache / f"{key}.gguf"
     if not path.exists():
-        base, deltas = _read(model, "model"), _deltas(adapter)
+        base, deltas = read(model, "model"), _deltas(adapter)
         names = {tensor.name for tensor in base.tensors}
         if _text(base, "general.architecture") != _text(deltas.reader, "general.architecture") or deltas.names - names:
             raise CrsError(f"the adapter {adapter} does not fit the model {model}; use the adapter trained on it")
@@ -54,15 +55,21 @@ class _Deltas:
         return (self._alpha / a.shape[0]) * (b @ a)
 
 
-def _read(path: Path, what: str) -> gguf.GGUFReader:
+def read(path: Path, what: str) -> gguf.GGUFReader:
+    """A GGUF file, opened; `what` it is called. Raises `CrsError` when it is missing or damaged."""
     try:
-        return gguf.GGUFReader(path)
+        return _opened(path, path.stat().st_mtime_ns)
     except (OSError, ValueError, IndexError, KeyError) as error:
         raise CrsError(f"the {what} {path} is damaged ({str(error).splitlines()[0]}); get it again") from None
 
 
+@functools.lru_cache(maxsize=2)  # to read a vocabulary of 49,000 words takes three seconds
+def _opened(path: Path, changed: int) -> gguf.GGUFReader:
+    return gguf.GGUFReader(path)
+
+
 def _deltas(path: Path) -> _Deltas:
-    reader = _read(path, "adapter")
+    reader = read(path, "adapter")
     if "adapter.lora.alpha" not in reader.fields:
         raise CrsError(f"{path} is not a LoRA adapter; give the GGUF file of an adapter, or none")
     return _Deltas(reader)

@@ -11,6 +11,7 @@ from typing import Any
 import gguf
 import numpy as np
 
+from crslib.engines import weights
 from crslib.errors import CrsError
 
 MODULES = {
@@ -60,10 +61,7 @@ class Base:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._reader = gguf.GGUFReader(path)
-        except (OSError, ValueError, IndexError, KeyError) as error:
-            raise CrsError(f"the model {path} is damaged ({str(error).splitlines()[0]}); get it again") from None
+        self._reader = weights.read(path, "model")
         architecture = self._text("general.architecture")
         if architecture != "llama":
             raise CrsError(
