@@ -60,14 +60,20 @@ def plan(given: Mapping[str, Any], reports: Path, tell: Callable[[str], None] = 
     human = resolve(parameters.human)
     if not human.is_dir():
         raise CrsError(f"no folder {human} with human statistics; run `crs data reference` or leave `human` as it is")
-    check_writable(reports)  # before anything is measured
+    files = {
+        role: (llama.model_path(model), llama.adapter_path(adapter))
+        for role, model, adapter in (
+            ("user", parameters.user_model, parameters.user_adapter),
+            ("recommender", parameters.recommender_model, parameters.recommender_adapter),
+        )
+    }
+    check_writable(reports)  # all this before anything is measured
     inputs = {
         "notebooks": {name: _source_hash(name) for name in parameters.stages},
         "library": _library_hash(),
         "data": {path.name: file_sha256(path) for path in tables},
         "human": {path.name: file_sha256(path) for path in sorted(human.iterdir()) if path.suffix != ".md"},
-        "user": _engine(parameters, parameters.user_model, parameters.user_adapter, tell),
-        "recommender": _engine(parameters, parameters.recommender_model, parameters.recommender_adapter, tell),
+        **{role: _engine(parameters, *paths, tell) for role, paths in files.items()},
     }
     if parameters.summary_style == "model":
         inputs["summary"] = {"model_sha256": file_sha256(llama.model_path(parameters.summary_model))}
@@ -75,11 +81,11 @@ def plan(given: Mapping[str, Any], reports: Path, tell: Callable[[str], None] = 
     return Plan(Run(reports.resolve() / "runs" / run_id), run_id, dict(given), parameters, inputs)
 
 
-def _engine(parameters: RunParameters, model: str, adapter: str, tell: Callable[[str], None]) -> dict[str, Any]:
+def _engine(
+    parameters: RunParameters, model: Path, adapter: Path | None, tell: Callable[[str], None]
+) -> dict[str, Any]:
     sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
-    path, beside = llama.model_path(model), llama.adapter_path(adapter)
-    form = weights_form(parameters, path, beside, tell)
-    source = llama.source(path, beside, form)
+    source = llama.source(model, adapter, weights_form(parameters, model, adapter, tell))
     return llama.identity(source, sampling, parameters.n_ctx, parameters.width)
 
 

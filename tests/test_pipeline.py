@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from crslib import pipeline
-from crslib.config import RunParameters, SimulationParameters
+from crslib.cli import main
+from crslib.config import RunParameters
 from crslib.errors import CrsError
 from crslib.store import Run
 
@@ -25,10 +27,14 @@ STAGES = RunParameters().stages
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+    """A folder of reports and the run that `crs run` left there."""
     reports = tmp_path_factory.mktemp("reports")
-    run = pipeline.execute(pipeline.plan(TINY, reports))
-    pipeline.point_latest(reports, run.path)
-    return reports, run
+    (reports / "tiny.yaml").write_text(json.dumps(TINY))
+    told = CliRunner().invoke(main, ["run", "--params", str(reports / "tiny.yaml"), "--reports", str(reports)])
+    assert told.exit_code == 0, told.output
+    (run,) = (reports / "runs").iterdir()
+    assert told.output.splitlines()[-1] == str(run / "report.html")
+    return reports, Run(run)
 
 
 @pytest.mark.model
@@ -55,30 +61,31 @@ def test_a_run_leaves_everything_in_its_folder(done: tuple[Path, Run]) -> None:
 
 @pytest.mark.model
 @pytest.mark.notebook
-def test_again_is_found_done_and_elsewhere_is_byte_identical(done: tuple[Path, Run], tmp_path: Path) -> None:
+def test_again_is_found_done_and_elsewhere_is_byte_identical(
+    done: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other threads, and with the barrier made physical: while the models talk, the hidden table is gone."""
     reports, run = done
     told: list[str] = []
     pipeline.execute(pipeline.plan(TINY, reports), told.append)
     assert told == []
+    execute = pipeline.execute_notebook
+
+    def hiding(name: str, folder: Path, parameters: dict[str, object]) -> None:
+        hidden, away = folder / "holdouts.parquet", tmp_path / "away"
+        if name == "02_simulate":
+            hidden.rename(away)
+        execute(name, folder, parameters)
+        if name == "02_simulate":
+            assert not hidden.exists()
+            away.rename(hidden)
+
+    monkeypatch.setattr(pipeline, "execute_notebook", hiding)
     other = pipeline.execute(pipeline.plan({**TINY, "threads": 1}, tmp_path), told.append)
     assert told == list(STAGES)
     assert other.path.name == run.path.name  # threads are not part of the identity
     for name in ("turns", "dialogues", "prompts", "profiles", "holdouts", "scores", "metrics"):
         assert (other.path / f"{name}.parquet").read_bytes() == (run.path / f"{name}.parquet").read_bytes(), name
-
-
-@pytest.mark.model
-@pytest.mark.notebook
-def test_simulation_runs_without_the_holdouts(done: tuple[Path, Run], tmp_path: Path) -> None:
-    """The barrier, physically: with the hidden table gone, the same talk comes out."""
-    _, run = done
-    copy = Run(tmp_path / "copy")
-    for name in ("profiles", "items", "ratings"):
-        copy.write(name, run.read(name))
-    values = {name: run.info["parameters"][name] for name in SimulationParameters.model_fields}
-    copy.update(run_id=run.run_id)
-    pipeline.execute_notebook("02_simulate", copy.path, {"run_dir": str(copy.path), **values})
-    assert (copy.path / "turns.parquet").read_bytes() == (run.path / "turns.parquet").read_bytes()
 
 
 @pytest.mark.notebook
@@ -104,7 +111,8 @@ def test_identity_follows_content_not_names(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir()), "planning writes nothing"
 
 
-def test_missing_inputs_are_told_before_anything_starts(tmp_path: Path) -> None:
+def test_missing_inputs_are_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "weights_form", lambda *given: pytest.fail("weights were measured first"))
     with pytest.raises(CrsError, match=r"items\.parquet does not exist; run `crs data build`"):
         pipeline.plan({"data": str(tmp_path)}, tmp_path)
     with pytest.raises(CrsError, match="cannot read the model"):
