@@ -92,14 +92,14 @@ def talk_apart(model: Model, people: Sequence[int], turns: int = 3) -> dict[int,
 
 @pytest.fixture(scope="module")
 def reference(model: Model) -> dict[int, list[Completion]]:
-    return talk(model, range(9))
+    return talk(model, range(6))
 
 
 @pytest.mark.parametrize(
     "case", ["shuffled", "alone", "fewer threads", "in small groups", "among others", "at their own pace"]
 )
 def test_text_is_bit_equal_whatever_is_around(model: Model, reference: dict[int, list[Completion]], case: str) -> None:
-    people = list(range(9))
+    people = list(range(6))
     random.Random(3).shuffle(people)
     arrangements = {
         "shuffled": lambda: talk(model, people),
@@ -118,7 +118,7 @@ def test_text_is_bit_equal_whatever_is_around(model: Model, reference: dict[int,
 
 def test_what_was_said_is_worth_testing(reference: dict[int, list[Completion]]) -> None:
     texts = {completion.ids for said in reference.values() for completion in said}
-    assert len(texts) > 20
+    assert len(texts) > 12
     assert all(completion.n_cached > 0 for said in reference.values() for completion in said[1:])
     assert {completion.finish for said in reference.values() for completion in said} >= {"end"}
     assert all(logprob <= 0 for said in reference.values() for c in said for logprob in c.logprobs)

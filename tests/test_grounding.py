@@ -305,7 +305,7 @@ def constrained(names: Sequence[str], mass: Sequence[float], out: Sequence[int],
         return Titles(names, pieces, tokenizer(pieces)).constraint(np.log(mass), out)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases())
 def test_titles_are_drawn_with_the_probability_that_is_defined(case) -> None:
     names, mass, out, pieces = case
@@ -315,7 +315,7 @@ def test_titles_are_drawn_with_the_probability_that_is_defined(case) -> None:
     assert found == pytest.approx(defined(expected, pieces, model_logit), rel=1e-4)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cases(closing=False))
 def test_an_indifferent_model_draws_from_the_prior_whatever_the_tokens(case) -> None:
     expected = of_mass(*case[:3])
@@ -325,7 +325,7 @@ def test_an_indifferent_model_draws_from_the_prior_whatever_the_tokens(case) -> 
     assert found == pytest.approx({name.encode(): m / total for name, m in expected.items()}, rel=1e-4)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cases(), st.integers(0, 2**32))
 def test_whatever_is_drawn_only_titles_left_are_mentioned_and_once(case, seed: int) -> None:
     names, mass, out, pieces = case

@@ -57,7 +57,7 @@ HISTORIES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(HISTORIES, st.floats(0.01, 0.99), st.randoms(use_true_random=False))
 def test_the_parts_are_a_partition_in_time_whatever_the_order_and_the_company(rows, share, random) -> None:
     visible, hidden = histories.split(ratings_of(*rows), share)

@@ -167,7 +167,7 @@ def test_opener_shares(tmp_path: Path, items: pl.DataFrame) -> None:
     assert set(made[1]["role"]) == {"user"}
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(range(10)), width=st.integers(1, 5), chosen=st.sets(st.integers(0, 9), min_size=1))
 def test_a_dialogue_does_not_depend_on_its_neighbours(
     tmp_path_factory: pytest.TempPathFactory, items: pl.DataFrame, order: list[int], width: int, chosen: set[int]
@@ -339,25 +339,33 @@ def real():
     """The built-in data of six people, and a function that simulates some of them with the real models."""
     built = profile_building.build(*datasets.load(ROOT / "data"), ProfileParameters(n_profiles=6))
     opinions, catalog = Opinions(built.profiles, built.training, built.items), Catalog(built.items)
+    groundings = {}  # two seconds each, and they keep nothing of what is said
 
-    def talk(folder: Path, chosen: pl.DataFrame, advance=lambda done, total: None, **parameters):
-        tiny = SimulationParameters(weights="Q8_0", max_turns=6, max_tokens=20, n_ctx=512, width=2, **parameters)
+    def talk(folder: Path, chosen: pl.DataFrame, advance=lambda done, total: None, threads: int = 2, **parameters):
+        tiny = SimulationParameters(
+            weights="Q8_0", max_turns=6, max_tokens=20, n_ctx=512, width=2, threads=threads, **parameters
+        )
         with open_engines(tiny) as (user, recommender), Run(folder).journal() as journal:
-            grounding = open_grounding(built.items, built.training, recommender, tiny)
+            if tiny.grounding not in groundings:
+                groundings[tiny.grounding] = open_grounding(built.items, built.training, recommender, tiny)
             return simulate(
-                chosen, opinions, catalog, user, recommender, tiny, "r", journal, grounding, advance=advance
-            )
+                chosen, opinions, catalog, user, recommender, tiny, "r", journal, groundings[tiny.grounding],
+                advance=advance,
+            )  # fmt: skip
 
     return built.profiles.sort("profile_id"), talk
 
 
-@pytest.mark.model
-@pytest.mark.parametrize("case", ["shuffled", "shards", "killed", "one thread"])
-def test_real_dialogues_depend_on_nothing_around_them(real, tmp_path: Path, case: str) -> None:
+@pytest.fixture(scope="module")
+def whole(real, tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame, ...]:
     profiles, talk = real
-    if "whole" not in _MADE:
-        _MADE["whole"] = talk(tmp_path / "whole", profiles)
-    whole = _MADE["whole"]
+    return talk(tmp_path_factory.mktemp("whole"), profiles)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("case", ["shuffled, one thread", "shards", "killed"])
+def test_real_dialogues_depend_on_nothing_around_them(real, whole, tmp_path: Path, case: str) -> None:
+    profiles, talk = real
     if case == "shards":
         shards = [talk(tmp_path / str(i), profiles[i::3]) for i in range(3)]
         found = tuple(pl.concat(parts).sort(parts[0].columns[:2]) for parts in zip(*shards, strict=True))
@@ -372,24 +380,20 @@ def test_real_dialogues_depend_on_nothing_around_them(real, tmp_path: Path, case
             talk(tmp_path / "cut", profiles, advance=die)
         found = talk(tmp_path / "cut", profiles)
     else:
-        order = {"shuffled": [4, 1, 5, 0, 3, 2]}.get(case, list(range(6)))
-        found = talk(tmp_path / case, profiles[order], **({"threads": 1} if case == "one thread" else {}))
+        found = talk(tmp_path / "shuffled", profiles[[4, 1, 5, 0, 3, 2]], threads=1)
     for made, expected in zip(found, whole, strict=True):
         assert made.equals(expected)  # text, items and log-probabilities, to the last bit
 
 
-_MADE: dict[str, tuple[pl.DataFrame, ...]] = {}
-
-
 @pytest.mark.model
-def test_grounded_recommenders_name_real_titles_once(real, tmp_path: Path) -> None:
+@pytest.mark.parametrize("grounding", ["prior", "catalogue"])
+def test_grounded_recommenders_name_real_titles_once(real, whole, tmp_path: Path, grounding: str) -> None:
     profiles, talk = real
-    for grounding in ("prior", "catalogue"):
-        _, turns, _ = talk(tmp_path / grounding, profiles, grounding=grounding, seed=3)
-        named = turns.filter(role="recommender").explode("items").unnest("items").drop_nulls("title")
-        assert named.height > 3
-        assert named["item_id"].null_count() == 0
-        assert not named.select("dialogue_id", "item_id").is_duplicated().any()
+    _, turns, _ = whole if grounding == "prior" else talk(tmp_path, profiles, grounding=grounding)
+    named = turns.filter(role="recommender").explode("items").unnest("items").drop_nulls("title")
+    assert named.height > 3
+    assert named["item_id"].null_count() == 0
+    assert not named.select("dialogue_id", "item_id").is_duplicated().any()
 
 
 def test_grounding_is_told_where_it_is_missing(tmp_path: Path, items: pl.DataFrame) -> None:

@@ -16,6 +16,7 @@ from crslib.chat import ChatTemplate
 from crslib.cli import main
 from crslib.config import PreferenceParameters
 from crslib.engines import llama
+from crslib.engines.base import Request, Sampling, complete
 from crslib.errors import CrsError
 from crslib.training import commands, preferences
 from crslib.training.judge import Judge, question
@@ -43,18 +44,13 @@ def test_an_adapter_of_the_command_speaks(corpus: Path, tmp_path: Path) -> None:
     card = (to / "README.md").read_text(encoding="utf-8")
     assert "`crs train user --redial redial --limit 5 --epochs 2 --lr 0.001 --validation 0.0`" in card
     assert "5 dialogues of ReDial" in card and str(tmp_path) not in card
-    tiny = {
-        "user_adapter": to / "user.gguf",
-        "weights": "as they are",
-        "n_profiles": 2,
-        "max_turns": 2,
-        "max_tokens": 8,
-    }
-    given = [word for name, value in tiny.items() for word in ("-p", f"{name}={value}")]
-    run = CliRunner().invoke(main, ["run", *given, "--reports", str(tmp_path / "reports")])
-    assert run.exit_code == 0, run.output
-    said = pl.read_parquet(tmp_path / "reports" / "latest" / "turns.parquet").filter(role="user")
-    assert said["n_tokens"].sum() > 0
+    with (
+        contextlib.closing(llama.Model(llama.model_path(llama.BUILT_IN))) as model,
+        contextlib.closing(llama.LlamaEngine(model, to / "user.gguf", Sampling(max_tokens=8), n_ctx=256)) as engine,
+    ):
+        prompt = ChatTemplate(*model.chat_template).encode([chat.Message("user", "Have you seen it?")], model)
+        (said,) = complete(engine, [Request("a", tuple(prompt), 0)])
+    assert said.ids
     again = CliRunner().invoke(main, ["train", "user", "--redial", str(tmp_path), "--to", str(to)])
     assert again.exit_code == 1
     assert "has no file train*.jsonl" in again.output
