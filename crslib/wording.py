@@ -3,6 +3,7 @@
 Word lists and patterns, no statistics; written for talk about films. Knows nothing of catalogues and models.
 """
 
+import functools
 import re
 
 _GENRES = {
@@ -67,37 +68,22 @@ _YES = re.compile(
     r"^\W*(yes|yeah|yep|yup|sure|definitely|absolutely|of course|ok|okay|oh yes|i do|i did|i love|i have)\b"
 )
 _NO = re.compile(r"^\W*(no|nope|nah|not really|not a fan|i don't|i dont|i do not|i didn't|i hate)\b")
-# Those of the Glasgow Information Retrieval Group as scikit-learn has them; to import it for them takes over a second.
-STOP_WORDS = frozenset(
-    _TOKEN.findall(
-        "a about above across after afterwards again against all almost alone along already also although always am"
-        " among amongst amoungst amount an and another any anyhow anyone anything anyway anywhere are around as at"
-        " back be became because become becomes becoming been before beforehand behind being below beside besides"
-        " between beyond bill both bottom but by call can cannot cant co con could couldnt cry de describe detail do"
-        " done down due during each eg eight either eleven else elsewhere empty enough etc even ever every everyone"
-        " everything everywhere except few fifteen fifty fill find fire first five for former formerly forty found"
-        " four from front full further get give go had has hasnt have he hence her here hereafter hereby herein"
-        " hereupon hers herself him himself his how however hundred i ie if in inc indeed interest into is it its"
-        " itself keep last latter latterly least less ltd made many may me meanwhile might mill mine more moreover"
-        " most mostly move much must my myself name namely neither never nevertheless next nine no nobody none noone"
-        " nor not nothing now nowhere of off often on once one only onto or other others otherwise our ours ourselves"
-        " out over own part per perhaps please put rather re same see seem seemed seeming seems serious several she"
-        " should show side since sincere six sixty so some somehow someone something sometime sometimes somewhere"
-        " still such system take ten than that the their them themselves then thence there thereafter thereby"
-        " therefore therein thereupon these they thick thin third this those though three through throughout thru thus"
-        " to together too top toward towards twelve twenty two un under until up upon us very via was we well were"
-        " what whatever when whence whenever where whereafter whereas whereby wherein whereupon wherever whether which"
-        " while whither who whoever whole whom whose why will with within without would yet you your yours yourself"
-        " yourselves"
-    )
+
+
+# Beside a language's stop words, what talk about films is full of.
+_OF_FILMS = _TOKEN.findall(
+    "movie movies film films watch watched watching seen saw see like liked likes love loved good great best really"
+    " think know want looking look thing things time don't i'm it's kind heard recommend recommendation suggestion"
+    " thanks thank hello yes haven't new old man men day night life story big little girl boy years"
 )
-COMMON = STOP_WORDS.union(
-    _TOKEN.findall(
-        "movie movies film films watch watched watching seen saw see like liked likes love loved good great best really"
-        " think know want looking look thing things time don't i'm it's kind heard recommend recommendation suggestion"
-        " thanks thank hello yes haven't new old man men day night life story big little girl boy years"
-    )
-)
+
+
+@functools.cache
+def common() -> frozenset[str]:
+    """Words that tell nothing of a film: scikit-learn's English stop words, and those of any talk about films."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # slow to import, and most of what runs does without
+
+    return ENGLISH_STOP_WORDS.union(_OF_FILMS)
 
 
 def polarity(text: str) -> int:

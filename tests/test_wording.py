@@ -1,5 +1,4 @@
 import pytest
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from crslib import wording
 from crslib.wording import polarity
@@ -43,7 +42,3 @@ def test_clauses_know_what_is_refused() -> None:
 def test_age() -> None:
     assert wording.age("a new movie or an old classic") == {"new", "old"}
     assert wording.age("a movie") == set()
-
-
-def test_stop_words_are_those_of_scikit_learn() -> None:
-    assert wording.STOP_WORDS == ENGLISH_STOP_WORDS
