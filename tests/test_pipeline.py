@@ -4,14 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 from click.testing import CliRunner
 
 from crslib import pipeline
 from crslib.cli import main
-from crslib.config import RunParameters
+from crslib.config import ROOT, RunParameters
 from crslib.errors import CrsError
 from crslib.store import Run
+from tests import recompute
 
 TINY = {
     "n_profiles": 3,
@@ -57,6 +59,13 @@ def test_a_run_leaves_everything_in_its_folder(done: tuple[Path, Run]) -> None:
     assert info["engines"]["user"]["adapter_sha256"] != info["engines"]["recommender"]["adapter_sha256"]
     assert "packages" in info
     assert "machine" in info
+
+
+@pytest.mark.model
+@pytest.mark.notebook
+def test_its_figures_are_recomputed_by_other_means(done: tuple[Path, Run]) -> None:
+    table, equal = recompute.recompute(done[1].path, ROOT / "data" / "human", draws=2)
+    assert equal, table.filter(pl.col("by").str.starts_with("DIFFERS"))
 
 
 @pytest.mark.model

@@ -45,6 +45,16 @@ _MARGINALS = {
     "user_items": ("items per user turn", "items"),
     "recommender_items": ("items per recommender turn", "items"),
 }
+_READ = {
+    "words": ("after the user's words", "the user's utterances alone"),
+    "attributes": ("after its attributes", "the target attributes alone"),
+    "nothing": ("after nothing", "nothing: by popularity"),
+}
+_GUESSED = (
+    "What the user links has no place; a target that it names before the recommender has the first one by the words, "
+    "one that it names after the recommender is left out."
+)
+_GUESSWORK = "Massey, Guessing and Entropy, ISIT 1994"
 _NOTES = {
     "seen_liked": "seen and liked",
     "seen_disliked": "seen and disliked",
@@ -79,8 +89,9 @@ def _leakage() -> list[Metric]:
             "User names a target first",
             "share",
             "lower",
-            f"Share of dialogues in which the user names a held-out liked item (link, or rapidfuzz ratio ≥ {FUZZY}) "
-            "before the recommender does. People: items the seeker liked that by the form the recommender suggested.",
+            "Share of dialogues in which the user names a held-out liked item before the recommender does: by a link, "
+            f"or by a run of words with a rapidfuzz ratio ≥ {FUZZY} to its title and the same numbers (titles of one "
+            "short word: with the year). People: items the seeker liked that by the form the recommender suggested.",
         ),
         Metric(
             "first_turn_hits",
@@ -109,6 +120,29 @@ def _leakage() -> list[Metric]:
             "Least number, over dialogues, of catalogue items that have all target attributes.",
             "Sweeney, k-anonymity, 2002",
         ),
+        *(
+            Metric(
+                f"guesswork_{what}",
+                family,
+                f"Guesses to a hidden item: {title}",
+                "bits",
+                "none",
+                "Mean over dialogues of the mean log₂ place of the held-out liked items in the catalogue, ranked by "
+                f"the item prior after {read}. {_GUESSED}",
+                _GUESSWORK,
+            )
+            for what, (title, read) in _READ.items()
+        ),
+        Metric(
+            "guesswork_saved",
+            family,
+            "Guesses that the user's words save over its attributes",
+            "bits saved",
+            "none",
+            "Mean over dialogues of guesswork_attributes − guesswork_words: above 0 the words say more of the hidden "
+            "items than the target attributes do.",
+            _GUESSWORK,
+        ),
     ]
 
 
@@ -123,8 +157,8 @@ def _recommendation() -> list[Metric]:
                 f"Recall@{n} of held-out liked items",
                 "share",
                 "higher",
-                f"Mean over dialogues of |first {n} of L ∩ T| / |T|; L: {listed}, unknown titles taking a rank; "
-                "T: the profile's held-out liked items.",
+                f"Mean over dialogues of |first {n} of L ∩ T| / |T|; L, the recommended items: {listed}, unknown "
+                "titles taking a rank; T: the profile's held-out liked items.",
                 "Herlocker et al., Evaluating Collaborative Filtering Recommender Systems, TOIS 2004",
             )
             for n in CUTOFFS
@@ -217,7 +251,14 @@ def _realism() -> list[Metric]:
             )
             for role in _ROLES
         ),
-        Metric("turns", family, "Turns per dialogue", "turns", "human", "Mean number of turns of both parties."),
+        Metric(
+            "turns",
+            family,
+            "Turns per dialogue",
+            "turns",
+            "human",
+            "Mean number of turns of both parties over dialogues that have any; a turn without text is none.",
+        ),
         Metric(
             "recommender_opens",
             family,
@@ -254,8 +295,8 @@ def _realism() -> list[Metric]:
             "Recommendations liked by the notes",
             "share",
             "human",
-            "Of the items named by the recommender on which the user's note has an opinion, the share liked or, if not "
-            "seen, of interest.",
+            "Of the items named by the recommender (each once a turn) on which the user's note has an opinion, the "
+            "share liked or, if not seen, of interest.",
         ),
     ]
     distances = [
@@ -311,8 +352,8 @@ def _diversity() -> list[Metric]:
                 f"Utterances also said in another dialogue, {role}",
                 "share",
                 "lower",
-                f"Share of the {role}'s utterances whose words are, one for one, an utterance of another dialogue too. "
-                "People: at the same number of dialogues.",
+                f"Share of the {role}'s utterances whose words are, one for one, its utterance in another dialogue "
+                "too. People: at the same number of dialogues.",
             )
             for role in _ROLES
         ),

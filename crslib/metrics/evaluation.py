@@ -9,7 +9,7 @@ import polars as pl
 
 from crslib import schemas, stats
 from crslib.errors import CrsError
-from crslib.metrics import consistency, diversity, leakage, realism, recommendation
+from crslib.metrics import consistency, diversity, guesswork, leakage, realism, recommendation
 from crslib.metrics.definitions import METRICS
 from crslib.metrics.facts import Facts, facts
 from crslib.metrics.human import Human
@@ -20,6 +20,7 @@ def evaluate(
     profiles: pl.DataFrame,
     holdouts: pl.DataFrame,
     items: pl.DataFrame,
+    ratings: pl.DataFrame,
     dialogues: pl.DataFrame,
     turns: pl.DataFrame,
     prompts: pl.DataFrame,
@@ -51,6 +52,7 @@ def evaluate(
         [
             _common(counted),
             leakage.named_by_user_first(turns, targets, items),
+            guesswork.parts(turns, dialogues, profiles, targets, items, ratings),
             recommendation.parts(counted, dialogues, profiles, holdouts, items),
             consistency.profile_parts(turns, dialogues, profiles, items),
         ]
@@ -148,5 +150,7 @@ def _metrics(estimates: dict[str, stats.Estimate], people: dict[str, float], flo
 
 
 def _within(bound: float | None, unit: str) -> float | None:
-    """No figure is negative and no share above 1: a shifted interval could say so."""
-    return None if bound is None else min(max(bound, 0.0), 1.0 if unit in ("share", "distance", "index") else math.inf)
+    """No figure but a saving is negative and no share above 1: a shifted interval could say so."""
+    least = -math.inf if unit == "bits saved" else 0.0
+    most = 1.0 if unit in ("share", "distance", "index") else math.inf
+    return None if bound is None else min(max(bound, least), most)

@@ -217,6 +217,10 @@ def _without(text: str, phrases: Iterable[str]) -> str:
 # ── what the talk gives away ────────────────────────────────────────────────────────────────────────────────────
 
 
+# Of a row of `first_named`.
+USER_FIRST = pl.col("user").is_not_null() & (pl.col("recommender").is_null() | (pl.col("user") < pl.col("recommender")))
+
+
 def first_named(turns: pl.DataFrame, targets: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     """When either party first named a target: (dialogue_id, item_id, user, recommender), turns or null.
 
@@ -274,13 +278,10 @@ def _names(bare: list[str], full: list[str], said: list[str]) -> bool:
 
 def named_by_user_first(turns: pl.DataFrame, targets: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     """Parts (dialogue_id, metric, part, whole): of dialogues with a target, those in which the user named one first."""
-    named = first_named(turns, targets, items)
-    earlier = pl.col("user").is_not_null() & (
-        pl.col("recommender").is_null() | (pl.col("user") < pl.col("recommender"))
-    )
     return (
-        named.group_by("dialogue_id")
-        .agg(earlier.any().cast(pl.Float64).alias("part"))
+        first_named(turns, targets, items)
+        .group_by("dialogue_id")
+        .agg(USER_FIRST.any().cast(pl.Float64).alias("part"))
         .select("dialogue_id", pl.lit("target_named_by_user").alias("metric"), "part", pl.lit(1.0).alias("whole"))
         .sort("dialogue_id")
     )

@@ -1,0 +1,119 @@
+"""The script that recomputes a run's figures: it agrees with the library, by means of its own, and tells when not."""
+
+import ast
+import random
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from crslib import catalog
+from crslib.config import ROOT
+from crslib.metrics import evaluate, human
+from tests import recompute
+from tests.metrics_frames import NAMES, table, talk
+
+TITLES = [*NAMES, "Ghost Film (1900)"]
+SAID = [
+    "hi",
+    "what do you like?",
+    "I've seen it — great",
+    "something funny, please",
+    "no",
+    "...",
+    "",
+    "yes! heat",
+    "ok",
+]
+
+
+def some_talk(draw: random.Random) -> list[str]:
+    turns = []
+    for n in range(draw.choice([0, 1, *range(4, 12)])):
+        words = draw.choices(SAID, k=draw.randint(1, 4))
+        words += [f"[[{name}]]" for name in draw.choices(TITLES, k=draw.choice([0, 0, 1, 1, 2]))]
+        turns.append(f"{'UR'[n % 2]}: {' '.join(words).strip()}")
+    return turns
+
+
+@pytest.fixture
+def run(items: pl.DataFrame, tmp_path: Path) -> Path:
+    """Forty dialogues of random words, among them silent ones, with leaks planted in two prompts."""
+    draw = random.Random(1)
+    people = [f"p{n:02d}" for n in range(40)]
+    said = {person: some_talk(draw) for person in people}
+    noted = {
+        (person, n): [(name, draw.random() < 0.5, draw.choice([True, False, None])) for name in dict.fromkeys(TITLES)
+                      if f"[[{name}]]" in turns[n - 1]]
+        for person, turns in said.items() for n in range(2, len(turns), 2)
+    }  # fmt: skip
+    profiles = [
+        {
+            "profile_id": person,
+            "summary": "You enjoy crime movies. You loved Up (2009).",
+            "attributes": "action movie",
+            "target_genres": draw.choice([["action"], ["comedy", "romance"], []]),
+            "target_decade": draw.choice([1990, None]),
+            "target_actor": draw.choice(["Al Pacino", None]),
+            "target_director": draw.choice(["Pete Docter", None]),
+            "liked_genres": draw.sample(["action", "family", "romance", "western"], k=draw.randint(0, 3)),
+            "k_anonymity": 0,
+        }
+        for person in people
+    ]
+    for row in profiles:
+        attributes = {name: row[f"target_{name}"] for name in ("genres", "decade", "actor", "director")}
+        row["k_anonymity"] = catalog.matches(items, **attributes).sum()
+    hidden = [
+        {"profile_id": person, "item_id": item, "rating": 4.0, "liked": draw.random() < 0.8}
+        for person in people for item in draw.sample("12346", k=draw.randint(0, 3))
+    ]  # fmt: skip
+    leak = {("p08", "U"): "You want Heat (1995).", ("p09", "R"): "You enjoy crime movies", ("p09", "U"): "Heat (1995)"}
+    prompts = [
+        {"dialogue_id": person, "turn": n, "role": {"U": "user", "R": "recommender"}[turn[0]],
+         "text": "x " + leak.get((person, turn[0]), "") * (n < 2), "n_tokens": 1}
+        for person, turns in said.items() for n, turn in enumerate(turns)
+    ]  # fmt: skip
+    hidden = [row for row in hidden if row["profile_id"] not in ("p08", "p09")]
+    hidden += [{"profile_id": p, "item_id": "1", "rating": 5.0, "liked": True} for p in ("p08", "p09")]
+    dialogues, turns = talk(said, notes=noted)
+    tables = {
+        "profiles": table("profiles", profiles),
+        "holdouts": table("holdouts", hidden),
+        "items": items,
+        "ratings": table("ratings", [{"user_id": "a", "item_id": i, "rating": 5.0} for i in "123"]),
+        "dialogues": dialogues,
+        "turns": turns,
+        "prompts": table("prompts", prompts),
+    }
+    people_too = human.read(ROOT / "data" / "human")
+    tables["scores"], tables["metrics"] = evaluate("run", human=people_too, n_bootstrap=10, seed=0, **tables)
+    for name, frame in tables.items():
+        frame.write_parquet(tmp_path / f"{name}.parquet")
+    return tmp_path
+
+
+def test_it_imports_nothing_of_the_library() -> None:
+    tree = ast.parse(Path(recompute.__file__).read_text(encoding="utf-8"))
+    names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    assert names
+    assert not [name for name in names if (name or "").split(".")[0] in ("crslib", "tests", "")]
+
+
+def test_figures_are_equal_and_those_that_are_not_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert recompute.main([str(run), "--draws", "5"]) == 0, capsys.readouterr().out
+    metrics = pl.read_parquet(run / "metrics.parquet")
+    told = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[:-1]}
+    assert told.keys() == set(metrics["metric"])
+    assert {name for name, line in told.items() if "not recomputed" in line} <= recompute.NOT_RECOMPUTED.keys()
+    value = dict(metrics.select("metric", "value").iter_rows())
+    assert value["leaked_titles"] == 2 and value["leaked_profiles"] == 1, "what was planted"
+
+    wrong = metrics.with_columns(value=pl.col("value") + (pl.col("metric") == "recall_at_3") * 0.01)
+    wrong = pl.concat([wrong.filter(pl.col("metric") != "turns"), wrong.head(1).with_columns(metric=pl.lit("new_one"))])
+    wrong.write_parquet(run / "metrics.parquet")
+    assert recompute.main([str(run), "--draws", "2"]) == 1
+    told = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[:-1]}
+    assert {name for name, line in told.items() if "DIFFERS" in line} == {"recall_at_3", "turns"}
+    assert told["new_one"].endswith("not recomputed: this script does not know it")
