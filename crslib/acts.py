@@ -49,7 +49,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "REQ": "request",
         "CLQ": "request",
         "RESP": "respond",
-        "R-ANS": "answer",
+        "R-ANS": "respond",
         "REC-S": "recommend",
         "REC-E": "recommend by asking",
         "EXP-I": "explain",

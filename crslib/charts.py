@@ -162,10 +162,9 @@ def acts(shares: pl.DataFrame, accuracy: Mapping[tuple[str, str], float]) -> alt
             color=_SOURCES,
             yOffset=alt.YOffset("source:N", sort=["simulated", "people"]),
         )
-        interval = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=None), x2="high:Q")
-        point = base.mark_point(filled=True, size=50).encode(
-            x=alt.X("share:Q", title=f"share of the {role}'s turns", axis=_PERCENT)
-        )
+        title = f"share of the {role}'s turns"
+        interval = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title, axis=_PERCENT), x2="high:Q")
+        point = base.mark_point(filled=True, size=50).encode(x=alt.X("share:Q", title=title))
         panels.append((interval + point).properties(width=200, height=alt.Step(11)))
     return alt.hconcat(*panels)
 

@@ -29,6 +29,7 @@ def build(path: Path, to: Path) -> dict[str, Any]:
     labelled = acts.named(coded)
     learnt, held = labelled.filter(split="train"), labelled.filter(split="test")
     tagger = acts.fit(learnt)
+    acts.write(tagger, to)
     blind, fresh = acts.out_of_fold(learnt), tagger.tag(held)
     codes = coded.filter(split="train")
     figures = {
@@ -40,7 +41,6 @@ def build(path: Path, to: Path) -> dict[str, Any]:
         "codes": accuracy(codes, acts.out_of_fold(codes)).to_dicts(),
         "divergence": {"cross_validation": _divergence(learnt, blind), "held_out": _divergence(held, fresh)},
     }
-    acts.write(tagger, to)
     with store.writing(to / acts.FIGURES) as temporary:
         text = json.dumps(figures, indent=1, sort_keys=True, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -53,6 +53,8 @@ def accuracy(labelled: pl.DataFrame, tagged: pl.DataFrame) -> pl.DataFrame:
     rows = []
     for role in (USER, RECOMMENDER):
         truth = _long(labelled).filter(role=role)
+        if truth.is_empty():
+            continue
         names = truth["act"].unique().sort().to_list()
         sides = [truth, tagged.filter(role=role), truth.join(tagged, on=list(acts.SCHEMA), how="semi")]
         ids = truth["dialogue_id"].unique().sort().to_list()

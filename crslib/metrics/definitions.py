@@ -291,7 +291,7 @@ def _acts(family: str) -> list[Metric]:
             "bits",
             "lower",
             f"Jensen–Shannon divergence (base 2) of the distributions of {text}; of {scope}"
-            f"{' (the second of the two)' if role and name != 'act' else ''}, run against people. Acts: 12 of users, 7 "
+            f"{' (the second of the two)' if role and name != 'act' else ''}, run against people. Acts: 12 of users, 6 "
             f"of recommenders, read on both sides by the tagger of data/acts; how right it is stands there. {_FLOOR}",
             "acts: Cai and Chen, UMAP 2020; divergence: Lin, IEEE Transactions on Information Theory 1991",
         )
