@@ -3,7 +3,7 @@
 In a notebook charts are shown as SVG: Altair's own renderer would load its script from the network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import polars as pl
@@ -150,6 +150,23 @@ def reactions(table: pl.DataFrame) -> alt.Chart:
         .properties(width=130, height=36)
     )
     return bars
+
+
+def acts(shares: pl.DataFrame, accuracy: Mapping[tuple[str, str], float]) -> alt.HConcatChart:
+    """`metrics.acts.shares`: source, role, act, share, low, high; a panel per role, the tagger's F1 beside each act."""
+    panels = []
+    for (role,), part in shares.group_by("role", maintain_order=True):
+        labels = [f"{act} (F1 {accuracy[role, act]:.2f})" for act in part["act"]]
+        base = alt.Chart(part.with_columns(pl.Series("label", labels, dtype=pl.String))).encode(
+            y=alt.Y("label:N", title=None, sort=list(dict.fromkeys(labels)), axis=alt.Axis(labelLimit=240)),
+            color=_SOURCES,
+            yOffset=alt.YOffset("source:N", sort=["simulated", "people"]),
+        )
+        title = f"share of the {role}'s turns"
+        interval = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title, axis=_PERCENT), x2="high:Q")
+        point = base.mark_point(filled=True, size=50).encode(x=alt.X("share:Q", title=title))
+        panels.append((interval + point).properties(width=200, height=alt.Step(11)))
+    return alt.hconcat(*panels)
 
 
 def leakage(checks: pl.DataFrame) -> alt.Chart:

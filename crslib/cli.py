@@ -265,6 +265,16 @@ def reference(redial: Path, folder: Path) -> None:
     console.print(str(folder), soft_wrap=True)
 
 
+@data.command("acts")
+@click.option("--iard", type=click.Path(path_type=Path), required=True, help="IARD's JSON file or its folder.")
+@click.option("--to", "folder", type=click.Path(path_type=Path), default=ROOT / "data/acts", show_default="data/acts")
+def acts_(iard: Path, folder: Path) -> None:
+    """Learns the tagger of dialogue acts from IARD and says how right it is. Then make `crs data reference` again."""
+    from crslib.benchmarks import acts
+
+    console.print(acts.formatted(acts.build(iard, folder)), soft_wrap=True, markup=False)
+
+
 @data.command()
 @click.argument("corpus", type=click.Choice(["redial", "inspired", "ccpe"]))
 @click.option(

@@ -16,7 +16,7 @@ LAYERS = [
     ["store"],
     ["chat"],
     ["baselines"],
-    ["catalog", "histories", "corpora"],
+    ["acts", "catalog", "histories", "corpora"],
     ["datasets", "opinions", "engines", "stats", "ranking", "grounding"],
     ["profiles", "builtin"],
     ["rewording"],

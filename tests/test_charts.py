@@ -62,3 +62,13 @@ def test_reactions_translate_kinds_and_questions() -> None:
     )
     (row,) = rows(charts.reactions(frame))
     assert (row["kind"], row["question"]) == ("not seen, interested", "says it has seen it")
+
+
+def test_acts_have_a_panel_per_role_and_name_the_taggers_f1() -> None:
+    frame = pl.DataFrame(
+        {"source": ["people", "people"], "role": ["user", "recommender"], "act": ["seen", "request"],
+         "share": [0.2, 0.1], "low": [0.1, 0.0], "high": [0.3, 0.2]}
+    )  # fmt: skip
+    chart = charts.acts(frame, {("user", "seen"): 0.761, ("recommender", "request"): 0.9})
+    assert {row["label"] for row in rows(chart)} == {"seen (F1 0.76)", "request (F1 0.90)"}
+    assert len(spec(chart)["hconcat"]) == 2

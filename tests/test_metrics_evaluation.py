@@ -74,6 +74,8 @@ def test_people_and_floors_stand_beside(items: pl.DataFrame) -> None:
     assert rows["turns"]["human"] == pytest.approx(11.7, abs=0.05)
     assert rows["repeats"]["human"] == pytest.approx(0.038, abs=0.002)
     assert 0 < rows["turns_ks"]["human"] < rows["turns_ks"]["floor"]
+    assert 0 < rows["act_bigram_divergence"]["human"] < rows["act_bigram_divergence"]["floor"]
+    assert rows["act_bigram_divergence"]["value"] > rows["act_bigram_divergence"]["floor"]
     assert rows["turns"]["floor"] is None
     assert rows["recall_at_1"]["human"] is None
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows.values() if row["low"] is not None)

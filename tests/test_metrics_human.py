@@ -14,11 +14,11 @@ STORED = ROOT / "data" / "human"
 
 
 def test_stored_statistics_hold_numbers_and_ids_only() -> None:
-    for name in FRAMES:
+    for name in (*FRAMES, "acts"):
         frame = pl.read_parquet(STORED / f"{name}.parquet")
         texts = {column for column, dtype in frame.schema.items() if dtype == pl.String}
-        assert texts <= {"dialogue_id", "role", "item"}
-        for column in texts - {"role"}:
+        assert texts <= {"dialogue_id", "role", "item", "act"}
+        for column in texts - {"role", "act"}:
             assert frame[column].str.contains(r"^\d+$").all()
     assert sum(path.stat().st_size for path in STORED.iterdir()) < 1_000_000
 
@@ -28,6 +28,7 @@ def test_stored_statistics_are_those_of_redials_test_set(shared_data: Path) -> N
     stored = human.read(STORED)
     for name in FRAMES:
         assert getattr(measured.facts, name).equals(getattr(stored.facts, name)), name
+    assert measured.acts.equals(stored.acts)
     assert measured.reference.keys() == stored.reference.keys()
     for name, estimate in measured.reference.items():
         assert estimate == pytest.approx(stored.reference[name], abs=1e-9), name
@@ -59,10 +60,11 @@ def test_written_statistics_come_back(tmp_path: Path) -> None:
     human.write(human.measure([dialogue]), tmp_path)
     again = human.read(tmp_path)
     assert again.facts.turns.is_empty()
+    assert again.acts.is_empty()
     assert again.reference["messages"]["value"] == 0
 
 
-@pytest.mark.parametrize("name", ["turns.parquet", "mentions.parquet", "reference.json"])
+@pytest.mark.parametrize("name", ["turns.parquet", "acts.parquet", "reference.json"])
 def test_missing_and_damaged_files_are_named(tmp_path: Path, name: str) -> None:
     for path in STORED.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -84,4 +86,14 @@ def test_statistics_of_other_limits_or_columns_are_refused(tmp_path: Path) -> No
         human.read(tmp_path)
     pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "turns.parquet")
     with pytest.raises(CrsError, match="other columns"):
+        human.read(tmp_path)
+
+
+def test_statistics_of_another_tagger_are_refused(tmp_path: Path) -> None:
+    for path in STORED.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    content = json.loads((STORED / "reference.json").read_text(encoding="utf-8"))
+    content["limits"]["tagger"] = "0" * 16
+    (tmp_path / "reference.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(CrsError, match="was made with other limits"):
         human.read(tmp_path)

@@ -9,7 +9,7 @@ import polars as pl
 
 from crslib import schemas, stats
 from crslib.errors import CrsError
-from crslib.metrics import consistency, diversity, guesswork, leakage, realism, recommendation
+from crslib.metrics import acts, consistency, diversity, guesswork, leakage, realism, recommendation
 from crslib.metrics.definitions import METRICS
 from crslib.metrics.facts import Facts, facts
 from crslib.metrics.human import Human
@@ -63,9 +63,9 @@ def evaluate(
     if (covered := recommendation.coverage(counted, items, times=n_bootstrap, seed=seed)) is not None:
         estimates["coverage"] = covered
     human_values, floors = {name: estimate.value for name, estimate in people(human, times=1, seed=seed).items()}, {}
-    for name, (estimate, mean, quantile) in realism.distances(
-        counted, human.facts, times=n_bootstrap, seed=seed
-    ).items():
+    distances = realism.distances(counted, human.facts, times=n_bootstrap, seed=seed)
+    distances |= acts.divergences(human.tagger.tag(turns), human.acts, times=n_bootstrap, seed=seed)
+    for name, (estimate, mean, quantile) in distances.items():
         estimates[name], human_values[name], floors[name] = estimate, mean, quantile
     for name, (estimate, value) in diversity.whole(counted, human.facts, times=n_bootstrap, seed=seed).items():
         estimates[name], human_values[name] = estimate, value

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from crslib import stats, store
+from crslib import acts, stats, store
 from crslib.catalog import split_year
 from crslib.corpora import Dialogue, frames
 from crslib.errors import CrsError
@@ -27,9 +27,12 @@ _LIMITS = {"distinct_words": diversity.BUDGET, "self_bleu_utterances": diversity
 
 @dataclass(frozen=True)
 class Human:
-    """`facts` of the human dialogues; `reference`: metric → value, low, high, n of what needs their texts."""
+    """`facts` of the human dialogues; `acts`: those of their turns (columns of `crslib.acts.SCHEMA`), read by `tagger`;
+    `reference`: metric → value, low, high, n of what needs their texts."""
 
     facts: Facts
+    acts: pl.DataFrame
+    tagger: acts.Tagger
     reference: dict[str, dict[str, Any]]
 
 
@@ -56,23 +59,27 @@ def measure(dialogues: Sequence[Dialogue]) -> Human:
     messages = np.array([sum(turn.n_messages or 0 for turn in dialogue.turns) for dialogue in numbered], dtype=float)
     if (mean := stats.ratio(messages, np.ones(len(messages)), times=N_BOOTSTRAP, seed=SEED)) is not None:
         found["messages"] = mean
-    return Human(facts(heads, turns), {name: vars(estimate) for name, estimate in sorted(found.items())})
+    tagger = acts.read()
+    figures = {name: vars(estimate) for name, estimate in sorted(found.items())}
+    return Human(facts(heads, turns), tagger.tag(turns), tagger, figures)
 
 
 def write(human: Human, folder: Path) -> None:
     """Stores the statistics as Parquet and JSON. Raises `CrsError` when the folder cannot be written."""
     for name in FRAMES:
         store.write_parquet(getattr(human.facts, name), folder / f"{name}.parquet")
-    content = {"limits": _LIMITS, "metrics": human.reference}
+    store.write_parquet(human.acts, folder / "acts.parquet")
+    content = {"limits": {**_LIMITS, "tagger": human.tagger.identity}, "metrics": human.reference}
     text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
     with store.writing(folder / "reference.json") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read(folder: Path) -> Human:
-    """Stored statistics. Raises `CrsError` when a file is missing, damaged, or made with other limits."""
+    """Stored statistics. Raises `CrsError` when a file is missing, damaged, or made with other limits or another tagger
+    than the one in `data/acts`."""
     tables = {}
-    for name, schema in FRAMES.items():
+    for name, schema in {**FRAMES, "acts": acts.SCHEMA}.items():
         path = folder / f"{name}.parquet"
         try:
             tables[name] = pl.read_parquet(path)
@@ -85,11 +92,13 @@ def read(folder: Path) -> Human:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise CrsError(f"{path} is missing or damaged; make it with `crs data reference --redial PATH`") from None
-    if content["limits"] != _LIMITS:
+    tagger, tagged = acts.read(), tables.pop("acts")
+    if content["limits"] != {**_LIMITS, "tagger": tagger.identity}:
         raise CrsError(
             f"{path} was made with other limits ({content['limits']}); make it again with `crs data reference`"
         )
-    return Human(Facts(tables["turns"]["dialogue_id"].unique().sort(), **tables), content["metrics"])
+    facts_ = Facts(tables["turns"]["dialogue_id"].unique().sort(), **tables)
+    return Human(facts_, tagged, tagger, content["metrics"])
 
 
 def _items(dialogues: Sequence[Dialogue]) -> pl.DataFrame:

@@ -72,8 +72,7 @@ DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 def distances(facts: Facts, human: Facts, *, times: int, seed: int) -> dict[str, tuple[stats.Estimate, float, float]]:
     """`{marginal}_{distance}` → the run's distance to people, and people's to one another: mean and 95 % quantile.
 
-    People to one another: as many human dialogues as the run has (at most half of them), drawn at random, against the
-    rest. Observations are pooled; dialogues are what is resampled and drawn.
+    Observations are pooled; dialogues are what is resampled and drawn.
     """
     found = {}
     for marginal in MARGINALS:
@@ -82,22 +81,30 @@ def distances(facts: Facts, human: Facts, *, times: int, seed: int) -> dict[str,
             continue
         n_values = max(ours["value"].max(), theirs["value"].max()) + 1
         run, people = _histograms(ours, n_values), _histograms(theirs, n_values)
-        splits = _splits(len(people), len(run), seed)
-        drawn, rest = splits @ people, (1 - splits) @ people
         for name, distance in DISTANCES.items():
-            estimate = stats.bootstrap(
-                lambda counts, run=run, people=people, distance=distance: distance(counts @ run, people.sum(axis=0)),
-                len(run),
-                times=times,
-                seed=seed,
-            )
-            floor = distance(drawn, rest)
-            found[f"{marginal}_{name}"] = (
-                estimate,
-                float(floor.mean()),
-                float(np.quantile(floor, stats.LEVEL)),
-            )
+            found[f"{marginal}_{name}"] = against_people(run, people, distance, times=times, seed=seed)
     return found
+
+
+def against_people(
+    run: np.ndarray,
+    people: np.ndarray,
+    distance: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    *,
+    times: int,
+    seed: int,
+) -> tuple[stats.Estimate, float, float]:
+    """The distance of a run's histogram to people's, and people's to one another: mean and 95 % quantile.
+
+    `run`, `people`: one row of counts per dialogue. People to one another: as many human dialogues as the run has (at
+    most half of them), drawn at random, against the rest.
+    """
+    estimate = stats.bootstrap(
+        lambda counts: distance(counts @ run, people.sum(axis=0)), len(run), times=times, seed=seed
+    )
+    splits = _splits(len(people), len(run), seed)
+    floor = distance(splits @ people, (1 - splits) @ people)
+    return estimate, float(floor.mean()), float(np.quantile(floor, stats.LEVEL))
 
 
 def histogram(facts: Facts, human: Facts, marginal: str) -> pl.DataFrame:
