@@ -82,8 +82,8 @@ def distances(facts: Facts, human: Facts, *, times: int, seed: int) -> dict[str,
             continue
         n_values = max(ours["value"].max(), theirs["value"].max()) + 1
         run, people = _histograms(ours, n_values), _histograms(theirs, n_values)
-        splits = _splits(len(people), len(run), seed)
-        drawn, rest = splits @ people, (1 - splits) @ people
+        chosen = splits(len(people), len(run), seed)
+        drawn, rest = chosen @ people, (1 - chosen) @ people
         for name, distance in DISTANCES.items():
             estimate = stats.bootstrap(
                 lambda counts, run=run, people=people, distance=distance: distance(counts @ run, people.sum(axis=0)),
@@ -123,7 +123,8 @@ def _histograms(values: pl.DataFrame, n_values: int) -> np.ndarray:
     return counts
 
 
-def _splits(n_people: int, n: int, seed: int) -> np.ndarray:
+def splits(n_people: int, n: int, seed: int) -> np.ndarray:
+    """`N_SPLITS` draws of `n` people (at most half of them) against the rest: 0/1 array (splits, people)."""
     generator = np.random.default_rng(derive_seed(seed, "human splits", n_people, n))
     order = generator.random((N_SPLITS, n_people)).argsort(axis=1)
     return (order < max(1, min(n, n_people // 2))).astype(np.float64)
