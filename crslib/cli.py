@@ -272,9 +272,9 @@ def embeddings(redial: Path, folder: Path) -> None:
     """Reads human dialogues with the built-in model and keeps where they lie (ReDial's test set; numbers only)."""
     from crslib.corpora import frames
     from crslib.corpora import redial as corpus
-    from crslib.metrics import embedding
+    from crslib.metrics import embedding, human
 
-    _, turns = frames(corpus.read(redial, "test"))
+    _, turns = frames(human.anonymous(corpus.read(redial, "test")))
     with embedding.reader() as reader, _counting("texts") as advance:
         embedded = embedding.embed(turns, reader, advance)
     embedding.write(embedding.measure(embedded, embedding.source()), folder)

@@ -30,7 +30,7 @@ from crslib.metrics.realism import splits
 from crslib.metrics.two_sample import masked
 
 LAYER = 5  # of 30, from 0; the later ones are not computed
-COMPONENTS = 16  # principal components: a default run has some 400 turns of either role
+COMPONENTS = 12  # principal components: a default run has some 400 turns of either role
 PER_COMPONENT = 10  # turns that there must be for each of them
 PREFIX = "<|im_start|>user\n"  # before every turn, of either role: a first token's state says nothing of it
 _FILES = ("embeddings.parquet", "axes.parquet", "embeddings.json")
@@ -148,9 +148,8 @@ def write(people: People, folder: Path) -> None:
     """Stores people as Parquet and JSON. Raises `CrsError` when the folder cannot be written."""
     places, rows = [], []
     for role, turns in people.places.items():
-        _, number = np.unique(turns.dialogues, return_inverse=True)
         whole = np.round(turns.vectors * _THOUSANDTHS).astype(np.int16)
-        places += [(f"{n:04d}", role, place) for n, place in zip(number.tolist(), whole.tolist(), strict=True)]
+        places += [(dialogue, role, place) for dialogue, place in zip(turns.dialogues, whole.tolist(), strict=True)]
         stacked = np.stack([people.centre[role], people.scale[role], *people.axes[role].T]).astype(np.float32)
         rows += [(role, number, row) for number, row in enumerate(stacked.tolist())]
     schema = {"role": pl.String, "row": pl.Int32, "values": pl.Array(pl.Float32, len(rows[0][2]))}
@@ -185,6 +184,14 @@ def read(folder: Path) -> People:
 
 def evaluate(turns: pl.DataFrame, folder: Path, *, times: int, seed: int) -> tuple[Figures, str]:
     """`compare` of a run's table `turns` with the people in `folder`; or nothing, and why."""
+    said = (
+        turns.filter(pl.col("text").str.strip_chars() != "")
+        .group_by("role")
+        .agg(pl.len(), pl.col("dialogue_id").n_unique().alias("dialogues"))
+    )
+    enough = (pl.col("len") >= PER_COMPONENT * COMPONENTS) | (pl.col("dialogues") >= SAMPLE)
+    if said.filter(enough).is_empty():
+        return {}, f"too few turns: there must be {PER_COMPONENT * COMPONENTS} of a role, or {SAMPLE} dialogues"
     try:
         people = read(folder)
     except CrsError as error:

@@ -35,9 +35,7 @@ class Human:
 
 def measure(dialogues: Sequence[Dialogue]) -> Human:
     """The statistics of human dialogues; dialogues are numbered by their place, items keep the corpus's ids."""
-    numbered = [
-        Dialogue(f"{number:04d}", "", "", dialogue.turns, dialogue.items) for number, dialogue in enumerate(dialogues)
-    ]
+    numbered = anonymous(dialogues)
     heads, turns = frames(numbered)
     found = diversity.texts(turns, times=N_BOOTSTRAP, seed=SEED)
     # The nearest thing people have to a held-out item: what the recommender suggested, by the form, and they liked.
@@ -57,6 +55,11 @@ def measure(dialogues: Sequence[Dialogue]) -> Human:
     if (mean := stats.ratio(messages, np.ones(len(messages)), times=N_BOOTSTRAP, seed=SEED)) is not None:
         found["messages"] = mean
     return Human(facts(heads, turns), {name: vars(estimate) for name, estimate in sorted(found.items())})
+
+
+def anonymous(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
+    """The same without persons, each called by its place."""
+    return [Dialogue(f"{number:04d}", "", "", said.turns, said.items) for number, said in enumerate(dialogues)]
 
 
 def write(human: Human, folder: Path) -> None:
