@@ -275,6 +275,22 @@ def acts_(iard: Path, folder: Path) -> None:
     console.print(acts.formatted(acts.build(iard, folder)), soft_wrap=True, markup=False)
 
 
+@data.command("embeddings")
+@click.option("--redial", type=click.Path(path_type=Path), required=True, help="ReDial's zip, folder or test .jsonl.")
+@click.option("--to", "folder", type=click.Path(path_type=Path), default=ROOT / "data/human", show_default="data/human")
+def embeddings(redial: Path, folder: Path) -> None:
+    """Reads human dialogues with the built-in model and keeps where they lie (ReDial's test set; numbers only)."""
+    from crslib.corpora import frames
+    from crslib.corpora import redial as corpus
+    from crslib.metrics import embedding, human
+
+    _, turns = frames(human.anonymous(corpus.read(redial, "test")))
+    with embedding.reader() as reader, _counting("texts") as advance:
+        embedded = embedding.embed(turns, reader, advance)
+    embedding.write(embedding.measure(embedded, embedding.source()), folder)
+    console.print(str(folder), soft_wrap=True)
+
+
 @data.command()
 @click.argument("corpus", type=click.Choice(["redial", "inspired", "ccpe"]))
 @click.option(

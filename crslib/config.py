@@ -136,6 +136,9 @@ class EvaluationParameters(Parameters):
     judged_by: Literal["own", "another"] = Field(
         "own", description="profile that a dialogue is held against; another: a control"
     )
+    redial: str = _path(
+        "", description="ReDial zip or folder, for what needs people's words; empty: those metrics are left out"
+    )
     n_bootstrap: int = Field(1000, ge=100, description="resamples of dialogues behind each 95 % interval")
 
 

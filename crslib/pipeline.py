@@ -75,6 +75,12 @@ def plan(given: Mapping[str, Any], reports: Path, tell: Callable[[str], None] = 
         "human": {path.name: file_sha256(path) for path in sorted(human.iterdir()) if path.suffix != ".md"},
         **{role: _engine(parameters, *paths, tell) for role, paths in files.items()},
     }
+    if parameters.redial:
+        redial = resolve(parameters.redial)
+        if not redial.exists():
+            raise CrsError(f"{redial} does not exist; give ReDial's zip or folder, or leave `redial` empty")
+        files = sorted(redial.glob("*.jsonl")) if redial.is_dir() else [redial]
+        inputs["redial"] = {path.name: file_sha256(path) for path in files}
     if parameters.summary_style == "model":
         inputs["summary"] = {"model_sha256": file_sha256(llama.model_path(parameters.summary_model))}
     run_id = digest({"parameters": parameters.identity(), "inputs": inputs}, "run")

@@ -148,17 +148,24 @@ def open_engine(
 
     `models`: those open already, by file, to be shared; a new one is added. Raises `CrsError` when a file is unfit.
     """
-    path, beside = llama.model_path(model), llama.adapter_path(adapter)
-    form = weights_form(parameters, path, beside)
-    source = llama.source(path, beside, form)
-    if beside and form != llama.AS_THEY_ARE:
-        path, beside = weights.merged(path, beside, form, CACHE), None
+    path, beside, source = prepared(parameters, model, adapter)
     if path not in models:
         models[path] = llama.Model(path, source)
     threads = parameters.threads or os.cpu_count() or 1
     return llama.LlamaEngine(
         models[path], beside, sampling, n_ctx=parameters.n_ctx, width=parameters.width, threads=threads
     )
+
+
+def prepared(parameters: SimulationParameters, model: str, adapter: str) -> tuple[Path, Path | None, dict[str, Any]]:
+    """The files that an engine of GGUF `model` with `adapter` speaks with: the weights, the adapter beside them if it
+    is not merged into them, and what they were made of. Raises `CrsError` when a file is unfit."""
+    path, beside = llama.model_path(model), llama.adapter_path(adapter)
+    form = weights_form(parameters, path, beside)
+    source = llama.source(path, beside, form)
+    if beside and form != llama.AS_THEY_ARE:
+        return weights.merged(path, beside, form, CACHE), None, source
+    return path, beside, source
 
 
 def open_grounding(

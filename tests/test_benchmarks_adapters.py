@@ -9,7 +9,7 @@ pytest.importorskip("torch", reason="needs the extra train")
 pytest.importorskip("transformers", reason="needs the extra test")
 
 from crslib.benchmarks import adapters, notes, training
-from crslib.config import ROOT, SimulationParameters
+from crslib.config import ROOT, RunParameters, SimulationParameters
 from crslib.corpora import redial
 from crslib.errors import CrsError
 from tests.tiny_redial import write
@@ -56,6 +56,17 @@ def test_the_runtimes_agree_and_the_adapter_helps(corpus: Path) -> None:
     text = adapters.formatted(found)
     assert text.count("\n") == 9
     assert f"| user | mine, no notes | torch | {whole['loss'][2]:.3f} | " in text
+    run = RunParameters(user_adapter=str(USER), recommender_adapter="", weights="Q8_0", max_turns=1).model_dump()
+    read = adapters.foresight(adapters.drawn(redial.read(corpus, "test"), 1), run, times=100, seed=0)
+    assert read["user_people_cross_entropy"][0].value == pytest.approx(prepared)
+    assert read["recommender_people_cross_entropy"][0].value > prepared
+
+
+def test_one_model_for_both_sides_and_a_run_by_hand_have_no_foresight(corpus: Path) -> None:
+    dialogues = redial.read(corpus, "test")
+    assert adapters.foresight(dialogues, RunParameters(baseline="scripted").model_dump(), times=100, seed=0) == {}
+    assert adapters.foresight(dialogues, {}, times=100, seed=0) == {}
+    assert adapters.foresight([], RunParameters().model_dump(), times=100, seed=0) == {}
 
 
 def test_a_missing_adapter_is_refused(corpus: Path) -> None:

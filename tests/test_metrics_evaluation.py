@@ -1,10 +1,10 @@
 import polars as pl
 import pytest
 
-from crslib import schemas
+from crslib import schemas, stats
 from crslib.config import ROOT
 from crslib.errors import CrsError
-from crslib.metrics import METRICS, evaluate, human
+from crslib.metrics import METRICS, evaluate, extended, human
 from tests.metrics_frames import table, talk
 
 PEOPLE = human.read(ROOT / "data" / "human")
@@ -86,6 +86,20 @@ def test_every_metric_that_comes_out_is_defined_and_in_order(items: pl.DataFrame
     order = list(METRICS)
     assert metrics["metric"].to_list() == sorted(metrics["metric"], key=order.index)
     assert set(scores["metric"]) <= set(order)
+
+
+def test_further_metrics_take_their_place_in_the_tables(items: pl.DataFrame) -> None:
+    scores, metrics = figures(items, run(6))
+    estimate = stats.Estimate(0.5, 0.4, 0.7, 6)
+    parts = pl.DataFrame({"dialogue_id": ["p00"], "metric": ["user_cross_entropy"], "part": [6.0], "whole": [4.0]})
+    found = {"user_vendi": (estimate, 20.0, None), "user_cross_entropy": (estimate, 3.0, None)}
+    more, table = extended(scores, metrics, found, "run", parts)
+    assert extended(more, table, found, "run", parts)[1].equals(table)
+    order = list(METRICS)
+    assert table["metric"].to_list() == sorted([*metrics["metric"], *found], key=order.index)
+    assert table.filter(metric="user_vendi").select("value", "human", "floor").row(0) == (0.5, 20.0, None)
+    assert more.filter(metric="user_cross_entropy").rows() == [("run", "p00", "user_cross_entropy", 1.5)]
+    assert more.filter(pl.col("metric") != "user_cross_entropy").equals(scores)
 
 
 def test_definitions_are_complete() -> None:

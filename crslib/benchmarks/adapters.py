@@ -14,11 +14,14 @@ from typing import Any
 
 import polars as pl
 
-from crslib.chat import USER, ChatTemplate
+from crslib import stats
+from crslib.baselines import SCRIPTED
+from crslib.chat import RECOMMENDER, USER, ChatTemplate
+from crslib.config import SimulationParameters
 from crslib.corpora import Dialogue, redial
 from crslib.engines import llama, weights
 from crslib.identity import derive_seed
-from crslib.simulate import CACHE
+from crslib.simulate import CACHE, prepared
 from crslib.training import examples, losses, run
 from crslib.training.base import Base, transformers_model
 
@@ -42,6 +45,7 @@ SCHEMA = {
     "n_tokens": pl.Int64,
     "n_dialogues": pl.Int64,
 }
+FORESEEN = 50  # human dialogues that `foresight` reads with each model: a minute on two cores
 _MAX_TOKENS = 1024
 _BATCH = 2048
 
@@ -88,6 +92,42 @@ def measure(
             table = losses.table(sums, examples.KINDS)
             tables.append(table.select(*(pl.lit(value).alias(key) for key, value in about.items()), pl.all()))
     return pl.concat(tables).match_to_schema(SCHEMA)
+
+
+def foresight(
+    dialogues: Sequence[Dialogue], run: Mapping[str, Any], *, times: int, seed: int
+) -> dict[str, tuple[stats.Estimate, None, None]]:
+    """`{role}_people_cross_entropy`: nats per own token of human dialogues under either model of a run, as it talked.
+
+    `run`: the parameters in its `run.json`; without any there is nothing. `FORESEEN` of the dialogues are drawn. A
+    model that is told the targets is told those of people; one that writes both sides has no role, and so no figure.
+    """
+    if not run or run["baseline"] == SCRIPTED or not dialogues:
+        return {}
+    parameters = SimulationParameters(**{name: run[name] for name in SimulationParameters.model_fields})
+    told = {USER: run["baseline"] or USER, RECOMMENDER: RECOMMENDER}
+    found: dict[str, tuple[stats.Estimate, None, None]] = {}
+    for role, model, adapter in (
+        (USER, parameters.user_model, parameters.user_adapter),
+        (RECOMMENDER, parameters.recommender_model, parameters.recommender_adapter),
+    ):
+        path, beside, _ = prepared(parameters, model, adapter)
+        with contextlib.closing(llama.Model(path)) as speaker:
+            made = examples.examples(
+                drawn(dialogues, FORESEEN),
+                told[role],
+                speaker,
+                ChatTemplate(*speaker.chat_template),
+                redial.items(),
+                notes=parameters.memory,
+                max_tokens=_MAX_TOKENS,
+            )
+            sums = losses.by_engine(speaker, beside, made, threads=parameters.threads or os.cpu_count() or 1)
+        sums = sums.group_by("dialogue_id").agg(pl.col("nats", "n").sum()).sort("dialogue_id")
+        estimate = stats.ratio(sums["nats"].to_numpy(), sums["n"].to_numpy(), times=times, seed=seed)
+        if estimate is not None:
+            found[f"{role}_people_cross_entropy"] = estimate, None, None
+    return found
 
 
 def drawn(dialogues: Sequence[Dialogue], n: int) -> list[Dialogue]:

@@ -31,6 +31,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import llama_cpp as lc
 import numpy as np
+from llama_cpp._ggml import libggml as _ggml
 
 from crslib.config import resolve
 from crslib.engines.base import Completion, Finish, Request, Sampling
@@ -40,8 +41,11 @@ from crslib.identity import file_sha256
 BUILT_IN = "smollm2"
 AS_THEY_ARE = "as they are"
 _PREFILL = 128  # tokens per prefill decode; longer prompts are fed in pieces (llama.cpp reserves memory for them)
+LONGEST_READ = 512  # tokens of a text whose hidden states are read
 _REHEARSED = 32  # steps between two resets of the context in `rehearse`
 _log_lines: deque[str] = deque(maxlen=20)
+for _of_a_tensor, _type in ((_ggml.ggml_get_name, ctypes.c_char_p), (_ggml.ggml_get_data_f32, ctypes.c_void_p)):
+    _of_a_tensor.argtypes, _of_a_tensor.restype = [ctypes.c_void_p], _type
 
 
 @lc.llama_log_callback
@@ -564,6 +568,66 @@ def all_logits(model: Model, adapter: Path | None, tokens: Sequence[int], *, thr
         return engine.read(tokens, 0)
     finally:
         engine.close()
+
+
+class LayerReader:
+    """What a model makes of texts: the hidden states behind one of its layers, without the cost of the later ones.
+
+    Layers count from 0. Each text is a decode of its own behind the same `prefix`, so its states depend on nothing but
+    the text, on one CPU model and build of llama.cpp, whatever was read before and by however many `threads`.
+    Raises `CrsError` when the model has no such layer.
+    """
+
+    def __init__(self, model: Model, layer: int, prefix: str = "", *, threads: int = 2) -> None:
+        if not 0 <= layer < lc.llama_model_n_layer(model.handle):
+            raise CrsError(f"the model {model.path} has no layer {layer}; give one of its own")
+        self.model, self._wanted = model, f"l_out-{layer}".encode()  # llama.cpp's name of what a layer puts out
+        params = lc.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = LONGEST_READ
+        params.n_seq_max = 1
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        self._heard = type(params.cb_eval)(self._look)
+        params.cb_eval = self._heard
+        _log_lines.clear()
+        self._context = lc.llama_init_from_model(model.handle, params)
+        if not self._context:
+            raise CrsError(f"llama.cpp cannot make a context of {LONGEST_READ} tokens ({_why()}); free memory")
+        self._batch, self._width = _Batch(LONGEST_READ), lc.llama_model_n_embd(model.handle)
+        self._states = np.zeros((0, self._width), np.float32)
+        self._start = 0
+        self._start = len(self.states(prefix, control=True))
+
+    def states(self, text: str, *, control: bool = False) -> np.ndarray:
+        """The states of the tokens of `text`, float32 (n, n_embd); beyond `LONGEST_READ` in all it is not read."""
+        ids = self.model.encode(text, control=control)[: LONGEST_READ - self._start]
+        n, batch = len(ids), self._batch
+        if not n:
+            return np.zeros((0, self._width), np.float32)
+        lc.llama_memory_seq_rm(lc.llama_get_memory(self._context), 0, self._start, -1)
+        batch.token[:n], batch.pos[:n] = ids, np.arange(self._start, self._start + n)
+        for index in range(n):
+            batch.row(index, 0)
+        batch.handle.n_tokens = n
+        if code := lc.llama_decode(self._context, batch.handle):
+            raise CrsError(f"llama.cpp failed to read a text (code {code}: {_why()}); run again")
+        return self._states
+
+    def _look(self, tensor: int, ask: bool, _data: Any) -> bool:
+        """llama.cpp asks of every tensor whether it is wanted, then shows it; False then ends the computation."""
+        wanted = _ggml.ggml_get_name(tensor) == self._wanted
+        if wanted and not ask:
+            shape = (self._batch.handle.n_tokens, self._width)
+            numbers = ctypes.cast(_ggml.ggml_get_data_f32(tensor), ctypes.POINTER(ctypes.c_float))
+            self._states = np.ctypeslib.as_array(numbers, shape).copy()
+        return ask and wanted
+
+    def close(self) -> None:
+        """Frees the context; the model stays."""
+        if self._context:
+            self._batch.free()
+            lc.llama_free(self._context)
+            self._context = None
 
 
 class PlainEngine:

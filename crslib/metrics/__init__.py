@@ -5,7 +5,7 @@ the whole run. Undefined values, with nothing to count, are absent: never 0.
 """
 
 from crslib.metrics.definitions import METRICS, Metric
-from crslib.metrics.evaluation import evaluate
+from crslib.metrics.evaluation import evaluate, extended
 from crslib.metrics.facts import Facts, facts
 
-__all__ = ["METRICS", "Facts", "Metric", "evaluate", "facts"]
+__all__ = ["METRICS", "Facts", "Metric", "evaluate", "extended", "facts"]

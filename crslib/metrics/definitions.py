@@ -7,6 +7,7 @@ import polars as pl
 
 from crslib.chat import RECOMMENDER, USER
 from crslib.metrics.diversity import BUDGET, DRAWS, SAMPLE
+from crslib.metrics.embedding import COMPONENTS
 from crslib.metrics.leakage import FUZZY
 from crslib.metrics.recommendation import CUTOFFS
 
@@ -37,6 +38,10 @@ _WASSERSTEIN = (
 _FLOOR = (
     "Observations of all dialogues pooled; people: mean over 200 draws of as many human dialogues (at most half) "
     "against the rest; floor: their 95 % quantile."
+)
+_EMBEDDED = (
+    "the mean state of its tokens, titles masked, in the built-in model, each dimension in people's standard "
+    "deviations from people's mean"
 )
 _MARGINALS = {
     "user_words": ("words per user turn", "words"),
@@ -312,7 +317,7 @@ def _realism() -> list[Metric]:
         for marginal, (title, unit) in _MARGINALS.items()
         for name, short, text, source in (("ks", "KS", *_KS), ("wasserstein", "Wasserstein", *_WASSERSTEIN))
     ]
-    return means + distances + _acts(family)
+    return means + distances + _acts(family) + _words_of_people()
 
 
 def _acts(family: str) -> list[Metric]:
@@ -338,6 +343,54 @@ def _acts(family: str) -> list[Metric]:
         )
         for name, (title, text) in grams.items()
         for role, scope in scopes.items()
+    ]
+
+
+def _words_of_people() -> list[Metric]:
+    family = "realism"
+    return [
+        *(
+            Metric(
+                f"{role}_frechet",
+                family,
+                f"Fréchet distance of the {role}'s turns",
+                "variances",
+                "lower",
+                f"|m₁ − m₂|² + Tr(C₁ + C₂ − 2 (C₁ C₂)^½) of the {role}'s turns, run against people, as a share of "
+                f"people's variance, on people's first {COMPONENTS} principal components; a turn is {_EMBEDDED}. Grows "
+                "as turns get fewer. People: mean over 200 draws of as many human dialogues (at most half) against the "
+                "rest; floor: their 95 % quantile.",
+                "Heusel et al., GANs Trained by a Two Time-Scale Update Rule, NeurIPS 2017",
+            )
+            for role in _ROLES
+        ),
+        *(
+            Metric(
+                f"{role}_cross_entropy",
+                family,
+                f"Surprise of the {role}'s words to a model of people",
+                "nats",
+                "human",
+                f"Mean −log P of the {role}'s words and ends of turns, titles masked, under trigrams of ReDial's "
+                "training dialogues (Kneser–Ney); its exponential is the perplexity. People: ReDial's test dialogues. "
+                "Below people: commonplaces; above: other words.",
+                "Kneser and Ney, Improved Backing-Off for M-gram Language Modeling, ICASSP 1995",
+            )
+            for role in _ROLES
+        ),
+        *(
+            Metric(
+                f"{role}_people_cross_entropy",
+                family,
+                f"Surprise of people's words to the {role} model",
+                "nats",
+                "lower",
+                f"Mean −log P of the tokens of human {role}s in ReDial's test dialogues under the run's own {role} "
+                "model, prompted as in the run; its exponential is the perplexity. Comparable between models of one "
+                "tokenizer.",
+            )
+            for role in _ROLES
+        ),
     ]
 
 
@@ -391,6 +444,19 @@ def _diversity() -> list[Metric]:
                 "share",
                 "lower",
                 f"Share of the {role}'s utterances that it said, word for word, earlier in the same dialogue.",
+            )
+            for role in _ROLES
+        ),
+        *(
+            Metric(
+                f"{role}_vendi",
+                family,
+                f"Different turns among {SAMPLE}, {role} (Vendi)",
+                "turns",
+                "higher",
+                f"exp of the entropy of the eigenvalues of K/n, K the cosines of {SAMPLE} turns, one each of {SAMPLE} "
+                f"random dialogues; mean of {DRAWS} samples; a turn is {_EMBEDDED}.",
+                "Friedman and Dieng, The Vendi Score, TMLR 2023",
             )
             for role in _ROLES
         ),

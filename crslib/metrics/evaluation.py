@@ -4,6 +4,7 @@ Knows nothing of files and charts.
 """
 
 import math
+from collections.abc import Mapping
 
 import polars as pl
 
@@ -75,6 +76,28 @@ def evaluate(
             found = leaks.filter(pl.col("metric") == name)["part"].sum()
             estimates[name] = stats.Estimate(float(found), None, None, read)
     return _scores(run_id, pl.concat([parts, _per_dialogue(leaks, prompts)])), _metrics(estimates, human_values, floors)
+
+
+def extended(
+    scores: pl.DataFrame,
+    metrics: pl.DataFrame,
+    found: Mapping[str, tuple[stats.Estimate, float | None, float | None]],
+    run_id: str = "",
+    parts: pl.DataFrame | None = None,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Tables `scores` and `metrics` of `evaluate` with further metrics, in place of those of the same name.
+
+    `found`: metric → the run's figure, people's, the floor. `parts` (dialogue_id, metric, part, whole): what stands
+    behind those that have a value per dialogue.
+    """
+    estimates, people, floors = ({name: row[i] for name, row in found.items()} for i in range(3))
+    more = _metrics(estimates, people, floors)
+    if parts is not None:
+        scores = scores.filter(~pl.col("metric").is_in(parts["metric"].unique().to_list()))
+        scores = pl.concat([scores, _scores(run_id, parts)]).sort("dialogue_id", "metric")
+    both = pl.concat([metrics.filter(~pl.col("metric").is_in(list(found))), more])
+    order = list(METRICS)
+    return scores, both.sort(pl.col("metric").replace_strict(order, range(len(order)), return_dtype=pl.Int32))
 
 
 def _common(counted: Facts) -> pl.DataFrame:

@@ -38,9 +38,7 @@ class Human:
 
 def measure(dialogues: Sequence[Dialogue]) -> Human:
     """The statistics of human dialogues; dialogues are numbered by their place, items keep the corpus's ids."""
-    numbered = [
-        Dialogue(f"{number:04d}", "", "", dialogue.turns, dialogue.items) for number, dialogue in enumerate(dialogues)
-    ]
+    numbered = anonymous(dialogues)
     heads, turns = frames(numbered)
     found = diversity.texts(turns, times=N_BOOTSTRAP, seed=SEED)
     # The nearest thing people have to a held-out item: what the recommender suggested, by the form, and they liked.
@@ -62,6 +60,11 @@ def measure(dialogues: Sequence[Dialogue]) -> Human:
     tagger = acts.read()
     figures = {name: vars(estimate) for name, estimate in sorted(found.items())}
     return Human(facts(heads, turns), tagger.tag(turns), tagger, figures)
+
+
+def anonymous(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
+    """The same without persons, each called by its place."""
+    return [Dialogue(f"{number:04d}", "", "", said.turns, said.items) for number, said in enumerate(dialogues)]
 
 
 def write(human: Human, folder: Path) -> None:

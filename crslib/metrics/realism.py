@@ -102,8 +102,8 @@ def against_people(
     estimate = stats.bootstrap(
         lambda counts: distance(counts @ run, people.sum(axis=0)), len(run), times=times, seed=seed
     )
-    splits = _splits(len(people), len(run), seed)
-    floor = distance(splits @ people, (1 - splits) @ people)
+    drawn = splits(len(people), len(run), seed)
+    floor = distance(drawn @ people, (1 - drawn) @ people)
     return estimate, float(floor.mean()), float(np.quantile(floor, stats.LEVEL))
 
 
@@ -130,7 +130,8 @@ def _histograms(values: pl.DataFrame, n_values: int) -> np.ndarray:
     return counts
 
 
-def _splits(n_people: int, n: int, seed: int) -> np.ndarray:
+def splits(n_people: int, n: int, seed: int) -> np.ndarray:
+    """`N_SPLITS` draws of `n` people (at most half of them) against the rest: 0/1 array (splits, people)."""
     generator = np.random.default_rng(derive_seed(seed, "human splits", n_people, n))
     order = generator.random((N_SPLITS, n_people)).argsort(axis=1)
     return (order < max(1, min(n, n_people // 2))).astype(np.float64)

@@ -63,10 +63,11 @@ def two_sample(
 
 def _turns(turns: pl.DataFrame, role: str) -> pl.DataFrame:
     texts = turns.filter(role=role).sort("dialogue_id", "turn").select("dialogue_id", "text")
-    return texts.with_columns(pl.col("text").map_elements(_masked, return_dtype=pl.String)).filter(pl.col("text") != "")
+    return texts.with_columns(pl.col("text").map_elements(masked, return_dtype=pl.String)).filter(pl.col("text") != "")
 
 
-def _masked(text: str) -> str:
+def masked(text: str) -> str:
+    """An utterance in which every film title is the same word."""
     for _, start, end in reversed(mentions(text)):
         text = f"{text[:start]} FILM {text[end:]}"
     return " ".join(text.split())

@@ -1,0 +1,291 @@
+"""How far what either party says is from what people say, and how varied it is, in the eyes of a language model.
+
+The built-in model, without any adapter, reads every turn by itself, film titles masked as for the two-sample test; its
+embedding is the mean of its tokens' hidden states behind layer `LAYER`. The reader is the same for all conditions,
+whatever models they talk with. A few dimensions of such states are hundreds of times as large as the others and would
+be all that a distance sees, so each is measured in standard deviations of people's turns (Timkey and van Schijndel, All
+Bark and No Bite, EMNLP 2021).
+
+People are there as numbers: per role the axes of their embeddings, and where each turn lies on them.
+"""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+
+from crslib import stats, store
+from crslib.chat import RECOMMENDER, USER
+from crslib.errors import CrsError
+from crslib.identity import derive_seed, file_sha256
+from crslib.metrics.diversity import DRAWS, HALF_DRAWS, SAMPLE, TIMES
+from crslib.metrics.realism import splits
+from crslib.metrics.two_sample import masked
+
+LAYER = 5  # of 30, from 0; the later ones are not computed
+COMPONENTS = 12  # principal components: a default run has some 400 turns of either role
+PER_COMPONENT = 10  # turns that there must be for each of them
+PREFIX = "<|im_start|>user\n"  # before every turn, of either role: a first token's state says nothing of it
+_FILES = ("embeddings.parquet", "axes.parquet", "embeddings.json")
+_THOUSANDTHS = 1000  # places are stored as whole numbers
+_PLACES = {"dialogue_id": pl.String, "role": pl.String, "place": pl.Array(pl.Int16, COMPONENTS)}
+
+Figures = dict[str, tuple[stats.Estimate, float, float | None]]  # metric → the run's figure, people's, the floor
+
+
+class Reader(Protocol):
+    """A model that reads a text: `engines.llama.LayerReader`."""
+
+    def states(self, text: str) -> np.ndarray:
+        """Hidden states, (tokens, width)."""
+        ...
+
+
+@contextlib.contextmanager
+def reader() -> Iterator[Reader]:
+    """The built-in model as reader. Raises `CrsError` when it is not installed."""
+    from crslib.engines import llama  # what reads this module's definitions needs no engine
+
+    with (
+        contextlib.closing(llama.Model(llama.model_path(llama.BUILT_IN))) as model,
+        contextlib.closing(llama.LayerReader(model, LAYER, PREFIX, threads=os.cpu_count() or 1)) as opened,
+    ):
+        yield opened
+
+
+def source() -> dict[str, Any]:
+    """What decides an embedding. Raises `CrsError` when the built-in model is not installed."""
+    from crslib.engines import llama
+
+    model = llama.model_path(llama.BUILT_IN)
+    return {"model_sha256": file_sha256(model), "layer": LAYER, "prefix": PREFIX, "components": COMPONENTS}
+
+
+# ── embeddings ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Turns of one role, sorted: their `dialogues` (n,) and `vectors` (n, width)."""
+
+    dialogues: np.ndarray
+    vectors: np.ndarray
+
+
+def embed(
+    turns: pl.DataFrame, reader: Reader, advance: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, Embedded]:
+    """The turns of either role (table `turns`) that hold words; `advance` is told of texts read, and of all.
+
+    The same words are read once.
+    """
+    said = turns.sort("dialogue_id", "turn").with_columns(
+        pl.col("text").map_elements(masked, return_dtype=pl.String).alias("masked")
+    )
+    texts = sorted(set(said["masked"]) - {""})
+    means = {}
+    for done, text in enumerate(texts, start=1):
+        means[text] = reader.states(text).mean(axis=0, dtype=np.float64)
+        advance(done, len(texts))
+    found = {}
+    for role in (USER, RECOMMENDER):
+        rows = said.filter(pl.col("role") == role, pl.col("masked") != "")
+        if len(rows):
+            found[role] = Embedded(rows["dialogue_id"].to_numpy(), np.stack([means[text] for text in rows["masked"]]))
+    return found
+
+
+# ── people ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class People:
+    """Per role: `centre` and `scale` (width,) of the turns' embeddings, mean and standard deviation; the principal
+    `axes` (width, k) of what is so standardised, of such length that people's variances on them add up to 1; the turns'
+    `places` on them. `vendi`: people's Vendi score; `source`: what read them."""
+
+    source: Mapping[str, Any]
+    centre: Mapping[str, np.ndarray]
+    scale: Mapping[str, np.ndarray]
+    axes: Mapping[str, np.ndarray]
+    places: Mapping[str, Embedded]
+    vendi: Mapping[str, float]
+
+    def standardised(self, role: str, turns: Embedded) -> Embedded:
+        """Turns in people's standard deviations from people's mean."""
+        return Embedded(turns.dialogues, (turns.vectors - self.centre[role]) / self.scale[role])
+
+
+def measure(embedded: Mapping[str, Embedded], source: Mapping[str, Any]) -> People:
+    """The axes, places and Vendi scores of human turns, read by `source`."""
+    people = People(source, {}, {}, {}, {}, {})
+    for role, turns in embedded.items():
+        people.centre[role], people.scale[role] = turns.vectors.mean(axis=0), turns.vectors.std(axis=0)
+        standardised = people.standardised(role, turns)
+        people.axes[role] = _axes(standardised.vectors)
+        people.places[role] = Embedded(turns.dialogues, standardised.vectors @ people.axes[role])
+        if (estimate := vendi(standardised, times=0, seed=0)) is not None:
+            people.vendi[role] = estimate.value
+    return people
+
+
+def _axes(standardised: np.ndarray) -> np.ndarray:
+    variances, vectors = np.linalg.eigh(np.cov(standardised, rowvar=False, bias=True))
+    variances, vectors = variances[::-1][:COMPONENTS], vectors[:, ::-1][:, :COMPONENTS]
+    # An axis has no direction of its own: its largest entry is positive.
+    signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
+    return vectors * signs / np.sqrt(variances.sum())
+
+
+def write(people: People, folder: Path) -> None:
+    """Stores people as Parquet and JSON. Raises `CrsError` when the folder cannot be written."""
+    places, rows = [], []
+    for role, turns in people.places.items():
+        whole = np.round(turns.vectors * _THOUSANDTHS).astype(np.int16)
+        places += [(dialogue, role, place) for dialogue, place in zip(turns.dialogues, whole.tolist(), strict=True)]
+        stacked = np.stack([people.centre[role], people.scale[role], *people.axes[role].T]).astype(np.float32)
+        rows += [(role, number, row) for number, row in enumerate(stacked.tolist())]
+    schema = {"role": pl.String, "row": pl.Int32, "values": pl.Array(pl.Float32, len(rows[0][2]))}
+    store.write_parquet(pl.DataFrame(places, schema=_PLACES, orient="row"), folder / _FILES[0])
+    store.write_parquet(pl.DataFrame(rows, schema=schema, orient="row"), folder / _FILES[1])
+    text = json.dumps({"source": people.source, "vendi": people.vendi}, indent=2, sort_keys=True)
+    with store.writing(folder / _FILES[2]) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> People:
+    """Stored people. Raises `CrsError` when a file is missing or damaged."""
+    try:
+        content = json.loads((folder / _FILES[2]).read_text(encoding="utf-8"))
+        places, axes = (pl.read_parquet(folder / name) for name in _FILES[:2])
+        people = People(content["source"], {}, {}, {}, {}, content["vendi"])
+        for role in axes["role"].unique(maintain_order=True):
+            rows = axes.filter(role=role).sort("row")["values"].to_numpy().astype(float)
+            people.centre[role], people.scale[role], people.axes[role] = rows[0], rows[1], rows[2:].T
+            of_role = places.filter(role=role)
+            vectors = of_role["place"].to_numpy() / _THOUSANDTHS
+            people.places[role] = Embedded(of_role["dialogue_id"].to_numpy(), vectors)
+        return people
+    except (OSError, ValueError, KeyError, pl.exceptions.PolarsError):
+        raise CrsError(
+            f"the embeddings of people in {folder} are missing or damaged; make them with `crs data embeddings`"
+        ) from None
+
+
+# ── figures ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def evaluate(turns: pl.DataFrame, folder: Path, *, times: int, seed: int) -> tuple[Figures, str]:
+    """`compare` of a run's table `turns` with the people in `folder`; or nothing, and why."""
+    said = (
+        turns.filter(pl.col("text").str.strip_chars() != "")
+        .group_by("role")
+        .agg(pl.len(), pl.col("dialogue_id").n_unique().alias("dialogues"))
+    )
+    enough = (pl.col("len") >= PER_COMPONENT * COMPONENTS) | (pl.col("dialogues") >= SAMPLE)
+    if said.filter(enough).is_empty():
+        return {}, f"too few turns: there must be {PER_COMPONENT * COMPONENTS} of a role, or {SAMPLE} dialogues"
+    try:
+        people = read(folder)
+    except CrsError as error:
+        return {}, str(error)
+    if people.source != source():
+        return {}, f"the embeddings of people in {folder} are of another model; make them with `crs data embeddings`"
+    with reader() as opened:
+        return compare(embed(turns, opened), people, times=times, seed=seed), ""
+
+
+def compare(embedded: Mapping[str, Embedded], people: People, *, times: int, seed: int) -> Figures:
+    """`{role}_frechet` and `{role}_vendi` of a run, where there is enough."""
+    found: Figures = {}
+    for role, turns in embedded.items():
+        if role not in people.places:
+            continue
+        standardised = people.standardised(role, turns)
+        if len(turns.vectors) >= PER_COMPONENT * COMPONENTS:
+            ours = Embedded(turns.dialogues, standardised.vectors @ people.axes[role])
+            found[f"{role}_frechet"] = _distance(_sums(ours), _sums(people.places[role]), times, seed)
+        score = vendi(standardised, times=times, seed=seed)
+        if score is not None and role in people.vendi:
+            found[f"{role}_vendi"] = score, people.vendi[role], None
+    return found
+
+
+def _distance(ours: np.ndarray, theirs: np.ndarray, times: int, seed: int) -> tuple[stats.Estimate, float, float]:
+    """The run's distance to people, and people's to one another: mean and 95 % quantile, as in `realism.distances`."""
+    people = _moments(theirs, np.ones((1, len(theirs))))
+    drawn = splits(len(theirs), len(ours), seed)
+    floor = frechet(*_moments(theirs, drawn), *_moments(theirs, 1 - drawn))
+    estimate = stats.bootstrap(
+        lambda counts: frechet(*_moments(ours, counts), *people), len(ours), times=times, seed=seed
+    )
+    return estimate, float(floor.mean()), float(np.quantile(floor, stats.LEVEL))
+
+
+def _sums(turns: Embedded) -> np.ndarray:
+    """A row per dialogue: how many turns it has, their sum (d) and the sum of their outer products (d²)."""
+    ids, row = np.unique(turns.dialogues, return_inverse=True)
+    squares = (turns.vectors[:, :, None] * turns.vectors[:, None, :]).reshape(len(row), -1)
+    sums = np.zeros((len(ids), 1 + turns.vectors.shape[1] + squares.shape[1]))
+    np.add.at(sums, row, np.hstack([np.ones((len(row), 1)), turns.vectors, squares]))
+    return sums
+
+
+def _moments(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means (k, d), covariances (k, d, d) of turns, each dialogue (row of `sums`) counted as `counts` (k, n) says."""
+    total = counts @ sums
+    width = math.isqrt(sums.shape[1])  # 1 + d + d² lies between d² and (d + 1)²
+    mean = total[:, 1 : width + 1] / total[:, :1]
+    second = (total[:, width + 1 :] / total[:, :1]).reshape(-1, width, width)
+    return mean, second - mean[:, :, None] * mean[:, None, :]
+
+
+def frechet(mean: np.ndarray, covariance: np.ndarray, mean_2: np.ndarray, covariance_2: np.ndarray) -> np.ndarray:
+    """|m₁ − m₂|² + Tr(C₁ + C₂ − 2 (C₁ C₂)^½), the squared Fréchet distance of Gaussians (Heusel et al., GANs Trained by
+    a Two Time-Scale Update Rule, NeurIPS 2017, eq. 6). Means (…, d), covariances (…, d, d)."""
+    values, vectors = np.linalg.eigh(covariance_2)
+    root = (vectors * np.sqrt(np.clip(values, 0, None))[..., None, :]) @ np.swapaxes(vectors, -1, -2)
+    # (C₁ C₂)^½ has the trace of (C₂^½ C₁ C₂^½)^½, which is symmetric.
+    cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ covariance @ root), 0, None)).sum(axis=-1)
+    traces = np.trace(covariance, axis1=-2, axis2=-1) + np.trace(covariance_2, axis1=-2, axis2=-1)
+    return ((mean - mean_2) ** 2).sum(axis=-1) + traces - 2 * cross
+
+
+def vendi(turns: Embedded, *, times: int, seed: int) -> stats.Estimate | None:
+    """Effective number of different turns among `SAMPLE`; None with fewer than `SAMPLE` dialogues.
+
+    One random turn from each of `SAMPLE` random dialogues, mean over `DRAWS` samples; similarity is the cosine of the
+    standardised embeddings. The interval is from half-samples; none with `times` = 0.
+    """
+    ids, first, count = np.unique(turns.dialogues, return_index=True, return_counts=True)
+    if len(ids) < SAMPLE:
+        return None
+    unit = turns.vectors / np.linalg.norm(turns.vectors, axis=1, keepdims=True)
+    pick = np.random.default_rng(derive_seed(seed, "vendi", len(ids)))
+
+    def figure(among: np.ndarray, draws: int) -> float:
+        dialogues = among[pick.random((draws, len(among))).argsort(axis=1)[:, :SAMPLE]]
+        samples = unit[first[dialogues] + pick.integers(count[dialogues])]
+        return float(vendi_score(samples @ np.swapaxes(samples, 1, 2)).mean())
+
+    value = figure(np.arange(len(ids)), DRAWS)
+    if not times or len(ids) // 2 < SAMPLE:
+        return stats.Estimate(value, None, None, len(ids))
+    halves = stats.halves(len(ids), min(times, TIMES), seed)
+    replicates = np.array([figure(np.flatnonzero(half), HALF_DRAWS) for half in halves])
+    return stats.Estimate(value, *stats.interval(replicates, value), len(ids))
+
+
+def vendi_score(similarity: np.ndarray) -> np.ndarray:
+    """exp of the entropy of the eigenvalues of K/n (Friedman and Dieng, The Vendi Score, TMLR 2023): from 1, all
+    the same, to n, all different. K: (…, n, n), positive semidefinite with 1 on the diagonal."""
+    values = np.clip(np.linalg.eigvalsh(similarity / similarity.shape[-1]), 0, None)
+    logs = np.log(values, out=np.zeros_like(values), where=values > 0)
+    return np.exp(-(values * logs).sum(axis=-1))
