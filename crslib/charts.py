@@ -181,7 +181,7 @@ def anonymity(profiles: pl.DataFrame, min_k: int) -> alt.Chart:
 
 
 def conditions(metrics: pl.DataFrame) -> alt.Chart:
-    """One metric over the conditions of a sweep: condition, title, value, low, high; people's value as a rule."""
+    """One metric over the conditions of a sweep: condition, value, low, high; `human`, what it is to be, as a rule."""
     base = alt.Chart(metrics).encode(y=alt.Y("condition:N", title=None, sort=None, axis=alt.Axis(labelLimit=320)))
     interval = base.mark_rule(color=SIMULATED, strokeWidth=2).encode(x=alt.X("low:Q", title=None), x2="high:Q")
     point = base.mark_point(color=SIMULATED, filled=True, size=60).encode(
