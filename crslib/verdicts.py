@@ -113,7 +113,7 @@ def rubric(marks: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
         rows += _row("marks", condition, criterion, "mark", given["mark"], seed)
         if given.height > 1:
             spread = given["mark"].std()
-            counts = given["mark"].round().value_counts()["count"]
+            counts = given["mark"].round().value_counts().sort("mark")["count"]
             together = spearmanr(given["mark"], given["n_words"]).statistic if spread else None
             for figure, value in (
                 ("spread", spread),
@@ -171,14 +171,17 @@ def trust(figures: pl.DataFrame) -> list[str]:
     if not blind and not unsteady:
         head = "This judge passes its controls."
     elif blind == wins.height:
-        head = "Do not rely on this judge: it does not tell intact dialogues from spoilt ones."
+        head = "Do not rely on this judge: there is no sign that it tells intact dialogues from spoilt ones."
     else:
         head = "Do not rely on this judge alone: it fails some of its controls."
     lines = [
         head,
-        f"It prefers an intact dialogue to its copy with {_list(wins, 'condition')} (chance: 0.5).",
-        f"Its verdict on them changes when the two change places: with {_list(flips, 'condition')} (a coin: 0.5).",
+        f"It prefers an intact dialogue to its copy with {_list(wins)} (chance: 0.5; {wins['n'].max()} dialogues).",
+        f"Its verdict on them changes when the two change places: with {_list(flips)} (a coin: 0.5).",
     ]
+    averaged = figures.filter(part="controls", figure="wins_averaged")
+    if not averaged.is_empty():
+        lines.append(f"Averaged over both orders it leans to the intact one: {_list(averaged)} (chance: 0.5).")
     for row in figures.filter(part="pairs", criterion="overall", figure="flips").iter_rows(named=True):
         lines.append(f"Between the conditions, against {row['condition']}, it changes in {_told(row)} of the pairs.")
     spread = figures.filter(part="marks", figure="spread")
@@ -191,8 +194,8 @@ def trust(figures: pl.DataFrame) -> list[str]:
     return lines
 
 
-def _list(rows: pl.DataFrame, name: str) -> str:
-    return ", ".join(f"{row[name]} {_told(row)}" for row in rows.iter_rows(named=True))
+def _list(rows: pl.DataFrame) -> str:
+    return ", ".join(f"{row['condition']} {_told(row)}" for row in rows.iter_rows(named=True))
 
 
 def _told(row: Mapping[str, Any]) -> str:
