@@ -146,7 +146,9 @@ def judged(figures: pl.DataFrame, lines: Sequence[str]) -> list[Figure]:
             rule = None if figure == "mark" else 0.5
             shown = rows.select("value", "low", "high", condition=label, human=pl.lit(rule, pl.Float64))
             reading = "" if rule is None else " The dashed line is chance."
-            found.append(Figure(title, f"{lines[0]}{reading}", charts.conditions(shown)))
+            found.append(
+                Figure(title, f"{lines[0]}{reading}", charts.conditions(shown, (1, 5) if rule is None else (0, 1)))
+            )
     return found
 
 
