@@ -197,13 +197,14 @@ def anonymity(profiles: pl.DataFrame, min_k: int) -> alt.Chart:
     return (bars + least).properties(width=WIDTH, height=HEIGHT)
 
 
-def conditions(metrics: pl.DataFrame) -> alt.Chart:
-    """One metric over the conditions of a sweep: condition, title, value, low, high; people's value as a rule."""
+def conditions(metrics: pl.DataFrame, domain: tuple[float, float] | None = None) -> alt.Chart:
+    """One metric over the conditions of a sweep: condition, value, low, high; `human`, what it is to be, as a rule.
+
+    `domain`: ends of the axis; None: those of the values."""
+    scale = alt.Scale(zero=False) if domain is None else alt.Scale(domain=list(domain))
     base = alt.Chart(metrics).encode(y=alt.Y("condition:N", title=None, sort=None, axis=alt.Axis(labelLimit=320)))
     interval = base.mark_rule(color=SIMULATED, strokeWidth=2).encode(x=alt.X("low:Q", title=None), x2="high:Q")
-    point = base.mark_point(color=SIMULATED, filled=True, size=60).encode(
-        x=alt.X("value:Q", title=None, scale=alt.Scale(zero=False))
-    )
+    point = base.mark_point(color=SIMULATED, filled=True, size=60).encode(x=alt.X("value:Q", title=None, scale=scale))
     human = alt.Chart(metrics.filter(pl.col("human").is_not_null()).head(1))
     rule = human.mark_rule(color=PEOPLE, strokeDash=[4, 3]).encode(x="human:Q")
     return (rule + interval + point).properties(width=WIDTH - 190, height=alt.Step(20))

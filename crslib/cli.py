@@ -190,6 +190,73 @@ def compare(conditions: Path, assignments: Sequence[str], workers: int, file: Pa
     _keep(comparison.record(found), file)
 
 
+@main.command("judge")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--model", default="smollm2", show_default=True, help="GGUF of the judge; smollm2 is the built-in one.")
+@click.option("--endpoint", default="", help="Address of an OpenAI-compatible endpoint instead; key: CRS_JUDGE_KEY.")
+@click.option("--endpoint-model", default="", help="Name of the model there.")
+@click.option("--pairs", default=40, show_default=True, type=click.IntRange(1), help="People whose dialogues it reads.")
+@click.option(
+    "--criterion", "criteria", multiple=True, help="Ask by this one (repeat it); none: by all of the rubrics."
+)
+@click.option(
+    "--rubrics",
+    type=click.Path(path_type=Path),
+    default=ROOT / "data/rubrics.yaml",
+    show_default="data/rubrics.yaml",
+    help="YAML file of criteria.",
+)
+@click.option("--votes", type=click.Path(path_type=Path), help="Parquet of people's votes on the same runs.")
+@click.option("--threads", default=0, show_default=True, type=click.IntRange(0), help="CPU threads; 0 is all of them.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures to FILE too.")
+@REPORTS
+def judge_(
+    runs: Sequence[Path],
+    model: str,
+    endpoint: str,
+    endpoint_model: str,
+    pairs: int,
+    criteria: Sequence[str],
+    rubrics: Path,
+    votes: Path | None,
+    threads: int,
+    file: Path | None,
+    reports: Path,
+) -> None:
+    """A model judges the dialogues of RUNS (folders), the first against the others; and how far it can be believed.
+
+    It sees each pair in both orders, gives marks, and must tell dialogues from their spoilt copies. Killed, it goes on.
+    """
+    from crslib import judging, report, verdicts
+    from crslib.engines import llama
+    from crslib.judges import EndpointJudge, LocalJudge
+    from crslib.store import read_parquet
+
+    if bool(endpoint) != bool(endpoint_model):
+        fail("an endpoint needs both --endpoint URL and --endpoint-model NAME")
+    asked = judging.read_rubrics(rubrics, criteria)
+    people = read_parquet(votes, "votes") if votes else None
+    talks = [judging.transcripts(Run(run.resolve())) for run in runs]
+    here = not endpoint
+    judge = LocalJudge(llama.model_path(model), threads) if here else EndpointJudge(endpoint, endpoint_model)
+    with contextlib.closing(judge), _counting("questions") as advance:
+        folder = judging.folder(judge, talks, reports / "judged")
+        with folder.journal() as journal:
+            found = judging.judge(judge, talks, asked, pairs, journal, advance=advance)
+    for name, table in found.items():
+        folder.write(name, table)
+    figures = verdicts.figures(**found, people=people)
+    lines = verdicts.trust(figures)
+    title = f"{judge.name} judges {' and '.join(next(iter(talk.values())).condition for talk in talks)}"
+    report.write_judged(folder.path / "report.html", title, lines, figures, verdicts.DEFINITIONS)
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+    seconds = sum(table["seconds"].sum() for table in found.values())
+    console.print(f"{sum(map(len, found.values()))} answers in {seconds:.0f} s", soft_wrap=True)
+    console.print(str(folder.path / "report.html"), soft_wrap=True)
+    _keep({"judge": judge.name, **dict(judge.identity), "worth": lines, "figures": figures.to_dicts()}, file)
+
+
 @main.command()
 @REPORTS
 def runs(reports: Path) -> None:

@@ -3,7 +3,7 @@
 Shows what the evaluation computed; the only thing it decides is which dialogues are printed, and how numbers read.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,47 @@ def _beside(dialogue: Dialogue) -> dict[str, Any]:
     found = dialogue.run.read("dialogues").filter(dialogue_id=dialogue.dialogue_id)
     pages = _pages(dialogue.run, found)
     return {"condition": dialogue.condition, "page": pages[0] if pages else None}
+
+
+def write_judged(
+    path: Path, title: str, lines: Sequence[str], figures: pl.DataFrame, definitions: Mapping[str, str]
+) -> Path:
+    """Writes what a judge said as a page of its own: `lines` say what it is worth (`verdicts.trust`), `figures` are
+    those of `verdicts.FIGURES`; returns `path`."""
+    return _write(
+        path,
+        "judged.html",
+        title=title,
+        lines=lines,
+        columns=figures.columns,
+        rows=[["" if value is None else number(value) for value in row] for row in figures.iter_rows()],
+        definitions=definitions,
+        charts=[
+            {"title": f.title, "reading": f.reading, "svg": Markup(charts.svg(f.chart))} for f in judged(figures, lines)
+        ],
+    )
+
+
+def judged(figures: pl.DataFrame, lines: Sequence[str]) -> list[Figure]:
+    """A judge's figures as charts, what the judge is worth (the first of `lines`) under each of them."""
+    wanted = (
+        ("Controls: the judge prefers the intact dialogue to its spoilt copy", "controls", "wins", "condition"),
+        ("Controls: its verdict changes when the two change places", "controls", "flips", "condition"),
+        ("The judge prefers the first condition", "pairs", "wins", "label"),
+        ("Marks", "marks", "mark", "label"),
+    )
+    labelled = figures.with_columns(label=pl.format("{}: {}", "criterion", "condition"))
+    found = []
+    for title, part, figure, label in wanted:
+        rows = labelled.filter(part=part, figure=figure)
+        if not rows.is_empty():
+            rule = None if figure == "mark" else 0.5
+            shown = rows.select("value", "low", "high", condition=label, human=pl.lit(rule, pl.Float64))
+            reading = "" if rule is None else " The dashed line is chance."
+            found.append(
+                Figure(title, f"{lines[0]}{reading}", charts.conditions(shown, (1, 5) if rule is None else (0, 1)))
+            )
+    return found
 
 
 def _write(path: Path, template: str, **content: Any) -> Path:

@@ -12,6 +12,18 @@ from crslib.errors import CrsError
 Schema = Mapping[str, pl.DataType | type[pl.DataType]]
 
 _TEXTS = pl.List(pl.String)
+_SIDE = ("run", "condition", "dialogue")
+_VOTES: Schema = {
+    "pair_id": pl.String,
+    "criterion": pl.String,
+    "rater": pl.String,
+    **{f"{side}_{what}": pl.String for side in ("left", "right") for what in _SIDE},
+    "choice": pl.String,
+    "preference": pl.Float64,
+    "order": pl.Int32,
+    "seconds": pl.Float64,
+    "at": pl.String,
+}
 MENTION = pl.Struct({"item_id": pl.String, "title": pl.String, "start": pl.Int32, "end": pl.Int32})
 NOTE = pl.Struct({"item_id": pl.String, "title": pl.String, "seen": pl.Boolean, "liked": pl.Boolean})
 
@@ -102,6 +114,24 @@ TABLES: Mapping[str, Schema] = {
         "floor": pl.Float64,
         "unit": pl.String,
         "direction": pl.String,
+    },
+    # One row per answer of a rater, a model or a person, who saw two dialogues of one profile, `left` first. `pair_id`
+    # is the same whichever stood left; `choice`: left, right, tie, or null for no usable answer; `preference`: P(left)
+    # − P(right) where the rater tells; `order`: how many answers it gave before; `at`: UTC, ISO 8601.
+    "votes": _VOTES,
+    # The same for pairs whose right answer is known: a dialogue and its spoilt copy, whose condition is the damage.
+    "controls": _VOTES,
+    # One row per mark that a dialogue got, 1 to 5 (a mean where the rater tells probabilities); null: no usable answer.
+    "marks": {
+        "run_id": pl.String,
+        "condition": pl.String,
+        "dialogue_id": pl.String,
+        "criterion": pl.String,
+        "rater": pl.String,
+        "mark": pl.Float64,
+        "n_words": pl.Int32,
+        "seconds": pl.Float64,
+        "at": pl.String,
     },
 }
 

@@ -18,8 +18,9 @@ from crslib.config import PreferenceParameters
 from crslib.engines import llama
 from crslib.engines.base import Request, Sampling, complete
 from crslib.errors import CrsError
+from crslib.judges import LocalJudge
 from crslib.training import commands, preferences
-from crslib.training.judge import Judge, question
+from crslib.training.judge import question, scores
 from tests.tiny_redial import write
 
 pytestmark = pytest.mark.model
@@ -104,12 +105,12 @@ def test_preferences_are_learnt(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_a_judge_reads_the_whole_view() -> None:
-    with Judge(llama.model_path(llama.BUILT_IN), 2) as judge:
+    with LocalJudge(llama.model_path(llama.BUILT_IN), 2) as judge:
         view = (chat.Message("system", "You watch movies."), chat.Message("user", "Have you seen\n(Up: seen, liked)"))
         context = preferences.Context("a", "a", chat.USER, "", view, (), (), {})
         text = question(context, "I have")[1].text
         assert text.startswith("What the seeker was told: You watch movies.\nRecommender: Have you seen (Up: seen")
         assert "Reply of the seeker: I have\n" in text
         made = pl.DataFrame({"context_id": ["a", "a"], "raw": ["I have", "Bananas are blue"]})
-        one, other = judge.scores([context], made)
+        one, other = scores(judge, [context], made)
         assert 0 < one < 1 and one != other

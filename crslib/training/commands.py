@@ -13,13 +13,14 @@ from crslib.engines import llama, weights
 from crslib.engines.base import Sampling
 from crslib.errors import CrsError
 from crslib.identity import derive_seed
+from crslib.judges import LocalJudge
 from crslib.metrics.consistency import NOTE_KINDS
 from crslib.simulate import CACHE
 from crslib.store import Run, writing
 from crslib.training import preferences, run
 from crslib.training.base import Base
 from crslib.training.export import export
-from crslib.training.judge import Judge
+from crslib.training.judge import scores
 from crslib.training.run import CHECKPOINT, Advance
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ def pairs(parameters: PreferenceParameters, advance: Advance = lambda done, tota
             made = preferences.candidates(contexts, engine, parameters.draws, parameters.seed, journal, advance)
         judged = preferences.judge(contexts, made, catalog)
         if parameters.judge:
-            with Judge(llama.model_path(parameters.judge), threads) as judge:
-                judged = preferences.also(judged, judge.scores(contexts, made))
+            with LocalJudge(llama.model_path(parameters.judge), threads) as judge:
+                judged = preferences.also(judged, scores(judge, contexts, made))
         found = preferences.pairs(contexts, judged, engine)
     finally:
         engine.close()
