@@ -21,6 +21,8 @@ from crslib.store import Run
 
 SHOWN = (
     "hits",
+    "recall_at_5",
+    "attribute_match",
     "recommender_validity",
     "repeats",
     "acceptance",
@@ -29,11 +31,22 @@ SHOWN = (
     "turns",
     "user_words",
     "recommender_words",
-    "user_words_wasserstein",
+    "user_act_divergence",
+    "recommender_act_divergence",
+    "user_frechet",
+    "recommender_frechet",
+    "user_two_sample",
+    "recommender_two_sample",
+    "user_cross_entropy",
+    "recommender_cross_entropy",
     "user_distinct_2",
     "recommender_distinct_2",
+    "user_vendi",
+    "recommender_vendi",
     "item_entropy",
     "gini",
+    "guesswork_words",
+    "target_named_by_user",
 )
 
 
@@ -49,11 +62,29 @@ DIFFERENCES = {
     "better": pl.Boolean,
 }
 CLAIMS: Mapping[str, Sequence[str]] = {
-    "is more diverse": ("user_distinct_2", "recommender_distinct_2", "item_entropy", "user_self_bleu"),
-    "is nearer to people": tuple(f"{name}_wasserstein" for name in ("user_words", "recommender_words", "turns")),
+    "is more diverse": (
+        "user_distinct_2",
+        "recommender_distinct_2",
+        "user_self_bleu",
+        "recommender_self_bleu",
+        "user_vendi",
+        "recommender_vendi",
+        "item_entropy",
+    ),
+    "is nearer to people": (
+        "user_words_wasserstein",
+        "recommender_words_wasserstein",
+        "turns_wasserstein",
+        "user_act_divergence",
+        "recommender_act_divergence",
+        "user_frechet",
+        "recommender_frechet",
+        "user_two_sample",
+        "recommender_two_sample",
+    ),
     "recommends better": ("hits", "recall_at_5", "attribute_match", "repeats"),
     "is more consistent": ("reaction_consistency", "contradictions"),
-    "gives away less": ("leaked_titles", "target_named_by_user"),
+    "gives away less": ("leaked_titles", "leaked_profiles", "target_named_by_user"),
 }
 """What the paper says of independent simulators, and the metrics that speak of it."""
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from crslib import schemas
-from crslib.metrics.two_sample import LENGTH, WORDS, two_sample
+from crslib.metrics.two_sample import LENGTH, WORDS, evaluate, two_sample
 
 COMMON = re.findall(r"\w+", "i like the film we saw a good one last week with my friend and it was nice")
 
@@ -67,3 +67,13 @@ def test_too_little_is_no_figure(n: int, role: str) -> None:
 def test_the_same_again() -> None:
     one = two_sample(talk("a", 12, 1), talk("b", 20, 2), "user")
     assert one.equals(two_sample(talk("a", 12, 1).reverse(), talk("b", 20, 2).reverse(), "user"))
+
+
+def test_a_runs_figures_stand_beside_those_of_people_from_people() -> None:
+    human = talk("h", 60, 3)
+    found = evaluate(talk("s", 30, 4, [*COMMON, *["furthermore"] * 9]), human, times=100, seed=0)
+    assert found.keys() == {"user_two_sample", "user_two_sample_length"}
+    estimate, people, floor = found["user_two_sample"]
+    assert estimate.n == 30
+    assert estimate.value > 0.8 > floor > people > 0.3
+    assert not evaluate(talk("s", 30, 4), human.clear(), times=100, seed=0)

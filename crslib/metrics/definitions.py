@@ -348,7 +348,26 @@ def _acts(family: str) -> list[Metric]:
 
 def _words_of_people() -> list[Metric]:
     family = "realism"
+    seen = {
+        "two_sample": ("by its words", "words, pairs of words and marks, titles masked", "lower"),
+        "two_sample_length": ("by its length alone", "the number of words alone: a control", "none"),
+    }
     return [
+        *(
+            Metric(
+                f"{role}_{name}",
+                family,
+                f"A classifier tells the {role}'s turns from people's {title}",
+                "share",
+                direction,
+                f"Accuracy, mean of both sides, of a logistic regression on {text}, on turns of dialogues that it "
+                "has not learnt from, as many dialogues of people as of the run; 0.5: it cannot. People: one half of ReDial's "
+                "test dialogues against the other; floor: the upper end of its interval.",
+                "Lopez-Paz and Oquab, Revisiting Classifier Two-Sample Tests, ICLR 2017",
+            )
+            for role in _ROLES
+            for name, (title, text, direction) in seen.items()
+        ),
         *(
             Metric(
                 f"{role}_frechet",

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from crslib import stats
-from crslib.chat import mentions
+from crslib.chat import RECOMMENDER, USER, mentions
 from crslib.identity import derive_seed
 from crslib.metrics.words import words
 
@@ -59,6 +59,28 @@ def two_sample(
         estimate = _accuracy(told, times, seed)
         rows.append((features, estimate.value, estimate.low, estimate.high, n))
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def evaluate(
+    turns: pl.DataFrame, human: pl.DataFrame, *, times: int, seed: int
+) -> dict[str, tuple[stats.Estimate, float, float | None]]:
+    """`{role}_two_sample` and, by length alone, `{role}_two_sample_length` of a run: its figure, that of one half of
+    people against the other, at most as many as the run has, and the upper end of its interval as floor.
+
+    `turns`, `human`: rows of table `turns`. Nothing where either has too few dialogues.
+    """
+    found = {}
+    order = sorted(human["dialogue_id"].unique(), key=lambda dialogue: derive_seed(seed, "halves", dialogue))
+    few = order[: min(len(order) // 2, turns["dialogue_id"].n_unique())]
+    some, others = (human.filter(pl.col("dialogue_id").is_in(part)) for part in (few, order[len(order) // 2 :]))
+    for role in (USER, RECOMMENDER):
+        runs = two_sample(turns, human, role, times=times, seed=seed)
+        people = two_sample(some, others, role, times=times, seed=seed)
+        for row, person in zip(runs.iter_rows(named=True), people.iter_rows(named=True), strict=False):
+            name = f"{role}_two_sample" + ("" if row["features"] == WORDS else "_length")
+            estimate = stats.Estimate(row["accuracy"], row["low"], row["high"], row["n_dialogues"])
+            found[name] = estimate, person["accuracy"], person["high"]
+    return found
 
 
 def _turns(turns: pl.DataFrame, role: str) -> pl.DataFrame:
