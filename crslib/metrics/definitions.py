@@ -361,8 +361,8 @@ def _words_of_people() -> list[Metric]:
                 "share",
                 direction,
                 f"Accuracy, mean of both sides, of a logistic regression on {text}, on turns of dialogues that it "
-                "has not learnt from, as many dialogues of people as of the run; 0.5: it cannot. People: one half of ReDial's "
-                "test dialogues against the other; floor: the upper end of its interval.",
+                "has not learnt from, as many dialogues of people as of the run; 0.5: it cannot. People: one half of "
+                "ReDial's test dialogues against the other; floor: the upper end of its interval.",
                 "Lopez-Paz and Oquab, Revisiting Classifier Two-Sample Tests, ICLR 2017",
             )
             for role in _ROLES
