@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 from scipy.special import logsumexp
 
-from crslib import exports, stats
+from crslib import exports, schemas, stats
 from crslib.benchmarks import recommender
 from crslib.benchmarks.adapters import BASE, drawn
 from crslib.benchmarks.recommender import Case, Reader, TitleModel
@@ -178,7 +178,6 @@ class _Bench:
         self._speaker, self._model, self._to, self._films = speaker, model, to, films
         self._threads = threads or os.cpu_count() or 1
         self._template = ChatTemplate(*speaker.chat_template)
-        self._items = redial.items()
         self._settings = Settings(epochs=1, step_examples=_STEP, batch_tokens=_BATCH)
         self._test, self._cases = self.encoded(test), recommender.cases(test)
         self._identity = [
@@ -190,9 +189,8 @@ class _Bench:
 
     def encoded(self, dialogues: Sequence[Dialogue]) -> pl.DataFrame:
         """What the recommender reads and says in them: the columns of `examples.SCHEMA`."""
-        return examples.examples(
-            dialogues, RECOMMENDER, self._speaker, self._template, self._items, max_tokens=_MAX_TOKENS
-        )
+        none = pl.DataFrame(schema=dict(schemas.TABLES["items"]))  # a recommender is told of no items
+        return examples.examples(dialogues, RECOMMENDER, self._speaker, self._template, none, max_tokens=_MAX_TOKENS)
 
     def key(self, made: pl.DataFrame) -> str:
         """Of everything that a point's figures depend on but the number of threads, which moves last digits."""
