@@ -326,8 +326,9 @@ def formatted(points: pl.DataFrame, differed: pl.DataFrame) -> str:
 
 
 def _cells(part: pl.DataFrame, sign: str) -> str:
+    found = {metric: row for metric, *row in part.select("metric", "value", "low", "high").iter_rows()}
     cells = []
-    for value, low, high in part.select("value", "low", "high").iter_rows():
+    for value, low, high in (found.get(metric, (None, None, None)) for metric in METRICS):
         doubt = "" if low is None else f" [{low:{sign}.3f}, {high:{sign}.3f}]"
-        cells.append(f"{value:{sign}.3f}{doubt}")
+        cells.append("–" if value is None else f"{value:{sign}.3f}{doubt}")
     return " | ".join(cells)
