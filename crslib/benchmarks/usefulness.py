@@ -84,7 +84,7 @@ def measure(
     the recommender's own among them. Cross-entropies are in nats; films are ranked as `recommender.TitleModel` does,
     among the `n_films` that human training dialogues name most (0: all of ReDial's), those named before left out, given
     the turns before; `FILM` is the cross-entropy of the named one among them. Intervals: 95 %, test dialogues
-    resampled; those of differences pair the dialogues.
+    resampled; those of differences pair the dialogues, and none knows what another seed of training would give.
 
     The folder `to` keeps adapters, and a journal of finished points: what was killed goes on. `advance` counts
     dialogues, learnt from and tested on. Raises `CrsError` for files that cannot be read, a source with too
