@@ -217,3 +217,22 @@ def learning(log: pl.DataFrame) -> alt.Chart:
     steps = base.mark_line(color=SIMULATED, opacity=0.6).encode(y=loss)
     held = alt.Chart(log.drop_nulls("validation")).mark_line(color=PEOPLE, point=True)
     return (steps + held.encode(x="tokens:Q", y="validation:Q")).properties(width=WIDTH, height=HEIGHT)
+
+
+def usefulness(points: pl.DataFrame) -> alt.ConcatChart:
+    """`benchmarks.usefulness.measure`'s points of one metric: source, n, learnt, metric, value, low, high; over the
+    dialogues learnt from and over the recommender's own tokens in them. A point of no dialogues is where all begin."""
+    title = points["metric"][0]
+    begin = points.filter(n=0).drop("source")
+    learnt = points.filter(pl.col("n") > 0)
+    whole = pl.concat([learnt.select("source").unique().join(begin, how="cross").select(points.columns), learnt])
+
+    def panel(x: str, words: str) -> alt.LayerChart:
+        base = alt.Chart(whole.sort("source", "n")).encode(
+            x=alt.X(f"{x}:Q", title=words, axis=alt.Axis(format="~s")),
+            color=alt.Color("source:N", title=None, legend=alt.Legend(orient="top")),
+        )
+        line = base.mark_line(point=True).encode(y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)))
+        return (base.mark_rule().encode(y="low:Q", y2="high:Q") + line).properties(width=WIDTH, height=HEIGHT)
+
+    return beside([panel("n", "dialogues learnt from"), panel("learnt", "tokens of the recommender in them")])

@@ -651,6 +651,49 @@ def bench_twins(people: int, folder: Path, assignments: Sequence[str], file: Pat
     _keep(found.to_dicts(), file)
 
 
+@bench.command("usefulness")
+@PATH
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--size", "sizes", multiple=True, type=click.IntRange(1), default=(50, 100, 200), show_default=True,
+    help="Dialogues to learn from; give it several times.",
+)  # fmt: skip
+@click.option("--dialogues", default=100, show_default=True, type=click.IntRange(0), help="Test dialogues; 0 is all.")
+@click.option("--films", default=500, show_default=True, type=click.IntRange(0), help="Films to rank; 0 is all.")
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    default=ROOT / "reports/usefulness",
+    show_default="reports/usefulness",
+    help="Folder for adapters and the journal.",
+)
+@click.option("--threads", default=0, show_default=True, type=click.IntRange(0), help="CPU threads; 0 is all.")
+@click.option("--chart", type=click.Path(path_type=Path), help="Draw the learning curves into FILE (SVG).")
+@JSON
+def bench_usefulness(
+    path: Path, runs: Sequence[Path], sizes: Sequence[int], dialogues: int, films: int, to: Path, threads: int,
+    chart: Path | None, file: Path | None,
+) -> None:  # fmt: skip
+    """What the dialogues of RUNS (folders) teach a recommender, against as many human ones (needs the extra `train`).
+
+    For every source and size a new adapter is trained and tried on ReDial's test dialogues. Killed, it goes on; a point
+    that was measured is not measured again. The first run is held against the other sources.
+    """
+    from crslib import charts
+    from crslib.benchmarks import usefulness
+
+    with _counting("dialogues") as advance:
+        points, differed = usefulness.measure(
+            path, [run.resolve() for run in runs], sizes, to, n_test=dialogues, n_films=films, threads=threads or None,
+            advance=advance,
+        )  # fmt: skip
+    console.print(usefulness.formatted(points, differed), markup=False, soft_wrap=True)
+    if chart is not None:
+        with writing(chart) as temporary:
+            temporary.write_text(charts.svg(charts.usefulness(points.filter(metric=usefulness.ALL))), encoding="utf-8")
+    _keep({"points": points.to_dicts(), "differences": differed.to_dicts()}, file)
+
+
 def _keep(found: Any, file: Path | None) -> None:
     if file is not None:
         with writing(file) as temporary:

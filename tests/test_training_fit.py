@@ -71,6 +71,11 @@ def test_every_epoch_has_each_example_once_in_an_order_of_its_own() -> None:
     assert max(lengths[rows].sum() - lengths[rows].max() for rows in steps) <= FAST.step_tokens
 
 
+def test_steps_can_be_counted_in_examples() -> None:
+    steps = plan(np.array([500, 1, 1, 1, 1]), Settings(epochs=2, step_tokens=100, step_examples=2))
+    assert [len(rows) for rows in steps] == [2, 2, 1] * 2
+
+
 def test_training_learns_and_logs(base: Base, tmp_path: Path) -> None:
     model, told = model_of(base), []
     own, held = objective(make_examples(10)), objective(make_examples(4, seed=9))

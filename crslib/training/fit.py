@@ -45,14 +45,15 @@ class Objective(Protocol):
 class Settings:
     """How long and how fast to learn. Rates fall as a half cosine from `lr` to zero after a linear rise.
 
-    `step_tokens`: tokens (own and others') before each step of the optimizer. `batch_tokens`: tokens computed at
-    once, a matter of memory and speed only. `checks`: validations per epoch.
+    `step_tokens`: tokens (own and others') before each step of the optimizer, or `step_examples`, if not 0, examples.
+    `batch_tokens`: tokens computed at once, a matter of memory and speed only. `checks`: validations per epoch.
     """
 
     epochs: int = 3
     lr: float = 2e-3
     rise: float = 0.05
     step_tokens: int = 8192
+    step_examples: int = 0
     batch_tokens: int = 1024
     checks: int = 2
     seed: int = 0
@@ -143,11 +144,14 @@ def evaluate(model: LoraLlama, objective: Objective, batch_tokens: int) -> dict[
 
 
 def plan(lengths: np.ndarray, settings: Settings) -> list[np.ndarray]:
-    """The examples of every step: each epoch in an order of its own, cut where `step_tokens` are reached."""
+    """The examples of every step: each epoch in an order of its own, cut where `step_tokens` are reached, or after
+    `step_examples`."""
     steps = []
     for epoch in range(settings.epochs):
         order = np.random.default_rng(derive_seed(settings.seed, "epoch", epoch)).permutation(len(lengths))
         number = (np.cumsum(lengths[order]) - 1) // settings.step_tokens
+        if settings.step_examples:
+            number = np.arange(len(order)) // settings.step_examples
         steps += [rows for rows in np.split(order, np.flatnonzero(np.diff(number)) + 1) if len(rows)]
     return steps
 
