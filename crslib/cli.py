@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import secrets
 import sys
 import threading
 import time
@@ -281,6 +282,39 @@ def runs(reports: Path) -> None:
 def export(run: Path, form: str, role: str, folder: Path) -> None:
     """Writes the dialogues of RUN (a run's folder, such as reports/latest) as training data for others."""
     console.print(str(exports.write(Run(run.resolve()), form, role, folder)), soft_wrap=True)
+
+
+# ── people ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@main.group()
+def people() -> None:
+    """People judge dialogues, blind and in pairs (needs no more than a browser)."""
+
+
+@people.command("serve")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--pairs", default=20, show_default=True, type=click.IntRange(1), help="Pairs, attention checks aside.")
+@click.option("--raters", multiple=True, metavar="NAME", help="Who may take part (repeat it); nobody named: everybody.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Another one lets others in: a token is made.")
+@click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
+@click.option("--token", default="", help="Token in the address, for another host; empty: one is drawn.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Which pairs, sides and orders.")
+@REPORTS
+def people_serve(
+    runs: Sequence[Path], pairs: int, raters: Sequence[str], host: str, port: int, token: str, seed: int, reports: Path
+) -> None:
+    """A page on which people compare the dialogues of RUNS: run folders, one sweep's folder, or one study's.
+
+    The same command goes on with the same study. Every answer is on disk before the next question shows.
+    """
+    from crslib.people import server, studies
+
+    study = studies.find(runs, pairs, seed, reports / "people")
+    console.print(f"votes go to {study.path}", soft_wrap=True, markup=False)
+    token = token or ("" if server.is_loopback(host) else secrets.token_urlsafe(16))
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve(study, host, port, token, raters, lambda at: console.print(at, soft_wrap=True, markup=False))
 
 
 # ── data ────────────────────────────────────────────────────────────────────────────────────────────────────────

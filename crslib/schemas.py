@@ -25,6 +25,7 @@ _VOTES: Schema = {
     "at": pl.String,
 }
 MENTION = pl.Struct({"item_id": pl.String, "title": pl.String, "start": pl.Int32, "end": pl.Int32})
+SAID = pl.List(pl.Struct({"role": pl.String, "text": pl.String}))
 NOTE = pl.Struct({"item_id": pl.String, "title": pl.String, "seen": pl.Boolean, "liked": pl.Boolean})
 
 TABLES: Mapping[str, Schema] = {
@@ -132,6 +133,17 @@ TABLES: Mapping[str, Schema] = {
         "n_words": pl.Int32,
         "seconds": pl.Float64,
         "at": pl.String,
+    },
+    # What people are shown: two dialogues of one profile, their sides drawn. A condition `shuffled` or `repeating` is a
+    # spoilt copy of the other side: an attention check.
+    "pairs": {
+        "pair_id": pl.String,
+        "profile_id": pl.String,
+        "summary": pl.String,
+        "attributes": pl.String,
+        **{f"{side}_{what}": pl.String for side in ("left", "right") for what in _SIDE},
+        "left_turns": SAID,
+        "right_turns": SAID,
     },
 }
 

@@ -151,15 +151,9 @@ class Run:
     def journal(self, *, beside: bool = False) -> Iterator["Journal"]:
         """The journal of finished dialogues, held by one process at a time. `beside`: what a run beside this one has
         finished under the same key is taken from there."""
-        path = self.path / "journal.jsonl"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+b", buffering=0)
-        except OSError as error:
-            raise unwritable(path, error) from None
-        with file:
-            _lock(file, self.path)
-            yield Journal(path, file, sorted(self.path.parent.glob("*/journal.jsonl")) if beside else ())
+        others = sorted(self.path.parent.glob("*/journal.jsonl")) if beside else ()
+        with journal(self.path / "journal.jsonl", others) as kept:
+            yield kept
 
     @property
     def reached(self) -> tuple[int, int, str]:
@@ -183,6 +177,19 @@ class Run:
                     temporary.write_text(json.dumps({"done": done, "total": total, "what": what}), encoding="utf-8")
 
             yield advance
+
+
+@contextlib.contextmanager
+def journal(path: Path, beside: Sequence[Path] = ()) -> Iterator["Journal"]:
+    """The journal in file `path`, made where there is none, held by one process at a time; `beside`: see `Journal`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b", buffering=0)
+    except OSError as error:
+        raise unwritable(path, error) from None
+    with file:
+        _lock(file, path.parent)
+        yield Journal(path, file, beside)
 
 
 def _lock(file: IO[bytes], folder: Path) -> None:

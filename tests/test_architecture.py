@@ -28,6 +28,7 @@ LAYERS = [
     ["charts", "benchmarks", "conversation"],
     ["report"],
     ["comparison"],
+    ["people"],
     ["pipeline"],
     ["sweep"],
     ["cli"],

@@ -1,0 +1,207 @@
+"""Which dialogues people compare, and in which order and on which side each rater sees them.
+
+Every draw is a sort by a derived seed: the same runs and seed give the same pairs, and a rater who comes back finds the
+same order. Knows nothing of votes, pages or files of a study.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from crslib import schemas
+from crslib.chat import RECOMMENDER
+from crslib.config import ROOT
+from crslib.errors import CrsError
+from crslib.identity import derive_seed, digest
+from crslib.store import Run
+
+SHUFFLED, REPEATING = "shuffled", "repeating"
+CHECKS = (SHUFFLED, REPEATING)
+"""Conditions that exist in attention checks only: an intact dialogue's spoilt copies."""
+EVERY = 10  # one attention check, and one pair that comes back with its sides changed, among so many pairs
+LEAST_TURNS = 2  # a dialogue that nobody answered is not shown
+CHECK_TURNS = 6  # what is spoilt must be long enough to notice
+
+
+# ── questions ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a pair. `profile`: the private profile is shown; `check`: a spoilt copy must lose it."""
+
+    criterion: str
+    question: str
+    profile: bool = False
+    check: bool = False
+
+
+def read_questions(path: Path = ROOT / "data/questions.yaml") -> list[Question]:
+    """The questions of a YAML list. Raises `CrsError` when the file is missing or holds something else."""
+    try:
+        questions = [Question(**row) for row in yaml.safe_load(path.read_text(encoding="utf-8"))]
+    except OSError as error:
+        raise CrsError(f"cannot read the questions in {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+        why = " ".join(str(error).split())
+        raise CrsError(f"{path} must be a YAML list of criterion, question, profile and check: {why}") from None
+    names = [question.criterion for question in questions]
+    if not names or len(set(names)) < len(names):
+        raise CrsError(f"{path} must hold one or more questions, each with a criterion of its own; found {names}")
+    return questions
+
+
+# ── pairs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def build(runs: Mapping[str, Run], n_pairs: int, seed: int) -> pl.DataFrame:
+    """`n_pairs` pairs from two or more runs (condition → run), and attention checks on top: table `pairs`.
+
+    A pair is one profile's dialogue (of the same id, so the same copy) under two conditions; conditions meet equally
+    often, each as often left as right (±1), and no dialogue comes twice before all have come. Dialogues of fewer than
+    two turns are left out. Checks set an intact dialogue against a copy with its turns shuffled (`shuffled`), or with
+    one line for all the recommender says (`repeating`); they prefer people who are in no pair.
+
+    Raises `CrsError` for fewer than two runs, a condition called like a check, or too few dialogues in common.
+    """
+    if len(runs) < 2:
+        raise CrsError("people compare the dialogues of two or more runs; name two run folders, or that of a sweep")
+    if taken := sorted(set(CHECKS) & set(runs)):
+        raise CrsError(f"condition {taken[0]!r} is called like an attention check; give that run another name")
+    talks = {condition: _talks(run, condition) for condition, run in runs.items()}
+    met: dict[tuple[str, str], list[str]] = {}
+    for a, b in combinations(runs, 2):
+        both = [one for one in talks[a] if one in talks[b] and _same_person(talks[a][one], talks[b][one])]
+        met[a, b] = sorted(both, key=lambda one: derive_seed(seed, "pair", one))
+    if (there := sum(map(len, met.values()))) < n_pairs:
+        names = ", ".join(runs)
+        raise CrsError(f"{n_pairs} pairs asked for, but {names} have {there} of one profile; ask for as many at most")
+    rows, used, at = [], set(), dict.fromkeys(met, 0)
+    while len(rows) < n_pairs:
+        for number, (a, b) in enumerate(met):
+            if at[a, b] < len(met[a, b]) and len(rows) < n_pairs:
+                one = met[a, b][at[a, b]]
+                first = (at[a, b] + number) % 2 == 0
+                rows.append(_pair(*((talks[a][one], talks[b][one]) if first else (talks[b][one], talks[a][one]))))
+                used.add(one)
+                at[a, b] += 1
+    return schemas.check(pl.DataFrame(rows + _checks(talks, used, n_pairs, seed), schema=_SCHEMA), "pairs")
+
+
+_SCHEMA = dict(schemas.TABLES["pairs"])
+_SIDE = {"run": "run_id", "condition": "condition", "dialogue": "dialogue_id", "turns": "turns"}
+
+
+def _talks(run: Run, condition: str) -> dict[str, dict[str, Any]]:
+    """Dialogue id → condition, run, profile and turns of every dialogue that is long enough to be shown."""
+    said = (
+        run.read("turns")
+        .sort("dialogue_id", "turn")
+        .group_by("dialogue_id", maintain_order=True)
+        .agg(pl.struct("role", "text").alias("turns"))
+    )
+    table = (
+        run.read("dialogues")
+        .filter(pl.col("n_turns") >= LEAST_TURNS)
+        .join(run.read("profiles"), on="profile_id")
+        .join(said, on="dialogue_id")
+        .select("dialogue_id", "run_id", "profile_id", "summary", "attributes", "turns")
+        .sort("dialogue_id")
+    )
+    return {row["dialogue_id"]: {**row, "condition": condition} for row in table.iter_rows(named=True)}
+
+
+def _same_person(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return all(a[name] == b[name] for name in ("profile_id", "summary", "attributes"))
+
+
+def _pair(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
+    who = sorted([side["run_id"], side["dialogue_id"], side["condition"]] for side in (left, right))
+    return {
+        "pair_id": digest(who, "pair"),
+        **{name: left[name] for name in ("profile_id", "summary", "attributes")},
+        **{f"left_{name}": left[column] for name, column in _SIDE.items()},
+        **{f"right_{name}": right[column] for name, column in _SIDE.items()},
+    }
+
+
+# ── attention checks ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _checks(talks: Mapping[str, Mapping[str, dict[str, Any]]], used: set[str], n_pairs: int, seed: int) -> list[Any]:
+    """One check per `EVERY` pairs, one of each kind at least, where dialogues are long enough; conditions in turn."""
+    wanted = max(len(CHECKS), n_pairs // EVERY)
+    queues = []
+    for condition, own in talks.items():
+        fit = [talk for one, talk in own.items() if len(talk["turns"]) >= CHECK_TURNS]
+        keys = {talk["dialogue_id"]: derive_seed(seed, "check", condition, talk["dialogue_id"]) for talk in fit}
+        queues.append(sorted(fit, key=lambda talk: (talk["dialogue_id"] in used, keys[talk["dialogue_id"]])))  # noqa: B023
+    rows, taken = [], set()
+    for number in range(wanted):
+        queue = queues[(number + number // len(CHECKS)) % len(queues)]  # both kinds for every condition
+        free = [talk for talk in queue if talk["dialogue_id"] not in taken]
+        if free:
+            talk, kind = free[0], CHECKS[number % len(CHECKS)]
+            taken.add(talk["dialogue_id"])
+            spoilt = {**talk, "condition": kind, "turns": spoil(talk["turns"], kind, seed)}
+            left = derive_seed(seed, "side", talk["dialogue_id"]) % 2
+            rows.append(_pair(spoilt, talk) if left else _pair(talk, spoilt))
+    return rows
+
+
+def spoil(turns: Sequence[Mapping[str, str]], kind: str, seed: int) -> list[dict[str, str]]:
+    """A copy of a dialogue that no attentive reader prefers.
+
+    `shuffled`: all turns in another order, the last one first. `repeating`: one line, the middle one of the
+    recommender's, is all it ever says.
+    """
+    if kind == SHUFFLED:
+        *others, last = enumerate(turns)
+        mixed = sorted(others, key=lambda turn: derive_seed(seed, "shuffle", turn[0], turn[1]["text"]))
+        return [dict(turn) for _, turn in [last, *mixed]]
+    lines = [turn["text"] for turn in turns if turn["role"] == RECOMMENDER]
+    line = lines[len(lines) // 2]
+    return [{**turn, "text": line} if turn["role"] == RECOMMENDER else dict(turn) for turn in turns]
+
+
+# ── what one rater sees ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Showing:
+    """One pair as a rater sees it; `swapped`: the sides of table `pairs` are changed."""
+
+    pair_id: str
+    swapped: bool
+
+
+def schedule(pairs: pl.DataFrame, number: int, seed: int) -> list[Showing]:
+    """What the rater of this number (0, 1, … as they come) sees, in order.
+
+    All pairs in an order of the rater's own; every second rater sees all sides changed, so that over raters a pair has
+    been seen both ways. One pair in `EVERY`, one at least, comes from the first third and again, with its sides
+    changed, in the last third.
+    """
+
+    def drawn(*keys: str) -> int:
+        return derive_seed(seed, "rater", number, *keys)
+
+    swapped = number % 2 == 1
+    shown = [Showing(one, swapped) for one in sorted(pairs["pair_id"], key=lambda one: drawn("order", one))]
+    real = set(pairs.filter(~is_check())["pair_id"])
+    early = [showing for showing in shown[: max(1, len(shown) // 3)] if showing.pair_id in real]
+    wanted = max(1, len(real) // EVERY)
+    for showing in sorted(early, key=lambda showing: drawn("again", showing.pair_id))[:wanted]:
+        last = len(shown) - 2 * len(shown) // 3
+        shown.insert(len(shown) - drawn("where", showing.pair_id) % last, Showing(showing.pair_id, not swapped))
+    return shown
+
+
+def is_check() -> pl.Expr:
+    """Whether a row of `pairs` or `votes` is an attention check."""
+    return pl.col("left_condition").is_in(CHECKS) | pl.col("right_condition").is_in(CHECKS)

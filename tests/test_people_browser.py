@@ -1,0 +1,141 @@
+"""The rating page in a real browser: what is clicked is what is kept, and everybody can click it."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crslib.config import ROOT
+from crslib.people import studies
+from crslib.people.pairs import read_questions
+from crslib.people.votes import Study
+from tests.people_runs import SCRIPT, make_runs
+from tests.test_people_server import Served
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine; install it (Debian: apt install chromium)")
+    with playwright.sync_playwright() as session:
+        opened = session.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    with browser.new_context(viewport={"width": 1200, "height": 850}) as context:
+        context.set_default_timeout(10_000)
+        yield context.new_page()
+
+
+def make_study(folder: Path, n_people: int, n_pairs: int) -> Study:
+    return studies.find(make_runs(folder, n_people), n_pairs, 0, folder / "people")
+
+
+def start(study: Study, port: int = 0) -> tuple[subprocess.Popen[str], str]:
+    """`crs people serve` in a process of its own, and the address that it prints."""
+    words = ["people", "serve", str(study.path), "--port", str(port), "--raters", "ann"]
+    command = [sys.executable, "-c", "from crslib.cli import main; main()", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    for line in process.stdout:
+        if line.startswith("http"):
+            return process, line.strip()
+    raise AssertionError("no address was printed")
+
+
+def test_ten_pairs_by_mouse_and_keys_through_reload_undo_and_kill(page: Any, tmp_path: Path) -> None:
+    runs = studies.runs(make_runs(tmp_path, 12))
+    study = Study.of(runs, 7, 0, read_questions()[:2], tmp_path / "people")  # and two checks, and one pair again
+    process, address = start(study)
+    wanted: list[str] = []
+    keys = {"left": ["1", "ArrowLeft"], "tie": ["2", "t"], "right": ["3", "ArrowRight"]}
+    names = {"left": "Left", "tie": "No difference", "right": "Right"}
+    where = page.locator(".where span").first
+    expect = pytest.importorskip("playwright.sync_api").expect
+
+    def at(number: int) -> str:
+        return f"Pair {number // 2 + 1} of 10, question {number % 2 + 1} of 2"
+
+    def settled(number: int) -> None:
+        expect(where).to_have_text("10 of 10 pairs" if number == 20 else at(number))
+
+    try:
+        page.goto(address)
+        for number in range(20):
+            settled(number)
+            if number == 11:  # killed between two answers, and at work again only after the next one was given
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait()
+            choice = ("left", "tie", "right")[(number * 7 + number // 3) % 3]
+            if number % 2:
+                page.keyboard.press(keys[choice][number // 2 % 2])
+            else:
+                page.get_by_role("button", name=names[choice], exact=False).first.click()
+            wanted.append(choice)
+            if number == 11:
+                page.get_by_text("sent again until it is saved").wait_for()
+                assert where.text_content() == at(number)
+                process, _ = start(study, int(re.search(r":(\d+)/", address)[1]))
+            if number == 6:
+                settled(7)
+                page.reload()
+            if number in (3, 14):  # across a pair's border, and within a pair
+                settled(number + 1)
+                page.keyboard.press("u")
+                settled(number)
+                page.keyboard.press("1")
+                wanted[-1] = "left"
+        settled(20)
+        assert "You have answered everything" in page.locator("h2").text_content()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    votes = study.votes()
+    assert votes["choice"].to_list() == wanted
+    assert votes["order"].to_list() == list(range(20))
+    assert (votes["seconds"] >= 0).all()
+
+
+def test_markup_is_text_and_axe_and_the_keyboard_find_their_way(page: Any, tmp_path: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    served = Served(make_study(tmp_path, 1, 1))  # one person, whose dialogues hold markup
+    try:
+        page.goto(served.address)
+        found = [axe.Axe().run(page)]
+        page.keyboard.type("ann")  # the name has the focus
+        page.keyboard.press("Enter")
+        page.get_by_text(SCRIPT).first.wait_for()
+        assert page.title() == "Which dialogue?"
+        assert page.locator(".talk script, .talk img").count() == 0
+        assert page.evaluate("document.activeElement.tagName") == "H2"
+        found.append(axe.Axe().run(page))
+        names = []
+        for _ in range(5):
+            page.keyboard.press("Tab")
+            names.append(page.evaluate("document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent"))
+        assert names[:3] == ["Left1 or ←", "No difference2 or T", "Right3 or →"]
+        assert names[3:] == ["Left dialogue, 7 turns", "Right dialogue, 7 turns"]
+        for number, key in enumerate("1231"):
+            page.keyboard.press(key)
+            page.get_by_text(f"question {number + 2} of 5").wait_for()
+        page.locator(".profile").wait_for()
+        found.append(axe.Axe().run(page))
+        page.set_viewport_size({"width": 500, "height": 800})
+        found.append(axe.Axe().run(page))
+        violations = [violation for result in found for violation in result.response["violations"]]
+        assert [v["id"] for v in violations if v["impact"] in ("serious", "critical")] == []
+    finally:
+        served.stop()
