@@ -65,10 +65,11 @@ def ratio(part: np.ndarray, whole: np.ndarray, *, times: int, seed: int) -> Esti
     if whole.sum() <= 0:
         return None
     drawn = resamples(len(whole), times, seed)
-    return _share(part, whole, _divide(drawn @ part, drawn @ whole))
+    return share(part, whole, _divide(drawn @ part, drawn @ whole))
 
 
-def _share(part: np.ndarray, whole: np.ndarray, replicates: np.ndarray) -> Estimate:
+def share(part: np.ndarray, whole: np.ndarray, replicates: np.ndarray) -> Estimate:
+    """Σ part / Σ whole over dialogues with the interval of given replicates, or an exact one where all are alike."""
     value, n = float(part.sum() / whole.sum()), int((whole > 0).sum())
     low, high = interval(replicates) if n > 1 else (None, None)
     # Where no dialogue differs from another the bootstrap knows no doubt; the exact binomial bound over dialogues does
@@ -107,7 +108,7 @@ def ratios(parts: pl.DataFrame, dialogue_ids: pl.Series, *, times: int, seed: in
     for name, index in column.items():
         part, whole = sums[0, :, index], sums[1, :, index]
         if whole.sum() > 0:
-            estimates[name] = _share(part, whole, replicates[:, index])
+            estimates[name] = share(part, whole, replicates[:, index])
     return estimates
 
 

@@ -24,7 +24,6 @@ SHUFFLED, REPEATING = "shuffled", "repeating"
 CHECKS = (SHUFFLED, REPEATING)
 """Conditions that exist in attention checks only: an intact dialogue's spoilt copies."""
 EVERY = 10  # one attention check, and one pair that comes back with its sides changed, among so many pairs
-LEAST_TURNS = 2  # a dialogue that nobody answered is not shown
 CHECK_TURNS = 6  # what is spoilt must be long enough to notice
 
 
@@ -63,8 +62,8 @@ def build(runs: Mapping[str, Run], n_pairs: int, seed: int) -> pl.DataFrame:
     """`n_pairs` pairs from two or more runs (condition → run), and attention checks on top: table `pairs`.
 
     A pair is one profile's dialogue (of the same id, so the same copy) under two conditions; conditions meet equally
-    often, each as often left as right (±1), and no dialogue comes twice before all have come. Dialogues of fewer than
-    two turns are left out. Checks set an intact dialogue against a copy with its turns shuffled (`shuffled`), or with
+    often, each as often left as right (±1), and no dialogue comes twice before all have come. Turns without words are
+    not shown, nor dialogues in which one side says nothing. Checks set an intact dialogue against a copy with its turns shuffled (`shuffled`), or with
     one line for all the recommender says (`repeating`); they prefer people who are in no pair.
 
     Raises `CrsError` for fewer than two runs, a condition called like a check, or too few dialogues in common.
@@ -98,19 +97,20 @@ _SIDE = {"run": "run_id", "condition": "condition", "dialogue": "dialogue_id", "
 
 
 def _talks(run: Run, condition: str) -> dict[str, dict[str, Any]]:
-    """Dialogue id → condition, run, profile and turns of every dialogue that is long enough to be shown."""
+    """Dialogue id → condition, run, profile and turns of every dialogue that is shown."""
     said = (
         run.read("turns")
+        .filter(pl.col("text") != "")
         .sort("dialogue_id", "turn")
         .group_by("dialogue_id", maintain_order=True)
-        .agg(pl.struct("role", "text").alias("turns"))
+        .agg(pl.struct("role", "text").alias("turns"), pl.col("role").n_unique().alias("sides"))
     )
     table = (
         run.read("dialogues")
-        .filter(pl.col("n_turns") >= LEAST_TURNS)
+        .rename({"condition": "called"})
         .join(run.read("profiles"), on="profile_id")
-        .join(said, on="dialogue_id")
-        .select("dialogue_id", "run_id", "profile_id", "summary", "attributes", "turns")
+        .join(said.filter(pl.col("sides") == 2), on="dialogue_id")
+        .select("dialogue_id", "run_id", "called", "profile_id", "summary", "attributes", "turns")
         .sort("dialogue_id")
     )
     return {row["dialogue_id"]: {**row, "condition": condition} for row in table.iter_rows(named=True)}
@@ -121,7 +121,7 @@ def _same_person(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 def _pair(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
-    who = sorted([side["run_id"], side["dialogue_id"], side["condition"]] for side in (left, right))
+    who = sorted([side["run_id"], side["dialogue_id"], side["called"]] for side in (left, right))
     return {
         "pair_id": digest(who, "pair"),
         **{name: left[name] for name in ("profile_id", "summary", "attributes")},
@@ -148,7 +148,7 @@ def _checks(talks: Mapping[str, Mapping[str, dict[str, Any]]], used: set[str], n
         if free:
             talk, kind = free[0], CHECKS[number % len(CHECKS)]
             taken.add(talk["dialogue_id"])
-            spoilt = {**talk, "condition": kind, "turns": spoil(talk["turns"], kind, seed)}
+            spoilt = {**talk, "condition": kind, "called": kind, "turns": spoil(talk["turns"], kind, seed)}
             left = derive_seed(seed, "side", talk["dialogue_id"]) % 2
             rows.append(_pair(spoilt, talk) if left else _pair(talk, spoilt))
     return rows
