@@ -236,3 +236,27 @@ def usefulness(points: pl.DataFrame) -> alt.ConcatChart:
         return (base.mark_rule().encode(y="low:Q", y2="high:Q") + line).properties(width=WIDTH, height=HEIGHT)
 
     return beside([panel("n", "dialogues learnt from"), panel("learnt", "tokens of the recommender in them")])
+
+
+def win_rates(wins: pl.DataFrame) -> alt.FacetChart:
+    """How often people prefer one condition to another: a, b, criterion, value, low, high; half is marked."""
+    shown = wins.with_columns(pl.format("{} against {}", "a", "b").alias("match"), pl.lit(0.5).alias("half"))
+    base = alt.Chart(shown).encode(y=alt.Y("criterion:N", title=None, sort=None))
+    scale, title = alt.Scale(domain=[0, 1]), "share of votes for the first, ties half"
+    interval = base.mark_rule(color=PEOPLE, strokeWidth=2).encode(
+        x=alt.X("low:Q", scale=scale, title=title), x2="high:Q"
+    )
+    point = base.mark_point(color=PEOPLE, filled=True, size=70).encode(x=alt.X("value:Q", axis=_PERCENT, title=title))
+    half = alt.Chart(shown).mark_rule(color="#5b6875", strokeDash=[4, 3]).encode(x="half:Q")
+    layers = (half + interval + point).properties(width=WIDTH - 130, height=alt.Step(24))
+    return layers.facet(facet=alt.Facet("match:N", title=None), columns=1)
+
+
+def strengths(found: pl.DataFrame) -> alt.FacetChart:
+    """How strong conditions are in people's eyes: criterion, condition, value, low, high (log-odds with mean 0)."""
+    base = alt.Chart(found).encode(y=alt.Y("condition:N", title=None))
+    title = "strength (log-odds)"
+    interval = base.mark_rule(color=PEOPLE, strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    point = base.mark_point(color=PEOPLE, filled=True, size=70).encode(x=alt.X("value:Q", title=title))
+    layers = (interval + point).properties(width=WIDTH - 130, height=alt.Step(20))
+    return layers.facet(facet=alt.Facet("criterion:N", title=None), columns=1)

@@ -317,6 +317,60 @@ def people_serve(
         server.serve(study, host, port, token, raters, lambda at: console.print(at, soft_wrap=True, markup=False))
 
 
+STUDY = click.argument("study", type=click.Path(path_type=Path))
+FORM = click.option(
+    "--as",
+    "form",
+    type=click.Choice(["csv", "jsonl", "potato", "labelstudio"]),
+    default="csv",
+    show_default=True,
+    help="csv, jsonl: tables; potato, labelstudio: files of these platforms.",
+)
+
+
+@people.command("report")
+@STUDY
+@click.option("--judge", type=click.Path(path_type=Path), help="Parquet of a judge's votes on the same runs.")
+def people_report(study: Path, judge: Path | None) -> None:
+    """What the votes of STUDY (its folder) say: who wins, how far raters agree; writes report.html there."""
+    from crslib.people import reporting
+    from crslib.people.votes import Study
+    from crslib.store import read_parquet
+
+    opened = Study(study)
+    for line in reporting.lines(opened.votes()):
+        console.print(line, soft_wrap=True, markup=False)
+    path = reporting.write(opened, read_parquet(judge, "votes") if judge else None)
+    console.print(str(path), soft_wrap=True, markup=False)
+
+
+@people.command("export")
+@STUDY
+@FORM
+@click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="Folder for the files.")
+def people_export(study: Path, form: str, folder: Path) -> None:
+    """Writes the pairs of STUDY, blind, for raters elsewhere; as csv and jsonl also its votes."""
+    from crslib.people import exchange
+    from crslib.people.votes import Study
+
+    for path in exchange.write(Study(study), form, folder):
+        console.print(str(path), soft_wrap=True, markup=False)
+
+
+@people.command("import")
+@STUDY
+@click.argument("votes", type=click.Path(path_type=Path))
+@FORM
+def people_import(study: Path, votes: Path, form: str) -> None:
+    """Adds VOTES given elsewhere on the pairs of STUDY: a file, or potato's output folder. Each counts once."""
+    from crslib.people import exchange
+    from crslib.people.votes import Study
+
+    opened = Study(study)
+    new = opened.take(exchange.read(opened, form, votes))
+    console.print(f"{new} new votes in {study}", soft_wrap=True, markup=False)
+
+
 # ── data ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -149,6 +149,15 @@ class QuickstartParameters(Parameters):
     max_turns: int = Field(10, ge=1, description="longest dialogue, in turns of both parties")
 
 
+class PeopleParameters(Parameters):
+    """`05_people`: whose dialogues are compared by whom."""
+
+    runs: list[str] = Field([], description="folders of runs, or of one sweep or study; none: the newest sweep")
+    n_pairs: int = Field(20, ge=1, description="pairs to compare, attention checks aside")
+    rater: str = Field("", description="who rates in this notebook; empty: who types a name")
+    judge: str = _path("", description="Parquet of a judge's votes on the same runs; empty: none")
+
+
 class _LearningParameters(Parameters):
     """What every training has: dialogues, a base, and where it is computed."""
 

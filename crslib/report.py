@@ -47,6 +47,15 @@ class Dialogue:
     dialogue_id: str
 
 
+@dataclass(frozen=True)
+class Table:
+    """A frame with its title and what to know when reading it."""
+
+    title: str
+    reading: str
+    frame: pl.DataFrame
+
+
 def write(run: Run, figures: Sequence[Figure]) -> Path:
     """Writes `report.html` from the run's tables and the given charts; returns its path.
 
@@ -150,6 +159,27 @@ def judged(figures: pl.DataFrame, lines: Sequence[str]) -> list[Figure]:
                 Figure(title, f"{lines[0]}{reading}", charts.conditions(shown, (1, 5) if rule is None else (0, 1)))
             )
     return found
+
+
+def write_tables(path: Path, title: str, lead: str, tables: Sequence[Table], figures: Sequence[Figure]) -> Path:
+    """Writes a page of charts and tables (people's votes); an empty table is left out. Returns `path`."""
+    return _write(
+        path,
+        "tables.html",
+        title=title,
+        lead=lead,
+        tables=[
+            {
+                "title": table.title,
+                "reading": table.reading,
+                "columns": table.frame.columns,
+                "rows": [["" if value is None else number(value) for value in row] for row in table.frame.iter_rows()],
+            }
+            for table in tables
+            if table.frame.height
+        ],
+        charts=[{"title": f.title, "reading": f.reading, "svg": Markup(charts.svg(f.chart))} for f in figures],
+    )
 
 
 def _write(path: Path, template: str, **content: Any) -> Path:

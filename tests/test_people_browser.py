@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
 from crslib.config import ROOT
@@ -125,7 +126,9 @@ def test_markup_is_text_and_axe_and_the_keyboard_find_their_way(page: Any, tmp_p
         names = []
         for _ in range(5):
             page.keyboard.press("Tab")
-            names.append(page.evaluate("document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent"))
+            names.append(
+                page.evaluate("document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent")
+            )
         assert names[:3] == ["Left1 or ←", "No difference2 or T", "Right3 or →"]
         assert names[3:] == ["Left dialogue, 7 turns", "Right dialogue, 7 turns"]
         for number, key in enumerate("1231"):
@@ -139,3 +142,45 @@ def test_markup_is_text_and_axe_and_the_keyboard_find_their_way(page: Any, tmp_p
         assert [v["id"] for v in violations if v["impact"] in ("serious", "critical")] == []
     finally:
         served.stop()
+
+
+@pytest.mark.notebook
+def test_votes_are_given_in_jupyterlab(page: Any, tmp_path: Path) -> None:
+    """`05_people` by hand: all cells are run, and the page below the second one takes clicks and keys."""
+    pytest.importorskip("anywidget", reason="anywidget is not installed")
+    study = make_study(tmp_path, 4, 2)
+    notebook = nbformat.read(ROOT / "notebooks/05_people.ipynb", as_version=4)
+    notebook.cells[1].source = notebook.cells[1].source.replace(
+        "runs: list = []", f"runs: list = [{str(study.path)!r}]"
+    )
+    notebook.cells = notebook.cells[:5]  # to the page; what comes below is analysis
+    nbformat.write(notebook, tmp_path / "05_people.ipynb")
+    words = ["--no-browser", "--ServerApp.token=t", "--ServerApp.port=0", f"--ServerApp.root_dir={tmp_path}"]
+    words += ["--allow-root", "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command = [sys.executable, "-m", "jupyterlab", *words]
+    environment = os.environ | {name: str(tmp_path / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR")}
+    environment["PYTHONPATH"] = str(ROOT)
+    lab = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
+    try:
+        address = next(found[1] for line in lab.stderr if (found := re.search(r"(http://127\S+:\d+)/", line)))
+        page.set_default_timeout(float(os.environ.get("CRS_LAB_MS", 30_000)))
+        page.goto(f"{address}/lab/tree/05_people.ipynb?token=t")
+        page.locator(".jp-Notebook .jp-RenderedMarkdown h1").wait_for()
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        page.get_by_label("Your name").fill("ann")
+        page.keyboard.press("Enter")
+        page.get_by_text("question 1 of 5").wait_for()
+        page.get_by_role("button", name="No difference").click()
+        for number, key in enumerate(("1", "ArrowRight", "u", "3")):
+            page.get_by_text(f"question {(2, 3, 4, 3)[number]} of 5").wait_for()
+            page.keyboard.press(key)
+        page.get_by_text("question 4 of 5").wait_for()
+        if folder := os.environ.get("CRS_SCREENSHOTS"):
+            page.screenshot(path=str(Path(folder) / "lab.png"))
+        assert page.locator(".jp-Cell").count() == 5  # JupyterLab took none of the keys for a command
+    finally:
+        lab.terminate()
+        lab.wait()
+        lab.stderr.close()
+    assert study.votes()["choice"].to_list() == ["tie", "left", "right"]

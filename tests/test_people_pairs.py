@@ -32,6 +32,7 @@ def test_pairs_are_of_one_profile_and_every_condition_stands_left_as_often(tmp_p
 def test_three_conditions_meet_equally_often(tmp_path: Path) -> None:
     real = pairs_of(tmp_path, 12, ("a", "b", "c")).filter(~is_check())
     met = Counter(frozenset(row) for row in real.select("left_condition", "right_condition").rows())
+    assert real["profile_id"].n_unique() == 12
     assert met == {frozenset("ab"): 4, frozenset("ac"): 4, frozenset("bc"): 4}
 
 

@@ -1,8 +1,8 @@
 """What votes say: who wins and how surely, how far raters agree and can be trusted, how many pairs it takes.
 
 Frames of votes in, frames of figures out. Attention checks count for their raters only, and so does a pair's second
-showing. Intervals resample people who talk and people who judge, both at once, so that they hold for other dialogues and
-other raters (Owen, The pigeonhole bootstrap, 2007). Knows no study, page or run.
+showing. Intervals resample dialogues and raters, both at once, so that they hold for others of both (Owen, The
+pigeonhole bootstrap, 2007). Knows no study, page or run.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from scipy import stats as distributions
-from scipy.optimize import minimize
+from scipy.special import softmax
 from sklearn.metrics import cohen_kappa_score
 
 from crslib import stats
@@ -21,8 +21,8 @@ from crslib.identity import derive_seed
 from crslib.people.pairs import is_check
 
 TIMES = 1000
-FIT_TIMES = 200  # of the resamples that need a fit
 PENALTY = 0.01
+_STEPS = 40
 WIN_RATES = (0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9)
 _FIGURE = {"value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
 
@@ -87,7 +87,7 @@ def _drawn(votes: pl.DataFrame, times: int, seed: int) -> tuple[np.ndarray, np.n
     return units, raters, by_unit, by_rater
 
 
-def strengths(votes: pl.DataFrame, *, times: int = FIT_TIMES, seed: int = 0) -> pl.DataFrame:
+def strengths(votes: pl.DataFrame, *, times: int = TIMES, seed: int = 0) -> pl.DataFrame:
     """How strong each condition is by criterion: criterion, condition, value, low, high, ties (the model's ν).
 
     `value` is a log-odds with mean 0 over conditions: a condition wins against one that is lower by d with odds e^d,
@@ -97,58 +97,46 @@ def strengths(votes: pl.DataFrame, *, times: int = FIT_TIMES, seed: int = 0) -> 
     for (criterion,), part in compared(votes).group_by("criterion", maintain_order=True):
         names = sorted({*part["a"], *part["b"]})
         number = {name: place for place, name in enumerate(names)}
-        first = np.array([number[name] for name in part["a"]])
-        second = np.array([number[name] for name in part["b"]])
+        first, second = (np.array([number[name] for name in part[side]]) for side in "ab")
         score = part["score"].to_numpy()
         units, raters, by_unit, by_rater = _drawn(part, times, seed)
-
-        def fitted(weight: np.ndarray, first=first, second=second, score=score, k=len(names)) -> tuple[np.ndarray, float]:
-            won, tied = np.zeros((2, k, k))
-            np.add.at(won, (np.where(score > 0, first, second), np.where(score > 0, second, first)), weight * (score != 0))
-            np.add.at(tied, (first, second), weight * (score == 0))
-            return davidson(won, tied)
-
-        value, ties = fitted(np.ones(part.height))
-        replicates = np.array([fitted(by_unit[i, units] * by_rater[i, raters])[0] for i in range(times)])
+        weights = np.vstack([np.ones(part.height), by_unit[:, units] * by_rater[:, raters]])  # all as they are, first
+        won, tied = np.zeros((2, times + 1, len(names), len(names)))
+        winner, loser = np.where(score < 0, second, first), np.where(score < 0, first, second)
+        draws = np.arange(times + 1)[:, None]
+        np.add.at(won, (draws, winner, loser), weights * (score != 0))
+        np.add.at(tied, (draws, winner, loser), weights * (score == 0))
+        theta, nu = davidson(won, tied)
         for place, name in enumerate(names):
-            rows.append((criterion, name, value[place], *stats.interval(replicates[:, place]), ties))
+            rows.append((criterion, name, theta[0, place], *stats.interval(theta[1:, place]), nu[0]))
     names = dict.fromkeys(("criterion", "condition"), pl.String)
     return pl.DataFrame(rows, schema={**names, **_FIGURE, "ties": pl.Float64}, orient="row").sort(*names)
 
 
-def davidson(won: np.ndarray, tied: np.ndarray, penalty: float = PENALTY) -> tuple[np.ndarray, float]:
-    """Bradley–Terry strengths with ties (Davidson, JASA 65, 1970): log-strengths θ with mean 0, and ν.
+def davidson(won: np.ndarray, tied: np.ndarray, penalty: float = PENALTY) -> tuple[np.ndarray, np.ndarray]:
+    """Bradley–Terry strengths with ties (Davidson, JASA 65, 1970): log-strengths θ (…, k) with mean 0, and ν (…).
 
-    `won[i, j]`: times that i won over j; `tied[i, j]`: ties, in either triangle. With D = e^θi + e^θj + ν e^((θi+θj)/2)
-    i wins with e^θi / D and ties with the last term over D. Without ties ν is 0: Bradley–Terry. `penalty` · Σ θ² keeps θ
-    finite where a condition won, or lost, always.
+    `won[…, i, j]`: times that i won over j; `tied[…, i, j]`: ties, in either triangle; leading axes are other data
+    sets, fitted at once. With D = e^θi + e^θj + ν e^((θi+θj)/2) i wins with e^θi / D, and ties with the last term / D.
+    Without ties ν is 0: Bradley–Terry. `penalty` · Σ θ² keeps θ finite where a condition won, or lost, always.
     """
-    k = len(won)
+    k = won.shape[-1]
     i, j = np.triu_indices(k, 1)
-    over, under, ties = won[i, j], won[j, i], (tied + tied.T)[i, j]
-    with_ties = bool(ties.sum())
-
-    def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
-        theta, log_nu = x[:k], x[k] if with_ties else -np.inf
-        terms = np.stack([theta[i], theta[j], log_nu + (theta[i] + theta[j]) / 2])
-        top = terms.max(axis=0)
-        p = np.exp(terms - top)
-        total = p.sum(axis=0)
-        p /= total
-        log_d, n = top + np.log(total), over + under + ties
-        fit = (over * terms[0] + under * terms[1]).sum() - (n * log_d).sum()
-        fit += (ties[ties > 0] * terms[2][ties > 0]).sum()
-        slope = np.zeros(len(x))
-        np.add.at(slope, i, over + ties / 2 - n * (p[0] + p[2] / 2))
-        np.add.at(slope, j, under + ties / 2 - n * (p[1] + p[2] / 2))
-        if with_ties:
-            slope[k] = (ties - n * p[2]).sum()
-        slope[:k] -= 2 * penalty * theta
-        return -(fit - penalty * (theta**2).sum()), -slope
-
-    bounds = [(-20.0, 20.0)] * (k + with_ties)
-    x = minimize(loss, np.zeros(k + with_ties), jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12}).x
-    return x[:k] - x[:k].mean(), float(np.exp(x[k])) if with_ties else 0.0
+    counts = np.stack([won[..., i, j], won[..., j, i], tied[..., i, j] + tied[..., j, i]], axis=-1)
+    both = np.eye(k + 1)[i] + np.eye(k + 1)[j]
+    outcomes = np.stack([np.eye(k + 1)[i], np.eye(k + 1)[j], both / 2 + np.eye(k + 1)[k]], axis=1)  # (pair, outcome, x)
+    ridge = np.append(np.full(k, max(2 * penalty, 1e-9)), 1e-9)  # ν is free; θ is known up to a constant only
+    n = counts.sum(axis=-1, keepdims=True)
+    x = np.zeros((*won.shape[:-2], k + 1))
+    for _ in range(_STEPS):
+        p = softmax(np.einsum("pox,...x->...po", outcomes, x), axis=-1) * n
+        mean = np.einsum("...po,pox->...px", p, outcomes)
+        slope = np.einsum("...po,pox->...x", counts - p, outcomes) - ridge * x
+        spread = np.einsum("...po,pox,poy->...xy", p, outcomes, outcomes) + np.eye(k + 1) * ridge
+        spread -= np.einsum("...px,...py->...xy", mean / np.maximum(n, 1e-9), mean)
+        x = x + np.clip(np.linalg.solve(spread, slope[..., None])[..., 0], -1, 1)  # Newton; the likelihood is concave
+    ties = counts[..., 2].sum(axis=-1)
+    return x[..., :k] - x[..., :k].mean(axis=-1, keepdims=True), np.where(ties > 0, np.exp(x[..., k]), 0.0)
 
 
 # ── how far raters agree ──────────────────────────────────────────────────────────────────────────────────────────
@@ -179,7 +167,9 @@ def agreement(votes: pl.DataFrame, *, times: int = TIMES, seed: int = 0) -> pl.D
         drawn = stats.resamples(len(both), times, seed)
         replicates = alpha(np.einsum("tu,uck->tck", drawn, both))
         known = math.isfinite(value)
-        rows.append((criterion, value if known else None, *(stats.interval(replicates) if known else (None, None)), len(both)))
+        rows.append(
+            (criterion, value if known else None, *(stats.interval(replicates) if known else (None, None)), len(both))
+        )
     return pl.DataFrame(rows, schema={"criterion": pl.String, **_FIGURE, "n": pl.Int64}, orient="row").sort("criterion")
 
 
@@ -208,9 +198,9 @@ def alpha(coincidence: np.ndarray) -> np.ndarray:
 
 
 def raters(votes: pl.DataFrame, checked: Sequence[str]) -> pl.DataFrame:
-    """How each rater works: rater, votes, passed and checks (attention checks in the criteria `checked`), consistent and
-    repeats (the same choice when a pair came again with its sides changed), agrees (with each other rater, per answer),
-    left (of choices that are no tie), ties, seconds (median per answer). Shares are null where nothing was asked."""
+    """How each rater works: rater, votes, passed and checks (attention checks in the criteria `checked`), consistent
+    and repeats (the same choice when a pair came again with its sides changed), agrees (with each other rater, per
+    answer), left (of choices that are no tie), ties, seconds (median per answer). Null: nothing of that was asked."""
     made = votes.filter(pl.col("choice").is_not_null())
     spoilt_right = pl.col("right_condition").is_in(["shuffled", "repeating"])
     intact = pl.when(spoilt_right).then(pl.lit("left")).otherwise(pl.lit("right"))

@@ -62,9 +62,10 @@ def build(runs: Mapping[str, Run], n_pairs: int, seed: int) -> pl.DataFrame:
     """`n_pairs` pairs from two or more runs (condition → run), and attention checks on top: table `pairs`.
 
     A pair is one profile's dialogue (of the same id, so the same copy) under two conditions; conditions meet equally
-    often, each as often left as right (±1), and no dialogue comes twice before all have come. Turns without words are
-    not shown, nor dialogues in which one side says nothing. Checks set an intact dialogue against a copy with its turns shuffled (`shuffled`), or with
-    one line for all the recommender says (`repeating`); they prefer people who are in no pair.
+    often, each as often left as right (±1), and nobody comes twice before all have come. Turns without words are
+    not shown, nor dialogues in which one side says nothing. Checks set an intact dialogue against a copy with its turns
+    shuffled (`shuffled`), or with one line for all the recommender says (`repeating`); they prefer people who are in no
+    pair.
 
     Raises `CrsError` for fewer than two runs, a condition called like a check, or too few dialogues in common.
     """
@@ -80,15 +81,16 @@ def build(runs: Mapping[str, Run], n_pairs: int, seed: int) -> pl.DataFrame:
     if (there := sum(map(len, met.values()))) < n_pairs:
         names = ", ".join(runs)
         raise CrsError(f"{n_pairs} pairs asked for, but {names} have {there} of one profile; ask for as many at most")
-    rows, used, at = [], set(), dict.fromkeys(met, 0)
+    rows, used, times = [], set(), dict.fromkeys(met, 0)
     while len(rows) < n_pairs:
         for number, (a, b) in enumerate(met):
-            if at[a, b] < len(met[a, b]) and len(rows) < n_pairs:
-                one = met[a, b][at[a, b]]
-                first = (at[a, b] + number) % 2 == 0
-                rows.append(_pair(*((talks[a][one], talks[b][one]) if first else (talks[b][one], talks[a][one]))))
+            if (rest := met[a, b]) and len(rows) < n_pairs:
+                one = next((other for other in rest if other not in used), rest[0])
+                rest.remove(one)
                 used.add(one)
-                at[a, b] += 1
+                sides = (a, b) if (times[a, b] + number) % 2 == 0 else (b, a)
+                times[a, b] += 1
+                rows.append(_pair(*(talks[side][one] for side in sides)))
     return schemas.check(pl.DataFrame(rows + _checks(talks, used, n_pairs, seed), schema=_SCHEMA), "pairs")
 
 
@@ -140,7 +142,7 @@ def _checks(talks: Mapping[str, Mapping[str, dict[str, Any]]], used: set[str], n
     for condition, own in talks.items():
         fit = [talk for one, talk in own.items() if len(talk["turns"]) >= CHECK_TURNS]
         keys = {talk["dialogue_id"]: derive_seed(seed, "check", condition, talk["dialogue_id"]) for talk in fit}
-        queues.append(sorted(fit, key=lambda talk: (talk["dialogue_id"] in used, keys[talk["dialogue_id"]])))  # noqa: B023
+        queues.append(sorted(fit, key=lambda talk: (talk["dialogue_id"] in used, keys[talk["dialogue_id"]])))
     rows, taken = [], set()
     for number in range(wanted):
         queue = queues[(number + number // len(CHECKS)) % len(queues)]  # both kinds for every condition

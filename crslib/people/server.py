@@ -112,9 +112,7 @@ def _silent(_: RequestHandler) -> None:
     """No line per request: the votes are the record."""
 
 
-def serve(
-    study: Study, host: str, port: int, token: str, raters: Sequence[str], tell: Callable[[str], None]
-) -> None:
+def serve(study: Study, host: str, port: int, token: str, raters: Sequence[str], tell: Callable[[str], None]) -> None:
     """Serves the study until it is stopped (Ctrl-C); `tell` hears the addresses, one per rater that was named.
 
     Raises `CrsError` for a host that others can reach without a token, and for an address that is taken.

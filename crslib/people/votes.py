@@ -40,10 +40,13 @@ class Study:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CrsError(f"{path} holds no readable study.json ({error}); make one with `crs people serve`") from None
         self.pairs = read_parquet(path / "pairs.parquet", "pairs")
+        self._schedules: dict[int, list[Showing]] = {}
         self._rows = {row["pair_id"]: row for row in self.pairs.iter_rows(named=True)}
 
     @classmethod
-    def of(cls, runs: Mapping[str, Run], n_pairs: int, seed: int, questions: Sequence[Question], folder: Path) -> "Study":
+    def of(
+        cls, runs: Mapping[str, Run], n_pairs: int, seed: int, questions: Sequence[Question], folder: Path
+    ) -> "Study":
         """The study of these runs (condition → run) below `folder`: the one that is there already, or a new one.
 
         Raises `CrsError` when no such pairs can be built, or the folder cannot be written.
@@ -129,7 +132,9 @@ class Study:
         rows = schemas.check(votes, "votes").to_dicts()
         for row in rows:
             if row["pair_id"] not in self._rows:
-                raise CrsError(f"pair {row['pair_id']!r} is not in the study {self.path}; import votes of its own pairs")
+                raise CrsError(
+                    f"pair {row['pair_id']!r} is not in the study {self.path}; import votes of its own pairs"
+                )
             if row["choice"] not in CHOICES:
                 raise CrsError(f"{row['choice']!r} is no choice; it is one of {', '.join(CHOICES)}")
         with self._journal() as kept:
@@ -150,7 +155,10 @@ class Study:
         there = _raters(records)
         if rater not in there:
             raise CrsError(f"{rater!r} has not begun; open the page with that name first")
-        return schedule(self.pairs, there.index(rater), self.info["seed"])
+        number = there.index(rater)
+        if number not in self._schedules:
+            self._schedules[number] = schedule(self.pairs, number, self.info["seed"])
+        return self._schedules[number]
 
     def _place(self, showings: Sequence[Showing], answers: int) -> tuple[int, Question | None]:
         """The pair and the question that come after so many answers; no question when all is answered."""
