@@ -39,9 +39,9 @@ $(READY): pyproject.toml constraints.txt | $(BIN)/pip
 	@touch $@
 
 $(TESTS): pyproject.toml constraints.txt | $(BIN)/pip
-	$(PIP) '.[data,test,train]'
+	$(PIP) '.[data,people,test,train]'
 	@touch $@ $(READY)
 
 $(LAB): $(READY)
-	$(PIP) '.[lab]'
+	$(PIP) '.[lab,people]'
 	@touch $@

@@ -92,7 +92,12 @@ def test_notebook_grammar(path: Path) -> None:
         assert not re.search(r"^\s*(def|class|for|while) ", cell.source, re.M), "logic belongs in crslib"
 
 
-from crslib.config import NOTEBOOKS, ROOT, PeopleParameters, QuickstartParameters, TrainingParameters
+PARAMETERS = {
+    "00_quickstart": QuickstartParameters,
+    **NOTEBOOKS,
+    "05_people": PeopleParameters,
+    "06_train": TrainingParameters,
+}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -147,7 +147,8 @@ def test_markup_is_text_and_axe_and_the_keyboard_find_their_way(page: Any, tmp_p
 @pytest.mark.notebook
 def test_votes_are_given_in_jupyterlab(page: Any, tmp_path: Path) -> None:
     """`05_people` by hand: all cells are run, and the page below the second one takes clicks and keys."""
-    pytest.importorskip("anywidget", reason="anywidget is not installed")
+    for needed in ("anywidget", "jupyterlab"):
+        pytest.importorskip(needed, reason=f"{needed} is not installed")
     study = make_study(tmp_path, 4, 2)
     notebook = nbformat.read(ROOT / "notebooks/05_people.ipynb", as_version=4)
     notebook.cells[1].source = notebook.cells[1].source.replace(

@@ -43,8 +43,11 @@ export function mount(root, send, { rater = "", onRater = () => {}, keysFrom = r
     for (;;) {
       try {
         const reply = await send(action, content);
-        if (reply.error) status.textContent = reply.error;
-        else show(reply.state);
+        if (!reply.error) show(reply.state);
+        else {
+          if (!body.hasChildNodes()) drawSignIn(); // the name in the address is not welcome
+          status.textContent = reply.error;
+        }
         break;
       } catch {
         status.textContent = "No connection to the study. Your answer is kept here and sent again until it is saved.";
@@ -218,7 +221,7 @@ function render({ model, el }) {
   };
   const send = (action, content) =>
     new Promise((resolve, reject) => {
-      const id = newKey();
+      const id = `${action} ${content.key ?? content.rater}`; // the same when sent again: a late answer still counts
       waiting.set(id, resolve);
       model.send({ id, action, content });
       setTimeout(() => waiting.delete(id) && reject(new Error("no answer")), 10 * RETRY_MS);
