@@ -88,8 +88,7 @@ class Study:
         """
         if choice not in CHOICES:
             raise CrsError(f"{choice!r} is no choice; it is one of {', '.join(CHOICES)}")
-        if not isinstance(key, str) or not 0 < len(key) <= 100:
-            raise CrsError(f"{key!r} is no key of an answer; it is a text of up to 100 letters")
+        _check_key(key)
         if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
             raise CrsError(f"{seconds!r} is no number of seconds")
         with self._journal() as kept:
@@ -106,7 +105,8 @@ class Study:
             return self._shown(kept.records, rater)
 
     def undo(self, rater: str, key: str) -> dict[str, Any]:
-        """Takes back this rater's last answer that still stands, and returns the state before it."""
+        """Takes back this rater's last answer that still stands, and returns the state before it. `key` as in `vote`."""
+        _check_key(key)
         with self._journal() as kept:
             answered = _standing(kept.records, rater)
             if answered and not any(record["key"] == key for record in kept.records):
@@ -201,6 +201,11 @@ class Study:
             LEFT: _readable(row["left_turns"]),
             RIGHT: _readable(row["right_turns"]),
         }
+
+
+def _check_key(key: object) -> None:
+    if not isinstance(key, str) or not 0 < len(key) <= 100:
+        raise CrsError(f"{key!r} is no key of an answer; it is a text of up to 100 letters")
 
 
 def _raters(records: Sequence[Mapping[str, Any]]) -> list[str]:
