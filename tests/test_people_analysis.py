@@ -165,22 +165,6 @@ def test_pairs_needed_reach_the_power_and_one_less_does_not(rate: float, roughly
     assert analysis.pairs_needed(0.6) == pytest.approx(199, rel=0.06)  # what the normal distribution has
 
 
-def test_a_judge_against_people() -> None:
-    people = [vote(pair, rater, "left") for pair in (1, 2) for rater in "xy"] + [vote(3, "x", "right")]
-    judge = [
-        vote(1, "judge", "left"),
-        vote(1, "judge", "right", "b", "a", order=1),
-        vote(2, "judge", "left", order=2),
-        vote(2, "judge", "left", "b", "a", order=3),  # whoever stands left: no verdict
-        vote(3, "judge", "right", order=4),
-        vote(9, "judge", "right", order=5),
-    ]
-    (row,) = analysis.with_judge(frame(*people), frame(*judge)).to_dicts()
-    assert (row["rater"], row["n"], row["agreement"]) == ("judge", 3, pytest.approx(2 / 3))
-    # verdicts (a, a, b) and (a, tie, b): expected agreement 2/3·1/3 + 1/3·1/3 = 1/3
-    assert row["kappa"] == pytest.approx((2 / 3 - 1 / 3) / (1 - 1 / 3))
-
-
 def test_metrics_against_people() -> None:
     people = [vote(1, "x", "left"), vote(2, "x", "left", "b", "a"), vote(3, "x", "tie"), vote(4, "x", "left")]
     values = {1: (9, 1), 2: (2, 4), 3: (1, 1), 4: (1, 3)}  # of a and b

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 from click.testing import CliRunner
 
@@ -10,6 +11,7 @@ from crslib import pipeline
 from crslib.cli import main
 from crslib.people import reporting, studies
 from crslib.people.votes import Study
+from crslib.store import read_parquet
 from tests.people_runs import make_runs
 
 
@@ -44,6 +46,9 @@ def test_lines_and_report_of_a_study(study: Study) -> None:
     for part in ("Who wins", "Strengths", "Do raters agree?", "Raters", "How many pairs"):
         assert f"<h2>{part}" in html or f"<h3>{part}" in html
     assert "<script" not in html
+    assert read_parquet(study.path / "votes.parquet", "votes").equals(study.votes())
+    judged = study.votes().with_columns(rater=pl.lit("judge"))
+    assert "A judge against people" in reporting.write(study, judged).read_text(encoding="utf-8")
 
 
 def test_commands(study: Study, tmp_path: Path) -> None:

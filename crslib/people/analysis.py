@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 from scipy import stats as distributions
 from scipy.special import softmax
-from sklearn.metrics import cohen_kappa_score
 
 from crslib import stats
 from crslib.identity import derive_seed
@@ -268,33 +267,12 @@ def power(votes: pl.DataFrame, rates: Sequence[float] = WIN_RATES) -> pl.DataFra
     return pl.DataFrame(rows, schema={"rate": pl.Float64, "pairs": pl.Int64}, orient="row")
 
 
-# ── others against people ─────────────────────────────────────────────────────────────────────────────────────────
+# ── metrics against people ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _verdicts(votes: pl.DataFrame) -> pl.DataFrame:
     """The mean score of all raters by pair_id and criterion: above 0 for a, below for b."""
     return compared(votes).group_by("pair_id", "criterion", "a", "b").agg(pl.col("score").mean()).sort("pair_id")
-
-
-def with_judge(votes: pl.DataFrame, judged: pl.DataFrame) -> pl.DataFrame:
-    """A judge's votes against people's: rater, criterion, agreement (share of pairs with the same verdict), kappa, n.
-
-    A verdict is the side that has the majority, else a tie; so a judge that changes its mind with the order has none.
-    Only pairs and criteria that both judged count; kappa (Cohen 1960) is null where all verdicts are one.
-    """
-    people = _verdicts(votes)
-    sides = pl.col("left_condition") < pl.col("right_condition")
-    rows: list[tuple[Any, ...]] = []
-    for (rater,), own in judged.group_by("rater", maintain_order=True):
-        # both orders of a pair are two answers of a judge: told apart, so that none is taken for a second answer
-        both = own.with_columns(rater=pl.when(sides).then(pl.lit("one")).otherwise(pl.lit("other")))
-        shared = people.join(_verdicts(both), on=["pair_id", "criterion"], suffix="_judge")
-        for (criterion,), part in shared.group_by("criterion", maintain_order=True):
-            x, y = (part[name].sign().cast(pl.Int32).to_numpy() for name in ("score", "score_judge"))
-            kappa = float(cohen_kappa_score(x, y)) if len({*x, *y}) > 1 else None
-            rows.append((rater, criterion, float((x == y).mean()), kappa, part.height))
-    types = {"rater": pl.String, "criterion": pl.String, "agreement": pl.Float64, "kappa": pl.Float64, "n": pl.Int64}
-    return pl.DataFrame(rows, schema=types, orient="row").sort("rater", "criterion")
 
 
 def with_metrics(votes: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:

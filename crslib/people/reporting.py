@@ -6,18 +6,22 @@ from typing import Any
 
 import polars as pl
 
-from crslib import charts, report
+from crslib import charts, report, verdicts
 from crslib.people import analysis
 from crslib.people.votes import Study
 from crslib.report import Figure, Table
-from crslib.store import Run
+from crslib.store import Run, write_parquet
 
 _LEAST_STRONG = 3  # conditions: of two, the win rate says it all
 
 
 def write(study: Study, judged: pl.DataFrame | None = None) -> Path:
-    """Writes `report.html` into the study's folder; returns its path. `judged`: a judge's votes on the same runs."""
+    """Writes `report.html` into the study's folder, and `votes.parquet` for others to read; returns the page's path.
+
+    `judged`: a judge's votes (table `votes`) on the same runs. Raises `CrsError` when these are on other pairs.
+    """
     votes = study.votes()
+    write_parquet(votes, study.path / "votes.parquet")
     real = analysis.compared(votes)
     lead = f"{votes.height} votes of {votes['rater'].n_unique()} raters on {real['pair_id'].n_unique()} pairs, blind."
     return report.write_tables(
@@ -69,8 +73,9 @@ def tables(study: Study, votes: pl.DataFrame, judged: pl.DataFrame | None = None
         ),
     ]
     if judged is not None:
-        reading = "Verdicts on the same pairs; kappa 1: the same, 0: as by chance."
-        found.insert(3, Table("A judge against people", reading, analysis.with_judge(votes, judged)))
+        first = next(iter(study.info["runs"]))
+        reading = f"Verdicts on {first} against the other; kappa 1: the same, 0: as by chance."
+        found.insert(3, Table("A judge against people", reading, verdicts.agreement(judged, votes, first)))
     return found
 
 

@@ -105,7 +105,7 @@ class Study:
             return self._shown(kept.records, rater)
 
     def undo(self, rater: str, key: str) -> dict[str, Any]:
-        """Takes back this rater's last answer that still stands, and returns the state before it. `key` as in `vote`."""
+        """Takes back this rater's last answer that still stands; returns the state before it. `key` as in `vote`."""
         _check_key(key)
         with self._journal() as kept:
             answered = _standing(kept.records, rater)
