@@ -84,8 +84,10 @@ export function mount(root, send, { rater = "", onRater = () => {}, keysFrom = r
     const name = element("input", { id: "crs-people-name", name: "rater", maxlength: "40", required: true, autocomplete: "off" });
     const begin = (event) => {
       event.preventDefault();
+      event.stopPropagation();
       if (name.value.trim()) ask("state", { rater: name.value.trim() });
     };
+    name.addEventListener("keydown", (event) => event.key === "Enter" && begin(event)); // JupyterLab takes Enter away
     body.replaceChildren(
       element(
         "form",
