@@ -176,5 +176,5 @@ def test_metrics_against_people() -> None:
     scores = pl.DataFrame(rows, schema=dict(schemas.TABLES["scores"]), orient="row")
     (row,) = analysis.with_metrics(frame(*people), scores).to_dicts()
     # differences a − b 8, −2, 0, −2 against preferences 1, −1, 0, 1
-    assert (row["metric"], row["n"], row["same"]) == ("turns", 4, pytest.approx(2 / 3))
+    assert (row["metric"], row["n"], row["decided"], row["same"]) == ("turns", 4, 3, pytest.approx(2 / 3))
     assert row["tau"] == pytest.approx(distributions.kendalltau([8, -2, 0, -2], [1, -1, 0, 1]).statistic)

@@ -276,11 +276,12 @@ def _verdicts(votes: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_metrics(votes: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
-    """Automatic metrics against people, pair by pair: metric, criterion, tau, p, same, n.
+    """Automatic metrics against people, pair by pair: metric, criterion, tau, p, same, decided, n.
 
     `scores` are those of the runs that were compared (table `scores`). `tau` is Kendall's, of the metric's difference
     between the two dialogues and people's mean preference; `p` that it is 0 (not corrected for the many tests); `same`
-    the share of pairs, ties aside, in which people prefer the dialogue with the higher value; `n` pairs.
+    the share of the `decided` pairs (no tie on either side) in which people prefer the dialogue with the higher value;
+    `n` pairs in all.
     """
     ids = votes.select(
         "pair_id", *[f"{side}_{what}" for side in ("left", "right") for what in ("run", "condition", "dialogue")]
@@ -305,8 +306,8 @@ def with_metrics(votes: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
             tau = distributions.kendalltau(x, y)
             sure = (x != 0) & (y != 0)
             same = float((np.sign(x) == np.sign(y))[sure].mean()) if sure.any() else None
-            rows.append((metric, criterion, float(tau.statistic), float(tau.pvalue), same, part.height))
-    figures = dict.fromkeys(("tau", "p", "same"), pl.Float64)
-    return pl.DataFrame(
-        rows, schema={"metric": pl.String, "criterion": pl.String, **figures, "n": pl.Int64}, orient="row"
-    )
+            rows.append(
+                (metric, criterion, float(tau.statistic), float(tau.pvalue), same, int(sure.sum()), part.height)
+            )
+    figures, counts = dict.fromkeys(("tau", "p", "same"), pl.Float64), dict.fromkeys(("decided", "n"), pl.Int64)
+    return pl.DataFrame(rows, schema={"metric": pl.String, "criterion": pl.String, **figures, **counts}, orient="row")

@@ -67,7 +67,8 @@ def tables(study: Study, votes: pl.DataFrame, judged: pl.DataFrame | None = None
         ),
         Table(
             "Automatic metrics against people",
-            "Kendall's tau of differences, pair by pair; same: share of pairs in which people prefer the higher value. "
+            "Kendall's tau of differences, pair by pair; same: share of the decided pairs (no tie) in which "
+            "people prefer the higher value. "
             "The ten smallest p, which are not corrected: of so many tests some are small by chance.",
             analysis.with_metrics(votes, _scores(study)).sort("p", "metric", "criterion").head(10),
         ),
