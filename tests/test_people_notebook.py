@@ -42,13 +42,12 @@ def test_notebook_shows_the_page_and_writes_the_report(study: Study, tmp_path: P
 def test_lines_and_report_of_a_study(study: Study) -> None:
     (line,) = [line for line in reporting.lines(study.votes()) if line.startswith("flow: a over b")]
     assert "2 raters" in line
-    html = reporting.write(study).read_text(encoding="utf-8")
-    for part in ("Who wins", "Strengths", "Do raters agree?", "Raters", "How many pairs"):
+    judged = study.votes().with_columns(rater=pl.lit("judge"))
+    html = reporting.write(study, judged).read_text(encoding="utf-8")
+    for part in ("Who wins", "Strengths", "Do raters agree?", "Raters", "How many pairs", "A judge against people"):
         assert f"<h2>{part}" in html or f"<h3>{part}" in html
     assert "<script" not in html
     assert read_parquet(study.path / "votes.parquet", "votes").equals(study.votes())
-    judged = study.votes().with_columns(rater=pl.lit("judge"))
-    assert "A judge against people" in reporting.write(study, judged).read_text(encoding="utf-8")
 
 
 def test_commands(study: Study, tmp_path: Path) -> None:
