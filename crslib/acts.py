@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from scipy import sparse
-from sklearn.linear_model import LogisticRegression
 
 from crslib import store
 from crslib.chat import RECOMMENDER, USER
@@ -244,6 +243,8 @@ def _vocabulary(seen: pl.DataFrame) -> list[str]:
 
 
 def _regression(present: sparse.csr_array, has: np.ndarray) -> tuple[np.ndarray, float]:
+    from sklearn.linear_model import LogisticRegression  # slow to import; who reads acts does without
+
     if not has.any() or has.all():
         return np.zeros(present.shape[1]), 10.0 if has.any() else -10.0
     found = LogisticRegression(C=_C, solver="liblinear").fit(present, has)

@@ -39,6 +39,17 @@ NOT_RECOMPUTED = {
         "consistency_unseen_uninterested",
     )
 } | {"contradictions": "reads the user's words by the phrases of crslib/metrics/consistency.py"}
+for _kind, _why in {
+    "act_divergence": "needs the tagger of data/acts",
+    "act_bigram_divergence": "needs the tagger of data/acts",
+    "two_sample": "needs people's texts",
+    "two_sample_length": "needs people's texts",
+    "frechet": "needs the model that reads turns",
+    "vendi": "needs the model that reads turns",
+    "cross_entropy": "needs people's texts",
+    "people_cross_entropy": "needs people's texts and the run's models",
+}.items():
+    NOT_RECOMPUTED |= {f"{_role}_{_kind}": _why for _role in ROLES} | ({_kind: _why} if "act" in _kind else {})
 # The same, but a plain mean over dialogues: that much can be held against table `scores`.
 FROM_SCORES = ("attribute_coverage", "guesswork_words", "guesswork_attributes", "guesswork_nothing")
 

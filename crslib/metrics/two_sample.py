@@ -9,11 +9,6 @@ import math
 
 import numpy as np
 import polars as pl
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
 
 from crslib import stats
 from crslib.chat import RECOMMENDER, USER, mentions
@@ -102,6 +97,13 @@ def _drawn(frame: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
 
 def _right(both: pl.DataFrame, features: str) -> np.ndarray:
     """1 for every turn whose side is told rightly by a classifier that has not seen its dialogue, else 0."""
+    # Slow to import, and what masks titles or reads definitions does without.
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
     side, groups = both["side"].to_numpy(), both["group"].to_numpy()
     if features == WORDS:
         seen = both["text"].to_numpy()
