@@ -127,9 +127,10 @@ class Run:
         """Table `name` of `schemas.TABLES`."""
         return read_parquet(self.path / f"{name}.parquet", name)
 
-    def hashes(self, *names: str) -> dict[str, str]:
-        """SHA-256 of the files of tables."""
-        return {name: file_sha256(self.path / f"{name}.parquet") for name in names}
+    def hashes(self, *tables: str, notebook: str) -> dict[str, str | None]:
+        """SHA-256 of the files of `tables`, and the hash of the source of `notebook` (None when run by hand)."""
+        source = self.info.get("inputs", {}).get("notebooks", {}).get(notebook)
+        return {"notebook": source, **{name: file_sha256(self.path / f"{name}.parquet") for name in tables}}
 
     def write(self, name: str, frame: pl.DataFrame) -> None:
         """Writes table `name` after checking it against its schema."""
