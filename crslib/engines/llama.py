@@ -31,7 +31,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import llama_cpp as lc
 import numpy as np
-from llama_cpp._ggml import libggml as _ggml
 
 from crslib.config import resolve
 from crslib.engines.base import Completion, Finish, Request, Sampling
@@ -44,8 +43,6 @@ _PREFILL = 128  # tokens per prefill decode; longer prompts are fed in pieces (l
 LONGEST_READ = 512  # tokens of a text whose hidden states are read
 _REHEARSED = 32  # steps between two resets of the context in `rehearse`
 _log_lines: deque[str] = deque(maxlen=20)
-for _of_a_tensor, _type in ((_ggml.ggml_get_name, ctypes.c_char_p), (_ggml.ggml_get_data_f32, ctypes.c_void_p)):
-    _of_a_tensor.argtypes, _of_a_tensor.restype = [ctypes.c_void_p], _type
 
 
 @lc.llama_log_callback
@@ -581,6 +578,12 @@ class LayerReader:
     def __init__(self, model: Model, layer: int, prefix: str = "", *, threads: int = 2) -> None:
         if not 0 <= layer < lc.llama_model_n_layer(model.handle):
             raise CrsError(f"the model {model.path} has no layer {layer}; give one of its own")
+        # Here, since llama-cpp-python calls the module its own: should it move, nothing else stops.
+        from llama_cpp._ggml import libggml
+
+        self._name_of, self._numbers_of = libggml.ggml_get_name, libggml.ggml_get_data_f32
+        for function, gives in ((self._name_of, ctypes.c_char_p), (self._numbers_of, ctypes.c_void_p)):
+            function.argtypes, function.restype = [ctypes.c_void_p], gives
         self.model, self._wanted = model, f"l_out-{layer}".encode()  # llama.cpp's name of what a layer puts out
         params = lc.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = LONGEST_READ
@@ -615,10 +618,10 @@ class LayerReader:
 
     def _look(self, tensor: int, ask: bool, _data: Any) -> bool:
         """llama.cpp asks of every tensor whether it is wanted, then shows it; False then ends the computation."""
-        wanted = _ggml.ggml_get_name(tensor) == self._wanted
+        wanted = self._name_of(tensor) == self._wanted
         if wanted and not ask:
             shape = (self._batch.handle.n_tokens, self._width)
-            numbers = ctypes.cast(_ggml.ggml_get_data_f32(tensor), ctypes.POINTER(ctypes.c_float))
+            numbers = ctypes.cast(self._numbers_of(tensor), ctypes.POINTER(ctypes.c_float))
             self._states = np.ctypeslib.as_array(numbers, shape).copy()
         return ask and wanted
 
