@@ -1,27 +1,21 @@
 """The `crs` command. It reads words, calls the library, and turns a `CrsError` into one line and exit status 1."""
 
 import contextlib
-import json
 import secrets
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from crslib import __version__, exports
+from crslib.bench import bench
 from crslib.config import (
     ROOT,
     Parameters,
     PreferenceParameters,
     RunParameters,
-    SimulationParameters,
     TrainingParameters,
     read_assignments,
     read_conditions,
@@ -29,19 +23,8 @@ from crslib.config import (
     read_parameter_file,
 )
 from crslib.errors import CrsError
-from crslib.store import Run, registry, writing
-
-console = Console(highlight=False)
-REPORTS = click.option(
-    "--reports",
-    type=click.Path(path_type=Path),
-    default=ROOT / "reports",
-    show_default="reports",
-    help="Folder of runs.",
-)
-PARAMETERS = click.option(
-    "-p", "--parameter", "assignments", multiple=True, metavar="NAME=VALUE", help="One parameter."
-)
+from crslib.store import Run, registry
+from crslib.terminal import JSON, PARAMETERS, REPORTS, console, counting, fail, keep, live_table, watching
 
 
 class _OneSentence(click.Group):
@@ -54,16 +37,13 @@ class _OneSentence(click.Group):
             fail(str(error))
 
 
-def fail(sentence: str) -> Never:
-    """Prints a sentence on standard error and exits with status 1."""
-    click.echo(f"crs: {sentence}", err=True)
-    sys.exit(1)
-
-
 @click.group(cls=_OneSentence)
 @click.version_option(__version__)
 def main() -> None:
     """Reference-free conversational-recommendation simulation: profiles, two local models, evaluation, report."""
+
+
+main.add_command(bench)
 
 
 @main.command()
@@ -127,7 +107,7 @@ def run(assignments: Sequence[str], params: Path | None, reports: Path) -> None:
     if planned.run.info.get("status") == "success":
         console.print(f"run {planned.run_id} has been computed before", soft_wrap=True)
     else:
-        with _watching(planned.run) as tell:
+        with watching(planned.run) as tell:
             pipeline.execute(planned, tell)
     pipeline.point_latest(reports, planned.run.path)
     console.print(str(planned.run.path / "report.html"), soft_wrap=True)
@@ -151,7 +131,7 @@ def _swept(points: Sequence[dict[str, Any]], workers: int, reports: Path) -> Pat
     if workers > 1:
         points = [{"threads": 1, **point} for point in points]
     planned = sweeping.conditions(points, reports, console.print)
-    with _table() as show:
+    with live_table() as show:
         folder = sweeping.execute(planned, reports, workers, show)
     failed = [condition for condition in planned if condition.state == "error"]
     for condition in failed:
@@ -188,7 +168,7 @@ def compare(conditions: Path, assignments: Sequence[str], workers: int, file: Pa
     found = comparison.read(str(path))
     for line in comparison.verdict(found, comparison.differences(found)):
         console.print(line, markup=False, soft_wrap=True)
-    _keep(comparison.record(found), file)
+    keep(comparison.record(found), file)
 
 
 @main.command("judge")
@@ -209,7 +189,7 @@ def compare(conditions: Path, assignments: Sequence[str], workers: int, file: Pa
 )
 @click.option("--votes", type=click.Path(path_type=Path), help="Parquet of people's votes on the same runs.")
 @click.option("--threads", default=0, show_default=True, type=click.IntRange(0), help="CPU threads; 0 is all of them.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures to FILE too.")
+@JSON
 @REPORTS
 def judge_(
     runs: Sequence[Path],
@@ -240,7 +220,7 @@ def judge_(
     talks = [judging.transcripts(Run(run.resolve())) for run in runs]
     here = not endpoint
     judge = LocalJudge(llama.model_path(model), threads) if here else EndpointJudge(endpoint, endpoint_model)
-    with contextlib.closing(judge), _counting("questions") as advance:
+    with contextlib.closing(judge), counting("questions") as advance:
         folder = judging.folder(judge, talks, reports / "judged")
         with folder.journal() as journal:
             found = judging.judge(judge, talks, asked, pairs, journal, advance=advance)
@@ -255,7 +235,7 @@ def judge_(
     seconds = sum(table["seconds"].sum() for table in found.values())
     console.print(f"{sum(map(len, found.values()))} answers in {seconds:.0f} s", soft_wrap=True)
     console.print(str(folder.path / "report.html"), soft_wrap=True)
-    _keep({"judge": judge.name, **dict(judge.identity), "worth": lines, "figures": figures.to_dicts()}, file)
+    keep({"judge": judge.name, **dict(judge.identity), "worth": lines, "figures": figures.to_dicts()}, file)
 
 
 @main.command()
@@ -440,7 +420,7 @@ def embeddings(redial: Path, folder: Path) -> None:
     from crslib.metrics import embedding, human
 
     _, turns = frames(human.anonymous(corpus.read(redial, "test")))
-    with embedding.reader() as reader, _counting("texts") as advance:
+    with embedding.reader() as reader, counting("texts") as advance:
         embedded = embedding.embed(turns, reader, advance)
     embedding.write(embedding.measure(embedded, embedding.source()), folder)
     console.print(str(folder), soft_wrap=True)
@@ -456,7 +436,7 @@ def fetch(corpus: str, path: Path | None, folder: Path) -> None:
     """Downloads human dialogues from their authors, checked. Run again, it goes on where it was cut off."""
     from crslib.corpora import download
 
-    with _counting("bytes") as advance:
+    with counting("bytes") as advance:
         found = download.fetch(corpus, folder, path, advance)
     known = download.CORPORA[corpus]
     console.print(f"{found}\nlicence: {known.licence}\ncite: {known.cite}", markup=False, soft_wrap=True)
@@ -493,7 +473,7 @@ def train(role: str, **given: Any) -> None:
 
     given["to"] = str(Path(given["to"]).expanduser().resolve()) if given["to"] else ""
     parameters = TrainingParameters.parse({"role": role, **given}).located()
-    with _counting("tokens") as advance:
+    with counting("tokens") as advance:
         figures = commands.train(parameters, advance)
     for kind, before in figures["before"].items():
         console.print(f"{kind:8} {before:.3f} → {figures['after'][kind]:.3f} nats per token on people not trained on")
@@ -514,375 +494,13 @@ def prefer(role: str, **given: Any) -> None:
 
     given["to"] = str(Path(given["to"]).expanduser().resolve()) if given["to"] else ""
     parameters = PreferenceParameters.parse({"role": role, **given}).located()
-    with _counting("contexts") as advance:
+    with counting("contexts") as advance:
         pairs = commands.pairs(parameters, advance)
     ((_, n, chosen, rejected, *decided),) = preferences.count(pairs).iter_rows()
     why = ", ".join(f"{rule} {times}" for rule, times in zip(preferences.RULES, decided, strict=True) if times)
     console.print(f"{n} pairs of {chosen:.1f} and {rejected:.1f} tokens; decided by {why}", soft_wrap=True)
-    with _counting("tokens") as advance:
+    with counting("tokens") as advance:
         figures = commands.prefer(parameters, pairs, advance)
     for name, before in figures["before"].items():
         console.print(f"{name:8} {before:.3f} → {figures['after'][name]:.3f} on pairs of dialogues not trained on")
     console.print(str(parameters.folder / f"{role}.gguf"), soft_wrap=True)
-
-
-# ── benchmarks ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-JSON = click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures to FILE too.")
-
-
-@main.group()
-def bench() -> None:
-    """Measures this installation and its models: speed, adapters, foresight of the recommender, likeness to people."""
-
-
-@bench.command("engine")
-@click.option("--dialogues", default=64, show_default=True, type=click.IntRange(1), help="Dialogues of the engine.")
-@click.option("--plain", default=8, show_default=True, type=click.IntRange(1), help="Of them, by a plain loop too.")
-@PARAMETERS
-@JSON
-def bench_engine(dialogues: int, plain: int, assignments: Sequence[str], file: Path | None) -> None:
-    """Dialogues per minute against a plain loop over two `Llama` objects and against llama.cpp's own ceiling.
-
-    Like against like: the plain loop cannot keep to real titles, so the engine decodes freely too, unless told
-    otherwise (-p grounding=prior).
-    """
-    from crslib.benchmarks import engine
-
-    parameters = SimulationParameters.parse({"grounding": "off", **read_assignments(assignments)})
-    with _counting("dialogues") as advance:
-        found = engine.measure(parameters, dialogues, plain, advance)
-    console.print("\n".join(engine.lines(found)), markup=False, soft_wrap=True)
-    _keep(found, file)
-
-
-@bench.command("scaling")
-@click.argument("counts", nargs=-1, type=click.IntRange(1))
-@click.option("--models", is_flag=True, help="With the models; short dialogues (-p max_turns=1) make that bearable.")
-@PARAMETERS
-@JSON
-def bench_scaling(counts: Sequence[int], models: bool, assignments: Sequence[str], file: Path | None) -> None:
-    """Cost per dialogue of everything but the models, for COUNTS dialogues (100 1000 5000 unless given)."""
-    from crslib.benchmarks import engine
-
-    parameters = SimulationParameters.parse(read_assignments(assignments))
-    with _counting("dialogues") as advance:
-        found = engine.scaling(parameters, counts or (100, 1000, 5000), models, advance)
-    for row in found.iter_rows(named=True):
-        line = f"{row['dialogues']:6} dialogues  {row['ms_per_dialogue']:6.2f} ms each  {row['peak_rss_mb']:6.0f} MB"
-        console.print(line, soft_wrap=True)
-    _keep(found.to_dicts(), file)
-
-
-CORPUS = click.option("--corpus", type=click.Choice(["redial"]), default="redial", show_default=True)
-PATH = click.option(
-    "--path",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The corpus's official zip, or a folder of its files.",
-)
-TABLES = click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    default=ROOT / "data",
-    show_default="data",
-    help="Folder of items.parquet.",
-)
-
-
-@bench.command("recommender")
-@CORPUS
-@PATH
-@click.option(
-    "--no-model", is_flag=True, help="Popularity and item prior only: a minute instead of a quarter of an hour."
-)
-@JSON
-def bench_recommender(corpus: str, path: Path, no_model: bool, file: Path | None) -> None:
-    """How well the next film a human recommender names is foreseen: popularity, item prior, language model, both."""
-    from crslib.benchmarks import recommender
-    from crslib.simulate import open_engines
-
-    with _counting("turns") as advance:
-        if no_model:
-            found = recommender.measure(path, advance=advance)
-        else:
-            with open_engines(SimulationParameters(n_ctx=2048, width=1)) as (_, reader):
-                found = recommender.measure(path, reader, advance=advance)
-    console.print(recommender.formatted(found), markup=False, soft_wrap=True)
-    _keep(recommender.record(found), file)
-
-
-@bench.command("linking")
-@CORPUS
-@PATH
-@TABLES
-@JSON
-def bench_linking(corpus: str, path: Path, data: Path, file: Path | None) -> None:
-    """How well titles typed without brackets are found: over the corpus's own films and over those of DATA."""
-    from crslib.benchmarks import linking
-    from crslib.catalog import Catalog
-    from crslib.corpora import redial
-    from crslib.datasets import load
-
-    test = redial.read(path, "test")
-    own = linking.corpus_items(redial.movies(path), redial.read(path, "train"))
-    found = {name: linking.measure(test, Catalog(items)) for name, items in (("own", own), ("data", load(data)[0]))}
-    for name, frame in found.items():
-        title = {"own": f"the {own.height} films of {corpus}", "data": f"the films of {data}"}[name]
-        console.print(f"{title}\n{linking.formatted(frame)}\n", markup=False, soft_wrap=True)
-    _keep({name: frame.to_dicts() for name, frame in found.items()}, file)
-
-
-@bench.command("adapters")
-@PATH
-@click.option(
-    "--adapter",
-    "adapters",
-    nargs=3,
-    multiple=True,
-    metavar="ROLE NAME FILE",
-    help="An adapter (GGUF), in the order of the table; without any those of data/adapters.",
-)
-@click.option("--dialogues", default=0, show_default=True, type=click.IntRange(0), help="Test dialogues; 0 is all.")
-@click.option("--runtimes", default=50, show_default=True, type=click.IntRange(1), help="Of them, in llama.cpp too.")
-@JSON
-def bench_adapters(
-    path: Path, adapters: Sequence[tuple[str, str, str]], dialogues: int, runtimes: int, file: Path | None
-) -> None:
-    """Cross-entropy of adapters on ReDial's test dialogues, by torch and by llama.cpp (needs the extra `train`)."""
-    from crslib.benchmarks import adapters as measuring
-    from crslib.training.examples import ROLES
-
-    shipped = [(role, "shipped", str(ROOT / f"data/adapters/{role}.gguf")) for role in ROLES]
-    given = [(role, name, Path(of)) for role, name, of in adapters or shipped]
-    if unknown := [role for role, *_ in given if role not in ROLES]:
-        fail(f"unknown role {unknown[0]!r}; choose one of {', '.join(ROLES)}")
-    with _counting("dialogues") as advance:
-        found = measuring.measure(path, given, dialogues, runtimes, advance=advance)
-    console.print(measuring.formatted(found), markup=False, soft_wrap=True)
-    _keep(found.to_dicts(), file)
-
-
-@bench.command("training")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@JSON
-def bench_training(device: str, file: Path | None) -> None:
-    """Tokens per second of training, by the ways of computing that there are here (needs the extra `train`)."""
-    from crslib.benchmarks import training
-
-    with _counting("steps") as advance:
-        found = training.measure(device, advance)
-    for precision, compiled, rate in found.iter_rows():
-        console.print(f"{precision:9} {'compiled' if compiled else 'as it is':9} {rate:8,.0f} tokens/s")
-    _keep(found.to_dicts(), file)
-
-
-@bench.command("notes")
-@PATH
-@click.option("--moments", default=50, show_default=True, type=click.IntRange(1), help="Of each kind of note.")
-@click.option("--draws", default=4, show_default=True, type=click.IntRange(1), help="Answers at most, when resampled.")
-@PARAMETERS
-@JSON
-def bench_notes(path: Path, moments: int, draws: int, assignments: Sequence[str], file: Path | None) -> None:
-    """Whether the simulated user answers as its private notes have it (-p user_adapter=FILE for another user)."""
-    from crslib.benchmarks import notes
-
-    parameters = SimulationParameters.parse({"n_ctx": 1024, **read_assignments(assignments)})
-    with _counting("moments") as advance:
-        found = notes.measure(path, parameters, moments, draws, advance)
-    console.print(notes.formatted(found), markup=False, soft_wrap=True)
-    _keep(found.to_dicts(), file)
-
-
-@bench.command("realism")
-@PATH
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@JSON
-def bench_realism(path: Path, runs: Sequence[Path], file: Path | None) -> None:
-    """Whether a classifier tells the turns of RUNS (folders) from those of ReDial's test dialogues.
-
-    Titles are masked. Beside each accuracy stands that of a control which sees lengths only; people against other
-    people come first.
-    """
-    from crslib.benchmarks import realism
-
-    found = realism.measure(path, [run.resolve() for run in runs])
-    console.print(realism.formatted(found), markup=False, soft_wrap=True)
-    _keep(found.to_dicts(), file)
-
-
-@bench.command("twins")
-@click.option("--people", default=48, show_default=True, type=click.IntRange(2), help="Who get twins.")
-@click.option(
-    "--to",
-    "folder",
-    type=click.Path(path_type=Path),
-    default=ROOT / "reports/twins",
-    show_default="reports/twins",
-    help="Folder for the dialogues; a killed call goes on there.",
-)
-@PARAMETERS
-@JSON
-def bench_twins(people: int, folder: Path, assignments: Sequence[str], file: Path | None) -> None:
-    """Whether a change of one wish or one loved film changes the dialogue in that, and in little else.
-
-    Twins have the same seeds as the people they are made from; what another seed changes stands beside. The recommender
-    opens, unless told otherwise (with -p opener=mixed another seed may also mean that the other one opens).
-    """
-    from crslib.benchmarks import twins
-
-    parameters = SimulationParameters.parse({"opener": "recommender", **read_assignments(assignments)})
-    with _counting("dialogues") as advance:
-        found = twins.measure(parameters, people, folder, advance)
-    console.print(twins.formatted(found), markup=False, soft_wrap=True)
-    _keep(found.to_dicts(), file)
-
-
-@bench.command("usefulness")
-@PATH
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "--size", "sizes", multiple=True, type=click.IntRange(1), default=(50, 100, 200), show_default=True,
-    help="Dialogues to learn from; give it several times.",
-)  # fmt: skip
-@click.option("--dialogues", default=100, show_default=True, type=click.IntRange(0), help="Test dialogues; 0 is all.")
-@click.option("--films", default=500, show_default=True, type=click.IntRange(0), help="Films to rank; 0 is all.")
-@click.option(
-    "--to",
-    type=click.Path(path_type=Path),
-    default=ROOT / "reports/usefulness",
-    show_default="reports/usefulness",
-    help="Folder for adapters and the journal.",
-)
-@click.option("--threads", default=0, show_default=True, type=click.IntRange(0), help="CPU threads; 0 is all.")
-@click.option("--chart", type=click.Path(path_type=Path), help="Draw the learning curves into FILE (SVG).")
-@JSON
-def bench_usefulness(
-    path: Path, runs: Sequence[Path], sizes: Sequence[int], dialogues: int, films: int, to: Path, threads: int,
-    chart: Path | None, file: Path | None,
-) -> None:  # fmt: skip
-    """What the dialogues of RUNS (folders) teach a recommender, against as many human ones (needs the extra `train`).
-
-    For every source and size a new adapter is trained and tried on ReDial's test dialogues. Killed, it goes on; a point
-    that was measured is not measured again. The first run is held against the other sources.
-    """
-    from crslib import charts
-    from crslib.benchmarks import usefulness
-
-    with _counting("dialogues") as advance:
-        points, differed = usefulness.measure(
-            path, [run.resolve() for run in runs], sizes, to, n_test=dialogues, n_films=films, threads=threads or None,
-            advance=advance,
-        )  # fmt: skip
-    console.print(usefulness.formatted(points, differed), markup=False, soft_wrap=True)
-    if chart is not None:
-        with writing(chart) as temporary:
-            temporary.write_text(charts.svg(charts.usefulness(points.filter(metric=usefulness.ALL))), encoding="utf-8")
-    _keep({"points": points.to_dicts(), "differences": differed.to_dicts()}, file)
-
-
-def _keep(found: Any, file: Path | None) -> None:
-    if file is not None:
-        with writing(file) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
-# ── what a terminal shows ───────────────────────────────────────────────────────────────────────────────────────
-
-
-@contextlib.contextmanager
-def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A function `(done, total)` that draws a bar on a terminal, and nothing elsewhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns,
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-class _watching:
-    """Draws a run's progress on a terminal; elsewhere one line per notebook."""
-
-    def __init__(self, watched: Run) -> None:
-        self._run, self._stop = watched, threading.Event()
-        self._stage, self._begun = "", 0.0
-
-    def __enter__(self) -> Callable[[str], None]:
-        if console.is_terminal:
-            threading.Thread(target=self._draw, daemon=True).start()
-        return self._tell
-
-    def __exit__(self, kind: object, *failure: object) -> None:
-        if kind is None:
-            self._finished()
-        self._stop.set()
-        time.sleep(0.3 if console.is_terminal else 0)
-
-    def _tell(self, stage: str) -> None:
-        self._finished()
-        self._stage, self._begun = stage, time.monotonic()
-
-    def _finished(self) -> None:
-        if self._stage:
-            console.print(f"{self._stage}  {time.monotonic() - self._begun:.0f} s")
-        self._stage = ""
-
-    def _draw(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
-            task = bar.add_task("", total=None)
-            while not self._stop.wait(0.2):
-                done, total, what = self._run.reached
-                if bar.tasks[0].description != (label := f"{self._stage} {what}"):
-                    bar.reset(task, description=label)
-                bar.update(task, completed=done, total=total or None)
-
-
-class _table:
-    """Draws the conditions of a sweep as a live table; off a terminal, a line whenever one changes its state."""
-
-    def __enter__(self) -> Callable[[Sequence[Any]], None]:
-        from rich.live import Live
-
-        self._said: dict[str, str] = {}
-        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
-        if self._live:
-            self._live.start()
-        return self._show
-
-    def __exit__(self, *failure: object) -> None:
-        if self._live:
-            self._live.stop()
-
-    def _show(self, planned: Sequence[Any]) -> None:
-        if self._live:
-            self._live.update(_conditions_table(planned))
-            return
-        for condition in planned:
-            if self._said.get(condition.plan.run_id) != condition.state:
-                self._said[condition.plan.run_id] = condition.state
-                line = f"{condition.plan.run_id} {condition.state} {dict(condition.given)}"
-                console.print(line, markup=False, soft_wrap=True)
-
-
-def _conditions_table(planned: Sequence[Any]) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("run", "condition", "state", "dialogues", "seconds")
-    colours = {"waiting": "dim", "running": "yellow", "success": "green", "error": "red"}
-    for condition in planned:
-        done, total, _ = condition.plan.run.reached
-        values = ", ".join(f"{name}={value}" for name, value in condition.given.items())
-        state = "found done" if condition.reused else condition.state
-        count = f"{done}/{total}" if total else ""
-        seconds = f"{condition.seconds:.0f}" if condition.seconds else ""
-        table.add_row(condition.plan.run_id, Text(values), Text(state, colours[condition.state]), count, seconds)
-    return table

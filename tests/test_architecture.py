@@ -30,7 +30,8 @@ LAYERS = [
     ["comparison"],
     ["people"],
     ["pipeline"],
-    ["sweep"],
+    ["sweep", "terminal"],
+    ["bench"],
     ["cli"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
