@@ -1,4 +1,4 @@
-"""A run's dialogues as training data for others: for TRL, in ReDial's schema, for DialogueKit, as Parquet.
+"""A run's dialogues as training data for others: for TRL, in ReDial's schema, for CRSLab and DialogueKit, as Parquet.
 
 Every format is read back in a test by what reads it elsewhere. Private parts go only where a user simulator is trained
 (`messages` of the user); hidden items go nowhere.
@@ -12,11 +12,11 @@ from typing import Any
 
 import polars as pl
 
-from crslib import chat
+from crslib import chat, crslab
 from crslib.chat import RECOMMENDER, USER, Note, RecommenderView, UserKnowledge, UserView, plain
 from crslib.store import Run, write_parquet, writing
 
-FORMS = ("dataset", "trl", "redial", "dialoguekit")
+FORMS = ("dataset", "trl", "redial", "crslab", "dialoguekit")
 _MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 _TURN = pl.Struct(
     {"role": pl.String, "text": pl.String, "items": pl.List(pl.Struct({"item_id": pl.String, "title": pl.String}))}
@@ -63,12 +63,17 @@ def view(rows: Rows, role: str, profile: Mapping[str, Any]) -> UserView | Recomm
 
 
 def write(run: Run, form: str, role: str, folder: Path) -> Path:
-    """The dialogues of a run in one of `FORMS`, written into `folder`; the file that was written.
+    """The dialogues of a run in one of `FORMS`, written into `folder`; the file that was written, or for CRSLab, which
+    reads ten, the folder.
 
     `role`: who learns from them, for `trl`. Raises `CrsError` when the run has no dialogues or the file cannot be
     written.
     """
     dialogues, turns, profiles = run.read("dialogues"), run.read("turns"), run.read("profiles")
+    if form == "crslab":
+        for name, text in crslab.files(dialogues, turns, run.read("items")).items():
+            _write(text, folder / name)
+        return folder
     name = {"trl": f"{role}.jsonl", "redial": "train_data.jsonl", "dialoguekit": "dialogues.json"}.get(form)
     if name is None:
         frame = dataset(dialogues, turns, profiles)

@@ -16,7 +16,7 @@ LAYERS = [
     ["store"],
     ["chat"],
     ["baselines"],
-    ["acts", "catalog", "histories", "corpora"],
+    ["acts", "catalog", "histories", "corpora", "crslab"],
     ["datasets", "opinions", "engines", "stats", "ranking", "grounding"],
     ["profiles", "builtin", "judges", "verdicts"],
     ["judging"],
