@@ -176,8 +176,8 @@ def trust(figures: pl.DataFrame) -> list[str]:
         head = "Do not rely on this judge alone: it fails some of its controls."
     lines = [
         head,
-        f"It prefers an intact dialogue to its copy with {_list(wins)} (chance: 0.5; {wins['n'].max()} dialogues).",
-        f"Its verdict on them changes when the two change places: with {_list(flips)} (a coin: 0.5).",
+        f"It prefers an intact dialogue to its spoilt copy: {_list(wins)} (chance: 0.5; {wins['n'].max()} dialogues).",
+        f"Its verdict on them changes when the two change places: {_list(flips)} (a coin: 0.5).",
     ]
     averaged = figures.filter(part="controls", figure="wins_averaged")
     if not averaged.is_empty():

@@ -15,7 +15,7 @@ LAYERS = [
     ["config", "schemas"],
     ["store"],
     ["chat"],
-    ["baselines"],
+    ["baselines", "spoilt"],
     ["acts", "catalog", "histories", "corpora", "crslab"],
     ["datasets", "opinions", "engines", "stats", "ranking", "grounding"],
     ["profiles", "builtin", "judges", "verdicts"],

@@ -15,8 +15,8 @@ from crslib.chat import RECOMMENDER, USER, Message
 from crslib.cli import main
 from crslib.config import ROOT
 from crslib.errors import CrsError
-from crslib.judging import SPOILT, Transcript
-from crslib.store import Run, read_parquet
+from crslib.judging import Transcript
+from crslib.store import Run, journal, read_parquet
 from tests.conftest import make_profiles
 from tests.test_judges import serve  # noqa: F401
 
@@ -112,17 +112,12 @@ def test_a_dialogue_cannot_leave_its_line() -> None:
     assert not any("What the user" in m.text for m in judging.grade(judging.read_rubrics(RUBRICS)["flow"], one))
 
 
-def test_spoilt_copies() -> None:
-    one = Transcript("r", "c", "u1.0", "p", TURNS)
-    shuffled, mixed, repeating = judging.spoilt(one, OTHER, 0)
-    assert [copy.condition for copy in (shuffled, mixed, repeating)] == list(SPOILT)
-    assert sorted(shuffled.turns) == sorted(TURNS) and shuffled.turns != TURNS
-    assert [text for _, text in mixed.turns] == ["Hello", TURNS[1][1], "No", TURNS[3][1], "Hello"]
-    assert [text for _, text in repeating.turns[1::2]] == ["Try [[Up (2009)]]", "Then [[Up (2009)]] or [[Up (2009)]]"]
-    assert repeating.turns[::2] == TURNS[::2]
-    plain = Transcript("r", "c", "u1.0", "p", ((USER, "Hi"), (RECOMMENDER, "Hi")))
-    assert "one title over and over" not in {copy.condition for copy in judging.spoilt(plain, OTHER, 0)}
-    assert {copy.condition for copy in judging.spoilt(plain, plain, 0)} <= {SPOILT[0]}
+def test_a_dialogue_that_cannot_be_spoilt_is_no_control(tmp_path: Path) -> None:
+    turns = ((USER, "Hi"), (RECOMMENDER, "Hi"))
+    runs = [{"u1.0": Transcript(name, name, "u1.0", "p", turns)} for name in ("a", "b")]
+    with journal(tmp_path / "answers") as kept:
+        asked = judging.judge(Scripted(first_place), runs, judging.read_rubrics(RUBRICS, ["flow"]), 1, kept)
+    assert set(asked["controls"]["right_condition"]) == {"a", "shuffled"}, "one line is all it says, and only one user"
 
 
 def test_a_judge_that_only_knows_places(tmp_path: Path) -> None:

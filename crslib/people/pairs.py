@@ -4,7 +4,7 @@ Every draw is a sort by a derived seed: the same runs and seed give the same pai
 same order. Knows nothing of votes, pages or files of a study.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -14,13 +14,12 @@ import polars as pl
 import yaml
 
 from crslib import schemas
-from crslib.chat import RECOMMENDER
 from crslib.config import ROOT
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, digest
+from crslib.spoilt import REPEATING, SHUFFLED, spoil
 from crslib.store import Run
 
-SHUFFLED, REPEATING = "shuffled", "repeating"
 CHECKS = (SHUFFLED, REPEATING)
 """Conditions that exist in attention checks only: an intact dialogue's spoilt copies."""
 EVERY = 10  # one attention check, and one pair that comes back with its sides changed, among so many pairs
@@ -150,25 +149,12 @@ def _checks(talks: Mapping[str, Mapping[str, dict[str, Any]]], used: set[str], n
         if free:
             talk, kind = free[0], CHECKS[number % len(CHECKS)]
             taken.add(talk["dialogue_id"])
-            spoilt = {**talk, "condition": kind, "called": kind, "turns": spoil(talk["turns"], kind, seed)}
+            copy = spoil([(turn["role"], turn["text"]) for turn in talk["turns"]], kind, seed)
+            turns = [{"role": role, "text": text} for role, text in copy]
+            spoilt = {**talk, "condition": kind, "called": kind, "turns": turns}
             left = derive_seed(seed, "side", talk["dialogue_id"]) % 2
             rows.append(_pair(spoilt, talk) if left else _pair(talk, spoilt))
     return rows
-
-
-def spoil(turns: Sequence[Mapping[str, str]], kind: str, seed: int) -> list[dict[str, str]]:
-    """A copy of a dialogue that no attentive reader prefers.
-
-    `shuffled`: all turns in another order, the last one first. `repeating`: one line, the middle one of the
-    recommender's, is all it ever says.
-    """
-    if kind == SHUFFLED:
-        *others, last = enumerate(turns)
-        mixed = sorted(others, key=lambda turn: derive_seed(seed, "shuffle", turn[0], turn[1]["text"]))
-        return [dict(turn) for _, turn in [last, *mixed]]
-    lines = [turn["text"] for turn in turns if turn["role"] == RECOMMENDER]
-    line = lines[len(lines) // 2]
-    return [{**turn, "text": line} if turn["role"] == RECOMMENDER else dict(turn) for turn in turns]
 
 
 # ── what one rater sees ───────────────────────────────────────────────────────────────────────────────────────────
