@@ -1,13 +1,15 @@
 """Recomputes the figures of a run from its Parquet files, by other means than those that made them.
 
-    python tests/recompute.py RUN_FOLDER [--human FOLDER] [--draws N]
+    python -m tests.recompute RUN_FOLDER [--redial PATH] [--models] [--human FOLDER] [--draws N]
 
 Nothing of crslib is imported: every figure is written anew from its definition (`crslib/metrics/definitions.py`), in
-SQL or with a library that people know for it. Prints a line per metric and ends with status 1 when one differs. Knows
-nothing of intervals. Figures that rest on random draws are drawn anew; how far they may differ stands in the table.
+SQL or with a library that people know for it. What first has to be read by something, a tagger, phrases, a model, is
+in `readings`. Prints a line per metric and ends with status 1 when one differs. Knows nothing of intervals. Figures
+that rest on random draws are drawn anew; how far they may differ stands in the table.
 """
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -22,36 +24,23 @@ from rapidfuzz import fuzz
 from sacrebleu.metrics import BLEU
 from scipy import stats
 
+from tests import readings
+
 EXACT = 1e-9
+STATES, LOGITS = 1e-6, 2e-3  # an indefinite root; another way through llama.cpp
 BUDGET, SAMPLE, DRAWS = 1000, 30, 100  # words of distinct-n, utterances of self-BLEU, draws behind a stored figure
 ROLES = ("user", "recommender")
 
-# What only a copy of the code would give again.
-NOT_RECOMPUTED = {
-    name: "reads the user's words by the phrases of crslib/metrics/reactions.py"
-    for name in (
-        "acceptance",
-        "reaction_consistency",
-        "reactions_decidable",
-        "consistency_seen_liked",
-        "consistency_seen_disliked",
-        "consistency_unseen_interested",
-        "consistency_unseen_uninterested",
-    )
-} | {"contradictions": "reads the user's words by the phrases of crslib/metrics/consistency.py"}
-for _kind, _why in {
-    "act_divergence": "needs the tagger of data/acts",
-    "act_bigram_divergence": "needs the tagger of data/acts",
-    "two_sample": "needs people's texts",
-    "two_sample_length": "needs people's texts",
-    "frechet": "needs the model that reads turns",
-    "vendi": "needs the model that reads turns",
-    "cross_entropy": "needs people's texts",
-    "people_cross_entropy": "needs people's texts and the run's models",
-}.items():
-    NOT_RECOMPUTED |= {f"{_role}_{_kind}": _why for _role in ROLES} | ({_kind: _why} if "act" in _kind else {})
-# The same, but a plain mean over dialogues: that much can be held against table `scores`.
-FROM_SCORES = ("attribute_coverage", "guesswork_words", "guesswork_attributes", "guesswork_nothing")
+# What is left out without the one or the other.
+NEEDS = {
+    "two_sample": "--redial",
+    "two_sample_length": "--redial",
+    "cross_entropy": "--redial",
+    "frechet": "--models",
+    "vendi": "--models",
+    "people_cross_entropy": "--redial and --models",
+}
+NOT_RECOMPUTED = {f"{role}_{name}": f"needs {option}" for name, option in NEEDS.items() for role in ROLES}
 
 Figure = tuple[float | None, str, float]  # value, by what, tolerance
 
@@ -136,9 +125,6 @@ def queries() -> dict[str, str]:
             SELECT avg(share)
             FROM (SELECT avg((there IS NOT NULL)::INT) AS share
                   FROM liked LEFT JOIN offered USING (dialogue_id, genre) GROUP BY dialogue_id)""",
-        "guesswork_saved": """
-            SELECT avg(a.value - w.value) FROM scores AS a JOIN scores AS w USING (dialogue_id)
-            WHERE a.metric = 'guesswork_attributes' AND w.metric = 'guesswork_words'""",
     }
     for name, statistic in (("k_anonymity", "median"), ("k_anonymity_min", "min")):
         found[name] = f"""
@@ -165,7 +151,6 @@ def queries() -> dict[str, str]:
                 SELECT avg((n > 1)::INT)
                 FROM (SELECT row_number() OVER (PARTITION BY dialogue_id, words ORDER BY turn) AS n {mine})""",
         }
-    found |= {name: f"SELECT avg(value) FROM scores WHERE metric = '{name}'" for name in FROM_SCORES}
     return found
 
 
@@ -173,8 +158,7 @@ def by_query(con: duckdb.DuckDBPyConnection) -> dict[str, Figure]:
     found = {}
     for name, sql in queries().items():
         row = next(iter(con.sql(sql).fetchall()), None)
-        how = "DuckDB, mean of table scores only" if "FROM scores" in sql else "DuckDB"
-        found[name] = (None if row is None or row[0] is None else float(row[0]), how, EXACT)
+        found[name] = (None if row is None or row[0] is None else float(row[0]), "DuckDB", EXACT)
     return found
 
 
@@ -306,24 +290,35 @@ def leaks(con: duckdb.DuckDBPyConnection) -> dict[str, Figure]:
     }
 
 
-def named_first(con: duckdb.DuckDBPyConnection) -> dict[str, Figure]:
-    targets = con.sql("SELECT DISTINCT dialogue_id, item_id, title, year FROM targets JOIN items USING (item_id)").pl()
-    said: dict[str, list[tuple[str, set[str], list[str]]]] = {}
-    for dialogue, role, text, items in con.sql(
-        "SELECT dialogue_id, role, text, items FROM turns ORDER BY dialogue_id, turn"
+def first_named(con: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], dict[str, int]]:
+    """(dialogue, target) → role → the first turn in which it names the target."""
+    targets = con.sql("""
+        SELECT dialogue_id, item_id, title, year FROM targets JOIN items USING (item_id) ORDER BY ALL""").fetchall()
+    said: dict[str, list[tuple[int, str, set[str], list[str]]]] = {}
+    for dialogue, turn, role, text, items in con.sql(
+        "SELECT dialogue_id, turn, role, text, items FROM turns ORDER BY dialogue_id, turn"
     ).fetchall():
         for item in items:
             if item["item_id"] is not None:
                 text = text.replace(f"[[{item['title']}]]", " | ")
         linked = {item["item_id"] for item in items}
-        said.setdefault(dialogue, []).append((role, linked, read(text)))
-    first: dict[str, bool] = {dialogue: False for (dialogue,) in con.sql("SELECT dialogue_id FROM targets").fetchall()}
-    for dialogue, item, title, year in targets.iter_rows():
-        who = [role for role, linked, words in said.get(dialogue, ()) if item in linked or alike(title, year, words)]
-        first[dialogue] |= who[:1] == ["user"]
-    if not first:
+        said.setdefault(dialogue, []).append((turn, role, linked, read(text)))
+    first: dict[tuple[str, str], dict[str, int]] = {}
+    for dialogue, item, title, year in targets:
+        turns = first.setdefault((dialogue, item), {})
+        for turn, role, linked, words in said.get(dialogue, ()):
+            if role not in turns and (item in linked or alike(title, year, words)):
+                turns[role] = turn
+    return first
+
+
+def named_first(con: duckdb.DuckDBPyConnection) -> dict[str, Figure]:
+    told = {dialogue: False for (dialogue,) in con.sql("SELECT dialogue_id FROM targets").fetchall()}
+    for (dialogue, _), turns in first_named(con).items():
+        told[dialogue] |= min(turns, key=turns.__getitem__, default="") == "user"
+    if not told:
         return {}
-    return {"target_named_by_user": (float(np.mean(list(first.values()))), "links and rapidfuzz", EXACT)}
+    return {"target_named_by_user": (float(np.mean(list(told.values()))), "links and rapidfuzz", EXACT)}
 
 
 def read(text: str) -> list[str]:
@@ -345,16 +340,46 @@ def alike(title: str, year: int | None, said: list[str]) -> bool:
     )
 
 
+# ── figures of what has been read ───────────────────────────────────────────────────────────────────────────────────
+
+
+def from_readings(
+    con: duckdb.DuckDBPyConnection, run: Path, human: Path, redial: Path | None, models: bool, draws: int
+) -> dict[str, Figure]:
+    def exactly(values: readings.Values, how: str, tolerance: float = EXACT) -> dict[str, Figure]:
+        return {name: (value, how, tolerance) for name, value in values.items()}
+
+    found = exactly(readings.acts(con, human), "scipy jensenshannon, of the tagger's acts")
+    found |= exactly(readings.answers(con), "plain loops, of what the phrases find")
+    found |= exactly(readings.guesswork(con, first_named(con)), "plain loops, of the item prior")
+    info = json.loads(path.read_text(encoding="utf-8")) if (path := run / "run.json").exists() else {}
+    given = info.get("parameters", {})
+    test, turns, train = readings.people(redial) if redial else ((), pl.DataFrame(), pl.DataFrame())
+    if redial:
+        found |= exactly(readings.two_sample(con, turns, given.get("seed", 0)), "scikit-learn cross_val_predict")
+        found |= exactly(readings.surprise(con, train), "Kneser–Ney, written anew")
+    if models:
+        exact, samples = readings.embeddings(con, human, 10 * draws)
+        found |= exactly(exact, "scipy sqrtm, of the model's states", STATES)
+        found |= {name: drawn(values, "singular values, own draws") for name, values in samples.items()}
+    if redial and models and given.get("baseline", "scripted") != "scripted":
+        found |= exactly(readings.foresight(given, test), "llama-cpp-python's Llama", LOGITS)
+    return found
+
+
 # ── the table ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def recompute(run: Path, human: Path, draws: int = 100) -> tuple[pl.DataFrame, bool]:
+def recompute(
+    run: Path, human: Path, draws: int = 100, redial: Path | None = None, models: bool = False
+) -> tuple[pl.DataFrame, bool]:
     """(metric, stored, recomputed, difference, by) of every metric that the run or this script knows, and whether all
     that could be recomputed is equal."""
     with opened(run, human) as con:
         found: dict[str, Figure] = {}
         parts: list[Callable[[duckdb.DuckDBPyConnection], dict[str, Figure]]] = [
-            leaks, named_first, recall, by_query, distances, variety, lambda con: sampled(con, draws)
+            leaks, named_first, recall, by_query, distances, variety, lambda con: sampled(con, draws),
+            lambda con: from_readings(con, run, human, redial, models, draws),
         ]  # fmt: skip
         for part in parts:
             found |= part(con)
@@ -380,8 +405,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("--human", type=Path, default=Path(__file__).parent.parent / "data" / "human")
     parser.add_argument("--draws", type=int, default=30, help="samples of self-BLEU; ten times as many of distinct-n")
+    parser.add_argument("--redial", type=Path, help="ReDial zip or folder, for what needs people's words")
+    parser.add_argument("--models", action="store_true", help="let models read, for what needs them: minutes")
     given = parser.parse_args(arguments)
-    table, equal = recompute(given.run, given.human, given.draws)
+    table, equal = recompute(given.run, given.human, given.draws, given.redial, given.models)
     for name, kept, value, difference, how in table.iter_rows():
         figures = [f"{x:12.6f}" if x is not None else f"{'-':>12}" for x in (kept, value)]
         off = f"{difference:10.1e}" if difference is not None else f"{'-':>10}"
