@@ -134,7 +134,7 @@ def test_figures_are_equal_and_those_that_are_not_are_told(run: Path, capsys: py
 
 def test_what_needs_peoples_words_is_equal(run: Path) -> None:
     draw = random.Random(2)
-    people = talk({f"h{n:02d}": [one for one in some_talk(draw) if len(one) > 3] for n in range(12)})[1]
+    people = talk({f"h{n:02d}": [one for one in some_talk(draw) if len(one) > 3] for n in range(16)})[1]
     with recompute.opened(run, ROOT / "data" / "human") as con:
         turns = con.sql("FROM turns").pl()
         again = readings.two_sample(con, people, 7) | readings.surprise(con, people)
