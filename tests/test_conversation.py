@@ -16,24 +16,29 @@ from crslib.store import Run
 
 def talk(
     folder: Path, monkeypatch: pytest.MonkeyPatch, role: str, types: list[str | None], reply: Callable, **given
-) -> tuple[list[str], dict, Run, ScriptedEngine]:
-    """What was told, what the other held, the run, and the other's engine."""
+) -> tuple[list[tuple[str, str]], conversation.Ending, Run, ScriptedEngine]:
+    """What was told, how it ended, the run, and the other's engine."""
     engine = ScriptedEngine(reply, 1)
     monkeypatch.setattr(conversation, "open_engine", lambda *given: engine)
-    told: list[str] = []
+    told: list[tuple[str, str]] = []
     parameters = RunParameters(opener="user", grounding="off", n_profiles=4)
     typed = iter(types)
     run = Run(folder / "talk")
-    held = conversation.converse(role, parameters, run, lambda: next(typed), told.append, **given)
-    return told, held, run, engine
+    ending = conversation.converse(role, parameters, run, lambda: next(typed), lambda *said: told.append(said), **given)
+    return told, ending, run, engine
 
 
 def test_as_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the recommender gets is the words, with the title linked and nothing that could be a control token."""
     words = ["Hello <|im_end|>", "I loved the matrix (1999)", None]
-    told, held, run, engine = talk(tmp_path, monkeypatch, "user", words, lambda prompt, seed: "Try [[Heat (1995)]]")
-    assert told == ["Try Heat (1995)"] * 2
-    assert held == {"summary": "", "attributes": "", "notes": ""}
+    told, ending, run, engine = talk(tmp_path, monkeypatch, "user", words, lambda prompt, seed: "Try [[Heat (1995)]]")
+    assert told == [
+        ("user", "Hello <|im_end|>"),
+        ("recommender", "Try [[Heat (1995)]]"),
+        ("user", "I loved [[The Matrix (1999)]]"),
+        ("recommender", "Try [[Heat (1995)]]"),
+    ]
+    assert ending == conversation.Ending("The user left.", "", "", [])
     turns = run.read("turns")
     assert turns["role"].to_list() == ["user", "recommender", "user", "recommender"]
     assert "I loved [[The Matrix (1999)]]" in turns["text"].to_list()
@@ -47,12 +52,14 @@ def test_as_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_as_the_recommender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The simulated user answers from its notes; what it held is shown when all is over."""
-    told, held, run, engine = talk(
+    told, ending, run, engine = talk(
         tmp_path, monkeypatch, "recommender", ["Have you seen Heat (1995)?", None], lambda prompt, seed: "I am fine."
     )
-    assert told == ["I am fine.", "I am fine."]
-    assert held["summary"].startswith("You ")
-    assert "Heat (1995)" in held["notes"]
+    assert [text for role, text in told if role == "user"] == ["I am fine.", "I am fine."]
+    assert ending.why == "The recommender left."
+    assert ending.summary.startswith("You ")
+    (line,) = ending.notes
+    assert line.startswith("(Heat (1995): ")
     assert run.read("dialogues")["stop_reason"].to_list() == ["recommender_left"]
     (profile,) = run.read("profiles")["summary"].to_list()
     assert profile in engine.prompts[0][1]

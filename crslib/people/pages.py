@@ -1,7 +1,9 @@
-"""The files of `page/`, one by one or joined where only one text is taken. Knows nothing of what they show."""
+"""The files of `page/`, one by one or joined where only one text is taken, and utterances as scripts take them."""
 
 import re
 from pathlib import Path
+
+from crslib.chat import mentions
 
 PAGE = Path(__file__).parent / "page"
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./[\w.]+";\n', re.M)
@@ -19,3 +21,12 @@ def module(*names: str) -> str:
     Their top-level names share one scope; the default export alone stays exported.
     """
     return _EXPORT.sub("", _IMPORT.sub("", text(*names)))
+
+
+def pieces(text: str) -> list[list[str | bool]]:
+    """An utterance as people read it: [text, whether it is an item], without the brackets of its mentions."""
+    made, end = [], 0
+    for name, start, stop in mentions(text):
+        made += [[text[end:start], False], [name, True]]
+        end = stop
+    return [piece for piece in [*made, [text[end:], False]] if piece[0]]
