@@ -11,13 +11,14 @@ const PATIENCE_MS = 10_000; // until the kernel shows that it has heard
 
 /** Shows in `root` the states that `onState(show)` brings, the present one at once; `send(action, content)` asks. */
 export function mount(root, onState, send) {
+  const above = element("div", {}); // what was said
   const status = element("p", { class: "status", role: "status", "aria-live": "polite" });
-  const body = element("div", { class: "body" });
-  root.replaceChildren(body, status);
+  const below = element("div", {}); // what the person can do
+  root.replaceChildren(above, status, below);
   root.classList.add("crs", "crs-chat");
   root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab's own keys stay out
   let state = null;
-  let parts = null; // of the page while people talk
+  let parts = null; // of the page in a dialogue
   let wanted = ""; // the profile asked for
   let waiting = 0;
 
@@ -46,10 +47,9 @@ export function mount(root, onState, send) {
     }
     if (before === null || ["start", "over"].includes(before.phase)) drawTalk(mine, before !== null);
     for (const turn of state.turns.slice(parts.list.childElementCount)) append(turn);
-    const mayGo = ["opening", "theirs", "yours"].includes(state.phase);
-    parts.send.disabled = state.phase !== "yours";
-    parts.go.disabled = !mayGo || state.note !== "";
-    parts.talk.classList.toggle("waits", state.phase === "theirs" || state.phase === "opening");
+    parts.submit.disabled = state.phase !== "yours";
+    parts.go.disabled = state.note !== ""; // they are going
+    parts.log.classList.toggle("waits", state.phase === "theirs" || state.phase === "opening");
     if (state.phase === "over") drawEnd(mine);
     else {
       say(state.note || { opening: "The models are being opened …", theirs: `The ${mine.other} is thinking …`, yours: "Your turn." }[state.phase]);
@@ -88,7 +88,8 @@ export function mount(root, onState, send) {
       if (event.key === "Enter" && event.target !== form.lastChild) begin(event);
     });
     chosen();
-    body.replaceChildren(form);
+    above.replaceChildren();
+    below.replaceChildren(form);
   }
 
   function drawTalk({ name, other }, takeFocus) {
@@ -102,6 +103,7 @@ export function mount(root, onState, send) {
       const text = words.value.trim();
       if (!text || state.phase !== "yours") return; // they may think ahead
       words.value = "";
+      words.focus({ preventScroll: true });
       ask("say", { text });
     }
     words.addEventListener("keydown", (event) => {
@@ -114,8 +116,9 @@ export function mount(root, onState, send) {
       element("label", {}, `You are the ${name.toLowerCase()}. What do you say?`, words),
       element("div", { class: "do" }, submit, go, element("span", { class: "hint" }, "Enter says it, Shift+Enter makes a new line")),
     );
-    parts = { talk: log, list, form, send: submit, go, other };
-    body.replaceChildren(log, form);
+    parts = { log, list, submit, go };
+    above.replaceChildren(log);
+    below.replaceChildren(form);
     if (takeFocus) words.focus({ preventScroll: true });
   }
 
@@ -125,37 +128,35 @@ export function mount(root, onState, send) {
     item.classList.toggle("mine", mine);
     if (mine) item.querySelector(".who").textContent = "You";
     parts.list.append(item);
-    parts.talk.scrollTop = parts.talk.scrollHeight;
+    parts.log.scrollTop = parts.log.scrollHeight;
   }
 
   function drawEnd({ other }) {
     const { private: held, path } = state;
-    const line = (name, text) => (text ? [element("dt", {}, name), element("dd", {}, text)] : []);
+    const lines = (name, texts) => (texts.length ? [element("h3", {}, name), ...texts.map((text) => element("p", {}, text))] : []);
     const unfolded = held
       ? element(
           "details",
           { class: "private" },
           element("summary", {}, "What the user knew and you did not"),
-          element(
-            "dl",
-            {},
-            ...line("About itself", held.summary),
-            ...line("Looking for", held.attributes),
-            ...(held.notes.length ? [element("dt", {}, "Remembered or thought of your films, before each answer"), ...held.notes.map((note) => element("dd", {}, note))] : []),
-          ),
+          ...lines("About itself", held.summary ? [held.summary] : []),
+          ...lines("Looking for", held.attributes ? [held.attributes] : []),
+          ...lines("What it remembered or thought of your films, before each answer", held.notes),
         )
       : path ? element("p", {}, `The ${other} held nothing back: it knew only what was said.`) : "";
     const again = element("button", { type: "button", class: "main", onclick: anew }, "Talk again");
     const kept = path ? [element("p", { class: "hint" }, "Kept as a run in ", element("code", {}, path))] : [];
-    parts.form.replaceWith(element("div", { class: "end" }, unfolded, ...kept, again));
+    const active = document.activeElement; // nothing's: a button that can no longer be pressed had it
+    const mayFocus = active === document.body || below.contains(active);
+    below.replaceChildren(element("div", { class: "end" }, unfolded, ...kept, again));
     say(state.note, !path);
-    if (body.contains(document.activeElement) || document.activeElement === document.body) again.focus({ preventScroll: true });
+    if (mayFocus) again.focus({ preventScroll: true });
   }
 
   function anew() {
     drawStart();
     say("");
-    body.querySelector("input:checked").focus();
+    below.querySelector("input:checked").focus();
   }
 
   const off = onState(show);
