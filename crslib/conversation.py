@@ -91,8 +91,8 @@ def converse(
     model, adapter = getattr(parameters, f"{other}_model"), getattr(parameters, f"{other}_adapter")
     engine = open_engine(parameters.model_copy(update={"width": 1}), model, adapter, sampling, models)
     try:
-        begin()
         grounding = open_grounding(built.items, built.training, engine, parameters)
+        begin()
         why, turns = _talk(role, engine, chosen, opinions, catalog, parameters, run, ask, tell, grounding)
     finally:
         engine.close()

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
 from crslib import conversation, schemas
 from crslib.catalog import Catalog
+from crslib.cli import main
 from crslib.config import RunParameters
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
@@ -76,3 +78,26 @@ def test_brackets_of_their_own_stay(items: pl.DataFrame) -> None:
     assert conversation.bracketed("[[Heat (1995)]] and The Matrix (1999), thanks", catalog) == (
         "[[Heat (1995)]] and [[The Matrix (1999)]], thanks"
     )
+
+
+def test_in_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other's words without brackets, the person's own not again, and at the end why and what was held."""
+
+    def answers(role: str, parameters: RunParameters, run: Run, ask: Callable, tell: Callable, *given) -> object:
+        while (text := ask()) is not None:
+            tell(role, text)
+            tell("user", "I loved [[Heat (1995)]]")
+        tell("user", "")
+        return conversation.Ending("The recommender left.", "You enjoy [drama].", "", ["(Heat (1995): seen)"])
+
+    monkeypatch.setattr(conversation, "converse", answers)
+    said = CliRunner().invoke(main, ["chat", "--as", "recommender", "--reports", str(tmp_path)], input="Hello\n\n")
+    assert said.exit_code == 0
+    assert said.output.splitlines()[:-1] == [
+        "you: user: I loved Heat (1995)",
+        "you: user: (leaves)",
+        "The recommender left.",
+        "its summary: You enjoy [drama].",
+        "its notes: (Heat (1995): seen)",
+    ]
+    assert said.output.splitlines()[-1].startswith(str(tmp_path / "chats"))
