@@ -7,7 +7,6 @@ from crslib.config import RunParameters, resolve
 from crslib.errors import CrsError
 from crslib.people import pages
 from crslib.people.server import answer
-from crslib.people.talking import START, Talk
 from crslib.people.votes import Study
 
 
@@ -38,6 +37,7 @@ def talking(parameters: RunParameters, reports: Path | None = None) -> Any:
     Raises `CrsError` when anywidget is not installed.
     """
     anywidget, traitlets = _widgets("crs chat")
+    from crslib.people.talking import START, Talk  # and with it llama.cpp, which raters need not wait for
 
     class Talking(anywidget.AnyWidget):
         _esm = pages.module("element.js", "chat.js")
