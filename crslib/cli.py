@@ -3,7 +3,6 @@
 import contextlib
 import secrets
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,32 +55,45 @@ main.add_command(bench)
 def chat(role: str, profile: str, assignments: Sequence[str], reports: Path) -> None:
     """Talk with a simulator: as the user with the recommender, or as the recommender with a simulated user.
 
-    An empty line ends it. Titles are linked as you type them; the dialogue is kept below REPORTS/chats.
+    An empty line or Ctrl-C ends it. Titles are linked as you type them; the dialogue is kept below REPORTS/chats.
     """
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  lines can be edited, and Ctrl-C is heard while `input` waits
+
     from crslib import conversation
+    from crslib.chat import plain
 
     other = "recommender" if role == "user" else "user"
     parameters = RunParameters.parse(read_assignments(assignments)).located()
-    run = Run(reports.resolve() / "chats" / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S-%f}")
+    run = conversation.new_run(reports.resolve())
 
     def ask() -> str | None:
+        busy.stop()
         try:
             return input("you: ").strip() or None
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
+            console.print()
             return None
+        finally:
+            busy.start()
 
-    held = conversation.converse(
-        role,
-        parameters,
-        run,
-        ask,
-        lambda text: console.print(f"{other}: {text or '(leaves)'}", markup=False, soft_wrap=True),
-        profile,
-        lambda: console.print(f"You are the {role}. An empty line ends the talk.", soft_wrap=True),
-    )
-    for name, text in held.items():
-        if text and other == "user":
-            console.print(f"its {name}: {text}", markup=False, soft_wrap=True)
+    def tell(who: str, text: str) -> None:
+        if who == other:
+            said = plain(text) or ("(leaves)" if who == "user" else "(says nothing)")
+            console.print(f"{who}: {said}", markup=False, soft_wrap=True)
+
+    def begin() -> None:
+        console.print(f"You are the {role}. An empty line ends the talk.", soft_wrap=True)
+        busy.update(f"the {other} is thinking …")
+
+    with console.status("people are read and models opened …") as busy:
+        ending = conversation.converse(role, parameters, run, ask, tell, profile, begin)
+    console.print(ending.why, soft_wrap=True)
+    if other == "user":
+        held = {"summary": ending.summary, "attributes": ending.attributes, "notes": " ".join(ending.notes)}
+        for name, text in held.items():
+            if text:
+                console.print(f"its {name}: {text}", markup=False, soft_wrap=True)
     console.print(str(run.path), soft_wrap=True)
 
 

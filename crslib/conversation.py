@@ -5,6 +5,9 @@ they talk with the simulated user of a profile, which they are shown afterwards.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -23,6 +26,26 @@ from crslib.simulate import UserOpinions, engine_record, open_engine, open_groun
 from crslib.store import Run
 
 YOU = "you"  # the profile of a person who is the user
+_ENDS = {
+    "user_left": "The user left.",
+    "recommender_left": "The recommender left.",
+    "max_turns": "The dialogue has reached its longest (parameter max_turns).",
+    "repetition": "It ends here because one of the two said the same for the third time.",
+    "context_full": "It ends here because no more fits into the model's context (parameter n_ctx).",
+}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a dialogue ended, in a sentence, and what the other party privately held: nothing, if it was the recommender.
+
+    `notes`: what it remembered or thought before each of its replies, one line for each that had any.
+    """
+
+    why: str
+    summary: str
+    attributes: str
+    notes: list[str]
 
 
 class _Unknown:
@@ -37,16 +60,17 @@ def converse(
     parameters: RunParameters,
     run: Run,
     ask: Callable[[], str | None],
-    tell: Callable[[str], None],
+    tell: Callable[[str, str], None],
     profile_id: str = "",
     begin: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """One dialogue in which a person speaks for `role`; returns what the other party held: summary, attributes, notes.
+) -> Ending:
+    """One dialogue in which a person speaks for `role`.
 
-    `ask` gives the person's next utterance (None: they go), `tell` gets the other's; `begin` is called when the models
-    are ready. Titles that the person names without brackets are linked as in `Catalog.link`. Without `profile_id` the
-    seed chooses who the simulated user is. All tables of a run are written into `run`, the hidden items too, so that
-    `03_evaluate` can read it. Raises `CrsError` for a profile that is not there, or a file that is unfit.
+    `ask` gives the person's next utterance (None: they go), `tell` gets the role and text of everything said, the
+    person's words too; `begin` is called when the models are ready. Titles that the person names without brackets are
+    linked as in `Catalog.link`; in what `tell` gets all of them stand in `[[…]]`. Without `profile_id` the seed chooses
+    who the simulated user is. All tables of a run are written into `run`, the hidden items too, so that `03_evaluate`
+    can read it. Raises `CrsError` for a profile that is not there, or a file that is unfit.
     """
     items, ratings = datasets.load(resolve(parameters.data))
     built = profiles.build(items, ratings, parameters)
@@ -67,15 +91,20 @@ def converse(
     model, adapter = getattr(parameters, f"{other}_model"), getattr(parameters, f"{other}_adapter")
     engine = open_engine(parameters.model_copy(update={"width": 1}), model, adapter, sampling, models)
     try:
-        begin()
         grounding = open_grounding(built.items, built.training, engine, parameters)
-        turns = _talk(role, engine, chosen, opinions, catalog, parameters, run, ask, tell, grounding)
+        begin()
+        why, turns = _talk(role, engine, chosen, opinions, catalog, parameters, run, ask, tell, grounding)
     finally:
         engine.close()
         for opened in models.values():
             opened.close()
-    notes = [chat.Note(note["title"], note["seen"], note["liked"]) for noted in turns["notes"] for note in noted]
-    return {**chosen.select("summary", "attributes").row(0, named=True), "notes": chat.note_line(notes)}
+    lines = [chat.note_line([chat.Note(n["title"], n["seen"], n["liked"]) for n in noted]) for noted in turns["notes"]]
+    return Ending(_ENDS[why], *chosen.select("summary", "attributes").row(0), [line for line in lines if line])
+
+
+def new_run(reports: Path) -> Run:
+    """Where one dialogue of a person is kept: a folder below `reports`/chats, named by the time and not made yet."""
+    return Run(reports / "chats" / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S-%f}")
 
 
 def _talk(
@@ -87,16 +116,21 @@ def _talk(
     parameters: RunParameters,
     run: Run,
     ask: Callable[[], str | None],
-    tell: Callable[[str], None],
+    tell: Callable[[str, str], None],
     grounding: Any,
-) -> pl.DataFrame:
-    """The dialogue into the run's tables; its `turns`."""
+) -> tuple[str, pl.DataFrame]:
+    """The dialogue into the run's tables; its stop reason and its `turns`."""
+    other = RECOMMENDER if role == USER else USER
 
     def said() -> str | None:
         text = ask()
-        return None if text is None else bracketed(text, catalog)
+        if text is None:
+            return None
+        text = bracketed(text, catalog)
+        tell(role, chat.clean(text))
+        return text
 
-    person, model = Person(engine, said), Overheard(engine, lambda text: tell(chat.plain(chat.clean(text))))
+    person, model = Person(engine, said), Overheard(engine, lambda text: tell(other, chat.clean(text)))
     user, recommender = (person, model) if role == USER else (model, person)
     with run.journal() as journal:
         dialogues, turns, prompts = simulate(
@@ -106,7 +140,7 @@ def _talk(
         run.write(name, table)
     engines = engine_record(user, recommender)
     run.update(run_id=run.path.name, status="success", parameters=parameters.model_dump(), engines=engines)
-    return turns
+    return dialogues["stop_reason"].item(), turns
 
 
 def bracketed(text: str, catalog: Catalog) -> str:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
 from crslib import conversation, schemas
 from crslib.catalog import Catalog
+from crslib.cli import main
 from crslib.config import RunParameters
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
@@ -16,24 +18,29 @@ from crslib.store import Run
 
 def talk(
     folder: Path, monkeypatch: pytest.MonkeyPatch, role: str, types: list[str | None], reply: Callable, **given
-) -> tuple[list[str], dict, Run, ScriptedEngine]:
-    """What was told, what the other held, the run, and the other's engine."""
+) -> tuple[list[tuple[str, str]], conversation.Ending, Run, ScriptedEngine]:
+    """What was told, how it ended, the run, and the other's engine."""
     engine = ScriptedEngine(reply, 1)
     monkeypatch.setattr(conversation, "open_engine", lambda *given: engine)
-    told: list[str] = []
+    told: list[tuple[str, str]] = []
     parameters = RunParameters(opener="user", grounding="off", n_profiles=4)
     typed = iter(types)
     run = Run(folder / "talk")
-    held = conversation.converse(role, parameters, run, lambda: next(typed), told.append, **given)
-    return told, held, run, engine
+    ending = conversation.converse(role, parameters, run, lambda: next(typed), lambda *said: told.append(said), **given)
+    return told, ending, run, engine
 
 
 def test_as_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the recommender gets is the words, with the title linked and nothing that could be a control token."""
     words = ["Hello <|im_end|>", "I loved the matrix (1999)", None]
-    told, held, run, engine = talk(tmp_path, monkeypatch, "user", words, lambda prompt, seed: "Try [[Heat (1995)]]")
-    assert told == ["Try Heat (1995)"] * 2
-    assert held == {"summary": "", "attributes": "", "notes": ""}
+    told, ending, run, engine = talk(tmp_path, monkeypatch, "user", words, lambda prompt, seed: "Try [[Heat (1995)]]")
+    assert told == [
+        ("user", "Hello <|im_end|>"),
+        ("recommender", "Try [[Heat (1995)]]"),
+        ("user", "I loved [[The Matrix (1999)]]"),
+        ("recommender", "Try [[Heat (1995)]]"),
+    ]
+    assert ending == conversation.Ending("The user left.", "", "", [])
     turns = run.read("turns")
     assert turns["role"].to_list() == ["user", "recommender", "user", "recommender"]
     assert "I loved [[The Matrix (1999)]]" in turns["text"].to_list()
@@ -47,12 +54,14 @@ def test_as_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_as_the_recommender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The simulated user answers from its notes; what it held is shown when all is over."""
-    told, held, run, engine = talk(
+    told, ending, run, engine = talk(
         tmp_path, monkeypatch, "recommender", ["Have you seen Heat (1995)?", None], lambda prompt, seed: "I am fine."
     )
-    assert told == ["I am fine.", "I am fine."]
-    assert held["summary"].startswith("You ")
-    assert "Heat (1995)" in held["notes"]
+    assert [text for role, text in told if role == "user"] == ["I am fine.", "I am fine."]
+    assert ending.why == "The recommender left."
+    assert ending.summary.startswith("You ")
+    (line,) = ending.notes
+    assert line.startswith("(Heat (1995): ")
     assert run.read("dialogues")["stop_reason"].to_list() == ["recommender_left"]
     (profile,) = run.read("profiles")["summary"].to_list()
     assert profile in engine.prompts[0][1]
@@ -69,3 +78,26 @@ def test_brackets_of_their_own_stay(items: pl.DataFrame) -> None:
     assert conversation.bracketed("[[Heat (1995)]] and The Matrix (1999), thanks", catalog) == (
         "[[Heat (1995)]] and [[The Matrix (1999)]], thanks"
     )
+
+
+def test_in_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other's words without brackets, the person's own not again, and at the end why and what was held."""
+
+    def answers(role: str, parameters: RunParameters, run: Run, ask: Callable, tell: Callable, *given) -> object:
+        while (text := ask()) is not None:
+            tell(role, text)
+            tell("user", "I loved [[Heat (1995)]]")
+        tell("user", "")
+        return conversation.Ending("The recommender left.", "You enjoy [drama].", "", ["(Heat (1995): seen)"])
+
+    monkeypatch.setattr(conversation, "converse", answers)
+    said = CliRunner().invoke(main, ["chat", "--as", "recommender", "--reports", str(tmp_path)], input="Hello\n\n")
+    assert said.exit_code == 0
+    assert said.output.splitlines()[:-1] == [
+        "you: user: I loved Heat (1995)",
+        "you: user: (leaves)",
+        "The recommender left.",
+        "its summary: You enjoy [drama].",
+        "its notes: (Heat (1995): seen)",
+    ]
+    assert said.output.splitlines()[-1].startswith(str(tmp_path / "chats"))

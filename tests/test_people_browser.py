@@ -1,5 +1,6 @@
 """The rating page in a real browser: what is clicked is what is kept, and everybody can click it."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -156,20 +157,7 @@ def test_votes_are_given_in_jupyterlab(page: Any, tmp_path: Path) -> None:
         "runs: list = []", f"runs: list = [{str(study.path)!r}]"
     )
     notebook.cells = notebook.cells[:5]  # to the page; what comes below is analysis
-    nbformat.write(notebook, tmp_path / "05_people.ipynb")
-    words = ["--no-browser", "--ServerApp.token=t", "--ServerApp.port=0", f"--ServerApp.root_dir={tmp_path}"]
-    words += ["--allow-root", "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    command = [sys.executable, "-m", "jupyterlab", *words]
-    environment = os.environ | {name: str(tmp_path / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR")}
-    environment["PYTHONPATH"] = str(ROOT)
-    lab = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
-    try:
-        address = next(found[1] for line in lab.stderr if (found := re.search(r"(http://127\S+:\d+)/", line)))
-        page.set_default_timeout(90_000)
-        page.goto(f"{address}/lab/tree/05_people.ipynb?token=t")
-        page.locator(".jp-Notebook .jp-RenderedMarkdown h1").wait_for()
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
+    with in_jupyterlab(page, notebook, tmp_path):
         page.get_by_label("Your name").fill("ann")
         page.keyboard.press("Enter")
         page.get_by_text("question 1 of 5").wait_for()
@@ -179,8 +167,28 @@ def test_votes_are_given_in_jupyterlab(page: Any, tmp_path: Path) -> None:
             page.keyboard.press(key)
         page.get_by_text("question 4 of 5").wait_for()
         assert page.locator(".jp-Cell").count() == 5  # JupyterLab took none of the keys for a command
+    assert study.votes()["choice"].to_list() == ["tie", "left", "right"]
+
+
+@contextlib.contextmanager
+def in_jupyterlab(page: Any, notebook: nbformat.NotebookNode, folder: Path) -> Iterator[None]:
+    """`notebook` open in a JupyterLab of its own that works in `folder`, all its cells run or about to be."""
+    nbformat.write(notebook, folder / "notebook.ipynb")
+    words = ["--no-browser", "--ServerApp.token=t", "--ServerApp.port=0", f"--ServerApp.root_dir={folder}"]
+    words += ["--allow-root", "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command = [sys.executable, "-m", "jupyterlab", *words]
+    environment = os.environ | {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR")}
+    environment["PYTHONPATH"] = str(ROOT)
+    lab = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment)
+    try:
+        address = next(found[1] for line in lab.stderr if (found := re.search(r"(http://127\S+:\d+)/", line)))
+        page.set_default_timeout(90_000)
+        page.goto(f"{address}/lab/tree/notebook.ipynb?token=t")
+        page.locator(".jp-Notebook .jp-RenderedMarkdown h1").wait_for()
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        yield
     finally:
         lab.terminate()
         lab.wait()
         lab.stderr.close()
-    assert study.votes()["choice"].to_list() == ["tie", "left", "right"]

@@ -16,9 +16,10 @@ from typing import Any
 import polars as pl
 
 from crslib import schemas
-from crslib.chat import mentions, one_line
+from crslib.chat import one_line
 from crslib.errors import CrsError
 from crslib.identity import digest
+from crslib.people.pages import pieces
 from crslib.people.pairs import Question, Showing, build, schedule
 from crslib.store import Run, journal, now, read_parquet, write_parquet, writing
 
@@ -225,16 +226,7 @@ def _standing(records: Sequence[Mapping[str, Any]], rater: str) -> list[Mapping[
 
 
 def _readable(turns: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Turns as people read them: the role, and the text in pieces of (text, whether it is an item)."""
-    shown = []
-    for turn in turns:
-        text, end, pieces = turn["text"], 0, []
-        for name, start, stop in mentions(text):
-            pieces += [[text[end:start], False], [name, True]]
-            end = stop
-        pieces.append([text[end:], False])
-        shown.append({"role": turn["role"], "pieces": [piece for piece in pieces if piece[0]]})
-    return shown
+    return [{"role": turn["role"], "pieces": pieces(turn["text"])} for turn in turns]
 
 
 def _now() -> str:

@@ -1,9 +1,12 @@
-"""The rating page inside JupyterLab: the module and style of `page/` as an anywidget. Votes go to the same study."""
+"""The pages inside JupyterLab: modules and styles of `page/` as anywidgets, on a study's votes and on a dialogue."""
 
+from pathlib import Path
 from typing import Any
 
+from crslib.config import RunParameters, resolve
 from crslib.errors import CrsError
-from crslib.people.server import PAGE, answer
+from crslib.people import pages
+from crslib.people.server import answer
 from crslib.people.votes import Study
 
 
@@ -12,15 +15,11 @@ def rating(study: Study, rater: str = "") -> Any:
 
     Raises `CrsError` when anywidget is not installed.
     """
-    try:
-        import anywidget
-        import traitlets
-    except ImportError:
-        raise CrsError("the widget needs anywidget; pip install 'crslib[people]', or use `crs people serve`") from None
+    anywidget, traitlets = _widgets("crs people serve")
 
     class Rating(anywidget.AnyWidget):
-        _esm = (PAGE / "people.js").read_text(encoding="utf-8")
-        _css = (PAGE / "people.css").read_text(encoding="utf-8")
+        _esm = pages.module("element.js", "people.js")
+        _css = pages.text("page.css", "people.css")
         rater = traitlets.Unicode().tag(sync=True)
 
     def hear(widget: Any, message: dict[str, Any], _: Any) -> None:
@@ -29,3 +28,37 @@ def rating(study: Study, rater: str = "") -> Any:
     shown = Rating(rater=rater)
     shown.on_msg(hear)
     return shown
+
+
+def talking(parameters: RunParameters, reports: Path | None = None) -> Any:
+    """A widget on which a person talks with a simulator; nothing is opened before they begin.
+
+    Dialogues are kept below `reports`/chats, as those of `crs chat` are. `close` ends one that is still going on.
+    Raises `CrsError` when anywidget is not installed.
+    """
+    anywidget, traitlets = _widgets("crs chat")
+    from crslib.people.talking import START, Talk  # and with it llama.cpp, which raters need not wait for
+
+    class Talking(anywidget.AnyWidget):
+        _esm = pages.module("element.js", "chat.js")
+        _css = pages.text("page.css", "chat.css")
+        state = traitlets.Dict(dict(START)).tag(sync=True)
+
+        def close(self) -> None:
+            talk.do("leave", {})
+            super().close()
+
+    shown = Talking()
+    talk = Talk(parameters, reports or resolve("reports"), lambda state: shown.set_trait("state", state))
+    shown.on_msg(lambda widget, message, buffers: talk.do(message["action"], message["content"]))
+    return shown
+
+
+def _widgets(instead: str) -> tuple[Any, Any]:
+    """The packages `anywidget` and `traitlets`."""
+    try:
+        import anywidget
+        import traitlets
+    except ImportError:
+        raise CrsError(f"the widget needs anywidget; pip install 'crslib[people]', or use `{instead}`") from None
+    return anywidget, traitlets
