@@ -68,14 +68,14 @@ def paths(tmp_path: Path, items: pl.DataFrame) -> list[Path]:
 
 def test_what_is_typed_and_stored_gets_one_form_and_what_is_said_stays(items: pl.DataFrame) -> None:
     catalog = Catalog(items)
-    said = "i liked [[Matrix, The (1999)]] .have you seen it , or[[up (2009)]]?i’m off ! so am i. i.e. bye :)"
+    said = "i liked [[Matrix, The (1999)]] .have you seen it , or[[up (2009)]]?i’m off ! so am i. i.e. bye."
     (turn,) = humans.alike([{"role": "user", "text": said}], catalog)
     assert turn["text"] == (
-        "I liked [[The Matrix (1999)]] .have you seen it, or [[Up (2009)]]? I'm off! So am I. I.e. Bye :)"
+        "I liked [[The Matrix (1999)]] .have you seen it, or [[Up (2009)]]? I'm off! So am I. I.e. Bye"
     )
     assert humans.alike([turn], catalog) == [turn]
     names = "see [[E.T. the i (1982)]]"  # no rule for words reaches a title
-    assert humans.alike([{"role": "user", "text": names}], catalog) == [{"role": "user", "text": f"S{names[1:]}."}]
+    assert humans.alike([{"role": "user", "text": names}], catalog) == [{"role": "user", "text": f"S{names[1:]}"}]
     assert humans.alike([{"role": "user", "text": "[[A Film Without Year]]"}], catalog) is None
 
 
@@ -92,8 +92,8 @@ def test_a_human_dialogue_is_on_one_side_and_neither_form_length_nor_place_gives
         other = {"left": "right", "right": "left"}[side]
         seen.append(int(row[f"{side}_dialogue"]))
         assert [turn["role"] for turn in row["left_turns"]] == [turn["role"] for turn in row["right_turns"]]
-        assert row[f"{side}_turns"][0]["text"] == f"Talk {seen[-1]} talk {seen[-1]}."
-        assert row[f"{side}_turns"][-1]["text"] == f"Talk {seen[-1]} I liked [[Heat (1995)]]."
+        assert row[f"{side}_turns"][0]["text"] == f"Talk {seen[-1]} talk {seen[-1]}"
+        assert row[f"{side}_turns"][-1]["text"] == f"Talk {seen[-1]} I liked [[Heat (1995)]]"
         assert row[f"{other}_turns"][0]["text"].startswith("U")  # u000 says …
         assert (row["summary"], row["attributes"]) == ("", "")
     assert len(set(seen)) == 20  # nobody comes twice

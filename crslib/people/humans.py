@@ -22,6 +22,7 @@ _LINK = re.compile(r"\s*\[\[([^\[\]]+)\]\]\s*")
 _FILM = "\ue000"  # stands for a title, which no rule for words may touch; no text holds it (`chat.one_line`)
 _BEFORE_MARK = re.compile(r"\s+(?=[.,!?;:](?:\s|$))")
 _AFTER_MARK = re.compile(r"(?<=[,!?;])(?=[^\W\d])")
+_LAST_STOP = re.compile(r"(?<!\.)\.$")
 _I = re.compile(r"\bi\b(?!\.e)")
 _BEGINNING = re.compile(r"(?:^|(?<=[.!?]\s))\s*[a-z]")
 
@@ -44,8 +45,8 @@ def talks(path: Path, catalog: Catalog) -> dict[str, dict[str, Any]]:
 
 def alike(turns: Sequence[Mapping[str, str]], catalog: Catalog) -> list[dict[str, str]] | None:
     """The same turns in one form: films as the catalogue writes them, blanks around them and after a mark but none
-    before it, straight quotes, capitals where a sentence begins and in `I`, a full stop where a turn ends without a
-    mark. None when a film that is named has no year.
+    before it, straight quotes, capitals where a sentence begins and in `I`, no full stop where a turn ends, for
+    people leave it off half of the time. None when a film that is named has no year.
     """
     levelled = []
     for turn in turns:
@@ -54,8 +55,7 @@ def alike(turns: Sequence[Mapping[str, str]], catalog: Catalog) -> list[dict[str
             return None
         text = _LINK.sub(f" {_FILM} ", turn["text"]).replace("’", "'")
         text = _BEFORE_MARK.sub("", _AFTER_MARK.sub(" ", " ".join(text.split())))
-        text = _BEGINNING.sub(lambda found: found[0].upper(), _I.sub("I", text))
-        text += "." if text and (text[-1].isalnum() or text[-1] == _FILM) else ""
+        text = _LAST_STOP.sub("", _BEGINNING.sub(lambda found: found[0].upper(), _I.sub("I", text)))
         left = iter(names)
         text = "".join(mention(next(left)) if letter == _FILM else letter for letter in text)
         levelled.append({"role": turn["role"], "text": text})
