@@ -240,16 +240,27 @@ def usefulness(points: pl.DataFrame) -> alt.ConcatChart:
 
 def win_rates(wins: pl.DataFrame) -> alt.FacetChart:
     """How often people prefer one condition to another: a, b, criterion, value, low, high; half is marked."""
-    shown = wins.with_columns(pl.format("{} against {}", "a", "b").alias("match"), pl.lit(0.5).alias("half"))
-    base = alt.Chart(shown).encode(y=alt.Y("criterion:N", title=None, sort=None))
-    scale, title = alt.Scale(domain=[0, 1]), "share of votes for the first, ties half"
+    shown = wins.with_columns(pl.format("{} against {}", "a", "b").alias("match"))
+    layers = _against_a_coin(shown, "criterion", "share of votes for the first, ties half")
+    return layers.facet(facet=alt.Facet("match:N", title=None), columns=1)
+
+
+def told(found: pl.DataFrame) -> alt.LayerChart:
+    """How often people find the human dialogue: condition beside it, value, low, high; half is marked."""
+    return _against_a_coin(found, "condition", "share of votes for the human dialogue, ties half")
+
+
+def _against_a_coin(found: pl.DataFrame, row: str, title: str) -> alt.LayerChart:
+    """Shares with intervals, one per `row`, and the half that a coin would get."""
+    shown = found.with_columns(pl.lit(0.5).alias("half"))
+    base = alt.Chart(shown).encode(y=alt.Y(f"{row}:N", title=None, sort=None))
+    scale = alt.Scale(domain=[0, 1])
     interval = base.mark_rule(color=PEOPLE, strokeWidth=2).encode(
         x=alt.X("low:Q", scale=scale, title=title), x2="high:Q"
     )
     point = base.mark_point(color=PEOPLE, filled=True, size=70).encode(x=alt.X("value:Q", axis=_PERCENT, title=title))
     half = alt.Chart(shown).mark_rule(color="#5b6875", strokeDash=[4, 3]).encode(x="half:Q")
-    layers = (half + interval + point).properties(width=WIDTH - 130, height=alt.Step(24))
-    return layers.facet(facet=alt.Facet("match:N", title=None), columns=1)
+    return (half + interval + point).properties(width=WIDTH - 130, height=alt.Step(24))
 
 
 def strengths(found: pl.DataFrame) -> alt.FacetChart:

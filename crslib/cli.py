@@ -288,6 +288,9 @@ def people() -> None:
 @people.command("serve")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--pairs", default=20, show_default=True, type=click.IntRange(1), help="Pairs, attention checks aside.")
+@click.option(
+    "--redial", type=click.Path(path_type=Path), help="ReDial's zip or folder: a real dialogue in every pair."
+)
 @click.option("--raters", multiple=True, metavar="NAME", help="Who may take part (repeat it); nobody named: everybody.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Another one lets others in: a token is made.")
 @click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
@@ -295,15 +298,25 @@ def people() -> None:
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Which pairs, sides and orders.")
 @REPORTS
 def people_serve(
-    runs: Sequence[Path], pairs: int, raters: Sequence[str], host: str, port: int, token: str, seed: int, reports: Path
+    runs: Sequence[Path],
+    pairs: int,
+    redial: Path | None,
+    raters: Sequence[str],
+    host: str,
+    port: int,
+    token: str,
+    seed: int,
+    reports: Path,
 ) -> None:
     """A page on which people compare the dialogues of RUNS: run folders, one sweep's folder, or one study's.
+
+    With --redial each stands beside a dialogue of two people (from ReDial's test set), and one run is enough.
 
     The same command goes on with the same study. Every answer is on disk before the next question shows.
     """
     from crslib.people import server, studies
 
-    study = studies.find(runs, pairs, seed, reports / "people")
+    study = studies.find(runs, pairs, seed, reports / "people", redial)
     console.print(f"votes go to {study.path}", soft_wrap=True, markup=False)
     token = token or ("" if server.is_loopback(host) else secrets.token_urlsafe(16))
     with contextlib.suppress(KeyboardInterrupt):

@@ -154,6 +154,7 @@ class PeopleParameters(Parameters):
 
     runs: list[str] = Field([], description="folders of runs, or of one sweep or study; none: the newest sweep")
     n_pairs: int = Field(20, ge=1, description="pairs to compare, attention checks aside")
+    redial: str = _path("", description="ReDial's zip or folder: a real dialogue in every pair; empty: none")
     rater: str = Field("", description="who rates in this notebook; empty: who types a name")
     judge: str = _path("", description="Parquet of a judge's votes on the same runs; empty: none")
 

@@ -134,7 +134,8 @@ TABLES: Mapping[str, Schema] = {
         "seconds": pl.Float64,
         "at": pl.String,
     },
-    # What people are shown: two dialogues of one profile, their sides drawn. A condition `shuffled` or `repeating` is a
+    # What people are shown: two dialogues of one profile, or one of people (condition `human`, no profile) and one that
+    # is simulated; their sides drawn. A condition `shuffled` or `repeating` is a
     # spoilt copy of the other side: an attention check.
     "pairs": {
         "pair_id": pl.String,

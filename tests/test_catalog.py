@@ -240,7 +240,7 @@ NASTY = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(NASTY, st.none() | st.integers(1990, 1993), st.integers(0, 3)), max_size=8))
 def test_find_undoes_name_whatever_the_titles(rows: list[tuple[str, int | None, int]]) -> None:
     named = {chat.mention(chat.item_name(t, y)): (t, y, n) for t, y, n in rows if chat.one_line(t)}
@@ -252,7 +252,7 @@ def test_find_undoes_name_whatever_the_titles(rows: list[tuple[str, int | None, 
         assert catalog.find(chat.mention(name)[2:-2]) == item_id
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.one_of(NASTY, st.text(st.characters(codec=None), max_size=20)))
 def test_find_takes_any_text(text: str) -> None:
     catalog = Catalog(films(("1", "Heat", 1995, 1), ("2", "...", 1999, 1)))
@@ -423,7 +423,7 @@ UTTERANCES = st.lists(st.sampled_from(PIECES), max_size=14).flatmap(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.one_of(UTTERANCES, st.text(max_size=30)), st.randoms(use_true_random=False))
 def test_spotted_spans_lie_in_the_text_apart_whatever_the_order_of_the_items(text: str, random: Random) -> None:
     rows = Catalog(NAMED).spot(text)

@@ -1,6 +1,5 @@
 """The rating page in a real browser: what is clicked is what is kept, and everybody can click it."""
 
-import contextlib
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from crslib.config import ROOT
 from crslib.people import studies
 from crslib.people.pairs import read_questions
 from crslib.people.votes import Study
+from tests.jupyterlab import PATIENCE, run_all, serving
 from tests.people_runs import SCRIPT, make_runs
 from tests.test_people_server import Served
 
@@ -146,49 +146,50 @@ def test_markup_is_text_and_axe_and_the_keyboard_find_their_way(page: Any, tmp_p
 
 
 @pytest.mark.notebook
-@pytest.mark.skipif("CRS_LAB" not in os.environ, reason="JupyterLab takes half a minute; set CRS_LAB=1 to drive it")
-def test_votes_are_given_in_jupyterlab(page: Any, tmp_path: Path) -> None:
-    """`05_people` by hand: all cells are run, and the page below the second one takes clicks and keys."""
-    for needed in ("anywidget", "jupyterlab"):
-        pytest.importorskip(needed, reason=f"{needed} is not installed")
-    study = make_study(tmp_path, 4, 2)
+def test_votes_are_given_in_jupyterlab_by_mouse_and_keys_through_reload_and_undo(page: Any, tmp_path: Path) -> None:
+    """`05_people` by hand: its cells are run, and the page below the second one takes clicks and keys."""
+    runs = studies.runs(make_runs(tmp_path, 4))
+    study = Study.of(runs, 2, 0, read_questions()[:2], tmp_path / "people")  # and two checks, and one pair again
     notebook = nbformat.read(ROOT / "notebooks/05_people.ipynb", as_version=4)
     notebook.cells[1].source = notebook.cells[1].source.replace(
         "runs: list = []", f"runs: list = [{str(study.path)!r}]"
     )
     notebook.cells = notebook.cells[:5]  # to the page; what comes below is analysis
-    with in_jupyterlab(page, notebook, tmp_path):
+    where = page.locator(".where span").first
+    expect = pytest.importorskip("playwright.sync_api").expect
+    page.on("dialog", lambda dialog: dialog.accept())  # what was not saved may go
+
+    def opened() -> None:
+        run_all(page, address)
         page.get_by_label("Your name").fill("ann")
         page.keyboard.press("Enter")
-        page.get_by_text("question 1 of 5").wait_for()
-        page.get_by_role("button", name="No difference").click()
-        for number, key in enumerate(("1", "ArrowRight", "u", "3")):
-            page.get_by_text(f"question {(2, 3, 4, 3)[number]} of 5").wait_for()
-            page.keyboard.press(key)
-        page.get_by_text("question 4 of 5").wait_for()
+
+    def settled(number: int) -> None:
+        told = f"Pair {number // 2 + 1} of 5, question {number % 2 + 1} of 2"
+        expect(where).to_have_text("5 of 5 pairs" if number == 10 else told, timeout=PATIENCE)
+
+    names = {"left": "Left", "tie": "No difference", "right": "Right"}
+    keys = {"left": "1", "tie": "t", "right": "ArrowRight"}
+    wanted = ["tie", "left", "right", "right", "tie", "left", "left", "right", "tie", "right"]
+    with serving(notebook, tmp_path) as address:
+        opened()
+        for number, choice in enumerate(wanted):
+            settled(number)
+            if number == 6:
+                opened()
+                settled(number)
+            if number in (3, 8):  # another answer is taken back first, by key and by mouse
+                page.keyboard.press("2")
+                settled(number + 1)
+                page.keyboard.press("u") if number == 3 else page.get_by_role("button", name="Undo").click()
+                settled(number)
+            if number % 2:
+                page.keyboard.press(keys[choice])
+            else:
+                page.get_by_role("button", name=names[choice]).click()
+        settled(10)
         assert page.locator(".jp-Cell").count() == 5  # JupyterLab took none of the keys for a command
-    assert study.votes()["choice"].to_list() == ["tie", "left", "right"]
-
-
-@contextlib.contextmanager
-def in_jupyterlab(page: Any, notebook: nbformat.NotebookNode, folder: Path) -> Iterator[None]:
-    """`notebook` open in a JupyterLab of its own that works in `folder`, all its cells run or about to be."""
-    nbformat.write(notebook, folder / "notebook.ipynb")
-    words = ["--no-browser", "--ServerApp.token=t", "--ServerApp.port=0", f"--ServerApp.root_dir={folder}"]
-    words += ["--allow-root", "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    command = [sys.executable, "-m", "jupyterlab", *words]
-    environment = os.environ | {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR")}
-    environment["PYTHONPATH"] = str(ROOT)
-    lab = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment)
-    try:
-        address = next(found[1] for line in lab.stderr if (found := re.search(r"(http://127\S+:\d+)/", line)))
-        page.set_default_timeout(90_000)
-        page.goto(f"{address}/lab/tree/notebook.ipynb?token=t")
-        page.locator(".jp-Notebook .jp-RenderedMarkdown h1").wait_for()
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
-        yield
-    finally:
-        lab.terminate()
-        lab.wait()
-        lab.stderr.close()
+    votes = study.votes()
+    assert votes["choice"].to_list() == wanted
+    assert votes["order"].to_list() == list(range(10))
+    assert votes["rater"].unique().to_list() == ["ann"]

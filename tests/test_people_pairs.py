@@ -44,6 +44,12 @@ def test_checks_set_an_intact_dialogue_against_its_spoilt_copy(tmp_path: Path) -
     assert not set(checks["profile_id"]) & set(pairs.filter(~is_check())["profile_id"])
 
 
+def test_every_condition_is_checked_in_both_ways(tmp_path: Path) -> None:
+    checks = pairs_of(tmp_path, 60, ("a", "b", "c")).filter(is_check())
+    met = {frozenset(row) for row in checks.select("left_condition", "right_condition").rows()}
+    assert met == {frozenset((condition, kind)) for condition in "abc" for kind in ("shuffled", "repeating")}
+
+
 def test_raters_see_the_same_pairs_in_orders_of_their_own_and_on_both_sides(tmp_path: Path) -> None:
     pairs = pairs_of(tmp_path, 20)
     real = set(pairs.filter(~is_check())["pair_id"])

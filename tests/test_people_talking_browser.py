@@ -14,8 +14,9 @@ from crslib.errors import CrsError
 from crslib.people import pages, talking
 from crslib.people.talking import Talk
 from crslib.store import Run
+from tests.jupyterlab import run_all, serving
 from tests.people_runs import SCRIPT
-from tests.test_people_browser import browser, in_jupyterlab, page  # noqa: F401  fixtures
+from tests.test_people_browser import browser, page  # noqa: F401  fixtures
 
 BOUND = """
 const onState = (show) => {
@@ -123,8 +124,6 @@ def test_a_talk_by_keyboard_in_both_roles(shown: Any) -> None:
 @pytest.mark.skipif("CRS_LAB" not in os.environ, reason="JupyterLab takes half a minute; set CRS_LAB=1 to drive it")
 def test_a_talk_with_the_models_in_jupyterlab(page: Any, tmp_path: Path) -> None:  # noqa: F811
     """The cell of `00_quickstart`, alone."""
-    for needed in ("anywidget", "jupyterlab"):
-        pytest.importorskip(needed, reason=f"{needed} is not installed")
     notebook = nbformat.read(ROOT / "notebooks/00_quickstart.ipynb", as_version=4)
     parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     talk = next(cell for cell in notebook.cells if "talking(" in cell.source)
@@ -133,7 +132,8 @@ def test_a_talk_with_the_models_in_jupyterlab(page: Any, tmp_path: Path) -> None
     talk.source = talk.source.replace("talking(RunParameters(", "from pathlib import Path\ntalking(RunParameters(")
     talk.source = talk.source[:-1] + f", Path({str(tmp_path)!r}))"
     notebook.cells = [nbformat.v4.new_markdown_cell("# Talk"), parameters, talk]
-    with in_jupyterlab(page, notebook, tmp_path):
+    with serving(notebook, tmp_path) as address:
+        run_all(page, address)
         page.get_by_label("You recommend").check()
         page.get_by_role("button", name="Begin").click()
         page.get_by_text("Your turn.").wait_for()

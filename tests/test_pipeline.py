@@ -97,19 +97,6 @@ def test_again_is_found_done_and_elsewhere_is_byte_identical(
         assert (other.path / f"{name}.parquet").read_bytes() == (run.path / f"{name}.parquet").read_bytes(), name
 
 
-@pytest.mark.notebook
-def test_a_failing_notebook_is_told_in_one_sentence_and_resumes(tmp_path: Path) -> None:
-    planned = pipeline.plan({**TINY, "n_profiles": 100_000}, tmp_path)
-    with pytest.raises(CrsError, match=r"n_profiles = 100000 but only \d+ people") as caught:
-        pipeline.execute(planned)
-    assert "\n" not in str(caught.value)
-    info = planned.run.info
-    assert info["status"] == "error"
-    assert info["error"] == str(caught.value)
-    assert "Traceback" in info["traceback"]
-    assert (planned.run.path / "01_profiles.ipynb").exists()
-
-
 def test_identity_follows_content_not_names(tmp_path: Path) -> None:
     one = pipeline.plan(TINY, tmp_path)
     assert pipeline.plan({**TINY, "threads": 2}, tmp_path).run_id == one.run_id

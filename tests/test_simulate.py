@@ -336,8 +336,8 @@ def test_grounding_hears_what_was_said_and_nothing_private(tmp_path: Path, items
 
 @pytest.fixture(scope="module")
 def real():
-    """The built-in data of six people, and a function that simulates some of them with the real models."""
-    built = profile_building.build(*datasets.load(ROOT / "data"), ProfileParameters(n_profiles=6))
+    """The built-in data of four people, and a function that simulates some of them with the real models."""
+    built = profile_building.build(*datasets.load(ROOT / "data"), ProfileParameters(n_profiles=4))
     opinions, catalog = Opinions(built.profiles, built.training, built.items), Catalog(built.items)
     groundings = {}  # two seconds each, and they keep nothing of what is said
 
@@ -367,20 +367,20 @@ def whole(real, tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame,
 def test_real_dialogues_depend_on_nothing_around_them(real, whole, tmp_path: Path, case: str) -> None:
     profiles, talk = real
     if case == "shards":
-        shards = [talk(tmp_path / str(i), profiles[i::3]) for i in range(3)]
+        shards = [talk(tmp_path / str(i), profiles[i::2]) for i in range(2)]
         found = tuple(pl.concat(parts).sort(parts[0].columns[:2]) for parts in zip(*shards, strict=True))
         whole = tuple(frame.sort(frame.columns[:2]) for frame in whole)
     elif case == "killed":
 
         def die(done: int, total: int) -> None:
-            if done == 3:
+            if done == 2:
                 raise Killed
 
         with pytest.raises(Killed):
             talk(tmp_path / "cut", profiles, advance=die)
         found = talk(tmp_path / "cut", profiles)
     else:
-        found = talk(tmp_path / "shuffled", profiles[[4, 1, 5, 0, 3, 2]], threads=1)
+        found = talk(tmp_path / "shuffled", profiles[[2, 1, 3, 0]], threads=1)
     for made, expected in zip(found, whole, strict=True):
         assert made.equals(expected)  # text, items and log-probabilities, to the last bit
 

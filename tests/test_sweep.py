@@ -1,6 +1,7 @@
 """Sweeps of real runs: parallel, one failure isolated, killed in the middle and gone on with."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -56,8 +57,12 @@ def test_killed_sweep_goes_on_and_one_failure_stops_no_other(tmp_path: Path) -> 
     infos = [json.loads(path.read_text()) for path in reports.glob("runs/*/run.json")]
     assert sorted(info["status"] for info in infos) == ["error", "success", "success"]
     for info in infos:
-        if info["status"] == "success":
-            folder = reports / "runs" / info["run_id"]
+        folder = reports / "runs" / info["run_id"]
+        if info["status"] == "error":
+            assert re.fullmatch(r"n_profiles = 100000 but only \d+ people.*", info["error"])  # one sentence, one line
+            assert "Traceback" in info["traceback"]
+            assert (folder / "01_profiles.ipynb").exists()
+        else:
             dialogues = pl.read_parquet(folder / "dialogues.parquet")["dialogue_id"]
             assert dialogues.n_unique() == len(dialogues) == info["parameters"]["n_profiles"]
     html = next(reports.glob("sweeps/*/report.html")).read_text()

@@ -17,8 +17,11 @@ from scipy.special import softmax
 
 from crslib import stats
 from crslib.identity import derive_seed
+from crslib.people.humans import HUMAN
 from crslib.people.pairs import is_check
 
+REAL = "real"
+"""The criterion that asks which dialogue is one of two people."""
 TIMES = 1000
 PENALTY = 0.01
 _STEPS = 40
@@ -29,8 +32,9 @@ _FIGURE = {"value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
 def compared(votes: pl.DataFrame) -> pl.DataFrame:
     """The votes that compare conditions, as seen from the condition that is first in the alphabet.
 
-    Columns pair_id, unit (the dialogue id: one person's), criterion, rater, a, b (conditions) and score: 1 for a, 0 for
-    a tie, -1 for b. Without attention checks, answers that are missing, and a rater's second answer on the same.
+    Columns pair_id, unit (the simulated dialogue's id: one person's), criterion, rater, a, b (conditions) and score: 1
+    for a, 0 for a tie, -1 for b. Without attention checks, answers that are missing, and a rater's second answer on the
+    same.
     """
     flipped = pl.col("left_condition") > pl.col("right_condition")
     side = pl.col("choice").replace_strict({"left": 1, "tie": 0, "right": -1}, return_dtype=pl.Int32)
@@ -40,7 +44,12 @@ def compared(votes: pl.DataFrame) -> pl.DataFrame:
         .unique(["rater", "pair_id", "criterion"], keep="first", maintain_order=True)
         .select(
             "pair_id",
-            pl.min_horizontal("left_dialogue", "right_dialogue").alias("unit"),
+            pl.when(pl.col("left_condition") == HUMAN)
+            .then("right_dialogue")
+            .when(pl.col("right_condition") == HUMAN)
+            .then("left_dialogue")
+            .otherwise(pl.min_horizontal("left_dialogue", "right_dialogue"))
+            .alias("unit"),
             "criterion",
             "rater",
             pl.min_horizontal("left_condition", "right_condition").alias("a"),
@@ -72,6 +81,48 @@ def wins(votes: pl.DataFrame, *, times: int = TIMES, seed: int = 0) -> pl.DataFr
     names = dict.fromkeys(("a", "b", "criterion"), pl.String)
     counts = dict.fromkeys(("votes", "n", "raters"), pl.Int64)
     return pl.DataFrame(rows, schema={**names, **_FIGURE, "ties": pl.Float64, **counts}, orient="row").sort(*names)
+
+
+def told(votes: pl.DataFrame, *, times: int = TIMES, seed: int = 0) -> pl.DataFrame:
+    """Share of votes that take the human dialogue for the real one, no difference counted half: condition (of the
+    dialogue beside it), value, low, high, ties, votes, n (its dialogues), raters. 0.5: people cannot tell.
+    """
+    found = wins(votes.filter(criterion=REAL), times=times, seed=seed).filter(
+        (pl.col("a") == HUMAN) | (pl.col("b") == HUMAN)
+    )
+    second = pl.col("b") == HUMAN  # then the figures are those of the other side
+    return found.select(
+        pl.when(second).then("a").otherwise("b").alias("condition"),
+        *[
+            pl.when(second).then(1 - pl.col(other)).otherwise(pl.col(name)).alias(name)
+            for name, other in (("value", "value"), ("low", "high"), ("high", "low"))
+        ],
+        "ties",
+        "votes",
+        "n",
+        "raters",
+    ).sort("condition")
+
+
+def longer(pairs: pl.DataFrame) -> pl.DataFrame:
+    """What `told` would be for somebody who always takes the dialogue with more words for the real one: condition,
+    longer. Table `pairs` in; attention checks and pairs without a human side do not count.
+    """
+    left, right = (
+        pl.col(f"{side}_turns")
+        .list.eval(pl.element().struct.field("text").str.split(" ").list.len())
+        .list.sum()
+        .cast(pl.Int64)
+        for side in ("left", "right")
+    )
+    human_left = pl.col("left_condition") == HUMAN
+    more = (left - right).sign() * pl.when(human_left).then(1).otherwise(-1)
+    return (
+        pairs.filter(~is_check(), human_left | (pl.col("right_condition") == HUMAN))
+        .group_by(pl.when(human_left).then("right_condition").otherwise("left_condition").alias("condition"))
+        .agg(((more + 1) / 2).mean().alias("longer"))
+        .sort("condition")
+    )
 
 
 def _drawn(votes: pl.DataFrame, times: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -57,7 +57,7 @@ def _texts(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _potato(study: Study, pairs: list[dict[str, str]]) -> dict[str, str]:
-    """https://potato-annotation.readthedocs.io: one radio scheme per question; the texts as a list of three."""
+    """https://potato-annotation.readthedocs.io: one radio scheme per question; the texts as a list."""
     config = {
         "annotation_task_name": "Which dialogue?",
         "task_dir": ".",
@@ -77,14 +77,20 @@ def _potato(study: Study, pairs: list[dict[str, str]]) -> dict[str, str]:
             for number, question in enumerate(study.questions)
         ],
     }
-    texts = [[f"LEFT\n{pair['left']}", f"RIGHT\n{pair['right']}", f"THE USER\n{pair['profile']}"] for pair in pairs]
+    parts = {"LEFT": "left", "RIGHT": "right"} | ({"THE USER": "profile"} if _has_profiles(study) else {})
+    texts = [[f"{title}\n{pair[name]}" for title, name in parts.items()] for pair in pairs]
     # potato shows texts as HTML: what a dialogue holds of it must not run there
-    escaped = [[_escaped(text).replace("\n", "<br>") for text in three] for three in texts]
-    rows = [{"id": pair["pair_id"], "text": three} for pair, three in zip(pairs, escaped, strict=True)]
+    escaped = [[_escaped(text).replace("\n", "<br>") for text in shown] for shown in texts]
+    rows = [{"id": pair["pair_id"], "text": shown} for pair, shown in zip(pairs, escaped, strict=True)]
     return {
         "config.yaml": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         "pairs.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
     }
+
+
+def _has_profiles(study: Study) -> bool:
+    """Whether there is a profile to show: none where people's dialogues are on one side."""
+    return bool((study.pairs["summary"] != "").any())
 
 
 def _escaped(text: str) -> str:
@@ -100,10 +106,11 @@ def _labelstudio(study: Study, pairs: list[dict[str, str]]) -> dict[str, str]:
         f"{choices}</Choices>\n"
         for question in study.questions
     )
+    profile = '  <Text name="profile" value="$profile"/>\n' if _has_profiles(study) else ""
     config = (
         '<View>\n  <View style="display: grid; grid-template-columns: 1fr 1fr; gap: 1em">\n'
         '    <Text name="left" value="$left"/>\n    <Text name="right" value="$right"/>\n  </View>\n'
-        f'  <Text name="profile" value="$profile"/>\n{asked}</View>\n'
+        f"{profile}{asked}</View>\n"
     )
     tasks = [{"data": pair} for pair in pairs]
     return {"config.xml": config, "tasks.json": json.dumps(tasks, indent=1, ensure_ascii=False) + "\n"}

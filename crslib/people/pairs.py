@@ -4,9 +4,10 @@ Every draw is a sort by a derived seed: the same runs and seed give the same pai
 same order. Knows nothing of votes, pages or files of a study.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import polars as pl
 import yaml
 
 from crslib import schemas
+from crslib.catalog import Catalog
 from crslib.config import ROOT
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, digest
+from crslib.people import humans
+from crslib.people.humans import HUMAN
 from crslib.spoilt import REPEATING, SHUFFLED, spoil
 from crslib.store import Run
 
@@ -57,7 +61,7 @@ def read_questions(path: Path = ROOT / "data/questions.yaml") -> list[Question]:
 # ── pairs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def build(runs: Mapping[str, Run], n_pairs: int, seed: int) -> pl.DataFrame:
+def build(runs: Mapping[str, Run], n_pairs: int, seed: int, redial: Path | None = None) -> pl.DataFrame:
     """`n_pairs` pairs from two or more runs (condition → run), and attention checks on top: table `pairs`.
 
     A pair is one profile's dialogue (of the same id, so the same copy) under two conditions; conditions meet equally
@@ -66,33 +70,44 @@ def build(runs: Mapping[str, Run], n_pairs: int, seed: int) -> pl.DataFrame:
     shuffled (`shuffled`), or with one line for all the recommender says (`repeating`); they prefer people who are in no
     pair.
 
-    Raises `CrsError` for fewer than two runs, a condition called like a check, or too few dialogues in common.
+    With `redial` (ReDial's zip or folder) one run is enough, and a pair is one of its dialogues beside one of two
+    people that the same side opens and that has as many turns, both in one form (`humans.alike`). No human dialogue
+    comes twice, and there is no profile.
+
+    Raises `CrsError` for too few runs, a condition called like a check or like people, or too few dialogues that fit.
     """
-    if len(runs) < 2:
+    if len(runs) < (1 if redial else 2):
         raise CrsError("people compare the dialogues of two or more runs; name two run folders, or that of a sweep")
-    if taken := sorted(set(CHECKS) & set(runs)):
-        raise CrsError(f"condition {taken[0]!r} is called like an attention check; give that run another name")
+    if taken := sorted({*CHECKS, HUMAN} & set(runs)):
+        raise CrsError(
+            f"condition {taken[0]!r} is called like an attention check, or like people; give that run another name"
+        )
     talks = {condition: _talks(run, condition) for condition, run in runs.items()}
-    met: dict[tuple[str, str], list[str]] = {}
-    for a, b in combinations(runs, 2):
-        both = [one for one in talks[a] if one in talks[b] and _same_person(talks[a][one], talks[b][one])]
-        met[a, b] = sorted(both, key=lambda one: derive_seed(seed, "pair", one))
+    if redial:
+        catalog = Catalog(next(iter(runs.values())).read("items"))
+        people = humans.talks(redial, catalog)
+        talks = {condition: _alike(own, catalog) for condition, own in talks.items()}
+        met, fitting = _beside_people(talks, people, seed), "that a human one fits in opener and turns"
+        talks[HUMAN] = people
+    else:
+        met, fitting = _of_one_profile(talks, seed), "of one profile"
     if (there := sum(map(len, met.values()))) < n_pairs:
         names = ", ".join(runs)
-        raise CrsError(f"{n_pairs} pairs asked for, but {names} have {there} of one profile; ask for as many at most")
+        raise CrsError(f"{n_pairs} pairs asked for, but {names} have {there} {fitting}; ask for as many at most")
     rows, used, times = [], set(), dict.fromkeys(met, 0)
     while len(rows) < n_pairs:
-        for number, (a, b) in enumerate(met):
-            if (rest := met[a, b]) and len(rows) < n_pairs:
-                one = next((other for other in rest if other not in used), rest[0])
-                rest.remove(one)
-                used.add(one)
-                sides = (a, b) if (times[a, b] + number) % 2 == 0 else (b, a)
-                times[a, b] += 1
-                rows.append(_pair(*(talks[side][one] for side in sides)))
+        for number, (ab, rest) in enumerate(met.items()):
+            if rest and len(rows) < n_pairs:
+                pair = next((pair for pair in rest if pair[1]["dialogue_id"] not in used), rest[0])
+                rest.remove(pair)
+                used.update(side["dialogue_id"] for side in pair)
+                rows.append(_pair(*(pair if (times[ab] + number) % 2 == 0 else reversed(pair))))
+                times[ab] += 1
     return schemas.check(pl.DataFrame(rows + _checks(talks, used, n_pairs, seed), schema=_SCHEMA), "pairs")
 
 
+_Talks = Mapping[str, dict[str, Any]]
+_Met = dict[tuple[str, str], list[tuple[dict[str, Any], dict[str, Any]]]]
 _SCHEMA = dict(schemas.TABLES["pairs"])
 _SIDE = {"run": "run_id", "condition": "condition", "dialogue": "dialogue_id", "turns": "turns"}
 
@@ -115,6 +130,41 @@ def _talks(run: Run, condition: str) -> dict[str, dict[str, Any]]:
         .sort("dialogue_id")
     )
     return {row["dialogue_id"]: {**row, "condition": condition} for row in table.iter_rows(named=True)}
+
+
+def _alike(talks: _Talks, catalog: Catalog) -> _Talks:
+    """The dialogues as human ones are shown: in one form, without profiles, and none in which a film has no year."""
+    formed = {one: humans.alike(talk["turns"], catalog) for one, talk in talks.items()}
+    return {one: {**talks[one], **humans.NOBODY, "turns": turns} for one, turns in formed.items() if turns is not None}
+
+
+def _of_one_profile(talks: Mapping[str, _Talks], seed: int) -> _Met:
+    """Every two conditions → the pairs of one profile's dialogues, in the order in which they are drawn."""
+    met = {}
+    for a, b in combinations(talks, 2):
+        both = [one for one in talks[a] if one in talks[b] and _same_person(talks[a][one], talks[b][one])]
+        met[a, b] = [(talks[a][one], talks[b][one]) for one in _drawn(both, seed)]
+    return met
+
+
+def _beside_people(talks: Mapping[str, _Talks], people: _Talks, seed: int) -> _Met:
+    """People and each condition → the pairs of a human dialogue and a simulated one of its kind, as they are drawn.
+
+    No human dialogue comes twice: who meets it again would know it for the real one.
+    """
+    free = defaultdict(list)
+    for one in _drawn(people, seed):
+        free[humans.kind(people[one])].append(people[one])
+    met: _Met = {(HUMAN, condition): [] for condition in talks}
+    for in_turn in zip_longest(*(_drawn(own, seed) for own in talks.values())):  # no condition takes the rare ones
+        for condition, one in zip(talks, in_turn, strict=True):
+            if one is not None and (fit := free[humans.kind(talks[condition][one])]):
+                met[HUMAN, condition].append((fit.pop(0), talks[condition][one]))
+    return met
+
+
+def _drawn(ids: Iterable[str], seed: int) -> list[str]:
+    return sorted(ids, key=lambda one: derive_seed(seed, "pair", one))
 
 
 def _same_person(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
@@ -144,10 +194,10 @@ def _checks(talks: Mapping[str, Mapping[str, dict[str, Any]]], used: set[str], n
         queues.append(sorted(fit, key=lambda talk: (talk["dialogue_id"] in used, keys[talk["dialogue_id"]])))
     rows, taken = [], set()
     for number in range(wanted):
-        queue = queues[(number + number // len(CHECKS)) % len(queues)]  # both kinds for every condition
-        free = [talk for talk in queue if talk["dialogue_id"] not in taken]
+        turn, place = divmod(number, len(queues))
+        free = [talk for talk in queues[place] if talk["dialogue_id"] not in taken]
         if free:
-            talk, kind = free[0], CHECKS[number % len(CHECKS)]
+            talk, kind = free[0], CHECKS[(turn + place) % len(CHECKS)]  # both kinds for every condition
             taken.add(talk["dialogue_id"])
             copy = spoil([(turn["role"], turn["text"]) for turn in talk["turns"]], kind, seed)
             turns = [{"role": role, "text": text} for role, text in copy]

@@ -12,6 +12,10 @@ from crslib.people.votes import Study
 from crslib.report import Figure, Table
 from crslib.store import Run, write_parquet
 
+_TOLD = (
+    "Share of votes that take the human dialogue for the real one, no difference counted half: 0.5 where people cannot "
+    "tell. Both have the same opener and number of turns; longer: what always taking the one with more words would get."
+)
 _LEAST_STRONG = 3  # conditions: of two, the win rate says it all
 
 
@@ -31,8 +35,13 @@ def write(study: Study, judged: pl.DataFrame | None = None) -> Path:
 
 def figures(votes: pl.DataFrame) -> list[Figure]:
     """The charts of these votes; none without votes."""
-    wins, strengths = analysis.wins(votes), analysis.strengths(votes)
+    told, wins, strengths = analysis.told(votes), analysis.wins(votes), analysis.strengths(votes)
     shown = []
+    if told.height:
+        reading = (
+            "Share of votes for the human dialogue, by what stood beside it; at the dashed line people cannot tell."
+        )
+        shown.append(Figure("Which is real?", reading, charts.told(told)))
     if wins.height:
         reading = "Points with 95 % intervals over dialogues and raters; the dashed line is a coin's."
         shown.append(Figure("Who wins", reading, charts.win_rates(wins)))
@@ -77,7 +86,8 @@ def tables(study: Study, votes: pl.DataFrame, judged: pl.DataFrame | None = None
         first = next(iter(study.info["runs"]))
         reading = f"Verdicts on {first} against the other; kappa 1: the same, 0: as by chance."
         found.insert(3, Table("A judge against people", reading, verdicts.agreement(judged, votes, first)))
-    return found
+    told = analysis.told(votes).join(analysis.longer(study.pairs), on="condition")
+    return [Table("Which is real?", _TOLD, told), *found] if told.height else found
 
 
 def _scores(study: Study) -> pl.DataFrame:
@@ -91,6 +101,11 @@ def _scores(study: Study) -> pl.DataFrame:
 def lines(votes: pl.DataFrame) -> list[str]:
     """The main figures in words, one line each."""
     told = [
+        f"human dialogues told from those of {row['condition']}: {_estimate(row)}, {row['ties']:.0%} ties, "
+        f"{row['n']} pairs, {row['raters']} raters; 0.50 is chance"
+        for row in analysis.told(votes).iter_rows(named=True)
+    ]
+    told += [
         f"{row['criterion']}: {row['a']} over {row['b']} {_estimate(row)}, {row['ties']:.0%} ties, "
         f"{row['n']} pairs, {row['raters']} raters"
         for row in analysis.wins(votes).iter_rows(named=True)

@@ -9,14 +9,16 @@ from crslib.people.votes import Study
 from crslib.store import Run
 
 
-def find(paths: Sequence[Path], n_pairs: int, seed: int, folder: Path) -> Study:
+def find(paths: Sequence[Path], n_pairs: int, seed: int, folder: Path, redial: Path | None = None) -> Study:
     """The study that is meant: the one in the only path, or the one of these runs below `folder`, made if need be.
+
+    `redial`: ReDial's zip or folder, for pairs with a human dialogue on one side.
 
     Raises `CrsError` as `runs`, and when no such pairs can be built.
     """
     if len(paths) == 1 and (paths[0] / "study.json").exists():
         return Study(paths[0])
-    return Study.of(runs(paths), n_pairs, seed, read_questions(), folder)
+    return Study.of(runs(paths), n_pairs, seed, read_questions(), folder, redial)
 
 
 def runs(paths: Sequence[Path]) -> dict[str, Run]:

@@ -46,14 +46,23 @@ class Study:
 
     @classmethod
     def of(
-        cls, runs: Mapping[str, Run], n_pairs: int, seed: int, questions: Sequence[Question], folder: Path
+        cls,
+        runs: Mapping[str, Run],
+        n_pairs: int,
+        seed: int,
+        questions: Sequence[Question],
+        folder: Path,
+        redial: Path | None = None,
     ) -> "Study":
         """The study of these runs (condition → run) below `folder`: the one that is there already, or a new one.
 
+        With `redial` (ReDial's zip or folder) a human dialogue is on one side of every pair; such a pair has no
+        profile, so nothing is asked about one.
+
         Raises `CrsError` when no such pairs can be built, or the folder cannot be written.
         """
-        pairs = build(runs, n_pairs, seed)
-        asked = [asdict(question) for question in questions]
+        pairs = build(runs, n_pairs, seed, redial)
+        asked = [asdict(question) for question in questions if not (redial and question.profile)]
         study_id = digest({"pairs": pairs["pair_id"].to_list(), "questions": asked, "seed": seed}, "study")
         path = folder / study_id
         if not (path / "study.json").exists():
@@ -61,6 +70,7 @@ class Study:
             facts = {
                 "study_id": study_id,
                 "seed": seed,
+                "redial": str(redial) if redial else None,
                 "runs": {condition: {"run_id": run.run_id, "path": str(run.path)} for condition, run in runs.items()},
                 "questions": asked,
                 "made": now(),

@@ -1,0 +1,57 @@
+"""JupyterLab for tests that drive it in a browser: without this machine's settings; it asks nothing and saves nothing."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from crslib.config import ROOT
+
+PATIENCE = 300_000  # milliseconds: to give up, not to wait; a busy machine is no failure
+
+
+@contextlib.contextmanager
+def serving(notebook: nbformat.NotebookNode, folder: Path) -> Iterator[str]:
+    """A JupyterLab that works in `folder`, which gets the notebook; the notebook's address."""
+    for needed in ("anywidget", "jupyterlab"):
+        pytest.importorskip(needed, reason=f"{needed} is not installed")
+    nbformat.write(notebook, folder / "notebook.ipynb")
+    words = ["--no-browser", "--allow-root", "--ServerApp.token=t", "--ServerApp.port=0"]
+    words += [f"--ServerApp.root_dir={folder}", "--LabApp.extension_manager=readonly"]
+    words += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    own = {f"JUPYTER_{name}_DIR": str(folder / name) for name in ("CONFIG", "DATA", "RUNTIME")}
+    settings = folder / "CONFIG" / "labconfig" / "default_setting_overrides.json"
+    settings.parent.mkdir(parents=True)
+    quiet = {
+        "apputils-extension:notification": {"fetchNews": "false"},
+        "docmanager-extension:plugin": {"autosave": False},
+    }
+    settings.write_text(json.dumps({f"@jupyterlab/{plugin}": given for plugin, given in quiet.items()}))
+    environment = os.environ | own | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "jupyterlab", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment)
+    try:
+        address = next(found[1] for line in process.stderr if (found := re.search(r"(http://127\S+:\d+)/", line)))
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop it
+        yield f"{address}/lab/tree/notebook.ipynb?token=t"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def run_all(page: Any, address: str) -> None:
+    """Opens the notebook and starts all its cells, as a person would by the menu."""
+    page.set_default_timeout(PATIENCE)
+    page.goto(address)
+    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
