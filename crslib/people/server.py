@@ -9,7 +9,6 @@ import hmac
 import ipaddress
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,13 +18,13 @@ from tornado.web import Application, RequestHandler
 
 from crslib.chat import one_line
 from crslib.errors import CrsError
+from crslib.people.pages import PAGE
 from crslib.people.votes import Study
 
-PAGE = Path(__file__).parent / "page"
 _FILES = {
-    "": ("page.html", "text/html"),
-    "people.js": ("people.js", "text/javascript"),
-    "people.css": ("people.css", "text/css"),
+    "page.html": "text/html",
+    **dict.fromkeys(("element.js", "people.js"), "text/javascript"),
+    **dict.fromkeys(("page.css", "people.css"), "text/css"),
 }
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -61,8 +60,8 @@ class _Handler(RequestHandler):
 
 class _File(_Handler):
     def get(self, name: str) -> None:
-        file, kind = _FILES[name]
-        self.set_header("Content-Type", f"{kind}; charset=utf-8")
+        file = name or "page.html"
+        self.set_header("Content-Type", f"{_FILES[file]}; charset=utf-8")
         self.finish((PAGE / file).read_bytes())
 
 
@@ -103,7 +102,7 @@ def is_loopback(host: str) -> bool:
 
 def application(study: Study, token: str = "", raters: Sequence[str] = ()) -> Application:
     """The page and its three requests for one study. Without `token` it answers to loopback names only."""
-    files = "|".join(_FILES).replace(".", r"\.")
+    files = "|".join(["", *_FILES]).replace(".", r"\.")
     settings = {"study": study, "token": token, "raters": [one_line(rater) for rater in raters]}
     return Application([(rf"/({files})", _File), (r"/api/(state|vote|undo)", _Api, settings)], log_function=_silent)
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from crslib.errors import CrsError
-from crslib.people.server import PAGE, answer
+from crslib.people import pages
+from crslib.people.server import answer
 from crslib.people.votes import Study
 
 
@@ -19,8 +20,8 @@ def rating(study: Study, rater: str = "") -> Any:
         raise CrsError("the widget needs anywidget; pip install 'crslib[people]', or use `crs people serve`") from None
 
     class Rating(anywidget.AnyWidget):
-        _esm = (PAGE / "people.js").read_text(encoding="utf-8")
-        _css = (PAGE / "people.css").read_text(encoding="utf-8")
+        _esm = pages.module("element.js", "people.js")
+        _css = pages.text("page.css", "people.css")
         rater = traitlets.Unicode().tag(sync=True)
 
     def hear(widget: Any, message: dict[str, Any], _: Any) -> None:

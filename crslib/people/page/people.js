@@ -1,6 +1,8 @@
 // The page on which people compare two dialogues: one module for a browser tab (crslib/people/server.py serves it) and
 // for JupyterLab (crslib/people/widget.py). It shows what the study's `state` says and sends answers; it knows neither
-// conditions nor what comes next. All text enters as text nodes, so markup in a dialogue is shown and never run.
+// conditions nor what comes next.
+
+import { element, utterance } from "./element.js";
 
 const ANSWERS = [
   { choice: "left", label: "Left", hint: "1 or ←", keys: ["1", "ArrowLeft"] },
@@ -8,16 +10,6 @@ const ANSWERS = [
   { choice: "right", label: "Right", hint: "3 or →", keys: ["3", "ArrowRight"] },
 ];
 const RETRY_MS = 1000;
-
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "onclick" || name === "onsubmit") made[name] = value;
-    else if (value !== false) made.setAttribute(name, value === true ? "" : value);
-  }
-  made.append(...children);
-  return made;
-}
 
 // randomUUID is missing where the page is not on loopback nor behind TLS
 const newKey = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("-");
@@ -29,7 +21,7 @@ export function mount(root, send, { rater = "", onRater = () => {}, keysFrom = r
   const status = element("p", { class: "status", role: "status", "aria-live": "polite" });
   const body = element("div", { class: "body" });
   root.replaceChildren(body, status);
-  root.classList.add("crs-people");
+  root.classList.add("crs", "crs-people");
   root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab's own keys stay out
   let state = null;
   let busy = false;
@@ -109,14 +101,7 @@ export function mount(root, send, { rater = "", onRater = () => {}, keysFrom = r
   }
 
   function side(name, turns) {
-    const talk = turns.map(({ role, pieces }) =>
-      element(
-        "li",
-        { class: role },
-        element("span", { class: "who" }, role === "user" ? "User" : "Recommender"),
-        element("span", { class: "said" }, ...pieces.map(([text, item]) => (item ? element("b", {}, text) : text))),
-      ),
-    );
+    const talk = turns.map((turn) => utterance(turn));
     const label = `${name} dialogue`;
     return element(
       "section",
