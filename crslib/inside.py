@@ -1,4 +1,4 @@
-"""Dialogues read again by the models that held them: how sure they were of each word, and what else they could have named.
+"""Dialogues read again by the models that held them: how likely each word was, and what else they could have named.
 
 A simulation keeps words and notes; the rest is computed again from them. Every party's view is built as it was, and its
 own model reads what it then said. The text is all there is: where a model had spelled a word in tokens other than the
@@ -9,7 +9,6 @@ from words said aloud and training ratings; hidden items are not asked for.
 import codecs
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
