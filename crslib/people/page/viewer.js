@@ -5,7 +5,7 @@ import { element } from "./element.js";
 
 const PAGE_ROWS = 10; // what PageUp and PageDown move by
 
-const percent = (p) => (p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : p >= 0.001 ? `${(100 * p).toFixed(1)} %` : "below 0.1 %");
+const percent = (p) => (p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : p >= 0.001 ? `${(100 * p).toFixed(1)} %` : "< 0.1 %");
 const nats = (value) => value.toFixed(2).replace("-", "−");
 const figure = (value) => (value === undefined ? "–" : String(Number(value.toPrecision(3))).replace("-", "−"));
 
@@ -78,8 +78,7 @@ function mount(root, { runs, metrics, dialogues }) {
     }
     count.textContent = `${listed.length} of ${dialogues.length} dialogues`;
     list.replaceChildren(...listed.map(option));
-    if (!listed.includes(chosen)) chosen = listed[0] ?? null;
-    show();
+    choose(0);
   }
 
   function option(dialogue, number) {
@@ -187,8 +186,8 @@ function mount(root, { runs, metrics, dialogues }) {
         "div",
         { class: "head" },
         element("span", { class: "who" }, role === "user" ? "User" : "Recommender"),
-        ...(notes ? [element("details", { class: "note", open: unfolded.notes }, element("summary", {}, "private note"), notes)] : []),
         ...(read ? [folded({ class: "tokens" }, "word by word", () => [words(pieces)])] : []),
+        ...(notes ? [element("details", { class: "note", open: unfolded.notes }, element("summary", {}, "private note"), element("span", {}, notes))] : []),
       ),
       element("span", { class: "said" }, ...(pieces.length ? pieces.map((piece) => said(piece, read)) : [element("i", {}, "says nothing")])),
       ...candidates.map(({ title, rows }) =>
