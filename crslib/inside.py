@@ -111,7 +111,9 @@ def read(
     named.
 
     `tokens`: `logprob` (nats) is the model's own, at temperature 1 and before truncation and constraint, as
-    `turns.mean_logprob` is; the pieces of a turn make up its text.
+    `turns.mean_logprob` is; the pieces of a turn make up its text. So its mean over a turn is the recorded one, however
+    the words were drawn, but for rounding: quantized weights round otherwise when tokens are fed in other portions.
+    Where the number of tokens differs from `n_tokens` the model had spelled its words in another way.
 
     `candidates`, of each mention the `N_CANDIDATES` titles that the decoder was likeliest to write there and the one
     that was `named`, the likeliest first: `log_prior` is the item prior's share among all titles that it could write,
