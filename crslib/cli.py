@@ -277,6 +277,38 @@ def export(run: Path, form: str, role: str, folder: Path) -> None:
     console.print(str(exports.write(Run(run.resolve()), form, role, folder)), soft_wrap=True)
 
 
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--inside", default=0, show_default=True, type=click.IntRange(0), help="Dialogues to read again: seconds each."
+)
+@click.option("--dialogue", "chosen", multiple=True, metavar="ID", help="Read this one again (repeat it).")
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    default=ROOT / "reports/look.html",
+    show_default="reports/look.html",
+    help="The page: one file that opens by double-click, offline.",
+)
+def look(runs: Sequence[Path], inside: int, chosen: Sequence[str], to: Path) -> None:
+    """Makes a page on which the dialogues of RUNS (folders) are looked at: filtered, ordered, two runs side by side.
+
+    Dialogues that are read again, by their run's own models, also show how likely each word was to who said it, and
+    what else the recommender could have named.
+    """
+    from crslib import inside as reading
+    from crslib.people import studies, viewer
+
+    named = studies.named([Run(path.resolve()) for path in runs])
+    ids = [table["dialogue_id"].sort().to_list() for table in (run.read("dialogues") for run in named.values())]
+    if unknown := set(chosen).difference(*ids):
+        fail(f"no run has a dialogue {min(unknown)!r}; the first one of {runs[0]} is {ids[0][0]}")
+    wanted = [*ids[0][:inside], *chosen]
+    with counting("dialogues") as advance:
+        seen = [reading.look(run, wanted, advance=advance) for run in named.values()] if wanted else []
+    console.print(str(viewer.write(to, list(named.values()), seen)), soft_wrap=True)
+
+
 # ── people ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

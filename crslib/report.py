@@ -116,8 +116,8 @@ def write_comparison(
 
 def _beside(dialogue: Dialogue) -> dict[str, Any]:
     found = dialogue.run.read("dialogues").filter(dialogue_id=dialogue.dialogue_id)
-    pages = _pages(dialogue.run, found)
-    return {"condition": dialogue.condition, "page": pages[0] if pages else None}
+    page = next(iter(pages(dialogue.run, found)), None)
+    return {"condition": dialogue.condition, "page": page}
 
 
 def write_judged(
@@ -195,20 +195,22 @@ def _render(template: str, **content: Any) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """A page for a notebook, in a frame of its own: its style does not reach the notebook, and no script runs."""
+    """A page for a notebook, in a frame of its own: its style does not reach the notebook. Its scripts run only where
+    it is said, and nowhere do they reach the notebook."""
 
     html: str
     height: int = 640
+    scripts: bool = False
 
     def _repr_html_(self) -> str:
-        frame = '<iframe sandbox="" srcdoc="{}" style="width: 100%; height: {}px; border: 0"></iframe>'
-        return str(Markup(frame).format(self.html, self.height))
+        frame = '<iframe sandbox="{}" srcdoc="{}" style="width: 100%; height: {}px; border: 0"></iframe>'
+        return str(Markup(frame).format("allow-scripts" if self.scripts else "", self.html, self.height))
 
 
 def show(run: Run, dialogue_ids: Iterable[str]) -> Shown:
     """Dialogues of a run for a notebook: the talk, private notes, what the user held and the hidden targets."""
     shown = run.read("dialogues").filter(pl.col("dialogue_id").is_in(list(dialogue_ids))).sort("dialogue_id")
-    return Shown(_render("shown.html", title="Dialogues", dialogues=_pages(run, shown)))
+    return Shown(_render("shown.html", title="Dialogues", dialogues=pages(run, shown)))
 
 
 # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -282,10 +284,12 @@ def _dialogues(run: Run, dialogues: pl.DataFrame) -> list[dict[str, Any]]:
     """`N_DIALOGUES` dialogues, evenly spaced over all that have at least two turns."""
     spoken = dialogues.filter(pl.col("n_turns") >= 2)
     spoken = dialogues if spoken.is_empty() else spoken
-    return _pages(run, spoken[sorted({i * spoken.height // N_DIALOGUES for i in range(N_DIALOGUES)})])
+    return pages(run, spoken[sorted({i * spoken.height // N_DIALOGUES for i in range(N_DIALOGUES)})])
 
 
-def _pages(run: Run, shown: pl.DataFrame) -> list[dict[str, Any]]:
+def pages(run: Run, shown: pl.DataFrame) -> list[dict[str, Any]]:
+    """What a reader wants of the dialogues `shown` (rows of table `dialogues`), in their order: who holds what, hidden
+    `targets`, `turns` with notes and with `pieces` (the text cut at its items, brackets gone), and how it ended."""
     profiles = {row["profile_id"]: row for row in run.read("profiles").iter_rows(named=True)}
     names = {
         row["item_id"]: chat.item_name(row["title"], row["year"]) for row in run.read("items").iter_rows(named=True)

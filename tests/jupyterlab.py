@@ -1,4 +1,4 @@
-"""JupyterLab for tests that drive it in a browser: without this machine's settings; it asks nothing and saves nothing."""
+"""JupyterLab for tests that drive it in a browser, without this machine's settings; it asks nothing, saves nothing."""
 
 import contextlib
 import json

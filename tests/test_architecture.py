@@ -25,7 +25,7 @@ LAYERS = [
     ["exports"],
     ["training"],
     ["informed"],
-    ["charts", "benchmarks", "conversation"],
+    ["charts", "benchmarks", "conversation", "inside"],
     ["report"],
     ["comparison"],
     ["people"],

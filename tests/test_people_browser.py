@@ -1,4 +1,4 @@
-"""The rating page in a real browser: what is clicked is what is kept, and everybody can click it."""
+"""The rating page and the viewer in a real browser: what is clicked is what is kept, and everybody can click it."""
 
 import os
 import re
@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import polars as pl
 import pytest
 
 from crslib.config import ROOT
-from crslib.people import studies
+from crslib.people import studies, viewer
 from crslib.people.pairs import read_questions
 from crslib.people.votes import Study
 from tests.jupyterlab import PATIENCE, run_all, serving
 from tests.people_runs import SCRIPT, make_runs
 from tests.test_people_server import Served
+from tests.test_people_viewer import make_looked_at, reading
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -143,6 +145,75 @@ def test_markup_is_text_and_axe_and_the_keyboard_find_their_way(page: Any, tmp_p
         assert [v["id"] for v in violations if v["impact"] in ("serious", "critical")] == []
     finally:
         served.stop()
+
+
+def test_dialogues_are_filtered_ordered_compared_and_unfolded(page: Any, tmp_path: Path, items: pl.DataFrame) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    written = viewer.write(tmp_path / "look.html", make_looked_at(tmp_path, items), [reading()])
+    page.goto(written.as_uri())
+    listed = page.locator("[role=option] .id")
+    chosen = page.locator("[role=option][aria-selected=true] .id")
+    box = {
+        name: page.get_by_role("combobox", name=name, exact=True)
+        for name in ("Run", "Stop reason", "Order by", "Order")
+    }
+    assert page.get_by_role("status").text_content() == "3 of 6 dialogues"
+    box["Run"].select_option("all")
+    assert listed.count() == 6
+    box["Run"].select_option("a")
+
+    box["Order by"].select_option("Dialogues with a hit")
+    assert listed.all_text_contents() == ["u000.0", "u001.0", "u002.0"]
+    assert page.locator("[role=option] .value").all_text_contents() == ["1", "0", "–"]
+    box["Order"].select_option("lowest first")
+    assert listed.all_text_contents() == ["u001.0", "u000.0", "u002.0"]  # what has no value stays behind
+    page.get_by_label("From").fill("0.5")
+    assert listed.all_text_contents() == ["u000.0"]
+    page.get_by_label("From").fill("2")
+    page.get_by_text("No dialogue is like that").wait_for()
+    page.get_by_label("From").fill("")
+    box["Stop reason"].select_option("max_turns")
+    assert listed.all_text_contents() == ["u001.0"]
+    box["Stop reason"].select_option("any")
+    box["Order"].select_option("highest first")
+
+    left, right = page.get_by_label("a, u000.0", exact=True), page.get_by_label("b, u000.0", exact=True)
+    assert left.locator(".said").all_text_contents() == ["Seen Heat (1995)?", "not yet"]
+    assert right.locator(".said").all_text_contents() == ["Seen it?", "not yet"]
+    note = left.get_by_text("(Heat (1995): not seen, interested)")
+    assert not note.is_visible()
+    page.get_by_label("Unfold private notes").check()
+    assert note.is_visible()
+    assert left.get_by_title("< 0.1 %").text_content() == "at (1995)"
+    left.get_by_text("word by word").click()
+    assert left.locator(".tokens tbody tr").last.text_content() == "?61 %−0.50"
+    left.get_by_text("Hidden targets (1)").click()
+    assert left.locator(".targets li").all_text_contents() == ["Heat (1995)"]
+    found = [axe.Axe().run(page)]
+
+    page.get_by_role("listbox").focus()
+    page.keyboard.press("End")
+    assert chosen.text_content() == "u002.0"
+    active = page.get_by_role("listbox").get_attribute("aria-activedescendant")
+    assert page.locator(f"#{active} .id").text_content() == "u002.0"
+    assert page.get_by_text(SCRIPT).count() == 2  # as text, on both sides
+    assert page.locator(".talk script, .talk img").count() == 0
+    assert page.title() == "6 dialogues"
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("PageUp")
+    assert chosen.text_content() == "u000.0"
+    for _ in range(8):  # the choice beside, two ticks, targets, scores, the talk, words
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Candidates behind Heat (1995)"
+    page.keyboard.press("Enter")
+    table = left.locator(".candidates tbody tr")
+    assert table.all_text_contents() == ["Heat (1995) ← named17 %−3.0075 %", "Up (2009)22 %−4.50< 0.1 %"]
+    page.get_by_label("Beside it").select_option("nothing")
+    assert right.count() == 0
+    page.set_viewport_size({"width": 500, "height": 800})
+    found.append(axe.Axe().run(page))
+    violations = [violation for result in found for violation in result.response["violations"]]
+    assert [v["id"] for v in violations if v["impact"] in ("serious", "critical")] == []
 
 
 @pytest.mark.notebook

@@ -30,7 +30,12 @@ def runs(paths: Sequence[Path]) -> dict[str, Run]:
         from crslib import comparison  # and with it all metrics: seconds, for who names runs
 
         return dict(comparison.read(str(paths[0]) if paths else "").runs)
-    found = [Run(path.resolve()) for path in paths]
+    return named([Run(path.resolve()) for path in paths])
+
+
+def named(found: Sequence[Run]) -> dict[str, Run]:
+    """Condition → run, in the same order; runs of the same condition are told apart by their ids. Raises `CrsError` for
+    a folder without dialogues, and for one that is named twice."""
     for run in found:
         if not run.has("dialogues"):
             raise CrsError(f"{run.path} holds no dialogues; name the folder of a run that ended well")
@@ -40,5 +45,5 @@ def runs(paths: Sequence[Path]) -> dict[str, Run]:
         for name, run in zip(names, found, strict=True)
     }
     if len(named) < len(found):
-        raise CrsError("a run is named twice; people compare different runs")
+        raise CrsError("a run is named twice; give different runs")
     return named
