@@ -39,7 +39,7 @@ $(READY): pyproject.toml constraints.txt | $(BIN)/pip
 	@touch $@
 
 $(TESTS): pyproject.toml constraints.txt | $(BIN)/pip
-	$(PIP) '.[data,people,test,train]'
+	$(PIP) '.[data,lab,people,test,train]'
 	@touch $@ $(READY)
 
 $(LAB): $(READY)
