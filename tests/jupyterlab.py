@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,10 +44,21 @@ def serving(notebook: nbformat.NotebookNode, folder: Path) -> Iterator[str]:
     try:
         address = next(found[1] for line in process.stderr if (found := re.search(r"(http://127\S+:\d+)/", line)))
         threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop it
+        _answers(address, process)
         yield f"{address}/lab/tree/notebook.ipynb?token=t"
     finally:
         process.terminate()
         process.wait()
+
+
+def _answers(address: str, process: subprocess.Popen[str]) -> None:
+    """Waits until the server does what its log has announced."""
+    while process.poll() is None:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{address}/api?token=t").close()
+            return
+        time.sleep(0.1)
+    raise AssertionError("JupyterLab ended")
 
 
 def run_all(page: Any, address: str) -> None:

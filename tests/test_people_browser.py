@@ -186,6 +186,7 @@ def test_dialogues_are_filtered_ordered_compared_and_unfolded(page: Any, tmp_pat
     assert note.is_visible()
     assert left.get_by_title("< 0.1 %").text_content() == "at (1995)"
     left.get_by_text("word by word").click()
+    left.locator(".tokens tbody tr").last.wait_for()  # drawn when it is unfolded
     assert left.locator(".tokens tbody tr").last.text_content() == "?61 %−0.50"
     left.get_by_text("Hidden targets (1)").click()
     assert left.locator(".targets li").all_text_contents() == ["Heat (1995)"]
@@ -207,6 +208,7 @@ def test_dialogues_are_filtered_ordered_compared_and_unfolded(page: Any, tmp_pat
     assert page.evaluate("document.activeElement.textContent") == "Candidates behind Heat (1995)"
     page.keyboard.press("Enter")
     table = left.locator(".candidates tbody tr")
+    table.first.wait_for()  # drawn when it is unfolded
     assert table.all_text_contents() == ["Heat (1995) ← named17 %−3.0075 %", "Up (2009)22 %−4.50< 0.1 %"]
     page.get_by_label("Beside it").select_option("nothing")
     assert right.count() == 0
