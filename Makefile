@@ -39,9 +39,9 @@ $(READY): pyproject.toml constraints.txt | $(BIN)/pip
 	@touch $@
 
 $(TESTS): pyproject.toml constraints.txt | $(BIN)/pip
-	$(PIP) '.[data,lab,people,test,train]'
+	$(PIP) '.[data,lab,test,train]'
 	@touch $@ $(READY)
 
 $(LAB): $(READY)
-	$(PIP) '.[lab,people]'
+	$(PIP) '.[lab]'
 	@touch $@

@@ -31,7 +31,6 @@ def study(tmp_path: Path) -> Study:
 
 @pytest.mark.notebook
 def test_notebook_shows_the_page_and_writes_the_report(study: Study, tmp_path: Path) -> None:
-    pytest.importorskip("anywidget", reason="anywidget is not installed")
     pipeline.execute_notebook("05_people", tmp_path, {"runs": [str(study.path)]})
     cells = json.loads((tmp_path / "05_people.ipynb").read_text())["cells"]
     kinds = [output.get("data", {}).keys() for cell in cells for output in cell.get("outputs", [])]

@@ -3,19 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import anywidget
+import traitlets
+
 from crslib.config import RunParameters, resolve
-from crslib.errors import CrsError
 from crslib.people import pages
 from crslib.people.server import answer
 from crslib.people.votes import Study
 
 
 def rating(study: Study, rater: str = "") -> Any:
-    """A widget on which `rater` (empty: who types a name) answers the questions of `study`.
-
-    Raises `CrsError` when anywidget is not installed.
-    """
-    anywidget, traitlets = _widgets("crs people serve")
+    """A widget on which `rater` (empty: who types a name) answers the questions of `study`."""
 
     class Rating(anywidget.AnyWidget):
         _esm = pages.module("element.js", "people.js")
@@ -34,9 +32,7 @@ def talking(parameters: RunParameters, reports: Path | None = None) -> Any:
     """A widget on which a person talks with a simulator; nothing is opened before they begin.
 
     Dialogues are kept below `reports`/chats, as those of `crs chat` are. `close` ends one that is still going on.
-    Raises `CrsError` when anywidget is not installed.
     """
-    anywidget, traitlets = _widgets("crs chat")
     from crslib.people.talking import START, Talk  # and with it llama.cpp, which raters need not wait for
 
     class Talking(anywidget.AnyWidget):
@@ -52,13 +48,3 @@ def talking(parameters: RunParameters, reports: Path | None = None) -> Any:
     talk = Talk(parameters, reports or resolve("reports"), lambda state: shown.set_trait("state", state))
     shown.on_msg(lambda widget, message, buffers: talk.do(message["action"], message["content"]))
     return shown
-
-
-def _widgets(instead: str) -> tuple[Any, Any]:
-    """The packages `anywidget` and `traitlets`."""
-    try:
-        import anywidget
-        import traitlets
-    except ImportError:
-        raise CrsError(f"the widget needs anywidget; pip install 'crslib[people]', or use `{instead}`") from None
-    return anywidget, traitlets
