@@ -64,6 +64,7 @@ def run_all(page: Any, address: str) -> None:
     """Opens the notebook and starts all its cells, as a person would by the menu."""
     page.set_default_timeout(PATIENCE)
     page.goto(address)
-    page.get_by_text("(ipykernel) | Idle").wait_for()  # the status bar's; what runs before the kernel is connected is lost
+    # The status bar knows of the connection, the notebook's own light does not; what is run without one is lost.
+    page.get_by_text("(ipykernel) | Idle").wait_for()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
