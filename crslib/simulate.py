@@ -40,7 +40,7 @@ from crslib.ranking import ItemPrior, Utterance
 from crslib.store import Journal
 
 HUMAN_RECOMMENDER_OPENS = 0.65  # share of ReDial dialogues in which the recommender speaks first (DESIGN §4)
-ALIVE_PER_ROW = 2  # dialogues alive per row of an engine
+ALIVE_PER_ROW = 3  # dialogues alive per row of an engine
 
 CACHE = resolve(".cache/weights")
 
@@ -131,30 +131,41 @@ def open_engines(parameters: SimulationParameters) -> Iterator[tuple[llama.Llama
     with contextlib.ExitStack() as stack:
         models: dict[Path, llama.Model] = {}
         stack.callback(lambda: [model.close() for model in models.values()])
+        feeder = llama.Feeder() if _threads(parameters) > 1 and parameters.width > 1 else None
+        if feeder:
+            stack.callback(feeder.close)
         engines = []
         for model, adapter in (
             (parameters.user_model, parameters.user_adapter),
             (parameters.recommender_model, parameters.recommender_adapter),
         ):
-            engines.append(open_engine(parameters, model, adapter, sampling, models))
+            engines.append(open_engine(parameters, model, adapter, sampling, models, feeder))
             stack.callback(engines[-1].close)
         yield engines[0], engines[1]
 
 
 def open_engine(
-    parameters: SimulationParameters, model: str, adapter: str, sampling: Sampling, models: dict[Path, llama.Model]
+    parameters: SimulationParameters,
+    model: str,
+    adapter: str,
+    sampling: Sampling,
+    models: dict[Path, llama.Model],
+    feeder: llama.Feeder | None = None,
 ) -> llama.LlamaEngine:
     """The engine of GGUF `model` with `adapter`, the size that `parameters` say; the caller closes it, and the models.
 
-    `models`: those open already, by file, to be shared; a new one is added. Raises `CrsError` when a file is unfit.
+    `models`: those open already, by file, to be shared; a new one is added. `feeder`: feeds prompts beside it. Raises
+    `CrsError` when a file is unfit.
     """
     path, beside, source = prepared(parameters, model, adapter)
     if path not in models:
         models[path] = llama.Model(path, source)
-    threads = parameters.threads or os.cpu_count() or 1
-    return llama.LlamaEngine(
-        models[path], beside, sampling, n_ctx=parameters.n_ctx, width=parameters.width, threads=threads
-    )
+    size = {"n_ctx": parameters.n_ctx, "width": parameters.width, "threads": _threads(parameters)}
+    return llama.LlamaEngine(models[path], beside, sampling, **size, feeder=feeder)
+
+
+def _threads(parameters: SimulationParameters) -> int:
+    return parameters.threads or os.cpu_count() or 1
 
 
 def prepared(parameters: SimulationParameters, model: str, adapter: str) -> tuple[Path, Path | None, dict[str, Any]]:
@@ -239,7 +250,8 @@ def simulate(
             dialogue_id = pending.popleft()
             alive[dialogue_id] = _start(dialogue_id, wanted[dialogue_id], view, parameters)
             voices[alive[dialogue_id].speaker].ask(alive[dialogue_id], parameters)
-        # Whoever has more to do goes on: with two dialogues alive for each row, the rows of that engine are all busy.
+        # Whoever has more to do goes on: with three dialogues alive for each row, the rows of that engine are all busy
+        # and the feeder has something in hand.
         voice = max(voices.values(), key=lambda voice: voice.engine.load)
         for dialogue_id, completion in voice.engine.advance():
             dialogue = alive[dialogue_id]

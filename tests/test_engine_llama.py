@@ -1,8 +1,10 @@
 """The real 135M model: bit-equal text whatever lies around a dialogue, and clear words for bad files."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from crslib.chat import ChatTemplate, Message
 from crslib.config import ROOT
 from crslib.engines import weights
 from crslib.engines.base import Completion, Request, Sampling, complete
-from crslib.engines.llama import AS_THEY_ARE, LlamaEngine, Model, adapter_path, identity, model_path, source
+from crslib.engines.llama import AS_THEY_ARE, Feeder, LlamaEngine, Model, adapter_path, identity, model_path, source
 from crslib.errors import CrsError
 
 pytestmark = pytest.mark.model
@@ -43,11 +45,19 @@ def model() -> Iterator[Model]:
 
 
 def talk(
-    model: Model, people: Sequence[int], *, width: int = 4, threads: int = 2, turns: int = 3, together: int = 99
+    model: Model,
+    people: Sequence[int],
+    *,
+    width: int = 4,
+    threads: int = 2,
+    turns: int = 3,
+    together: int = 99,
+    feeder: Feeder | None = None,
 ) -> dict[int, list[Completion]]:
     """A short talk with each person: `together` of them at a time are given to the engine."""
     template = ChatTemplate(*model.chat_template)
-    engine = LlamaEngine(model, ADAPTER, Sampling(max_tokens=16), n_ctx=512, width=width, threads=threads)
+    sampling = Sampling(max_tokens=16)
+    engine = LlamaEngine(model, ADAPTER, sampling, n_ctx=512, width=width, threads=threads, feeder=feeder)
     views = {p: [Message("system", f"You like the {1900 + 7 * p}s. " * (1 + p % 3))] for p in people}
     said: dict[int, list[Completion]] = {p: [] for p in people}
     for turn in range(turns):
@@ -113,6 +123,63 @@ def test_text_is_bit_equal_whatever_is_around(model: Model, reference: dict[int,
     assert shared
     for person in shared:
         assert found[person] == reference[person]  # ids, log-probabilities to the last bit, finish, what was cached
+
+
+def test_text_is_bit_equal_whoever_feeds_it(model: Model, reference: dict[int, list[Completion]]) -> None:
+    """Some prompts are fed by the feeder's thread, some by the engine's own: which is a matter of moments."""
+    feeder = Feeder()
+    assert talk(model, range(6), feeder=feeder) == reference
+    feeder.close()
+
+
+class Asleep(Feeder):
+    """A feeder that begins with nothing, or (`awake`) that has done everything before anybody can take it back."""
+
+    def __init__(self, *, awake: bool) -> None:
+        super().__init__()
+        self.awake = awake
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        if not self.awake:
+            return Future()
+        asked = super().submit(work, *arguments)
+        asked.result()
+        return asked
+
+
+@pytest.mark.parametrize("awake", [True, False])
+def test_text_is_bit_equal_if_the_feeder_feeds_all_or_nothing(
+    model: Model, reference: dict[int, list[Completion]], awake: bool
+) -> None:
+    feeder = Asleep(awake=awake)
+    assert talk(model, range(6), feeder=feeder) == reference
+    feeder.close()
+
+
+def test_what_the_feeder_meets_is_raised_and_a_closed_engine_leaves_it_nothing(model: Model) -> None:
+    feeder = Asleep(awake=True)
+    engine = LlamaEngine(model, None, n_ctx=256, width=2, feeder=feeder)
+    engine._feed = lambda *_: (_ for _ in ()).throw(CrsError("no more memory"))
+    with pytest.raises(CrsError, match="no more memory"):
+        feeder.submit(engine._feed_beside, Request("a", (1, 2), 1))
+    engine.close()
+    assert not feeder.busy
+    feeder.close()
+
+
+def test_a_redrawn_utterance_late_in_a_long_dialogue_is_the_same_for_any_number_of_threads(model: Model) -> None:
+    """Where only the last token of a prompt is new, behind more than 512, llama.cpp shares it out among its threads."""
+    prompt = tuple(model.encode("I liked that film a lot. " * 90))
+    assert len(prompt) > 520
+    said = []
+    for threads in (1, 2):
+        engine = LlamaEngine(model, ADAPTER, Sampling(max_tokens=4), n_ctx=768, width=2, threads=threads)
+        (first,) = complete(engine, [Request("a", prompt, 1)])
+        (again,) = complete(engine, [Request("a", prompt, 2)])
+        assert again.n_cached == len(prompt) - 1
+        said.append((first, again))
+        engine.close()
+    assert said[0] == said[1]
 
 
 def test_what_was_said_is_worth_testing(reference: dict[int, list[Completion]]) -> None:
@@ -213,7 +280,7 @@ def test_a_shared_beginning_changes_nothing_whoever_comes_first(model: Model) ->
     for order in (asked, asked[::-1], asked[3:]):
         engine = LlamaEngine(model, None, Sampling(max_tokens=12), n_ctx=256, width=2)
         said.append(dict(zip([r.key for r in order], complete(engine, order), strict=True)))
-        assert sum(n for _, n in engine.work.fed) < sum(len(r.prompt) for r in order)
+        assert sum(n for _, n in engine.work[0].fed) < sum(len(r.prompt) for r in order)
         engine.close()
     assert said[0] == said[1]
     assert said[2] == {key: said[0][key] for key in said[2]}
@@ -237,10 +304,11 @@ def test_scores_are_the_log_probabilities_of_what_is_said(model: Model) -> None:
 def test_rehearsal_does_the_same_work(model: Model) -> None:
     engine = LlamaEngine(model, None, Sampling(max_tokens=8), n_ctx=256, width=2)
     complete(engine, [Request("a", tuple(model.encode("Tell me of a film. " * 9)), 1)])
-    before = engine.work
-    prefill, decode = engine.rehearse(before.fed, 40, before.steps)
+    (before,) = engine.work
+    prefill, decode, seconds = engine.rehearse(before.fed, 40, before.steps)
     assert prefill > 0 < decode
-    assert engine.work is before
+    assert seconds >= prefill + decode
+    assert engine.work[0] is before
     engine.close()
 
 

@@ -30,6 +30,7 @@ from crslib.simulate import open_engines, open_grounding, simulate
 from crslib.store import Run
 
 _STOPS = 16  # how often the engine stops for the other two
+_PHASES = ("prefill", "decode", "sampling", "parking", "waiting")
 
 
 def measure(
@@ -44,7 +45,8 @@ def measure(
     `LlamaEngine.rehearse`: the same prefills, and the drawn tokens in steps with every row busy, without drawing. Each
     has a process of its own; the engine stops now and then and waits while the plain loop makes its next dialogues and
     the ceiling catches up, so that a machine that slows down does so for all three.
-    `python_share` is all the time that is neither inside `llama_decode` nor copying KV cells.
+    `python_share` is all the time that the loop's thread is neither inside `llama_decode` nor copying KV cells nor
+    waiting for the feeder. Seconds of phases are those of both threads; `feeder_s` of them are the feeder's.
     """
     people = _People(n)
     with (
@@ -54,23 +56,27 @@ def measure(
     ):
         _talk(people, 0, 1, engines, parameters)  # what is made once: the catalogue's index, a first decode
         for engine in engines:
-            engine.work = llama.Work()
+            engine.begin_work()
         beside = _Beside(plain, llama_alone, engines)
 
         def stop(done: int, total: int) -> None:
             advance(done, total)
             if done == total or (done and done % max(n // _STOPS, 1) == 0):
-                beside.catch_up(n_plain * done // total)
+                with ExitStack() as rest:
+                    for engine in engines:
+                        rest.enter_context(engine.resting())
+                    beside.catch_up(n_plain * done // total)
 
         seconds = _talk(people, 0, n, engines, parameters, stop) - beside.waited
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         works = [engine.work for engine in engines]
-    fed, drawn = sum(t for work in works for _, t in work.fed), sum(work.drawn for work in works)
-    decoded = sum(work.drawn - len(work.fed) for work in works)
-    phases = {name: sum(getattr(work, name) for work in works) for name in ("prefill", "decode", "sampling", "parking")}
-    inside = phases["prefill"] + phases["decode"] + phases["parking"]
+    parts = [part for work in works for part in work]
+    fed, drawn = sum(n for part in parts for _, n in part.fed), sum(part.drawn for part in parts)
+    decoded = drawn - sum(len(part.fed) for part in parts)
+    phases = {name: sum(getattr(part, name) for part in parts) for name in _PHASES}
+    busy = sum(getattr(work[0], name) for work in works for name in ("prefill", "decode", "parking", "waiting"))
     plain, ours = 60 * n_plain / beside.plain, 60 * n / seconds
-    most = (fed + drawn) / (beside.prefill + beside.decode)
+    most = (fed + drawn) / beside.alone
     return {
         "naive_dialogues_per_min": plain,
         "engine_dialogues_per_min": ours,
@@ -78,14 +84,16 @@ def measure(
         "engine_tokens_per_s": (fed + drawn) / seconds,
         "ceiling_tokens_per_s": most,
         "ceiling_share": (fed + drawn) / seconds / most,
-        "python_share": 1 - inside / seconds,
+        "python_share": 1 - busy / seconds,
         "peak_rss_mb": peak,
         "dialogues": n,
         "seconds": seconds,
         "tokens_fed": fed,
         "tokens_drawn": drawn,
-        "row_fill": decoded / sum(work.steps for work in works) / parameters.width,
+        "row_fill": decoded / sum(part.steps for part in parts) / parameters.width,
         **{f"{name}_s": value for name, value in phases.items()},
+        "feeder_s": sum(part.prefill + part.parking for work in works for part in work[1:]),
+        "ceiling_s": beside.alone,
         "ceiling_prefill_s": beside.prefill,
         "ceiling_decode_s": beside.decode,
         "weights": engines[0].identity["weights"],
@@ -121,14 +129,15 @@ def scaling(
 def lines(found: dict[str, Any]) -> list[str]:
     """`measure`'s figures as lines to read."""
     seconds, ours = found["seconds"], found["engine_dialogues_per_min"]
-    shares = [f"{name} {found[name + '_s'] / seconds:.0%}" for name in ("prefill", "decode", "sampling", "parking")]
+    shares = [f"{name} {found[name + '_s'] / seconds:.0%}" for name in _PHASES]
     most, share = found["ceiling_tokens_per_s"], found["ceiling_share"]
     return [
         f"plain loop   {found['naive_dialogues_per_min']:6.1f} dialogues/min",
         f"this engine  {ours:6.1f} dialogues/min: {found['speedup']:.2f} times the plain loop",
         f"             {found['engine_tokens_per_s']:6.0f} tokens/s fed and drawn; weights {found['weights']}",
         f"ceiling      {most:6.0f} tokens/s by llama.cpp alone: {share:.0%} reached",
-        f"time         {', '.join(shares)}; rows busy {found['row_fill']:.0%}",
+        f"time         {', '.join(shares)} (the feeder's thread: {found['feeder_s'] / seconds:.0%})",
+        f"rows busy    {found['row_fill']:6.0%}",
         f"Python       {found['python_share']:6.1%} of the time",
         f"memory       {found['peak_rss_mb']:6.0f} MB at most",
     ]
@@ -165,23 +174,27 @@ class _Beside:
     """What the plain loop and llama.cpp alone need, in seconds, asked for while two engines work."""
 
     def __init__(self, plain: Connection, llama_alone: Connection, engines: Sequence[llama.LlamaEngine]) -> None:
-        self.plain, self.prefill, self.decode = 0.0, 0.0, 0.0
+        self.plain, self.prefill, self.decode, self.alone = 0.0, 0.0, 0.0, 0.0
         self.waited = 0.0
         self._ask_plain, self._ask_llama, self._engines = plain, llama_alone, engines
-        self._made, self._known = 0, [(0, 0)] * len(engines)  # plain dialogues; prefills and tokens rehearsed
+        self._made = 0  # plain dialogues
+        self._known = [((0,) * len(engine.work), 0) for engine in engines]  # prefills and tokens rehearsed
 
     def catch_up(self, n_plain: int) -> None:
         """Has the plain loop make its dialogues up to the `n_plain`-th, and rehearses what the engines did lately."""
-        begun, new = perf_counter(), []
-        for engine, (n_fed, n_drawn) in zip(self._engines, self._known, strict=True):
-            fed, drawn = engine.work.fed[n_fed:], engine.work.drawn - n_drawn
+        begun, new, now = perf_counter(), [], []
+        for engine, (known, n_drawn) in zip(self._engines, self._known, strict=True):
+            fed = [piece for part, start in zip(engine.work, known, strict=True) for piece in part.fed[start:]]
+            total = sum(part.drawn for part in engine.work)
             context = sum(before + n for before, n in fed) // max(len(fed), 1)
-            new.append((fed, context, max(round((drawn - len(fed)) / engine.width), 0)))
-        self._known = [(len(engine.work.fed), engine.work.drawn) for engine in self._engines]
+            new.append((fed, context, max(round((total - n_drawn - len(fed)) / engine.width), 0)))
+            now.append((tuple(len(part.fed) for part in engine.work), total))
+        self._known = now
         self._ask_llama.send(new)
-        for prefill, decode in self._ask_llama.recv():
+        for prefill, decode, together in self._ask_llama.recv():
             self.prefill += prefill
             self.decode += decode
+            self.alone += together
         self._ask_plain.send((self._made, n_plain))
         self.plain += self._ask_plain.recv()
         self._made = n_plain

@@ -3,7 +3,8 @@
 A context has `width` rows, each with its own KV stream. An utterance occupies a row only while it is being made: the
 dialogue's KV cells are restored into the row, the other party's new words are fed, tokens are drawn until the
 utterance ends, and the cells are parked in memory again, so the row is free for the next dialogue at once. Between any
-two steps another engine may go on, so that the one with more to do works and no row idles.
+two steps another engine may go on, so that the one with more to do works and no row idles. Beside the thread that takes
+the steps, that of a `Feeder` feeds words, in a context of its own.
 
 The text of a dialogue does not depend on its neighbours because every decode has the same shape: one sequence per
 prefill, always `width` rows per step (idle rows hold a dummy token), `kv_unified=False` (DESIGN §6). This holds on one
@@ -17,7 +18,9 @@ import functools
 import math
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -41,6 +44,7 @@ BUILT_IN = "smollm2"
 AS_THEY_ARE = "as they are"
 _PREFILL = 128  # tokens per prefill decode; longer prompts are fed in pieces (llama.cpp reserves memory for them)
 LONGEST_READ = 512  # tokens of a text whose hidden states are read
+_HEAD, _COUNT = 8, 4  # bytes in a copy of KV cells: what it begins with, and a count
 _REHEARSED = 32  # steps between two resets of the context in `rehearse`
 _log_lines: deque[str] = deque(maxlen=20)
 
@@ -201,6 +205,7 @@ class _Parked:
 
     tokens: list[int] = field(default_factory=list)
     cells: np.ndarray | None = None
+    head: np.ndarray | None = None  # what llama.cpp writes before them
 
 
 @dataclass
@@ -223,23 +228,179 @@ class _Row:
 
 @dataclass
 class Work:
-    """What an engine has done so far: seconds per phase, and what was computed."""
+    """What one thread of an engine has done so far: seconds per phase, and what was computed."""
 
     prefill: float = 0.0  # inside llama.cpp
     decode: float = 0.0  # inside llama.cpp
     sampling: float = 0.0  # log-probabilities, constraints, drawing
     parking: float = 0.0  # copying KV cells
+    waiting: float = 0.0  # for the feeder
     steps: int = 0
     drawn: int = 0  # tokens, ends of utterances included
     fed: list[tuple[int, int]] = field(default_factory=list)  # (tokens before, tokens fed) of every prefill
+
+
+class _Context:
+    """A llama.cpp context of `rows` sequences of up to `n_ctx` tokens, and what is done with their KV cells."""
+
+    def __init__(self, model: Model, adapter: Path | None, n_ctx: int, rows: int, threads: int) -> None:
+        self.work, self._rows, self._threads, self._n_vocab = Work(), rows, threads, model.n_vocab
+        params = lc.llama_context_default_params()
+        params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx * rows, rows, False
+        params.n_batch = params.n_ubatch = max(_PREFILL, rows)
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_ENABLED  # keeps V untransposed: cells park as plain rows
+        _log_lines.clear()
+        self.handle = lc.llama_init_from_model(model.handle, params)
+        if not self.handle:
+            raise CrsError(
+                f"llama.cpp cannot make a context of {rows} × {n_ctx} tokens ({_why()}); lower width or n_ctx"
+            )
+        self.n_ctx = min(n_ctx, lc.llama_n_ctx_seq(self.handle))
+        self._adapter = self._load_adapter(model, adapter) if adapter else None
+        self.memory = lc.llama_get_memory(self.handle)
+        self.batch = _Batch(_PREFILL)
+
+    def _load_adapter(self, model: Model, path: Path) -> Any:
+        _log_lines.clear()
+        adapter = lc.llama_adapter_lora_init(model.handle, str(path).encode())
+        if not adapter:
+            raise CrsError(
+                f"the adapter {path} does not fit the model {model.path} ({_why()}); use the adapter trained on it"
+            )
+        adapters, scales = (type(adapter) * 1)(adapter), (ctypes.c_float * 1)(1.0)
+        lc.llama_set_adapters_lora(self.handle, adapters, 1, scales)
+        return adapter
+
+    def use(self, threads: int) -> None:
+        """Computes with so many threads from now on; that changes no bit of what is computed."""
+        if threads != self._threads:
+            lc.llama_set_n_threads(self.handle, threads, threads)
+            self._threads = threads
+
+    def decode(self, batch: _Batch) -> float:
+        """Computes a batch; returns the seconds that took."""
+        begun = perf_counter()
+        if code := lc.llama_decode(self.handle, batch.handle):
+            raise CrsError(f"llama.cpp failed to decode (code {code}: {_why()}); lower width or n_ctx and run again")
+        lc.llama_synchronize(self.handle)
+        return perf_counter() - begun
+
+    def prefill(self, slot: int, prompt: Sequence[int], start: int) -> None:
+        """Feeds a row the tokens of `prompt` from `start` on; those before are in its cells."""
+        batch = self.batch
+        for begin in range(start, len(prompt), _PREFILL):
+            piece = prompt[begin : begin + _PREFILL]
+            n = len(piece)
+            batch.token[:n], batch.pos[:n] = piece, np.arange(begin, begin + n)
+            for index in range(n):
+                batch.row(index, slot)
+            batch.logits[:n] = 0
+            batch.logits[n - 1] = 1
+            batch.handle.n_tokens = n
+            self.work.prefill += self.decode(batch)
+            self.work.fed.append((begin, n))
+
+    def read(self, tokens: Sequence[int], start: int) -> np.ndarray:
+        """Feeds row 0 `tokens` from `start` on: the logits after each of them, (n, n_vocab)."""
+        batch, logits = self.batch, []
+        for begin in range(start, len(tokens), _PREFILL):
+            piece = tokens[begin : begin + _PREFILL]
+            n = len(piece)
+            batch.token[:n], batch.pos[:n], batch.logits[:n] = piece, np.arange(begin, begin + n), 1
+            for index in range(n):
+                batch.row(index, 0)
+            batch.handle.n_tokens = n
+            self.decode(batch)
+            logits.append(self.logits(n).copy())
+        return np.concatenate(logits)
+
+    def logits(self, n: int) -> np.ndarray:
+        """The first `n` rows of logits of the last batch, (n, n_vocab); valid until the next one."""
+        return np.ctypeslib.as_array(lc.llama_get_logits(self.handle), (n, self._n_vocab))
+
+    def drop(self, slot: int, start: int = -1) -> None:
+        """Empties a row, or from token `start` on."""
+        lc.llama_memory_seq_rm(self.memory, slot, start, -1)
+
+    def restore(self, slot: int, parked: _Parked, n: int) -> None:
+        """Puts the first `n` tokens of a dialogue into a row."""
+        begun = perf_counter()
+        self.drop(slot)
+        if parked.cells is not None and n:
+            others = np.zeros(_COUNT * (self._rows - 1), np.uint8)
+            state = np.concatenate([parked.head, np.uint32([self._rows]).view(np.uint8), parked.cells, others])
+            data = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+            if not lc.llama_state_seq_set_data(self.handle, data, state.size, slot):
+                raise CrsError("llama.cpp could not restore a dialogue; run again with a smaller width")
+            self.drop(slot, n)
+        self.work.parking += perf_counter() - begun
+
+    def park(self, slot: int, tokens: list[int]) -> _Parked:
+        """A copy of a row's cells, which hold `tokens`.
+
+        llama.cpp writes a head, the number of rows, then of every row the number of cells and the cells. What it says
+        of rows not asked for (no cells) is left out, so that a context with another number of rows can take them.
+        """
+        begun = perf_counter()
+        size = lc.llama_state_seq_get_size(self.handle, slot)
+        state = np.empty(size, np.uint8)
+        lc.llama_state_seq_get_data(self.handle, state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), size, slot)
+        self.work.parking += perf_counter() - begun
+        cells = state[_HEAD + _COUNT * (1 + slot) : size - _COUNT * (self._rows - 1 - slot)]
+        return _Parked(tokens, cells, state[:_HEAD])
+
+    def close(self) -> None:
+        self.batch.free()
+        lc.llama_free(self.handle)
+        if self._adapter:
+            lc.llama_adapter_lora_free(self._adapter)
+
+
+@dataclass
+class _Fed:
+    """A request whose prompt has been fed: the logits of the first token (n_vocab,), and its dialogue's cells."""
+
+    request: Request
+    n_cached: int
+    logits: np.ndarray | None = None  # None where the context has no room for the prompt
+    parked: _Parked | None = None  # None where the cells are in a row already
+
+
+class Feeder:
+    """A thread that feeds prompts for the engines that share it, one at a time, while theirs takes steps.
+
+    Two contexts at work side by side, each on half of the cores, cost less than sharing out every single product.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "feeder")
+        self._asked: set[Future[Any]] = set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether it computes, or is about to. Only `submit` makes a yes of a no."""
+        return bool(self._asked)
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Has `work` done when its turn comes; who cancels it before does it without the feeder."""
+        asked = self._thread.submit(work, *arguments)
+        self._asked.add(asked)
+        asked.add_done_callback(self._asked.discard)
+        return asked
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._thread.shutdown(cancel_futures=True)
 
 
 class LlamaEngine:
     """One role: a model, optionally with a LoRA adapter, and a way of sampling. See `base.Engine` for the contract.
 
     `width` is the number of utterances decoded at once, `n_ctx` the longest dialogue in tokens. Any number of
-    dialogues may be alive; each costs memory for its KV cells (23 kB per token with the built-in model).
-    Raises `CrsError` when the adapter does not fit the model or memory does not suffice.
+    dialogues may be alive; each costs memory for its KV cells (23 kB per token with the built-in model). With a
+    `feeder`, prompts are fed by its thread too, in a context of their own, while this one takes steps; either has half
+    of the `threads` then. Raises `CrsError` when the adapter does not fit the model or memory does not suffice.
     """
 
     def __init__(
@@ -251,32 +412,20 @@ class LlamaEngine:
         n_ctx: int = 1024,
         width: int = 8,
         threads: int = 2,
+        feeder: Feeder | None = None,
     ) -> None:
         self.model, self.width, self.sampling = model, width, sampling or Sampling()
         origin = model.source or source(model.path, adapter, AS_THEY_ARE)
         self.identity: Mapping[str, Any] = identity(origin, self.sampling, n_ctx, width)
         self.chat_template = model.chat_template
-        self.work = Work()
-        params = lc.llama_context_default_params()
-        params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx * width, width, False
-        params.n_batch = params.n_ubatch = max(_PREFILL, width)
-        params.n_threads = params.n_threads_batch = threads
-        params.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_ENABLED  # keeps V untransposed: cells park as plain rows
-        _log_lines.clear()
-        self._context = lc.llama_init_from_model(model.handle, params)
-        if not self._context:
-            raise CrsError(
-                f"llama.cpp cannot make a context of {width} × {n_ctx} tokens ({_why()}); lower width or n_ctx"
-            )
-        self._n_ctx = min(n_ctx, lc.llama_n_ctx_seq(self._context))
-        self._adapter = self._load_adapter(adapter) if adapter else None
-        self._memory = lc.llama_get_memory(self._context)
-        self._prefill_batch, self._step_batch = _Batch(_PREFILL), _Batch(width)
+        self._threads = threads
+        self._context: _Context | None = _Context(model, adapter, n_ctx, width, threads)
+        self._n_ctx = self._context.n_ctx
+        self._step_batch = _Batch(width)
         self._step_batch.logits[:] = 1
         for row in range(width):
             self._step_batch.row(row, row)
         self._step_batch.handle.n_tokens = width
-        self._waiting: deque[Request] = deque()
         self._rows: list[_Row | None] = [None] * width
         self._ended: list[tuple[str, Completion]] = []
         self._parked: dict[str, _Parked] = {}
@@ -284,17 +433,10 @@ class LlamaEngine:
         self._scored: list[int] = []  # the tokens that `score` has left in row 0
         # Candidates: everything the chain could still draw, so that it need not look at the whole vocabulary.
         self._cut = math.log(self.sampling.min_p) - 1e-3 if self.sampling.min_p > 0 else -math.inf
-
-    def _load_adapter(self, path: Path) -> Any:
-        _log_lines.clear()
-        adapter = lc.llama_adapter_lora_init(self.model.handle, str(path).encode())
-        if not adapter:
-            raise CrsError(
-                f"the adapter {path} does not fit the model {self.model.path} ({_why()}); use the adapter trained on it"
-            )
-        adapters, scales = (type(adapter) * 1)(adapter), (ctypes.c_float * 1)(1.0)
-        lc.llama_set_adapters_lora(self._context, adapters, 1, scales)
-        return adapter
+        self._coming: list[tuple[Request, Future[_Fed] | None]] = []  # asked for, not yet in a row
+        self._feeder, self._beside = feeder, None
+        if feeder:
+            self._beside = _Context(model, adapter, n_ctx, 1, max(threads // 2, 1))
 
     @property
     def pieces(self) -> list[bytes]:
@@ -309,101 +451,133 @@ class LlamaEngine:
         """Text of token ids, control tokens spelled out; bytes that are no UTF-8 become U+FFFD."""
         return self.model.decode(ids)
 
+    @property
+    def work(self) -> tuple[Work, ...]:
+        """What has been done so far: by the thread that calls `advance`, and by the feeder's if there is one."""
+        return tuple(part.work for part in (self._context, self._beside) if part)
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Nothing is computed meanwhile, by the feeder neither."""
+        for _, fed in self._coming:
+            if fed and not fed.cancel():
+                wait([fed])
+        yield
+        self._coming = [
+            (
+                request,
+                self._feeder.submit(self._feed_beside, request) if self._feeder and fed and fed.cancelled() else fed,
+            )
+            for request, fed in self._coming
+        ]
+
+    def begin_work(self) -> None:
+        """Counts `work` from now on."""
+        for part in filter(None, (self._context, self._beside)):
+            part.work = Work()
+
     # ── generation ──
 
     @property
     def load(self) -> int:
         """How many requests have not ended: they wait, or their utterances are in the making."""
-        return len(self._waiting) + sum(row is not None for row in self._rows)
+        return len(self._coming) + sum(row is not None for row in self._rows)
 
     def submit(self, request: Request) -> None:
         """Puts a request in line; a key has one at a time."""
-        self._waiting.append(request)
+        self._coming.append((request, self._feeder.submit(self._feed_beside, request) if self._feeder else None))
 
     def advance(self) -> list[tuple[str, Completion]]:
         """Begins an utterance that waits, if a row is free; else takes one step. Returns what has ended by it."""
         slot = next((slot for slot, row in enumerate(self._rows) if row is None), None)
-        if self._waiting and slot is not None:
-            self._begin(slot, self._waiting.popleft())
-        elif self.load:
+        if slot is None or not (self._coming and self._begin(slot)):
             self._step()
         ended, self._ended = self._ended, []
         return ended
 
-    def _begin(self, slot: int, request: Request) -> None:
-        """Feeds what is new of the prompt and draws the first token."""
+    def _begin(self, slot: int) -> bool:
+        """Begins an utterance in a free row, with what the feeder has fed or by feeding it here. False where the feeder
+        has everything in hand and there are utterances to go on with meanwhile; where there are none, it waits."""
+        at = next((i for i, (_, fed) in enumerate(self._coming) if fed and fed.done()), None)
+        if at is not None:
+            fed = self._coming.pop(at)[1].result()
+        elif (at := next((i for i, (_, fed) in enumerate(self._coming) if not fed or fed.cancel()), None)) is not None:
+            self._share()
+            fed = self._feed(self._context, slot, self._coming.pop(at)[0])
+        elif not any(self._rows):
+            begun = perf_counter()
+            fed = self._coming.pop(0)[1].result()
+            self._context.work.waiting += perf_counter() - begun
+        else:
+            return False
+        self._scored = []
+        if fed.logits is None:
+            self._ended.append((fed.request.key, Completion((), (), "context_full", fed.n_cached)))
+            return True
+        prompt = list(fed.request.prompt)
+        if fed.parked is not None:
+            self._context.restore(slot, fed.parked, len(prompt))
+        samplers = self._sampler(fed.request.seed), self._sampler(fed.request.seed, truncated=False)
+        row = self._rows[slot] = _Row(fed.request, prompt, fed.n_cached, *samplers)
+        self._draw(slot, row, fed.logits)
+        return True
+
+    def _feed(self, context: _Context, slot: int, request: Request) -> _Fed:
+        """Feeds a row of `context` what is new of a prompt."""
         parked = self._parked.pop(request.key, None) or _Parked()
         n_cached = _common_prefix(parked.tokens, request.prompt[:-1])
         if len(request.prompt) >= self._n_ctx:
             self._parked[request.key] = parked
-            self._ended.append((request.key, Completion((), (), "context_full", n_cached)))
-            return
+            return _Fed(request, n_cached)
         start = n_cached
         if not n_cached and 0 < request.n_shared < len(request.prompt):
-            parked, start = self._shared_cells(slot, request.prompt[: request.n_shared]), request.n_shared
-        self._restore(slot, parked, start)
-        samplers = self._sampler(request.seed), self._sampler(request.seed, truncated=False)
-        row = self._rows[slot] = _Row(request, list(request.prompt), n_cached, *samplers)
-        self._prefill(slot, request.prompt, start)
-        self._draw(slot, row, np.ctypeslib.as_array(lc.llama_get_logits_ith(self._context, -1), (self.model.n_vocab,)))
+            parked, start = self._shared_cells(context, slot, request.prompt[: request.n_shared]), request.n_shared
+        # Two tokens at least: what a single one attends to is shared out among threads, and rounded by their number.
+        start = max(min(start, len(request.prompt) - 2), 0)
+        context.restore(slot, parked, start)
+        context.prefill(slot, request.prompt, start)
+        return _Fed(request, n_cached, context.logits(1)[0])
 
-    def _shared_cells(self, slot: int, prefix: tuple[int, ...]) -> _Parked:
+    def _feed_beside(self, request: Request) -> _Fed:
+        """The same in the feeder's thread, in a context of its own, from which the cells can be taken."""
+        fed = self._feed(self._beside, 0, request)
+        if fed.logits is not None:
+            fed.logits, fed.parked = fed.logits.copy(), self._beside.park(0, list(request.prompt))
+        return fed
+
+    def _share(self) -> None:
+        """Leaves half of the threads to the feeder while it has something to do."""
+        if self._feeder:
+            busy = self._feeder.busy
+            self._context.use(self._threads - max(self._threads // 2, 1) if busy else self._threads)
+
+    def _shared_cells(self, context: _Context, slot: int, prefix: tuple[int, ...]) -> _Parked:
         """The cells of a beginning that many dialogues have, computed when it is first met.
 
         Always as a prefill of its own, whoever comes first: the roundings are the same for all.
         """
         if prefix not in self._shared:
-            lc.llama_memory_seq_rm(self._memory, slot, -1, -1)
-            self._prefill(slot, prefix, 0)
-            self._shared[prefix] = self._park(slot, list(prefix))
+            context.drop(slot)
+            context.prefill(slot, prefix, 0)
+            self._shared[prefix] = context.park(slot, list(prefix))
         return self._shared[prefix]
-
-    def _restore(self, slot: int, parked: _Parked, n: int) -> None:
-        begun = perf_counter()
-        self._scored = []
-        lc.llama_memory_seq_rm(self._memory, slot, -1, -1)
-        if parked.cells is not None and n:
-            cells = parked.cells.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-            if not lc.llama_state_seq_set_data(self._context, cells, parked.cells.size, slot):
-                raise CrsError("llama.cpp could not restore a dialogue; run again with a smaller width")
-            lc.llama_memory_seq_rm(self._memory, slot, n, -1)
-        self.work.parking += perf_counter() - begun
-
-    def _park(self, slot: int, tokens: list[int]) -> _Parked:
-        begun = perf_counter()
-        size = lc.llama_state_seq_get_size(self._context, slot)
-        cells = np.empty(size, np.uint8)
-        lc.llama_state_seq_get_data(self._context, cells.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), size, slot)
-        self.work.parking += perf_counter() - begun
-        return _Parked(tokens, cells)
-
-    def _prefill(self, slot: int, prompt: Sequence[int], start: int) -> None:
-        batch = self._prefill_batch
-        for begin in range(start, len(prompt), _PREFILL):
-            piece = prompt[begin : begin + _PREFILL]
-            n = len(piece)
-            batch.token[:n], batch.pos[:n] = piece, np.arange(begin, begin + n)
-            for index in range(n):
-                batch.row(index, slot)
-            batch.logits[:n] = 0
-            batch.logits[n - 1] = 1
-            batch.handle.n_tokens = n
-            self.work.prefill += self._decode(batch)
-            self.work.fed.append((begin, n))
 
     def _step(self) -> None:
         """Feeds the last token of every row and draws the next."""
+        if not any(self._rows):
+            return
         batch = self._step_batch
         for slot, row in enumerate(self._rows):
             if row is None:  # a dummy token keeps the shape of the decode, and so its roundings, the same
-                lc.llama_memory_seq_rm(self._memory, slot, -1, -1)
+                self._context.drop(slot)
                 batch.token[slot], batch.pos[slot] = 0, 0
             else:
                 row.tokens.append(row.ids[-1])
                 batch.token[slot], batch.pos[slot] = row.ids[-1], len(row.tokens) - 1
-        self.work.decode += self._decode(batch)
-        self.work.steps += 1
-        logits = np.ctypeslib.as_array(lc.llama_get_logits(self._context), (self.width, self.model.n_vocab))
+        self._share()
+        self._context.work.decode += self._context.decode(batch)
+        self._context.work.steps += 1
+        logits = self._context.logits(self.width)
         for slot, row in enumerate(self._rows):
             if row is not None:
                 self._draw(slot, row, logits[slot])
@@ -417,74 +591,78 @@ class LlamaEngine:
         if len(prompt) + max(map(len, continuations), default=0) >= self._n_ctx:
             raise CrsError(f"a prompt of {len(prompt)} tokens leaves no room in n_ctx = {self._n_ctx}; raise n_ctx")
         n = _common_prefix(self._scored, prompt[:-1])
-        lc.llama_memory_seq_rm(self._memory, 0, n, -1)
-        self._prefill(0, prompt, n)
+        self._context.drop(0, n)
+        self._context.prefill(0, prompt, n)
         self._scored = list(prompt)
-        last = np.ctypeslib.as_array(lc.llama_get_logits_ith(self._context, -1), (1, self.model.n_vocab))
         path: list[int] = []
-        behind = [log_softmax(last)[0]]  # of the next token, behind each beginning of the path
+        behind = [log_softmax(self._context.logits(1))[0]]  # of the next token, behind each beginning of the path
         scores = np.zeros(len(continuations))
         for index in sorted(range(len(continuations)), key=lambda i: tuple(continuations[i])):
             continuation = list(continuations[index])
             shared = _common_prefix(path, continuation[:-1])
             del path[shared:], behind[shared + 1 :]
             if new := continuation[shared:-1]:
-                lc.llama_memory_seq_rm(self._memory, 0, len(prompt) + shared, -1)
+                self._context.drop(0, len(prompt) + shared)
                 behind.extend(log_softmax(self.read([*prompt, *path, *new], len(prompt) + shared)))
                 path += new
             scores[index] = sum(float(behind[depth][token]) for depth, token in enumerate(continuation))
-        lc.llama_memory_seq_rm(self._memory, 0, len(prompt), -1)
+        self._context.drop(0, len(prompt))
         return scores
 
     def read(self, tokens: Sequence[int], start: int) -> np.ndarray:
         """Feeds a text, from `start`, into row 0: the logits after each of its tokens, (n, n_vocab)."""
-        batch, logits = self._prefill_batch, []
-        for begin in range(start, len(tokens), _PREFILL):
-            piece = tokens[begin : begin + _PREFILL]
-            n = len(piece)
-            batch.token[:n], batch.pos[:n], batch.logits[:n] = piece, np.arange(begin, begin + n), 1
-            for index in range(n):
-                batch.row(index, 0)
-            batch.handle.n_tokens = n
-            self._decode(batch)
-            logits.append(np.ctypeslib.as_array(lc.llama_get_logits(self._context), (n, self.model.n_vocab)).copy())
-        return np.concatenate(logits)
+        return self._context.read(tokens, start)
 
-    def rehearse(self, fed: Sequence[tuple[int, int]], context: int, steps: int) -> tuple[float, float]:
-        """Seconds that llama.cpp alone needs for such work: prefills of `fed` (tokens before, tokens fed) and `steps`
-        full steps behind `context` tokens. No words come of it: nothing is drawn, every row is busy."""
+    def rehearse(self, fed: Sequence[tuple[int, int]], context: int, steps: int) -> tuple[float, float, float]:
+        """Seconds that llama.cpp alone needs for such work: prefills of `fed` (tokens before, tokens fed), `steps` full
+        steps behind `context` tokens, and the time all of it took, which is less than their sum with a feeder. No words
+        come of it: nothing is drawn, every row is busy."""
         filler = (self.model.encode(" and")[0],) * (self._n_ctx - 1)
-        work, self.work = self.work, Work()
-        cells = self._shared_cells(0, filler)
-        self.work = Work()
-        for before, n in fed:
-            before = min(before, self._n_ctx - 1 - n)
-            self._restore(0, cells, before)
-            self._prefill(0, filler[: before + n], before)
-        for begin in range(0, steps, _REHEARSED):
-            for slot in range(self.width):
-                self._restore(slot, cells, context)
-            for step in range(min(_REHEARSED, steps - begin)):
-                self._step_batch.token[:], self._step_batch.pos[:] = filler[0], context + step
-                self.work.decode += self._decode(self._step_batch)
-        seconds = self.work.prefill, self.work.decode
-        self.work = work
-        return seconds
+        kept = {part: part.work for part in (self._context, self._beside) if part}
+        cells = self._shared_cells(self._context, 0, filler)
+        for slot in range(self.width):
+            self._context.restore(slot, cells, context)
+        if self._beside:
+            self._beside.restore(0, cells, len(filler))
+        for part in kept:
+            part.work = Work()
+        # From the longest to the shortest, so that cells only need to be dropped.
+        todo = deque(sorted(((min(before, self._n_ctx - 1 - n), n) for before, n in fed), reverse=True))
 
-    def _decode(self, batch: _Batch) -> float:
-        """Computes a batch; returns the seconds that took."""
+        def feed(part: _Context) -> None:
+            while todo:
+                with suppress(IndexError):
+                    before, n = todo.popleft()
+                    part.drop(0, before)
+                    part.prefill(0, filler[: before + n], before)
+
         begun = perf_counter()
-        if code := lc.llama_decode(self._context, batch.handle):
-            raise CrsError(f"llama.cpp failed to decode (code {code}: {_why()}); lower width or n_ctx and run again")
-        lc.llama_synchronize(self._context)
-        return perf_counter() - begun
+        beside = self._feeder.submit(feed, self._beside) if self._feeder and self._beside else None
+        for step in range(steps):
+            if step % _REHEARSED == 0:
+                for slot in range(self.width):
+                    self._context.drop(slot, context)
+            self._step_batch.token[:], self._step_batch.pos[:] = filler[0], context + step % _REHEARSED
+            self._share()
+            self._context.work.decode += self._context.decode(self._step_batch)
+        self._context.restore(0, cells, len(filler))
+        self._share()
+        feed(self._context)
+        if beside:
+            beside.result()
+        seconds = perf_counter() - begun - self._context.work.parking
+        done = [part.work for part in kept]
+        for part, work in kept.items():
+            part.work = work
+        self._scored = []
+        return sum(work.prefill for work in done), sum(work.decode for work in done), seconds
 
     def _draw(self, slot: int, row: _Row, logits: np.ndarray) -> None:
         """Draws a row's next token from `logits` (n_vocab,), which it may write to; ends the utterance if that does."""
         begun = perf_counter()
         token, logprob = self._next(row, logits)
-        self.work.drawn += 1
-        self.work.sampling += perf_counter() - begun
+        self._context.work.drawn += 1
+        self._context.work.sampling += perf_counter() - begun
         if token in self.model.ends:
             self._end(slot, row, "end")
             return
@@ -521,7 +699,7 @@ class LlamaEngine:
     def _end(self, slot: int, row: _Row, finish: Finish) -> None:
         row.free()
         self._rows[slot] = None
-        self._parked[row.request.key] = self._park(slot, row.tokens)
+        self._parked[row.request.key] = self._context.park(slot, row.tokens)
         self._ended.append((row.request.key, Completion(tuple(row.ids), tuple(row.logprobs), finish, row.n_cached)))
 
     def _sampler(self, seed: int, *, truncated: bool = True) -> Any:
@@ -543,19 +721,20 @@ class LlamaEngine:
         self._parked.pop(key, None)
 
     def close(self) -> None:
-        """Frees the context and its adapter; the model stays."""
-        if self._context:
-            for row in filter(None, self._rows):
-                row.free()
-            self._prefill_batch.free()
-            self._step_batch.free()
-            lc.llama_free(self._context)
-            if self._adapter:
-                lc.llama_adapter_lora_free(self._adapter)
-            self._context, self._adapter = None, None
-            self._rows = [None] * self.width
-            self._parked.clear()
-            self._shared.clear()
+        """Frees the contexts and the adapter; the model stays."""
+        if self._context is None:
+            return
+        with self.resting():
+            self._coming = []
+        for row in filter(None, self._rows):
+            row.free()
+        self._step_batch.free()
+        for part in filter(None, (self._context, self._beside)):
+            part.close()
+        self._context = self._beside = None
+        self._rows = [None] * self.width
+        self._parked.clear()
+        self._shared.clear()
 
 
 def all_logits(model: Model, adapter: Path | None, tokens: Sequence[int], *, threads: int) -> np.ndarray:

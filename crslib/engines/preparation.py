@@ -99,7 +99,7 @@ def measure(model: Path, adapter: Path, cache: Path) -> dict[str, dict[str, floa
                 contextlib.closing(llama.Model(files[fmt])) as opened,
                 contextlib.closing(llama.LlamaEngine(opened, n_ctx=256, width=_WIDTH, threads=threads)) as engine,
             ):
-                fed, stepped = engine.rehearse([(_CONTEXT, _FED)] * 6, _CONTEXT, 6)
+                fed, stepped, _ = engine.rehearse([(_CONTEXT, _FED)] * 6, _CONTEXT, 6)
             found[fmt]["prefill"] = max(found[fmt]["prefill"], round(6 * _FED / fed, 1))
             found[fmt]["decode"] = max(found[fmt]["decode"], round(6 * _WIDTH / stepped, 1))
     for figures in (found[fmt] for fmt in passed):
