@@ -40,7 +40,7 @@ from crslib.ranking import ItemPrior, Utterance
 from crslib.store import Journal
 
 HUMAN_RECOMMENDER_OPENS = 0.65  # share of ReDial dialogues in which the recommender speaks first (DESIGN §4)
-ALIVE_PER_ROW = 3  # dialogues alive per row of an engine
+ALIVE_PER_ROW = 2.5  # dialogues alive per row of an engine: more cost memory, fewer leave rows or the feeder idle
 
 CACHE = resolve(".cache/weights")
 
@@ -243,14 +243,14 @@ def simulate(
         USER: _UserVoice(Resampling(user, parameters.resample), fits, catalog),
         RECOMMENDER: _Voice(recommender, RECOMMENDER, grounding),
     }
-    room = ALIVE_PER_ROW * max(user.width, recommender.width)
+    room = round(ALIVE_PER_ROW * max(user.width, recommender.width))
     advance(len(wanted) - len(pending), len(wanted))
     while pending or alive:
         while pending and len(alive) < room:
             dialogue_id = pending.popleft()
             alive[dialogue_id] = _start(dialogue_id, wanted[dialogue_id], view, parameters)
             voices[alive[dialogue_id].speaker].ask(alive[dialogue_id], parameters)
-        # Whoever has more to do goes on: with three dialogues alive for each row, the rows of that engine are all busy
+        # Whoever has more to do goes on: with more dialogues alive than rows, those of that engine are nearly all busy
         # and the feeder has something in hand.
         voice = max(voices.values(), key=lambda voice: voice.engine.load)
         for dialogue_id, completion in voice.engine.advance():

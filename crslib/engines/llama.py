@@ -459,17 +459,16 @@ class LlamaEngine:
     @contextmanager
     def resting(self) -> Iterator[None]:
         """Nothing is computed meanwhile, by the feeder neither."""
-        for _, fed in self._coming:
-            if fed and not fed.cancel():
-                wait([fed])
+        begun = perf_counter()
+        wait([fed for _, fed in self._coming if fed and not fed.cancel()])
+        self._context.work.waiting += perf_counter() - begun
         yield
-        self._coming = [
-            (
-                request,
-                self._feeder.submit(self._feed_beside, request) if self._feeder and fed and fed.cancelled() else fed,
-            )
-            for request, fed in self._coming
-        ]
+        coming, self._coming = self._coming, []
+        for request, fed in coming:
+            if fed and fed.cancelled():
+                self.submit(request)
+            else:
+                self._coming.append((request, fed))
 
     def begin_work(self) -> None:
         """Counts `work` from now on."""
