@@ -189,6 +189,7 @@ def test_dialogues_are_filtered_ordered_compared_and_unfolded(page: Any, tmp_pat
     left.locator(".tokens tbody tr").last.wait_for()  # drawn when it is unfolded
     assert left.locator(".tokens tbody tr").last.text_content() == "?61 %−0.50"
     left.get_by_text("Hidden targets (1)").click()
+    left.locator(".targets li").last.wait_for()  # likewise
     assert left.locator(".targets li").all_text_contents() == ["Heat (1995)"]
     found = [axe.Axe().run(page)]
 
