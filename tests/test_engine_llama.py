@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -132,52 +133,74 @@ def test_text_is_bit_equal_whoever_feeds_it(model: Model, reference: dict[int, l
     feeder.close()
 
 
-class Asleep(Feeder):
-    """A feeder that begins with nothing, or (`awake`) that has done everything before anybody can take it back."""
-
-    def __init__(self, *, awake: bool) -> None:
-        super().__init__()
-        self.awake = awake
+class Eager(Feeder):
+    """A feeder that has done everything before anybody can take it back."""
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        if not self.awake:
-            return Future()
         asked = super().submit(work, *arguments)
-        asked.result()
+        wait([asked])
         return asked
 
 
-@pytest.mark.parametrize("awake", [True, False])
+class Asleep(Feeder):
+    """A feeder that begins with nothing."""
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        return Future()
+
+
+@pytest.mark.parametrize("kind", [Eager, Asleep])
 def test_text_is_bit_equal_if_the_feeder_feeds_all_or_nothing(
-    model: Model, reference: dict[int, list[Completion]], awake: bool
+    model: Model, reference: dict[int, list[Completion]], kind: type[Feeder]
 ) -> None:
-    feeder = Asleep(awake=awake)
+    feeder = kind()
     assert talk(model, range(6), feeder=feeder) == reference
     feeder.close()
 
 
-def test_what_the_feeder_meets_is_raised_and_a_closed_engine_leaves_it_nothing(model: Model) -> None:
-    feeder = Asleep(awake=True)
+def test_what_stops_the_feeder_is_raised_by_the_engine(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    feeder = Eager()
     engine = LlamaEngine(model, None, n_ctx=256, width=2, feeder=feeder)
-    engine._feed = lambda *_: (_ for _ in ()).throw(CrsError("no more memory"))
-    with pytest.raises(CrsError, match="no more memory"):
-        feeder.submit(engine._feed_beside, Request("a", (1, 2), 1))
+
+    def fail(*_: Any) -> None:
+        raise CrsError("llama.cpp failed to decode")
+
+    monkeypatch.setattr(engine, "_feed", fail)
+    engine.submit(Request("a", tuple(model.encode("Hello")), 1))
+    with pytest.raises(CrsError, match="failed to decode"):
+        engine.advance()
     engine.close()
-    assert not feeder.busy
     feeder.close()
 
 
-def test_a_redrawn_utterance_late_in_a_long_dialogue_is_the_same_for_any_number_of_threads(model: Model) -> None:
-    """Where only the last token of a prompt is new, behind more than 512, llama.cpp shares it out among its threads."""
-    prompt = tuple(model.encode("I liked that film a lot. " * 90))
-    assert len(prompt) > 520
+def test_an_engine_that_is_closed_takes_back_what_it_has_asked_for(model: Model) -> None:
+    feeder, going, begun = Feeder(), Event(), Event()
+    feeder.submit(lambda: (begun.set(), going.wait()))  # it has its hands full
+    begun.wait()
+    engine = LlamaEngine(model, None, n_ctx=256, width=2, feeder=feeder)
+    for key in "abc":
+        engine.submit(Request(key, tuple(model.encode("Hello there")), 1))
+    (work,) = engine.work[1:]
+    engine.close()
+    going.set()
+    feeder.close()
+    assert not work.fed
+    assert not feeder.busy
+
+
+@pytest.mark.parametrize(("n", "width"), [(640, 2), (300, 1), (258 + 129, 2)])
+def test_late_in_a_long_dialogue_the_number_of_threads_changes_nothing(model: Model, n: int, width: int) -> None:
+    """Behind more than 256 tokens llama.cpp would share a single token's attention out among its threads: the last one
+    of a prompt that is drawn again, that of a step of one row, or what is left over of 129 new ones."""
+    prompt = tuple(model.encode("I liked that film a lot. " * 200)[:n])
     said = []
     for threads in (1, 2):
-        engine = LlamaEngine(model, ADAPTER, Sampling(max_tokens=4), n_ctx=768, width=2, threads=threads)
-        (first,) = complete(engine, [Request("a", prompt, 1)])
-        (again,) = complete(engine, [Request("a", prompt, 2)])
-        assert again.n_cached == len(prompt) - 1
-        said.append((first, again))
+        engine = LlamaEngine(model, ADAPTER, Sampling(max_tokens=4), n_ctx=768, width=width, threads=threads)
+        (early,) = complete(engine, [Request("a", prompt[:258], 1)])
+        (first,) = complete(engine, [Request("b", prompt, 1, n_shared=258)])
+        (again,) = complete(engine, [Request("b", prompt, 2)])
+        assert again.n_cached == n - 1
+        said.append((early, first, again))
         engine.close()
     assert said[0] == said[1]
 

@@ -288,32 +288,28 @@ class _Context:
 
     def prefill(self, slot: int, prompt: Sequence[int], start: int) -> None:
         """Feeds a row the tokens of `prompt` from `start` on; those before are in its cells."""
-        batch = self.batch
-        for begin in range(start, len(prompt), _PREFILL):
-            piece = prompt[begin : begin + _PREFILL]
-            n = len(piece)
-            batch.token[:n], batch.pos[:n] = piece, np.arange(begin, begin + n)
-            for index in range(n):
-                batch.row(index, slot)
-            batch.logits[:n] = 0
-            batch.logits[n - 1] = 1
-            batch.handle.n_tokens = n
-            self.work.prefill += self.decode(batch)
-            self.work.fed.append((begin, n))
+        for begin, piece in _pieces(prompt, start):
+            self.work.prefill += self._feed(slot, begin, piece, every=False)
+            self.work.fed.append((begin, len(piece)))
 
     def read(self, tokens: Sequence[int], start: int) -> np.ndarray:
         """Feeds row 0 `tokens` from `start` on: the logits after each of them, (n, n_vocab)."""
-        batch, logits = self.batch, []
-        for begin in range(start, len(tokens), _PREFILL):
-            piece = tokens[begin : begin + _PREFILL]
-            n = len(piece)
-            batch.token[:n], batch.pos[:n], batch.logits[:n] = piece, np.arange(begin, begin + n), 1
-            for index in range(n):
-                batch.row(index, 0)
-            batch.handle.n_tokens = n
-            self.decode(batch)
-            logits.append(self.logits(n).copy())
+        logits = []
+        for begin, piece in _pieces(tokens, start):
+            self._feed(0, begin, piece, every=True)
+            logits.append(self.logits(len(piece)).copy())
         return np.concatenate(logits)
+
+    def _feed(self, slot: int, begin: int, piece: Sequence[int], *, every: bool) -> float:
+        """Computes a piece, with logits of `every` token or of the last; returns the seconds that took."""
+        batch, n = self.batch, len(piece)
+        batch.token[:n], batch.pos[:n] = piece, np.arange(begin, begin + n)
+        for index in range(n):
+            batch.row(index, slot)
+        batch.logits[:n] = every
+        batch.logits[n - 1] = 1
+        batch.handle.n_tokens = n
+        return self.decode(batch)
 
     def logits(self, n: int) -> np.ndarray:
         """The first `n` rows of logits of the last batch, (n, n_vocab); valid until the next one."""
@@ -397,10 +393,10 @@ class Feeder:
 class LlamaEngine:
     """One role: a model, optionally with a LoRA adapter, and a way of sampling. See `base.Engine` for the contract.
 
-    `width` is the number of utterances decoded at once, `n_ctx` the longest dialogue in tokens. Any number of
-    dialogues may be alive; each costs memory for its KV cells (23 kB per token with the built-in model). With a
-    `feeder`, prompts are fed by its thread too, in a context of their own, while this one takes steps; either has half
-    of the `threads` then. Raises `CrsError` when the adapter does not fit the model or memory does not suffice.
+    `width` is the number of utterances decoded at once (two at least), `n_ctx` the longest dialogue in tokens. Any
+    number of dialogues may be alive; each costs memory for its KV cells (23 kB per token with the built-in model). With
+    a `feeder`, prompts are fed by its thread too, in a context of their own, while this one takes steps; either has
+    half of the `threads` then. Raises `CrsError` when the adapter does not fit the model or memory does not suffice.
     """
 
     def __init__(
@@ -414,6 +410,7 @@ class LlamaEngine:
         threads: int = 2,
         feeder: Feeder | None = None,
     ) -> None:
+        width = max(width, 2)  # a step of a single row would be rounded by the number of threads, see `_pieces`
         self.model, self.width, self.sampling = model, width, sampling or Sampling()
         origin = model.source or source(model.path, adapter, AS_THEY_ARE)
         self.identity: Mapping[str, Any] = identity(origin, self.sampling, n_ctx, width)
@@ -531,8 +528,7 @@ class LlamaEngine:
         start = n_cached
         if not n_cached and 0 < request.n_shared < len(request.prompt):
             parked, start = self._shared_cells(context, slot, request.prompt[: request.n_shared]), request.n_shared
-        # Two tokens at least: what a single one attends to is shared out among threads, and rounded by their number.
-        start = max(min(start, len(request.prompt) - 2), 0)
+        start = max(min(start, len(request.prompt) - 2), 0)  # two tokens at least, see `_pieces`
         context.restore(slot, parked, start)
         context.prefill(slot, request.prompt, start)
         return _Fed(request, n_cached, context.logits(1)[0])
@@ -863,6 +859,19 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Log-probabilities of rows of logits, in double precision."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _pieces(tokens: Sequence[int], start: int) -> Iterator[tuple[int, Sequence[int]]]:
+    """What is fed at once of `tokens`, from `start` on, with where it begins: never a single token behind others.
+
+    Behind more than 256 tokens llama.cpp shares out what a single one attends to among its threads, and rounds by their
+    number.
+    """
+    while start < len(tokens):
+        n = min(_PREFILL, len(tokens) - start)
+        n -= len(tokens) - start - n == 1
+        yield start, tokens[start : start + n]
+        start += n
 
 
 def _common_prefix(cached: Sequence[int], prompt: Sequence[int]) -> int:
