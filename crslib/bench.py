@@ -124,9 +124,20 @@ def bench_linking(corpus: str, path: Path, data: Path, file: Path | None) -> Non
 )
 @click.option("--dialogues", default=0, show_default=True, type=click.IntRange(0), help="Test dialogues; 0 is all.")
 @click.option("--runtimes", default=50, show_default=True, type=click.IntRange(1), help="Of them, in llama.cpp too.")
+@click.option(
+    "--without",
+    default="",
+    type=click.Choice(["", "notes", "summary and attributes"]),
+    help="The adapters were trained without it (crs train --without): only their rows, in that view.",
+)
 @JSON
 def bench_adapters(
-    path: Path, adapters: Sequence[tuple[str, str, str]], dialogues: int, runtimes: int, file: Path | None
+    path: Path,
+    adapters: Sequence[tuple[str, str, str]],
+    dialogues: int,
+    runtimes: int,
+    without: str,
+    file: Path | None,
 ) -> None:
     """Cross-entropy of adapters on ReDial's test dialogues, by torch and by llama.cpp (needs the extra `train`)."""
     from crslib.benchmarks import adapters as measuring
@@ -137,7 +148,7 @@ def bench_adapters(
     if unknown := [role for role, *_ in given if role not in ROLES]:
         fail(f"unknown role {unknown[0]!r}; choose one of {', '.join(ROLES)}")
     with counting("dialogues") as advance:
-        found = measuring.measure(path, given, dialogues, runtimes, advance=advance)
+        found = measuring.measure(path, given, dialogues, runtimes, without=without, advance=advance)
     console.print(measuring.formatted(found), markup=False, soft_wrap=True)
     keep(found.to_dicts(), file)
 

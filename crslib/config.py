@@ -182,6 +182,15 @@ class TrainingParameters(_LearningParameters):
     lr: float = Field(2e-3, gt=0, description="highest learning rate")
     negative_weight: int = Field(1, ge=1, description="times a dialogue counts in which something is disliked")
     validation: float = Field(0.05, ge=0, lt=1, description="share of dialogues, with their people, kept for checks")
+    without: Literal["", "notes", "summary and attributes"] = Field(
+        "", description="ablation: what a user's view lacks, notes or summary and attributes; empty: nothing"
+    )
+
+    @model_validator(mode="after")
+    def _private(self) -> Self:
+        if self.without and self.role not in ("user", "user-target"):
+            raise ValueError(f"without = {self.without!r} is for the roles user and user-target; leave it out")
+        return self
 
     @property
     def folder(self) -> Path:

@@ -38,8 +38,8 @@ def test_the_runtimes_agree_and_the_adapter_helps(corpus: Path) -> None:
     assert [row[:3] for row in whole.select("adapter", "without", "runtime").iter_rows()] == [
         ("base", "", adapters.TORCH),
         ("mine", "", adapters.TORCH),
-        ("mine", "no notes", adapters.TORCH),
-        ("mine", "no summary, no attributes", adapters.TORCH),
+        ("mine", "notes", adapters.TORCH),
+        ("mine", "summary and attributes", adapters.TORCH),
         ("mine", "", adapters.TORCH),
         ("mine", "", adapters.TRANSFORMERS),
         ("mine", "", adapters.BESIDE),
@@ -53,9 +53,11 @@ def test_the_runtimes_agree_and_the_adapter_helps(corpus: Path) -> None:
     assert beside == pytest.approx(torch, abs=0.05)
     assert prepared == pytest.approx(beside, abs=0.05)
     assert told[-1] == (8, 8)
+    (again,) = adapters.measure(corpus, [("user", "mine", USER)], 1, 1, without="notes").filter(kind="all").rows()
+    assert again == whole.row(2)
     text = adapters.formatted(found)
     assert text.count("\n") == 9
-    assert f"| user | mine, no notes | torch | {whole['loss'][2]:.3f} | " in text
+    assert f"| user | mine, without notes | torch | {whole['loss'][2]:.3f} | " in text
     run = RunParameters(user_adapter=str(USER), recommender_adapter="", weights="Q8_0", max_turns=1).model_dump()
     read = adapters.foresight(adapters.drawn(redial.read(corpus, "test"), 1), run, times=100, seed=0)
     assert read["user_people_cross_entropy"][0].value == pytest.approx(prepared)

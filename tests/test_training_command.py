@@ -15,11 +15,12 @@ from crslib import chat, pipeline
 from crslib.chat import ChatTemplate
 from crslib.cli import main
 from crslib.config import PreferenceParameters
+from crslib.corpora import redial
 from crslib.engines import llama
 from crslib.engines.base import Request, Sampling, complete
 from crslib.errors import CrsError
 from crslib.judges import LocalJudge
-from crslib.training import commands, preferences
+from crslib.training import commands, examples, preferences
 from crslib.training.judge import question, scores
 from tests.tiny_redial import write
 
@@ -36,14 +37,20 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_adapter_of_the_command_speaks(corpus: Path, tmp_path: Path) -> None:
     to = tmp_path / "user"
     command = ["train", "user", "--redial", str(corpus), "--limit", "5", "--epochs", "2", "--to", str(to)]
-    done = CliRunner().invoke(main, [*command, "--validation", "0", "--lr", "0.001"])
+    done = CliRunner().invoke(main, [*command, "--validation", "0", "--lr", "0.001", "--without", "notes"])
     assert done.exit_code == 0, done.output
     log = pl.read_parquet(to / "log.parquet")
     assert log["loss"][-1] < log["loss"][0]
     figures = json.loads((to / "figures.json").read_text(encoding="utf-8"))
     assert figures["examples"] == 5
+    with contextlib.closing(llama.Model(llama.model_path(llama.BUILT_IN))) as model:
+        talks, template = redial.read(corpus, "train")[:5], ChatTemplate(*model.chat_template)
+        whole, bare = (
+            examples.examples(talks, "user", model, template, redial.items(), notes=notes) for notes in (True, False)
+        )
+    assert figures["tokens"] == 2 * examples.count(bare)["tokens"] < 2 * examples.count(whole)["tokens"]
     card = (to / "README.md").read_text(encoding="utf-8")
-    assert "`crs train user --redial redial --limit 5 --epochs 2 --lr 0.001 --validation 0.0`" in card
+    assert "`crs train user --redial redial --limit 5 --epochs 2 --lr 0.001 --validation 0.0 --without notes`" in card
     assert "5 dialogues of ReDial" in card and str(tmp_path) not in card
     with (
         contextlib.closing(llama.Model(llama.model_path(llama.BUILT_IN))) as model,
@@ -55,6 +62,9 @@ def test_an_adapter_of_the_command_speaks(corpus: Path, tmp_path: Path) -> None:
     again = CliRunner().invoke(main, ["train", "user", "--redial", str(tmp_path), "--to", str(to)])
     assert again.exit_code == 1
     assert "has no file train*.jsonl" in again.output
+    refused = CliRunner().invoke(main, ["train", "recommender", "--without", "notes"])
+    assert refused.exit_code == 1
+    assert "without = 'notes' is for the roles user and user-target; leave it out" in refused.output
 
 
 def test_the_notebook_trains(corpus: Path, tmp_path: Path) -> None:

@@ -28,11 +28,6 @@ from crslib.training.base import Base, transformers_model
 BASE = "base"
 TORCH, TRANSFORMERS = "torch", "transformers"
 BESIDE, PREPARED = "llama.cpp, adapter beside", "llama.cpp, prepared Q8_0"
-WITHOUT: Mapping[str, Mapping[str, bool]] = {
-    "no notes": {"notes": False},
-    "no summary, no attributes": {"knowledge": False},
-}
-"""What is taken from a user's view for a row of its own. The adapter is the same: it was trained with them."""
 SCHEMA = {
     "role": pl.String,
     "adapter": pl.String,
@@ -56,6 +51,7 @@ def measure(
     n: int,
     n_runtimes: int,
     model: str = llama.BUILT_IN,
+    without: str = "",
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> pl.DataFrame:
     """The columns of `SCHEMA`: nats per own token with 95 % intervals over dialogues, for all tokens and per kind.
@@ -63,24 +59,29 @@ def measure(
     `path`: ReDial, of whose test part `n` dialogues are drawn (0: all). `adapters`: (role of `examples.ROLES`, name,
     GGUF). Of every role the base without an adapter comes first, and its last adapter also with parts of a user's view
     taken away; then the first `n_runtimes` of the dialogues in torch, in `transformers` where that is installed, and in
-    llama.cpp, with the adapter beside its base and merged into it. `advance` counts what was read, all rows together.
-    Raises `CrsError` for files that cannot be read, and where the extra `train` is not installed.
+    llama.cpp, with the adapter beside its base and merged into it. With `without` (of `examples.WITHOUT`) there is
+    nothing but a row per adapter, whose view lacks that: for adapters that were trained so. `advance` counts what was
+    read, all rows together. Raises `CrsError` for files that cannot be read, and where the extra `train` is not
+    installed.
     """
     run.need_extra()
     for _, _, file in adapters:
         llama.adapter_path(str(file))  # before an hour goes by
     dialogues = drawn(redial.read(path, "test"), n)
-    jobs = [job for role in dict.fromkeys(role for role, _, _ in adapters) for job in _jobs(role, adapters)]
+    if without:
+        jobs = [(role, name, file, without, "") for role, name, file in adapters]
+    else:
+        jobs = [job for role in dict.fromkeys(role for role, _, _ in adapters) for job in _jobs(role, adapters)]
     total = sum(n_runtimes if runtime else len(dialogues) for *_, runtime in jobs)
     done, tables = 0, []
     where, how = run.chosen("auto", "auto")
     load = functools.lru_cache(maxsize=1)(lambda file: run.load(model, file, 0, where, how)[0])
     with contextlib.closing(llama.Model(llama.model_path(model))) as speaker:
         template = ChatTemplate(*speaker.chat_template)
-        for role, name, file, without, runtime in jobs:
+        for role, name, file, lacking, runtime in jobs:
             chosen = dialogues[:n_runtimes] if runtime else dialogues
             made = examples.examples(
-                chosen, role, speaker, template, redial.items(), max_tokens=_MAX_TOKENS, **WITHOUT.get(without, {})
+                chosen, role, speaker, template, redial.items(), max_tokens=_MAX_TOKENS, **examples.WITHOUT[lacking]
             )
 
             def tell(some: int, _: int, before: int = done) -> None:
@@ -88,7 +89,7 @@ def measure(
 
             sums = _read(speaker, made, file, runtime, load, tell)
             done += len(chosen)
-            about = {"role": role, "adapter": name, "without": without, "runtime": runtime or TORCH}
+            about = {"role": role, "adapter": name, "without": lacking, "runtime": runtime or TORCH}
             table = losses.table(sums, examples.KINDS)
             tables.append(table.select(*(pl.lit(value).alias(key) for key, value in about.items()), pl.all()))
     return pl.concat(tables).match_to_schema(SCHEMA)
@@ -146,7 +147,7 @@ def formatted(found: pl.DataFrame) -> str:
         loss = dict(part.select("kind", "loss").iter_rows())
         low, high = part.filter(kind=losses.ALL).select("low", "high").row(0)
         kinds = " / ".join(f"{loss[kind]:.2f}" for kind in examples.KINDS.values() if kind in loss)
-        name = f"{adapter}, {without}" if without else adapter
+        name = f"{adapter}, without {without}" if without else adapter
         figure = f"{loss[losses.ALL]:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
         lines.append(f"| {role} | {name} | {runtime} | {figure} | {kinds} | {n} |")
     return "\n".join(lines)
@@ -159,7 +160,7 @@ def _jobs(role: str, adapters: Sequence[tuple[str, str, Path]]) -> Iterator[tupl
     yield role, BASE, None, "", ""
     yield from ((role, name, file, "", "") for name, file in own)
     if role == USER:
-        yield from ((role, last, file, without, "") for without in WITHOUT)
+        yield from ((role, last, file, without, "") for without in examples.WITHOUT if without)
     others = (TRANSFORMERS, BESIDE, PREPARED) if find_spec("transformers") else (BESIDE, PREPARED)
     yield from ((role, last, file, "", runtime) for runtime in (TORCH, *others))
 

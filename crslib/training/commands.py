@@ -52,6 +52,7 @@ def train(parameters: TrainingParameters, advance: Advance = lambda done, total:
         resume=(parameters.folder / CHECKPOINT).exists(),
         validation=parameters.validation,
         negative_weight=parameters.negative_weight,
+        without=parameters.without,
         source=f"{len(dialogues)} dialogues of ReDial's training part (Li et al. 2018, CC BY 4.0)",
         command=_command("train", parameters),
         threads=parameters.threads or None,

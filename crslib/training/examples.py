@@ -9,7 +9,7 @@ Knows nothing of models and optimisers.
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from types import SimpleNamespace
 
@@ -36,6 +36,12 @@ from crslib.training.knowledge import Seekers, targets
 ROLES = (USER, RECOMMENDER, SCRIPTED, USER_TARGET)
 CONTEXT, TEXT, TITLE, END = range(4)  # kinds of tokens; a title with its brackets
 KINDS = {TEXT: "text", TITLE: "title", END: "end"}  # those that a role learns
+WITHOUT: Mapping[str, Mapping[str, bool]] = {
+    "": {},
+    "notes": {"notes": False},
+    "summary and attributes": {"knowledge": False},
+}
+"""What an ablation takes from a user's view, as arguments of `view`."""
 SCHEMA = {
     "dialogue_id": pl.String,
     "worker": pl.String,

@@ -53,6 +53,7 @@ def train(
     validation: float = 0.05,
     max_tokens: int = 1024,
     negative_weight: int = 1,
+    without: str = "",
     fmt: Format = "Q8_0",
     source: str = "",
     command: str = "",
@@ -63,8 +64,9 @@ def train(
 
     `items`: table `items` of the corpus. `init`: an adapter to continue from, PEFT folder or LoRA GGUF. `device`: auto,
     cpu or cuda; `precision`: auto (see `chosen`), float32, bfloat16 or int8. `validation`: share of dialogues kept,
-    with their people, to find the best moment. `source`: what the data are and under which licence, `command`: what was
-    typed; both for the card. Figures: validation loss before and after per kind, tokens, seconds, tokens per second.
+    with their people, to find the best moment. `without`: of `examples.WITHOUT`, an ablation. `source`: what the data
+    are and under which licence, `command`: what was typed; both for the card. Figures: validation loss before and
+    after per kind, tokens, seconds, tokens per second.
     Raises `CrsError` for what is wrong with files, settings or data, and where the extra `train` is not installed.
     """
     need_extra()
@@ -76,7 +78,14 @@ def train(
     try:
         template = ChatTemplate(*speaker.chat_template)
         made = examples.examples(
-            dialogues, role, speaker, template, items, negative_weight=negative_weight, max_tokens=max_tokens
+            dialogues,
+            role,
+            speaker,
+            template,
+            items,
+            negative_weight=negative_weight,
+            max_tokens=max_tokens,
+            **examples.WITHOUT[without],
         )
     finally:
         speaker.close()
@@ -92,7 +101,7 @@ def train(
         "before": before,
         "after": _figures(pupil, held, settings.batch_tokens),
     }
-    told = asdict(settings) | {"negative_weight": negative_weight}
+    told = asdict(settings) | {"negative_weight": negative_weight, "without": without}
     finish(pupil, base, role, to, log, figures, fmt, card(role, base, figures, told, init, source, command))
     return figures
 
