@@ -58,7 +58,8 @@ class Parameters(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
-            raise CrsError(f"parameter {name} = {first['input']!r} is not valid: {first['msg'].lower()}") from None
+            about = f"parameter {name} = {first['input']!r} is not valid: " if name else ""  # or of several together
+            raise CrsError(about + first["msg"].lower().removeprefix("value error, ")) from None
 
     @classmethod
     def pick(cls, namespace: Mapping[str, Any]) -> Self:

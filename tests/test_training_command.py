@@ -64,7 +64,7 @@ def test_an_adapter_of_the_command_speaks(corpus: Path, tmp_path: Path) -> None:
     assert "has no file train*.jsonl" in again.output
     refused = CliRunner().invoke(main, ["train", "recommender", "--without", "notes"])
     assert refused.exit_code == 1
-    assert "without = 'notes' is for the roles user and user-target; leave it out" in refused.output
+    assert "crs: without = 'notes' is for the roles user and user-target; leave it out" in refused.output
 
 
 def test_the_notebook_trains(corpus: Path, tmp_path: Path) -> None:
