@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import polars as pl
 import pytest
@@ -10,14 +11,16 @@ from hypothesis import strategies as st
 
 from crslib import catalog
 from crslib.baselines import SCRIPTED, USER_TARGET
+from crslib.bench import bench_adapters
 from crslib.chat import RECOMMENDER, USER, ChatTemplate, Note, RecommenderView, UserView, mention
+from crslib.config import TrainingParameters
 from crslib.corpora import Dialogue, Item, redial
 from crslib.corpora.dialogue import merged
 from crslib.engines.llama import Model, model_path
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
 from crslib.training import examples as training
-from crslib.training.examples import CONTEXT, END, ROLES, TEXT, TITLE, encode, examples, messages, split, view
+from crslib.training.examples import CONTEXT, END, ROLES, TEXT, TITLE, WITHOUT, encode, examples, messages, split, view
 from crslib.training.knowledge import Seekers, targets
 
 TOKENIZER, TEMPLATE = ScriptedEngine(lambda prompt, seed: ""), ChatTemplate("")
@@ -257,6 +260,15 @@ def test_baselines_know_the_targets(items: pl.DataFrame) -> None:
     assert learnt(other, END) == "<<<"
     with pytest.raises(CrsError, match="unknown role 'judge'; known are user, recommender, scripted, user-target"):
         examples([TALK], "judge", TOKENIZER, TEMPLATE, items)
+
+
+def test_ablations_have_one_list_of_names() -> None:
+    (option,) = [option for option in bench_adapters.params if option.name == "without"]
+    assert (
+        list(WITHOUT)
+        == list(get_args(TrainingParameters.model_fields["without"].annotation))
+        == list(option.type.choices)
+    )
 
 
 def test_negative_notes_come_more_often(items: pl.DataFrame) -> None:
