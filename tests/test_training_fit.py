@@ -1,5 +1,8 @@
 """The loop: which tokens count, batches, schedule, checkpoints and resuming."""
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +120,36 @@ def test_resumed_training_ends_as_if_it_had_not_been_killed(base: Base, tmp_path
         fit(broken, own, held, FAST, tmp_path / "broken.pt", save_every=0, advance=kill)
     resumed = model_of(base)
     log = fit(resumed, own, held, FAST, tmp_path / "broken.pt", resume=True)
+    assert log.drop("seconds").equals(expected.drop("seconds"))
+    for name, pair in Adapter.of(whole).pairs.items():
+        for one, other in zip(pair, Adapter.of(resumed).pairs[name], strict=True):
+            assert np.array_equal(one, other)
+
+
+def _train_until_killed(gguf: Path, checkpoint: Path, when: int) -> None:
+    def kill(done: int, total: int) -> None:
+        kill.steps += 1
+        if kill.steps == when:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    kill.steps = 0
+    model = model_of(Base(gguf))
+    fit(model, objective(make_examples(16)), None, FAST, checkpoint, save_every=0, advance=kill)
+
+
+def test_training_goes_on_after_kill_9_in_another_process(base: Base, tmp_path: Path) -> None:
+    own, whole, resumed = objective(make_examples(16)), model_of(base), model_of(base)
+    expected = fit(whole, own, None, FAST, tmp_path / "whole.pt")
+    arguments = tmp_path / "tiny.gguf", tmp_path / "killed.pt", 4
+    process = multiprocessing.get_context("spawn").Process(target=_train_until_killed, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    told = []
+    log = fit(
+        resumed, own, None, FAST, tmp_path / "killed.pt", resume=True, advance=lambda done, total: told.append(done)
+    )
+    assert len(told) < expected.height, "what was done before is not done again"
     assert log.drop("seconds").equals(expected.drop("seconds"))
     for name, pair in Adapter.of(whole).pairs.items():
         for one, other in zip(pair, Adapter.of(resumed).pairs[name], strict=True):
