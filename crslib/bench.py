@@ -16,15 +16,16 @@ def bench() -> None:
 
 
 @bench.command("engine")
-@click.option("--dialogues", default=64, show_default=True, type=click.IntRange(1), help="Dialogues of the engine.")
-@click.option("--plain", default=8, show_default=True, type=click.IntRange(1), help="Of them, by a plain loop too.")
+@click.option("--dialogues", default=128, show_default=True, type=click.IntRange(1), help="Dialogues of the engine.")
+@click.option("--plain", default=16, show_default=True, type=click.IntRange(1), help="Of them, by a plain loop too.")
 @PARAMETERS
 @JSON
 def bench_engine(dialogues: int, plain: int, assignments: Sequence[str], file: Path | None) -> None:
     """Dialogues per minute against a plain loop over two `Llama` objects and against llama.cpp's own ceiling.
 
     Like against like: the plain loop cannot keep to real titles, so the engine decodes freely too, unless told
-    otherwise (-p grounding=prior).
+    otherwise (-p grounding=prior). Some twelve minutes on two cores; with few dialogues the rows that run empty at
+    the end weigh more.
     """
     from crslib.benchmarks import engine
 

@@ -97,6 +97,7 @@ def measure(
         "ceiling_prefill_s": beside.prefill,
         "ceiling_decode_s": beside.decode,
         "weights": engines[0].identity["weights"],
+        "grounding": parameters.grounding,
     }
 
 
@@ -134,7 +135,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     return [
         f"plain loop   {found['naive_dialogues_per_min']:6.1f} dialogues/min",
         f"this engine  {ours:6.1f} dialogues/min: {found['speedup']:.2f} times the plain loop",
-        f"             {found['engine_tokens_per_s']:6.0f} tokens/s fed and drawn; weights {found['weights']}",
+        f"             {found['engine_tokens_per_s']:6.0f} tokens/s fed and drawn",
+        f"             weights {found['weights']}; grounding {found['grounding']}",
         f"ceiling      {most:6.0f} tokens/s by llama.cpp alone: {share:.0%} reached",
         f"time         {', '.join(shares)} (the feeder's thread: {found['feeder_s'] / seconds:.0%})",
         f"rows busy    {found['row_fill']:6.0%}",
