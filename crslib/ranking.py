@@ -133,7 +133,7 @@ class ItemPrior:
         self._person = {name: column for column, name in enumerate(sorted(_people(items)))}
         self._people = _indicator(_credits(items), self._person)
         words = [
-            sorted(set(catalog.title_words(title)) - wording.common() - wording.GENRES_OF.keys())
+            sorted(set(catalog.title_words(title)) - wording.COMMON - wording.GENRES_OF.keys())
             for title in items["title"]
         ]
         self._word = {word: column for column, word in enumerate(sorted({w for row in words for w in row}))}
@@ -335,7 +335,7 @@ def _called(person: Mapping[str, int], credits: sparse.csr_array, title_words: C
             if len(words[-1]) > 5 and films[column] >= 3:
                 last[words[-1]].append(name)
     for word, names in last.items():
-        if len(names) == 1 and not (word in wording.common() or word in wording.GENRES_OF or word in title_words):
+        if len(names) == 1 and not (word in wording.COMMON or word in wording.GENRES_OF or word in title_words):
             called.setdefault(word, names[0])
     return called
 

@@ -3,7 +3,6 @@
 Word lists and patterns, no statistics; written for talk about films. Knows nothing of catalogues and models.
 """
 
-import functools
 import re
 
 _GENRES = {
@@ -70,20 +69,29 @@ _YES = re.compile(
 _NO = re.compile(r"^\W*(no|nope|nah|not really|not a fan|i don't|i dont|i do not|i didn't|i hate)\b")
 
 
-# Beside a language's stop words, what talk about films is full of.
+# What holds sentences together, and what talk about films is full of. scikit-learn's list of stop words has "bill",
+# "fire" and "twelve" too, which titles are known by, and takes 70 MiB to import.
+_OF_SENTENCES = _TOKEN.findall(
+    "a an the this that these those some any each every either neither both all few many much more most less least"
+    " other others another such same one two three first last own enough several none"
+    " i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his himself she her hers"
+    " herself it its itself they them their theirs themselves who whom whose which what whatever whoever"
+    " someone something somebody anyone anything anybody everyone everything everybody noone nothing nobody"
+    " am is are was were be been being have has had having do does did doing done can could may might must shall should"
+    " will would cannot cant couldnt hasnt isnt get got go going make made give put take say said seem seemed seems"
+    " about above across after against along among around as at before behind below beneath beside between"
+    " besides beyond by down during except for from in inside into of off on onto out over per since than through"
+    " throughout till to together toward towards under until up upon via with within without"
+    " and but or nor so yet if because although though while whereas whether unless however therefore thus hence"
+    " no not never ever always often sometimes already still again almost also too very quite rather just only even"
+    " else then there here now when where why how once perhaps maybe well back please further away elsewhere"
+)
 _OF_FILMS = _TOKEN.findall(
     "movie movies film films watch watched watching seen saw see like liked likes love loved good great best really"
     " think know want looking look thing things time don't i'm it's kind heard recommend recommendation suggestion"
     " thanks thank hello yes haven't new old man men day night life story big little girl boy years"
 )
-
-
-@functools.cache
-def common() -> frozenset[str]:
-    """Words that tell nothing of a film: scikit-learn's English stop words, and those of any talk about films."""
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # slow to import, and most of what runs does without
-
-    return ENGLISH_STOP_WORDS.union(_OF_FILMS)
+COMMON = frozenset(_OF_SENTENCES + _OF_FILMS)  # words that tell nothing of a film
 
 
 def polarity(text: str) -> int:
