@@ -49,7 +49,7 @@ def bench_scaling(counts: Sequence[int], models: bool, assignments: Sequence[str
     with counting("dialogues") as advance:
         found = engine.scaling(parameters, counts or (100, 1000, 5000), models, advance)
     for row in found.iter_rows(named=True):
-        line = f"{row['dialogues']:6} dialogues  {row['ms_per_dialogue']:6.2f} ms each  {row['peak_rss_mb']:6.0f} MB"
+        line = f"{row['dialogues']:6} dialogues  {row['ms_per_dialogue']:6.2f} ms each  {row['peak_rss_mb']:6.0f} MiB"
         console.print(line, soft_wrap=True)
     keep(found.to_dicts(), file)
 

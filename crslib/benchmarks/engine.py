@@ -141,7 +141,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"time         {', '.join(shares)} (the feeder's thread: {found['feeder_s'] / seconds:.0%})",
         f"rows busy    {found['row_fill']:6.0%}",
         f"Python       {found['python_share']:6.1%} of the time",
-        f"memory       {found['peak_rss_mb']:6.0f} MB at most",
+        f"memory       {found['peak_rss_mb']:6.0f} MiB at most",
     ]
 
 
