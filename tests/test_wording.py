@@ -42,3 +42,8 @@ def test_clauses_know_what_is_refused() -> None:
 def test_age() -> None:
     assert wording.age("a new movie or an old classic") == {"new", "old"}
     assert wording.age("a movie") == set()
+
+
+def test_common_words_leave_what_titles_are_known_by() -> None:
+    assert {"the", "of", "and", "movie"} <= wording.COMMON
+    assert wording.COMMON.isdisjoint({"bill", "fire", "twelve", "alone"})
