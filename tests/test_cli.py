@@ -64,8 +64,8 @@ def test_own_data_are_imported_or_refused(tmp_path: Path) -> None:
 
 def test_neither_the_command_nor_a_simulation_waits_for_imports_it_does_not_need() -> None:
     """Every run and every notebook is a process of its own; these packages take seconds and up to 100 MiB each."""
-    modules = "crslib.cli, crslib.pipeline, crslib.simulate, crslib.opinions, crslib.training.rules"
-    prior = "from crslib import config as c, datasets, ranking; ranking.ItemPrior.fit(*datasets.load(c.ROOT / 'data')[:2])"
+    modules = "crslib.cli, crslib.datasets, crslib.pipeline, crslib.simulate, crslib.opinions, crslib.training.rules"
+    prior = "crslib.ranking.ItemPrior.fit(*crslib.datasets.load(crslib.config.ROOT / 'data'))"
     heavy = "{'altair', 'pandas', 'sklearn', 'torch', 'transformers'}"
     code = f"import sys, {modules}; {prior}; print(sorted({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
