@@ -73,7 +73,7 @@ _NO = re.compile(r"^\W*(no|nope|nah|not really|not a fan|i don't|i dont|i do not
 # "fire" and "twelve" too, which titles are known by, and takes 70 MiB to import.
 _OF_SENTENCES = _TOKEN.findall(
     "a an the this that these those some any each every either neither both all few many much more most less least"
-    " other others another such same one two three first last own enough none"
+    " other others another such same one two three first last own enough several none"
     " i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his himself she her hers"
     " herself it its itself they them their theirs themselves who whom whose which what whatever whoever"
     " someone something somebody anyone anything anybody everyone everything everybody noone nothing nobody"
