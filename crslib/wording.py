@@ -70,7 +70,7 @@ _NO = re.compile(r"^\W*(no|nope|nah|not really|not a fan|i don't|i dont|i do not
 
 
 # What holds sentences together, and what talk about films is full of. scikit-learn's list of stop words has "bill",
-# "fire" and "twelve" too, which titles are known by, and takes 70 MiB to import.
+# "fire" and "twelve" too, which titles are known by, and takes 90 MiB to import.
 _OF_SENTENCES = _TOKEN.findall(
     "a an the this that these those some any each every either neither both all few many much more most less least"
     " other others another such same one two three first last own enough several none"
