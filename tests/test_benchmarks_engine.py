@@ -26,11 +26,11 @@ def test_a_small_call_gives_figures_that_belong_together(tmp_path: Path) -> None
     assert all(line in result.output for line in lines(found))
     assert found["speedup"] == pytest.approx(found["engine_dialogues_per_min"] / found["naive_dialogues_per_min"])
     assert found["ceiling_share"] == pytest.approx(found["engine_tokens_per_s"] / found["ceiling_tokens_per_s"])
-    # Each dialogue has two turns, so four prompts of each role are fed; a turn draws a token at least and its end.
     tokens = found["tokens_fed"] + found["tokens_drawn"]
     assert tokens == pytest.approx(found["engine_tokens_per_s"] * found["seconds"])
     assert tokens == pytest.approx(found["ceiling_tokens_per_s"] * found["ceiling_s"])
-    assert 8 * 2 <= found["tokens_drawn"] <= 8 * (8 + 16)  # a title may go over `max_tokens`
+    # Eight turns at most; a title goes on beyond `max_tokens`, and an utterance may be nothing but its end.
+    assert 4 <= found["tokens_drawn"] <= 8 * (8 + 16)
     assert 0 < found["row_fill"] <= 1
     assert 0 < found["python_share"] < 1
     inside = sum(found[f"{name}_s"] for name in ("prefill", "decode", "parking", "waiting")) - found["feeder_s"]
