@@ -164,11 +164,12 @@ class _LearningParameters(Parameters):
     """What every training has: dialogues, a base, and where it is computed."""
 
     redial: str = _path("data/raw/redial/redial_dataset.zip", description="ReDial's zip or folder; see crs data fetch")
-    limit: int = Field(0, ge=0, description="dialogues used, the first ones; 0 is all of them")
+    skip: int = Field(0, ge=0, description="dialogues passed over, the first ones: what init has learned from")
+    limit: int = Field(0, ge=0, description="dialogues used, the first of the others; 0 is all of them")
     model: str = _path("smollm2", description="GGUF of the base; smollm2 is the built-in one")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it is computed")
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
-        "auto", description="of its products; auto: bfloat16 on CUDA, float32 on a CPU"
+        "auto", description="of its products; auto: bfloat16 on CUDA and CPUs that multiply it, else float32"
     )
     threads: int = _outside_identity(0, ge=0, description="CPU threads; 0 is all of them")
 

@@ -12,6 +12,7 @@ from crslib.benchmarks import adapters, notes, training
 from crslib.config import ROOT, RunParameters, SimulationParameters
 from crslib.corpora import redial
 from crslib.errors import CrsError
+from crslib.training import run
 from tests.tiny_redial import write
 
 USER = ROOT / "data" / "adapters" / "user.gguf"
@@ -89,7 +90,8 @@ def test_every_note_is_answered_once(corpus: Path) -> None:
 
 @pytest.mark.model
 def test_every_way_of_training_has_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "WAYS", {"cpu": (("float32", False), ("float32", True))})
+    monkeypatch.setattr(training, "WAYS", {"cpu": (("float32", False), ("float32", True), ("bfloat16", False))})
+    monkeypatch.setattr(run, "multiplies_bfloat16", lambda: False)
     monkeypatch.setattr(training, "_LENGTHS", {"cpu": (20, 2)})
     monkeypatch.setattr(training, "_ROUNDS", 1)
     monkeypatch.setenv("CXX", "no-such-compiler")

@@ -14,13 +14,13 @@ pytest.importorskip("safetensors", reason="needs the extra train")
 from crslib import chat, pipeline
 from crslib.chat import ChatTemplate
 from crslib.cli import main
-from crslib.config import PreferenceParameters
+from crslib.config import PreferenceParameters, TrainingParameters
 from crslib.corpora import redial
 from crslib.engines import llama
 from crslib.engines.base import Request, Sampling, complete
 from crslib.errors import CrsError
 from crslib.judges import LocalJudge
-from crslib.training import commands, examples, preferences
+from crslib.training import commands, examples, preferences, run
 from crslib.training.judge import question, scores
 from tests.tiny_redial import write
 
@@ -65,6 +65,18 @@ def test_an_adapter_of_the_command_speaks(corpus: Path, tmp_path: Path) -> None:
     refused = CliRunner().invoke(main, ["train", "recommender", "--without", "notes"])
     assert refused.exit_code == 1
     assert "crs: without = 'notes' is for the roles user and user-target; leave it out" in refused.output
+
+
+def test_dialogues_are_passed_over_and_counted(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taught: list[list[str]] = []
+    monkeypatch.setattr(run, "train", lambda _, given, *__, **___: taught.append([one.dialogue_id for one in given]))
+    of = {"role": "user", "redial": str(corpus), "to": str(tmp_path / "to")}
+    for given in ({}, {"skip": 2}, {"skip": 2, "limit": 3}, {"skip": 4, "limit": 3}):
+        commands.train(TrainingParameters(**of, **given))
+    whole = taught[0]
+    assert taught == [whole, whole[2:], whole[2:5], whole[4:]] and len(whole) == 6
+    with pytest.raises(CrsError, match="skip = 6 leaves none of 6 dialogues; pass over fewer"):
+        commands.train(TrainingParameters(**of, skip=6))
 
 
 def test_the_notebook_trains(corpus: Path, tmp_path: Path) -> None:

@@ -27,7 +27,19 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
         pytest.skip("there is a GPU")
     with pytest.raises(CrsError, match="device 'cuda' is not there"):
         run.chosen("cuda", "auto")
-    assert run.chosen("auto", "auto", 1) == (torch.device("cpu"), "float32")
+    assert run.chosen("auto", "float32", 1) == (torch.device("cpu"), "float32")
+
+
+@pytest.mark.parametrize(
+    ("has", "expected"),
+    [({"avx512_f": True}, "float32"), ({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16")],
+)
+def test_bfloat16_is_used_where_a_cpu_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, has: dict[str, bool], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert run.chosen("cpu", "auto", 1)[1] == expected
+    assert run.chosen("cpu", "float32", 1)[1] == "float32"
 
 
 def test_an_unknown_precision_is_refused() -> None:

@@ -74,7 +74,7 @@ def measure(
         jobs = [job for role in dict.fromkeys(role for role, _, _ in adapters) for job in _jobs(role, adapters)]
     total = sum(n_runtimes if runtime else len(dialogues) for *_, runtime in jobs)
     done, tables = 0, []
-    where, how = run.chosen("auto", "auto")
+    where, how = run.chosen("auto", "float32")  # figures shall not hang on the machine
     load = functools.lru_cache(maxsize=1)(lambda file: run.load(model, file, 0, where, how)[0])
     with contextlib.closing(llama.Model(llama.model_path(model))) as speaker:
         template = ChatTemplate(*speaker.chat_template)

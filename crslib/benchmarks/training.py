@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from crslib.training.sft import OwnWords
 
 WAYS = {
-    "cpu": (("float32", True), ("float32", False), ("int8", True)),
+    "cpu": (("float32", True), ("float32", False), ("int8", True), ("bfloat16", True), ("bfloat16", False)),
     "cuda": (("bfloat16", True), ("float32", True)),
 }
-"""Precision of the products, and whether the steps between them are compiled into one, of each kind of device."""
+"""Precision of the products, and whether the steps between them are compiled into one, of each kind of device; bfloat16
+only on a CPU that multiplies it."""
 LEARNT = 0.3  # of a user's example: what the user says itself
 _LENGTHS = {"cpu": (290, 5), "cuda": (380, 400)}  # mean tokens of an example, and examples in a step
 _ROUNDS = 3
@@ -44,7 +45,8 @@ def measure(device: str = "auto", advance: Callable[[int, int], None] = lambda d
     where, _ = run.chosen(device, "auto")
     base = Base(llama.model_path(llama.BUILT_IN))
     compiler = where.type == "cuda" or bool(shutil.which(os.environ.get("CXX", "g++")))
-    ways = [way for way in WAYS[where.type] if compiler or not way[1]]
+    fast = where.type == "cuda" or run.multiplies_bfloat16()
+    ways = [way for way in WAYS[where.type] if (compiler or not way[1]) and (fast or way[0] != "bfloat16")]
     objective = OwnWords(_examples(*_LENGTHS[where.type], base.shape.n_vocab), where, base.shape.n_ctx)
     parts = batches(np.arange(len(objective.lengths)), objective.lengths, 1024 if where.type == "cpu" else 16_384)
     pupils = [

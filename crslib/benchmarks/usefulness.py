@@ -179,12 +179,14 @@ class _Bench:
         self._threads = threads or os.cpu_count() or 1
         self._template = ChatTemplate(*speaker.chat_template)
         self._settings = Settings(epochs=1, step_examples=_STEP, batch_tokens=_BATCH)
+        self._where, self._how = run.chosen("auto", "auto", self._threads)
         self._test, self._cases = self.encoded(test), recommender.cases(test)
         self._identity = [
             file_sha256(speaker.path),
             asdict(self._settings),
             self._test["tokens"].to_list(),
             dict(films),
+            self._how,
         ]
 
     def encoded(self, dialogues: Sequence[Dialogue]) -> pl.DataFrame:
@@ -197,15 +199,14 @@ class _Bench:
         return digest([*self._identity, made["tokens"].to_list(), made["kind"].to_list()], "usefulness")
 
     @functools.cached_property
-    def _pupil(self) -> tuple[Any, Any, Mapping[str, Any], Any]:
-        """The base with a new adapter, the adapter as it began, and where it is computed."""
-        where, how = run.chosen("auto", "auto", self._threads)
-        pupil, base = run.load(self._model, None, self._settings.seed, where, how)
-        return pupil, base, Adapter.of(pupil).pairs, where
+    def _pupil(self) -> tuple[Any, Any, Mapping[str, Any]]:
+        """The base with a new adapter, and the adapter as it began."""
+        pupil, base = run.load(self._model, None, self._settings.seed, self._where, self._how)
+        return pupil, base, Adapter.of(pupil).pairs
 
     def point(self, name: str, made: pl.DataFrame, key: str, tell: Callable[[int], None]) -> dict[str, Any]:
         """Trains on the examples `made`, if there are any, and measures; `tell` is told dialogues done."""
-        pupil, base, beginning, where = self._pupil
+        pupil, base, beginning = self._pupil
         pupil.load(beginning)
         steps, adapter = 0, None
         if len(made):
@@ -215,7 +216,7 @@ class _Bench:
             checkpoint, adapter = self._to / f"{key}.pt", self._to / f"{name}.gguf"
             log = fit(
                 pupil,
-                OwnWords(made, where, base.shape.n_ctx),
+                OwnWords(made, self._where, base.shape.n_ctx),
                 None,
                 self._settings,
                 checkpoint,
