@@ -17,9 +17,10 @@ from crslib.cli import main
 from crslib.config import PreferenceParameters, TrainingParameters
 from crslib.corpora import redial
 from crslib.engines import llama
-from crslib.engines.base import Request, Sampling, complete
 from crslib.errors import CrsError
+from crslib.identity import file_sha256
 from crslib.judges import LocalJudge
+from crslib.store import Run
 from crslib.training import commands, examples, preferences, run
 from crslib.training.judge import question, scores
 from tests.tiny_redial import write
@@ -34,7 +35,8 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write(tmp_path / "redial" / "train.jsonl").parent
 
 
-def test_an_adapter_of_the_command_speaks(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.notebook
+def test_a_run_talks_with_the_adapter_of_the_command(corpus: Path, tmp_path: Path) -> None:
     to = tmp_path / "user"
     command = ["train", "user", "--redial", str(corpus), "--limit", "5", "--epochs", "2", "--to", str(to)]
     done = CliRunner().invoke(main, [*command, "--validation", "0", "--lr", "0.001", "--without", "notes"])
@@ -52,13 +54,13 @@ def test_an_adapter_of_the_command_speaks(corpus: Path, tmp_path: Path) -> None:
     card = (to / "README.md").read_text(encoding="utf-8")
     assert "`crs train user --redial redial --limit 5 --epochs 2 --lr 0.001 --validation 0.0 --without notes`" in card
     assert "5 dialogues of ReDial" in card and str(tmp_path) not in card
-    with (
-        contextlib.closing(llama.Model(llama.model_path(llama.BUILT_IN))) as model,
-        contextlib.closing(llama.LlamaEngine(model, to / "user.gguf", Sampling(max_tokens=8), n_ctx=256)) as engine,
-    ):
-        prompt = ChatTemplate(*model.chat_template).encode([chat.Message("user", "Have you seen it?")], model)
-        said = complete(engine, [Request(str(seed), tuple(prompt), seed) for seed in range(4)])
-    assert sum(len(one.ids) for one in said) > 0
+    short = {"user_adapter": to / "user.gguf", "weights": "Q8_0", "n_profiles": 2, "max_turns": 2, "max_tokens": 8}
+    given = [word for name, value in {**short, "n_ctx": 512, "width": 2}.items() for word in ("-p", f"{name}={value}")]
+    talked = CliRunner().invoke(main, ["run", *given, "--reports", str(tmp_path / "reports")])
+    assert talked.exit_code == 0, talked.output
+    (run_folder,) = (tmp_path / "reports" / "runs").iterdir()
+    assert Run(run_folder).info["engines"]["user"]["adapter_sha256"] == file_sha256(to / "user.gguf")
+    assert Run(run_folder).read("turns").filter(role="user")["n_tokens"].sum() > 0
     again = CliRunner().invoke(main, ["train", "user", "--redial", str(tmp_path), "--to", str(to)])
     assert again.exit_code == 1
     assert "has no file train*.jsonl" in again.output
