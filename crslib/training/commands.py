@@ -38,7 +38,7 @@ def train(parameters: TrainingParameters, advance: Advance = lambda done, total:
     Raises `CrsError` as that does, and where the dialogues cannot be read.
     """
     run.need_extra()
-    dialogues = _people(parameters)
+    dialogues = _dialogues(parameters)
     return run.train(
         parameters.role,
         dialogues,
@@ -69,7 +69,7 @@ def pairs(parameters: PreferenceParameters, advance: Advance = lambda done, tota
     files that cannot be read or written and where no continuation is clearly better than another.
     """
     run.need_extra()
-    dialogues = _people(parameters)
+    dialogues = _dialogues(parameters)
     catalog = Catalog(redial.items())
     contexts = drawn(dialogues, parameters.role, catalog, parameters.contexts, parameters.seed)
     base, start = llama.model_path(parameters.model), _as_gguf(parameters)
@@ -132,7 +132,7 @@ def drawn(dialogues: list[Dialogue], role: str, catalog: Catalog, n: int, seed: 
     return preferences.draw(preferences.forced(contexts), dict.fromkeys(kinds, -(-n // len(kinds))), seed)
 
 
-def _people(parameters: TrainingParameters | PreferenceParameters) -> list[Dialogue]:
+def _dialogues(parameters: TrainingParameters | PreferenceParameters) -> list[Dialogue]:
     """ReDial's training dialogues, in file order, without the first `skip` and no more than `limit`."""
     dialogues = redial.read(resolve(parameters.redial), "train")
     if parameters.skip >= len(dialogues):
