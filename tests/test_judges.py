@@ -19,6 +19,8 @@ ASKED = [Message("system", "Judge."), Message("user", EVIL)]
 class Server(ThreadingHTTPServer):
     """Gives the answers of `script` one after the other, the last one for ever: (status, words or raw bytes)."""
 
+    daemon_threads = False  # its end waits for late answers, whose complaints are then no later test's
+
     def __init__(self, script: list[tuple[int, str | bytes]], pause: float = 0) -> None:
         self.script, self.pause = script, pause
         self.requests: list[tuple[str, dict[str, str], dict[str, object]]] = []

@@ -216,7 +216,7 @@ def test_the_command(serve, tmp_path: Path) -> None:  # noqa: F811
     result = CliRunner().invoke(main, [*given, "--votes", str(tmp_path / "people.parquet")])
     assert result.exit_code == 0, result.output
     assert "Do not rely on this judge: there is no sign that it tells intact" in result.output
-    report = Path(result.output.split()[-1])
+    report = Path(result.stdout.split()[-1])
     html = report.read_text(encoding="utf-8")
     assert "Do not rely on this judge" in html and "<svg" in html and "<script" not in html
     said = [request["messages"][1]["content"] for _, _, request in server.requests]
