@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from crslib.training.adapter import Adapter  # noqa: E402
 from crslib.training.base import Base  # noqa: E402
 from crslib.training.dpo import Preferences  # noqa: E402
 from crslib.training.fit import Settings, batches, evaluate, fit, plan  # noqa: E402
-from crslib.training.model import LoraLlama, Sequences  # noqa: E402
+from crslib.training.model import LoraLlama, Precision, Sequences  # noqa: E402
 from crslib.training.sft import OwnWords  # noqa: E402
 from tests.tiny_llama import make_examples, write_gguf  # noqa: E402
 
@@ -31,8 +32,8 @@ def base(tmp_path: Path) -> Base:
     return Base(write_gguf(tmp_path / "tiny.gguf"))
 
 
-def model_of(base: Base) -> LoraLlama:
-    return LoraLlama(base, rank=4, alpha=8, seed=0, precision="float32")
+def model_of(base: Base, precision: Precision = "float32") -> LoraLlama:
+    return LoraLlama(base, rank=4, alpha=8, seed=0, precision=precision)
 
 
 def objective(examples: pl.DataFrame) -> OwnWords:
@@ -159,8 +160,10 @@ def test_training_goes_on_after_kill_9_in_another_process(base: Base, tmp_path: 
 def test_checkpoint_of_other_settings_is_refused(base: Base, tmp_path: Path) -> None:
     own = objective(make_examples(6))
     fit(model_of(base), own, None, FAST, tmp_path / "checkpoint.pt")
-    with pytest.raises(CrsError, match="is of other settings or examples"):
-        fit(model_of(base), own, None, Settings(lr=1e-2), tmp_path / "checkpoint.pt", resume=True)
+    other = replace(FAST, lr=5e-3)
+    for model, settings in ((model_of(base), other), (model_of(base, "bfloat16"), FAST)):
+        with pytest.raises(CrsError, match="is of other settings, examples or precision"):
+            fit(model, own, None, settings, tmp_path / "checkpoint.pt", resume=True)
 
 
 def test_damaged_checkpoint_is_refused(base: Base, tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from crslib.training.run import CHECKPOINT, Advance
 if TYPE_CHECKING:
     from crslib.training.fit import Settings
 
-_GPU_BATCH = 16_384  # tokens computed at once on a GPU
 _STEP_TOKENS = 4096  # of DPO: some six pairs
 _ROWS = 16  # continuations written at once
 _N_CTX = 1024
@@ -143,8 +142,8 @@ def _dialogues(parameters: TrainingParameters | PreferenceParameters) -> list[Di
 def _settings(parameters: TrainingParameters | PreferenceParameters) -> "Settings":
     from crslib.training.fit import Settings
 
-    on_gpu = run.chosen(parameters.device, parameters.precision)[0].type == "cuda"
-    sizes = {"batch_tokens": _GPU_BATCH} if on_gpu else {}
+    device, _ = run.chosen(parameters.device, parameters.precision)
+    sizes = {"batch_tokens": run.BATCH_TOKENS[device.type]}
     if isinstance(parameters, PreferenceParameters):
         sizes["step_tokens"] = _STEP_TOKENS
     return Settings(epochs=parameters.epochs, lr=parameters.lr, seed=parameters.seed, **sizes)

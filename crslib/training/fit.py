@@ -100,9 +100,9 @@ def fit(
         round((n + 1) * len(steps) / (settings.epochs * settings.checks))
         for n in range(settings.epochs * settings.checks)
     }
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=0.0)
-    key = digest([asdict(settings), training.identity, validation and validation.identity, model.rank], "training")
+    optimizer = adamw(model, settings.lr)
+    data = training.identity, validation and validation.identity
+    key = digest([asdict(settings), data, model.rank, model.precision], "training")
     state = _State(key, model, optimizer)
     if resume and checkpoint.exists():
         state.load(checkpoint)
@@ -113,7 +113,7 @@ def fit(
         rate = settings.lr * _rate(state.step, len(steps), settings.rise)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = _step(model, training, rows, settings.batch_tokens, optimizer, parameters)
+        loss = step(model, training, rows, settings.batch_tokens, optimizer)
         if not math.isfinite(loss):
             raise CrsError(f"the loss is {loss} at step {state.step + 1}; lower lr (now {settings.lr}) and train again")
         state.step += 1
@@ -143,6 +143,27 @@ def evaluate(model: LoraLlama, objective: Objective, batch_tokens: int) -> dict[
     return {name: value / float(objective.weights.sum()) for name, value in sums.items()}
 
 
+def adamw(model: LoraLlama, lr: float) -> torch.optim.Optimizer:
+    """What steps the adapter: AdamW (Loshchilov and Hutter 2019) without decay."""
+    return torch.optim.AdamW([model.learnt], lr=lr, weight_decay=0.0)
+
+
+def step(
+    model: LoraLlama, objective: Objective, rows: np.ndarray, batch_tokens: int, optimizer: torch.optim.Optimizer
+) -> float:
+    """One step on examples `rows`, `batch_tokens` at once; returns their mean loss before it."""
+    weight = float(objective.weights[rows].sum())
+    losses = []
+    for part in batches(rows, objective.lengths, batch_tokens):
+        loss = objective.sums(model, part)["loss"] / weight
+        loss.backward()
+        losses.append(loss.detach())  # read at the end only: a GPU need not be waited for
+    torch.nn.utils.clip_grad_norm_([model.learnt], _CLIP)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(torch.stack(losses).sum())
+
+
 def plan(lengths: np.ndarray, settings: Settings) -> list[np.ndarray]:
     """The examples of every step: each epoch in an order of its own, cut where `step_tokens` are reached, or after
     `step_examples`."""
@@ -167,26 +188,6 @@ def batches(rows: np.ndarray, lengths: np.ndarray, most: int) -> list[np.ndarray
         parts[-1].append(row)
         room -= int(lengths[row])
     return [np.array(part) for part in parts]
-
-
-def _step(
-    model: LoraLlama,
-    objective: Objective,
-    rows: np.ndarray,
-    batch_tokens: int,
-    optimizer: torch.optim.Optimizer,
-    parameters: list[torch.nn.Parameter],
-) -> float:
-    weight = float(objective.weights[rows].sum())
-    losses = []
-    for part in batches(rows, objective.lengths, batch_tokens):
-        loss = objective.sums(model, part)["loss"] / weight
-        loss.backward()
-        losses.append(loss.detach())  # read at the end only: a GPU need not be waited for
-    torch.nn.utils.clip_grad_norm_(parameters, _CLIP)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return float(torch.stack(losses).sum())
 
 
 def _rate(step: int, steps: int, rise: float) -> float:
@@ -233,7 +234,7 @@ class _State:
         except Exception as error:  # what torch raises depends on where the damage is
             raise CrsError(f"{path} is no checkpoint ({str(error).splitlines()[0]}); remove it") from None
         if state.get("key") != self._key:
-            raise CrsError(f"{path} is of other settings or examples; repeat those, or remove it")
+            raise CrsError(f"{path} is of other settings, examples or precision; repeat those, or remove it")
         self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
         self._best = state["best"] and (state["best"][0], _arrays(state["best"][1]))
         self._model.load(_arrays(state["adapter"]))

@@ -82,6 +82,9 @@ class LoraLlama(nn.Module):
     """The base with LoRA of rank `rank` on every linear layer of every block: W' = W + (alpha / rank) · B · A.
 
     A is drawn as PEFT draws it (uniform, Kaiming with a = √5), B is zero: before training it says what the base says.
+
+    All of A and B are one parameter, `learnt`, float32: to round, clip and step it takes one operation, not hundreds,
+    for which a GPU would wait.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class LoraLlama(nn.Module):
     ) -> None:
         """`fused`: compile what lies between the products (needs a C++ compiler, or a GPU; half a minute once)."""
         super().__init__()
-        self.shape, self.rank, self.alpha = base.shape, rank, alpha
+        self.shape, self.rank, self.alpha, self.precision = base.shape, rank, alpha, precision
         self._between = _between(fused)
         kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.register_buffer("embedding", torch.from_numpy(base.weight("model.embed_tokens.weight")).to(kind))
@@ -98,30 +101,41 @@ class LoraLlama(nn.Module):
         self.register_buffer("norm", torch.from_numpy(base.weight("model.norm.weight")))
         angles = np.outer(np.arange(base.shape.n_ctx), base.shape.rope)
         self.register_buffer("angles", torch.from_numpy(angles.astype(np.float32)))
-        random = torch.Generator().manual_seed(derive_seed(seed, "lora"))
-        making = _Making(rank, alpha / rank, random, precision, self._between)
+        making = _Making(precision, self._between)
         self.blocks = nn.ModuleList(_Block(base, layer, making) for layer in range(base.shape.n_layers))
+        random = torch.Generator().manual_seed(derive_seed(seed, "lora"))
+        halves, self._shapes = [], []
+        for projection in (projection for block in self.blocks for projection in block.projections()):
+            bound = projection.n_in**-0.5
+            a = torch.empty(len(projection.names) * rank, projection.n_in)
+            halves += [a.uniform_(-bound, bound, generator=random), torch.zeros(sum(projection.outs), rank)]
+            self._shapes += [half.shape for half in halves[-2:]]
+        self.learnt = nn.Parameter(torch.cat([half.flatten() for half in halves]))
+        scales = [torch.full((half.numel(),), [1.0, alpha / rank][at % 2]) for at, half in enumerate(halves)]
+        self.register_buffer("scales", torch.cat(scales), persistent=False)
 
     def forward(self, batch: Sequences) -> Tensor:
         """Hidden states after the last norm, (T, hidden)."""
         angles = self.angles[batch.positions][:, None]
         turn = angles.cos().to(self.embedding.dtype), angles.sin().to(self.embedding.dtype)
         x = self.embedding[batch.tokens].float()
-        for block in self.blocks:
-            x = block(x, turn, batch)
+        scaled = (self.learnt * self.scales).to(self.blocks[0].kind)
+        for block, adapters in zip(self.blocks, self._adapters(scaled), strict=True):
+            x = block(x, turn, batch, adapters)
         return self._between.norm(x, self.norm, self.shape.eps)
 
     def token_losses(self, batch: Sequences, at: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy (nats, float32) of each of `targets` (n,) as the token that follows position `at` (n,)."""
         return _CrossEntropy.apply(self.forward(batch).index_select(0, at), self.head, targets)
 
-    def adapter(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """A (rank, in) and B (out, rank) of every linear layer by its `transformers` name: views of what is learnt."""
+    def adapter(self, of: Tensor | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+        """A (rank, in) and B (out, rank) of every linear layer by its `transformers` name: views of what is learnt, or
+        `of` a tensor that lies like it (its gradient)."""
         return {
-            f"model.layers.{layer}.{name}": pair
-            for layer, block in enumerate(self.blocks)
-            for projection in (block.qkv, block.o, block.gate_up, block.down)
-            for name, pair in projection.pairs().items()
+            f"model.layers.{layer}.{name}": (one_a, one_b)
+            for layer, adapters in enumerate(self._adapters(self.learnt if of is None else of))
+            for projection, (a, b) in zip(self.blocks[layer].projections(), adapters, strict=True)
+            for name, one_a, one_b in zip(projection.names, a.split(self.rank), b.split(projection.outs), strict=True)
         }
 
     @torch.no_grad()
@@ -131,14 +145,19 @@ class LoraLlama(nn.Module):
             a.copy_(torch.from_numpy(pairs[name][0]))
             b.copy_(torch.from_numpy(pairs[name][1]))
 
+    def _adapters(self, flat: Tensor) -> list[list[tuple[Tensor, Tensor]]]:
+        """Of each block each projection's A and B, one below the other, as they lie in `flat`."""
+        parts = flat.split([shape.numel() for shape in self._shapes])
+        halves = [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        pairs = list(zip(halves[::2], halves[1::2], strict=True))
+        each = len(pairs) // len(self.blocks)
+        return [pairs[at : at + each] for at in range(0, len(pairs), each)]
+
 
 @dataclass(frozen=True)
 class _Making:
-    """How the layers of a model are made: one generator for all, in order."""
+    """How the layers of a model are made."""
 
-    rank: int
-    scale: float
-    random: torch.Generator
     precision: Precision
     between: "_Between"
 
@@ -161,18 +180,31 @@ class _Block(nn.Module):
         for name, norm in (("before_attention", "input_layernorm"), ("before_ffn", "post_attention_layernorm")):
             self.register_buffer(name, torch.from_numpy(base.weight(f"{prefix}{norm}.weight")))
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], batch: Sequences) -> Tensor:
+    @property
+    def kind(self) -> torch.dtype:
+        """What its products are computed in."""
+        return self.qkv.frozen.kind
+
+    def projections(self) -> tuple["_Projection", ...]:
+        """In the order in which `forward` takes their adapters."""
+        return self.qkv, self.o, self.gate_up, self.down
+
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor], batch: Sequences, adapters: list[tuple[Tensor, Tensor]]
+    ) -> Tensor:
         norm, eps = self._between.norm, self.shape.eps
-        x = x + self.o(self._attention(self.qkv(norm(x, self.before_attention, eps)), turn, batch))
-        return x + self.down(self._between.gated(self.gate_up(norm(x, self.before_ffn, eps))))
+        qkv, o, gate_up, down = adapters
+        x = x + self.o(self._attention(self.qkv(norm(x, self.before_attention, eps), qkv), turn, batch), o)
+        return x + self.down(self._between.gated(self.gate_up(norm(x, self.before_ffn, eps), gate_up)), down)
 
     def _attention(self, qkv: Tensor, turn: tuple[Tensor, Tensor], batch: Sequences) -> Tensor:
         s = self.shape
         heads = qkv.view(len(qkv), s.n_heads + 2 * s.n_kv_heads, s.head_dim)
-        turned, v = heads.split([s.n_heads + s.n_kv_heads, s.n_kv_heads], 1)
-        q, k = self._between.turned(turned, *turn).split([s.n_heads, s.n_kv_heads], 1)
-        rows = [batch.rows(part).transpose(1, 2) for part in (q, k, v)]  # (n_rows, heads, longest, head_dim)
-        out = F.scaled_dot_product_attention(*rows, is_causal=True, enable_gqa=True)
+        qk, v = heads.split([s.n_heads + s.n_kv_heads, s.n_kv_heads], 1)
+        # (n_rows, heads, longest, head_dim)
+        qk, v = batch.rows(self._between.turned(qk, *turn)).transpose(1, 2), batch.rows(v).transpose(1, 2)
+        q, k = qk.split([s.n_heads, s.n_kv_heads], 1)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return batch.flat(out.transpose(1, 2).flatten(2))
 
 
@@ -181,23 +213,16 @@ class _Projection(nn.Module):
 
     def __init__(self, weights: Mapping[str, np.ndarray], making: _Making) -> None:
         super().__init__()
-        self.names, self.scale = tuple(weights), making.scale
+        self.names = tuple(weights)
         self.outs = [len(weight) for weight in weights.values()]
         frozen = torch.from_numpy(np.concatenate(list(weights.values())))
+        self.n_in = frozen.shape[1]
         rounded = making.precision == "int8"
         self.frozen = _Rounded(frozen, making.between) if rounded else _Exact(frozen, making.precision)
-        bound = frozen.shape[1] ** -0.5
-        a = torch.empty(len(self.names) * making.rank, frozen.shape[1])
-        self.a = nn.Parameter(a.uniform_(-bound, bound, generator=making.random))
-        self.b = nn.Parameter(torch.zeros(frozen.shape[0], making.rank))
 
-    def forward(self, x: Tensor) -> Tensor:
-        kind = self.frozen.kind
-        return _Adapted.apply(x.to(kind), self.a.to(kind), self.b.to(kind), self.frozen, self.outs, self.scale)
-
-    def pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
-        rank = self.b.shape[1]
-        return dict(zip(self.names, zip(self.a.split(rank), self.b.split(self.outs), strict=True), strict=True))
+    def forward(self, x: Tensor, adapter: tuple[Tensor, Tensor]) -> Tensor:
+        """`adapter`: A (matrices · rank, in) and B (out, rank), scaled, each one below the other."""
+        return _Adapted.apply(x.to(self.frozen.kind), *adapter, self.frozen, self.outs)
 
 
 class _Exact(nn.Module):
@@ -239,27 +264,29 @@ class _Rounded(nn.Module):
 
 
 class _Adapted(torch.autograd.Function):
-    """y = W x + scale · B A x for matrices one below the other; gradients for x, A and B, none for W."""
+    """y = W x + B A x for matrices one below the other; gradients for x, A and B, none for W."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, a: Tensor, b: Tensor, frozen, outs: list[int], scale: float) -> Tensor:
+    def forward(ctx, x: Tensor, a: Tensor, b: Tensor, frozen, outs: list[int]) -> Tensor:
         low = x @ a.T
         y = frozen.product(x)
         for part, part_low, part_b in zip(y.split(outs, 1), low.split(b.shape[1], 1), b.split(outs), strict=True):
-            part.addmm_(part_low, part_b.T, alpha=scale)
+            part.addmm_(part_low, part_b.T)
         ctx.save_for_backward(x, low, a, b)
-        ctx.rest = frozen, outs, scale
+        ctx.rest = frozen, outs
         return y
 
     @staticmethod
     def backward(ctx, g: Tensor):
         x, low, a, b = ctx.saved_tensors
-        frozen, outs, scale = ctx.rest
-        parts, parts_low = g.split(outs, 1), low.split(b.shape[1], 1)
-        g_low = torch.cat([part @ part_b for part, part_b in zip(parts, b.split(outs), strict=True)], 1).mul_(scale)
-        g_b = torch.cat([part.T @ part_low for part, part_low in zip(parts, parts_low, strict=True)]).mul_(scale)
+        frozen, outs = ctx.rest
+        g_low, g_b, rank = torch.empty_like(low), torch.empty_like(b), b.shape[1]
+        for part, part_b, to in zip(g.split(outs, 1), b.split(outs), g_low.split(rank, 1), strict=True):
+            torch.mm(part, part_b, out=to)
+        for part, part_low, to in zip(g.split(outs, 1), low.split(rank, 1), g_b.split(outs), strict=True):
+            torch.mm(part.T, part_low, out=to)
         g_x = frozen.back(g).addmm_(g_low, a) if ctx.needs_input_grad[0] else None
-        return g_x, g_low.T @ x, g_b, None, None, None
+        return g_x, g_low.T @ x, g_b, None, None
 
 
 class _CrossEntropy(torch.autograd.Function):

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from crslib.training.model import LoraLlama, Precision
 
 RANK, ALPHA = 16, 32.0
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}
+"""Tokens to compute at once on each kind of device."""
 CHECKPOINT = "checkpoint.pt"
 Advance = Callable[[int, int], None]
 
