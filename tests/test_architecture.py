@@ -67,9 +67,9 @@ def test_every_module_has_a_layer() -> None:
     assert names == set(RANK)
 
 
-def test_one_module_imports_llama_cpp_and_none_pandas() -> None:
-    users = {path.name for path in MODULES if any(name.split(".")[0] == "llama_cpp" for name in imports(path))}
-    assert users == {"llama.py"}
+def test_one_package_imports_llama_cpp_and_none_pandas() -> None:
+    users = {path.parent for path in MODULES if any(name.split(".")[0] == "llama_cpp" for name in imports(path))}
+    assert users == {ROOT / "crslib/engines/llama"}
     assert not [path for path in MODULES if any(name.split(".")[0] == "pandas" for name in imports(path))]
 
 

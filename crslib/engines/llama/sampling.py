@@ -1,0 +1,37 @@
+"""How llama.cpp draws a token from logits."""
+
+import ctypes
+from typing import Any
+
+import llama_cpp as lc
+import numpy as np
+
+from crslib.engines.base import Sampling
+
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
+
+
+def chain(sampling: Sampling, seed: int, *, truncated: bool = True) -> Any:
+    """The chain that draws a token; a constraint's choices are not truncated again, so it is exact there."""
+    made = lc.llama_sampler_chain_init(lc.llama_sampler_chain_default_params())
+    if sampling.temperature == 0:
+        lc.llama_sampler_chain_add(made, lc.llama_sampler_init_greedy())
+        return made
+    if truncated:
+        lc.llama_sampler_chain_add(made, lc.llama_sampler_init_min_p(sampling.min_p, 1))
+        lc.llama_sampler_chain_add(made, lc.llama_sampler_init_top_p(sampling.top_p, 1))
+    lc.llama_sampler_chain_add(made, lc.llama_sampler_init_temp(sampling.temperature))
+    lc.llama_sampler_chain_add(made, lc.llama_sampler_init_dist(seed))
+    return made
+
+
+def sample(sampler: Any, ids: np.ndarray, logits: np.ndarray) -> int:
+    """Draws one of `ids` with the chain."""
+    candidates = np.zeros(len(ids), _CANDIDATE)
+    candidates["id"], candidates["logit"] = ids, logits
+    data = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(lc.llama_token_data))
+    array = lc.llama_token_data_array(data=data, size=len(ids), selected=-1, sorted=False)
+    lc.llama_sampler_apply(sampler, ctypes.byref(array))
+    token = array.data[array.selected].id
+    lc.llama_sampler_accept(sampler, token)
+    return int(token)
