@@ -90,8 +90,8 @@ def fit(
     them) stand in the rows after which they were measured; the adapter that is left in `model` is the one of the best
     of them, or the last without validation. `checkpoint` is written every `save_every` seconds and at the end; with
     `resume` training goes on from it. `advance` is told tokens done and tokens in all.
-    Raises `CrsError` when there is nothing to learn from, the checkpoint is of other settings or cannot be read, or the
-    loss is not finite.
+    Raises `CrsError` when there is nothing to learn from, the checkpoint cannot be read or is of other settings,
+    examples or precision, or the loss is not finite.
     """
     if not len(training.weights) or training.weights.sum() <= 0:
         raise CrsError("there are no examples to train on; give more dialogues")

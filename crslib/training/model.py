@@ -104,22 +104,23 @@ class LoraLlama(nn.Module):
         making = _Making(precision, self._between)
         self.blocks = nn.ModuleList(_Block(base, layer, making) for layer in range(base.shape.n_layers))
         random = torch.Generator().manual_seed(derive_seed(seed, "lora"))
-        halves, self._shapes = [], []
+        halves, scales = [], []
         for projection in (projection for block in self.blocks for projection in block.projections()):
             bound = projection.n_in**-0.5
-            a = torch.empty(len(projection.names) * rank, projection.n_in)
-            halves += [a.uniform_(-bound, bound, generator=random), torch.zeros(sum(projection.outs), rank)]
-            self._shapes += [half.shape for half in halves[-2:]]
+            a = torch.empty(len(projection.names) * rank, projection.n_in).uniform_(-bound, bound, generator=random)
+            b = torch.zeros(sum(projection.outs), rank)
+            halves += [a, b]
+            scales += [torch.ones_like(a), torch.full_like(b, alpha / rank)]
+        self._shapes = [half.shape for half in halves]
         self.learnt = nn.Parameter(torch.cat([half.flatten() for half in halves]))
-        scales = [torch.full((half.numel(),), [1.0, alpha / rank][at % 2]) for at, half in enumerate(halves)]
-        self.register_buffer("scales", torch.cat(scales), persistent=False)
+        self.register_buffer("scales", torch.cat([scale.flatten() for scale in scales]))
 
     def forward(self, batch: Sequences) -> Tensor:
         """Hidden states after the last norm, (T, hidden)."""
         angles = self.angles[batch.positions][:, None]
         turn = angles.cos().to(self.embedding.dtype), angles.sin().to(self.embedding.dtype)
         x = self.embedding[batch.tokens].float()
-        scaled = (self.learnt * self.scales).to(self.blocks[0].kind)
+        scaled = (self.learnt * self.scales).to(self.embedding.dtype)
         for block, adapters in zip(self.blocks, self._adapters(scaled), strict=True):
             x = block(x, turn, batch, adapters)
         return self._between.norm(x, self.norm, self.shape.eps)
@@ -179,11 +180,6 @@ class _Block(nn.Module):
         self.down = projection("mlp.down_proj")
         for name, norm in (("before_attention", "input_layernorm"), ("before_ffn", "post_attention_layernorm")):
             self.register_buffer(name, torch.from_numpy(base.weight(f"{prefix}{norm}.weight")))
-
-    @property
-    def kind(self) -> torch.dtype:
-        """What its products are computed in."""
-        return self.qkv.frozen.kind
 
     def projections(self) -> tuple["_Projection", ...]:
         """In the order in which `forward` takes their adapters."""
