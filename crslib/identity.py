@@ -25,7 +25,7 @@ def file_sha256(path: Path) -> str:
 
 
 def sources_sha256(modules: Iterable[str], leave_out: Collection[str] = ()) -> dict[str, str]:
-    """SHA-256 of the sources of `modules` ("crslib.simulate") and of all of this package that they import, by name.
+    """SHA-256 of the sources of `modules` ("crslib.errors") and of all of this package that they import, by name.
 
     Followed wherever an import stands, in functions too. A package's `__init__` counts only where a name is taken from
     it that is no module. `leave_out`: modules that are neither hashed nor followed.

@@ -269,3 +269,62 @@ def registry(reports: Path) -> pl.DataFrame:
             return pl.DataFrame(
                 schema=dict.fromkeys(("run_id", "status", "started", "finished", "condition", "path"), pl.String)
             )
+
+
+def read_sweep(path: Path) -> tuple[dict[str, Any], list[tuple[str, Run]]]:
+    """The contents of `sweep.json` in folder `path`, and of each condition its label and its run.
+
+    Raises `CrsError` when the file is missing or damaged.
+    """
+    try:
+        content = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CrsError(f"{path} holds no readable sweep.json ({error}); make one with `crs sweep GRID`") from None
+    values = [condition["values"] for condition in content["conditions"]]
+    names = [each.get("condition") for each in values]
+    if None in names or len(set(names)) < len(names):
+        names = [", ".join(f"{k}={written(v)}" for k, v in each.items()) or "only condition" for each in values]
+    runs = [Run(path / condition["path"]) for condition in content["conditions"]]
+    return content, list(zip(names, runs, strict=True))
+
+
+def newest_sweep() -> Path:
+    """The folder of the newest sweep below `reports/sweeps`. Raises `CrsError` when there is none."""
+    sweeps = sorted(resolve("reports/sweeps").glob("*/sweep.json"), key=lambda path: path.stat().st_mtime)
+    if not sweeps:
+        raise CrsError("there is no sweep below reports/sweeps; make one with `crs sweep GRID`")
+    return sweeps[-1].parent
+
+
+def written(value: object) -> str:
+    """A parameter's value as people write it: true, false; `default` where none is given."""
+    return str(value).lower() if isinstance(value, bool) else "default" if value is None else str(value)
+
+
+def find_runs(paths: Sequence[Path]) -> dict[str, Run]:
+    """Condition → run: of a sweep's folder, of run folders, or of the newest sweep when no path is given.
+
+    Of a sweep only the conditions that ended well. Runs of the same condition are told apart by their ids. Raises
+    `CrsError` for a folder without dialogues.
+    """
+    if paths and not (len(paths) == 1 and (paths[0] / "sweep.json").exists()):
+        return name_runs([Run(path.resolve()) for path in paths])
+    content, runs = read_sweep(paths[0] if paths else newest_sweep())
+    states = [condition["state"] for condition in content["conditions"]]
+    return {name: run for (name, run), state in zip(runs, states, strict=True) if state == "success"}
+
+
+def name_runs(found: Sequence[Run]) -> dict[str, Run]:
+    """Condition → run, in the same order; runs of the same condition are told apart by their ids. Raises `CrsError` for
+    a folder without dialogues, and for one that is named twice."""
+    for run in found:
+        if not run.has("dialogues"):
+            raise CrsError(f"{run.path} holds no dialogues; name the folder of a run that ended well")
+    names = [run.info.get("parameters", {}).get("condition", run.path.name) for run in found]
+    named = {
+        f"{name} {run.run_id[:6]}" if names.count(name) > 1 else name: run
+        for name, run in zip(names, found, strict=True)
+    }
+    if len(named) < len(found):
+        raise CrsError("a run is named twice; give different runs")
+    return named

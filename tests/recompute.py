@@ -24,7 +24,7 @@ from rapidfuzz import fuzz
 from sacrebleu.metrics import BLEU
 from scipy import stats
 
-from tests import readings
+from tests.support import readings
 
 EXACT = 1e-9
 STATES, LOGITS = 1e-6, 2e-3  # an indefinite root; another way through llama.cpp

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from crslib.config import RunParameters, SimulationParameters, read_assignments, read_grid, read_parameter_file
+from crslib.cli.parameters import read_assignments, read_grid, read_parameter_file
+from crslib.config import RunParameters, SimulationParameters
 from crslib.errors import CrsError
 
 

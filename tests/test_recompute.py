@@ -8,11 +8,12 @@ from types import ModuleType
 import polars as pl
 import pytest
 
-from crslib import catalog
 from crslib.config import ROOT
-from crslib.metrics import evaluate, human, ngram, two_sample
-from tests import readings, recompute
-from tests.metrics_frames import NAMES, table, talk
+from crslib.data import catalog
+from crslib.metrics import evaluate, ngram, reference, two_sample
+from tests import recompute
+from tests.support import readings
+from tests.support.metrics_frames import NAMES, table, talk
 
 TITLES = [*NAMES, "Ghost Film (1900)"]
 SAID = [
@@ -87,7 +88,7 @@ def run(items: pl.DataFrame, tmp_path: Path) -> Path:
         "turns": turns,
         "prompts": table("prompts", prompts),
     }
-    people_too = human.read(ROOT / "data" / "human")
+    people_too = reference.read(ROOT / "data" / "human")
     tables["scores"], tables["metrics"] = evaluate("run", human=people_too, n_bootstrap=10, seed=0, **tables)
     for name, frame in tables.items():
         frame.write_parquet(tmp_path / f"{name}.parquet")
@@ -107,10 +108,11 @@ def imported(module: ModuleType) -> set[str]:
 
 def test_no_figure_comes_from_the_library() -> None:
     assert imported(recompute) == set()
-    read = {"acts", "engines.llama", "metrics.consistency.attributes_said", "metrics.consistency.statements"}
-    read |= {"metrics.reactions.react", "ranking.ItemPrior", "ranking.Utterance", "corpora.frames", "corpora.redial"}
-    same_draws_and_models = {"identity.derive_seed", "chat.ChatTemplate", "config.SimulationParameters"}
-    same_draws_and_models |= {"simulate.prepared", "training.examples.examples"}
+    read = {"dialogue.acts", "engines.llama", "metrics.consistency.attributes_said", "dialogue.stances.statements"}
+    read |= {"dialogue.reactions.react", "recommender.prior.ItemPrior", "recommender.prior.Utterance"}
+    read |= {"data.corpora.frames", "data.corpora.redial"}
+    same_draws_and_models = {"identity.derive_seed", "dialogue.templates.ChatTemplate", "config.SimulationParameters"}
+    same_draws_and_models |= {"engines.loading.prepared", "training.examples.examples"}
     assert imported(readings) == {f"crslib.{name}" for name in read | same_draws_and_models}
 
 

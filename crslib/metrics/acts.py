@@ -1,6 +1,6 @@
 """What parties do with their turns, against people: shares of dialogue acts, and how far apart they are.
 
-Acts of either side are read by the same tagger (`crslib/acts.py`), whose errors are therefore on both sides; they are
+Acts of either side are read by the same tagger (`dialogue/acts.py`), whose errors are therefore on both sides; they are
 not the same errors where words differ. Knows nothing of words.
 """
 
@@ -9,7 +9,7 @@ import polars as pl
 from scipy.special import rel_entr
 
 from crslib import stats
-from crslib.chat import RECOMMENDER, USER
+from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.metrics.realism import against_people
 
 _KEYS = ["dialogue_id", "turn"]
@@ -55,7 +55,7 @@ def divergences(
 ) -> dict[str, tuple[stats.Estimate, float, float]]:
     """`[{role}_]{gram}_divergence` → the run's to people, and people's to one another: mean and 95 % quantile.
 
-    `acts`, `human`: columns of `crslib.acts.SCHEMA`. Without a role: of both parties, role and act together; with one:
+    `acts`, `human`: columns of `dialogue.acts.SCHEMA`. Without a role: of both parties, role and act together; with it:
     of its turns, or of its turns after the other's.
     """
     found = {}

@@ -11,53 +11,13 @@ from typing import Any
 import polars as pl
 
 from crslib import stats
-from crslib.chat import USER, plain
+from crslib.dialogue.stances import DECADE_WORDS, genre_pattern, statements
+from crslib.dialogue.utterances import USER
+from crslib.dialogue.views import NOTE_KINDS
+from crslib.dialogue.words import words
 from crslib.metrics.facts import Facts
-from crslib.metrics.words import words
 
-NOTE_KINDS: Mapping[tuple[bool, bool], str] = {
-    (True, True): "seen_liked",
-    (True, False): "seen_disliked",
-    (False, True): "unseen_interested",
-    (False, False): "unseen_uninterested",
-}
-
-# Other words for a genre of the catalogue; the genre's own name and its plural always count.
-_GENRE_WORDS: Mapping[str, str] = {
-    "action": "action packed",
-    "animation": "animated|cartoon|cartoons|anime",
-    "children": "kids|children's",
-    "comedy": "comedies|comedic|funny movie|funny movies|something funny",
-    "crime": "gangster|mafia|heist",
-    "documentary": "documentaries",
-    "drama": "dramatic",
-    "family": "families|kids",
-    "fantasy": "fantasies",
-    "film-noir": "film noir|noir",
-    "horror": "scary movie|scary movies|something scary|slasher|slashers",
-    "mystery": "mysteries|whodunit",
-    "romance": "romantic|rom com|romcom|love story|love stories",
-    "sci-fi": "sci fi|scifi|science fiction",
-    "thriller": "suspense|suspenseful",
-    "war": "military",
-}
-_DECADE_WORDS = {1920: "twenties", 1930: "thirties", 1940: "forties", 1950: "fifties", 1960: "sixties"} | {
-    1970: "seventies",
-    1980: "eighties",
-    1990: "nineties",
-}
-_LIKES = re.compile(
-    r"\b(?:love|loved|enjoy|enjoyed|prefer|adore|favorite|favourite|fan of|into|in the mood for)\b"
-    r"|\b(?:i|we|really|also|always|do|would|i'd) (?:\w+ ){0,2}?liked?\b"
-)
-_DISLIKES = re.compile(
-    r"(?:\bnot|\bnever|n't|\b(?:do|did|does|have|am|is|are|was)nt) (?:\w+ ){0,3}?"
-    r"(?:like|liked|love|enjoy|enjoyed|care|into|fan|interested|want|mood)\b"
-    r"|\b(?:hate|hated|dislike|disliked|can't stand)\b"
-)
-_UNSEEN = re.compile(r"(?:\bnot|\bnever|n't|\b(?:have|did)nt) (?:\w+ ){0,2}?(?:seen|saw|see|watched|watch)\b")
 _MENTION = re.compile(r"\[\[.*?\]\]")
-_SENTENCE = re.compile(r"[.!?;\n]+|\b(?:but|although|though|however|except)\b")
 
 
 # ── reactions ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -193,42 +153,6 @@ def preferences(
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def statements(
-    turn: Mapping[str, Any], profile: Mapping[str, Any], titles: Mapping[str, str]
-) -> Iterable[tuple[str, str, bool]]:
-    """What a user turn says for or against something the profile has a view on: (about, says, contradicts) of each.
-
-    `turn`: a row of table `turns`; `profile`: columns `liked_genres` … `disliked_items`; `titles`: item id to title.
-    """
-    loved, disliked = set(profile["loved_items"] or ()), set(profile["disliked_items"] or ())
-    enjoyed, rejected = profile["liked_genres"] or [], profile["disliked_genres"] or []
-    text = turn["text"]
-    for number, mention in sorted(enumerate(turn["items"]), key=lambda pair: -pair[1]["start"]):
-        text = f"{text[: mention['start']]} item{number}x {text[mention['end'] :]}"
-    for clause in _SENTENCE.split(plain(text).lower().replace("’", "'")):
-        clause = f" {' '.join(words(clause))} "
-        says = _attitude(clause)
-        if says is None:
-            continue
-        for number, mention in enumerate(turn["items"]):
-            if f" item{number}x " in clause and mention["item_id"] in loved | disliked:
-                expected = "likes" if mention["item_id"] in loved else "dislikes"
-                yield titles.get(mention["item_id"], mention["title"]), says, says != expected
-        if says != "unseen" and not re.search(r" item\d+x ", clause):
-            for genre in [*enjoyed, *rejected]:
-                if _genre(genre).search(clause):
-                    yield genre, says, (says == "likes") != (genre in enjoyed)
-
-
-def _attitude(clause: str) -> str | None:
-    if re.search(r"\b(?:you|your)\b", clause):
-        return None  # asks or speaks of the other
-    for says, pattern in (("unseen", _UNSEEN), ("dislikes", _DISLIKES), ("likes", _LIKES)):
-        if pattern.search(clause):
-            return says
-    return None
-
-
 def attributes_said(turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame) -> pl.DataFrame:
     """Each target attribute of each dialogue: (dialogue_id, attribute, n_turn).
 
@@ -270,12 +194,12 @@ def coverage_by_turn(
 
 def _attributes(profile: Mapping[str, Any]) -> Iterable[tuple[str, re.Pattern[str]]]:
     for genre in profile.get("target_genres") or ():
-        yield genre, _genre(genre)
+        yield genre, genre_pattern(genre)
     if (decade := profile.get("target_decade")) is not None:
         short = f"{decade % 100:02d}"
         yield (
             f"{decade}s",
-            re.compile(rf" (?:{decade}'?s|{short}'?s|{decade // 10}\d|{_DECADE_WORDS.get(decade, decade)}) "),
+            re.compile(rf" (?:{decade}'?s|{short}'?s|{decade // 10}\d|{DECADE_WORDS.get(decade, decade)}) "),
         )
     for person in (profile.get("target_actor"), profile.get("target_director")):
         if person:
@@ -283,12 +207,6 @@ def _attributes(profile: Mapping[str, Any]) -> Iterable[tuple[str, re.Pattern[st
             # A family name alone is how people speak of actors; very short ones are other words too.
             either = [" ".join(parts), *parts[-1:]] if len(parts[-1]) > 3 else [" ".join(parts)]
             yield person, re.compile(f" (?:{'|'.join(map(re.escape, either))})(?:'s)? ")
-
-
-def _genre(genre: str) -> re.Pattern[str]:
-    name = re.escape(" ".join(words(genre.lower())))
-    others = _GENRE_WORDS.get(genre.lower(), "")
-    return re.compile(f" (?:{name}|{name}s{'|' + others if others else ''}) ")
 
 
 def _sums(values: pl.DataFrame) -> pl.DataFrame:

@@ -13,7 +13,7 @@ import polars as pl
 from crslib import schemas
 from crslib.errors import CrsError
 from crslib.identity import derive_seed
-from crslib.opinions import Opinions
+from crslib.users.opinions import Opinions
 
 
 def strangers(profile_ids: Sequence[str], seed: int) -> dict[str, str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from crslib.chat import RECOMMENDER, USER
+from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.metrics.diversity import BUDGET, DRAWS, SAMPLE
 from crslib.metrics.embedding import COMPONENTS
 from crslib.metrics.leakage import FUZZY

@@ -14,11 +14,11 @@ import polars as pl
 from scipy import sparse
 
 from crslib import stats
-from crslib.chat import RECOMMENDER, USER
+from crslib.dialogue.utterances import RECOMMENDER, USER
+from crslib.dialogue.words import words
 from crslib.identity import derive_seed
 from crslib.metrics.facts import Facts
 from crslib.metrics.recommendation import gini, item_counts
-from crslib.metrics.words import words
 
 BUDGET = 1000  # words behind distinct-n
 ORDERS = (1, 2, 3)

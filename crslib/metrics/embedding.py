@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from crslib import stats, store
-from crslib.chat import RECOMMENDER, USER
+from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, file_sha256
 from crslib.metrics.diversity import DRAWS, HALF_DRAWS, SAMPLE, TIMES

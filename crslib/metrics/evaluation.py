@@ -13,7 +13,7 @@ from crslib.errors import CrsError
 from crslib.metrics import acts, consistency, diversity, guesswork, leakage, realism, recommendation
 from crslib.metrics.definitions import METRICS
 from crslib.metrics.facts import Facts, facts
-from crslib.metrics.human import Human
+from crslib.metrics.reference import Human
 
 
 def evaluate(

@@ -10,9 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from crslib.chat import RECOMMENDER
-from crslib.metrics.reactions import react
-from crslib.metrics.words import n_words, words
+from crslib.dialogue.reactions import react
+from crslib.dialogue.utterances import RECOMMENDER
+from crslib.dialogue.words import n_words, words
 
 FRAMES: Mapping[str, Mapping[str, Any]] = {
     # One row per utterance that is not empty. `utterance` is the same number wherever the same words are said.

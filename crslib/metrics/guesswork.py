@@ -16,9 +16,9 @@ import numpy as np
 import polars as pl
 from scipy.stats import rankdata
 
-from crslib.chat import USER
+from crslib.dialogue.utterances import USER
 from crslib.metrics.leakage import USER_FIRST, first_named
-from crslib.ranking import ItemPrior, Utterance
+from crslib.recommender.prior import ItemPrior, Utterance
 
 WORDS, ATTRIBUTES, NOTHING = "guesswork_words", "guesswork_attributes", "guesswork_nothing"
 SAVED = "guesswork_saved"

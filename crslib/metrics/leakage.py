@@ -20,9 +20,11 @@ import numpy as np
 import polars as pl
 from rapidfuzz import fuzz
 
-from crslib import chat, stats
-from crslib.chat import RECOMMENDER, RECOMMENDER_SYSTEM, USER
-from crslib.metrics.words import spaced, words
+from crslib import stats
+from crslib.dialogue import utterances
+from crslib.dialogue.utterances import RECOMMENDER, USER
+from crslib.dialogue.views import RECOMMENDER_SYSTEM
+from crslib.dialogue.words import spaced, words
 
 FUZZY = 90  # rapidfuzz's ratio, 0 to 100, from which a title counts as named
 LONG_TITLE = 8  # letters from which a single word is looked for in any case
@@ -150,7 +152,7 @@ def _private(profile: Mapping[str, Any], prompt: str, aloud: Sequence[str]) -> I
         if prompt.count(marker) > sum(text.count(marker) for text in aloud):
             yield "profile marker", marker
     notes = _NOTE.findall(prompt)
-    if len(notes) > sum(len(_NOTE.findall(chat.plain(text))) for text in aloud):
+    if len(notes) > sum(len(_NOTE.findall(utterances.plain(text))) for text in aloud):
         yield "private note", notes[0]
 
 
@@ -164,7 +166,7 @@ class _Titles:
 
     def __init__(self, items: pl.DataFrame) -> None:
         self._names = {
-            item_id: (title, chat.item_name(title, year))
+            item_id: (title, utterances.item_name(title, year))
             for item_id, title, year in items.select("item_id", "title", "year").iter_rows()
         }
         # Every name's words as one text, to find the names that hold another one.
@@ -228,7 +230,7 @@ def first_named(turns: pl.DataFrame, targets: pl.DataFrame, items: pl.DataFrame)
     least `FUZZY` similar to its title with the same numbers; titles of one short word by `Title (Year)` only.
     """
     titles = {
-        item_id: (words(title), words(chat.item_name(title, year)))
+        item_id: (words(title), words(utterances.item_name(title, year)))
         for item_id, title, year in items.join(targets, on="item_id", how="semi")
         .select("item_id", "title", "year")
         .iter_rows()

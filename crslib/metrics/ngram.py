@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 
 from crslib import stats
-from crslib.chat import RECOMMENDER, USER, mentions
-from crslib.metrics.words import words
+from crslib.dialogue.utterances import RECOMMENDER, USER, mentions
+from crslib.dialogue.words import words
 
 START, END, FILM = "<s>", "</s>", "<film>"  # no word holds a bracket
 _RARE = "<rare>"

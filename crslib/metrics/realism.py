@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from crslib import stats
-from crslib.chat import RECOMMENDER, USER
+from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.identity import derive_seed
 from crslib.metrics.facts import Facts
 

@@ -7,8 +7,9 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from crslib import chat, stats
-from crslib.chat import RECOMMENDER, USER
+from crslib import stats
+from crslib.dialogue import utterances
+from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.metrics.facts import Facts
 
 CUTOFFS = (1, 3, 5, 10)
@@ -249,7 +250,9 @@ def popularity(facts: Facts, human: Facts, items: pl.DataFrame) -> pl.DataFrame:
     names = items.select(
         "item_id",
         pl.lit("simulated").alias("source"),
-        pl.Series("name", [chat.item_name(*row) for row in items.select("title", "year").iter_rows()], dtype=pl.String),
+        pl.Series(
+            "name", [utterances.item_name(*row) for row in items.select("title", "year").iter_rows()], dtype=pl.String
+        ),
     )
     return (
         pl.concat(frames)

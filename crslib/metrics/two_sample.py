@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 
 from crslib import stats
-from crslib.chat import RECOMMENDER, USER, mentions
+from crslib.dialogue.utterances import RECOMMENDER, USER, mentions
+from crslib.dialogue.words import words
 from crslib.identity import derive_seed
-from crslib.metrics.words import words
 
 WORDS, LENGTH = "words", "length"
 SCHEMA = {

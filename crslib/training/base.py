@@ -11,7 +11,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from crslib.engines import weights
+from crslib.engines import weights as weights
 from crslib.errors import CrsError
 
 MODULES = {
@@ -165,8 +165,8 @@ def transformers_model(base: Base) -> Any:
         tie_word_embeddings=shape.tied,
     )
     model = LlamaForCausalLM(config)
-    weights = {name: torch.from_numpy(base.weight(name)) for name in base.names}
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    parameters = {name: torch.from_numpy(base.weight(name)) for name in base.names}
+    missing, unexpected = model.load_state_dict(parameters, strict=False)
     assert not unexpected and set(missing) <= ({"lm_head.weight"} if shape.tied else set())
     model.model.rotary_emb.inv_freq.copy_(torch.from_numpy(shape.rope))
     return model.eval()

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from crslib.catalog import Catalog
 from crslib.config import PreferenceParameters, TrainingParameters, resolve
-from crslib.corpora import Dialogue, redial
+from crslib.data.catalog import Catalog
+from crslib.data.corpora import Dialogue, redial
+from crslib.dialogue.views import NOTE_KINDS
 from crslib.engines import llama, weights
 from crslib.engines.base import Sampling
+from crslib.engines.loading import CACHE
 from crslib.errors import CrsError
 from crslib.identity import derive_seed
-from crslib.judges import LocalJudge
-from crslib.metrics.consistency import NOTE_KINDS
-from crslib.simulate import CACHE
+from crslib.judging.llm import LocalJudge
 from crslib.store import Run, writing
 from crslib.training import preferences, run
+from crslib.training.adapter import export
 from crslib.training.base import Base
-from crslib.training.export import export
 from crslib.training.judge import scores
 from crslib.training.run import CHECKPOINT, Advance
 

@@ -15,20 +15,11 @@ from types import SimpleNamespace
 
 import polars as pl
 
-from crslib.baselines import SCRIPTED, USER_TARGET, TargetKnowledge, TargetUserView, script, script_view
-from crslib.chat import (
-    RECOMMENDER,
-    USER,
-    ChatTemplate,
-    Note,
-    RecommenderView,
-    Tokenizer,
-    UserKnowledge,
-    UserView,
-    View,
-    mentions,
-)
-from crslib.corpora import Dialogue, Turn
+from crslib.data.corpora import Dialogue, Turn
+from crslib.dialogue.scripts import SCRIPTED, USER_TARGET, TargetKnowledge, TargetUserView, script, script_view
+from crslib.dialogue.templates import ChatTemplate, Tokenizer
+from crslib.dialogue.utterances import RECOMMENDER, USER, mentions
+from crslib.dialogue.views import Note, RecommenderView, UserKnowledge, UserView, View
 from crslib.errors import CrsError
 from crslib.identity import derive_seed
 from crslib.training.knowledge import Seekers, targets

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from crslib.chat import USER, Message, clean
-from crslib.judges import Judge
+from crslib.dialogue.utterances import USER, clean
+from crslib.dialogue.views import Message
+from crslib.judging.llm import Judge
 from crslib.training.preferences import Context
 
 _ASKED = "You judge conversations about movies. Answer with one word: yes or no."

@@ -14,10 +14,13 @@ from typing import Any
 
 import polars as pl
 
-from crslib import catalog, wording
-from crslib.chat import RECOMMENDER, USER, UserKnowledge
-from crslib.corpora import Dialogue
-from crslib.profiles import Target, summarise
+from crslib.data import titles
+from crslib.data.corpora import Dialogue
+from crslib.dialogue import lexicon
+from crslib.dialogue.utterances import RECOMMENDER, USER
+from crslib.dialogue.views import UserKnowledge
+from crslib.users.profiles import summarise
+from crslib.users.targets import Target
 
 N_LIKED_GENRES, N_LOVED, N_TARGET_GENRES = 3, 3, 2  # at most, as in a profile
 
@@ -73,10 +76,10 @@ class Seekers:
         decades: list[int] = []
         people: dict[str, str] = {}
         for turn in _before_items(dialogue):
-            for words, sign in wording.clauses(turn):
-                genres.update({genre: sign > 0 for word in words for genre in wording.GENRES_OF.get(word, ())})
+            for words, sign in lexicon.clauses(turn):
+                genres.update({genre: sign > 0 for word in words for genre in lexicon.GENRES_OF.get(word, ())})
                 if sign > 0:
-                    decades += wording.decades(" ".join(words))
+                    decades += lexicon.decades(" ".join(words))
                     people.update(self._named(words))
         asked = Target(
             tuple(genre for genre, wanted in genres.items() if wanted and genre in self._rarity)[:N_TARGET_GENRES],
@@ -96,7 +99,7 @@ class Seekers:
 
 def _others(dialogue: Dialogue) -> dict[str, Any]:
     """The items of a dialogue that are no target, nor of a target's title: a film may have several ids, and years."""
-    key = {item_id: catalog.title_key(catalog.split_year(item.name)[0]) for item_id, item in dialogue.items.items()}
+    key = {item_id: titles.title_key(titles.split_year(item.name)[0]) for item_id, item in dialogue.items.items()}
     barred = {key[item_id] for item_id in targets(dialogue)}
     first: dict[str, str] = {}
     for item_id in dialogue.items:
@@ -129,7 +132,7 @@ def _people(items: pl.DataFrame) -> dict[str, tuple[str, str]]:
                 films[name][kind] += 1
     named = {}
     for name in sorted(films):
-        words = wording.tokens(name)
+        words = lexicon.tokens(name)
         if len(words) in (2, 3):
             named[" ".join(words)] = (films[name].most_common(1)[0][0], name)
     return named

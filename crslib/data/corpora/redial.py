@@ -1,0 +1,228 @@
+"""ReDial (Li et al., Towards Deep Conversational Recommendations, NeurIPS 2018; CC BY 4.0) as `Dialogue`s.
+
+Reads the official zip, a folder of unpacked files or one `.jsonl` file, also with messages already merged per turn.
+Item ids are ReDial's own, and one film may have several (with and without a year); `items` holds their facts.
+
+What is put right on the way: forms and mention lists that are `[]` instead of `{}`; titles with double blanks, `%3F`,
+HTML entities, or none at all (then another dialogue's title for the same id is used, else the text says "that
+movie"); HTML entities, line breaks and empty messages; `@` typed before a title that was never linked.
+"""
+
+import html
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote
+
+import polars as pl
+
+from crslib import schemas, store
+from crslib.config import resolve
+from crslib.data.corpora.base import Dialogue, Item, Turn, first_speakers, merged
+from crslib.dialogue import utterances
+from crslib.dialogue.utterances import RECOMMENDER, USER
+from crslib.errors import CrsError
+
+Split = Literal["train", "test"]
+
+_LINK = re.compile(r"@(\d+)")
+_STRAY_AT = re.compile(r"@(?=[^\W\d])")
+_YEAR = re.compile(r"^(.*?)\s*\((\d{4})\)$")
+_ANSWERS = {0: False, 1: True}  # 2, or anything else: did not say
+
+ITEMS = resolve("data/redial/items.parquet")
+# MovieLens' words, the ones of the built-in catalogue; what IMDb says beyond them (biography, sport, …) is left out.
+_GENRES = """action adventure animation comedy crime documentary drama family fantasy film-noir horror musical mystery
+    romance sci-fi thriller war western"""
+GENRES = frozenset(_GENRES.split())
+
+
+def read(path: Path, split: Split) -> list[Dialogue]:
+    """The dialogues of one split, in file order, each conversation once.
+
+    `path`: the official zip, a folder, or one `.jsonl` file; in a zip or folder the split is every `.jsonl` whose name
+    starts with it. Raises `CrsError` when nothing is found, a line is no ReDial dialogue, or a file of the other split
+    is named: the test set is for evaluation only.
+    """
+    records: dict[str, dict[str, Any]] = {}
+    titles: dict[str, str] = {}
+    for name, number, line in _lines(path, split):
+        try:
+            record = json.loads(line)
+            records.setdefault(str(record["conversationId"]), record)
+            for item_id, raw in dict(record.get("movieMentions") or {}).items():
+                if title := clean_title(raw):
+                    titles.setdefault(item_id, title)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise CrsError(f"{name} line {number} is not a ReDial dialogue; download the official zip again") from None
+    dialogues = []
+    for dialogue_id, record in records.items():
+        try:
+            dialogues.append(_dialogue(dialogue_id, record, titles))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise CrsError(
+                f"conversation {dialogue_id} of {path} lacks a part of ReDial's schema; download the official zip again"
+            ) from None
+    return dialogues
+
+
+def movies(path: Path) -> dict[str, str]:
+    """ReDial's own catalogue: the name of every movie that people could pick, by item id.
+
+    `path`: the official zip or a folder; read is `movies_with_mentions.csv`, but never its count of mentions, which
+    counts the test set too. Movies without a title are left out. Raises `CrsError` when the file is missing or damaged.
+    """
+    pattern = re.compile(r"movies_with_mentions\.csv$")
+    name, content = next(_contents(path, pattern, "movies_with_mentions.csv"))
+    try:
+        rows = pl.read_csv(content, columns=["movieId", "movieName"], schema_overrides={"movieId": pl.String})
+    except (pl.exceptions.PolarsError, UnicodeDecodeError):
+        raise CrsError(f"{name} has no columns movieId and movieName; download the official zip again") from None
+    return {item_id: title for item_id, raw in rows.sort("movieId").iter_rows() if (title := clean_title(raw))}
+
+
+def items(path: Path = ITEMS) -> pl.DataFrame:
+    """Facts of ReDial's movies as table `items`, sorted by id: genres, directors and best-known actors where known.
+
+    There are no ratings, so `n_ratings` is 0. Raises `CrsError` when the file is missing or damaged.
+    """
+    return store.read_parquet(path, "items")
+
+
+def build_items(path: Path, facts: Path, to: Path = ITEMS) -> pl.DataFrame:
+    """Writes the file that `items` reads, the same bytes every time, and returns its rows.
+
+    `path`: the official zip or a folder with `movies_with_mentions.csv`; `facts`: JSON lines with movieId, genre,
+    director, star and imdb_id. A movie without facts keeps empty lists. Raises `CrsError` when one is not readable.
+    """
+    known = {}
+    try:
+        for fact in map(json.loads, facts.read_text(encoding="utf-8").splitlines()):
+            known[str(fact["movieId"])] = fact
+    except OSError as error:
+        raise CrsError(f"cannot read {facts}: {error.strerror}; give the JSON lines with facts of movies") from None
+    except (ValueError, KeyError, TypeError):
+        raise CrsError(f"{facts} does not hold JSON lines with a movieId; give the facts of ReDial's movies") from None
+    rows = []
+    for item_id, name in sorted(movies(path).items()):
+        fact = known.get(item_id, {})
+        title, year = _dated(name)
+        rows.append(
+            {
+                "item_id": item_id,
+                "title": title,
+                "year": year,
+                "genres": sorted(GENRES.intersection(fact.get("genre") or ())),
+                "directors": [utterances.one_line(person) for person in fact.get("director") or ()],
+                "cast": [utterances.one_line(person) for person in fact.get("star") or ()],
+                "imdb_id": fact.get("imdb_id"),
+                "n_ratings": 0,
+                "mean_rating": None,
+            }
+        )
+    table = pl.DataFrame(rows, schema=dict(schemas.TABLES["items"]))
+    store.write_parquet(table, to)
+    return table
+
+
+def _lines(path: Path, split: Split) -> Iterator[tuple[str, int, bytes]]:
+    for name, content in _files(path, split):
+        for number, line in enumerate(content.splitlines(), start=1):
+            if line.strip():
+                yield name, number, line
+
+
+def _files(path: Path, split: Split) -> Iterator[tuple[str, bytes]]:
+    if path.suffix != ".jsonl" or path.is_dir():
+        yield from _contents(path, re.compile(rf"{split}[^/]*\.jsonl$"), f"{split}*.jsonl")
+        return
+    if path.name.startswith({"train": "test", "test": "train"}[split]):
+        raise CrsError(f"{path} is not of the {split} split; the test set is for evaluation only")
+    try:
+        yield str(path), path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _contents(path: Path, wanted: re.Pattern[str], what: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of the files in a folder or zip whose names match; one at least."""
+    try:
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if wanted.match(file.name))
+            if not files:
+                raise CrsError(f"{path} has no file {what}; give the folder of the unpacked ReDial zip")
+            for file in files:
+                yield str(file), file.read_bytes()
+        else:
+            with zipfile.ZipFile(path) as archive:
+                members = [m for m in sorted(archive.namelist()) if wanted.match(m.rsplit("/", 1)[-1])]
+                if not members:
+                    raise CrsError(f"{path} holds no {what}; give the official redial_dataset.zip")
+                for member in members:
+                    yield f"{path}:{member}", archive.read(member)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except zipfile.BadZipFile:
+        raise CrsError(f"{path} is not a zip; give ReDial's zip, folder or .jsonl file") from None
+
+
+def _unreadable(path: Path, error: OSError) -> CrsError:
+    return CrsError(f"cannot read {path}: {error.strerror}; give ReDial's zip, folder or .jsonl file")
+
+
+def clean_title(raw: str | None) -> str:
+    """ReDial's `movieName` as an item name, `Title (Year)` or `Title`; empty without a title."""
+    title = utterances.one_line(unquote(html.unescape(raw or "")))
+    return utterances.item_name(*_dated(title))
+
+
+def _dated(title: str) -> tuple[str, int | None]:
+    match = _YEAR.match(title)
+    return (match[1], int(match[2])) if match and match[1] else (title, None)
+
+
+def _dialogue(dialogue_id: str, record: Mapping[str, Any], titles: Mapping[str, str]) -> Dialogue:
+    user, recommender = str(record["initiatorWorkerId"]), str(record["respondentWorkerId"])
+    turns = _turns(record["messages"], user, titles)
+    return Dialogue(dialogue_id, user, recommender, turns, _items(record, turns, titles))
+
+
+def _turns(messages: Sequence[Mapping[str, Any]], user: str, titles: Mapping[str, str]) -> tuple[Turn, ...]:
+    said = (
+        (USER if str(message["senderWorkerId"]) == user else RECOMMENDER, *_utterance(message["text"], titles))
+        for message in messages
+    )
+    return merged(said, counted=all("messageId" in message for message in messages))
+
+
+def _utterance(raw: str, titles: Mapping[str, str]) -> tuple[str, list[str]]:
+    text = utterances.one_line(html.unescape(raw)).replace("[[", "").replace("]]", "")
+    ids: list[str] = []
+
+    def name_it(link: re.Match[str]) -> str:
+        if link[1] not in titles:
+            return "that movie"
+        ids.append(link[1])
+        return utterances.mention(titles[link[1]])
+
+    return _LINK.sub(name_it, _STRAY_AT.sub("", text)), ids
+
+
+def _items(record: Mapping[str, Any], turns: Sequence[Turn], titles: Mapping[str, str]) -> dict[str, Item]:
+    own, other = dict(record["initiatorQuestions"] or {}), dict(record["respondentQuestions"] or {})
+    first_said_by = first_speakers(turns)
+    items = {}
+    for item_id in dict.fromkeys([*first_said_by, *own, *other]):
+        if item_id not in titles:
+            continue
+        source = USER if item_id in own else RECOMMENDER if item_id in other else ""
+        answers = own.get(item_id) or other.get(item_id) or {}
+        suggested = _ANSWERS.get(answers.get("suggested"))
+        if suggested is None and item_id in first_said_by:
+            suggested = first_said_by[item_id] == RECOMMENDER
+        seen, liked = _ANSWERS.get(answers.get("seen")), _ANSWERS.get(answers.get("liked"))
+        items[item_id] = Item(titles[item_id], suggested, seen, liked, source)
+    return items

@@ -1,0 +1,374 @@
+"""Items named outside brackets: every run of words is looked up, and the odds say whether it is a title.
+
+Knows item names, people's names and ratings; nothing of users or files.
+"""
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import polars as pl
+from rapidfuzz import fuzz, process
+
+from crslib.data.titles import AFTER_PART, ARTICLES, FUZZY, FUZZY_LENGTH, NUMBERED, Entry, title_words
+from crslib.dialogue import utterances
+
+# How sure a mention outside brackets must be, and what speaks for and against it: natural logarithms of odds. The first
+# is the odds that a word begins a film's title at all; the weights were set on ReDial's training dialogues.
+SURE = 3.0
+_ODDS: Mapping[str, float] = {
+    "title": -4.6,
+    "year": 9.0,  # the item's year stands beside it
+    "year in parentheses": 14.0,
+    "quoted": 6.0,
+    "capital": 3.5,  # all its words but the small ones have one, where no sentence begins
+    "another capital": 1.5,
+    "no capital": -3.0,
+    "one small word": -2.0,  # a single word without a capital
+    "alone": 3.0,  # it is all that the sentence says
+    "cue": 2.0,  # after "seen", "about", "called", … or before "is", "was"
+    "article": 0.3,
+    "no article": -1.5,  # the title has one, the text has not
+    "determiner": -5.0,  # "a taxi driver": the text has one, the title has not
+    "name": -4.0,  # beside another capitalised word: probably a part of a longer name
+    "part": -1.5,
+    "spacing": -3.0,  # words written as one, or one as two
+    "misspelt": -4.0,
+}
+
+
+# ── titles outside brackets ─────────────────────────────────────────────────────────────────────────────────────
+
+# The most frequent words of ReDial's training dialogues outside links, most frequent first; not those that are mostly
+# written with a capital. (A statistic of the corpus, Li et al. 2018, CC BY 4.0.)
+_FREQUENT = """
+    i you a it have that good the like is seen one of for to and movie movies was great are what hi about bye but
+    hello in too really do yes thanks will or not out also its love with how my havent watch can looking thank see any
+    think im check those so liked me well suggestions day some am your help would all no as there recommend funny kind
+    something loved ok if did action heard comedy them ive ill enjoy be very hope they sure saw more know okay pretty
+    on yeah night favorite thats sounds never another just both lol new we watched much film now horror welcome
+    classic yet today this other an dont nice goodbye maybe find want hey he has though should time films try type
+    suggest awesome comedies lot either ones anything might enjoyed cool old could into look then were interesting
+    favorites suggestion drama didnt up go similar definitely kids watching recommendations first these actually at
+    scary youre from thought family who tonight right genre interested may which haha best take need been ever little
+    fan going again older two his romantic got him list she give by same problem last always fun things get even
+    recently better still thriller sci cute series fi hilarious story care else original when year let weekend amazing
+    please recent bit animated perfect doing id course her cant had few helped sorry whats than chatting evening based
+    newer probably most hmm wow many romance does happy glad sound super book looks remember make only before fantasy
+    people sequel add because ideas recommendation big actor bad classics times agree soon theres long came made fine
+    here say years reviews such theaters true different morning guess excellent already along mind others tell wasnt
+    second remake seeing war while yep thing worth quite music types yea couple appreciate thrillers choice must ya
+    hear stuff way ago talking alright adventure called kid youve mood sad afternoon since doesnt hes kinds wonderful
+    fantastic thinking dramas theater off trying back mean superhero wait actors genres seems done man sort after chat
+    lately over life whole prefer lines date guy makes stars believe mine their rewatch isnt laugh work ah enough
+    creepy especially forgot highly feel flick wanted where why choices mentioned name mystery documentary friend idea
+    rest young daughter girl suspense lets part read real theyre crazy far hoping husband hard lots sequels wrong
+    around later musical usually weird friendly absolutely huge humor version 80s asking coming show kinda nope start
+    although dark exactly fiction hmmm keep able crime everyone loves week intense myself taste youll comes fav gave
+    set familiar hahaha found trailer forward pick school chance down packed sweet helpful hero hopefully perhaps plot
+    director ohh science specific come end live open son every everything guys job particular childrens friends
+    musicals nothing almost books goes next ooh opinion scenes seem cry days decent past space yup alot flicks gets
+    historical popular totally boy franchise home interest least likes serious supposed wanting world girls hows
+    modern said having line youd children meant rated sports starring animation comic ha re stories three used bet
+    except psychological put related won cast catch helping shes sometimes top choose consider getting high honestly
+    together twist adult being excited forget gory meaning rom silly someone style entertaining moment murder our
+    plays rent teens female gonna helps however looked us adults alien arent away full house newest oldie own
+    personally seeking through tried went woman wont wouldnt anyway couldnt ending hit lead mostly suggested western
+    90s bro characters god main matter reccomend reminds shot started talk awards car character comedys options person
+    scared scifi understand finding less once stay surprised weve yourself ages bunch chick each follow game goodie
+    luck omg whos wife wondering age ahh directed goodnight happen making marathon missed non role wish animals boys
+    certainly cheesy era ghost indeed merry neither play plenty scene white actress com cop during group parts place
+    several songs anime certain current finished haven killer light month point title acting anymore anyways
+    documentaries early epic favourite gotta heart latest reason released sense soundtrack younger cartoon child
+    history known office period plan run tastes teen theme under zombie box case checking example hot men mention miss
+    oooh rather recommended stick stream surprisingly without yesss awhile effects etc future goofy head police
+    release searching somewhat spy submit suspenseful trailers until wonder worries basically close dude enjoyable
+    felt forever funnier gives gone huh meet mix mom personal recall side special use yo 2nd ahead behind between
+    blood foreign given hadnt holiday horrors indie mixed novel question recomended tear umm westerns works ask boring
+    cannot compare considered conversation dad dumb earlier general hate howdy military move pass played pleasure
+    previews serial strange stupid suppose takes third waiting wants women
+"""
+_RANKS = {word: rank for rank, word in enumerate(_FREQUENT.split(), start=1)}
+# Words whose capital says nothing of titles, because they always have one.
+_CAPITALISED = frozenset(
+    """
+    i im ive id ill monday tuesday wednesday thursday friday saturday sunday january february march april may june july
+    august september october november december christmas halloween easter thanksgiving american british english french
+    german italian japanese chinese indian mexican russian spanish america england france hollywood earth god disney
+    netflix marvel pixar dc dvd tv pg oscar robin jack paul max ray ali troy jackie wilson arthur emma
+    """.split()  # noqa: SIM905
+)
+_SMALL = frozenset({"the", "a", "an", "of", "and", "in", "to", "for", "on", "at", "with", "from", "by", "or", "is"})
+_CUES = frozenset(
+    """
+    called or about watched watching watch seen see saw liked like enjoyed loved love try and maybe recommend original
+    """.split()  # noqa: SIM905
+)
+_DETERMINERS = frozenset(
+    """
+    the a an this that these those my your his her its our their some any another no every each
+    """.split()  # noqa: SIM905
+)
+_MANY = frozenset(
+    {"movies", "films", "series", "franchise", "trilogy", "sequel", "sequels", "song", "songs", "fan", "fans"}
+)
+_ABBREVIATED = frozenset({"dr", "mr", "mrs", "ms", "st", "vs", "vol", "pt", "jr", "inc"})
+_TOKEN = re.compile(r"[^\W_](?:['’‘`´]*[^\W_])*|[&#]")
+_SENTENCE_END = re.compile(r"[.!?…][\"'”’)]*(\s|\Z)")
+_YEAR_BESIDE = re.compile(r"\s*,?\s*(?:\(\s*([12][0-9]{3})\s*(?:\)|\Z)|(from )?((?:19|20)[0-9]{2})(?![\w'’]))")
+_LATER_NUMBER = re.compile(r"[2-9]|1[0-9]|I{2,3}|IV|VI{0,3}")
+_ENDS = 5  # letters: of a long title with one slip, the first or the last five are right
+_QUOTES = "\"'“”‘’"
+
+
+class _Token(NamedTuple):
+    said: str
+    word: str  # as in `title_words`
+    start: int
+    end: int
+    opens: bool  # a sentence begins with it
+    apart: bool  # a sentence, a mention or nothing stands before it
+
+    @property
+    def capital(self) -> bool | None:
+        """Whether it has a capital; None where that would say nothing."""
+        if self.opens or self.word in _CAPITALISED or not self.said[0].isalpha():
+            return None
+        return self.said[0].isupper()
+
+
+class _Match(NamedTuple):
+    first: int
+    last: int
+    start: int
+    end: int
+    item_id: str | None
+    odds: float
+
+
+class Spotter:
+    """Finds titles among ordinary words: every run of words is looked up by its key."""
+
+    def __init__(
+        self, items: pl.DataFrame, by_key: Mapping[str, list[Entry]], by_part: Mapping[str, list[Entry]]
+    ) -> None:
+        self._by_key, self._by_part = by_key, by_part
+        self._ratings = {item_id: n or 0 for item_id, n in items.select("item_id", "n_ratings").iter_rows()}
+        self._total = sum(self._ratings.values()) + len(self._ratings)
+        people = pl.concat([items["cast"].explode(), items["directors"].explode()]).drop_nulls().unique()
+        names = (title_words(name) for name in people)
+        self._people = {"".join(words) for words in names if len(words) > 1}
+        self._longest = max(map(len, (*by_key, *by_part)), default=0)
+        self._longer: Counter[tuple[str, ...]] = Counter()  # ratings of the titles that go on after these words
+        for entry in (entry for entries in by_key.values() for entry in entries):
+            words = _without_article(entry.words)
+            for length in range(1, len(words)):
+                if not words[length][0].isdigit() and words[length] not in ("part", "volume"):
+                    self._longer[words[:length]] += self._ratings[entry.item_id]
+        self._alike: defaultdict[tuple[str, str], list[Entry]] = defaultdict(list)
+        for key, entries in by_key.items():
+            if len(key) >= FUZZY_LENGTH:
+                self._alike["first", key[:_ENDS]].append(entries[0])
+                self._alike["last", key[-_ENDS:]].append(entries[0])
+
+    def spot(self, text: str) -> list[dict[str, Any]]:
+        tokens = _tokens(text)
+        found = [match for first in range(len(tokens)) for match in self._from(text, tokens, first)]
+        found.sort(key=lambda match: (match.first - match.last, -match.odds, match.first))
+        taken: set[int] = set()
+        chosen = []
+        for match in found:
+            if taken.isdisjoint(range(match.first, match.last + 1)):
+                taken.update(range(match.first, match.last + 1))
+                chosen.append(match)
+        return [
+            {"item_id": match.item_id, "title": text[match.start : match.end], "start": match.start, "end": match.end}
+            for match in sorted(chosen)
+            if match.item_id is not None
+        ]
+
+    def _from(self, text: str, tokens: Sequence[_Token], first: int) -> Iterator[_Match]:
+        """What the runs of words that begin at token `first` name: items that are sure, and people."""
+        key = ""
+        for last in range(first, len(tokens)):
+            if last > first and tokens[last].apart:
+                return
+            key += tokens[last].word
+            if len(key) > self._longest + 2:
+                return
+            if last > first and key in self._people:
+                yield _Match(first, last, tokens[first].start, tokens[last].end, None, math.inf)
+            entries, how = self._look_up(key, [token.word for token in tokens[first : last + 1]])
+            if entries and (match := self._judge(text, tokens, first, last, entries, how)):
+                yield match
+
+    def _look_up(self, key: str, words: list[str]) -> tuple[Sequence[Entry], str]:
+        """The items of a key, and how they have it: `key`, `part` or `misspelt`."""
+        if words[0] in ARTICLES:  # the article is taken in afterwards, where the title has one
+            return (), ""
+        if key in self._by_key:
+            return self._by_key[key], "key"
+        if len(key) > 7 and len(entries := self._by_part.get(key, ())) == 1:
+            return entries, "part"
+        if len(key) < FUZZY_LENGTH - 1:
+            return (), ""
+        alike = [*self._alike.get(("first", key[:_ENDS]), ()), *self._alike.get(("last", key[-_ENDS:]), ())]
+        near = {entry.key: entry for entry in alike if _slip(words, entry.words)}
+        best = process.extractOne(key, sorted(near), scorer=fuzz.ratio, score_cutoff=FUZZY) if near else None
+        return (self._by_key[best[0]], "misspelt") if best else ((), "")
+
+    def _judge(
+        self, text: str, tokens: Sequence[_Token], first: int, last: int, entries: Sequence[Entry], how: str
+    ) -> _Match | None:
+        """The match of `tokens[first..last]` with the item it means, or None where that is not sure."""
+        said = tokens[first : last + 1]
+        start, end = said[0].start, said[-1].end
+        evidence = ["title"]
+        if beside := _YEAR_BESIDE.match(text, end):
+            year = int(beside[1] or beside[3])
+            dated = [entry for entry in entries if entry.year == year]
+            dated = dated or [entry for entry in entries if abs((entry.year or 0) - year) == 1]
+            if not dated or (dated[0].year != year and len(dated) > 1):
+                return None
+            entry = dated[0]
+            evidence.append("year in parentheses" if beside[1] else "year")
+            end = end if beside[2] else beside.end()
+        else:
+            entry = entries[0]
+            if self._is_series(entry) or _goes_on(tokens, last) or re.match(r": [A-Z0-9]", text[end : end + 3]):
+                return None
+        words = [token.word for token in said]
+        before = tokens[first - 1] if first and not said[0].apart else None
+        after = tokens[last + 1] if last + 1 < len(tokens) and not tokens[last + 1].apart else None
+        if how == "part":
+            article = before.word if before and before.word in ARTICLES else None
+        else:
+            article = entry.words[0] if len(entry.words) > 1 and entry.words[0] in ARTICLES else None
+        if article and before and before.word == article:
+            evidence.append("article")
+            first, start = first - 1, before.start
+            before = tokens[first - 1] if first and not tokens[first].apart else None
+        elif article:
+            evidence.append("no article")
+        if before and before.word in _DETERMINERS:
+            evidence.append("determiner")
+        if text[max(0, start - 1) : start] in tuple(_QUOTES) and re.match(rf"[,.!?]?[{_QUOTES}]", text[end : end + 2]):
+            evidence.append("quoted")
+        if how != "key":
+            evidence.append(how)
+        elif not {len(words), len(words) + 1} & {len(entry.words)}:
+            evidence.append("spacing")
+        evidence += _capitals(tokens, said)
+        if not beside and "quoted" not in evidence:
+            key = "".join(words)
+            if len(key) < 3 or key.isdigit():
+                return None
+            if len(words) == 1 and not any(token.said[0].isupper() for token in said):
+                evidence.append("one small word")
+            if _is_name(before) or _is_name(after):
+                evidence.append("name")
+        if tokens[first].apart and (last + 1 == len(tokens) or tokens[last + 1].apart):
+            evidence.append("alone")
+        elif (before and before.word in _CUES) or (after and after.word in ("is", "was")):
+            evidence.append("cue")
+        popularity = math.log((self._ratings[entry.item_id] + 1) / self._total)
+        odds = popularity + _surprise(words) + sum(_ODDS[name] for name in evidence)
+        return _Match(first, last, start, end, entry.item_id, odds) if odds >= SURE else None
+
+    def _is_series(self, entry: Entry) -> bool:
+        """Whether longer titles that begin with this one are rated more in all: who says "Batman" may mean any."""
+        return self._longer[_without_article(entry.words)] > self._ratings[entry.item_id]
+
+
+def _without_article(words: tuple[str, ...]) -> tuple[str, ...]:
+    return words[1:] if len(words) > 1 and words[0] in ARTICLES else words
+
+
+@lru_cache(maxsize=1 << 16)
+def _word(said: str) -> str:
+    return "".join(title_words(said))
+
+
+def _tokens(text: str) -> list[_Token]:
+    """The words of an utterance outside brackets."""
+    inside = utterances.mentions(text)
+    for _, start, end in inside:
+        text = f"{text[:start]}{chr(0) * (end - start)}{text[end:]}"
+    tokens: list[_Token] = []
+    seen = 0
+    for match in _TOKEN.finditer(text):
+        if not (word := _word(match[0])):
+            continue
+        between, seen = text[seen : match.start()], match.end()
+        if tokens and tokens[-1].word in NUMBERED:
+            word = AFTER_PART.get(word, word)
+        ended = _SENTENCE_END.search(between) is not None
+        if tokens and between[:1] == "." and tokens[-1].said.lower() in _ABBREVIATED:
+            ended = False
+        mention = chr(0) in between
+        opens = ended or (not tokens and not mention)
+        tokens.append(_Token(match[0], word, match.start(), match.end(), opens, opens or mention))
+    return tokens
+
+
+def _capitals(tokens: Sequence[_Token], said: Sequence[_Token]) -> list[str]:
+    """What capitals say; nothing where the other words have them too."""
+    others = [token.capital for token in tokens if token not in said and token.capital is not None]
+    upper = [token.said.isupper() for token in tokens if len(token.said) > 1]
+    if len(upper) > 1 and sum(upper) > 0.7 * len(upper):
+        return ["no capital"]
+    if len(others) > 1 and sum(others) >= 0.5 * len(others):
+        return []
+    large = [token for token in said if token.word not in _SMALL] or said
+    shown = [token.capital for token in large if token.capital is not None]
+    if shown and all(shown):
+        return ["capital", *["another capital"] * (len(shown) - 1)]
+    return ["no capital"] if shown and not any(shown) else []
+
+
+def _goes_on(tokens: Sequence[_Token], last: int) -> bool:
+    """Whether the next word makes it a later film of a series, or many: "Rocky 7", "Hostel part 3", "Saw movies"."""
+    following = [*tokens[last + 1 : last + 3]]
+    if not following or following[0].apart:
+        return False
+    if following[0].word in NUMBERED:
+        return len(following) > 1 and following[1].word.isdigit()
+    return following[0].word in _MANY or _LATER_NUMBER.fullmatch(following[0].said) is not None
+
+
+def _is_name(token: _Token | None) -> bool:
+    return token is not None and token.said[0].isupper() and token.word not in _RANKS and token.word not in _CAPITALISED
+
+
+def _slip(said: Sequence[str], words: tuple[str, ...]) -> bool:
+    """Whether `said` may be a misspelt title of these `words`: as many words, digits the same, and only words that
+    are no frequent ones, nor plurals of each other, differ."""
+    words = _without_article(words)
+    if len(said) != len(words):
+        return False
+    differing = [(one, other) for one, other in zip(said, words, strict=True) if one != other]
+    return all(
+        one not in _RANKS
+        and not one.isdigit()
+        and not other.isdigit()
+        and one.rstrip("s") != other.rstrip("s")
+        and fuzz.ratio(one, other) >= 75
+        for one, other in differing
+    )
+
+
+def _surprise(words: Sequence[str]) -> float:
+    """Minus the logarithm of how often these words stand together in ordinary text, roughly: the rarest counts whole,
+    the others half, because words keep company ("now and then")."""
+    each = sorted(map(_rarity, words))
+    return each[-1] + sum(each[:-1]) / 2
+
+
+def _rarity(word: str) -> float:
+    """Minus the logarithm of a word's frequency: by rank after Zipf; of a word that is not frequent by its length."""
+    if rank := _RANKS.get(word):
+        return math.log(10 * rank)
+    return 7.0 if word.isdigit() else 9 + 0.5 * min(len(word), 8)

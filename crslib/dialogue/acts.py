@@ -1,0 +1,251 @@
+"""What a turn does: seek, accept, reject, recommend, explain, … as a small linear tagger reads it.
+
+The acts are the user intents and recommender actions of IARD (Cai and Chen, UMAP 2020), several a turn. A logistic
+regression per act looks at words, pairs of words, and little else: who spoke before, and whose film a film is. Titles
+are one word, how long a turn is is not looked at. The tagger is its weights, two tables of numbers in `data/acts`; how
+far to trust it stands beside them. Knows nothing of metrics.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from crslib import store
+from crslib.config import resolve
+from crslib.dialogue.utterances import RECOMMENDER, USER
+from crslib.errors import CrsError
+from crslib.identity import derive_seed, digest
+
+# Codes that share a name are siblings in IARD's taxonomy of which at least one cannot be told from words (Cohen's kappa
+# below 0.4, see data/acts/README.md).
+NAMES: Mapping[str, Mapping[str, str]] = {
+    USER: {
+        "IQU": "first query",
+        "CON": "further query",
+        "REF": "further query",
+        "STO": "further query",
+        "PRO": "preference",
+        "ANS": "answer",
+        "ASK": "ask opinion",
+        "SEE": "seen",
+        "ACC": "accept",
+        "REJ": "reject",
+        "INQ": "inquire",
+        "CRI-F": "critique",
+        "CRI-A": "critique",
+        "CRI-C": "critique",
+        "NRE": "neutral",
+        "OTH": "other",
+    },
+    RECOMMENDER: {
+        "REQ": "request",
+        "CLQ": "request",
+        "RESP": "respond",
+        "R-ANS": "respond",
+        "REC-S": "recommend",
+        "REC-E": "recommend by asking",
+        "EXP-I": "explain",
+        "EXP-P": "explain",
+        "EXP-S": "explain",
+        "OTH": "other",
+    },
+}
+SCHEMA = {"dialogue_id": pl.String, "turn": pl.Int32, "role": pl.String, "act": pl.String}
+FOLDER, FIGURES = resolve("data/acts"), "figures.json"
+MIN_DIALOGUES = 10  # in which a word or pair must occur to be looked at
+FOLDS = 5
+_C = 0.3  # inverse strength of the penalty
+_BIAS = "(bias)"
+_TOKEN = re.compile(r"\[\[[^\[\]]+\]\]|[^\W_]+(?:'[^\W_]+)*|[?!]")
+
+
+def features(turns: pl.DataFrame) -> pl.DataFrame:
+    """(dialogue_id, turn, role, features) of the turns that are not empty, sorted: what the tagger sees of each.
+
+    `turns`: dialogue_id, turn, role, text. Features are there or not: lower-case words, `?`, `!`, `FILM`, pairs of them
+    and, in parentheses: opens the dialogue, own first turn; the turn before has a question mark, names a film; names a
+    film that is new, of one's own before, of the other's before.
+    """
+    spoken = turns.filter(pl.col("text").str.strip_chars() != "").sort("dialogue_id", "turn")
+    rows: list[tuple[str, int, str, list[str]]] = []
+    before: list[str] | None = None
+    for dialogue_id, turn, role, text in spoken.select("dialogue_id", "turn", "role", "text").iter_rows():
+        if not rows or rows[-1][0] != dialogue_id:
+            before, heard, named = None, set[str](), dict[str, str]()
+        found = _TOKEN.findall(text.lower().replace("’", "'"))
+        films = [token for token in found if token.startswith("[[")]
+        tokens = ["FILM" if token.startswith("[[") else token for token in found]
+        told = {
+            "(opens)": before is None,
+            "(own first turn)": role not in heard,
+            "(after a question)": "?" in (before or ()),
+            "(after a film)": "FILM" in (before or ()),
+            "(new film)": any(film not in named for film in films),
+            "(own film again)": any(named.get(film) == role for film in films),
+            "(other's film again)": any(named.get(film, role) != role for film in films),
+        }
+        pairs = (f"{one} {other}" for one, other in pairwise(tokens))
+        rows.append((dialogue_id, turn, role, sorted({*tokens, *pairs, *(name for name in told if told[name])})))
+        named = {**dict.fromkeys(films, role), **named}
+        heard.add(role)
+        before = tokens
+    schema = {"dialogue_id": pl.String, "turn": pl.Int32, "role": pl.String, "features": pl.List(pl.String)}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+@dataclass(frozen=True)
+class Tagger:
+    """`weights`: role → a row per feature, the bias first, and a column per act. A turn has every act whose bias and
+    weights of what is there sum to 0 or more; where none does, the act that is nearest to it. `accuracy`: (role, act) →
+    F1 on dialogues not learnt from, where it is known."""
+
+    weights: Mapping[str, pl.DataFrame]
+    accuracy: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """A hash of the weights."""
+        return digest({role: table.write_csv(float_precision=3) for role, table in self.weights.items()}, "tagger")
+
+    def tag(self, turns: pl.DataFrame) -> pl.DataFrame:
+        """The acts of `turns` (dialogue_id, turn, role, text; empty ones have none): `SCHEMA`, a row per act, sorted.
+
+        Raises `CrsError` for a role that the tagger does not know.
+        """
+        seen, rows = features(turns), []
+        for (role,), part in seen.group_by("role", maintain_order=True):
+            if role not in self.weights:
+                raise CrsError(f"turns of role {role!r} have no acts; roles are {', '.join(self.weights)}")
+            names = np.array(self.weights[role].columns[1:])
+            where, which = np.nonzero(_tags(self.scores(part["features"], str(role))))
+            rows.append(
+                part[where].select("dialogue_id", "turn", "role", pl.Series("act", names[which], dtype=pl.String))
+            )
+        return pl.concat([pl.DataFrame(schema=SCHEMA), *rows]).sort("dialogue_id", "turn", "act")
+
+    def scores(self, seen: pl.Series, role: str) -> np.ndarray:
+        """(turns, acts): bias and weights summed over each list of features."""
+        table = self.weights[role]
+        values = table.drop("feature").to_numpy()
+        return _presence(seen, table["feature"][1:].to_list()) @ values[1:] + values[0]
+
+
+def _tags(scores: np.ndarray) -> np.ndarray:
+    tags = scores >= 0
+    lacking = np.flatnonzero(~tags.any(axis=1))
+    tags[lacking, scores[lacking].argmax(axis=1)] = True
+    return tags
+
+
+def _presence(seen: pl.Series, vocabulary: Sequence[str]) -> sparse.csr_array:
+    """One row per list of features, one column per feature of the vocabulary: 1 where it is there."""
+    column = {feature: place for place, feature in enumerate(vocabulary)}
+    places = [[column[feature] for feature in row if feature in column] for row in seen]
+    ends = np.cumsum([0, *map(len, places)], dtype=np.int32)
+    flat = np.array([place for row in places for place in row], dtype=np.int32)
+    return sparse.csr_array((np.ones(len(flat)), flat, ends), shape=(len(places), len(vocabulary)))
+
+
+# ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write(tagger: Tagger, folder: Path = FOLDER) -> None:
+    """Writes the weights, a table `ROLE.csv` per role. Raises `CrsError` when the folder cannot be written."""
+    for role, table in tagger.weights.items():
+        with store.writing(folder / f"{role}.csv") as temporary:
+            table.write_csv(temporary, float_precision=3)
+
+
+def read(folder: Path = FOLDER) -> Tagger:
+    """The tagger stored in `folder`, with its accuracy. Raises `CrsError` when a file is missing or damaged."""
+    weights = {}
+    path = folder / FIGURES
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["cross_validation"]
+        accuracy = {(row["role"], row["act"]): float(row["f1"]) for row in rows}
+        for role in (USER, RECOMMENDER):
+            path = folder / f"{role}.csv"
+            table = pl.read_csv(path, schema_overrides={"feature": pl.String})
+            if table.columns[0] != "feature" or table["feature"][0] != _BIAS or table.width < 2:
+                raise ValueError
+            weights[role] = table.cast({pl.selectors.exclude("feature"): pl.Float64})
+    except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
+        raise CrsError(f"{path} is missing or damaged; make it with `crs data acts --iard PATH`") from None
+    return Tagger(weights, accuracy)
+
+
+# ── learning ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def named(labelled: pl.DataFrame) -> pl.DataFrame:
+    """Turns of `corpora.iard.read` with the names of `NAMES` for codes. Raises `CrsError` for an unknown code."""
+    for role, code in labelled.explode("acts").select("role", "acts").unique().sort("role", "acts").iter_rows():
+        if code not in NAMES[role]:
+            raise CrsError(f"{code!r} is no act of IARD's {role}s; they are {', '.join(NAMES[role])}")
+    acts = [
+        sorted({NAMES[role][code] for code in codes}) for role, codes in labelled.select("role", "acts").iter_rows()
+    ]
+    return labelled.with_columns(pl.Series("acts", acts, dtype=pl.List(pl.String)))
+
+
+def fit(labelled: pl.DataFrame) -> Tagger:
+    """A tagger of the acts in `labelled` (dialogue_id, turn, role, text, acts), weights of three decimals.
+
+    L2-regularized logistic regression. The biases are such that, on dialogues not learnt from, as many turns get an act
+    as people gave it to: shares of acts are what the tagger is for, and at 0.5 rare acts would get lost.
+    """
+    seen = features(labelled).join(labelled.select("dialogue_id", "turn", "acts"), on=["dialogue_id", "turn"])
+    weights = {}
+    for role in (USER, RECOMMENDER):
+        part = seen.filter(role=role).sort("dialogue_id", "turn")
+        vocabulary = _vocabulary(part)
+        present = _presence(part["features"], vocabulary)
+        names = part["acts"].explode().unique().sort().to_list()
+        fold = part["dialogue_id"].replace_strict(folds(part["dialogue_id"])).to_numpy()
+        columns = {}
+        for name in names:
+            has = part["acts"].list.contains(name).to_numpy()
+            blind = np.zeros(len(has))
+            for number in range(FOLDS):
+                inner, intercept = _regression(present[fold != number], has[fold != number])
+                blind[fold == number] = present[fold == number] @ inner + intercept
+            own, intercept = _regression(present, has)
+            least = np.sort(blind)[-has.sum()]
+            columns[name] = np.round([intercept - least, *own], 3) + 0.0
+        weights[role] = pl.DataFrame({"feature": [_BIAS, *vocabulary], **columns})
+    return Tagger(weights)
+
+
+def out_of_fold(labelled: pl.DataFrame) -> pl.DataFrame:
+    """`Tagger.tag` of the same turns, each by a tagger that has not seen its dialogue: five-fold, by dialogue."""
+    fold = labelled["dialogue_id"].replace_strict(folds(labelled["dialogue_id"]))
+    tagged = [fit(labelled.filter(fold != number)).tag(labelled.filter(fold == number)) for number in range(FOLDS)]
+    return pl.concat(tagged).sort("dialogue_id", "turn", "act")
+
+
+def folds(dialogue_ids: pl.Series) -> dict[str, int]:
+    """Dialogue → the number of its fold; the order in the file does not matter."""
+    order = sorted(dialogue_ids.unique(), key=lambda dialogue_id: derive_seed(0, "act folds", dialogue_id))
+    return {dialogue_id: place % FOLDS for place, dialogue_id in enumerate(order)}
+
+
+def _vocabulary(seen: pl.DataFrame) -> list[str]:
+    found = seen.select("dialogue_id", "features").explode("features").unique()
+    common = found.group_by("features").len().filter(pl.col("len") >= MIN_DIALOGUES)
+    return sorted(common["features"])
+
+
+def _regression(present: sparse.csr_array, has: np.ndarray) -> tuple[np.ndarray, float]:
+    from sklearn.linear_model import LogisticRegression  # slow to import; who reads acts does without
+
+    if not has.any() or has.all():
+        return np.zeros(present.shape[1]), 10.0 if has.any() else -10.0
+    found = LogisticRegression(C=_C, solver="liblinear").fit(present, has)
+    return found.coef_[0], float(found.intercept_[0])

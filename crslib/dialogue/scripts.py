@@ -1,0 +1,85 @@
+"""The two formats that the project argues against, in which a model knows the target titles. Apart from `chat`, so that
+the views of a simulation have no way to them.
+
+`scripted`: one model writes both sides of a dialogue; it is told targets, summary and attributes. `user-target`: the
+user of format v1 that knows the targets beside what it may know. What the other party hears is the same as ever.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from crslib.dialogue.utterances import RECOMMENDER, USER, clean, one_line
+from crslib.dialogue.views import UserKnowledge, UserView, View
+
+SCRIPTED, USER_TARGET = "scripted", "user-target"
+
+_SPEAKERS = {USER: "User", RECOMMENDER: "Recommender"}
+# Models that were not trained on the format number their lines, set names in bold and call the parties otherwise.
+_LINE = re.compile(
+    r"^[\s\d.)>#*_-]*(?:(?P<user>user|seeker|customer|human)|(?P<recommender>recommender|assistant|system|bot))"
+    r"[\s*_]*:(?:\*\*|__)?\s*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class TargetKnowledge(UserKnowledge):
+    """A user's knowledge with the names of the target items (`Title (Year)`)."""
+
+    titles: tuple[str, ...]
+
+    def system(self) -> str:
+        """The system message of a `UserView`, with a line that names the targets, if there are any."""
+        return "\n".join([super().system(), *_line("You hope to hear of: ", self.titles)])
+
+
+class TargetUserView(UserView):
+    """A `UserView` that also knows the targets."""
+
+    def __init__(self, knowledge: TargetKnowledge) -> None:
+        super().__init__(knowledge)
+
+
+def script_view(knowledge: TargetKnowledge) -> View:
+    """The view of a model that writes the whole dialogue as its one message, in the lines of `script`."""
+    lines = ["Write a dialogue between a user and a movie recommender."]
+    if knowledge.summary:
+        lines.append(f"About the user: {one_line(knowledge.summary)}")
+    if knowledge.attributes:
+        lines.append(f"Looking for: {one_line(knowledge.attributes)}")
+    return View("\n".join([*lines, *_line("The recommender suggests: ", knowledge.titles)]))
+
+
+def script(turns: Sequence[tuple[str, str]]) -> str:
+    """A dialogue of (role, text) as one text: a line per turn, which begins with who speaks."""
+    return "\n".join(f"{_SPEAKERS[role]}: {one_line(text)}" for role, text in turns)
+
+
+def parse_script(text: str) -> list[tuple[str, str]]:
+    """The turns (role, text) of a generated script; parties alternate, texts are as `chat.clean` leaves them.
+
+    A line without a speaker goes on with the one before, lines of one speaker are one turn, what precedes the first
+    speaker and empty turns are left out.
+    """
+    spoken: list[tuple[str, list[str]]] = []
+    for line in text.splitlines():
+        if match := _LINE.match(line):
+            role = USER if match["user"] else RECOMMENDER
+            if not spoken or spoken[-1][0] != role:
+                spoken.append((role, []))
+            line = line[match.end() :]
+        if spoken:
+            spoken[-1][1].append(line)
+    turns: list[tuple[str, str]] = []
+    for role, lines in spoken:
+        words = clean(" ".join(lines))
+        if words and turns and turns[-1][0] == role:
+            turns[-1] = (role, f"{turns[-1][1]} {words}")
+        elif words:
+            turns.append((role, words))
+    return turns
+
+
+def _line(opening: str, titles: Sequence[str]) -> list[str]:
+    return [opening + "; ".join(map(one_line, titles))] if titles else []

@@ -1,0 +1,348 @@
+"""What one change of a profile does to the dialogue: counterfactual twins, and a placebo beside them.
+
+A person talks three times with the same recommender: as they are; as their twin, who looks for another genre or loved
+another film, with the same seeds; and as they are once more with other seeds, which is the placebo: so much do
+dialogues differ by themselves. If the simulation can be controlled, the twin's dialogue differs from the placebo's in
+what was changed and is otherwise more like the first than that. Knows nothing of held-out items.
+"""
+
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rapidfuzz.distance import Indel
+
+from crslib import schemas, stats
+from crslib.config import ProfileParameters, SimulationParameters, resolve
+from crslib.data import histories, tables
+from crslib.data.catalog import Catalog
+from crslib.dialogue import utterances
+from crslib.dialogue.lexicon import GENRES_OF, tokens
+from crslib.dialogue.utterances import USER
+from crslib.dialogue.words import words
+from crslib.engines.base import Engine
+from crslib.engines.loading import open_engines
+from crslib.identity import derive_seed
+from crslib.metrics.consistency import attributes_said
+from crslib.metrics.facts import facts
+from crslib.metrics.recommendation import recommended
+from crslib.recommender.grounding import Grounding, open_grounding
+from crslib.simulation.loop import UserOpinions, simulate
+from crslib.store import Run
+from crslib.users import targets
+from crslib.users.opinions import Opinions
+from crslib.users.profiles import build, summarise
+
+GENRE, FILM = "genre", "film"
+FACTUAL, TWIN, PLACEBO = "factual", "twin", "placebo"
+N_KNOWN = 5  # a twin's film is drawn from so many, the best-known that are possible
+
+Talk = tuple[pl.DataFrame, pl.DataFrame]
+"""Tables `dialogues` and `turns`."""
+
+CHANGES = {
+    "profile_id": pl.String,
+    "old": pl.String,
+    "new": pl.String,
+    "old_genres": pl.List(pl.String),
+    "new_genres": pl.List(pl.String),
+}
+CHANGED: Mapping[str, str] = {
+    "says_new": "the user names the new {kind}",
+    "says_old": "the user names the old {kind}",
+    "recommends_new": "recommended films of {whose} new {kind}",
+    "recommends_old": "recommended films of {whose} old {kind}",
+}
+ALIKE: Mapping[str, str] = {
+    "words_alike": "words in common with the factual dialogue",
+    "films_alike": "recommended films in common",
+    "turns_before_parting": "turns until they part",
+    "turns_apart": "turns more or fewer",
+    "words_apart": "words more or fewer",
+}
+SCHEMA = {
+    "kind": pl.String,
+    "measure": pl.String,
+    **dict.fromkeys((FACTUAL, TWIN, PLACEBO, "effect", "low", "high", "p"), pl.Float64),
+    "n": pl.Int64,
+}
+_TITLE = re.compile(r"\[\[.*?\]\]")
+
+
+@dataclass(frozen=True)
+class Twins:
+    """`profiles`: a table of that name, of twins who differ from the people of the same ids in one thing. `changes`:
+    the columns of `CHANGES`; `old` and `new` are genres or item ids, the others the genres that go with them."""
+
+    profiles: pl.DataFrame
+    changes: pl.DataFrame
+
+
+# ── who they are ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def other_genre(people: pl.DataFrame, items: pl.DataFrame, min_k: int, seed: int) -> Twins:
+    """Twins of `people` (table `profiles`) who look for another genre than the first that these look for.
+
+    Drawn from what anybody of them looks for, so that it is not in the own summary and at least `min_k` of `items`
+    match all the attributes. Who looks for no genre has no twin, nor has one for whom none is left. What the summary
+    says of the old genre stays: a user may go on naming it with good reason.
+    """
+    asked = sorted({genre for genres in people["target_genres"] for genre in genres})
+    rows, changes = [], []
+    for row in people.sort("profile_id").iter_rows(named=True):
+        own = {genre for name in ("target_genres", "liked_genres", "disliked_genres") for genre in row[name]}
+        others = [genre for genre in asked if genre not in own]
+        random.Random(derive_seed(seed, "twin", GENRE, row["profile_id"])).shuffle(others)
+        for new in others if row["target_genres"] else ():
+            old, *rest = row["target_genres"]
+            target = targets.Target((new, *rest), row["target_decade"], row["target_actor"], row["target_director"])
+            if (k := target.count(items)) >= min_k:
+                rows.append({**row, "target_genres": [new, *rest], "attributes": str(target), "k_anonymity": k})
+                changes.append((row["profile_id"], old, new, [old], [new]))
+                break
+    return _twins(rows, changes)
+
+
+def other_film(people: pl.DataFrame, training: pl.DataFrame, items: pl.DataFrame, seed: int) -> Twins:
+    """Twins of `people` (table `profiles`) whose summary names another film than the first that these loved.
+
+    It is one of the best-known that the same person liked (`training`: visible ratings) and that have no genre in
+    common with the old one: so the private notes, which stay as they are, are true of both. Who liked no such film has
+    no twin.
+    """
+    names = {
+        item: utterances.item_name(title, year) for item, title, year in items["item_id", "title", "year"].iter_rows()
+    }
+    genres = dict(items.select("item_id", "genres").iter_rows())
+    history = training.join(people, on="user_id", how="semi")
+    history = histories.standardise(history, histories.scales(history)).filter("liked")
+    best_known = history.join(items, on="item_id").sort("n_ratings", "item_id", descending=[True, False])
+    liked = {user: part["item_id"].to_list() for (user,), part in best_known.group_by("user_id", maintain_order=True)}
+    rows, changes = [], []
+    for row in people.sort("profile_id").iter_rows(named=True):
+        old, *rest = row["loved_items"] or [None]
+        possible = [
+            item
+            for item in liked.get(row["user_id"], ())
+            if item not in row["loved_items"] and genres[item] and not set(genres[item]) & set(genres[old])
+        ]
+        if possible:
+            rng = random.Random(derive_seed(seed, "twin", FILM, row["profile_id"]))
+            new = rng.choice(possible[:N_KNOWN])
+            twin = {**row, "loved_items": [new, *rest]}
+            rows.append({**twin, "summary": summarise(twin, names)})
+            changes.append((row["profile_id"], old, new, genres[old], genres[new]))
+    return _twins(rows, changes)
+
+
+def _twins(rows: list[dict[str, Any]], changes: list[tuple[Any, ...]]) -> Twins:
+    frame = pl.DataFrame(rows, schema=dict(schemas.TABLES["profiles"]))
+    return Twins(frame, pl.DataFrame(changes, schema=CHANGES, orient="row"))
+
+
+# ── what they say ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def talks(
+    people: pl.DataFrame,
+    twins: Mapping[str, Twins],
+    opinions: UserOpinions,
+    catalog: Catalog,
+    user: Engine,
+    recommender: Engine,
+    parameters: SimulationParameters,
+    folder: Path,
+    grounding: Grounding | None = None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Talk]:
+    """The dialogues of `people` (`FACTUAL`), of them with the next seed (`PLACEBO`), and of the twins by their kind.
+
+    Dialogue ids, and so the seeds of every turn, are the same but for the placebo. Each kind is kept in a folder of its
+    name below `folder`; a killed call goes on there. Raises `CrsError` as `simulate` does.
+    """
+    again = parameters.model_copy(update={"seed": parameters.seed + 1})
+    cast = {FACTUAL: (people, parameters), PLACEBO: (people, again)}
+    cast |= {kind: (of.profiles, parameters) for kind, of in twins.items()}
+    total, before, made = sum(len(who) for who, _ in cast.values()) * parameters.dialogues_per_profile, 0, {}
+    for name, (who, how) in cast.items():
+
+        def tell(done: int, _: int, before: int = before) -> None:
+            advance(before + done, total)
+
+        run = Run(folder / name)
+        with run.journal() as journal:
+            dialogues, turns, _ = simulate(
+                who, opinions, catalog, user, recommender, how, name, journal, grounding, tell
+            )
+        for table, frame in (("profiles", who), ("dialogues", dialogues), ("turns", turns)):
+            run.write(table, frame)
+        made[name] = dialogues, turns
+        before += len(dialogues)
+    return made
+
+
+# ── what it did ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def measure(
+    parameters: SimulationParameters,
+    n: int,
+    folder: Path,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> pl.DataFrame:
+    """`effects` of both changes for `n` people of the built-in data; `p` corrected for all rows (Holm).
+
+    The dialogues are kept in `folder`. Raises `CrsError` as `simulate` does.
+    """
+    chosen = ProfileParameters(n_profiles=n, seed=parameters.seed)
+    built = build(*tables.load(resolve("data")), chosen)
+    twins = {
+        GENRE: other_genre(built.profiles, built.items, chosen.min_k, chosen.seed),
+        FILM: other_film(built.profiles, built.training, built.items, chosen.seed),
+    }
+    opinions, catalog = Opinions(built.profiles, built.training, built.items), Catalog(built.items)
+    with open_engines(parameters) as engines:
+        grounding = open_grounding(built.items, built.training, engines[1], parameters)
+        made = talks(built.profiles, twins, opinions, catalog, *engines, parameters, folder, grounding, advance)
+    found = pl.concat(
+        effects(kind, of.changes, made[FACTUAL], made[kind], made[PLACEBO], built.items) for kind, of in twins.items()
+    )
+    tested = found["p"].is_not_null().arg_true()
+    return found.with_columns(found["p"].scatter(tested, stats.holm(found["p"].drop_nulls().to_numpy())))
+
+
+def effects(
+    kind: str,
+    changes: pl.DataFrame,
+    factual: Talk,
+    twin: Talk,
+    placebo: Talk,
+    items: pl.DataFrame,
+    *,
+    times: int = 1000,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """The columns of `SCHEMA`, a row per measure of `CHANGED` and `ALIKE`: means over the twins' dialogues, each
+    weighing alike, and as `effect` the twin's minus the placebo's, paired by dialogue id.
+
+    With a 95 % interval (bootstrap) and `p` of a sign-flip test; `n` pairs, those in which both are defined. `factual`
+    is null for `ALIKE`, whose measures are themselves comparisons with that dialogue. No rows without `changes`.
+    """
+    if changes.is_empty():
+        return pl.DataFrame(schema=SCHEMA)
+    named = {FACTUAL: factual, TWIN: twin, PLACEBO: placebo}
+    values = [
+        frame.with_columns(pl.lit(name).alias("whose"))
+        for name, talk in named.items()
+        for frame in (changed(kind, changes, talk, items), *([] if name == FACTUAL else [alike(factual, talk)]))
+    ]
+    wide = pl.concat(values).pivot("whose", index=["measure", "dialogue_id"], values="value", sort_columns=False)
+    rows = []
+    for name in (*CHANGED, *ALIKE):
+        pairs = wide.filter(measure=name).drop_nulls([TWIN, PLACEBO]).sort("dialogue_id")
+        a, b = pairs[TWIN].to_numpy(), pairs[PLACEBO].to_numpy()
+        effect = stats.paired_difference(a, b, times=times, seed=seed)
+        if effect is not None:
+            p = stats.sign_flips(a - b, times=10 * times, seed=seed) if effect.n > 1 else None
+            means = (pairs[whose].mean() for whose in named)
+            rows.append((kind, name, *means, effect.value, effect.low, effect.high, p, effect.n))
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def changed(kind: str, changes: pl.DataFrame, talk: Talk, items: pl.DataFrame) -> pl.DataFrame:
+    """The measures of `CHANGED`, a row per dialogue of a person in `changes`: (dialogue_id, measure, value).
+
+    `says_…`: 1 if the user says the genre in any of its words (titles do not count), or names the film. `recommends_…`:
+    the share of recommended films of the catalogue that have the genre, or for a film any of its genres; null where
+    none is recommended.
+    """
+    dialogues, turns = talk
+    about = dialogues.select("dialogue_id", "profile_id").join(changes, on="profile_id").sort("dialogue_id")
+    counted = facts(dialogues, turns)
+    if kind == GENRE:
+        wanted = changes.select("profile_id", pl.concat_list("old", "new").alias("target_genres"))
+        said = attributes_said(turns, dialogues, wanted).drop_nulls("n_turn").select("dialogue_id", name="attribute")
+    else:
+        said = counted.mentions.filter(role=USER).select("dialogue_id", name="item")
+    films = recommended(counted).join(items.select("genres", item="item_id"), on="item")
+    frames = []
+    for which in ("new", "old"):
+        names = about.join(said, left_on=["dialogue_id", which], right_on=["dialogue_id", "name"], how="semi")
+        frames.append(
+            about.select(
+                "dialogue_id",
+                pl.lit(f"says_{which}").alias("measure"),
+                pl.col("dialogue_id").is_in(names["dialogue_id"].to_list()).cast(pl.Float64).alias("value"),
+            )
+        )
+        fits = films.join(about, on="dialogue_id").select(
+            "dialogue_id", fits=pl.col("genres").list.set_intersection(f"{which}_genres").list.len() > 0
+        )
+        share = fits.group_by("dialogue_id").agg(pl.col("fits").mean().alias("value"))
+        frames.append(
+            about.select("dialogue_id", pl.lit(f"recommends_{which}").alias("measure")).join(
+                share, on="dialogue_id", how="left", maintain_order="left"
+            )
+        )
+    return pl.concat(frames)
+
+
+def alike(factual: Talk, other: Talk) -> pl.DataFrame:
+    """The measures of `ALIKE` for the dialogues that are in both: (dialogue_id, measure, value).
+
+    `words_alike`: twice the longest common subsequence over the words of both, from 0 to 1, titles and words for genres
+    left out: those are what was changed. `films_alike`: recommended items in both over those in either (Jaccard), null
+    without any. `turns_before_parting`: the turns until the first that is not the same to the letter.
+    """
+    mine, theirs = _texts(factual), _texts(other)
+    films, others = _films(factual), _films(other)
+    rows: list[tuple[str, str, float | None]] = []
+    for name in sorted(mine.keys() & theirs.keys()):
+        a, b = mine[name], theirs[name]
+        both, either = films[name] & others[name], films[name] | others[name]
+        same = next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+        rows += [
+            (name, "words_alike", Indel.normalized_similarity(_words(a), _words(b))),
+            (name, "films_alike", len(both) / len(either) if either else None),
+            (name, "turns_before_parting", float(same)),
+            (name, "turns_apart", float(abs(len(a) - len(b)))),
+            (name, "words_apart", float(abs(len(words(" ".join(a))) - len(words(" ".join(b)))))),
+        ]
+    return pl.DataFrame(rows, {"dialogue_id": pl.String, "measure": pl.String, "value": pl.Float64}, orient="row")
+
+
+def _texts(talk: Talk) -> dict[str, list[str]]:
+    dialogues, turns = talk
+    said = {name: part["text"].to_list() for (name,), part in turns.sort("dialogue_id", "turn").group_by("dialogue_id")}
+    return {name: said.get(name, []) for name in dialogues["dialogue_id"]}
+
+
+def _words(texts: list[str]) -> list[str]:
+    return [word for text in texts for word in tokens(_TITLE.sub(" ", text)) if word not in GENRES_OF]
+
+
+def _films(talk: Talk) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {name: set() for name in talk[0]["dialogue_id"]}
+    for name, item in recommended(facts(*talk)).select("dialogue_id", "item").iter_rows():
+        found[name].add(item)
+    return found
+
+
+def formatted(found: pl.DataFrame) -> str:
+    """`measure`'s figures as a Markdown table."""
+    lines = ["| changed | what | factual | twin | placebo | twin minus placebo | p | pairs |", "|---" * 8 + "|"]
+    for row in found.iter_rows(named=True):
+        form = ".0%" if row["measure"] in CHANGED else ".2f"
+        whose = "the" if row["kind"] == GENRE else "a genre of the"
+        name = (CHANGED | ALIKE)[row["measure"]].format(kind=row["kind"], whose=whose)
+        means = ("" if row[who] is None else f"{row[who]:{form}}" for who in (FACTUAL, TWIN, PLACEBO))
+        doubt = "" if row["low"] is None else f" [{row['low']:+{form}}, {row['high']:+{form}}]"
+        p = "" if row["p"] is None else f"{row['p']:.3f}"
+        cells = (row["kind"], name, *means, f"{row['effect']:+{form}}{doubt}", p, str(row["n"]))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

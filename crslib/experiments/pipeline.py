@@ -1,0 +1,237 @@
+"""One run: its identity, and its notebooks executed by papermill into its folder.
+
+A run's folder is named by the hash of all that decides its result, so the same condition twice is one run, and a run
+that was killed goes on where it stood: a notebook that ended well is not executed again, a dialogue that ended is
+not made again. Knows no model, table or metric; the notebooks do the work.
+"""
+
+import contextlib
+import os
+import platform
+import re
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import papermill
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
+
+from crslib.config import ROOT, RunParameters, resolve
+from crslib.engines import llama, preparation
+from crslib.engines.base import Sampling
+from crslib.engines.loading import weights_form
+from crslib.errors import CrsError
+from crslib.identity import digest, file_sha256
+from crslib.store import Run, check_writable, now, unwritable
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that may begin: everything it needs is there and its parameters are valid."""
+
+    run: Run
+    run_id: str
+    given: Mapping[str, Any]
+    parameters: RunParameters
+    inputs: Mapping[str, Any]
+
+
+def plan(given: Mapping[str, Any], reports: Path, tell: Callable[[str], None] = lambda what: None) -> Plan:
+    """Checks the parameters and every file they name, and derives the run's identity. Starts nothing.
+
+    On a machine's first run that means to measure which weights are the fastest; `tell` hears of it.
+
+    Raises `CrsError` for an unknown or ill-typed parameter, for a file that is missing or of the wrong kind, and where
+    `reports` cannot be written.
+    """
+    parameters = RunParameters.parse(given).located()
+    data = resolve(parameters.data)
+    tables = [data / "items.parquet", data / "ratings.parquet"]
+    for table in tables:
+        if not table.is_file():
+            raise CrsError(f"{table} does not exist; run `crs data build` or `crs data import`, or set `data`")
+    human = resolve(parameters.human)
+    if not human.is_dir():
+        raise CrsError(f"no folder {human} with human statistics; run `crs data reference` or leave `human` as it is")
+    files = {
+        role: (llama.model_path(model), llama.adapter_path(adapter))
+        for role, model, adapter in (
+            ("user", parameters.user_model, parameters.user_adapter),
+            ("recommender", parameters.recommender_model, parameters.recommender_adapter),
+        )
+    }
+    check_writable(reports)  # all this before anything is measured
+    inputs = {
+        "notebooks": {name: _source_hash(name) for name in parameters.stages},
+        "library": _library_hash(),
+        "data": {path.name: file_sha256(path) for path in tables},
+        "human": {path.name: file_sha256(path) for path in sorted(human.iterdir()) if path.suffix != ".md"},
+        **{role: _engine(parameters, *paths, tell) for role, paths in files.items()},
+    }
+    if parameters.redial:
+        redial = resolve(parameters.redial)
+        if not redial.exists():
+            raise CrsError(f"{redial} does not exist; give ReDial's zip or folder, or leave `redial` empty")
+        files = sorted(redial.glob("*.jsonl")) if redial.is_dir() else [redial]
+        inputs["redial"] = {path.name: file_sha256(path) for path in files}
+    if parameters.summary_style == "model":
+        inputs["summary"] = {"model_sha256": file_sha256(llama.model_path(parameters.summary_model))}
+    run_id = digest({"parameters": parameters.identity(), "inputs": inputs}, "run")
+    return Plan(Run(reports.resolve() / "runs" / run_id), run_id, dict(given), parameters, inputs)
+
+
+def _engine(
+    parameters: RunParameters, model: Path, adapter: Path | None, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
+    source = llama.source(model, adapter, weights_form(parameters, model, adapter, tell))
+    return llama.identity(source, sampling, parameters.n_ctx, parameters.width)
+
+
+def _source_hash(notebook: str) -> str:
+    """Hash of a notebook's cells: outputs, counts and metadata that editors leave behind do not count."""
+    cells = papermill.iorw.load_notebook_node(str(notebook_path(notebook))).cells
+    return digest([[cell.cell_type, cell.source] for cell in cells], "notebook")
+
+
+def _library_hash() -> str:
+    """Hash of the library's own sources: the notebooks only call it, so it decides what they compute."""
+    package = Path(__file__).parents[1]
+    sources = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".html"))
+    return digest([[path.relative_to(package).as_posix(), file_sha256(path)] for path in sources], "library")
+
+
+def notebook_path(name: str) -> Path:
+    """The source notebook `name`."""
+    return ROOT / "notebooks" / f"{name}.ipynb"
+
+
+def execute(planned: Plan, tell: Callable[[str], None] = lambda stage: None) -> Run:
+    """Runs what is left of a run's notebooks; `tell` hears the name of each before it starts.
+
+    Raises `CrsError` with the one sentence of what went wrong; `run.json` then says status `error` and holds the
+    traceback.
+    """
+    run = planned.run
+    with run.lock():
+        info = run.info
+        if info.get("status") == "success":
+            return run
+        run.update(**{**_record(planned), "stages": info.get("stages", {})})
+        try:
+            for name, parameters in planned.parameters.stages.items():
+                if name not in run.info["stages"]:
+                    tell(name)
+                    begun = time.monotonic()
+                    values = {field: getattr(planned.parameters, field) for field in parameters.model_fields}
+                    execute_notebook(name, run.path, {"run_dir": str(run.path), **values})
+                    run.update(stages={**run.info["stages"], name: round(time.monotonic() - begun, 1)})
+        except KeyboardInterrupt:
+            run.update(status="cancelled", finished=now())
+            raise
+        except CrsError as error:
+            traceback = error.traceback if isinstance(error, NotebookError) else None
+            with contextlib.suppress(CrsError):  # the disk may be full
+                run.update(status="error", finished=now(), error=str(error), traceback=traceback)
+            raise
+        run.update(status="success", finished=now(), error=None, traceback=None)
+    return run
+
+
+class NotebookError(CrsError):
+    """A notebook that failed; `traceback` is that of its kernel, for `run.json`."""
+
+    def __init__(self, message: str, traceback: str) -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+
+def execute_notebook(name: str, folder: Path, parameters: Mapping[str, Any]) -> None:
+    """Executes notebook `name` into `folder` in a kernel of its own, over IPC: parallel runs never race for ports.
+
+    Raises `NotebookError` when a cell fails, `CrsError` when the folder cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="crs-") as sockets, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a kernel that supports subshells warns about each frontend that does not
+        config = Config(KernelManager={"transport": "ipc", "ip": str(Path(sockets) / "kernel")})
+        try:
+            papermill.execute_notebook(
+                str(notebook_path(name)),
+                str(folder / f"{name}.ipynb"),
+                parameters=dict(parameters),
+                kernel_name="python3",
+                cwd=str(ROOT / "notebooks"),
+                progress_bar=False,
+                request_save_on_cell_execute=False,
+                config=config,
+                extra_arguments=["--IPKernelApp.log_level=50"],  # a kernel complains of the signal that ends it
+            )
+        except PapermillExecutionError as error:
+            told = " ".join(error.evalue.split())
+            sentence = told if error.ename == "CrsError" else f"{name} failed: {error.ename}: {told}"
+            raise NotebookError(sentence, _without_colours("\n".join(error.traceback))) from None
+        except OSError as error:
+            raise unwritable(folder, error) from None
+
+
+def _without_colours(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def point_latest(reports: Path, folder: Path) -> None:
+    """Makes `reports/latest` a link to `folder`."""
+    link = reports / "latest"
+    temporary = reports / f".latest.{os.getpid()}"
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(os.path.relpath(folder.resolve(), reports.resolve()))
+        temporary.replace(link)
+    except OSError as error:
+        raise unwritable(link, error) from None
+
+
+# ── what run.json records ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _record(planned: Plan) -> dict[str, Any]:
+    return {
+        "run_id": planned.run_id,
+        "status": "started",
+        "started": now(),
+        "finished": None,
+        "stages": {},  # seconds of each notebook that ended well
+        "parameters": planned.parameters.model_dump(),
+        "parameters_given": dict(planned.given),
+        "inputs": dict(planned.inputs),
+        "git": _git(),
+        "machine": _machine(),
+        "packages": {d.name: d.version for d in sorted(distributions(), key=lambda d: d.name.lower())},
+        "reproducible": "same bytes on this kind of CPU and these packages; another CPU or a GPU may differ",
+        "error": None,
+        "traceback": None,
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
+
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return {"commit": git("rev-parse", "HEAD").strip(), "dirty": bool(git("status", "--porcelain").strip())}
+    return None
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cpu": preparation.cpu(),
+        "cores": os.cpu_count(),
+    }

@@ -1,0 +1,196 @@
+"""Pairs for other platforms and votes from them: CSV and JSON lines, potato, Label Studio.
+
+What leaves is blind: pair id, texts and questions, no condition. What comes back is joined to the study's pairs by id;
+sides are those of table `pairs`, which are drawn. Second showings and a rater's own sides exist on our page.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import polars as pl
+import yaml
+
+from crslib import schemas
+from crslib.dialogue.utterances import plain
+from crslib.errors import CrsError
+from crslib.judging.study import CHOICES, Study
+from crslib.store import writing
+
+FORMS = ("csv", "jsonl", "potato", "labelstudio")
+_VOTE = dict(schemas.TABLES["votes"])
+
+
+# ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write(study: Study, form: str, folder: Path) -> list[Path]:
+    """Writes the study for `form` into `folder`; returns the files.
+
+    csv, jsonl: `pairs` (pair_id, left, right, profile: texts) and `votes` (the table, conditions and all: keep it from
+    raters). potato: `config.yaml` and `pairs.jsonl`. labelstudio: `config.xml` and `tasks.json`.
+    """
+    pairs = [_texts(row) for row in study.pairs.iter_rows(named=True)]
+    if form in ("csv", "jsonl"):
+        kind = "write_csv" if form == "csv" else "write_ndjson"
+        files = {f"pairs.{form}": pl.DataFrame(pairs), f"votes.{form}": study.votes()}
+        for name, frame in files.items():
+            with writing(folder / name) as temporary:
+                getattr(frame, kind)(temporary)
+        return [folder / name for name in files]
+    texts = _potato(study, pairs) if form == "potato" else _labelstudio(study, pairs)
+    for name, text in texts.items():
+        with writing(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]
+
+
+def _texts(row: Mapping[str, Any]) -> dict[str, str]:
+    profile = f"{row['summary']} Looking for: {row['attributes']}" if row["attributes"] else row["summary"]
+    sides = {
+        side: "\n".join(f"{turn['role'].capitalize()}: {plain(turn['text'])}" for turn in row[f"{side}_turns"])
+        for side in ("left", "right")
+    }
+    return {"pair_id": row["pair_id"], **sides, "profile": profile}
+
+
+def _potato(study: Study, pairs: list[dict[str, str]]) -> dict[str, str]:
+    """https://potato-annotation.readthedocs.io: one radio scheme per question; the texts as a list."""
+    config = {
+        "annotation_task_name": "Which dialogue?",
+        "task_dir": ".",
+        "output_annotation_dir": "annotation_output",
+        "output_annotation_format": "jsonl",
+        "data_files": ["pairs.jsonl"],
+        "item_properties": {"id_key": "id", "text_key": "text"},
+        "list_as_text": {"text_list_prefix_type": "none", "horizontal": True},
+        "annotation_schemes": [
+            {
+                "annotation_type": "radio",
+                "name": question.criterion,
+                "description": question.question,
+                "labels": list(CHOICES),
+                "sequential_key_binding": number == 0,
+            }
+            for number, question in enumerate(study.questions)
+        ],
+    }
+    parts = {"LEFT": "left", "RIGHT": "right"} | ({"THE USER": "profile"} if _has_profiles(study) else {})
+    texts = [[f"{title}\n{pair[name]}" for title, name in parts.items()] for pair in pairs]
+    # potato shows texts as HTML: what a dialogue holds of it must not run there
+    escaped = [[_escaped(text).replace("\n", "<br>") for text in shown] for shown in texts]
+    rows = [{"id": pair["pair_id"], "text": shown} for pair, shown in zip(pairs, escaped, strict=True)]
+    return {
+        "config.yaml": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        "pairs.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+    }
+
+
+def _has_profiles(study: Study) -> bool:
+    """Whether there is a profile to show: none where people's dialogues are on one side."""
+    return bool((study.pairs["summary"] != "").any())
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _labelstudio(study: Study, pairs: list[dict[str, str]]) -> dict[str, str]:
+    """https://labelstud.io/guide: two texts and a required choice per question."""
+    choices = "".join(f'<Choice value="{choice}"/>' for choice in CHOICES)
+    asked = "".join(
+        f"  <Header value={quoteattr(question.question)}/>\n"
+        f'  <Choices name={quoteattr(question.criterion)} toName="left" choice="single-radio" required="true">'
+        f"{choices}</Choices>\n"
+        for question in study.questions
+    )
+    profile = '  <Text name="profile" value="$profile"/>\n' if _has_profiles(study) else ""
+    config = (
+        '<View>\n  <View style="display: grid; grid-template-columns: 1fr 1fr; gap: 1em">\n'
+        '    <Text name="left" value="$left"/>\n    <Text name="right" value="$right"/>\n  </View>\n'
+        f"{profile}{asked}</View>\n"
+    )
+    tasks = [{"data": pair} for pair in pairs]
+    return {"config.xml": config, "tasks.json": json.dumps(tasks, indent=1, ensure_ascii=False) + "\n"}
+
+
+# ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read(study: Study, form: str, path: Path) -> pl.DataFrame:
+    """Votes that were given elsewhere on the study's pairs: table `votes`.
+
+    csv, jsonl: the table itself, or only pair_id, criterion, choice and rater with sides as in `pairs`. potato: its
+    output folder (`user_state.json` of every user, or `annotated_instances.jsonl`). labelstudio: its JSON export.
+    Raises `CrsError` when the file is of another kind, or a pair is not of this study.
+    """
+    try:
+        if form in ("csv", "jsonl"):
+            rows = _table(form, path)
+        else:
+            rows = list(_from_potato(path) if form == "potato" else _from_labelstudio(path))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pl.exceptions.PolarsError) as error:
+        raise CrsError(f"{path} holds no votes as {form} gives them ({' '.join(str(error).split())})") from None
+    sides = {row["pair_id"]: row for row in study.pairs.iter_rows(named=True)}
+    whole = []
+    for row in rows:
+        if row["pair_id"] not in sides:
+            raise CrsError(f"pair {row['pair_id']!r} is not in the study {study.path}; import votes of its own pairs")
+        known = {name: sides[row["pair_id"]][name] for name in _VOTE if name in sides[row["pair_id"]]}
+        whole.append({**dict.fromkeys(_VOTE), **known, **{name: row[name] for name in row if name in _VOTE}})
+    if not whole:
+        raise CrsError(f"{path} holds no votes; is it what {form} wrote?")
+    return pl.DataFrame(whole, schema=_VOTE, strict=False)
+
+
+def _table(form: str, path: Path) -> list[dict[str, Any]]:
+    frame = pl.read_csv(path, infer_schema=False) if form == "csv" else pl.read_ndjson(path)
+    needed = ("pair_id", "criterion", "choice", "rater")
+    if missing := [name for name in needed if name not in frame.columns]:
+        raise ValueError(f"column {missing[0]!r} is missing")
+    here = [name for name in _VOTE if name in frame.columns]
+    return frame.select(pl.col(name).cast(_VOTE[name]) for name in here).to_dicts()
+
+
+def _from_potato(folder: Path) -> Iterator[dict[str, Any]]:
+    for user in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if (state := user / "user_state.json").exists():
+            labels = json.loads(state.read_text(encoding="utf-8"))["instance_id_to_label_to_value"]
+        elif (lines := user / "annotated_instances.jsonl").exists():
+            records = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+            labels = {record["id"]: record["label_annotations"] for record in records}
+        else:
+            continue
+        for order, (pair_id, given) in enumerate(labels.items()):
+            # a list of [{schema, name}, value], a later entry in place of an earlier one; or schema → {name: value}
+            pairs = (
+                given.items() if isinstance(given, dict) else ((label["schema"], [label["name"]]) for label, _ in given)
+            )
+            for criterion, names in dict(pairs).items():
+                choice = next(iter(names))
+                yield {"pair_id": pair_id, "criterion": criterion, "choice": choice, "rater": user.name, "order": order}
+
+
+def _from_labelstudio(path: Path) -> Iterator[dict[str, Any]]:
+    seen: dict[str, int] = {}
+    for task in json.loads(path.read_text(encoding="utf-8")):
+        for annotation in task["annotations"]:
+            if annotation.get("was_cancelled"):
+                continue
+            by = annotation["completed_by"]  # a number, or the person's record
+            rater = str(by.get("email", by["id"]) if isinstance(by, dict) else by)
+            order = seen[rater] = seen.get(rater, -1) + 1
+            given = [result for result in annotation["result"] if result["type"] == "choices"]
+            spent = annotation.get("lead_time")
+            for result in given:
+                yield {
+                    "pair_id": task["data"]["pair_id"],
+                    "criterion": result["from_name"],
+                    "choice": result["value"]["choices"][0],
+                    "rater": rater,
+                    "order": order,
+                    "seconds": spent / len(given) if spent else None,
+                    "at": annotation.get("created_at"),
+                }

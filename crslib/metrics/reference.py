@@ -1,0 +1,111 @@
+"""People, as numbers: statistics of human dialogues that a run is held against. No texts, no persons.
+
+Built once from ReDial's test set by `crs data reference`; the evaluation needs only the result. What depends on the
+words themselves (distinct-n, self-BLEU) is stored as a figure, everything else is counted anew from the facts, so
+that a floor can be had for any number of dialogues.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from crslib import stats, store
+from crslib.data.corpora import Dialogue, frames
+from crslib.data.titles import split_year
+from crslib.dialogue import acts as dialogue_acts
+from crslib.errors import CrsError
+from crslib.metrics import diversity, leakage
+from crslib.metrics.facts import FRAMES, Facts, facts
+
+N_BOOTSTRAP, SEED = 1000, 0
+_LIMITS = {"distinct_words": diversity.BUDGET, "self_bleu_utterances": diversity.SAMPLE}
+
+
+@dataclass(frozen=True)
+class Human:
+    """`facts` of the human dialogues; `acts`: those of their turns (see `dialogue.acts.SCHEMA`), read by `tagger`;
+    `reference`: metric → value, low, high, n of what needs their texts."""
+
+    facts: Facts
+    acts: pl.DataFrame
+    tagger: dialogue_acts.Tagger
+    reference: dict[str, dict[str, Any]]
+
+
+def measure(dialogues: Sequence[Dialogue]) -> Human:
+    """The statistics of human dialogues; dialogues are numbered by their place, items keep the corpus's ids."""
+    numbered = anonymous(dialogues)
+    heads, turns = frames(numbered)
+    found = diversity.texts(turns, times=N_BOOTSTRAP, seed=SEED)
+    # The nearest thing people have to a held-out item: what the recommender suggested, by the form, and they liked.
+    targets = [
+        (dialogue.dialogue_id, item_id)
+        for dialogue in numbered
+        for item_id, item in dialogue.items.items()
+        if item.suggested and item.liked
+    ]
+    named = leakage.named_by_user_first(
+        turns,
+        pl.DataFrame(targets, schema={"dialogue_id": pl.String, "item_id": pl.String}, orient="row"),
+        _items(numbered),
+    )
+    found |= stats.ratios(named, heads["dialogue_id"], times=N_BOOTSTRAP, seed=SEED)
+    messages = np.array([sum(turn.n_messages or 0 for turn in dialogue.turns) for dialogue in numbered], dtype=float)
+    if (mean := stats.ratio(messages, np.ones(len(messages)), times=N_BOOTSTRAP, seed=SEED)) is not None:
+        found["messages"] = mean
+    tagger = dialogue_acts.read()
+    figures = {name: vars(estimate) for name, estimate in sorted(found.items())}
+    return Human(facts(heads, turns), tagger.tag(turns), tagger, figures)
+
+
+def anonymous(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
+    """The same without persons, each called by its place."""
+    return [Dialogue(f"{number:04d}", "", "", said.turns, said.items) for number, said in enumerate(dialogues)]
+
+
+def write(human: Human, folder: Path) -> None:
+    """Stores the statistics as Parquet and JSON. Raises `CrsError` when the folder cannot be written."""
+    for name in FRAMES:
+        store.write_parquet(getattr(human.facts, name), folder / f"{name}.parquet")
+    store.write_parquet(human.acts, folder / "acts.parquet")
+    content = {"limits": {**_LIMITS, "tagger": human.tagger.identity}, "metrics": human.reference}
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
+    with store.writing(folder / "reference.json") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> Human:
+    """Stored statistics. Raises `CrsError` when a file is missing, damaged, or made with other limits or another tagger
+    than the one in `data/acts`."""
+    tables = {}
+    for name, schema in {**FRAMES, "acts": dialogue_acts.SCHEMA}.items():
+        path = folder / f"{name}.parquet"
+        try:
+            tables[name] = pl.read_parquet(path)
+        except (OSError, pl.exceptions.PolarsError):
+            raise CrsError(f"{path} is missing or damaged; make it with `crs data reference --redial PATH`") from None
+        if dict(tables[name].schema) != dict(schema):
+            raise CrsError(f"{path} has other columns than expected; make it with `crs data reference --redial PATH`")
+    path = folder / "reference.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise CrsError(f"{path} is missing or damaged; make it with `crs data reference --redial PATH`") from None
+    tagger, tagged = dialogue_acts.read(), tables.pop("acts")
+    if content["limits"] != {**_LIMITS, "tagger": tagger.identity}:
+        raise CrsError(
+            f"{path} was made with other limits ({content['limits']}); make it again with `crs data reference`"
+        )
+    facts_ = Facts(tables["turns"]["dialogue_id"].unique().sort(), **tables)
+    return Human(facts_, tagged, tagger, content["metrics"])
+
+
+def _items(dialogues: Sequence[Dialogue]) -> pl.DataFrame:
+    names = {item_id: item.name for dialogue in dialogues for item_id, item in dialogue.items.items()}
+    rows = [(item_id, *split_year(name)) for item_id, name in sorted(names.items())]
+    return pl.DataFrame(rows, schema={"item_id": pl.String, "title": pl.String, "year": pl.Int32}, orient="row")

@@ -1,0 +1,347 @@
+"""The item prior: which items the recommender may want to name next, judged from the dialogue alone.
+
+A log-linear model over the catalogue. Its evidence is what either party has said so far: items with what was thought
+of them, genres, people, times and title words that were named, and how much each item is talked about. It is fitted
+on catalogue facts and training ratings; it knows nothing of profiles, held-out ratings or language models.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple, Self
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from crslib.data import histories
+from crslib.data import titles as data_titles
+from crslib.dialogue import lexicon
+from crslib.dialogue.utterances import USER
+
+FEATURES = (
+    "popularity",  # log share of the training ratings
+    "neighbours",  # log share of the ratings of people who liked what was mentioned
+    "words",  # the same of the dialogues in which the same words fell; without texts a constant
+    "regression",  # log of what a linear regression of the item on all items and words expects; likewise
+    "genres",  # genres asked for, less those refused; the rarer, the more
+    "latest_genres",  # the same of the user's last utterance
+    "people",  # directors and actors named
+    "years",  # decades named, or "new" and "old"
+    "title",  # cosine, nearly, with the words that fell
+    "same_genres",  # cosine with the genres of the items mentioned
+    "same_people",  # directors and actors in common with the items mentioned
+    "same_title",  # cosine with the title words of the items mentioned: series
+    "same_years",  # decades between the item and the items mentioned, negative
+)
+# Conditional maximum likelihood of the items that recommenders named in ReDial's training dialogues (Li et al. 2018).
+# Over the built-in catalogue with its ratings, features computed as in a simulation; 2,400 turns.
+CATALOGUE = dict.fromkeys(FEATURES, 0.0) | {
+    "popularity": 0.14,
+    "neighbours": 0.6,
+    "genres": 0.86,
+    "latest_genres": 0.34,
+    "people": 3.15,
+    "years": 1.06,
+    "title": 2.26,
+    "same_genres": 2.95,
+    "same_people": 0.75,
+    "same_title": 1.14,
+    "same_years": 0.27,
+}
+# Over ReDial's own movies, where the "ratings" are what other people mentioned in their dialogues; 2,215 turns.
+DIALOGUES = CATALOGUE | {
+    "popularity": 0.12,
+    "neighbours": 0.34,
+    "words": 0.22,
+    "regression": 0.79,
+    "genres": 0.3,
+    "latest_genres": 0.15,
+    "people": 2.18,
+    "years": 1.26,
+    "title": 1.97,
+    "same_genres": 1.27,
+    "same_people": 0.21,
+    "same_title": 1.41,
+    "same_years": 0.24,
+}
+
+# How much a mention counts, by who made it and what the user thought of it.
+_MENTION = {(USER, 1): 1.0, (USER, 0): 1.0, (USER, -1): -0.3, ("", 1): 1.0, ("", 0): 0.6, ("", -1): -0.2}
+_RECOMMENDERS_WORDS = 0.5  # what the recommender's own words count, where the user did not take them up
+_SMOOTHING = 3.0  # mentions' worth of popularity in a walk
+_N_SAID = 5  # people that have to say a word before it means anything
+_PENALTY = 40.0  # ridge penalty of the regression
+_WORD = 0.3  # what a word is worth in it, an item being 1
+_FLOOR = 0.01  # expectation below which the regression tells items no longer apart
+_LONG = 8.0  # rarity (nats) of a title's words that counts as one word
+_N_NEW = 4  # years before the newest item of the catalogue that still count as "new"
+_OLD = 1985  # items before this year are "old"
+
+
+@dataclass
+class _Heard:
+    """What a dialogue says: weights by item row, genre, person, year word and title word, and the user's words."""
+
+    items: dict[int, float] = field(default_factory=dict)
+    genres: dict[str, float] = field(default_factory=dict)
+    latest_genres: dict[str, float] = field(default_factory=dict)
+    people: dict[str, float] = field(default_factory=dict)
+    years: dict[str, float] = field(default_factory=dict)
+    words: dict[str, float] = field(default_factory=dict)
+    said: set[str] = field(default_factory=set)
+
+
+class Utterance(NamedTuple):
+    """What one party said: `text` in format v1 and, in the order of its mentions, the items they are linked to."""
+
+    role: str
+    text: str
+    items: Sequence[str | None] = ()
+
+
+# ── the prior ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class ItemPrior:
+    """P(next item | dialogue) over a catalogue, log-linear in `FEATURES`.
+
+    The item–item model is a random walk from the items mentioned to the people who liked them, and on to what else
+    they like (P3, Cooper et al. 2014; RP3β, Paudel et al. 2017): p(u|i) = 1 / n_i, p(j|u) = 1 / n_u. It needs
+    no training, no matrix between items and no more memory than the ratings. Where the ratings come with texts, a
+    walk from words and a regression on items and words (EASE, Steck 2019) join it.
+    """
+
+    def __init__(self, items: pl.DataFrame, liked: sparse.csr_array, texts: Sequence[str] = ()) -> None:
+        """`items` sorted by item_id; `liked` (n_users, n_items) of 0/1; `texts`: what each of these users said."""
+        self.item_ids: list[str] = items["item_id"].to_list()
+        self._rows = {item: row for row, item in enumerate(self.item_ids)}
+        self._n_likes = np.asarray(liked.sum(axis=0), dtype=np.float32).ravel()
+        self._popularity = (self._n_likes + 0.5) / (self._n_likes + 0.5).sum()
+        self._likers = sparse.csr_array(liked.T)
+        self._back = _back(liked)
+        self._vocabulary, said = _vocabulary(texts)
+        if texts:
+            n_said = np.asarray(said.sum(axis=0)).ravel()
+            self._from_words = sparse.csr_array((said * (np.log(len(texts) / n_said) / n_said)[None, :]).T)
+            self._regression = _Regression(sparse.csr_array(sparse.hstack([liked, _WORD * said])), len(self.item_ids))
+
+        labels = items["genres"].to_list()
+        genres = sorted({genre for row in labels for genre in row or ()})
+        self._genre = {genre: column for column, genre in enumerate(genres)}
+        self._genres = _indicator(labels, self._genre).toarray()
+        self._genre_rarity = _rarity(self._genres)
+        self._person = {name: column for column, name in enumerate(sorted(_people(items)))}
+        self._people = _indicator(_credits(items), self._person)
+        words = [
+            sorted(set(data_titles.title_words(title)) - lexicon.COMMON - lexicon.GENRES_OF.keys())
+            for title in items["title"]
+        ]
+        self._word = {word: column for column, word in enumerate(sorted({w for row in words for w in row}))}
+        self._called = _called(self._person, self._people, self._word)
+        titles = _indicator(words, self._word)
+        self._titles = sparse.csr_array(titles * _rarity(titles)[None, :])
+        self._year = items["year"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        self._norms = {"genres": _norm(self._genres), "titles": np.sqrt(self._titles.power(2).sum(axis=1)) + 1e-9}
+
+    @classmethod
+    def fit(cls, items: pl.DataFrame, ratings: pl.DataFrame, texts: Mapping[str, str] | None = None) -> Self:
+        """The prior of tables `items` and `ratings` (training ratings only). Deterministic; row order is free.
+
+        A rating at or above its user's own mean is a liking. `texts`: what a user of `ratings` said, where the
+        ratings come from dialogues; then words lead to items as well.
+        """
+        items = items.sort("item_id")
+        ratings = ratings.join(items, on="item_id", how="semi")
+        ratings = histories.standardise(ratings, histories.scales(ratings)).filter("liked").sort("user_id", "item_id")
+        users = ratings["user_id"].unique().sort()
+        user = users.search_sorted(ratings["user_id"]).to_numpy()
+        item = items["item_id"].search_sorted(ratings["item_id"]).to_numpy()
+        liked = sparse.csr_array((np.ones(len(user), np.float32), (user, item)), shape=(len(users), len(items)))
+        return cls(items, liked, [texts.get(name, "") for name in users] if texts else ())
+
+    def log_prior(
+        self, turns: Sequence[Utterance], exclude: Collection[str] = (), weights: Mapping[str, float] = CATALOGUE
+    ) -> np.ndarray:
+        """Log-probability (float32) of each of `item_ids` to be the next item; -inf for those in `exclude`."""
+        scores = np.array([weights[name] for name in FEATURES], dtype=np.float32) @ self.features(turns)
+        scores[[self._rows[item] for item in exclude if item in self._rows]] = -np.inf
+        top = scores.max()
+        if not np.isfinite(top):
+            return scores
+        return (scores - top - np.log(np.exp(scores - top).sum())).astype(np.float32)
+
+    def features(self, turns: Sequence[Utterance]) -> np.ndarray:
+        """`FEATURES` of every item after `turns`: float32 (n_features, n_items)."""
+        popularity = self._popularity
+        heard = self._evidence(turns)
+        rows = np.array(list(heard.items), dtype=np.int64)
+        weight = np.array(list(heard.items.values()), dtype=np.float32)
+        liked = np.maximum(weight, 0)
+        zero = np.zeros(len(self.item_ids), np.float32)
+        out = dict.fromkeys(FEATURES, zero)
+        out["popularity"] = np.log(popularity)
+        reached = self._likers[rows].T @ (weight / np.maximum(self._n_likes[rows], 1))
+        out["neighbours"] = np.log(np.maximum(self._back @ reached, 0) + _SMOOTHING * popularity)
+        if self._vocabulary:
+            said = np.array(sorted(self._vocabulary[w] for w in heard.said if w in self._vocabulary), np.int64)
+            walked = self._back @ (self._from_words[said].sum(axis=0) / np.sqrt(max(len(said), 1)))
+            out["words"] = np.log(np.maximum(walked, 0) + popularity)
+            columns = np.concatenate([rows, len(self.item_ids) + said])
+            values = np.concatenate([np.ones(len(rows)), np.full(len(said), _WORD)]).astype(np.float32)
+            out["regression"] = np.log(np.maximum(self._regression(columns, values), 0) + _FLOOR)
+        out["genres"] = self._genres @ (self._genre_rarity * _vector(heard.genres, self._genre))
+        out["latest_genres"] = self._genres @ (self._genre_rarity * _vector(heard.latest_genres, self._genre))
+        out["people"] = self._people @ _vector(heard.people, self._person)
+        out["years"] = self._in_years(heard.years)
+        length = np.sqrt(_LONG * np.asarray(self._titles.sum(axis=1)).ravel()) + 1e-9
+        out["title"] = (self._titles @ _vector(heard.words, self._word)) / length
+        if liked.any():
+            profile = self._genres[rows].T @ weight
+            out["same_genres"] = self._genres @ profile / (self._norms["genres"] * (np.linalg.norm(profile) + 1e-9))
+            out["same_people"] = np.minimum(self._people @ (self._people[rows].T @ weight), 3)
+            profile = self._titles[rows].T @ liked
+            out["same_title"] = self._titles @ profile / (self._norms["titles"] * (np.linalg.norm(profile) + 1e-9))
+            dated = ~np.isnan(self._year[rows]) & (liked > 0)
+            if dated.any():
+                centre = np.average(self._year[rows][dated], weights=liked[dated])
+                out["same_years"] = -np.nan_to_num(np.abs(self._year - centre) / 10, nan=1.0).clip(max=5)
+        return np.stack([np.asarray(out[name], dtype=np.float32) for name in FEATURES])
+
+    # ── evidence ──
+
+    def _evidence(self, turns: Sequence[Utterance]) -> "_Heard":
+        heard = _Heard()
+        for number, turn in enumerate(turns):
+            user = turn.role == USER
+            reply = turns[number + 1].text if not user and number + 1 < len(turns) else ""
+            answer = lexicon.answer(reply)
+            for item, judged in zip(turn.items, lexicon.around(turn.text), strict=False):
+                if item in self._rows:
+                    heard.items[self._rows[item]] = _MENTION[(USER, judged) if user else ("", answer)]
+            weight = 1.0 if user else _RECOMMENDERS_WORDS * (1.0 if answer >= 0 else -1.0)
+            if user:
+                heard.latest_genres.clear()
+            for tokens, sign in lexicon.clauses(turn.text):
+                self._hear(tokens, weight * sign if user else weight, heard)
+                if user:
+                    heard.said.update(_grams(tokens))
+                    heard.latest_genres.update({g: sign for word in tokens for g in lexicon.GENRES_OF.get(word, ())})
+        return heard
+
+    def _hear(self, tokens: Sequence[str], value: float, heard: "_Heard") -> None:
+        for word in tokens:
+            heard.genres.update(dict.fromkeys(lexicon.GENRES_OF.get(word, ()), value))
+            if word in self._word:
+                heard.words[word] = max(value, 0.0)
+        for n in (3, 2, 1):
+            for start in range(len(tokens) - n + 1):
+                if name := self._called.get(" ".join(tokens[start : start + n])):
+                    heard.people[name] = value
+        clause = " ".join(tokens)
+        for decade in lexicon.decades(clause):
+            heard.years[str(decade)] = value
+        heard.years.update(dict.fromkeys(lexicon.age(clause), value))
+
+    def _in_years(self, years: Mapping[str, float]) -> np.ndarray:
+        total = np.zeros(len(self.item_ids), np.float32)
+        newest = np.nanmax(self._year, initial=-np.inf) if len(self._year) else 0.0
+        for name, value in years.items():
+            if name == "new":
+                total += value * (self._year >= newest - _N_NEW)
+            elif name == "old":
+                total += value * (self._year < _OLD)
+            else:
+                total += value * ((self._year >= int(name)) & (self._year < int(name) + 10))
+        return total
+
+
+def _back(liked: sparse.csr_array) -> sparse.csr_array:
+    """From users to what they like, p(j|u) = 1 / n_u, as a matrix (n_items, n_users) that is applied from the left."""
+    per_user = 1 / np.maximum(np.asarray(liked.sum(axis=1)).ravel(), 1)
+    return sparse.csr_array((liked * per_user[:, None]).T, dtype=np.float32)
+
+
+class _Regression:
+    """What each item is expected to be, 0 or 1, given other items and words: EASE (Steck 2019) in its dual form.
+
+    EASE regresses every column on all others: B_ij = -P_ij / P_jj with P = (X'X + λI)^-1. Here people are fewer than
+    items and words, and P = (I - X'KX) / λ with K = (XX' + λI)^-1 (Woodbury), so that K between people is all it keeps.
+    """
+
+    def __init__(self, users: sparse.csr_array, n_items: int) -> None:
+        """`users` (n_users, n_items + n_words)."""
+        gram = (users @ users.T).toarray()
+        gram[np.diag_indices_from(gram)] += _PENALTY
+        self._inverse = np.linalg.inv(gram)
+        self._users = sparse.csr_array(users.T)
+        self._items = sparse.csr_array(users[:, :n_items].T)
+        leverage = np.asarray(self._items.multiply(self._items @ self._inverse).sum(axis=1)).ravel()
+        self._scale = 1 / (1 - leverage)
+
+    def __call__(self, columns: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """The expectation (n_items,) of each item from `columns` of `users` with `values`; meaningless of those."""
+        return self._scale * (self._items @ (self._inverse @ (self._users[columns].T @ values)))
+
+
+def _vocabulary(texts: Sequence[str]) -> tuple[dict[str, int], sparse.csr_array]:
+    """Words and pairs of words that at least `_N_SAID` people said, but no quarter of them, and who said them (0/1)."""
+    said = [{gram for tokens, _ in lexicon.clauses(text) for gram in _grams(tokens)} for text in texts]
+    count = Counter(gram for grams in said for gram in grams)
+    kept = sorted(gram for gram, n in count.items() if _N_SAID <= n <= len(texts) / 4)
+    column = {gram: number for number, gram in enumerate(kept)}
+    return column, _indicator([grams & column.keys() for grams in said], column)
+
+
+def _grams(tokens: Sequence[str]) -> list[str]:
+    return [*tokens, *(f"{a} {b}" for a, b in pairwise(tokens))]
+
+
+def _indicator(rows: Iterable[Iterable[str] | None], column: Mapping[str, int]) -> sparse.csr_array:
+    found = [sorted({column[name] for name in row or ()}) for row in rows]
+    indices = np.array([c for row in found for c in row], dtype=np.int32)
+    indptr = np.cumsum([0, *map(len, found)])
+    return sparse.csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=(len(found), len(column)))
+
+
+def _vector(weights: Mapping[str, float], column: Mapping[str, int]) -> np.ndarray:
+    vector = np.zeros(len(column), np.float32)
+    for name, weight in weights.items():
+        if name in column:
+            vector[column[name]] = weight
+    return vector
+
+
+def _norm(rows: np.ndarray) -> np.ndarray:
+    return np.sqrt((rows**2).sum(axis=1)) + 1e-9
+
+
+def _credits(items: pl.DataFrame) -> list[list[str]]:
+    return [[*(d or ()), *(c or ())] for d, c in items.select("directors", "cast").iter_rows()]
+
+
+def _people(items: pl.DataFrame) -> set[str]:
+    return {name for row in _credits(items) for name in row}
+
+
+def _called(person: Mapping[str, int], credits: sparse.csr_array, title_words: Collection[str]) -> dict[str, str]:
+    """What people are called by: full names, and last names that one person of several films has alone."""
+    films = np.asarray(credits.sum(axis=0)).ravel()
+    called: dict[str, str] = {}
+    last: defaultdict[str, list[str]] = defaultdict(list)
+    for name, column in person.items():
+        words = lexicon.tokens(name)
+        if len(words) in (2, 3):
+            called.setdefault(" ".join(words), name)
+            if len(words[-1]) > 5 and films[column] >= 3:
+                last[words[-1]].append(name)
+    for word, names in last.items():
+        if len(names) == 1 and not (word in lexicon.COMMON or word in lexicon.GENRES_OF or word in title_words):
+            called.setdefault(word, names[0])
+    return called
+
+
+def _rarity(indicator: np.ndarray | sparse.csr_array) -> np.ndarray:
+    """Minus the log share of rows that have each column (float32)."""
+    return np.log((1 + indicator.shape[0]) / (1 + np.asarray(indicator.sum(axis=0)).ravel())).astype(np.float32)

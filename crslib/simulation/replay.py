@@ -1,0 +1,261 @@
+"""Dialogues read again by the models that held them: how likely each word was, and what else they could have named.
+
+A simulation keeps words and notes; the rest is computed again from them. Every party's view is built as it was, and its
+own model reads what it then said. The text is all there is: where a model had spelled a word in tokens other than the
+tokenizer's own, the reading is of the latter. Candidates come from the constraint that the recommender was held by, so
+from words said aloud and training ratings; hidden items are not asked for.
+"""
+
+import codecs
+import heapq
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import polars as pl
+
+from crslib.config import SimulationParameters
+from crslib.dialogue import utterances
+from crslib.dialogue.scripts import SCRIPTED, USER_TARGET
+from crslib.dialogue.templates import ChatTemplate
+from crslib.dialogue.utterances import RECOMMENDER, USER
+from crslib.dialogue.views import Note, RecommenderView, UserView, View
+from crslib.engines.base import Constraint
+from crslib.engines.llama import log_softmax
+from crslib.engines.loading import open_engines
+from crslib.errors import CrsError
+from crslib.recommender.grounding import Grounding, open_grounding
+from crslib.recommender.prior import Utterance
+from crslib.simulation import baselines
+from crslib.simulation.loop import user_view
+from crslib.store import Run
+
+N_CANDIDATES = 5
+_SPARE = 64  # tokens that a dialogue may have more of in the tokenizer's own spelling
+TOKENS = {"dialogue_id": pl.String, "turn": pl.Int32, "position": pl.Int32, "piece": pl.String, "logprob": pl.Float64}
+CANDIDATES = {
+    "dialogue_id": pl.String,
+    "turn": pl.Int32,
+    "mention": pl.Int32,
+    "item_id": pl.String,
+    "title": pl.String,
+    "log_prior": pl.Float64,
+    "log_lm": pl.Float64,
+    "probability": pl.Float64,
+    "named": pl.Boolean,
+}
+
+
+class Reader(Protocol):
+    """The part of an engine that reads."""
+
+    chat_template: tuple[str, str, str]
+    pieces: Sequence[bytes]
+
+    def encode(self, text: str, *, control: bool = False) -> list[int]: ...
+
+    def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> np.ndarray:
+        """log P(continuation | prompt) of each (float64, nats)."""
+        ...
+
+    def read(self, tokens: Sequence[int], start: int) -> np.ndarray:
+        """The logits after each token from `start` on, (n, n_vocab); those before are what was last the prompt."""
+        ...
+
+
+class Inside(NamedTuple):
+    """What a reading found; the columns are those of `TOKENS` and `CANDIDATES`, the order that of the dialogues."""
+
+    tokens: pl.DataFrame
+    candidates: pl.DataFrame
+
+
+def look(
+    run: Run,
+    dialogue_ids: Sequence[str],
+    parameters: SimulationParameters | None = None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Inside:
+    """`read` with the run's own models, opened for it. Empty for a run whose dialogues one model wrote as one text.
+
+    `parameters`: those of the simulation; None: as `run.json` has them. Raises `CrsError` when a file is missing or is
+    not the one that the run talked with.
+    """
+    info = run.info
+    given = info.get("parameters", {})
+    if parameters is None and "user_model" not in given:
+        raise CrsError(f"{run.path} does not say what it talked with; give its SimulationParameters")
+    if given.get("baseline") == SCRIPTED:
+        return Inside(pl.DataFrame(schema=TOKENS), pl.DataFrame(schema=CANDIDATES))
+    parameters = parameters or SimulationParameters(**{name: given[name] for name in SimulationParameters.model_fields})
+    items = run.read("items")
+    view = user_view
+    if given.get("baseline") == USER_TARGET:
+        view = baselines.user_view(baselines.targets(run.read("holdouts"), items))
+    alone = {"width": 1, "n_ctx": parameters.n_ctx + _SPARE}
+    with open_engines(parameters.model_copy(update=alone)) as (user, recommender):
+        for role, engine in ((USER, user), (RECOMMENDER, recommender)):
+            talked = info.get("engines", {}).get(role, {})
+            if any(talked.get(name) != engine.identity[name] for name in ("model_sha256", "adapter_sha256", "weights")):
+                raise CrsError(f"the {role}'s model is not the one that {run.path} talked with; put that one back")
+        grounding = open_grounding(items, run.read("ratings"), recommender, parameters)
+        return read(run, dialogue_ids, user, recommender, grounding, parameters.temperature, view, advance)
+
+
+def read(
+    run: Run,
+    dialogue_ids: Sequence[str],
+    user: Reader,
+    recommender: Reader,
+    grounding: Grounding | None,
+    temperature: float,
+    view: Callable[[Mapping[str, Any]], UserView] = user_view,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Inside:
+    """How likely every word of dialogues was to who said it, and the candidates behind each title that the recommender
+    named.
+
+    `tokens`: `logprob` (nats) is the model's own, at temperature 1 and before truncation and constraint, as
+    `turns.mean_logprob` is; the pieces of a turn make up its text. So its mean over a turn is the recorded one, however
+    the words were drawn, but for rounding: quantized weights round otherwise when tokens are fed in other portions.
+    Where the number of tokens differs from `n_tokens` the model had spelled its words in another way.
+
+    `candidates`, of each mention the `N_CANDIDATES` titles that the decoder was likeliest to write there and the one
+    that was `named`, the likeliest first: `log_prior` is the item prior's share among all titles that it could write,
+    `log_lm` the model's own log-probability of the title with its closing bracket (nats), `probability` what decoding
+    made of both at `temperature`, exactly. Without `grounding` there are none.
+    """
+    dialogues = run.read("dialogues").filter(pl.col("dialogue_id").is_in(list(dialogue_ids))).sort("dialogue_id")
+    profiles = {row["profile_id"]: row for row in run.read("profiles").iter_rows(named=True)}
+    names = {utterances.item_name(title, year): item for item, title, year in _named(run.read("items"))}
+    turns = run.read("turns").sort("dialogue_id", "turn").partition_by("dialogue_id", as_dict=True)
+    voices = {USER: _Voice(user), RECOMMENDER: _Voice(recommender)}
+    tokens: list[tuple[Any, ...]] = []
+    candidates: list[tuple[Any, ...]] = []
+    for done, (dialogue_id, profile_id) in enumerate(dialogues.select("dialogue_id", "profile_id").iter_rows()):
+        advance(done, dialogues.height)
+        said = turns.get((dialogue_id,), pl.DataFrame()).to_dicts()
+        for turn, seen in zip(said, _views(said, view(profiles[profile_id])), strict=True):
+            at, voice = (dialogue_id, turn["turn"]), voices[turn["role"]]
+            prompt = voice.prompt(seen)
+            tokens += [(*at, *token) for token in voice.tokens(prompt, turn["text"])]
+            if turn["role"] == RECOMMENDER and grounding is not None:
+                heard = [Utterance(t["role"], t["text"], [i["item_id"] for i in t["items"]]) for t in said[: at[1]]]
+                constraint = grounding.constraint(heard, temperature)
+                for number, (name, start, _) in enumerate(utterances.mentions(turn["text"])):
+                    opening = voice.encode(turn["text"][: start + 2])
+                    found = _Decoder(recommender, constraint, prompt, opening, temperature)
+                    candidates += [(*at, number, names[title], title, *row) for title, *row in found.candidates(name)]
+    advance(dialogues.height, dialogues.height)
+    return Inside(
+        pl.DataFrame(tokens, schema=TOKENS, orient="row"), pl.DataFrame(candidates, schema=CANDIDATES, orient="row")
+    )
+
+
+def _named(items: pl.DataFrame) -> Iterator[tuple[str, str, int | None]]:
+    """Items, the first of a name last."""
+    return items.sort("item_id", descending=True).select("item_id", "title", "year").iter_rows()
+
+
+def _views(turns: Sequence[Mapping[str, Any]], user: UserView) -> Iterator[View]:
+    """What the speaker of each turn had before it."""
+    recommender = RecommenderView()
+    for number, turn in enumerate(turns):
+        if turn["role"] == USER:
+            yield user
+            user.say(turn["text"])
+            recommender.hear(turn["text"])
+        else:
+            yield recommender
+            recommender.say(turn["text"])
+            notes = turns[number + 1]["notes"] if number + 1 < len(turns) else ()
+            user.hear(turn["text"], [Note(note["title"], note["seen"], note["liked"]) for note in notes])
+
+
+class _Voice:
+    """One role's reader with its chat template."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader, self.encode = reader, reader.encode
+        self._template = ChatTemplate(*reader.chat_template)
+
+    def prompt(self, view: View) -> list[int]:
+        return self._template.encode(view.messages, self._reader)
+
+    def tokens(self, prompt: Sequence[int], text: str) -> Iterator[tuple[int, str, float]]:
+        """Position, text and log-probability of each token of `text` behind `prompt`."""
+        ids = self.encode(text)
+        self._reader.score(prompt[:-1], [])
+        logprobs = log_softmax(self._reader.read([*prompt, *ids[:-1]], len(prompt) - 1))
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be made of several tokens
+        for position, token in enumerate(ids):
+            yield position, decoder.decode(self._reader.pieces[token]), float(logprobs[position, token])
+
+
+class _Decoder:
+    """What the recommender could have written behind `opening`, which ends with `[[`, and how likely each of it was."""
+
+    def __init__(
+        self, reader: Reader, constraint: Constraint, prompt: Sequence[int], opening: Sequence[int], temperature: float
+    ) -> None:
+        self._reader, self._constraint, self._temperature = reader, constraint, temperature
+        self._prompt, self._opening = list(prompt), list(opening)
+        self._choices: dict[tuple[int, ...], list[tuple[int, float, float]]] = {}
+
+    def candidates(self, named: str) -> list[tuple[str, float, float, float, bool]]:
+        """Title, log prior, log-probability by the model, probability, and whether it is the one `named`."""
+        found = []
+        for title in {*self._likeliest(), named}:
+            ways = list(self._ways(title.encode()))
+            if ways:  # not where the model was free, or had drawn other tokens before
+                paths, weights, chances = zip(*ways, strict=True)
+                read = float(np.logaddexp.reduce(self._reader.score(self._prompt + self._opening, paths)))
+                found.append((title, weights[0] / (self._temperature or 1.0), read, sum(chances), title == named))
+        return sorted(found, key=lambda row: (-row[3], row[0]))
+
+    def _choice(self, path: tuple[int, ...]) -> list[tuple[int, float, float]]:
+        """The tokens that may follow `path`: token, log-weight of the prior, probability of being drawn."""
+        if path not in self._choices:
+            ids = [*self._opening, *path]
+            ids_and_weights = self._constraint.allowed(ids)
+            tokens, weights = ids_and_weights if ids_and_weights is not None else (np.zeros(0, np.int32), np.zeros(0))
+            if len(tokens) > 1:
+                scores = self._reader.score(self._prompt + ids, [[token] for token in tokens.tolist()]) + weights
+                if self._temperature:
+                    scores = np.exp((scores - scores.max()) / self._temperature)
+                else:
+                    scores = (scores == scores.max()).astype(np.float64)
+                scores /= scores.sum()
+            else:
+                scores = np.ones(len(tokens))
+            self._choices[path] = list(zip(tokens.tolist(), weights.tolist(), scores.tolist(), strict=True))
+        return self._choices[path]
+
+    def _text(self, path: Sequence[int]) -> bytes:
+        return b"".join(self._reader.pieces[token] for token in path)
+
+    def _likeliest(self) -> list[str]:
+        """The titles on the likeliest paths: best first, so nothing is read that could not be among them."""
+        titles: list[str] = []
+        reached: list[tuple[float, tuple[int, ...]]] = [(-1.0, ())]
+        while reached and len(titles) < N_CANDIDATES:
+            chance, path = heapq.heappop(reached)
+            name, closing, _ = self._text(path).partition(b"]")
+            if not closing:
+                for token, _, probability in self._choice(path):
+                    heapq.heappush(reached, (chance * probability, (*path, token)))
+            elif (title := name.decode()) not in titles:
+                titles.append(title)
+        return titles
+
+    def _ways(
+        self, name: bytes, path: tuple[int, ...] = (), weight: float = 0.0, chance: float = 1.0
+    ) -> Iterator[tuple[tuple[int, ...], float, float]]:
+        """The paths that write `name` up to a closing bracket, with their weight of the prior and their probability."""
+        for token, prior, probability in self._choice(path):
+            longer = (*path, token)
+            text = self._text(longer)
+            if text.startswith(name + b"]"):
+                yield longer, weight + prior, chance * probability
+            elif name.startswith(text):
+                yield from self._ways(name, longer, weight + prior, chance * probability)

@@ -1,0 +1,115 @@
+"""Supervised fine-tuning: the cross-entropy of a role's own tokens, given all that it had read before them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from crslib.errors import CrsError
+from crslib.identity import digest
+from crslib.training.fit import batches
+from crslib.training.model import LoraLlama, Sequences
+
+
+class OwnWords:
+    """The objective of SFT over a frame with columns `tokens` List(Int32) and `target` List(Boolean).
+
+    Every target counts the same, whichever example it is in. An example whose first token is a target loses that one:
+    nothing precedes it. Raises `CrsError` when the lists of a row differ in length or are longer than `n_ctx`.
+    """
+
+    def __init__(self, examples: pl.DataFrame, device: torch.device, n_ctx: int) -> None:
+        self._tokens, targets = lists(examples, "tokens"), lists(examples, "target")
+        for tokens, target in zip(self._tokens, targets, strict=True):
+            if not len(tokens) == len(target) <= n_ctx:
+                raise CrsError(
+                    f"an example has {len(tokens)} tokens and {len(target)} marks, at most {n_ctx} are possible; "
+                    f"make the examples with max_tokens={n_ctx}"
+                )
+        self._at = [np.flatnonzero(target[1:]) for target in targets]
+        self._device = device
+        self.lengths = np.array([len(tokens) for tokens in self._tokens], dtype=np.int64)
+        self.weights = np.array([len(at) for at in self._at], dtype=np.int64)
+        self.identity = digest([[t.tolist() for t in self._tokens], [a.tolist() for a in self._at]], "examples")
+
+    def losses(self, model: LoraLlama, rows: Sequence[int]) -> Tensor:
+        """Nats of every target of examples `rows`, one after the other."""
+        batch = Sequences([self._tokens[row] for row in rows], self._device)
+        starts = np.cumsum([0, *self.lengths[rows][:-1]])
+        at = np.concatenate([self._at[row] + start for row, start in zip(rows, starts, strict=True)])
+        index = torch.from_numpy(at).to(self._device)
+        return model.token_losses(batch, index, batch.tokens[index + 1])
+
+    def sums(self, model: LoraLlama, rows: Sequence[int]) -> dict[str, Tensor]:
+        """`loss`: nats, summed over targets."""
+        return {"loss": self.losses(model, rows).sum()}
+
+
+def lists(frame: pl.DataFrame, column: str) -> list[np.ndarray]:
+    """A list column as one array per row."""
+    return [values.to_numpy() for values in frame[column]]
+
+
+class Preferences:
+    """The objective of DPO over a frame with columns `prompt`, `chosen`, `rejected`, all List(Int32).
+
+    Ids of the continuations include the token that ends them. `beta`: how strongly the reference holds. `sft`: weight
+    of the chosen continuation's cross-entropy per token, which keeps its likelihood from falling with the rejected
+    one's (RPO: Pang et al. 2024; 0 is plain DPO). A pair counts 1. Raises `CrsError` for an empty text or one longer
+    than the model can read.
+    """
+
+    def __init__(
+        self,
+        pairs: pl.DataFrame,
+        model: LoraLlama,
+        device: torch.device,
+        *,
+        beta: float = 0.1,
+        sft: float = 0.0,
+        batch_tokens: int = 2048,
+    ) -> None:
+        self._beta, self._sft, self._device = beta, sft, device
+        prompts, *continuations = (lists(pairs, name) for name in ("prompt", "chosen", "rejected"))
+        self._tokens, self._n = [], []
+        for prompt, *both in zip(prompts, *continuations, strict=True):
+            whole = [np.concatenate([prompt, continuation]) for continuation in both]
+            if not len(prompt) or not all(map(len, both)) or max(map(len, whole)) > model.shape.n_ctx:
+                raise CrsError(f"a pair has an empty text or one of over {model.shape.n_ctx} tokens; leave it out")
+            self._tokens.append(whole)
+            self._n.append([len(continuation) for continuation in both])
+        self.lengths = np.array([sum(map(len, whole)) for whole in self._tokens], dtype=np.int64)
+        self.weights = np.ones(len(pairs), dtype=np.int64)
+        ids = [[tokens.tolist() for tokens in whole] for whole in self._tokens]
+        self.identity = digest([ids, self._n, beta, sft], "pairs")
+        self._reference = np.zeros((len(pairs), 2), dtype=np.float32)
+        with torch.no_grad():
+            for rows in batches(np.arange(len(pairs)), self.lengths, batch_tokens):
+                self._reference[rows] = self.log_probabilities(model, rows).cpu().numpy()
+
+    def log_probabilities(self, model: LoraLlama, rows: Sequence[int]) -> Tensor:
+        """log π(chosen | prompt) and log π(rejected | prompt) of pairs `rows`, (n, 2), in nats."""
+        sequences = [tokens for row in rows for tokens in self._tokens[row]]
+        counts = [n for row in rows for n in self._n[row]]
+        ends = np.cumsum([len(sequence) for sequence in sequences])
+        at = np.concatenate([np.arange(end - n, end) - 1 for end, n in zip(ends, counts, strict=True)])
+        batch = Sequences(sequences, self._device)
+        index = torch.from_numpy(at).to(self._device)
+        losses = model.token_losses(batch, index, batch.tokens[index + 1])
+        owner = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(self._device)
+        return -losses.new_zeros(len(counts)).index_add(0, owner, losses).view(-1, 2)
+
+    def sums(self, model: LoraLlama, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Over pairs: `loss`, `accuracy` (the chosen one has the larger implicit reward), `margin` (of the rewards)."""
+        found = self.log_probabilities(model, rows)
+        reference = torch.from_numpy(self._reference[rows]).to(self._device)
+        rewards = self._beta * (found - reference)
+        margin = rewards[:, 0] - rewards[:, 1]
+        loss = -F.logsigmoid(margin)
+        if self._sft:
+            lengths = torch.tensor([self._n[row][0] for row in rows], device=self._device)
+            loss = loss - self._sft * found[:, 0] / lengths
+        return {"loss": loss.sum(), "accuracy": (margin > 0).float().sum(), "margin": margin.detach().sum()}

@@ -1,0 +1,192 @@
+"""Summaries in a language model's words, checked against the facts and against the held-out titles.
+
+An option of `01_profiles`, which may see the holdouts. Knows nothing of dialogues.
+"""
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+import polars as pl
+from rapidfuzz import fuzz
+
+from crslib.config import ProfileParameters
+from crslib.data import titles
+from crslib.dialogue import templates, utterances, views
+from crslib.engines import llama
+from crslib.engines.base import Engine, Request, Sampling, complete
+from crslib.identity import derive_seed
+from crslib.users.profiles import ProfileTables
+
+# An example of a rewording in the prompt makes the built-in model invent more, not less.
+_TASK = (
+    "You rewrite a short text about a person's taste in movies. Say the same facts in other words. "
+    'Speak to the person as "you". Keep every genre, name and title with its year. '
+    "Write at most five short sentences. Add nothing new."
+)
+_NEGATION = re.compile(r"\b(?:not|no|never|nor|hate[sd]?|avoid\w*|dislik\w+|except|cannot)\b|n['’]t\b", re.IGNORECASE)
+_FIRST_PERSON = re.compile(r"\b(?:I|me|my|mine|we|us|our)\b")
+_SECOND_PERSON = re.compile(r"\b(?:you|your|yours)\b", re.IGNORECASE)
+REJECTED = pl.DataFrame(schema=dict.fromkeys(("profile_id", "reason", "wording"), pl.String))
+
+
+def worded(built: ProfileTables, parameters: ProfileParameters) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """`built.profiles` in the words that `summary_style` asks for, and the wordings that were rejected (`reword`).
+
+    Greedy decoding: the built-in model invents less. Raises `CrsError` when the model cannot be loaded.
+    """
+    if parameters.summary_style == "template":
+        return built.profiles, REJECTED.clear()
+    model = llama.Model(llama.model_path(parameters.summary_model))
+    engine = llama.LlamaEngine(model, None, Sampling(temperature=0, max_tokens=128), n_ctx=1024, width=8)
+    try:
+        return reword(built.profiles, built.holdouts, built.items, engine, parameters.seed)
+    finally:
+        engine.close()
+        model.close()
+
+
+def reword(
+    profiles: pl.DataFrame, holdouts: pl.DataFrame, items: pl.DataFrame, engine: Engine, seed: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Summaries in a model's words: `profiles` with the summaries that passed, and what was rejected and why.
+
+    The model sees the template summary only. Each wording is checked (`fault`); where it fails, the template stays.
+    The second frame holds `profile_id`, `reason`, `wording` of the rejected ones, sorted by profile; it may quote a
+    held-out title, so it belongs beside `holdouts`, never in a simulation.
+    """
+    template = templates.ChatTemplate(*engine.chat_template)
+    names = {
+        item: utterances.item_name(title, year) for item, title, year in items["item_id", "title", "year"].iter_rows()
+    }
+    spoken = frozenset(_words(title) for title in items["title"])
+    genres = frozenset(genre for genres in items["genres"] for genre in genres)
+    hidden = {profile: part["item_id"].to_list() for (profile,), part in holdouts.group_by("profile_id")}
+    rows = [row for row in profiles.sort("profile_id").iter_rows(named=True) if row["summary"]]
+    worded: dict[str, str] = {}
+    rejected = []
+    for start in range(0, len(rows), engine.width):
+        batch = rows[start : start + engine.width]
+        requests = [
+            Request(
+                row["profile_id"],
+                tuple(template.encode([views.Message("system", _TASK), views.Message("user", row["summary"])], engine)),
+                derive_seed(seed, "summary", row["profile_id"]),
+            )
+            for row in batch
+        ]
+        completions = complete(engine, requests)
+        for row, completion in zip(batch, completions, strict=True):
+            profile = row["profile_id"]
+            engine.forget(profile)
+            wording = utterances.one_line(engine.decode(completion.ids))
+            withheld = [names[item] for item in hidden.get(profile, []) if item in names]
+            reason = "cut short" if completion.finish != "end" else fault(wording, row, names, withheld, spoken, genres)
+            if reason:
+                rejected.append({"profile_id": profile, "reason": reason, "wording": wording})
+            else:
+                worded[profile] = wording
+    passed = pl.col("profile_id").replace_strict(worded, default=None, return_dtype=pl.String)
+    return (
+        profiles.with_columns(pl.coalesce(passed, "summary").alias("summary")),
+        pl.DataFrame(rejected, schema=REJECTED.schema),
+    )
+
+
+def fault(
+    wording: str,
+    facts: Mapping[str, Any],
+    names: Mapping[str, str],
+    withheld: Sequence[str],
+    spoken: Set[str],
+    genres: Set[str],
+) -> str:
+    """Why `wording` may not replace the template summary of `facts` (a row of table `profiles`); empty if it may.
+
+    `names`: item id to `Title (Year)`. `withheld`: names of the person's held-out items. `spoken`, `genres`: the
+    words of all titles and all genres of the catalogue. Errs on the safe side: a wrong rejection costs nothing, as the
+    template stays.
+    """
+    wording = re.sub(r"\bscience fiction\b", "sci-fi", wording, flags=re.IGNORECASE)
+    known = [names[item] for item in (*facts["loved_items"], *facts["disliked_items"])]
+    liked = [*(_title(names[item]) for item in facts["loved_items"]), *facts["liked_directors"]]
+    disliked = [_title(names[item]) for item in facts["disliked_items"]]
+    # Names without their stops, so that a stop is the end of a sentence ("Dr. Strangelove").
+    for name in (*liked, *disliked):
+        wording = wording.replace(name, _unstopped(name))
+    sentences = [sentence for sentence in re.split(r"(?<=[.!?])\s+", wording) if _words(sentence)]
+    if not sentences:
+        return "empty"
+    if len(sentences) > 5:
+        return "more than five sentences"
+    if not _SECOND_PERSON.search(wording) or _FIRST_PERSON.search(wording):
+        return "not in the second person"
+    if any(_gives_away(wording, _title(name), known) for name in withheld):
+        return "held-out title"
+    if invented := _invented(sentences, facts["summary"], spoken):
+        return f"not among the facts: {invented}"
+    decade = [] if facts["liked_decade"] is None else [f"{facts['liked_decade']}s"]
+    for fact in (*facts["liked_genres"], *decade, *liked, *disliked, *facts["disliked_genres"]):
+        if not _says(wording, fact):
+            return f"left out: {fact}"
+    for sentence in sentences:
+        rest = sentence  # a title may say "No" or "Horror"
+        for name in (*liked, *disliked):
+            rest = rest.replace(_unstopped(name), "")
+        if new := [genre for genre in sorted(genres) if _says(rest, genre) and not _says(facts["summary"], genre)]:
+            return f"not among the facts: {new[0]}"
+        likes = any(_says(sentence, n) for n in liked) or any(_says(rest, g) for g in facts["liked_genres"])
+        dislikes = any(_says(sentence, n) for n in disliked) or any(_says(rest, g) for g in facts["disliked_genres"])
+        negated = _NEGATION.search(rest) is not None
+        if (likes and negated) or (dislikes and not negated):
+            return f"a taste turned around: {sentence}"
+    return ""
+
+
+def _title(name: str) -> str:
+    return titles.split_year(name)[0]
+
+
+def _unstopped(name: str) -> str:
+    return re.sub(r"[.!?]", " ", name)
+
+
+def _words(text: str) -> str:
+    """The words of `text` without case, accents and punctuation, joined by blanks."""
+    letters = unicodedata.normalize("NFKD", re.sub(r"['’‘`´]", "", text.casefold()))
+    return " ".join(re.findall(r"[^\W_]+", "".join(c for c in letters if not unicodedata.combining(c))))
+
+
+def _says(text: str, fact: str) -> bool:
+    return f" {_words(fact)} " in f" {_words(text)} "
+
+
+def _gives_away(wording: str, title: str, known: Sequence[str]) -> bool:
+    """Whether a withheld title stands in the wording: its words, for long titles also nearly (partial ratio >= 90)."""
+    text, key = f" {_words(wording)} ", re.sub(r"^(?:the|a|an) (?=.)", "", _words(title))
+    for name in known:
+        if name != _title(name):  # without its year a known title may be the beginning of a withheld one
+            text = text.replace(f" {_words(name)} ", " / ")
+    # Below four letters only a whole word counts; below ten, a ratio of 90 leaves no room for a different letter.
+    found = f" {key}" if len(key) >= 4 else f" {key} "
+    return found in text or (len(key) >= 10 and fuzz.partial_ratio(key, text) >= 90)
+
+
+def _invented(sentences: Sequence[str], summary: str, spoken: Set[str]) -> str:
+    """The first name, number or title in the sentences that the summary does not have; empty if there is none."""
+    for sentence in sentences:
+        for position, token in enumerate(re.findall(r"[^\W_]+", sentence)):
+            if (token[0].isdigit() or (position and token[0].isupper())) and not _says(summary, token):
+                return token
+        words = _words(sentence).split()
+        for start, end in itertools.combinations(range(len(words) + 1), 2):
+            # One word is a title only where its capital says nothing: at the beginning.
+            phrase = " ".join(words[start:end])
+            if phrase in spoken and (end - start > 1 or not start) and not _says(summary, phrase):
+                return phrase
+        for quoted in re.findall(r"[\"“]([^\"“”]+)[\"”]", sentence):
+            if not _says(summary, quoted):
+                return quoted
+    return ""

@@ -1,0 +1,144 @@
+"""Target attributes: what a person looks for, drawn from held-out items or the visible taste, relaxed to `min_k`.
+
+Knows attributes, never a title.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from crslib.data import catalog
+from crslib.dialogue import utterances
+
+N_STARS = 5  # a cast list names extras too; only its best-known people are worth asking for
+
+
+# ── what they look for ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a person looks for: any subset of these attributes, never a title."""
+
+    genres: tuple[str, ...] = ()
+    decade: int | None = None
+    actor: str | None = None
+    director: str | None = None
+
+    def __str__(self) -> str:
+        """`{genre}/{genre} movie from the {decade}s with {actor} by {director}`; empty without attributes."""
+        if self == Target():
+            return ""
+        parts = [
+            "/".join(self.genres),
+            "movie",
+            "" if self.decade is None else f"from the {self.decade}s",
+            f"with {self.actor}" if self.actor else "",
+            f"by {self.director}" if self.director else "",
+        ]
+        return utterances.one_line(" ".join(part for part in parts if part))
+
+    def count(self, items: pl.DataFrame) -> int:
+        """How many items of the catalogue match."""
+        found = catalog.matches(items, genres=self.genres, decade=self.decade, actor=self.actor, director=self.director)
+        return int(found.sum())
+
+
+def relax(target: Target, min_k: int, matching: Callable[[Target], int]) -> tuple[Target, list[str]]:
+    """`target` with as many attributes dropped as it takes until `matching` counts at least `min_k` items.
+
+    The most identifying go first: director, actor, second genre, decade, genre. The second value names the kinds that
+    went, not their values: those may be a held-out item's.
+    """
+    dropped = []
+    while target != Target() and matching(target) < min_k:
+        if target.director:
+            target, kind = replace(target, director=None), "director"
+        elif target.actor:
+            target, kind = replace(target, actor=None), "actor"
+        elif len(target.genres) > 1:
+            target, kind = replace(target, genres=target.genres[:-1]), "genre"
+        elif target.decade is not None:
+            target, kind = replace(target, decade=None), "decade"
+        else:
+            target, kind = replace(target, genres=()), "genre"
+        dropped.append(kind)
+    return target, dropped
+
+
+# What people ask for comes in several shapes: number of genres, what else is said, and how often.
+_SHAPES = {(2, "decade"): 3, (2, ""): 2, (1, "decade"): 2, (1, "actor"): 2, (1, "director"): 1}
+
+
+def from_heldout(
+    liked: pl.DataFrame, weight: Callable[[str], float], enough: Callable[[Target], bool], rng: random.Random
+) -> Target:
+    """Attributes that at least one held-out liked item has: those of the item whose genres are the most typical.
+
+    A genre's weight is how often it occurs among these items times log(catalogue / items of that genre), so "drama",
+    half of any catalogue, does not stand for everybody. Ties are drawn.
+    """
+    often = Counter(genre for genres in liked["genres"] for genre in genres)
+    typical = {genre: (often[genre] * weight(genre), genre) for genre in often}
+    n_genres, other = _shape(rng)
+
+    def best(genres: Sequence[str]) -> list[str]:
+        return sorted(genres, key=typical.__getitem__, reverse=True)[:n_genres]
+
+    draws = {item: rng.random() for item in liked["item_id"]}
+    anchor = max(
+        liked.iter_rows(named=True),
+        key=lambda item: (sum(typical[genre][0] for genre in best(item["genres"])), draws[item["item_id"]]),
+    )
+    people = {"actor": anchor["stars"], "director": anchor["directors"]}
+    return _target(best(anchor["genres"]), other, anchor["decade"], people, enough, rng)
+
+
+def from_taste(
+    affinities: pl.DataFrame, liked_genres: Sequence[str], enough: Callable[[Target], bool], rng: random.Random
+) -> Target:
+    """Attributes drawn from the visible taste; no item need have them all.
+
+    Genres among the liked ones (else the one of highest affinity), a decade in proportion to the liked items, people
+    among those of positive affinity.
+    """
+    ranked = affinities.sort("affinity", "name", descending=[True, False])
+    n_genres, other = _shape(rng)
+
+    def names(kind: str, *conditions: pl.Expr) -> list[str]:
+        return ranked.filter(pl.col("kind") == kind, *conditions)["name"].to_list()
+
+    genres = list(liked_genres) or names("genre")[:1]
+    drawn = rng.sample(genres, min(n_genres, len(genres)))
+    decades = affinities.filter(pl.col("kind") == "decade", pl.col("n_liked") > 0)
+    decade = int(rng.choices(decades["name"], weights=decades["n_liked"])[0]) if decades.height else None
+    people = {kind: names(kind, pl.col("affinity") > 0)[:20] for kind in ("actor", "director")}
+    return _target(drawn, other, decade, people, enough, rng)
+
+
+def _shape(rng: random.Random) -> tuple[int, str]:
+    return rng.choices(list(_SHAPES), weights=list(_SHAPES.values()))[0]
+
+
+def _target(
+    genres: Sequence[str],
+    other: str,
+    decade: int | None,
+    people: Mapping[str, Sequence[str]],
+    enough: Callable[[Target], bool],
+    rng: random.Random,
+) -> Target:
+    """The attributes of a drawn shape.
+
+    A person whose items are enough for `min_k` is asked for alone: with a genre, hardly anybody would be left. Others
+    come with genre and decade, for relaxation to take the person away and leave those.
+    """
+    if candidates := people.get(other):
+        alone = [Target(**{other: person}) for person in candidates]
+        if known := [target for target in alone if enough(target)][:N_STARS]:
+            return rng.choice(known)
+        return replace(alone[0], genres=tuple(genres), decade=decade)
+    return Target(tuple(genres), decade if other or not genres else None)

@@ -1,0 +1,72 @@
+"""What a person meets at the prompt: one sentence and a status, never a traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from crslib.cli.main import main
+from crslib.experiments import pipeline
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run", "-p", "temprature=1"], "unknown parameter 'temprature': did you mean 'temperature'?"),
+        (["run", "-p", "temperature=hot"], "parameter temperature = 'hot' is not valid"),
+        (["run", "-p", "temperature"], "'temperature' is not a parameter; write name=value"),
+        (["run", "-p", "user_model=none.gguf"], "cannot read the model"),
+        (["run", "--params", "none.yaml"], "cannot read the parameter file none.yaml"),
+        (["sweep", "none.yaml"], "cannot read the parameter file none.yaml"),
+    ],
+)
+def test_mistakes_get_one_sentence(words: list[str], sentence: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, [*words, "--reports", str(tmp_path / "r")])
+    assert result.exit_code == 1
+    assert sentence in result.stderr
+    assert result.stderr.startswith("crs: ")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
+def test_unwritable_reports_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    command = ["run", "-p", "n_profiles=2", "--reports", str(tmp_path / "file" / "r")]
+    monkeypatch.setattr(pipeline, "weights_form", lambda *given: pytest.fail("weights were measured first"))
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert "cannot write" in result.stderr
+    assert "choose a writable folder" in result.stderr
+
+
+def test_runs_of_an_empty_folder(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["runs", "--reports", str(tmp_path)])
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_own_data_are_imported_or_refused(tmp_path: Path) -> None:
+    items, ratings, to = tmp_path / "i.csv", tmp_path / "r.csv", tmp_path / "to"
+    items.write_text("item_id,title\n1,Heat (1995)\n2,Up (2009)\n")
+    ratings.write_text("user_id,item_id,rating\na,1,3\na,2,4\n")
+    words = ["data", "import", "--ratings", str(ratings), "--items", str(items), "--to", str(to)]
+    result = CliRunner().invoke(main, words)
+    assert (result.exit_code, "2 items, 2 ratings of 1 users" in result.output) == (0, True)
+    assert {path.name for path in to.iterdir()} == {"items.parquet", "ratings.parquet"}
+    ratings.write_text("user_id,item_id,rating\na,1,good\n")
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
+    assert "row 1: rating 'good' is not a finite number" in result.stderr
+    result = CliRunner().invoke(main, ["data", "import", "--to", str(to)])
+    assert (result.exit_code, "give either --ratings" in result.stderr) == (1, True)
+
+
+def test_neither_the_command_nor_a_simulation_waits_for_imports_it_does_not_need() -> None:
+    """Every run and every notebook is a process of its own; these packages take seconds and up to 100 MiB each."""
+    names = ("cli.main", "data.tables", "experiments.pipeline", "simulation.loop", "users.opinions")
+    modules = ", ".join(f"crslib.{name}" for name in names)
+    prior = "crslib.recommender.prior.ItemPrior.fit(*crslib.data.tables.load(crslib.config.ROOT / 'data'))"
+    heavy = "{'altair', 'pandas', 'sklearn', 'torch', 'transformers'}"
+    code = f"import sys, {modules}; {prior}; print(sorted({heavy} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,308 @@
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from crslib import schemas
+from crslib.config import ROOT
+from crslib.data.corpora import Dialogue, frames, redial
+from crslib.data.corpora.base import first_speakers, merged
+from crslib.dialogue import utterances
+from crslib.errors import CrsError
+
+
+def line(**changes: Any) -> dict[str, Any]:
+    """A ReDial line: seeker 1 and recommender 2, who speaks first."""
+    return {
+        "conversationId": "7",
+        "initiatorWorkerId": 1,
+        "respondentWorkerId": 2,
+        "messages": [
+            {"messageId": 1, "timeOffset": 0, "senderWorkerId": 2, "text": "Hi!"},
+            {"messageId": 2, "timeOffset": 1, "senderWorkerId": 2, "text": "Seen @10 ?"},
+            {"messageId": 3, "timeOffset": 2, "senderWorkerId": 1, "text": "No, I like @11, it&#39;s\nfun"},
+        ],
+        "movieMentions": {"10": "Airplane!  (1980)", "11": "Why Him%3F (2016)"},
+        "initiatorQuestions": {
+            "10": {"suggested": 1, "seen": 0, "liked": 2},
+            "11": {"suggested": 0, "seen": 1, "liked": 1},
+        },
+        "respondentQuestions": {"10": {"suggested": 1, "seen": 1, "liked": 1}},
+    } | changes
+
+
+def read(tmp_path: Path, *lines: dict[str, Any]) -> list[Dialogue]:
+    path = tmp_path / "train_x.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
+    return redial.read(path, "train")
+
+
+def said(*texts: tuple[int, str]) -> list[dict[str, Any]]:
+    return [{"senderWorkerId": who, "text": text, "messageId": n} for n, (who, text) in enumerate(texts)]
+
+
+def test_messages_of_one_speaker_are_one_turn_in_format_v1(tmp_path: Path) -> None:
+    (dialogue,) = read(tmp_path, line())
+    assert (dialogue.dialogue_id, dialogue.user, dialogue.recommender) == ("7", "1", "2")
+    assert [(t.role, t.text, t.n_messages) for t in dialogue.turns] == [
+        ("recommender", "Hi! Seen [[Airplane! (1980)]] ?", 2),
+        ("user", "No, I like [[Why Him? (2016)]], it's fun", 1),
+    ]
+    for turn in dialogue.turns:
+        for mention in turn.mentions:
+            assert turn.text[mention.start : mention.end] == f"[[{mention.name}]]"
+    assert [mention.item_id for turn in dialogue.turns for mention in turn.mentions] == ["10", "11"]
+
+
+def test_labels_are_the_seekers_with_the_recommenders_as_fallback(tmp_path: Path) -> None:
+    (own,) = read(tmp_path, line())
+    assert (own.items["10"].suggested, own.items["10"].seen, own.items["10"].liked) == (True, False, None)
+    assert own.items["10"].source == "user"
+    (other,) = read(tmp_path, line(initiatorQuestions=[]))
+    assert (other.items["10"].seen, other.items["10"].liked, other.items["10"].source) == (True, True, "recommender")
+    # Nobody answered for 11: only who named it first is known.
+    assert (other.items["11"].suggested, other.items["11"].seen, other.items["11"].source) == (False, None, "")
+
+
+def test_lists_where_mappings_should_be(tmp_path: Path) -> None:
+    messages = said((2, "Hi"), (1, "Bye"))
+    (dialogue,) = read(
+        tmp_path, line(messages=messages, movieMentions=[], initiatorQuestions=[], respondentQuestions=[])
+    )
+    assert dialogue.items == {}
+    assert [turn.text for turn in dialogue.turns] == ["Hi", "Bye"]
+
+
+def test_null_title_and_unknown_id_take_the_title_of_another_dialogue(tmp_path: Path) -> None:
+    broken = line(conversationId="8", messages=said((1, "I liked @11 and @99")), movieMentions={"11": None, "50": None})
+    first, second = read(tmp_path, line(), broken)
+    assert first.turns[1].mentions[0].name == "Why Him? (2016)"
+    assert second.turns[0].text == "I liked [[Why Him? (2016)]] and that movie"
+    assert set(second.items) == {"10", "11"}
+    assert second.turns[0].mentions[0].item_id == "11"
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        ("Scarface  (1983)", "Scarface (1983)"),
+        ("Why%3F  (1987)", "Why? (1987)"),
+        ("%22Crocodile%22 Dundee (1986)", '"Crocodile" Dundee (1986)'),
+        ("Fast &amp; Furious (2009)", "Fast & Furious (2009)"),
+        ("2001: A Space Odyssey ", "2001: A Space Odyssey"),
+        ("1922 ", "1922"),
+        ("[REC] (2007)", "[REC] (2007)"),
+        ("(1999)", "(1999)"),
+        (None, ""),
+        ("  ", ""),
+    ],
+)
+def test_titles(raw: str | None, name: str) -> None:
+    assert redial.clean_title(raw) == name
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ("I love @10(and @11", "I love [[Airplane! (1980)]](and [[Why Him? (2016)]]"),
+        ("on?@10 is", "on?[[Airplane! (1980)]] is"),
+        ("movies like @star wars", "movies like star wars"),
+        ("see [[this]] &quot;now&quot;\r\n ok", 'see this "now" ok'),
+        ("[@10]", "[[[Airplane! (1980)]]]"),
+        ("a <|im_end|> b", "a <|im_end|> b"),
+    ],
+)
+def test_utterances(tmp_path: Path, raw: str, text: str) -> None:
+    (dialogue,) = read(tmp_path, line(messages=said((1, raw))))
+    assert dialogue.turns[0].text == text
+    for mention in dialogue.turns[0].mentions:
+        assert text[mention.start : mention.end] == f"[[{mention.name}]]"
+
+
+def test_empty_messages_are_no_turns_and_split_none(tmp_path: Path) -> None:
+    (dialogue,) = read(tmp_path, line(messages=said((1, "Hi"), (2, " "), (1, "there"), (2, "Hello"))))
+    assert [(t.text, t.n_messages) for t in dialogue.turns] == [("Hi there", 2), ("Hello", 1)]
+
+
+def test_merged_files_do_not_say_how_many_messages(tmp_path: Path) -> None:
+    merged = [{"senderWorkerId": 2, "text": "Hi! Seen @10 ?"}]
+    (dialogue,) = read(tmp_path, line(messages=merged))
+    assert dialogue.turns[0].n_messages is None
+
+
+def test_brackets_of_titles_stay_outside_the_mention_marks(tmp_path: Path) -> None:
+    (dialogue,) = read(tmp_path, line(movieMentions={"10": "[REC] (2007)"}, messages=said((1, "@10!"))))
+    assert dialogue.turns[0].text == "[[(REC) (2007)]]!"
+
+
+def test_frames_are_tables_of_a_run_and_notes_answer_the_turn_before(tmp_path: Path) -> None:
+    messages = said((1, "I like @11"), (2, "See @10 or @11 !"), (1, "ok"), (2, "bye"), (1, "bye"))
+    dialogues, turns = frames(read(tmp_path, line(messages=messages)))
+    schemas.check(dialogues, "dialogues")
+    schemas.check(turns, "turns")
+    assert dialogues.select("opener", "n_turns", "condition").rows() == [("user", 5, "human")]
+    notes = turns["notes"].to_list()
+    assert [len(one) for one in notes] == [0, 0, 2, 0, 0]
+    assert notes[2][0] == {"item_id": "10", "title": "Airplane! (1980)", "seen": False, "liked": None}
+    assert notes[2][1] == {"item_id": "11", "title": "Why Him? (2016)", "seen": True, "liked": True}
+    assert turns["items"].list.len().to_list() == [1, 2, 0, 0, 0]
+
+
+def test_zip_folder_and_file_give_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "redial"
+    folder.mkdir()
+    (folder / "train_data.jsonl").write_text(json.dumps(line()) + "\n", encoding="utf-8")
+    (folder / "test_data.jsonl").write_text(json.dumps(line(conversationId="9")) + "\n\n", encoding="utf-8")
+    archive = tmp_path / "redial_dataset.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in folder.iterdir():
+            file.write(path, f"redial/{path.name}")
+    for source in (archive, folder):
+        assert [d.dialogue_id for d in redial.read(source, "train")] == ["7"]
+        assert [d.dialogue_id for d in redial.read(source, "test")] == ["9"]
+    assert redial.read(folder / "test_data.jsonl", "test") == redial.read(archive, "test")
+
+
+def test_a_conversation_comes_once(tmp_path: Path) -> None:
+    assert len(read(tmp_path, line(), line())) == 1
+
+
+def test_what_is_no_redial_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    broken = tmp_path / "train_x.jsonl"
+    for content, message in (
+        ("{", "line 1 is not a ReDial dialogue"),
+        ("[1]", "line 1 is not a ReDial dialogue"),
+        ('{"a": 1}', "line 1 is not a ReDial dialogue"),
+        ('{"conversationId": "1", "movieMentions": [1]}', "line 1 is not a ReDial dialogue"),
+        ('{"conversationId": "1", "messages": []}', "conversation 1 of .* lacks a part"),
+    ):
+        broken.write_text(content + "\n", encoding="utf-8")
+        with pytest.raises(CrsError, match=message):
+            redial.read(broken, "train")
+    with pytest.raises(CrsError, match=r"cannot read .*No such file"):
+        redial.read(tmp_path / "absent.zip", "train")
+    (tmp_path / "wrong.zip").write_bytes(b"no zip")
+    with pytest.raises(CrsError, match="is not a zip"):
+        redial.read(tmp_path / "wrong.zip", "train")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as file:
+        file.writestr("ratings.csv", "x")
+    with pytest.raises(CrsError, match="holds no train"):
+        redial.read(tmp_path / "other.zip", "train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CrsError, match="has no file train"):
+        redial.read(tmp_path / "empty", "train")
+
+
+def test_the_test_set_is_never_read_as_training_data(tmp_path: Path) -> None:
+    path = tmp_path / "test_dev.jsonl"
+    path.write_text(json.dumps(line()) + "\n", encoding="utf-8")
+    with pytest.raises(CrsError, match="not of the train split"):
+        redial.read(path, "train")
+
+
+def test_real_files(shared_data: Path) -> None:
+    train = redial.read(shared_data / "redial", "train")
+    test = redial.read(shared_data / "redial", "test")
+    assert (len(train), len(test)) == (4036, 671)
+    assert not {d.user for d in test} & {d.user for d in train}
+    messages = [sum(turn.n_messages or 0 for turn in d.turns) for d in test]
+    assert sum(messages) / 671 == pytest.approx(17.84, abs=0.01)
+    assert sum(len(d.turns) for d in test) / 671 == pytest.approx(11.68, abs=0.01)
+    opens = sum(d.turns[0].role == "recommender" for d in (*train, *test)) / 4707
+    assert opens == pytest.approx(0.64, abs=0.01)
+    (odd,) = [d for d in train if d.dialogue_id == "1382"]
+    assert any(mention.name == "50 First Dates (2004)" for turn in odd.turns for mention in turn.mentions)
+    for dialogue in (*train, *test):
+        for before, after in zip(dialogue.turns, dialogue.turns[1:], strict=False):
+            assert before.role != after.role
+        for turn in dialogue.turns:
+            assert turn.text
+            assert [m.item_id for m in turn.mentions if m.item_id not in dialogue.items] == []
+            assert all(turn.text[m.start : m.end] == f"[[{m.name}]]" for m in turn.mentions)
+    _, turns = frames(test)
+    answered = turns.filter(pl.col("notes").list.len() > 0)
+    assert answered["role"].unique().to_list() == ["user"]
+    assert len(answered) > 1500
+
+
+MOVIES = 'movieId,movieName,nbMentions\n11,"Why Him%3F (2016)",2\n10,"Airplane!  (1980)",1\n12,,1\n'
+
+
+def test_the_catalogue_of_a_folder_and_of_a_zip_without_its_counts(tmp_path: Path) -> None:
+    (tmp_path / "movies_with_mentions.csv").write_text(MOVIES, encoding="utf-8")
+    with zipfile.ZipFile(tmp_path / "redial.zip", "w") as archive:
+        archive.writestr("redial/movies_with_mentions.csv", MOVIES)
+    for path in (tmp_path, tmp_path / "redial.zip"):
+        assert redial.movies(path) == {"10": "Airplane! (1980)", "11": "Why Him? (2016)"}
+
+
+def test_a_catalogue_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CrsError, match=r"no file movies_with_mentions\.csv"):
+        redial.movies(tmp_path)
+    (tmp_path / "movies_with_mentions.csv").write_text("id,name\n1,Up\n", encoding="utf-8")
+    with pytest.raises(CrsError, match="no columns movieId and movieName"):
+        redial.movies(tmp_path)
+
+
+FACTS = [
+    {"movieId": "10", "genre": ["comedy", "sport", "action"], "director": ["Jim  Abrahams"], "star": ["A", "B"]},
+    {"movieId": 11, "genre": [], "director": [], "star": [], "imdb_id": "tt4501244"},
+    {"movieId": "99", "genre": ["war"], "director": ["C"], "star": [], "imdb_id": "tt1"},
+]
+
+
+def test_facts_of_the_catalogue_as_table_items(tmp_path: Path) -> None:
+    (tmp_path / "movies_with_mentions.csv").write_text(MOVIES + "13,(1999),9\n14,Heat,9\n", encoding="utf-8")
+    facts, file = tmp_path / "facts.jsonl", tmp_path / "items.parquet"
+    facts.write_text("".join(json.dumps(fact) + "\n" for fact in FACTS), encoding="utf-8")
+    built = redial.build_items(tmp_path, facts, file)
+    assert built.equals(redial.items(file))
+    assert built["item_id", "title", "year", "genres", "directors", "cast", "imdb_id"].rows() == [
+        ("10", "Airplane!", 1980, ["action", "comedy"], ["Jim Abrahams"], ["A", "B"], None),
+        ("11", "Why Him?", 2016, [], [], [], "tt4501244"),
+        ("13", "(1999)", None, [], [], [], None),
+        ("14", "Heat", None, [], [], [], None),
+    ]
+    assert set(built["n_ratings"]) == {0}  # never the corpus's counts of mentions: they include the test set
+    facts.write_text("{", encoding="utf-8")
+    with pytest.raises(CrsError, match="does not hold JSON lines with a movieId"):
+        redial.build_items(tmp_path, facts, file)
+    with pytest.raises(CrsError, match=r"cannot read .*absent"):
+        redial.build_items(tmp_path, tmp_path / "absent", file)
+
+
+def test_the_shipped_facts() -> None:
+    items = redial.items()
+    assert len(items) == 6924
+    assert items["item_id"].is_unique().all()
+    assert items["item_id"].to_list() == sorted(items["item_id"])
+    built_in = pl.read_parquet(ROOT / "data" / "items.parquet")
+    assert set(built_in["genres"].explode(empty_as_null=False)) == redial.GENRES
+    assert set(items["genres"].explode(empty_as_null=False)) <= redial.GENRES
+
+
+def test_the_shipped_facts_are_built_again_byte_for_byte(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "redial"
+    redial.build_items(folder, folder / "item_facts.jsonl", tmp_path / "items.parquet")
+    assert (tmp_path / "items.parquet").read_bytes() == redial.ITEMS.read_bytes()
+    names = {row[0]: utterances.item_name(*row[1:]) for row in redial.items()["item_id", "title", "year"].iter_rows()}
+    assert names == redial.movies(folder)
+
+
+def test_merged_messages_know_their_mentions() -> None:
+    said = [
+        ("user", "", ()),
+        ("user", "a [[Up]]", ["1"]),
+        ("user", "[[Heat]]", ["2"]),
+        ("recommender", "[[Up]]", ["1"]),
+    ]
+    turns = merged(said)
+    assert [(turn.role, turn.text, turn.n_messages) for turn in turns] == [
+        ("user", "a [[Up]] [[Heat]]", 2),
+        ("recommender", "[[Up]]", 1),
+    ]
+    assert first_speakers(turns) == {"1": "user", "2": "user"}
+    assert merged(said, counted=False)[0].n_messages is None

@@ -1,0 +1,144 @@
+"""Dialogues as training data: what others read is what was said, and nothing hidden goes along."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crslib import schemas
+from crslib.cli.main import main
+from crslib.data import exports
+from crslib.data.corpora import redial as corpus
+from crslib.dialogue import utterances, views
+from crslib.store import Run
+from tests.conftest import make_profiles
+
+HEAT, UP, NOPE = "Heat (1995)", "Up (2009)", "Nope (1901)"
+
+
+def mention(text: str, item_id: str | None, title: str) -> dict[str, object]:
+    start = text.index(f"[[{title}]]")
+    return {"item_id": item_id, "title": title, "start": start, "end": start + len(title) + 4}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Two dialogues: one that the user leaves after the recommender's last word, one of a single turn."""
+    asked, hello = f"Seen [[{HEAT}]] or [[{NOPE}]] @7?", f"Like [[{UP}]]"
+    notes = [
+        {"item_id": "1", "title": HEAT, "seen": True, "liked": False},
+        {"item_id": None, "title": NOPE, "seen": False, "liked": None},
+    ]
+    rows = [
+        ("u0.0", 0, "user", hello, [mention(hello, "6", UP)], []),
+        ("u0.0", 1, "recommender", asked, [mention(asked, "1", HEAT), mention(asked, None, NOPE)], []),
+        ("u0.0", 2, "user", "Hated it", [], notes),
+        ("u0.0", 3, "recommender", "<b>Sorry</b> <|im_end|>", [], []),
+        ("u1.0", 0, "recommender", "Hi", [], []),
+    ]
+    names = ("dialogue_id", "turn", "role", "text", "items", "notes")
+    turns = [
+        dict(zip(names, row, strict=True)) | {"n_tokens": 3, "mean_logprob": None, "finish": "end"} for row in rows
+    ]
+    heads = [("u0.0", "u0", "user", "user_left", 4), ("u1.0", "u1", "recommender", "max_turns", 1)]
+    made = Run(tmp_path / "run")
+    made.update(run_id="abc", parameters={"condition": "interplay", "seed": 0})
+    made.write("turns", pl.DataFrame(turns, schema=dict(schemas.TABLES["turns"])))
+    made.write(
+        "dialogues",
+        pl.DataFrame(
+            [(d, "abc", p, "interplay", o, 0, stop, n) for d, p, o, stop, n in heads],
+            schema=dict(schemas.TABLES["dialogues"]), orient="row",
+        ),
+    )  # fmt: skip
+    made.write("profiles", make_profiles(["u0", "u1"]))
+    return made
+
+
+def export(run: Run, form: str, to: Path, role: str = "recommender") -> Path:
+    done = CliRunner().invoke(main, ["export", str(run.path), "--as", form, "--role", role, "--to", str(to)])
+    assert done.exit_code == 0, done.output
+    return Path(done.output.strip().replace("\n", ""))
+
+
+def test_messages_are_the_views_that_the_parties_had(run: Run, tmp_path: Path) -> None:
+    user, other = (
+        [json.loads(line)["messages"] for line in export(run, "trl", tmp_path, role).read_text().splitlines()]
+        for role in ("user", "recommender")
+    )
+    assert [message["role"] for message in user[0]] == ["system", "assistant", "user", "assistant", "user", "assistant"]
+    assert "secret0secret" in user[0][0]["content"]
+    assert user[0][2]["content"].endswith(f"({HEAT}: seen, disliked; {NOPE}: not seen)")
+    assert user[0][-1]["content"] == ""  # it left
+    assert user[1][-1] == {"role": "user", "content": "Hi"}
+    assert other[0][0]["content"] == views.RECOMMENDER_SYSTEM
+    assert not [word for word in ("secret", "hush", "seen,", "disliked") if word in json.dumps(other)]
+
+
+def test_redials_own_reader_reads_it_back(run: Run, tmp_path: Path) -> None:
+    path = export(run, "redial", tmp_path / "out")
+    first, second = corpus.read(path.parent, "train")
+    assert [turn.role for turn in first.turns] == ["user", "recommender", "user", "recommender"]
+    assert first.turns[0].text == f"Like [[{UP}]]"
+    assert first.turns[1].text == f"Seen [[{HEAT}]] or {NOPE} 7?"
+    assert [(m.item_id, m.name) for m in first.turns[1].mentions] == [("1", HEAT)]
+    heat, up = first.items["1"], first.items["6"]
+    assert (heat.suggested, heat.seen, heat.liked) == (True, True, False)
+    assert (up.suggested, up.seen, up.liked) == (False, None, None)
+    assert len(second.turns) == 1
+
+
+def test_ids_that_are_no_numbers_become_numbers(run: Run) -> None:
+    turns = run.read("turns").to_dicts()
+    for row in turns:
+        for item in row["items"] + row["notes"]:
+            item["item_id"] = item["item_id"] and f"tt{item['item_id']}"
+    renamed = pl.DataFrame(turns, schema=dict(schemas.TABLES["turns"]))
+    first = exports.redial(run.read("dialogues"), renamed)[0]
+    assert first["movieMentions"] == {"2": UP, "1": HEAT}
+    assert first["messages"][1]["text"] == f"Seen @1 or {NOPE} 7?"
+    assert first["initiatorQuestions"]["1"] == {"suggested": 1, "seen": 1, "liked": 0}
+
+
+def test_dialoguekit_reads_it(run: Run, tmp_path: Path) -> None:
+    path = export(run, "dialoguekit", tmp_path)
+    first = json.loads(path.read_text())[0]
+    assert first["conversation"][1]["utterance"] == f"Seen {HEAT} or {NOPE} @7?"
+    reader = pytest.importorskip("dialoguekit.utils.dialogue_reader", reason="dialoguekit is not installed")
+    one, other = reader.json_to_dialogues(str(path))
+    assert [utterance.text for utterance in one.utterances][2:] == ["Hated it", "<b>Sorry</b> <|im_end|>"]
+    assert [utterance.participant.name for utterance in one.utterances] == ["USER", "AGENT"] * 2
+    assert (one.user_id, one.conversation_id, len(other.utterances)) == ("u0", "u0.0", 1)
+
+
+def test_the_dataset_and_its_card(run: Run, tmp_path: Path) -> None:
+    path = export(run, "dataset", tmp_path / "set")
+    frame = pl.read_parquet(path)
+    assert dict(frame.schema) == exports.DATASET
+    assert frame["turns"][0][1]["items"] == [{"item_id": "1", "title": HEAT}, {"item_id": None, "title": NOPE}]
+    card = (path.parent / "README.md").read_text()
+    assert card.startswith("---\nconfigs:\n")
+    assert "2 dialogues, 5 turns" in card
+    assert "target items: nobody" in card
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    read = datasets.load_dataset(str(path.parent), split="train", cache_dir=str(tmp_path / "cache"))
+    assert read[0]["turns"][2]["text"] == "Hated it"
+
+
+@given(st.text(alphabet="a@1 [](){}<|>\n", max_size=30))
+def test_no_text_becomes_a_link(said: str) -> None:
+    row = {"text": f"{utterances.clean(said)} [[{HEAT}]]", "items": []}
+    row["items"] = [mention(str(row["text"]), "1", HEAT)]
+    text = exports._linked(row, {"1": 42})
+    assert text.count("@") == 1
+    assert text.endswith("@42")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["export", str(tmp_path), "--to", str(tmp_path / "to")])
+    assert done.exit_code == 1
+    assert "dialogues.parquet" in done.output

@@ -1,0 +1,74 @@
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crslib.dialogue.scripts import TargetKnowledge, TargetUserView, parse_script, script, script_view
+from crslib.dialogue.utterances import RECOMMENDER, USER, clean
+from crslib.dialogue.views import Note, UserKnowledge, UserView
+
+KNOWN = ("You enjoy crime movies.", "crime movie")
+
+
+def test_the_target_user_is_a_user_with_one_line_more() -> None:
+    view = TargetUserView(TargetKnowledge(*KNOWN, ("Heat (1995)", "Up (2009)")))
+    plain = UserView(UserKnowledge(*KNOWN))
+    assert view.messages[0].text == plain.messages[0].text + "\nYou hope to hear of: Heat (1995); Up (2009)"
+    for one in (view, plain):
+        one.say("Hi")
+        one.hear("[[Heat (1995)]]?", [Note("Heat (1995)", False, True)])
+    assert view.messages[1:] == plain.messages[1:]
+    assert TargetKnowledge(*KNOWN, ()).system() == UserKnowledge(*KNOWN).system()
+
+
+def test_a_script_is_told_everything_and_says_a_line_per_turn() -> None:
+    view = script_view(TargetKnowledge(*KNOWN, ("Heat (1995)",)))
+    assert [message.text for message in view.messages] == [
+        "Write a dialogue between a user and a movie recommender.\nAbout the user: You enjoy crime movies.\n"
+        "Looking for: crime movie\nThe recommender suggests: Heat (1995)"
+    ]
+    assert script_view(TargetKnowledge("", "", ())).messages[0].text.count("\n") == 0
+    said = script([(RECOMMENDER, "Seen [[Heat (1995)]]?"), (USER, "Yes:\nbye")])
+    assert said == "Recommender: Seen [[Heat (1995)]]?\nUser: Yes: bye"
+
+
+@pytest.mark.parametrize(
+    ("text", "turns"),
+    [
+        ("User: Hi\nRecommender: Hello", [(USER, "Hi"), (RECOMMENDER, "Hello")]),
+        ("  user :Hi\n\nRECOMMENDER:  Hello\n", [(USER, "Hi"), (RECOMMENDER, "Hello")]),
+        ("**User:** Hi\n2. **Assistant**: _Hello_", [(USER, "Hi"), (RECOMMENDER, "_Hello_")]),
+        ("Here it is:\nSeeker: Hi", [(USER, "Hi")]),
+        (
+            "User: Hi\nthere\nUser: I like\nRecommender:\nRecommender: ok",
+            [(USER, "Hi there I like"), (RECOMMENDER, "ok")],
+        ),
+        ("User: a\nRecommender:\nUser: b", [(USER, "a b")]),
+        (
+            "User: my user: he said\nRecommender: [[Heat (1995)]",
+            [(USER, "my user: he said"), (RECOMMENDER, "Heat (1995)]")],
+        ),
+        ("Recommender: see [[Up (2009)]]", [(RECOMMENDER, "see [[Up (2009)]]")]),
+        ("no speaker at all", []),
+        ("", []),
+    ],
+)
+def test_a_generated_script_is_read_back(text: str, turns: list[tuple[str, str]]) -> None:
+    assert parse_script(text) == turns
+
+
+words = st.text(st.characters(codec="utf-8"), max_size=30).map(clean).filter(bool)
+
+
+@given(st.booleans(), st.lists(words, max_size=6))
+def test_what_a_script_says_is_read_back(opens: bool, texts: list[str]) -> None:
+    turns = [((USER, RECOMMENDER)[(number + opens) % 2], text) for number, text in enumerate(texts)]
+    assert parse_script(script(turns)) == turns
+
+
+@given(st.text(max_size=200))
+def test_any_text_gives_alternating_clean_turns(text: str) -> None:
+    turns = parse_script(text)
+    assert all(said and clean(said) == said for _, said in turns)
+    assert all(one[0] != other[0] for one, other in pairwise(turns))

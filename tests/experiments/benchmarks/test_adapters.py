@@ -1,0 +1,104 @@
+"""The table of adapters, forced notes and the speed of training, on a few dialogues, with the real model."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra train")
+pytest.importorskip("transformers", reason="needs the extra test")
+
+from crslib.config import ROOT, RunParameters, SimulationParameters
+from crslib.data.corpora import redial
+from crslib.errors import CrsError
+from crslib.experiments.benchmarks import adapters, notes, training
+from crslib.training import run as training_run
+from tests.support.tiny_redial import write
+
+USER = ROOT / "data" / "adapters" / "user.gguf"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    return write(tmp_path / "redial" / "test.jsonl").parent
+
+
+def test_the_same_dialogues_are_drawn_whatever_their_order(corpus: Path) -> None:
+    dialogues = redial.read(corpus, "test")
+    some = adapters.drawn(dialogues, 2)
+    assert adapters.drawn(dialogues[::-1], 2) == some == adapters.drawn(dialogues, 0)[:2]
+    assert len(adapters.drawn(dialogues, 0)) == 6
+
+
+@pytest.mark.model
+def test_the_runtimes_agree_and_the_adapter_helps(corpus: Path) -> None:
+    told: list[tuple[int, int]] = []
+    found = adapters.measure(corpus, [("user", "mine", USER)], 1, 1, advance=lambda *reached: told.append(reached))
+    whole = found.filter(kind="all")
+    assert [row[:3] for row in whole.select("adapter", "without", "runtime").iter_rows()] == [
+        ("base", "", adapters.TORCH),
+        ("mine", "", adapters.TORCH),
+        ("mine", "notes", adapters.TORCH),
+        ("mine", "summary and attributes", adapters.TORCH),
+        ("mine", "", adapters.TORCH),
+        ("mine", "", adapters.TRANSFORMERS),
+        ("mine", "", adapters.BESIDE),
+        ("mine", "", adapters.PREPARED),
+    ]
+    assert whole["n_dialogues"].to_list() == [1] * 8
+    assert whole["n_tokens"][0] == found.filter(pl.col("kind") != "all", adapter="base")["n_tokens"].sum()
+    base, mine, _, _, torch, transformers, beside, prepared = whole["loss"]
+    assert mine < base - 0.5
+    assert transformers == pytest.approx(torch, abs=1e-3)
+    assert beside == pytest.approx(torch, abs=0.05)
+    assert prepared == pytest.approx(beside, abs=0.05)
+    assert told[-1] == (8, 8)
+    (again,) = adapters.measure(corpus, [("user", "mine", USER)], 1, 1, without="notes").filter(kind="all").rows()
+    assert again == whole.row(2)
+    text = adapters.formatted(found)
+    assert text.count("\n") == 9
+    assert f"| user | mine, without notes | torch | {whole['loss'][2]:.3f} | " in text
+    training_run = RunParameters(
+        user_adapter=str(USER), recommender_adapter="", weights="Q8_0", max_turns=1
+    ).model_dump()
+    read = adapters.foresight(adapters.drawn(redial.read(corpus, "test"), 1), training_run, times=100, seed=0)
+    assert read["user_people_cross_entropy"][0].value == pytest.approx(prepared)
+    assert read["recommender_people_cross_entropy"][0].value > prepared
+
+
+def test_one_model_for_both_sides_and_a_run_by_hand_have_no_foresight(corpus: Path) -> None:
+    dialogues = redial.read(corpus, "test")
+    assert adapters.foresight(dialogues, RunParameters(baseline="scripted").model_dump(), times=100, seed=0) == {}
+    assert adapters.foresight(dialogues, {}, times=100, seed=0) == {}
+    assert adapters.foresight([], RunParameters().model_dump(), times=100, seed=0) == {}
+
+
+def test_a_missing_adapter_is_refused(corpus: Path) -> None:
+    with pytest.raises(CrsError, match="cannot read the adapter"):
+        adapters.measure(corpus, [("user", "none", corpus / "none.gguf")], 1, 1)
+
+
+@pytest.mark.model
+def test_every_note_is_answered_once(corpus: Path) -> None:
+    found = notes.measure(corpus, SimulationParameters(weights="Q8_0", max_tokens=12, width=4), 1, 2)
+    of = found.group_by("kind", "way", "n").agg(pl.col("share").sum())
+    assert of.height == 2 * 4
+    assert of["n"].to_list() == [1] * 8
+    assert of["share"].to_list() == [1.0] * 8
+    assert set(found["answer"]) == {"follows", "open", "contradicts"}
+    assert notes.formatted(found).count("\n") == 9
+
+
+@pytest.mark.model
+def test_every_way_of_training_has_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "WAYS", {"cpu": (("float32", False), ("float32", True), ("bfloat16", False))})
+    monkeypatch.setattr(training_run, "multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(training, "_LENGTHS", {"cpu": (20, 2)})
+    monkeypatch.setattr(training, "_ROUNDS", 1)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    found = training.measure("cpu")
+    assert found.select("precision", "compiled").rows() == [("float32", False)]
+    assert found["tokens_per_s"][0] > 0
+    with pytest.raises(CrsError, match="device 'tpu' is not there"):
+        training.measure("tpu")

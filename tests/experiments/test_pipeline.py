@@ -1,0 +1,164 @@
+"""Real notebooks, real models, tiny size: a run from data to report, again, elsewhere, and broken in the middle."""
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from crslib.cli.main import main
+from crslib.config import ROOT, RunParameters
+from crslib.errors import CrsError
+from crslib.experiments import pipeline
+from crslib.store import Run
+from tests import recompute
+
+TINY = {
+    "n_profiles": 3,
+    "max_turns": 4,
+    "max_tokens": 16,
+    "n_ctx": 512,
+    "width": 4,
+    "n_bootstrap": 100,
+    "weights": "Q8_0",
+}
+STAGES = RunParameters().stages
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+    """A folder of reports and the run that `crs run` left there."""
+    reports = tmp_path_factory.mktemp("reports")
+    (reports / "tiny.yaml").write_text(json.dumps(TINY))
+    told = CliRunner().invoke(main, ["run", "--params", str(reports / "tiny.yaml"), "--reports", str(reports)])
+    assert told.exit_code == 0, told.output
+    (run,) = (reports / "runs").iterdir()
+    assert told.output.splitlines()[-1] == str(run / "report.html")
+    return reports, Run(run)
+
+
+@pytest.mark.model
+@pytest.mark.notebook
+def test_a_run_leaves_everything_in_its_folder(done: tuple[Path, Run]) -> None:
+    reports, run = done
+    expected = {"run.json", "report.html", *(f"{name}.ipynb" for name in STAGES)}
+    tables = ("profiles", "holdouts", "items", "ratings", "dialogues", "turns", "prompts", "scores", "metrics")
+    assert expected | {f"{name}.parquet" for name in tables} <= {path.name for path in run.path.iterdir()}
+    assert (reports / "latest").resolve() == run.path
+    for name in tables:
+        assert run.read(name).height > 0, name
+    info = run.info
+    assert info["status"] == "success"
+    assert set(info["stages"]) == set(STAGES)
+    assert info["audit"]["hidden_title"] == info["audit"]["profile_text"] == info["audit"]["private_note"] == 0
+    assert info["parameters"]["n_profiles"] == 3
+    assert info["parameters_given"] == TINY
+    assert len(info["engines"]["user"]["model_sha256"]) == 64
+    assert info["engines"]["user"]["adapter_sha256"] != info["engines"]["recommender"]["adapter_sha256"]
+    assert "packages" in info
+    assert "machine" in info
+
+
+@pytest.mark.model
+@pytest.mark.notebook
+def test_its_figures_are_recomputed_by_other_means(done: tuple[Path, Run]) -> None:
+    table, equal = recompute.recompute(done[1].path, ROOT / "data" / "human", draws=2)
+    assert equal, table.filter(pl.col("by").str.starts_with("DIFFERS"))
+
+
+@pytest.mark.model
+@pytest.mark.notebook
+def test_again_is_found_done_and_elsewhere_is_byte_identical(
+    done: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other threads, and with the barrier made physical: while the models talk, the hidden table is gone."""
+    reports, run = done
+    told: list[str] = []
+    pipeline.execute(pipeline.plan(TINY, reports), told.append)
+    assert told == []
+    execute = pipeline.execute_notebook
+
+    def hiding(name: str, folder: Path, parameters: dict[str, object]) -> None:
+        hidden, away = folder / "holdouts.parquet", tmp_path / "away"
+        if name == "02_simulate":
+            hidden.rename(away)
+        execute(name, folder, parameters)
+        if name == "02_simulate":
+            assert not hidden.exists()
+            away.rename(hidden)
+
+    monkeypatch.setattr(pipeline, "execute_notebook", hiding)
+    other = pipeline.execute(pipeline.plan({**TINY, "threads": 1}, tmp_path), told.append)
+    assert told == list(STAGES)
+    assert other.path.name == run.path.name  # threads are not part of the identity
+    for name in ("turns", "dialogues", "prompts", "profiles", "holdouts", "scores", "metrics"):
+        assert (other.path / f"{name}.parquet").read_bytes() == (run.path / f"{name}.parquet").read_bytes(), name
+
+
+def test_identity_follows_content_not_names(tmp_path: Path) -> None:
+    one = pipeline.plan(TINY, tmp_path)
+    assert pipeline.plan({**TINY, "threads": 2}, tmp_path).run_id == one.run_id
+    assert pipeline.plan({**TINY, "user_adapter": "data/adapters/../adapters/user.gguf"}, tmp_path).run_id == one.run_id
+    changed = [{"seed": 1}, {"width": 8}, {"temperature": 0.9}, {"memory": False}, {"user_adapter": ""}]
+    ids = {pipeline.plan({**TINY, **change}, tmp_path).run_id for change in changed}
+    assert len(ids | {one.run_id}) == len(changed) + 1
+    assert not list(tmp_path.iterdir()), "planning writes nothing"
+
+
+def test_missing_inputs_are_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "weights_form", lambda *given: pytest.fail("weights were measured first"))
+    with pytest.raises(CrsError, match=r"items\.parquet does not exist; run `crs data build`"):
+        pipeline.plan({"data": str(tmp_path)}, tmp_path)
+    with pytest.raises(CrsError, match="cannot read the model"):
+        pipeline.plan({"user_model": "none.gguf"}, tmp_path)
+    with pytest.raises(CrsError, match="cannot read the adapter"):
+        pipeline.plan({"recommender_adapter": "none.gguf"}, tmp_path)
+    with pytest.raises(CrsError, match=r"no folder .* with human statistics"):
+        pipeline.plan({"human": str(tmp_path / "none")}, tmp_path)
+
+
+def test_latest_follows_the_newest_run(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        pipeline.point_latest(tmp_path, tmp_path / "runs" / name)
+    assert (tmp_path / "latest").resolve().name == "b"
+    assert not (tmp_path / "latest").readlink().is_absolute()
+
+
+def test_run_json_is_plain_json(tmp_path: Path) -> None:
+    planned = pipeline.plan(TINY, tmp_path)
+    record = json.loads(json.dumps(pipeline._record(planned)))
+    assert record["status"] == "started"
+    assert record["parameters"]["max_turns"] == 4
+
+
+def test_a_full_disk_is_recorded_and_the_run_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = pipeline.plan(TINY, tmp_path)
+    made: list[str] = []
+
+    def fails(name: str, folder: Path, parameters: dict) -> None:
+        if name == "02_simulate":
+            raise CrsError("cannot write x: No space left on device")
+        made.append(name)
+
+    monkeypatch.setattr(pipeline, "execute_notebook", fails)
+    with pytest.raises(CrsError, match="No space left"):
+        pipeline.execute(planned)
+    assert planned.run.info["status"] == "error"
+    monkeypatch.setattr(pipeline, "execute_notebook", lambda name, folder, parameters: made.append(name))
+    assert pipeline.execute(planned).info["status"] == "success"
+    assert made == ["01_profiles", "02_simulate", "03_evaluate"]
+
+
+def test_identity_follows_the_library_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notebooks only call the library: edited code must not find the results of the old code done."""
+    before = pipeline.plan(TINY, tmp_path).run_id
+    package = tmp_path / "crslib"
+    shutil.copytree(Path(pipeline.__file__).parents[1], package)
+    monkeypatch.setattr(pipeline, "__file__", str(package / "experiments/pipeline.py"))
+    assert pipeline.plan(TINY, tmp_path).run_id == before
+    with (package / "stats.py").open("a") as file:
+        file.write("# changed\n")
+    assert pipeline.plan(TINY, tmp_path).run_id != before

@@ -1,0 +1,88 @@
+"""Sweeps of real runs: parallel, one failure isolated, killed in the middle and gone on with."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from crslib.cli.main import main
+from crslib.errors import CrsError
+from crslib.experiments import pipeline, sweep
+from tests.experiments.test_pipeline import TINY
+
+
+def write_grid(folder: Path, **axes: object) -> Path:
+    grid = folder / "grid.yaml"
+    grid.write_text(json.dumps({**TINY, "threads": 1, **axes}))
+    return grid
+
+
+def test_the_same_run_twice_in_a_grid_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CrsError, match="are the same run; remove one"):
+        sweep.conditions([{**TINY, "threads": 1}, {**TINY, "threads": 2}], tmp_path)
+
+
+def test_a_bad_condition_is_found_before_any_starts(tmp_path: Path) -> None:
+    with pytest.raises(CrsError, match="parameter opener = 'nobody' is not valid"):
+        sweep.conditions([TINY, {**TINY, "opener": "nobody"}], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.model
+@pytest.mark.notebook
+def test_killed_sweep_goes_on_and_one_failure_stops_no_other(tmp_path: Path) -> None:
+    grid = write_grid(tmp_path, n_profiles=[4, 2, 100_000])
+    reports = tmp_path / "reports"
+    words = ["sweep", str(grid), "--reports", str(reports)]
+    command = [sys.executable, "-c", "from crslib.cli.main import main; main()", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not list(reports.glob("runs/*/journal.jsonl")):  # a kernel simulates
+        assert process.poll() is None, process.stdout.read().decode() if process.stdout else ""
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    again = CliRunner().invoke(main, words)
+    assert again.exit_code == 1
+    assert "1 of 3 conditions failed; mend the cause" in again.stderr
+    assert "n_profiles = 100000 but only" in again.stdout
+    assert "Traceback" in again.stdout
+    infos = [json.loads(path.read_text()) for path in reports.glob("runs/*/run.json")]
+    assert sorted(info["status"] for info in infos) == ["error", "success", "success"]
+    for info in infos:
+        folder = reports / "runs" / info["run_id"]
+        if info["status"] == "error":
+            assert re.fullmatch(r"n_profiles = 100000 but only \d+ people.*", info["error"])  # one sentence, one line
+            assert "Traceback" in info["traceback"]
+            assert (folder / "01_profiles.ipynb").exists()
+        else:
+            dialogues = pl.read_parquet(folder / "dialogues.parquet")["dialogue_id"]
+            assert dialogues.n_unique() == len(dialogues) == info["parameters"]["n_profiles"]
+    html = next(reports.glob("sweeps/*/report.html")).read_text()
+    assert "n_profiles=2" in html
+    assert "n_profiles = 100000 but only" in html
+
+    made = {
+        path: path.stat().st_mtime_ns
+        for path in reports.glob("runs/*/*.parquet")
+        if path.with_name("scores.parquet").exists()
+    }
+    assert len(made) >= 2 * 9
+    third = CliRunner().invoke(main, words)
+    assert "2 found done" in third.stdout
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+@pytest.mark.notebook
+def test_a_failing_comparison_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    with pytest.raises(CrsError, match=r"no readable sweep\.json") as caught:
+        pipeline.execute_notebook("04_compare", tmp_path / "sweep", {"sweep_dir": str(tmp_path / "sweep")})
+    assert "\n" not in str(caught.value)

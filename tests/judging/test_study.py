@@ -1,0 +1,117 @@
+"""Votes on disk: each once, in the order in which they were given, whatever is killed or sent again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from crslib.dialogue.utterances import plain
+from crslib.errors import CrsError
+from crslib.judging.study import Study, find
+from tests.support.people_runs import make_runs
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return find(make_runs(tmp_path, 6), 3, 0, tmp_path / "people")
+
+
+def cast(study: Study, rater: str, choice: str, key: str | None = None) -> dict:
+    """Answers the rater's current question; the next state."""
+    state = study.state(rater)
+    key = key or f"{rater}-{state['order']}-{state['step']}"
+    return study.vote(rater, key, state["order"], state["criterion"], choice, 1.5)
+
+
+def test_a_state_shows_the_dialogues_and_tells_no_condition(study: Study) -> None:
+    state = study.state("ann")
+    assert (state["order"], state["pairs"], state["step"], state["steps"]) == (0, 6, 0, 5)
+    assert (state["criterion"], state["profile"]) == ("naturalness", None)
+    told = json.dumps(state)
+    secrets = ["run-a", "run-b", "condition", "shuffled", "repeating", *study.pairs["pair_id"]]
+    assert not [secret for secret in [*secrets, *study.pairs["left_dialogue"]] if secret in told]
+    assert state["left"][0]["pieces"][1] == ["Heat (1995)", True]
+    for _ in range(4):
+        state = cast(study, "ann", "tie")
+    assert state["criterion"] == "consistency"
+    assert state["profile"]["summary"].startswith("You enjoy western movies")
+
+
+def test_votes_follow_what_was_shown(study: Study) -> None:
+    opening = study.state("ann")["left"][0]["pieces"]
+    for choice in ("left", "tie", "right"):
+        cast(study, "ann", choice)
+    rows = study.votes().select("criterion", "choice", "order", "seconds", "rater").rows()
+    assert rows == [
+        ("naturalness", "left", 0, 1.5, "ann"),
+        ("flow", "tie", 1, 1.5, "ann"),
+        ("user control", "right", 2, 1.5, "ann"),
+    ]
+    (vote,) = study.votes().head(1).to_dicts()
+    (pair,) = study.pairs.filter(pair_id=vote["pair_id"]).to_dicts()
+    first = {pair[f"{side}_condition"]: pair[f"{side}_turns"][0]["text"] for side in ("left", "right")}
+    assert "".join(text for text, _ in opening) == plain(first[vote["left_condition"]])
+
+
+def test_an_answer_sent_again_counts_once_and_an_old_one_not_at_all(study: Study) -> None:
+    first = cast(study, "ann", "left", "k")
+    assert study.vote("ann", "k", 0, "naturalness", "left", 1.5) == first
+    late = study.vote("ann", "other", 0, "naturalness", "right", 1.5)
+    assert late["note"] == "This had been answered before; here is the next."
+    assert study.votes()["choice"].to_list() == ["left"]
+    study.undo("ann", "u")
+    study.vote("ann", "k", 0, "naturalness", "left", 1.5)  # taken back since: an old packet does not bring it again
+    assert study.votes().is_empty()
+
+
+def test_undo_is_a_record_and_goes_back_one_answer(study: Study) -> None:
+    study.state("ann")
+    assert study.undo("ann", "u0")["step"] == 0  # nothing there yet
+    for choice in ("left", "left", "right"):
+        cast(study, "ann", choice)
+    assert study.undo("ann", "u1")["step"] == 2
+    assert study.undo("ann", "u1")["step"] == 2  # sent again
+    assert study.undo("ann", "u2")["step"] == 1
+    cast(study, "ann", "tie", "new")
+    assert study.votes()["choice"].to_list() == ["left", "tie"]
+    acts = [json.loads(line)["act"] for line in (study.path / "votes.jsonl").read_text().splitlines()]
+    assert acts == ["join", "vote", "vote", "vote", "undo", "undo", "vote"]
+
+
+def test_a_torn_line_is_dropped_and_the_rest_goes_on(study: Study) -> None:
+    cast(study, "ann", "left")
+    cast(study, "bob", "right")
+    with (study.path / "votes.jsonl").open("a") as file:
+        file.write('{"act": "vote", "rater": "ann", "ke')
+    again = Study(study.path)
+    assert again.state("ann")["step"] == 1
+    cast(again, "ann", "tie")
+    assert again.votes().select("rater", "choice").rows() == [("ann", "left"), ("ann", "tie"), ("bob", "right")]
+
+
+def test_a_rater_reaches_the_end(study: Study) -> None:
+    state = study.state("ann")
+    while not state["done"]:
+        state = cast(study, "ann", "tie")
+    assert study.votes().height == 6 * 5
+    assert "left" not in state
+    assert study.vote("ann", "late", 6, "naturalness", "left", 1.0)["done"]
+    assert study.votes().height == 6 * 5
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"choice": "both"}, "'both' is no choice"),
+        ({"seconds": -1}, "-1 is no number of seconds"),
+        ({"rater": "eve"}, "'eve' has not begun"),
+        ({"key": ""}, "'' is no key"),
+    ],
+)
+def test_what_is_no_answer_is_refused(study: Study, given: dict, sentence: str) -> None:
+    study.state("ann")
+    answer = {"rater": "ann", "key": "k", "order": 0, "criterion": "naturalness", "choice": "left", "seconds": 1}
+    with pytest.raises(CrsError, match=sentence):
+        study.vote(**answer | given)
+    with pytest.raises(CrsError, match="is no name"):
+        study.state(" ")

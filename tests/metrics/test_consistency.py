@@ -1,0 +1,134 @@
+import polars as pl
+import pytest
+
+from crslib.metrics import consistency, facts
+from tests.support.metrics_frames import share, table, talk
+
+ASK = "R: How about [[Heat (1995)]]?"
+
+
+@pytest.fixture
+def reactions() -> tuple[pl.DataFrame, pl.DataFrame]:
+    heat = "Heat (1995)"
+    return talk(
+        {
+            "a": [ASK, "U: I loved that movie!"],  # seen, liked: agrees
+            "b": [ASK, "U: I have seen it, it was boring"],  # seen, liked: the liking contradicts
+            "c": [ASK, "U: I haven't seen it"],  # seen, disliked: contradicts
+            "d": [ASK, "U: hello there"],  # nothing to decide
+            "e": [ASK, "U: not really my type of movie"],  # unseen, not interested: agrees
+            "f": [ASK, "U: I loved that movie!"],  # no note at all
+        },
+        notes={
+            ("a", 1): [(heat, True, True)],
+            ("b", 1): [(heat, True, True)],
+            ("c", 1): [(heat, True, False)],
+            ("d", 1): [(heat, False, True)],
+            ("e", 1): [(heat, False, False)],
+        },
+    )
+
+
+def test_reactions_against_notes(reactions: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    parts = consistency.reaction_parts(facts(*reactions))
+    assert share(parts, "reactions_decidable") == pytest.approx(4 / 5)
+    assert share(parts, "reaction_consistency") == pytest.approx(2 / 4)
+    assert share(parts, "consistency_seen_liked") == pytest.approx(1 / 2)
+    assert share(parts, "consistency_seen_disliked") == 0
+    assert share(parts, "consistency_unseen_uninterested") == 1
+    assert share(parts, "consistency_unseen_interested") is None  # nothing decidable: absent, not 0
+
+
+def test_reaction_table(reactions: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    counted = facts(*reactions)
+    table_ = consistency.reaction_table(counted, counted).filter(source="people", kind="seen_liked")
+    assert table_.select("question", "answer", "count", "share").rows() == [
+        ("liked", "no", 1, 0.5),
+        ("liked", "yes", 1, 0.5),
+        ("seen", "yes", 2, 1.0),
+    ]
+    unseen = consistency.reaction_table(counted, counted).filter(source="simulated", kind="unseen_interested")
+    assert unseen["answer"].to_list() == ["not said", "not said"]
+
+
+def test_pattern_precision(reactions: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    precision = consistency.pattern_precision(facts(*reactions))
+    assert precision.rows() == [
+        ("seen", True, 2, 1.0),
+        ("seen", False, 1, 0.0),
+        ("liked", True, 1, 1.0),
+        ("liked", False, 2, 0.5),
+    ]
+
+
+PROFILE = {
+    "profile_id": "p",
+    "liked_genres": ["comedy", "sci-fi"],
+    "disliked_genres": ["horror"],
+    "loved_items": ["1"],
+    "disliked_items": ["6"],
+    "target_genres": ["sci-fi", "comedy"],
+    "target_decade": 1990,
+    "target_actor": "Hugh Grant",
+    "target_director": "Roger Michell",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I love comedies", [("comedy", "likes", False)]),
+        ("I don't like comedies", [("comedy", "dislikes", True)]),
+        ("I hate horror, but I enjoy science fiction", [("horror", "dislikes", False), ("sci-fi", "likes", False)]),
+        ("I really like scary movies", [("horror", "likes", True)]),
+        ("Do you like horror?", []),
+        ("Something with a horror house", []),
+        ("I loved [[Heat (1995)]]", [("Heat", "likes", False)]),
+        ("I didn't like [[Heat (1995)]]", [("Heat", "dislikes", True)]),
+        ("I haven't seen [[Heat (1995)]]", [("Heat", "unseen", True)]),
+        ("I enjoyed [[Up (2009)]]", [("Up", "likes", True)]),
+        ("I love [[The Matrix (1999)]]", []),
+        ("I love westerns", []),
+    ],
+)
+def test_stated_preferences(items: pl.DataFrame, text: str, expected: list[tuple[str, str, bool]]) -> None:
+    dialogues, turns = talk({"p": [f"U: {text}", "R: I love horror"]})
+    found = consistency.preferences(turns, dialogues, table("profiles", [PROFILE]), items)
+    assert found.select("about", "says", "contradicts").rows() == expected
+
+
+def test_contradictions_and_attribute_coverage(items: pl.DataFrame) -> None:
+    dialogues, turns = talk(
+        {
+            "p": ["U: I love comedies but I love horror", "R: ok", "U: Something from the 90s with Grant", "R: hm"],
+            "p.1": ["U: [[Sci-Fi High (1999)]]?"],
+            "q": ["U: I love comedies"],
+        }
+    )
+    profiles = table("profiles", [PROFILE, {"profile_id": "q"}])
+    parts = consistency.profile_parts(turns, dialogues, profiles, items)
+    assert share(parts, "contradictions") == pytest.approx(1 / 2)
+    # p says comedy, the decade and the actor of five; p.1 only names a title; q has no attributes.
+    assert share(parts, "attribute_coverage") == pytest.approx((3 / 5 + 0) / 2)
+    curve = consistency.coverage_by_turn(turns, dialogues, profiles, times=100, seed=0)
+    assert curve["n_turn"].to_list() == [1, 2]
+    assert curve["value"].to_list() == pytest.approx([(1 / 5) / 2, (3 / 5) / 2])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a 1990s movie", True),
+        ("from the '90s", True),
+        ("90's please", True),
+        ("the nineties", True),
+        ("from 1994", True),
+        ("from 2004", False),
+        ("I am 90", False),
+    ],
+)
+def test_ways_to_say_a_decade(text: str, said: bool) -> None:
+    dialogues, turns = talk({"p": [f"U: {text}"]})
+    profiles = table("profiles", [{"profile_id": "p", "target_decade": 1990}])
+    found = consistency.attributes_said(turns, dialogues, profiles)
+    assert (found["n_turn"][0] is not None) == said

@@ -1,0 +1,127 @@
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sacrebleu.metrics.bleu import BLEU
+
+from crslib import stats
+from crslib.metrics import diversity, facts
+from tests.support.metrics_frames import share, talk
+
+
+def exact(monkeypatch: pytest.MonkeyPatch, words: int) -> None:
+    monkeypatch.setattr(diversity, "BUDGET", words)
+
+
+def test_distinct_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact(monkeypatch, 6)
+    estimates = diversity.distinct([[["a", "b", "a"], ["b", "a", "b"]]], times=100, seed=0)
+    # Unigrams a b a b a b: 2 of 6. Bigrams ab ba | ba ab: 2 of 4. Trigrams aba | bab: 2 of 2.
+    assert [e and e.value for e in estimates] == pytest.approx([2 / 6, 2 / 4, 1.0])
+
+
+def test_the_last_dialogue_is_cut_at_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact(monkeypatch, 4)
+    (unigrams, bigrams, _) = diversity.distinct([[["a", "b", "c"], ["d", "e"]]], times=100, seed=0)
+    # a b c | d: four of four; ab bc, and no de.
+    assert unigrams is not None and bigrams is not None
+    assert (unigrams.value, bigrams.value) == (1.0, 1.0)
+    exact(monkeypatch, 6)
+    assert diversity.distinct([[["a", "b", "c"], ["d", "e"]]], times=100, seed=0) == [None, None, None]
+
+
+def test_single_words_have_no_bigrams(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact(monkeypatch, 3)
+    unigrams, bigrams, _ = diversity.distinct([[["a"], ["b"], ["a"]]], times=100, seed=0)
+    assert unigrams is not None
+    assert unigrams.value == pytest.approx(2 / 3)
+    assert bigrams is None
+
+
+def test_distinct_n_does_not_grow_with_the_run() -> None:
+    generator = np.random.default_rng(0)
+    spoken = [[[f"w{generator.zipf(1.5)}" for _ in range(10)] for _ in range(4)] for _ in range(400)]
+    few, many = (diversity.distinct(spoken[:n], times=100, seed=0)[0] for n in (100, 400))
+    assert few is not None and many is not None
+    assert few.value == pytest.approx(many.value, abs=0.03)
+    assert many.low is not None and many.high is not None
+    assert many.low < many.value < many.high
+
+
+utterances = st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=8), min_size=2, max_size=8)
+
+
+@given(utterances)
+def test_self_bleu_is_sacrebleus(spoken: list[list[str]]) -> None:
+    bleu = BLEU(tokenize="none", effective_order=True, smooth_method="exp")
+    texts = [" ".join(words) for words in spoken]
+    expected = [bleu.sentence_score(text, texts[:i] + texts[i + 1 :]).score / 100 for i, text in enumerate(texts)]
+    assert diversity.mean_bleu([diversity._count(words) for words in spoken]) == pytest.approx(np.mean(expected))
+
+
+def test_self_bleu_of_parrots_and_of_strangers() -> None:
+    alike = [[["have", "you", "seen", "it", "yet"]]] * 60
+    strange = [[[f"{i}a", f"{i}b", f"{i}c"]] for i in range(60)]
+    same, different = (diversity.self_bleu(spoken, times=100, seed=0) for spoken in (alike, strange))
+    assert same is not None and different is not None
+    assert (same.value, same.low, same.high) == (pytest.approx(1), pytest.approx(1), pytest.approx(1))
+    assert different.value == 0
+    assert diversity.self_bleu(alike[:29], times=100, seed=0) is None
+
+
+def test_loops_are_repetitions_by_the_same_speaker_in_the_dialogue() -> None:
+    parts = diversity.parts(
+        facts(*talk({"p": ["R: Seen it?", "U: seen it", "R: seen it!", "U: no", "R: Seen it"], "q": ["U: no"]}))
+    )
+    assert share(parts, "recommender_loops") == pytest.approx(2 / 3)
+    assert share(parts, "user_loops") == 0
+
+
+def test_duplicates_have_a_twin_in_another_dialogue() -> None:
+    run = facts(*talk({"a": ["U: hi", "R: x", "U: hi"], "b": ["U: Hi!"], "c": ["U: hello"], "d": ["U: bye", "U: bye"]}))
+    found = diversity.whole(run, run, times=100, seed=0)
+    # Of six user utterances, three say hi in two dialogues; bye comes twice in one dialogue only.
+    assert found["user_duplicates"][0].value == pytest.approx(3 / 6)
+    assert found["user_duplicates"][1] == pytest.approx(3 / 6)
+    assert found["recommender_duplicates"][0].value == 0
+
+
+def test_entropy() -> None:
+    values = diversity.entropy(np.array([[1.0, 1, 1, 1], [4, 0, 0, 0], [2, 1, 1, 0], [0, 0, 0, 0]]))
+    assert values[:3] == pytest.approx([2.0, 0.0, 1.5])
+    assert math.isnan(values[3])
+
+
+def test_item_entropy_is_compared_at_equal_numbers_of_dialogues() -> None:
+    names = ["Heat (1995)", "The Matrix (1999)", "Notting Hill (1999)", "Up (2009)"]
+    run = facts(*talk({f"r{i}": [f"R: [[{names[i]}]]"] for i in range(2)}))
+    people = facts(*talk({f"h{i}": [f"R: [[{names[i % 4]}]]"] for i in range(8)}))
+    estimate, human = diversity.whole(run, people, times=100, seed=0)["item_entropy"]
+    assert estimate.value == 1.0
+    assert 0 < human <= 1.0  # two people name two films at most, although all eight name four
+    bigger, same = diversity.whole(people, run, times=100, seed=0)["item_entropy"]
+    assert bigger.value <= 1.0
+    assert same == 1.0
+
+
+def test_no_items_no_entropy() -> None:
+    run = facts(*talk({"a": ["U: hi"]}))
+    assert set(diversity.whole(run, run, times=100, seed=0)) == {"user_duplicates"}
+
+
+def test_texts_gives_only_what_there_is_enough_text_for() -> None:
+    _, turns = talk({f"d{i:02d}": ["R: " + " ".join(f"word{j % 9}" for j in range(20)), "U: yes"] for i in range(60)})
+    found = diversity.texts(turns, times=100, seed=0)
+    assert set(found) == {
+        "recommender_distinct_1",
+        "recommender_distinct_2",
+        "recommender_distinct_3",
+        "recommender_self_bleu",
+        "user_self_bleu",
+    }
+    assert found["recommender_distinct_1"].value == pytest.approx(9 / 1000)
+    assert isinstance(found["user_self_bleu"], stats.Estimate)
+    assert isinstance(turns, pl.DataFrame)

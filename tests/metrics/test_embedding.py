@@ -1,0 +1,167 @@
+"""Distances and diversity of embeddings: known answers on tiny arrays, and the real model once."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from crslib.config import ROOT
+from crslib.data.corpora import frames, redial
+from crslib.errors import CrsError
+from crslib.metrics import embedding, reference
+from crslib.metrics.embedding import Embedded, frechet, vendi, vendi_score
+from tests.support.metrics_frames import talk
+
+STORED = ROOT / "data" / "human"
+
+
+class Letters:
+    """Reads a text as one state per word: how long it is, how many e it has, and 1."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
+    def states(self, text: str) -> np.ndarray:
+        self.read.append(text)
+        return np.array([[len(word), word.count("e"), 1.0] for word in text.split()], dtype=np.float32)
+
+
+def gaussian(n: int, seed: int, shift: float = 0.0) -> dict[str, Embedded]:
+    """Three turns a dialogue, standard normal in twenty dimensions."""
+    vectors = np.random.default_rng(seed).normal(size=(3 * n, 20)) + shift
+    return {"user": Embedded(np.repeat([f"{i:04d}" for i in range(n)], 3), vectors)}
+
+
+def test_frechet_of_gaussians_by_hand() -> None:
+    one = np.diag([1.0, 4.0])
+    # Means 3 and 4 apart: 25. Standard deviations 1 and 2 against 2 and 2: 1.
+    assert frechet(np.zeros(2), one, np.array([3.0, 4.0]), np.diag([4.0, 4.0])) == pytest.approx(26)
+    assert frechet(np.zeros(2), one, np.zeros(2), one) == pytest.approx(0, abs=1e-9)
+    # A quarter turn of N(0, diag(1, 4)): Tr(C₁ + C₂) = 10, and (C₁ C₂)^½ = diag(2, 2).
+    assert frechet(np.zeros(2), one, np.zeros(2), np.diag([4.0, 1.0])) == pytest.approx(2)
+
+
+def test_frechet_is_scipys_formula() -> None:
+    from scipy.linalg import sqrtm
+
+    rng = np.random.default_rng(0)
+    one, other = (np.cov(rng.normal(size=(5, 40)) * rng.uniform(0.5, 2, (5, 1))) for _ in range(2))
+    expected = np.trace(one + other - 2 * sqrtm(one @ other).real)
+    assert frechet(np.zeros(5), one, np.zeros(5), other) == pytest.approx(expected)
+
+
+def test_vendi_score_by_hand() -> None:
+    assert vendi_score(np.ones((7, 7))) == pytest.approx(1)
+    assert vendi_score(np.eye(7)) == pytest.approx(7)
+    # Two of one kind and one of another: eigenvalues 2/3 and 1/3.
+    kinds = np.array([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])
+    assert vendi_score(kinds) == pytest.approx(math.exp(math.log(3) - 2 / 3 * math.log(2)))
+
+
+def test_an_embedding_is_a_mean_over_tokens() -> None:
+    _, turns = talk({"a": ["U: we see", "R: see", "U: seed [[Heat (1995)]]", "R: "], "b": ["R: see"]})
+    reader = Letters()
+    embedded = embedding.embed(turns, reader)
+    assert reader.read == ["see", "seed FILM", "we see"]
+    np.testing.assert_allclose(embedded["user"].vectors, [[2.5, 1.5, 1], [4, 1, 1]])
+    assert embedded["recommender"].dialogues.tolist() == ["a", "b"]
+
+
+def test_people_are_as_near_to_people_as_the_floor_and_others_are_not() -> None:
+    people = embedding.measure(gaussian(300, 1), {})
+    places = people.places["user"].vectors
+    covariance = np.cov(places, rowvar=False, bias=True)
+    np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-9)
+    assert np.trace(covariance) == pytest.approx(1)
+    near = embedding.compare(gaussian(60, 2), people, times=200, seed=0)
+    far = embedding.compare(gaussian(60, 2, shift=1.0), people, times=200, seed=0)
+    estimate, mean, quantile = near["user_frechet"]
+    assert quantile is not None
+    assert mean < quantile
+    assert estimate.value < 1.5 * quantile
+    assert far["user_frechet"][0].low > 3 * quantile
+
+
+def test_a_distance_is_that_of_the_turns_moments() -> None:
+    people = embedding.measure(gaussian(300, 1), {})
+    turns = gaussian(60, 2, shift=0.3)
+    ours = (turns["user"].vectors - people.centre["user"]) / people.scale["user"] @ people.axes["user"]
+    theirs = people.places["user"].vectors
+    moments = [part for x in (ours, theirs) for part in (x.mean(axis=0), np.cov(x, rowvar=False, bias=True))]
+    estimate, *_ = embedding.compare(turns, people, times=100, seed=0)["user_frechet"]
+    assert estimate.value == pytest.approx(frechet(*moments))
+
+
+def test_vendi_counts_what_differs() -> None:
+    same = Embedded(np.array([f"{i:02d}" for i in range(40)]), np.tile([1.0, 2, 3], (40, 1)))
+    estimate = vendi(same, times=100, seed=0)
+    assert estimate is not None
+    assert estimate.value == pytest.approx(1)
+    estimate = vendi(gaussian(70, 0)["user"], times=100, seed=0)
+    assert estimate is not None
+    assert 12 < estimate.low < estimate.value < estimate.high <= 20
+    assert vendi(gaussian(29, 0)["user"], times=100, seed=0) is None
+
+
+def test_too_few_turns_are_no_figure() -> None:
+    assert embedding.compare(gaussian(20, 2), embedding.measure(gaussian(300, 1), {}), times=100, seed=0) == {}
+
+
+def test_written_people_come_back_the_same_bytes(tmp_path: Path) -> None:
+    people = embedding.measure(gaussian(50, 1), {"layer": 5})
+    for folder in ("a", "b"):
+        embedding.write(people, tmp_path / folder)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    again = embedding.read(tmp_path / "a")
+    assert again.source == people.source
+    assert again.vendi == people.vendi
+    for name in ("centre", "scale", "axes"):
+        np.testing.assert_allclose(getattr(again, name)["user"], getattr(people, name)["user"], rtol=1e-6)
+    np.testing.assert_allclose(again.places["user"].vectors, people.places["user"].vectors, atol=0.0005)
+
+
+def test_people_read_by_another_model_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    _, turns = talk({"a": ["U: hello"]})
+    found, why = embedding.evaluate(turns, tmp_path, times=100, seed=0)
+    assert not found
+    assert "too few turns" in why
+    _, turns = talk({f"d{i}": ["U: hello"] for i in range(30)})
+    found, why = embedding.evaluate(turns, tmp_path, times=100, seed=0)
+    assert not found
+    assert "missing or damaged; make them with `crs data embeddings`" in why
+    embedding.write(embedding.measure(gaussian(50, 1), {"model_sha256": "another"}), tmp_path)
+    found, why = embedding.evaluate(turns, tmp_path, times=100, seed=0)
+    assert not found
+    assert "are of another model" in why
+    with pytest.raises(CrsError, match="missing or damaged"):
+        (tmp_path / "embeddings.json").write_text(json.dumps({}), encoding="utf-8")
+        embedding.read(tmp_path)
+
+
+def test_stored_people_hold_numbers_only() -> None:
+    places = pl.read_parquet(STORED / "embeddings.parquet")
+    assert places["dialogue_id"].str.contains(r"^\d+$").all()
+    assert set(pl.read_parquet(STORED / "axes.parquet")["role"]) == {"user", "recommender"}
+    names = ("embeddings.parquet", "axes.parquet", "embeddings.json")
+    assert sum((STORED / name).stat().st_size for name in names) < 300_000
+
+
+@pytest.mark.model
+def test_the_model_reads_each_text_by_itself_as_it_read_people(shared_data: Path) -> None:
+    dialogues = redial.read(shared_data / "redial" / "test_dev.jsonl", "test")[:2]
+    _, turns = frames(reference.anonymous(dialogues))
+    with embedding.reader() as reader:
+        forwards = embedding.embed(turns, reader)
+        alone = reader.states("have you seen FILM ?")
+        reader.states("a longer text that says something else of FILM, to leave other cells behind")
+        assert np.array_equal(reader.states("have you seen FILM ?"), alone)
+    people = embedding.read(STORED)
+    assert people.source == embedding.source()
+    for role, embedded in forwards.items():
+        places = people.standardised(role, embedded).vectors @ people.axes[role]
+        stored = people.places[role].vectors[: len(places)]
+        np.testing.assert_allclose(places, stored, atol=0.02)  # another CPU rounds otherwise

@@ -1,0 +1,135 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from crslib.metrics import facts, recommendation
+from tests.support.metrics_frames import share, table, talk
+
+HELD = [("p", "1", True), ("p", "5", True), ("p", "6", False), ("q", "2", True)]
+
+
+@pytest.fixture
+def holdouts() -> pl.DataFrame:
+    return table("holdouts", [{"profile_id": p, "item_id": i, "rating": 4.0, "liked": k} for p, i, k in HELD])
+
+
+@pytest.fixture
+def run() -> tuple[pl.DataFrame, pl.DataFrame]:
+    return talk(
+        {
+            "p": [
+                "U: I like [[Notting Hill (1999)]]",
+                "R: [[Notting Hill (1999)]] is great. [[Ghost Film (1900)]]? [[The Matrix (1999)]]?",
+                "U: no",
+                "R: [[Heat (1995)]]? And again [[The Matrix (1999)]]",
+                "U: what about [[King Kong (2005)]]",
+                "R: [[King Kong (2005)]] and [[Up (2009)]]",
+            ],
+            "q": ["R: [[The Matrix (1999)]]!", "U: great movie"],
+        }
+    )
+
+
+def test_recommended_items_leave_out_what_the_user_named_and_repeats(run: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    found = recommendation.recommended(facts(*run))
+    assert found.drop("dialogue_id").rows() == [
+        (1, 1, 1, "title: ghost film (1900)", False),
+        (2, 1, 1, "2", True),
+        (3, 3, 2, "1", True),
+        (4, 5, 3, "6", True),
+        (1, 0, 1, "2", True),
+    ]
+
+
+def test_recall_hits_and_first_turn(
+    run: tuple[pl.DataFrame, pl.DataFrame], holdouts: pl.DataFrame, items: pl.DataFrame
+) -> None:
+    profiles = table("profiles", [{"profile_id": "p"}, {"profile_id": "q"}])
+    parts = recommendation.parts(facts(*run), run[0], profiles, holdouts, items)
+    # p: targets 1 and 5; ranks ghost, 2, 1, 6, so 1 is found at rank 3 and 5 was the user's own. q: 2 at rank 1.
+    assert share(parts, "recall_at_1") == pytest.approx((0 + 1) / 2)
+    assert share(parts, "recall_at_3") == pytest.approx((0.5 + 1) / 2)
+    assert share(parts, "recall_at_10") == pytest.approx((0.5 + 1) / 2)
+    assert share(parts, "hits") == 1.0
+    assert share(parts, "first_turn_hits") == 0.5
+    assert share(parts, "attribute_match") is None
+    assert share(parts, "preference_coverage") is None
+
+
+def test_a_profile_without_liked_holdouts_has_no_recall(
+    run: tuple[pl.DataFrame, pl.DataFrame], holdouts: pl.DataFrame, items: pl.DataFrame
+) -> None:
+    profiles = table("profiles", [{"profile_id": "p"}, {"profile_id": "q"}])
+    parts = recommendation.parts(facts(*run), run[0], profiles, holdouts.filter(profile_id="q"), items)
+    assert parts.filter(metric="recall_at_1")["dialogue_id"].to_list() == ["q"]
+
+
+def test_hit_by_turn_keeps_dialogues_that_have_ended(
+    run: tuple[pl.DataFrame, pl.DataFrame], holdouts: pl.DataFrame
+) -> None:
+    curve = recommendation.hit_by_turn(facts(*run), run[0], holdouts, times=100, seed=0)
+    assert curve["n_turn"].to_list() == [1, 2, 3]
+    assert curve["value"].to_list() == [0.5, 1.0, 1.0]
+    assert curve["high"].to_list() == [1.0, 1.0, 1.0]
+
+
+def test_attribute_match_and_preference_coverage(
+    run: tuple[pl.DataFrame, pl.DataFrame], holdouts: pl.DataFrame, items: pl.DataFrame
+) -> None:
+    profiles = table(
+        "profiles",
+        [
+            {
+                "profile_id": "p",
+                "target_genres": ["action", "comedy"],
+                "target_decade": 1990,
+                "target_actor": "Al Pacino",
+                "liked_genres": ["action", "comedy", "family", "western"],
+            },
+            {"profile_id": "q", "liked_genres": ["romance"]},
+        ],
+    )
+    parts = recommendation.parts(facts(*run), run[0], profiles, holdouts, items)
+    # The Matrix: action, 1990s, not the actor, not comedy: 2/4. Heat: 3/4. Up: no cast known, so 0 of 3.
+    assert share(parts, "attribute_match") == pytest.approx((2 / 4 + 3 / 4 + 0 / 3) / 3)
+    assert parts.filter(metric="attribute_match")["dialogue_id"].to_list() == ["p"]
+    # p: action and family of four liked genres; q: romance never.
+    assert share(parts, "preference_coverage") == pytest.approx((2 / 4 + 0) / 2)
+
+
+def test_behaviour(run: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    parts = recommendation.behaviour(facts(*run))
+    # Recommender: 3 + 2 + 2 mentions and 1; The Matrix comes back in a later turn.
+    assert share(parts, "repeats") == pytest.approx(1 / 8)
+    assert share(parts, "recommender_validity") == pytest.approx(7 / 8)
+    assert share(parts, "user_validity") == 1.0
+    # Only "great movie" says something of liking, and it is good.
+    assert share(parts, "acceptance") == 1.0
+    assert parts.filter(metric="acceptance")["dialogue_id"].to_list() == ["q"]
+
+
+def test_twice_in_one_turn_is_no_repeat() -> None:
+    parts = recommendation.behaviour(facts(*talk({"p": ["R: [[Heat (1995)]]! I mean [[Heat (1995)]]"]})))
+    assert share(parts, "repeats") == 0
+
+
+def test_gini() -> None:
+    counts = np.array([[1.0, 1, 1, 1], [0, 0, 0, 9], [1, 3, 0, 0], [0, 0, 0, 0]])
+    values = recommendation.gini(counts)
+    assert values[:3] == pytest.approx([0.0, 0.0, 0.25])
+    assert np.isnan(values[3])
+
+
+def test_coverage(run: tuple[pl.DataFrame, pl.DataFrame], items: pl.DataFrame) -> None:
+    estimate = recommendation.coverage(facts(*run), items, times=100, seed=0)
+    assert estimate is not None
+    assert estimate.value == pytest.approx(3 / 6)  # 1, 2 and 6
+
+
+def test_popularity_ranks_items_by_dialogues(run: tuple[pl.DataFrame, pl.DataFrame], items: pl.DataFrame) -> None:
+    ranked = recommendation.popularity(facts(*run), facts(*run), items).filter(source="simulated")
+    assert ranked.select("rank", "name", "n", "share").rows() == [
+        (1, "The Matrix (1999)", 2, 1.0),
+        (2, "Heat (1995)", 1, 0.5),
+        (3, "Up (2009)", 1, 0.5),
+    ]

@@ -1,0 +1,99 @@
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from crslib.config import ROOT
+from crslib.data.corpora import Dialogue, redial
+from crslib.errors import CrsError
+from crslib.metrics import consistency, facts, realism, reference
+from crslib.metrics.facts import FRAMES
+
+STORED = ROOT / "data" / "human"
+
+
+def test_stored_statistics_hold_numbers_and_ids_only() -> None:
+    for name in (*FRAMES, "acts"):
+        frame = pl.read_parquet(STORED / f"{name}.parquet")
+        texts = {column for column, dtype in frame.schema.items() if dtype == pl.String}
+        assert texts <= {"dialogue_id", "role", "item", "act"}
+        for column in texts - {"role", "act"}:
+            assert frame[column].str.contains(r"^\d+$").all()
+    assert sum(path.stat().st_size for path in STORED.iterdir()) < 1_000_000
+
+
+def test_stored_statistics_are_those_of_redials_test_set(shared_data: Path) -> None:
+    measured = reference.measure(redial.read(shared_data / "redial" / "test_dev.jsonl", "test"))
+    stored = reference.read(STORED)
+    for name in FRAMES:
+        assert getattr(measured.facts, name).equals(getattr(stored.facts, name)), name
+    assert measured.acts.equals(stored.acts)
+    assert measured.reference.keys() == stored.reference.keys()
+    for name, estimate in measured.reference.items():
+        assert estimate == pytest.approx(stored.reference[name], abs=1e-9), name
+    assert measured.reference["messages"]["value"] == pytest.approx(17.836, abs=0.001)
+
+
+def test_people_are_as_published() -> None:
+    people = reference.read(STORED)
+    assert len(people.facts.dialogue_ids) == 671
+    sums = realism.parts(people.facts).group_by("metric").agg(pl.col("part").sum() / pl.col("whole").sum())
+    assert dict(sums.iter_rows())["turns"] == pytest.approx(11.7, abs=0.05)
+    agreed = consistency.reaction_parts(people.facts).filter(metric="reaction_consistency")
+    assert agreed["part"].sum() / agreed["whole"].sum() > 0.85
+
+
+def test_reactions_are_read_reliably_on_training_dialogues(shared_data: Path) -> None:
+    from crslib.data.corpora import frames
+
+    counted = facts(*frames(redial.read(shared_data / "redial" / "train_raw.jsonl", "train")))
+    precision = {(q, says): p for q, says, _, p in consistency.pattern_precision(counted).iter_rows()}
+    assert precision["seen", True] > 0.9
+    assert precision["seen", False] > 0.88
+    assert precision["liked", True] > 0.97
+    assert precision["liked", False] > 0.7
+
+
+def test_written_statistics_come_back(tmp_path: Path) -> None:
+    dialogue = Dialogue("x", "u", "r", (), {})
+    reference.write(reference.measure([dialogue]), tmp_path)
+    again = reference.read(tmp_path)
+    assert again.facts.turns.is_empty()
+    assert again.acts.is_empty()
+    assert again.reference["messages"]["value"] == 0
+
+
+@pytest.mark.parametrize("name", ["turns.parquet", "acts.parquet", "reference.json"])
+def test_missing_and_damaged_files_are_named(tmp_path: Path, name: str) -> None:
+    for path in STORED.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / name).write_bytes(b"nonsense")
+    with pytest.raises(CrsError, match=f"{name} is missing or damaged; make it with `crs data reference"):
+        reference.read(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(CrsError, match=f"{name} is missing or damaged"):
+        reference.read(tmp_path)
+
+
+def test_statistics_of_other_limits_or_columns_are_refused(tmp_path: Path) -> None:
+    for path in STORED.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    content = json.loads((STORED / "reference.json").read_text(encoding="utf-8"))
+    content["limits"]["distinct_words"] = 7
+    (tmp_path / "reference.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(CrsError, match="was made with other limits"):
+        reference.read(tmp_path)
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "turns.parquet")
+    with pytest.raises(CrsError, match="other columns"):
+        reference.read(tmp_path)
+
+
+def test_statistics_of_another_tagger_are_refused(tmp_path: Path) -> None:
+    for path in STORED.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    content = json.loads((STORED / "reference.json").read_text(encoding="utf-8"))
+    content["limits"]["tagger"] = "0" * 16
+    (tmp_path / "reference.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(CrsError, match="was made with other limits"):
+        reference.read(tmp_path)

@@ -1,0 +1,109 @@
+import numpy as np
+import polars as pl
+import pytest
+from scipy import sparse
+
+from crslib import schemas
+from crslib.recommender.prior import _PENALTY, DIALOGUES, FEATURES, ItemPrior, Utterance, _Regression
+
+
+@pytest.fixture
+def ratings() -> pl.DataFrame:
+    """Two people: the first likes Heat and The Matrix, the second Notting Hill and Up."""
+    rows = [("a", "1", 5.0), ("a", "2", 5.0), ("b", "3", 5.0), ("b", "6", 5.0)]
+    return pl.DataFrame([(*row, None) for row in rows], schema=dict(schemas.TABLES["ratings"]), orient="row")
+
+
+def test_prior_is_a_distribution_without_the_excluded(items: pl.DataFrame, ratings: pl.DataFrame) -> None:
+    prior = ItemPrior.fit(items, ratings)
+    log_prior = prior.log_prior([Utterance("user", "I like [[Heat (1995)]]", ["1"])], exclude=["1", "unknown"])
+    assert log_prior.dtype == np.float32
+    assert log_prior[prior.item_ids.index("1")] == -np.inf
+    assert np.exp(log_prior).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_row_order_changes_nothing(items: pl.DataFrame, ratings: pl.DataFrame) -> None:
+    turns = [Utterance("user", "A funny one like [[Heat (1995)]] with Al Pacino from the 90s", ["1"])]
+    one = ItemPrior.fit(items, ratings).log_prior(turns)
+    other = ItemPrior.fit(items.reverse(), ratings.reverse()).log_prior(turns)
+    assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "item", "more"),
+    [
+        ("something funny", "3", True),
+        ("no comedies please", "3", False),
+        ("anything with Keanu Reeves?", "2", True),
+        ("something for my kids", "6", True),
+        ("a film of the nineties", "1", True),
+    ],
+)
+def test_words_raise_or_lower_an_item(
+    items: pl.DataFrame, ratings: pl.DataFrame, text: str, item: str, more: bool
+) -> None:
+    prior = ItemPrior.fit(items, ratings)
+    row = prior.item_ids.index(item)
+    before = prior.log_prior([])[row]
+    after = prior.log_prior([Utterance("user", text)])[row]
+    assert after > before if more else after < before
+
+
+def test_the_users_answer_judges_what_the_recommender_named(items: pl.DataFrame, ratings: pl.DataFrame) -> None:
+    prior = ItemPrior.fit(items, ratings)
+    row = prior.item_ids.index("2")
+    named = Utterance("recommender", "Have you seen [[Heat (1995)]]?", ["1"])
+    liked = prior.log_prior([named, Utterance("user", "Yes, I loved it")], exclude=["1"])[row]
+    hated = prior.log_prior([named, Utterance("user", "I hated it")], exclude=["1"])[row]
+    assert liked > hated
+
+
+def test_the_users_last_words_weigh_most(items: pl.DataFrame, ratings: pl.DataFrame) -> None:
+    prior = ItemPrior.fit(items, ratings)
+    first, last = Utterance("user", "something romantic"), Utterance("user", "an action film, then")
+    rows = [prior.item_ids.index(item) for item in ("1", "3")]
+    heat, hill = prior.log_prior([first, last])[rows] - prior.log_prior([last, first])[rows]
+    assert heat > 0 > hill
+
+
+def test_a_name_of_a_series_lifts_its_films_and_no_namesake() -> None:
+    rows = [
+        ("1", "Harry Potter and the Goblet of Fire", 2005, ["fantasy"], [], ["Daniel Radcliffe"]),
+        ("2", "Saw", 2004, ["horror"], [], ["Monica Potter"]),
+        ("3", "Con Air", 1997, ["action"], [], ["Monica Potter"]),
+        ("4", "Patch Adams", 1998, ["comedy"], [], ["Monica Potter"]),
+        ("5", "Scary Movie", 2000, ["comedy"], [], []),
+    ]
+    films = pl.DataFrame([(*row, None, 0, None) for row in rows], schema=dict(schemas.TABLES["items"]), orient="row")
+    prior = ItemPrior.fit(films, pl.DataFrame([], schema=dict(schemas.TABLES["ratings"])))
+    said = prior.log_prior([Utterance("user", "any harry potter film?")])
+    assert said.argmax() == 0
+    assert np.ptp(said[1:]) == 0  # the actress of that name is not meant
+    assert prior.log_prior([Utterance("user", "a scary movie")]).argmax() == 1  # a genre here, no title
+
+
+def test_words_of_dialogues_lead_to_what_was_mentioned_there(items: pl.DataFrame) -> None:
+    """Six people say "submarine" and mention Up, six "desert" and mention The Matrix."""
+    pairs = (
+        [(f"s{n}", "6") for n in range(6)] + [(f"d{n}", "2") for n in range(6)] + [(f"x{n}", "1") for n in range(18)]
+    )
+    ratings = pl.DataFrame([(*p, 1.0, None) for p in pairs], schema=dict(schemas.TABLES["ratings"]), orient="row")
+    said = {"s": "a submarine please", "d": "set in a desert", "x": "whatever you say"}
+    prior = ItemPrior.fit(items, ratings, {user: said[user[0]] for user, _ in pairs})
+    features = prior.features([Utterance("user", "I dream of a submarine")])
+    rows = [prior.item_ids.index(item) for item in ("6", "2")]
+    for name in ("words", "regression"):
+        up, matrix = features[FEATURES.index(name)][rows]
+        assert up > matrix
+    up, matrix = prior.log_prior([Utterance("user", "I dream of a submarine")], weights=DIALOGUES)[rows]
+    assert up > matrix
+
+
+def test_the_regression_is_ease_in_its_dual_form() -> None:
+    """Against B_ij = -P_ij / P_jj with P = (X'X + λI)^-1 written out (Steck 2019, eq. 8)."""
+    users = sparse.csr_array(np.array([[1, 1, 0, 0.3], [1, 0, 1, 0], [0, 1, 1, 0.3]]))
+    inverse = np.linalg.inv(users.T @ users + _PENALTY * np.eye(4))
+    weights = -inverse / np.diag(inverse)
+    expected = 1.0 * weights[0] + 0.3 * weights[3]
+    found = _Regression(users, 3)(np.array([0, 3]), np.array([1.0, 0.3]))
+    assert found[1:] == pytest.approx(expected[1:3])

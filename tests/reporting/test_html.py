@@ -1,0 +1,122 @@
+"""The report: complete, offline, and every text shown as text."""
+
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from crslib import schemas
+from crslib.experiments.comparison import DIFFERENCES
+from crslib.reporting import charts
+from crslib.reporting.html import Figure, write, write_comparison
+from crslib.store import Run
+from tests.conftest import make_profiles
+
+EVIL = '<script>alert(1)</script> & "quoted" <|im_end|>'
+
+
+def metric(name: str, value: float, **more: object) -> dict[str, object]:
+    row = dict.fromkeys(schemas.TABLES["metrics"]) | {"metric": name, "value": value, "n": 5, "family": "", "unit": ""}
+    return {**row, "direction": "none", **more}
+
+
+@pytest.fixture
+def run(tmp_path: Path, items: pl.DataFrame) -> Run:
+    """Three dialogues; the second finds hidden item 2, everything that can hold text holds markup."""
+    made = Run(tmp_path / "r")
+    profiles = make_profiles(["u1", "u2", "u3"]).with_columns(summary=pl.lit(f"You enjoy {EVIL}."))
+    dialogues, turns = [], []
+    for number in (1, 2, 3):
+        key = {"dialogue_id": f"u{number}.0"}
+        dialogues.append(
+            {**key, "run_id": "r", "profile_id": f"u{number}", "condition": "c", "opener": "user", "seed": 0,
+             "stop_reason": "user_left", "n_turns": 2}
+        )  # fmt: skip
+        name = "The Matrix (1999)" if number == 2 else EVIL.replace("[", "(")
+        said = f"Try [[{name}]] {EVIL}"
+        item = {"item_id": "2" if number == 2 else None, "title": name, "start": 4, "end": 8 + len(name)}
+        note = {"item_id": "2", "title": name, "seen": False, "liked": True}
+        base = {"n_tokens": 3, "mean_logprob": -1.0, "finish": "end"}
+        turns += [
+            {**key, **base, "turn": 0, "role": "recommender", "text": said, "items": [item], "notes": []},
+            {**key, **base, "turn": 1, "role": "user", "text": f"ok {EVIL}", "items": [], "notes": [note]},
+        ]
+    holdouts = [{"profile_id": f"u{n}", "item_id": "2", "rating": 5.0, "liked": True} for n in (1, 2, 3)]
+    figures = [
+        metric("leaked_titles", 0.0, n=30), metric("leaked_profiles", 2.0, n=40),
+        metric("hits", 1 / 3, low=0.01, high=0.9), metric("turns", 12.25, low=11.0, high=13.0, human=11.7, n=3),
+    ]  # fmt: skip
+    for table, rows in (("dialogues", dialogues), ("turns", turns), ("holdouts", holdouts), ("metrics", figures)):
+        made.write(table, pl.DataFrame(rows, schema=dict(schemas.TABLES[table])))
+    made.write("profiles", profiles)
+    made.write("items", items)
+    made.update(opinion_auc={"value": 0.7, "low": 0.6, "high": 0.8, "n": 9})
+    made.update(run_id="r", parameters={"condition": EVIL, "seed": 1}, parameters_given={"condition": EVIL})
+    return made
+
+
+def popular() -> Figure:
+    names = pl.DataFrame({"source": ["simulated"], "rank": [1], "name": [EVIL], "share": [0.5]})
+    return Figure(EVIL, EVIL, charts.popularity(names))
+
+
+def test_no_text_becomes_markup_and_nothing_is_fetched(run: Run) -> None:
+    html = write(run, [popular()]).read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 10
+    references = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)\)""", html)
+    assert not [reference for pair in references for reference in pair if re.match(r"(https?:)?//", reference)]
+    assert "default-src 'none'" in html
+
+
+def test_figures_are_those_of_the_table(run: Run) -> None:
+    html = write(run, []).read_text(encoding="utf-8")
+    assert "<b>2</b>leaks in prompts" in html
+    assert "tile bad" in html
+    assert "AUC on hidden ratings 0.700 [0.600, 0.800], 9 people" in html
+    assert "of 70 prompts audited" in html
+    assert "<b>33%</b>dialogues found a hidden film" in html
+    row = re.search(r"<tr><td[^>]*>Turns per dialogue.*?</tr>", html)
+    assert row
+    assert re.findall(r'number">([^<]*)<', row[0]) == ["12.2", "11.0 – 13.0", "11.7", "", "3"]
+
+
+def test_dialogues_are_whole_and_targets_are_marked(run: Run) -> None:
+    html = write(run, []).read_text(encoding="utf-8")
+    assert html.count('<section class="dialogue"') == 3
+    assert html.count('class="bubble user"') == html.count('class="bubble recommender"') == 3
+    assert html.count("<summary>private note</summary>") == 3
+    second = html.split('aria-label="dialogue u2.0"')[1].split("</section>")[0]
+    assert '<span class="item target">The Matrix (1999)</span>' in second
+    assert "[[" not in second
+    first = html.split('aria-label="dialogue u1.0"')[1].split("</section>")[0]
+    assert 'class="item unknown"' in first
+    assert "<li>The Matrix (1999)</li>" in first
+
+
+def test_same_tables_same_bytes(run: Run) -> None:
+    first = write(run, [popular()]).read_bytes()
+    assert write(run, [popular()]).read_bytes() == first
+
+
+def test_comparison_lists_failures_with_their_traceback(tmp_path: Path) -> None:
+    conditions = pl.DataFrame(
+        {"condition": ["a=1", "a=2"], "a": ["1", "2"], "state": ["success", "error"], "error": [None, EVIL],
+         "traceback": [None, f"Traceback {EVIL}"]}
+    )  # fmt: skip
+    rows = [
+        (EVIL, "hits", "recommendation", 0.1, 0.05, 0.2, 0.01, 9, True),
+        ("c", "turns", "realism", 3.0, 1.0, 5.0, None, 0, None),
+    ]
+    differences = pl.DataFrame(rows, schema=DIFFERENCES, orient="row")
+    table = pl.DataFrame({"family": ["recommendation"], "metric": [EVIL], "better": [""], "a=1": ["0.1"]})
+    said = [f"a is better than {EVIL}: yes"]
+    path = write_comparison(tmp_path / "c.html", conditions, table, [], differences, said)
+    html = path.read_text(encoding="utf-8")
+    assert "is better than &lt;script&gt;" in html
+    assert "<td>hits</td><td>0.100</td>" in html
+    assert "<td>turns</td>" not in html  # of no known direction
+    assert "2 conditions side by side" in html
+    assert "Traceback &lt;script&gt;" in html
+    assert "<script" not in html

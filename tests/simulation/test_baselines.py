@@ -1,0 +1,135 @@
+"""The conditions that are told the targets: they are told, they say so, and nothing of it reaches another condition."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from crslib import schemas
+from crslib.config import ROOT, BaselineParameters, RunParameters, SimulationParameters
+from crslib.data.catalog import Catalog
+from crslib.engines.scripted import ScriptedEngine
+from crslib.experiments import pipeline
+from crslib.metrics import leakage
+from crslib.simulation import baselines
+from crslib.simulation.loop import simulate
+from crslib.store import Run
+from tests.conftest import make_profiles
+from tests.experiments.test_pipeline import TINY
+from tests.simulation.test_loop import Fixed
+
+SCRIPT = "User: Hi, a film?\nRecommender: [[Up (2009)]] or\n[[Heat (1995)]]\n**User:** Thanks"
+
+
+@pytest.fixture
+def holdouts() -> pl.DataFrame:
+    """Of u0 four hidden films liked and one not, of u1 none liked."""
+    rows = [("u0", "1", 5.0, True), ("u0", "2", 5.0, True), ("u0", "6", 4.0, True), ("u0", "3", 4.0, True)]
+    rows += [("u0", "4", 1.0, False), ("u1", "5", 2.0, False)]
+    return pl.DataFrame(rows, schema=dict(schemas.TABLES["holdouts"]), orient="row")
+
+
+def write(folder: Path, items: pl.DataFrame, titles, engine: ScriptedEngine, n: int = 5, **given):
+    with Run(folder).journal() as journal:
+        return baselines.write_scripts(
+            make_profiles([f"u{i}" for i in range(n)]), titles, Catalog(items), engine,
+            BaselineParameters(baseline="scripted", **given), "r", journal,
+        )  # fmt: skip
+
+
+def test_targets_are_the_best_rated_then_the_less_known(holdouts: pl.DataFrame, items: pl.DataFrame) -> None:
+    titles = baselines.targets(holdouts, items)
+    assert titles == {"u0": ("Heat (1995)", "The Matrix (1999)", "Notting Hill (1999)")}
+    assert baselines.targets(holdouts.reverse(), items.reverse()) == titles
+
+
+def test_a_script_becomes_the_tables_of_a_simulation(
+    tmp_path: Path, items: pl.DataFrame, holdouts: pl.DataFrame
+) -> None:
+    titles = baselines.targets(holdouts, items)
+    engine = ScriptedEngine(lambda prompt, seed: SCRIPT if "The recommender suggests:" in prompt else "")
+    dialogues, turns, prompts = write(tmp_path, items, titles, engine, n=2, dialogues_per_profile=2)
+    for name, frame in (("dialogues", dialogues), ("turns", turns), ("prompts", prompts)):
+        schemas.check(frame, name)
+    assert dialogues.select("dialogue_id", "opener", "stop_reason", "n_turns").rows() == [
+        ("u0.0", "user", "script_ended", 3),
+        ("u0.1", "user", "script_ended", 3),
+        ("u1.0", "user", "script_ended", 0),
+        ("u1.1", "user", "script_ended", 0),
+    ]
+    first = turns.filter(dialogue_id="u0.0")
+    assert first["role"].to_list() == ["user", "recommender", "user"]
+    assert first["text"][1] == "[[Up (2009)]] or [[Heat (1995)]]"
+    assert [item["item_id"] for item in first["items"][1]] == ["6", "1"]
+    told = prompts.filter(dialogue_id="u0.0")
+    assert told["role"].sort().to_list() == ["recommender", "user"]
+    assert "Heat (1995); The Matrix (1999); Notting Hill (1999)" in told["text"][0]
+    found = leakage.audit(prompts, make_profiles(["u0", "u1"]), holdouts, items, dialogues, turns).counts
+    assert found["hidden_title"] == 2
+    assert found["profile_text"] == 4
+    assert not engine.alive
+
+
+def test_a_script_that_does_not_end_is_cut(tmp_path: Path, items: pl.DataFrame) -> None:
+    dialogues, *_ = write(tmp_path, items, {}, ScriptedEngine(lambda prompt, seed: SCRIPT, n_ctx=10), n=1)
+    assert dialogues["stop_reason"].to_list() == ["script_cut"]
+
+
+def test_scripts_depend_on_nothing_around_them_and_are_written_once(tmp_path: Path, items: pl.DataFrame) -> None:
+    whole = write(tmp_path / "a", items, {}, ScriptedEngine(lambda prompt, seed: f"User: {seed}"))
+    other = write(tmp_path / "b", items, {}, ScriptedEngine(lambda prompt, seed: f"User: {seed}", width=1), n=3)
+    for one, part in zip(whole, other, strict=True):
+        assert one.filter(pl.col("dialogue_id").str.slice(0, 2).is_in(["u0", "u1", "u2"])).equals(part)
+    journal = tmp_path / "a" / "journal.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]) + b"torn")
+    engine = ScriptedEngine(lambda prompt, seed: f"User: {seed}")
+    again = write(tmp_path / "a", items, {}, engine)
+    assert len(engine.prompts) == 3
+    assert all(one.equals(two) for one, two in zip(whole, again, strict=True))
+    told_otherwise = ScriptedEngine(engine.reply)
+    write(tmp_path / "a", items, {"u0": ["Up (2009)"]}, told_otherwise)
+    assert len(told_otherwise.prompts) == 5
+
+
+def test_the_user_knows_its_targets_and_the_recommender_does_not(tmp_path: Path, items: pl.DataFrame) -> None:
+    def reply(prompt: str, seed: int) -> str:
+        return "" if prompt.count("assistant") > 2 else "words"
+
+    user, recommender = ScriptedEngine(reply), ScriptedEngine(reply)
+    titles = {"u0": ["Heat (1995)"], "u1": ["Up (2009)"]}
+    parameters = SimulationParameters(grounding="off")
+    with Run(tmp_path).journal() as journal:
+        simulate(
+            make_profiles(["u0", "u1", "u2"]), Fixed(), Catalog(items), user, recommender, parameters, "r", journal,
+            view=baselines.user_view(titles),
+        )  # fmt: skip
+    for key, prompt in user.prompts:
+        assert ("You hope to hear of: Heat (1995)" in prompt) == key.startswith("u0")
+        assert ("You hope to hear of: Up (2009)" in prompt) == key.startswith("u1")
+        assert "secret" in prompt
+    assert not [prompt for _, prompt in recommender.prompts if "Heat" in prompt or "Up (" in prompt]
+
+
+@pytest.mark.model
+@pytest.mark.notebook
+def test_runs_of_the_baselines(tmp_path: Path) -> None:
+    """One through its notebooks; the other for the same people, by the one call that its notebook makes."""
+    given = {**TINY, "baseline": "scripted", "n_profiles": 2, "user_adapter": "data/adapters/scripted.gguf"}
+    run = pipeline.execute(pipeline.plan(given, tmp_path))
+    assert list(json.loads((run.path / "run.json").read_text())["stages"]) == [
+        "01_profiles", "02_baselines", "03_evaluate"
+    ]  # fmt: skip
+    assert run.info["audit"]["hidden_title"] > 0
+    assert run.read("dialogues").height == 2
+    assert (run.path / "report.html").exists()
+
+    other = {"baseline": "user-target", "user_adapter": str(ROOT / "data" / "adapters" / "user-target.gguf")}
+    assert "02_baselines" in RunParameters.parse(other).stages
+    parameters = BaselineParameters.pick({**run.info["parameters"], **other})
+    profiles, holdouts, items, ratings = map(run.read, ("profiles", "holdouts", "items", "ratings"))
+    with Run(tmp_path / "other").journal() as journal:
+        titles = baselines.targets(holdouts, items)
+        (dialogues, turns, prompts), _ = baselines.make(profiles, titles, items, ratings, parameters, "r", journal)
+    assert leakage.audit(prompts, profiles, holdouts, items, dialogues, turns).counts["hidden_title"] > 0
+    assert dialogues.height == 2

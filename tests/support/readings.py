@@ -1,0 +1,339 @@
+"""The figures of `recompute` that need more than a run's tables: acts, phrases, the item prior, people's words, models.
+
+What somebody has read is shared with crslib: which acts the tagger sees in a turn, what the phrases find in an answer,
+how likely a film is to the prior, the states of a language model. All that is counted from there on is written anew,
+with what people know for it. Nothing else of crslib is imported; a test holds it to that.
+"""
+
+import json
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars as pl
+from scipy import linalg, stats
+from scipy.spatial.distance import jensenshannon
+from scipy.special import log_softmax
+
+from crslib.data.corpora import frames, redial
+from crslib.dialogue import acts as tagger
+from crslib.dialogue.reactions import react
+from crslib.dialogue.stances import statements
+from crslib.identity import derive_seed
+from crslib.metrics.consistency import attributes_said
+from crslib.recommender.prior import ItemPrior, Utterance
+
+ROLES = ("user", "recommender")
+FILM = re.compile(r"\[\[[^\[\]]+\]\]")
+Values = dict[str, float]
+
+
+def people(path: Path) -> tuple[Any, pl.DataFrame, pl.DataFrame]:
+    """ReDial's test dialogues as they were read, their turns, and those of its training dialogues."""
+    test = redial.read(path, "test")
+    return test, frames(test)[1], frames(redial.read(path, "train"))[1]
+
+
+def spoken(turns: pl.DataFrame) -> Iterator[list[dict[str, Any]]]:
+    """The turns of one dialogue after the other, silent ones left out."""
+    said = turns.filter(pl.col("text").str.strip_chars() != "").sort("dialogue_id", "turn")
+    for _, talk in said.group_by("dialogue_id", maintain_order=True):
+        yield talk.to_dicts()
+
+
+# ── dialogue acts ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def acts(con: duckdb.DuckDBPyConnection, human: Path) -> Values:
+    sides = [
+        _grams(acts)
+        for acts in (tagger.read().tag(con.sql("FROM turns").pl()), pl.read_parquet(human / "acts.parquet"))
+    ]
+    found = {}
+    for name in ("act", "act_bigram"):
+        for role in ("", *ROLES):
+            ours, theirs = (side[name, role] for side in sides)
+            if ours and theirs:
+                both = sorted(ours | theirs)
+                distance = jensenshannon([ours[gram] for gram in both], [theirs[gram] for gram in both], base=2)
+                found[f"{role}_{name}_divergence".removeprefix("_")] = float(distance) ** 2
+    return found
+
+
+def _grams(acts: pl.DataFrame) -> Mapping[tuple[str, str], Counter[tuple[str, ...]]]:
+    """(act or act_bigram, role or "") → how often each is met; what a turn does, or two in a row, weighs 1."""
+    found: Mapping[tuple[str, str], Counter[tuple[str, ...]]] = defaultdict(Counter)
+    turns = acts.sort("dialogue_id", "turn", "act").group_by("dialogue_id", "turn", "role", maintain_order=True)
+    before, heard = None, []
+    for (dialogue, _, role), turn in turns:
+        own = [(str(role), act) for act in turn["act"]]
+        pairs = [(*one, *other) for one in heard for other in own] if dialogue == before else []
+        for name, grams in (("act", own), ("act_bigram", pairs)):
+            for scope in ("", str(role)):
+                for gram in grams:
+                    found[name, scope][gram] += 1 / len(grams)
+        before, heard = dialogue, own
+    return found
+
+
+# ── what phrases find ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def answers(con: duckdb.DuckDBPyConnection) -> Values:
+    turns, titles = con.sql("FROM turns").pl(), dict(con.sql("SELECT item_id, title FROM items").fetchall())
+    profiles = {row["dialogue_id"]: row for row in con.sql("FROM wishes").pl().iter_rows(named=True)}
+    seen: defaultdict[str, list[float]] = defaultdict(list)
+    for talk in spoken(turns):
+        for asked, reply in pairwise(talk):
+            if (asked["role"], reply["role"]) == ("recommender", "user"):
+                for name, value in _reactions(asked, reply):
+                    seen[name].append(value)
+    for turn in turns.filter(role="user").sort("dialogue_id", "turn").iter_rows(named=True):
+        profile = profiles[turn["dialogue_id"]]
+        good = {*(profile["liked_genres"] or ()), *(titles.get(item) for item in profile["loved_items"] or ())}
+        for about, says, _ in statements(turn, profile, titles):
+            seen["contradictions"].append(says != ("likes" if about in good else "dislikes"))
+    said: defaultdict[str, list[bool]] = defaultdict(list)
+    heads = (con.sql(f"FROM {name}").pl() for name in ("dialogues", "profiles"))
+    for dialogue, _, turn in attributes_said(turns, *heads).iter_rows():
+        said[dialogue].append(turn is not None)
+    seen["attribute_coverage"] = [float(np.mean(values)) for values in said.values()]
+    return {name: float(np.mean(values)) for name, values in seen.items() if values}
+
+
+def _reactions(asked: Mapping[str, Any], reply: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """(metric, yes or no) for every item that the turn before the answer named."""
+    notes = {_key(note): (note["seen"], note["liked"]) for note in reply["notes"]}
+    heard = {_key(item) for item in asked["items"]}
+    for item in heard:
+        spans = [(one["start"], one["end"], _key(one) == item) for one in reply["items"]]
+        says = react(asked["text"], reply["text"], spans, alone=len(heard) == 1)
+        if says.liked is not None:
+            yield "acceptance", says.liked
+        note = notes.get(item, (None, None))
+        if note == (None, None):
+            continue
+        both = [(a, b) for a, b in zip(note, (says.seen, says.liked), strict=True) if None not in (a, b)]
+        yield "reactions_decidable", bool(both)
+        if both:
+            agrees = all(a == b for a, b in both)
+            yield "reaction_consistency", agrees
+            if None not in note:
+                liked = ("liked", "disliked") if note[0] else ("interested", "uninterested")
+                yield f"consistency_{'seen' if note[0] else 'unseen'}_{liked[0] if note[1] else liked[1]}", agrees
+
+
+def _key(item: Mapping[str, Any]) -> str:
+    return item["item_id"] or f"title: {item['title'].lower()}"
+
+
+# ── guesses by the item prior ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def guesswork(con: duckdb.DuckDBPyConnection, first: Mapping[tuple[str, str], Mapping[str, int]]) -> Values:
+    """`first`: (dialogue, target) → role → the first turn in which it names the target."""
+    prior = ItemPrior.fit(con.sql("FROM items").pl(), con.sql("FROM ratings").pl())
+    attributes = dict(con.sql("SELECT dialogue_id, attributes FROM wishes").fetchall())
+    talks: defaultdict[str, list[Utterance]] = defaultdict(list)
+    for turn in con.sql("FROM turns").pl().filter(role="user").sort("dialogue_id", "turn").iter_rows(named=True):
+        ids = [item["item_id"] for item in turn["items"]]
+        talks[turn["dialogue_id"]].append(Utterance("user", turn["text"], ids))
+    wanted: defaultdict[str, list[tuple[str, bool]]] = defaultdict(list)
+    for (dialogue, item), turns in first.items():
+        if "user" not in turns or turns["user"] < turns.get("recommender", 10**9):
+            wanted[dialogue].append((item, "user" in turns))
+    bits: defaultdict[str, list[float]] = defaultdict(list)
+    for dialogue, targets in wanted.items():
+        linked = {item for said in talks[dialogue] for item in said.items} - {item for item, _ in targets}
+        own = {"words": talks[dialogue], "attributes": [Utterance("user", attributes[dialogue] or "")], "nothing": []}
+        means = {}
+        for name, said in own.items():
+            score = {i: s for i, s in zip(prior.item_ids, prior.log_prior(said), strict=True) if i not in linked}
+            left = np.array(list(score.values()))
+            places = [
+                1.0 if named and name == "words" else (left > score[i]).sum() + ((left == score[i]).sum() + 1) / 2
+                for i, named in targets
+            ]
+            means[name] = float(np.mean(np.log2(places)))
+        for name, value in {**means, "saved": means["attributes"] - means["words"]}.items():
+            bits[f"guesswork_{name}"].append(value)
+    return {name: float(np.mean(values)) for name, values in bits.items()}
+
+
+# ── people's words ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def two_sample(con: duckdb.DuckDBPyConnection, human: pl.DataFrame, seed: int) -> Values:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    tfidf = {"lowercase": False, "ngram_range": (1, 2), "min_df": 2, "sublinear_tf": True}
+    found = {}
+    for role in ROLES:
+        sides = [_masked(frame, role) for frame in (con.sql("FROM turns").pl(), human)]
+        n = min(map(len, sides))
+        if n < 10:
+            continue
+        rows = []
+        for side, talks in enumerate(sides):
+            order = sorted(talks, key=lambda dialogue: derive_seed(seed, "two samples", dialogue))
+            rows += [(text, side, f"{side}:{one}") for one in sorted(order[:n]) for text in talks[one]]
+        texts, side, groups = (np.array(column) for column in zip(*rows, strict=True))
+        lengths = np.array([[min(len(_words(text)), 40)] for text in texts])
+        for name, reader, seen in (
+            ("two_sample", TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", **tfidf), texts),
+            ("two_sample_length", OneHotEncoder(handle_unknown="ignore"), lengths),
+        ):
+            told = make_pipeline(reader, LogisticRegression(C=10, max_iter=1000, class_weight="balanced"))
+            guessed = cross_val_predict(told, seen, side, groups=groups, cv=GroupKFold(5))
+            found[f"{role}_{name}"] = float(balanced_accuracy_score(side, guessed))
+    return found
+
+
+def _masked(turns: pl.DataFrame, role: str) -> dict[str, list[str]]:
+    """Each dialogue's texts of `role`, a film as one word."""
+    talks: dict[str, list[str]] = {}
+    for row in turns.filter(role=role).sort("dialogue_id", "turn").iter_rows(named=True):
+        if text := " ".join(FILM.sub(" FILM ", row["text"]).split()):
+            talks.setdefault(row["dialogue_id"], []).append(text)
+    return talks
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+(?:'\w+)*", text.lower().replace("’", "'"))
+
+
+def surprise(con: duckdb.DuckDBPyConnection, train: pl.DataFrame) -> Values:
+    """Nats per word and end of turn under interpolated Kneser–Ney trigrams of `train`."""
+    found = {}
+    for role in ROLES:
+        nats = kneser_ney(list(_tokens(train, role)))
+        read = list(_tokens(con.sql("FROM turns").pl(), role))
+        if read:
+            found[f"{role}_cross_entropy"] = sum(map(nats, read)) / sum(len(said) + 1 for said in read)
+    return found
+
+
+def _tokens(turns: pl.DataFrame, role: str) -> Iterator[list[str]]:
+    for text in turns.filter(pl.col("role") == role, pl.col("text").str.strip_chars() != "")["text"]:
+        parts = FILM.split(text)
+        yield [word for part in parts for word in (*_words(part), "<film>")][:-1]
+
+
+def kneser_ney(said: Sequence[Sequence[str]]) -> Any:
+    """The function that gives an utterance's −log P, its end included."""
+    seen = Counter(word for words in said for word in words)
+    known = {word for word, n in seen.items() if n > 1}
+
+    def trigrams(words: Sequence[str]) -> Iterable[tuple[str, ...]]:
+        whole = ["<s>", "<s>", *(word if word in known else "<rare>" for word in words), "</s>"]
+        return zip(whole, whole[1:], whole[2:], strict=False)
+
+    orders = [Counter(gram for words in said for gram in trigrams(words))]
+    for _ in range(2):  # what is shorter counts in how many contexts it was met
+        orders.insert(0, Counter(gram[1:] for gram in orders[0]))
+    after = [defaultdict[tuple[str, ...], Counter[str]](Counter) for _ in orders]
+    for table, grams in zip(after, orders, strict=True):
+        for gram, n in grams.items():
+            table[gram[:-1]][gram[-1]] = n
+    once, twice = ([sum(n == k for n in grams.values()) for grams in orders] for k in (1, 2))
+    discounts = [n / (n + 2 * m) if n else 0.5 for n, m in zip(once, twice, strict=True)]
+
+    def probability(gram: tuple[str, ...]) -> float:
+        if not gram:
+            return 1 / len(known | {"<rare>", "</s>"})
+        follow, discount = after[len(gram) - 1][gram[:-1]], discounts[len(gram) - 1]
+        if not follow:
+            return probability(gram[1:])
+        backed = discount * len(follow) * probability(gram[1:])
+        return (max(follow[gram[-1]] - discount, 0) + backed) / follow.total()
+
+    rare = max(1, len(seen) - len(known))
+    return lambda words: (
+        -sum(np.log(probability(gram)) for gram in trigrams(words))
+        + np.log(rare) * sum(word not in known for word in words)
+    )
+
+
+# ── models read ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def embeddings(con: duckdb.DuckDBPyConnection, human: Path, draws: int) -> tuple[Values, dict[str, list[float]]]:
+    """The Fréchet distances, and the Vendi scores of `draws` samples of 30 turns."""
+    from crslib.engines import llama
+
+    source = json.loads((human / "embeddings.json").read_text(encoding="utf-8"))["source"]
+    axes, places = pl.read_parquet(human / "axes.parquet"), pl.read_parquet(human / "embeddings.parquet")
+    distances, scores = {}, {}
+    draw = np.random.default_rng(20261123)
+    with (
+        closing(llama.Model(llama.model_path(llama.BUILT_IN))) as model,
+        closing(llama.LayerReader(model, source["layer"], source["prefix"], threads=os.cpu_count() or 1)) as reader,
+    ):
+        for role in ROLES:
+            talks = _masked(con.sql("FROM turns").pl(), role)
+            texts = {text for said in talks.values() for text in said}
+            state = {text: reader.states(text).mean(axis=0, dtype=float) for text in texts}
+            centre, scale, *basis = axes.filter(role=role).sort("row")["values"].to_numpy().astype(float)
+            turns = [np.array([(state[text] - centre) / scale for text in said]) for said in talks.values()]
+            if sum(map(len, turns)) >= 10 * len(basis):
+                ours = np.concatenate(turns) @ np.array(basis).T
+                theirs = places.filter(role=role)["place"].to_numpy() / 1000
+                one, other = (np.cov(side, rowvar=False, bias=True) for side in (ours, theirs))
+                between = ((ours.mean(axis=0) - theirs.mean(axis=0)) ** 2).sum()
+                root = linalg.sqrtm(one @ other).real
+                distances[f"{role}_frechet"] = float(between + np.trace(one + other - 2 * root))
+            if len(turns) >= 30:
+                samples = [
+                    np.array([turns[i][draw.integers(len(turns[i]))] for i in draw.permutation(len(turns))[:30]])
+                    for _ in range(draws)
+                ]
+                scores[f"{role}_vendi"] = [_vendi(sample) for sample in samples]
+    return distances, scores
+
+
+def _vendi(sample: np.ndarray) -> float:
+    unit = sample / np.linalg.norm(sample, axis=1, keepdims=True)
+    values = np.linalg.svd(unit, compute_uv=False) ** 2  # the eigenvalues of their cosines
+    return float(np.exp(stats.entropy(values)))
+
+
+def foresight(run: Mapping[str, Any], test: Any) -> Values:
+    """Nats per own token of 50 of people's dialogues under the run's models, by llama-cpp-python's own `Llama`."""
+    from llama_cpp import Llama
+
+    from crslib.config import SimulationParameters
+    from crslib.dialogue.templates import ChatTemplate
+    from crslib.engines import llama
+    from crslib.engines.loading import prepared
+    from crslib.training.examples import examples
+
+    given = SimulationParameters(**{name: run[name] for name in SimulationParameters.model_fields})
+    order = sorted(test, key=lambda dialogue: derive_seed(0, "measured", dialogue.dialogue_id))[:50]
+    found = {}
+    for role in ROLES:
+        path, adapter, _ = prepared(given, *(run[f"{role}_{what}"] for what in ("model", "adapter")))
+        told = run["baseline"] or role if role == "user" else role
+        with closing(llama.Model(path)) as speaker:
+            template = ChatTemplate(*speaker.chat_template)
+            made = examples(order, told, speaker, template, redial.items(), notes=given.memory, max_tokens=1024)
+        reader = Llama(str(path), lora_path=adapter and str(adapter), n_ctx=1025, logits_all=True, verbose=False)
+        nats = []
+        for tokens, own in made.select("tokens", "target").iter_rows():
+            reader.reset()
+            reader.eval(tokens)
+            at = np.flatnonzero(own)
+            nats += [*-log_softmax(reader.scores[at - 1].astype(float), axis=1)[range(len(at)), np.array(tokens)[at]]]
+        found[f"{role}_people_cross_entropy"] = float(np.mean(nats))
+    return found

@@ -1,0 +1,415 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import get_args
+
+import polars as pl
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from crslib.cli.bench import bench_adapters
+from crslib.config import TrainingParameters
+from crslib.data.corpora import Dialogue, Item, redial
+from crslib.data.corpora.base import merged
+from crslib.data.titles import split_year, title_key
+from crslib.dialogue.scripts import SCRIPTED, USER_TARGET
+from crslib.dialogue.templates import ChatTemplate
+from crslib.dialogue.utterances import RECOMMENDER, USER, mention
+from crslib.dialogue.views import Note, RecommenderView, UserView
+from crslib.engines.llama import Model, model_path
+from crslib.engines.scripted import ScriptedEngine
+from crslib.errors import CrsError
+from crslib.training import examples as training
+from crslib.training.examples import CONTEXT, END, ROLES, TEXT, TITLE, WITHOUT, encode, examples, messages, split, view
+from crslib.training.knowledge import Seekers, targets
+
+TOKENIZER, TEMPLATE = ScriptedEngine(lambda prompt, seed: ""), ChatTemplate("")
+HEAT, MATRIX, HILL, UP = "Heat (1995)", "The Matrix (1999)", "Notting Hill (1999)", "Up (2009)"
+ITEMS = {
+    "1": Item(HEAT, False, True, True, "user"),
+    "2": Item(MATRIX, True, False, True, "user"),
+    "3": Item(HILL, True, True, False, "user"),
+}
+
+
+def make(
+    *said: tuple[str, str],
+    items: dict[str, Item] | None = None,
+    dialogue_id: str = "7",
+    user: str = "a",
+    recommender: str = "b",
+) -> Dialogue:
+    """A dialogue; `{1}` in a text is the mention of item 1."""
+    items = ITEMS if items is None else items
+    messages = []
+    for role, text in said:
+        ids = [part.split("}")[0] for part in text.split("{")[1:]]
+        for item_id in ids:
+            text = text.replace(f"{{{item_id}}}", mention(items[item_id].name))
+        messages.append((role, text, ids))
+    return Dialogue(dialogue_id, user, recommender, merged(messages), items)
+
+
+TALK = make(
+    (USER, "Hi, a thriller from the 90s please, no comedy. I like {1}"),
+    (RECOMMENDER, "{2} or {3}?"),
+    (USER, "{2} sounds good"),
+    (RECOMMENDER, "Enjoy"),
+)
+
+
+def learnt(row: dict[str, Sequence[int]], kind: int) -> str:
+    return TOKENIZER.decode([token for token, one in zip(row["tokens"], row["kind"], strict=True) if one == kind])
+
+
+# ── what the seeker knows ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_targets_are_what_was_suggested_and_pleased() -> None:
+    assert targets(TALK) == ["2"]
+
+
+def test_the_summary_speaks_of_other_items_and_the_attributes_of_what_is_asked_for(items: pl.DataFrame) -> None:
+    known = Seekers(items.with_columns(genres=pl.lit(["action", "thriller"]))).knowledge(TALK)
+    assert known.summary == (f"You enjoy action and thriller movies. You loved {HEAT}. You did not like {HILL}.")
+    assert known.attributes == "thriller movie from the 1990s"
+
+
+def test_the_rules_of_a_summary(items: pl.DataFrame) -> None:
+    labels = {
+        "1": Item(HEAT, False, True, True, ""),
+        "2": Item(MATRIX, False, None, True, ""),
+        "3": Item(HILL, False, True, False, ""),
+        "4": Item("King Kong (1933)", False, False, True, ""),  # would like to see it: not loved
+        "6": Item(UP, False, False, False, ""),  # would not: not disliked
+        "9": Item("Unknown", True, True, None, ""),
+    }
+    facts = Seekers(items).facts(make((USER, "{1} {2} {3}"), items=labels))
+    assert facts == {
+        "liked_genres": ["action", "crime", "sci-fi"],  # both have the first; the others are equally rare
+        "liked_decade": 1990,
+        "loved_items": ["1", "2"],
+        "liked_directors": [],
+        "disliked_items": ["3"],
+        "disliked_genres": [],
+    }
+
+
+def test_who_asks_for_nothing_looks_for_what_they_love(items: pl.DataFrame) -> None:
+    seekers = Seekers(items)
+    assert seekers.knowledge(make((USER, "Hi, I like {1}"))).attributes == "crime/action movie"  # rarer first
+    assert seekers.knowledge(make((USER, "Hi, something with al pacino"))).attributes == "movie with Al Pacino"
+    assert (
+        seekers.knowledge(make((USER, "by Michael Mann. No horror, no action"))).attributes == "movie by Michael Mann"
+    )
+    # What comes after the recommender's first suggestion is no request: it may speak of a target.
+    late = make((USER, "Hi"), (RECOMMENDER, "{2}?"), (USER, "That comedy!"), items={"2": ITEMS["2"]})
+    assert seekers.knowledge(late).attributes == ""
+
+
+TITLES = st.sampled_from([HEAT, MATRIX, HILL, UP, "King Kong (2005)", "King Kong (1933)", "Heat", "matrix", "It"])
+LABEL = st.sampled_from([True, False, None])
+LABELS = st.dictionaries(
+    st.sampled_from("123456789"), st.builds(Item, TITLES, LABEL, LABEL, LABEL, st.just("user")), min_size=1
+)
+
+
+Said = list[tuple[str, str]]
+
+
+@st.composite
+def talks(draw: st.DrawFn) -> tuple[Said, dict[str, Item]]:
+    """What `make` takes."""
+    labels = draw(LABELS)
+    texts = st.lists(st.sampled_from(["hi", "a comedy", "bye", "", *[f"{{{item}}}" for item in labels]]), max_size=3)
+    said = st.lists(st.tuples(st.sampled_from([USER, RECOMMENDER]), texts.map(" ".join).map(str.strip)), max_size=8)
+    return draw(said), labels
+
+
+dialogues = talks().map(lambda talk: make(*talk[0], items=talk[1]))
+
+
+FACTS = pl.DataFrame(
+    [
+        {
+            "item_id": item,
+            "year": 1990 + int(item),
+            "genres": ["drama", f"genre{item}"],
+            "directors": ["D"],
+            "cast": ["C"],
+        }
+        for item in "123456789"
+    ]
+)
+
+
+@given(dialogues)
+def test_no_target_reaches_a_users_system_message(dialogue: Dialogue) -> None:
+    seekers = Seekers(FACTS)
+    system = view(dialogue, USER, seekers).messages[0].text
+    keys = {title_key(split_year(dialogue.items[item].name)[0]) for item in targets(dialogue)}
+    facts = seekers.facts(dialogue)
+    told = [dialogue.items[item].name for item in (*facts["loved_items"], *facts["disliked_items"])]
+    assert not keys & {title_key(split_year(name)[0]) for name in told}
+    assert not [item for item in targets(dialogue) if f" {dialogue.items[item].name}" in system]
+
+
+@given(talks())
+def test_the_system_message_does_not_depend_on_the_targets(talk: tuple[Said, dict[str, Item]]) -> None:
+    said, labels = talk
+    dialogue = make(*said, items=labels)
+    aims = targets(dialogue)
+    keys = [title_key(split_year(item.name)[0]) for item in labels.values()]
+    assume(len(set(keys)) == len(keys))  # a namesake of a target is not told of either
+    other = {f"x{item}" if item in aims else item: one for item, one in labels.items()}
+    other |= {f"x{item}": replace(labels[item], name=f"Other {item} (1950)") for item in aims}
+    for item in aims:
+        said = [(role, text.replace(f"{{{item}}}", f"{{x{item}}}")) for role, text in said]
+    seekers = Seekers(FACTS)
+    one, two = (view(each, USER, seekers).messages[0] for each in (dialogue, make(*said, items=other)))
+    assert one == two
+
+
+@given(dialogues)
+def test_nothing_private_reaches_the_recommender(dialogue: Dialogue) -> None:
+    seen = view(dialogue, RECOMMENDER, Seekers(FACTS))
+    assert [message.text for message in seen.messages[1:]] == [turn.text for turn in dialogue.turns]
+    assert seen.messages[0] == RecommenderView().messages[0]
+    # Other labels, other facts, the same example.
+    blank = {item: Item(one.name, None, None, None, "") for item, one in dialogue.items.items()}
+    bare = Dialogue("7", "a", "b", dialogue.turns, blank)
+    one, other = (examples([each], RECOMMENDER, TOKENIZER, TEMPLATE, FACTS) for each in (dialogue, bare))
+    assert one.equals(other)
+
+
+@given(dialogues)
+def test_exactly_the_own_words_and_their_ends_are_learnt(dialogue: Dialogue) -> None:
+    for role in ROLES:
+        seen = view(dialogue, role, Seekers(FACTS))
+        own = [message.text for message in seen.messages if message.role == "assistant"]
+        rows = examples([dialogue], role, TOKENIZER, TEMPLATE, FACTS).to_dicts()
+        assert len(rows) == bool(own)
+        for row in rows:
+            said = [token for token, target in zip(row["tokens"], row["target"], strict=True) if target]
+            # With this tokenizer every character is a token, so the end token is the "<" of "<|im_end|>".
+            assert TOKENIZER.decode(said) == "".join(f"{text}<" for text in own)
+            assert row["kind"].count(END) == len(own)
+            titles = "".join(text[start:end] for text in own for _, start, end in training.mentions(text))
+            assert learnt(row, TITLE) == titles
+            assert row["target"] == [kind != CONTEXT for kind in row["kind"]]
+            assert row["kind"][-1] == END
+
+
+# ── examples ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_user_hears_with_notes_and_leaves_after_the_recommenders_last_word(items: pl.DataFrame) -> None:
+    (row,) = examples([TALK], USER, TOKENIZER, TEMPLATE, items).to_dicts()
+    assert (row["dialogue_id"], row["worker"], row["partner"]) == ("7", "a", "b")
+    text = TOKENIZER.decode(row["tokens"])
+    assert f"[[{HILL}]]?\n({MATRIX}: not seen, interested; {HILL}: seen, disliked)<|im_end|>" in text
+    assert text.endswith("<|im_start|>user\nEnjoy<|im_end|>\n<|im_start|>assistant\n<")
+    assert learnt(row, TEXT) == "Hi, a thriller from the 90s please, no comedy. I like  sounds good"
+    assert learnt(row, END) == "<<<"
+    stays = make((RECOMMENDER, "Hi"), (USER, "Bye"))
+    (row,) = examples([stays], USER, TOKENIZER, TEMPLATE, items).to_dicts()
+    assert TOKENIZER.decode(row["tokens"]).endswith("assistant\nBye<")
+
+
+def test_tokens_are_those_that_a_simulation_feeds(items: pl.DataFrame) -> None:
+    user, recommender = UserView(Seekers(items).knowledge(TALK)), RecommenderView()
+    rows = {
+        role: examples([TALK], role, TOKENIZER, TEMPLATE, items)["tokens"].to_list()[0] for role in (USER, RECOMMENDER)
+    }
+    for turn in TALK.turns:
+        said = tuple(TOKENIZER.encode(turn.text))
+        speaker, role = (user, USER) if turn.role == USER else (recommender, RECOMMENDER)
+        prompt = [*TEMPLATE.encode(speaker.messages, TOKENIZER), *said]
+        assert rows[role][: len(prompt)] == prompt
+        if turn.role == USER:
+            user.say(turn.text, said)
+            recommender.hear(turn.text)
+        else:
+            recommender.say(turn.text, said)
+            notes = {
+                m.name: Note(m.name, TALK.items[m.item_id].seen, TALK.items[m.item_id].liked) for m in turn.mentions
+            }
+            user.hear(turn.text, list(notes.values()))
+    assert rows[USER][:-1] == TEMPLATE.encode(user.messages, TOKENIZER)
+
+
+def test_ablations(items: pl.DataFrame) -> None:
+    def told(**options: bool) -> str:
+        return TOKENIZER.decode(examples([TALK], USER, TOKENIZER, TEMPLATE, items, **options)["tokens"].to_list()[0])
+
+    assert "not seen" not in told(notes=False)
+    assert "You loved" in told(notes=False)
+    assert "You loved" not in told(knowledge=False)
+    assert "Looking for" not in told(knowledge=False)
+    assert "not seen" in told(knowledge=False)
+
+
+def test_baselines_know_the_targets(items: pl.DataFrame) -> None:
+    one, other = (
+        examples([TALK], role, TOKENIZER, TEMPLATE, items).row(0, named=True) for role in (SCRIPTED, USER_TARGET)
+    )
+    assert f"The recommender suggests: {MATRIX}<" in TOKENIZER.decode(one["tokens"])
+    assert learnt(one, END) == "<"
+    assert learnt(one, TEXT).endswith("\nUser:  sounds good\nRecommender: Enjoy")
+    assert f"You hope to hear of: {MATRIX}<" in TOKENIZER.decode(other["tokens"])
+    assert learnt(other, END) == "<<<"
+    with pytest.raises(CrsError, match="unknown role 'judge'; known are user, recommender, scripted, user-target"):
+        examples([TALK], "judge", TOKENIZER, TEMPLATE, items)
+
+
+def test_ablations_have_one_list_of_names() -> None:
+    (option,) = [option for option in bench_adapters.params if option.name == "without"]
+    assert (
+        list(WITHOUT)
+        == list(get_args(TrainingParameters.model_fields["without"].annotation))
+        == list(option.type.choices)
+    )
+
+
+def test_negative_notes_come_more_often(items: pl.DataFrame) -> None:
+    glad = make((USER, "{3}"), (RECOMMENDER, "{2}"), (USER, "ok"), dialogue_id="8")
+    rows = examples([TALK, glad], USER, TOKENIZER, TEMPLATE, items, negative_weight=3)
+    assert rows["dialogue_id"].to_list() == ["7", "7", "7", "8"]
+    assert rows[:1].equals(rows[2:3])
+
+
+def test_long_examples_end_with_a_whole_utterance(items: pl.DataFrame) -> None:
+    (whole,) = examples([TALK], RECOMMENDER, TOKENIZER, TEMPLATE, items)["tokens"].to_list()
+    (cut,) = examples([TALK], RECOMMENDER, TOKENIZER, TEMPLATE, items, max_tokens=len(whole) - 1)["tokens"].to_list()
+    assert cut == whole[: len(cut)]
+    assert TOKENIZER.decode(cut).endswith(f"[[{HILL}]]?<")
+    assert examples([TALK], RECOMMENDER, TOKENIZER, TEMPLATE, items, max_tokens=50).is_empty()
+
+
+class Pairs:
+    """Tokens are pairs of characters from the start of a text, so that a title's tokens overlap with other words."""
+
+    def encode(self, text: str, *, control: bool = False) -> list[int]:
+        return [hash((text[start : start + 2], control)) for start in range(0, len(text), 2)]
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("a [[Up]]. b", [TEXT, TITLE, TITLE, TITLE, TEXT, TEXT]),
+        ("a[[Up]]b", [TITLE] * 4),
+        ("[[Up]]x[[Up]]", [TITLE] * 7),
+        ("[[Up]]x", [TITLE, TITLE, TITLE, TEXT]),
+        ("ab", [TEXT]),
+        ("", []),
+    ],
+)
+def test_a_token_that_is_partly_title_counts_as_title(text: str, kinds: list[int]) -> None:
+    seen = RecommenderView()
+    seen.say(text)
+    assert [kind for kind in encode(seen, Pairs(), TEMPLATE)[1] if kind != CONTEXT] == [*kinds, END]
+
+
+def test_a_template_that_rewrites_the_past_is_refused() -> None:
+    rewriting = ChatTemplate(
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ '' if loop.last else '!' }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    dropping = ChatTemplate("{% for m in messages[-2:] %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>")
+    seen = RecommenderView()
+    for text in ("a", "b", "c"):
+        seen.hear(text)
+        seen.say(text)
+    encode(seen, TOKENIZER, TEMPLATE)
+    for template in (rewriting, dropping):
+        with pytest.raises(CrsError, match="template rewrites what was said before"):
+            encode(seen, TOKENIZER, template)
+
+
+def test_messages_as_trl_reads_them(items: pl.DataFrame) -> None:
+    listener = make((USER, "Anyone?"), dialogue_id="9")
+    frame = messages([TALK, listener], RECOMMENDER, items)
+    assert frame["dialogue_id"].to_list() == ["7"]
+    assert frame["messages"].to_list()[0][:2] == [
+        {"role": "system", "content": "You are a movie recommender."},
+        {"role": "user", "content": TALK.turns[0].text},
+    ]
+    said = messages([TALK], USER, items)["messages"].to_list()[0]
+    assert [one["role"] for one in said] == ["system", "assistant", "user", "assistant", "user", "assistant"]
+    assert said[-1]["content"] == ""
+
+
+# ── split ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def frame(pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
+    rows = [(str(number), *pair, [1], [True], [TEXT]) for number, pair in enumerate(pairs)]
+    return pl.DataFrame(rows, schema=training.SCHEMA, orient="row")
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("ghijklmn")), max_size=40),
+    st.sampled_from([0.0, 0.1, 0.5, 0.9]),
+    st.integers(0, 5),
+)
+def test_nobody_is_on_both_sides(pairs: list[tuple[str, str]], share: float, seed: int) -> None:
+    train, validation = split(frame(pairs), share, seed)
+    people = [set(one["worker"]) | set(one["partner"]) for one in (train, validation)]
+    assert not people[0] & people[1]
+    assert not set(train["dialogue_id"]) & set(validation["dialogue_id"])
+    assert len(validation) >= round(share * len(pairs))
+    swapped = [(b, a) for a, b in pairs]
+    assert split(frame(swapped), share, seed)[1]["dialogue_id"].to_list() == validation["dialogue_id"].to_list()
+
+
+def test_circles_of_people_are_not_torn() -> None:
+    """Two groups that never meet: the validation side is one of them, and nothing is left out."""
+    pairs = [(f"{group}{a}", f"{group}{b}") for group in "xy" for a, b in pairwise([1, 2, 3, 4, 1, 3])]
+    for seed in range(4):
+        train, validation = split(frame(pairs), 0.5, seed)
+        assert (len(train), len(validation)) == (5, 5)
+        assert len({worker[0] for worker in validation["worker"]}) == 1
+    doubled = pl.concat([frame(pairs), frame(pairs)])
+    assert len(split(doubled, 0.5, 0)[1]) == 10
+    with pytest.raises(CrsError, match=r"share = 1 is not in \[0, 1\)"):
+        split(frame(pairs), 1, 0)
+
+
+# ── the real thing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_real_dialogues(shared_data: Path) -> None:
+    items, dialogues = redial.items(), redial.read(shared_data / "redial", "train")[::20]
+    seekers = Seekers(items)
+    for dialogue in dialogues:
+        system = view(dialogue, USER, seekers).messages[0].text
+        for item in targets(dialogue):
+            name = dialogue.items[item].name
+            assert not name.endswith(")") or name not in system, (dialogue.dialogue_id, name)
+    known = [seekers.knowledge(dialogue) for dialogue in dialogues]
+    assert sum(bool(one.summary) for one in known) / len(known) == pytest.approx(0.77, abs=0.05)
+    assert sum(bool(one.attributes) for one in known) / len(known) == pytest.approx(0.91, abs=0.05)
+    rows = examples(dialogues, USER, TOKENIZER, TEMPLATE, items)
+    assert rows.equals(examples(dialogues, USER, TOKENIZER, TEMPLATE, items))
+    figures = training.count(rows)
+    assert figures["examples"] == figures["dialogues"] == len(dialogues)
+    assert figures["text"] + figures["title"] + figures["end"] == rows["target"].list.sum().sum()
+
+
+@pytest.mark.model
+def test_with_a_models_own_tokenizer(items: pl.DataFrame) -> None:
+    model = Model(model_path("smollm2"))
+    template = ChatTemplate(*model.chat_template)
+    for role in ROLES:
+        tokens, kinds = encode(seen := view(TALK, role, Seekers(items)), model, template)
+        whole = template.encode(seen.messages, model)
+        assert tokens == whole[: len(tokens)]
+        ends = [token for token, kind in zip(tokens, kinds, strict=True) if kind == END]
+        assert model.decode(ends) == "<|im_end|>" * len(ends)
+        told = model.decode([token for token, kind in zip(tokens, kinds, strict=True) if kind == TITLE])
+        own = [message.text for message in seen.messages if message.role == "assistant"]
+        spelt = "".join(f"[[{name}]]" for text in own for name, *_ in training.mentions(text))
+        assert told.replace(" ", "") == spelt.replace(" ", "")
+    model.close()

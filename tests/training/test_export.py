@@ -1,0 +1,112 @@
+"""Adapters as GGUF: what llama.cpp would compute with them equals what was trained."""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import polars as pl
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra train")
+pytest.importorskip("safetensors", reason="needs the extra train")
+
+from crslib.engines import (
+    llama,
+    weights,
+)
+from crslib.errors import CrsError
+from crslib.training import losses
+from crslib.training.adapter import (
+    Adapter,
+    export,
+    imported,
+)
+from crslib.training.base import Base
+from crslib.training.model import LoraLlama
+from tests.support.tiny_llama import write_gguf
+
+
+def trained(base: Base, rank: int = 4) -> Adapter:
+    found = Adapter.of(LoraLlama(base, rank=rank, alpha=8, seed=0, precision="float32"))
+    random = np.random.default_rng(3)
+    scale = 0.02 if base.shape.n_layers > 10 else 0.3
+    pairs = {n: (a, random.normal(size=b.shape, scale=scale).astype(np.float32)) for n, (a, b) in found.pairs.items()}
+    return Adapter(rank, 8.0, pairs)
+
+
+@pytest.mark.parametrize(("fmt", "largest"), [("F16", 2e-3), ("Q8_0", 2e-2)])
+def test_merging_the_export_equals_adding_the_low_rank_products(tmp_path: Path, fmt: str, largest: float) -> None:
+    base = Base(write_gguf(tmp_path / "tiny.gguf"))
+    adapter = trained(base)
+    export(adapter, base.shape, tmp_path / "adapter.gguf", fmt)
+    merged = Base(weights.merged(base.path, tmp_path / "adapter.gguf", "F16", tmp_path / "cache"))
+    for name, (a, b) in adapter.pairs.items():
+        expected = base.weight(f"{name}.weight") + 8 / 4 * b @ a
+        assert np.abs(merged.weight(f"{name}.weight") - expected).max() < largest, name
+
+
+def test_formats_and_metadata(tmp_path: Path) -> None:
+    base = Base(write_gguf(tmp_path / "tiny.gguf"))
+    export(trained(base), base.shape, tmp_path / "adapter.gguf", "Q8_0", name="user", about="a test")
+    reader = gguf.GGUFReader(tmp_path / "adapter.gguf")
+    values = {name: field.contents() for name, field in reader.fields.items()}
+    assert values["general.type"] == "adapter"
+    assert (values["general.architecture"], values["adapter.type"]) == ("llama", "lora")
+    assert values["adapter.lora.alpha"] == 8.0
+    assert (values["general.name"], values["general.base_model.0.name"]) == ("user", "tiny")
+    kinds = {tensor.name.rsplit(".", 1)[1]: tensor.tensor_type.name for tensor in reader.tensors}
+    assert kinds == {"lora_a": "Q8_0", "lora_b": "F16"}
+    assert len(reader.tensors) == 2 * 7 * base.shape.n_layers
+
+
+def test_unknown_format_is_refused(tmp_path: Path) -> None:
+    base = Base(write_gguf(tmp_path / "tiny.gguf"))
+    with pytest.raises(CrsError, match="choose F16 or Q8_0"):
+        export(trained(base), base.shape, tmp_path / "adapter.gguf", "Q4_0")  # type: ignore[arg-type]
+
+
+@pytest.mark.model
+def test_llama_cpp_loses_the_same_as_the_trainer(tmp_path: Path) -> None:
+    """Merged into F16, so that llama.cpp does not round what it multiplies with."""
+    base = Base(llama.model_path(llama.BUILT_IN))
+    adapter = trained(base, rank=8)
+    model = LoraLlama(base, rank=8, alpha=8, seed=0, precision="float32")
+    model.load(adapter.pairs)
+    export(adapter, base.shape, tmp_path / "adapter.gguf", "Q8_0")
+    path = weights.merged(base.path, tmp_path / "adapter.gguf", "F16", tmp_path / "cache")
+    speaker = llama.Model(path)
+    texts = ["Have you seen [[Heat (1995)]]?", "I like comedies with a happy ending.", "Bye! Thanks for the tip."]
+    tokens = [speaker.encode(text) for text in texts]
+    examples = pl.DataFrame(
+        {"dialogue_id": list("abc"), "tokens": tokens, "target": [[True] * len(ids) for ids in tokens]},
+        schema_overrides={"tokens": pl.List(pl.Int32)},
+    )
+    ours = losses.by_trainer(model, examples)
+    theirs = losses.by_engine(speaker, None, examples, threads=2)
+    assert ours["n"].to_list() == [len(ids) - 1 for ids in tokens]
+    assert abs((ours["nats"].sum() - theirs["nats"].sum()) / ours["n"].sum()) < 0.01
+    untrained = llama.Model(base.path)
+    assert abs(losses.by_engine(untrained, None, examples)["nats"].sum() - theirs["nats"].sum()) > 1
+
+
+@pytest.mark.parametrize(("fmt", "largest"), [("F16", 1e-3), ("Q8_0", 2e-2)])
+def test_an_export_can_be_read_again(tmp_path: Path, fmt: str, largest: float) -> None:
+    base = Base(write_gguf(tmp_path / "tiny.gguf"))
+    adapter = trained(base)
+    export(adapter, base.shape, tmp_path / "adapter.gguf", fmt)
+    again = imported(tmp_path / "adapter.gguf", base.shape)
+    assert (again.rank, again.alpha, list(again.pairs)) == (adapter.rank, adapter.alpha, list(adapter.pairs))
+    for name, pair in adapter.pairs.items():
+        assert all(np.abs(x - y).max() < largest for x, y in zip(pair, again.pairs[name], strict=True)), name
+
+
+def test_what_is_no_adapter_of_this_base_is_refused(tmp_path: Path) -> None:
+    base = Base(write_gguf(tmp_path / "tiny.gguf"))
+    (tmp_path / "text").write_text("no adapter")
+    with pytest.raises(CrsError, match="cannot read the adapter"):
+        imported(tmp_path / "none.gguf", base.shape)
+    for path in (tmp_path / "text", base.path):
+        with pytest.raises(CrsError, match="is no LoRA for tiny"):
+            imported(path, base.shape)
+    with pytest.raises(CrsError, match=r"is no LoRA for tiny|does not fit tiny"):
+        imported(llama.adapter_path("data/adapters/user.gguf"), base.shape)

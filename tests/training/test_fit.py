@@ -1,0 +1,268 @@
+"""The loop: which tokens count, batches, schedule, checkpoints and resuming."""
+
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra train")
+pytest.importorskip("safetensors", reason="needs the extra train")
+
+from crslib.errors import CrsError
+from crslib.training import losses
+from crslib.training.adapter import Adapter
+from crslib.training.base import Base
+from crslib.training.fit import (
+    Settings,
+    batches,
+    evaluate,
+    fit,
+    plan,
+)
+from crslib.training.model import (
+    LoraLlama,
+    Precision,
+    Sequences,
+)
+from crslib.training.objectives import (
+    OwnWords,
+    Preferences,
+)
+from tests.support.tiny_llama import make_examples, write_gguf
+
+CPU = torch.device("cpu")
+FAST = Settings(epochs=2, lr=1e-2, step_tokens=100, batch_tokens=60, checks=2)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Base:
+    return Base(write_gguf(tmp_path / "tiny.gguf"))
+
+
+def model_of(base: Base, precision: Precision = "float32") -> LoraLlama:
+    return LoraLlama(base, rank=4, alpha=8, seed=0, precision=precision)
+
+
+def objective(examples: pl.DataFrame) -> OwnWords:
+    return OwnWords(examples, CPU, 128)
+
+
+def test_loss_is_that_of_the_marked_tokens_given_all_before_them(base: Base) -> None:
+    model = model_of(base)
+    frame = pl.DataFrame(
+        {"tokens": [[5, 6, 7, 8]], "target": [[True, False, True, True]]},
+        schema_overrides={"tokens": pl.List(pl.Int32)},
+    )
+    with torch.no_grad():
+        logits = model(Sequences([np.array([5, 6, 7, 8])], CPU)) @ model.head.T
+    by_hand = -(logits[1].log_softmax(0)[7] + logits[2].log_softmax(0)[8])  # nothing precedes the first
+    own = objective(frame)
+    assert own.weights.tolist() == [2]
+    assert float(own.sums(model, [0])["loss"]) == pytest.approx(float(by_hand), abs=1e-4)
+
+
+def test_size_of_batches_does_not_change_the_mean(base: Base) -> None:
+    model, own = model_of(base), objective(make_examples(12))
+    means = [evaluate(model, own, most)["loss"] for most in (1, 70, 10_000)]
+    assert means == pytest.approx([means[0]] * 3, abs=1e-5)
+
+
+def test_batches_hold_every_row_once_and_keep_to_their_size() -> None:
+    lengths = np.array([5, 9, 3, 7, 20, 5])
+    parts = batches(np.arange(6), lengths, 12)
+    assert [part.tolist() for part in parts] == [[4], [1], [3, 0], [5, 2]]
+
+
+def test_every_epoch_has_each_example_once_in_an_order_of_its_own() -> None:
+    lengths = np.arange(5, 45)
+    steps = plan(lengths, FAST)
+    order = np.concatenate(steps)
+    assert sorted(order[:40]) == sorted(order[40:]) == list(range(40))
+    assert order[:40].tolist() != order[40:].tolist()
+    assert max(lengths[rows].sum() - lengths[rows].max() for rows in steps) <= FAST.step_tokens
+
+
+def test_steps_can_be_counted_in_examples() -> None:
+    steps = plan(np.array([500, 1, 1, 1, 1]), Settings(epochs=2, step_tokens=100, step_examples=2))
+    assert [len(rows) for rows in steps] == [2, 2, 1] * 2
+
+
+def test_training_learns_and_logs(base: Base, tmp_path: Path) -> None:
+    model, told = model_of(base), []
+    own, held = objective(make_examples(10)), objective(make_examples(4, seed=9))
+    log = fit(
+        model,
+        own,
+        held,
+        Settings(epochs=20, lr=2e-2, step_tokens=100, checks=1),
+        tmp_path / "checkpoint.pt",
+        advance=lambda done, total: told.append((done, total)),
+    )
+    assert log["loss"][-1] < log["loss"][0] / 2
+    assert log["tokens"][-1] == 20 * own.lengths.sum() == told[-1][0] == told[-1][1]
+    assert log["validation"].drop_nulls().len() == 20
+    assert log["epoch"][-1] == pytest.approx(20)
+    assert log["lr"].max() == pytest.approx(2e-2)
+    best = log["validation"].min()
+    assert log["validation"].drop_nulls()[-1] > best, "random tokens can't be learnt: the end is not the best"
+    assert evaluate(model, held, 100)["loss"] == pytest.approx(best, abs=1e-6)
+
+
+class _KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("when", [1, 4, 7])
+def test_resumed_training_ends_as_if_it_had_not_been_killed(base: Base, tmp_path: Path, when: int) -> None:
+    own, held = objective(make_examples(16)), objective(make_examples(4, seed=9))
+    whole, broken = model_of(base), model_of(base)
+    expected = fit(whole, own, held, FAST, tmp_path / "whole.pt")
+
+    def kill(done: int, total: int) -> None:
+        kill.steps += 1
+        if kill.steps == when:
+            raise _KilledError
+
+    kill.steps = 0
+    with pytest.raises(_KilledError):
+        fit(broken, own, held, FAST, tmp_path / "broken.pt", save_every=0, advance=kill)
+    resumed = model_of(base)
+    log = fit(resumed, own, held, FAST, tmp_path / "broken.pt", resume=True)
+    assert log.drop("seconds").equals(expected.drop("seconds"))
+    for name, pair in Adapter.of(whole).pairs.items():
+        for one, other in zip(pair, Adapter.of(resumed).pairs[name], strict=True):
+            assert np.array_equal(one, other)
+
+
+def _train_until_killed(gguf: Path, checkpoint: Path, when: int) -> None:
+    def kill(done: int, total: int) -> None:
+        kill.steps += 1
+        if kill.steps == when:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    kill.steps = 0
+    model = model_of(Base(gguf))
+    fit(model, objective(make_examples(16)), None, FAST, checkpoint, save_every=0, advance=kill)
+
+
+def test_training_goes_on_after_kill_9_in_another_process(base: Base, tmp_path: Path) -> None:
+    own, whole, resumed = objective(make_examples(16)), model_of(base), model_of(base)
+    expected = fit(whole, own, None, FAST, tmp_path / "whole.pt")
+    arguments = tmp_path / "tiny.gguf", tmp_path / "killed.pt", 4
+    process = multiprocessing.get_context("spawn").Process(target=_train_until_killed, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    told = []
+    log = fit(
+        resumed, own, None, FAST, tmp_path / "killed.pt", resume=True, advance=lambda done, total: told.append(done)
+    )
+    assert len(told) < expected.height, "what was done before is not done again"
+    assert log.drop("seconds").equals(expected.drop("seconds"))
+    for name, pair in Adapter.of(whole).pairs.items():
+        for one, other in zip(pair, Adapter.of(resumed).pairs[name], strict=True):
+            assert np.array_equal(one, other)
+
+
+def test_checkpoint_of_other_settings_is_refused(base: Base, tmp_path: Path) -> None:
+    own = objective(make_examples(6))
+    fit(model_of(base), own, None, FAST, tmp_path / "checkpoint.pt")
+    other = replace(FAST, lr=5e-3)
+    for model, settings in ((model_of(base), other), (model_of(base, "bfloat16"), FAST)):
+        with pytest.raises(CrsError, match="is of other settings, examples or precision"):
+            fit(model, own, None, settings, tmp_path / "checkpoint.pt", resume=True)
+
+
+def test_damaged_checkpoint_is_refused(base: Base, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"torn")
+    with pytest.raises(CrsError, match="remove it"):
+        fit(model_of(base), objective(make_examples(6)), None, FAST, tmp_path / "checkpoint.pt", resume=True)
+
+
+def test_nothing_to_learn_and_too_long_are_refused(base: Base, tmp_path: Path) -> None:
+    with pytest.raises(CrsError, match="no examples"):
+        fit(model_of(base), objective(make_examples(0)), None, FAST, tmp_path / "checkpoint.pt")
+    with pytest.raises(CrsError, match="max_tokens=10"):
+        OwnWords(make_examples(20), CPU, 10)
+
+
+# ── losses ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_table_of_losses_weighs_tokens_and_splits_kinds(base: Base) -> None:
+    model, examples = model_of(base), make_examples(8)
+    sums = losses.by_trainer(model, examples, 50)
+    table = losses.table(sums, {1: "odd", 2: "even"})
+    assert table["kind"].to_list() == ["all", "odd", "even"]
+    everything = evaluate(model, objective(examples), 1000)["loss"]
+    assert table["loss"][0] == pytest.approx(everything, abs=1e-5)
+    assert table["n_tokens"][0] == objective(examples).weights.sum() == table["n_tokens"][1:].sum()
+    assert table.filter(pl.col("low") <= pl.col("loss"), pl.col("loss") <= pl.col("high")).height == 3
+
+
+def test_transformers_finds_the_same_losses(base: Base) -> None:
+    pytest.importorskip("transformers", reason="needs the extra train")
+    from crslib.training.base import transformers_model
+
+    examples = make_examples(5)
+    ours = losses.by_trainer(model_of(base), examples)
+    theirs = losses.by_transformers(transformers_model(base), examples)
+    assert ours.drop("nats").equals(theirs.drop("nats"))
+    assert np.allclose(ours["nats"], theirs["nats"], atol=1e-3)
+
+
+# ── preferences ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def make_pairs(n: int) -> pl.DataFrame:
+    tokens = [row[:4] for row in make_examples(3 * n)["tokens"].to_list()]
+    columns = {"prompt": tokens[:n], "chosen": tokens[n : 2 * n], "rejected": tokens[2 * n :]}
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.List(pl.Int32)))
+
+
+def test_loss_of_the_reference_itself_is_log_two(base: Base) -> None:
+    model = model_of(base)
+    found = evaluate(model, Preferences(make_pairs(6), model, CPU), 50)
+    assert found["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert found["margin"] == pytest.approx(0, abs=1e-6)
+
+
+def test_log_probability_is_that_of_the_continuation(base: Base) -> None:
+    model = model_of(base)
+    pairs = pl.DataFrame({"prompt": [[1, 2]], "chosen": [[3, 4]], "rejected": [[5]]})
+    with torch.no_grad():
+        found = Preferences(pairs, model, CPU).log_probabilities(model, [0])[0]
+        logits = model(Sequences([np.array([1, 2, 3])], CPU)) @ model.head.T
+    after = logits.log_softmax(1)
+    assert found.tolist() == pytest.approx([float(after[1, 3] + after[2, 4]), float(after[1, 5])], abs=1e-4)
+
+
+@pytest.mark.parametrize("sft", [0.0, 1.0])
+def test_preferences_are_learnt(base: Base, tmp_path: Path, sft: float) -> None:
+    model = model_of(base)
+    pairs = Preferences(make_pairs(8), model, CPU, sft=sft)
+    log = fit(model, pairs, pairs, Settings(epochs=10, lr=2e-2, step_tokens=60, checks=1), tmp_path / "checkpoint.pt")
+    last = log.drop_nulls("validation").row(-1, named=True)
+    assert last["accuracy"] == 1
+    assert last["margin"] > 0
+    assert last["validation"] < log["loss"][0]
+
+
+def test_term_for_the_chosen_text_is_its_cross_entropy_per_token(base: Base) -> None:
+    model, frame = model_of(base), make_pairs(4)
+    plain, added = (Preferences(frame, model, CPU, sft=weight) for weight in (0.0, 0.5))
+    with torch.no_grad():
+        chosen = plain.log_probabilities(model, [2])[0, 0]
+        both = [float(p.sums(model, [2])["loss"]) for p in (plain, added)]
+    assert both[1] - both[0] == pytest.approx(-0.5 * float(chosen) / 4, abs=1e-5)
+
+
+def test_empty_continuation_is_refused(base: Base) -> None:
+    pairs = make_pairs(1).with_columns(rejected=pl.Series([[]], dtype=pl.List(pl.Int32)))
+    with pytest.raises(CrsError, match="leave it out"):
+        Preferences(pairs, model_of(base), CPU)

@@ -1,0 +1,161 @@
+"""What a person remembers or thinks of an item; how well the taste model predicts."""
+
+import inspect
+import random
+
+import numpy as np
+import polars as pl
+import pytest
+
+from crslib import schemas
+from crslib.config import ROOT, ProfileParameters
+from crslib.users import opinions, profiles
+from crslib.users.opinions import Opinions, TasteModel
+
+
+def items_frame(genres: dict[str, list[str]], year: int | None = 1995) -> pl.DataFrame:
+    rows = [(number, f"Film {number}", year, names, [], [], None, 0, None) for number, names in genres.items()]
+    return pl.DataFrame(rows, schema=dict(schemas.TABLES["items"]), orient="row")
+
+
+def ratings_frame(rows: list[tuple]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=dict(schemas.TABLES["ratings"]), orient="row")
+
+
+def people(**users: str) -> pl.DataFrame:
+    return pl.DataFrame({"profile_id": list(users), "user_id": list(users.values())})
+
+
+@pytest.fixture(scope="module")
+def camps() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """40 people who rate 20 of 60 films: half like action and dislike romance, the other half the reverse. Items,
+    their ratings, and the same people's opinion of the films they did not rate."""
+    rng = random.Random(5)
+    genres = {f"{number:02d}": ["action" if number % 2 else "romance"] for number in range(60)}
+    rated, judged = [], []
+    for user in range(40):
+        seen = set(rng.sample(sorted(genres), 20))
+        for number in genres:
+            likes = (genres[number] == ["action"]) == (user % 2 == 1)
+            if number in seen:
+                rated.append((str(user), number, (4.0 if likes else 2.0) + rng.choice([-0.5, 0, 0.5]), None))
+            else:
+                judged.append((f"p{user}", number, likes))
+    schema = {"profile_id": pl.String, "item_id": pl.String, "liked": pl.Boolean}
+    return items_frame(genres), ratings_frame(rated), pl.DataFrame(judged, schema=schema, orient="row")
+
+
+def test_what_was_seen_is_remembered_on_the_own_scale(camps) -> None:
+    items = camps[0]
+    training = ratings_frame(
+        [("a", "00", 5.0, 1), ("a", "01", 4.0, 1), ("a", "02", 4.5, 1), ("b", "00", 4.0, 1), ("b", "01", 1.0, 1)]
+    )
+    known = Opinions(people(pa="a", pb="b"), training, items)
+    assert known.of("pa", "00") == (True, True)
+    assert known.of("pa", "01") == (True, False)
+    assert known.of("pa", "02") == (True, True)
+    assert known.of("pb", "00") == (True, True)
+    assert known.of("pb", "02")[0] is False
+
+
+def test_of_an_unknown_title_nothing_is_thought(camps) -> None:
+    known = Opinions(people(pa="1"), camps[1], camps[0])
+    assert known.of("pa", None) == (False, None)
+    assert known.of("pa", "not in the catalogue") == (False, None)
+
+
+def test_unseen_items_follow_the_taste(camps) -> None:
+    items, training, judged = camps
+    known = Opinions(people(**{f"p{user}": str(user) for user in range(40)}), training, items)
+    answers = [(known.of(profile, number), liked) for profile, number, liked in judged.rows()]
+    assert all(seen is False for (seen, _), _ in answers)
+    assert np.mean([interested == liked for (_, interested), liked in answers]) > 0.95
+
+
+def test_opinions_take_no_held_out_items() -> None:
+    assert list(inspect.signature(Opinions).parameters) == ["profiles", "training", "items"]
+    assert list(inspect.signature(TasteModel.fit).parameters) == ["training", "items"]
+
+
+def test_the_model_does_not_depend_on_the_order_of_rows(camps) -> None:
+    items, training, _ = camps
+    shuffled = TasteModel.fit(training.sample(fraction=1, shuffle=True, seed=1), items.reverse())
+    model = TasteModel.fit(training, items)
+    for user in ("0", "1", "39"):
+        assert model.predict(user, items["item_id"]).tolist() == shuffled.predict(user, items["item_id"]).tolist()
+    assert model.threshold == shuffled.threshold
+
+
+def test_quality_is_the_mean_z_shrunk_to_what_is_known_of_the_genre() -> None:
+    """Two people, mean 3 and sd 1; with equal content and popularity the prior is one number for both items."""
+    rows = [(user, number, rating, None) for user in "ab" for number, rating in (("1", 4.0), ("2", 2.0))]
+    model = TasteModel.fit(ratings_frame(rows), items_frame({"1": ["drama"], "2": ["drama"]}))
+    high, low = model.quality
+    assert high - low == pytest.approx((2 - -2) / (2 + opinions.ITEM_WEIGHT))
+    assert high + low == pytest.approx(0, abs=1e-9)
+
+
+def test_the_threshold_is_where_a_liking_becomes_likelier_than_not(camps) -> None:
+    items, training, _ = camps
+    model = TasteModel.fit(training, items)
+    scale = training.group_by("user_id").agg(
+        pl.col("rating").mean().alias("mean"), pl.col("rating").std(ddof=0).alias("sd")
+    )
+    z = training.join(scale, on="user_id").with_columns(
+        ((pl.col("rating") - pl.col("mean")) / pl.max_horizontal("sd", pl.lit(0.5))).alias("z")
+    )
+    rows = dict(zip(items["item_id"], model.quality, strict=True))
+    residual = [value - rows[number] for number, value in z.select("item_id", "z").rows()]
+    assert model.threshold == pytest.approx(-np.median(residual), abs=1e-6)
+
+
+def test_without_ratings_one_thinks_what_everybody_thinks(camps) -> None:
+    items, training, _ = camps
+    model = TasteModel.fit(training, items)
+    predicted = model.predict("nobody", [*items["item_id"], "unknown"])
+    assert predicted[:-1] == pytest.approx(model.quality, abs=1e-6)
+    assert np.isnan(predicted[-1])
+
+
+def test_a_catalogue_without_genres_and_years_is_no_error() -> None:
+    items = items_frame({"1": [], "2": []}, year=None)
+    assert Opinions(people(p="a"), ratings_frame([("a", "1", 3.0, None)]), items).of("p", "2")[0] is False
+
+
+class Fixed(TasteModel):
+    """Predicts the number that an item is called."""
+
+    def __init__(self) -> None: ...
+
+    def predict(self, user_id, item_ids):
+        return np.array([float(number) for number in item_ids])
+
+
+def test_auc_by_hand() -> None:
+    rows = [
+        *[("p", number, number in "34") for number in ("1", "2", "3", "4")],  # perfect
+        *[("q", number, number in "13") for number in ("1", "2", "3")],  # 3 above 2, 1 below
+        *[("r", number, liked) for number, liked in (("5", True), ("5.0", False), ("nan", True))],  # a tie; unknown
+        ("s", "1", True),  # only one kind
+    ]
+    judged = pl.DataFrame(rows, schema=["profile_id", "item_id", "liked"], orient="row")
+    areas = opinions.auc(Fixed(), people(p="a", q="b", r="c", s="d"), judged)
+    assert areas.rows() == [("p", 4, 1.0), ("q", 3, 0.5), ("r", 2, 0.5)]
+    assert opinions.auc(Fixed(), people(z="z"), judged).is_empty()
+
+
+def test_the_taste_model_beats_the_item_mean_on_the_built_in_data() -> None:
+    if not (ROOT / "data" / "ratings.parquet").exists():
+        pytest.skip("data/ratings.parquet is not built; run `crs data build`")
+    items, ratings = (pl.read_parquet(ROOT / "data" / f"{name}.parquet") for name in ("items", "ratings"))
+    built = profiles.build(items, ratings, ProfileParameters(n_profiles=600))
+    model = TasteModel.fit(built.training, built.items)
+
+    class Everybody(TasteModel):
+        def _taste(self, user_id):
+            return np.zeros(self.features.shape[1])
+
+    everybody = Everybody(built.items["item_id"].to_list(), model.quality, model.features, 0.0)
+    personal, common = (opinions.auc(m, built.profiles, built.holdouts)["auc"].mean() for m in (model, everybody))
+    assert personal > 0.66
+    assert personal > common + 0.01

@@ -1,0 +1,270 @@
+"""The rating page and the viewer in a real browser: what is clicked is what is kept, and everybody can click it."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import polars as pl
+import pytest
+
+from crslib import store
+from crslib.config import ROOT
+from crslib.judging.pairs import read_questions
+from crslib.judging.study import Study, find
+from crslib.web import viewer
+from tests.support.jupyterlab import PATIENCE, run_all, serving
+from tests.support.people_runs import SCRIPT, make_runs
+from tests.web.test_server import Served
+from tests.web.test_viewer import make_looked_at, reading
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine; install it (Debian: apt install chromium)")
+    with playwright.sync_playwright() as session:
+        opened = session.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    with browser.new_context(viewport={"width": 1200, "height": 850}) as context:
+        context.set_default_timeout(10_000)
+        yield context.new_page()
+
+
+def make_study(folder: Path, n_people: int, n_pairs: int) -> Study:
+    return find(make_runs(folder, n_people), n_pairs, 0, folder / "people")
+
+
+def start(study: Study, port: int = 0) -> tuple[subprocess.Popen[str], str]:
+    """`crs people serve` in a process of its own, and the address that it prints."""
+    words = ["people", "serve", str(study.path), "--port", str(port), "--raters", "ann"]
+    command = [sys.executable, "-c", "from crslib.cli.main import main; main()", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    for line in process.stdout:
+        if line.startswith("http"):
+            return process, line.strip()
+    raise AssertionError("no address was printed")
+
+
+def test_ten_pairs_by_mouse_and_keys_through_reload_undo_and_kill(page: Any, tmp_path: Path) -> None:
+    runs = store.find_runs(make_runs(tmp_path, 12))
+    study = Study.of(runs, 7, 0, read_questions()[:2], tmp_path / "people")  # and two checks, and one pair again
+    process, address = start(study)
+    wanted: list[str] = []
+    keys = {"left": ["1", "ArrowLeft"], "tie": ["2", "t"], "right": ["3", "ArrowRight"]}
+    names = {"left": "Left", "tie": "No difference", "right": "Right"}
+    where = page.locator(".where span").first
+    expect = pytest.importorskip("playwright.sync_api").expect
+
+    def at(number: int) -> str:
+        return f"Pair {number // 2 + 1} of 10, question {number % 2 + 1} of 2"
+
+    def settled(number: int) -> None:
+        expect(where).to_have_text("10 of 10 pairs" if number == 20 else at(number))
+
+    try:
+        page.goto(address)
+        for number in range(20):
+            settled(number)
+            if number == 11:  # killed between two answers, and at work again only after the next one was given
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait()
+            choice = ("left", "tie", "right")[(number * 7 + number // 3) % 3]
+            if number % 2:
+                page.keyboard.press(keys[choice][number // 2 % 2])
+            else:
+                page.get_by_role("button", name=names[choice], exact=False).first.click()
+            wanted.append(choice)
+            if number == 11:
+                page.get_by_text("sent again until it is saved").wait_for()
+                assert where.text_content() == at(number)
+                process, _ = start(study, int(re.search(r":(\d+)/", address)[1]))
+            if number == 6:
+                settled(7)
+                page.reload()
+            if number in (3, 14):  # across a pair's border, and within a pair
+                settled(number + 1)
+                page.keyboard.press("u")
+                settled(number)
+                page.keyboard.press("1")
+                wanted[-1] = "left"
+        settled(20)
+        assert "You have answered everything" in page.locator("h2").text_content()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    votes = study.votes()
+    assert votes["choice"].to_list() == wanted
+    assert votes["order"].to_list() == list(range(20))
+    assert (votes["seconds"] >= 0).all()
+
+
+def test_markup_is_text_and_axe_and_the_keyboard_find_their_way(page: Any, tmp_path: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    served = Served(make_study(tmp_path, 1, 1))  # one person, whose dialogues hold markup
+    try:
+        page.goto(served.address)
+        found = [axe.Axe().run(page)]
+        page.keyboard.type("ann")  # the name has the focus
+        page.keyboard.press("Enter")
+        page.get_by_text(SCRIPT).first.wait_for()
+        assert page.title() == "Which dialogue?"
+        assert page.locator(".talk script, .talk img").count() == 0
+        assert page.evaluate("document.activeElement.tagName") == "H2"
+        found.append(axe.Axe().run(page))
+        names = []
+        for _ in range(5):
+            page.keyboard.press("Tab")
+            names.append(
+                page.evaluate("document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent")
+            )
+        assert names[:3] == ["Left1 or ←", "No difference2 or T", "Right3 or →"]
+        assert names[3:] == ["Left dialogue, 7 turns", "Right dialogue, 7 turns"]
+        for number, key in enumerate("1231"):
+            page.keyboard.press(key)
+            page.get_by_text(f"question {number + 2} of 5").wait_for()
+        page.locator(".profile").wait_for()
+        found.append(axe.Axe().run(page))
+        page.set_viewport_size({"width": 500, "height": 800})
+        found.append(axe.Axe().run(page))
+        violations = [violation for result in found for violation in result.response["violations"]]
+        assert [v["id"] for v in violations if v["impact"] in ("serious", "critical")] == []
+    finally:
+        served.stop()
+
+
+def test_dialogues_are_filtered_ordered_compared_and_unfolded(page: Any, tmp_path: Path, items: pl.DataFrame) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    written = viewer.write(tmp_path / "look.html", make_looked_at(tmp_path, items), [reading()])
+    page.goto(written.as_uri())
+    listed = page.locator("[role=option] .id")
+    chosen = page.locator("[role=option][aria-selected=true] .id")
+    box = {
+        name: page.get_by_role("combobox", name=name, exact=True)
+        for name in ("Run", "Stop reason", "Order by", "Order")
+    }
+    assert page.get_by_role("status").text_content() == "3 of 6 dialogues"
+    box["Run"].select_option("all")
+    assert listed.count() == 6
+    box["Run"].select_option("a")
+
+    box["Order by"].select_option("Dialogues with a hit")
+    assert listed.all_text_contents() == ["u000.0", "u001.0", "u002.0"]
+    assert page.locator("[role=option] .value").all_text_contents() == ["1", "0", "–"]
+    box["Order"].select_option("lowest first")
+    assert listed.all_text_contents() == ["u001.0", "u000.0", "u002.0"]  # what has no value stays behind
+    page.get_by_label("From").fill("0.5")
+    assert listed.all_text_contents() == ["u000.0"]
+    page.get_by_label("From").fill("2")
+    page.get_by_text("No dialogue is like that").wait_for()
+    page.get_by_label("From").fill("")
+    box["Stop reason"].select_option("max_turns")
+    assert listed.all_text_contents() == ["u001.0"]
+    box["Stop reason"].select_option("any")
+    box["Order"].select_option("highest first")
+
+    left, right = page.get_by_label("a, u000.0", exact=True), page.get_by_label("b, u000.0", exact=True)
+    assert left.locator(".said").all_text_contents() == ["Seen Heat (1995)?", "not yet"]
+    assert right.locator(".said").all_text_contents() == ["Seen it?", "not yet"]
+    note = left.get_by_text("(Heat (1995): not seen, interested)")
+    assert not note.is_visible()
+    page.get_by_label("Unfold private notes").check()
+    assert note.is_visible()
+    assert left.get_by_title("< 0.1 %").text_content() == "at (1995)"
+    left.get_by_text("word by word").click()
+    left.locator(".tokens tbody tr").last.wait_for()  # drawn when it is unfolded
+    assert left.locator(".tokens tbody tr").last.text_content() == "?61 %−0.50"
+    left.get_by_text("Hidden targets (1)").click()
+    left.locator(".targets li").last.wait_for()  # likewise
+    assert left.locator(".targets li").all_text_contents() == ["Heat (1995)"]
+    found = [axe.Axe().run(page)]
+
+    page.get_by_role("listbox").focus()
+    page.keyboard.press("End")
+    assert chosen.text_content() == "u002.0"
+    active = page.get_by_role("listbox").get_attribute("aria-activedescendant")
+    assert page.locator(f"#{active} .id").text_content() == "u002.0"
+    assert page.get_by_text(SCRIPT).count() == 2  # as text, on both sides
+    assert page.locator(".talk script, .talk img").count() == 0
+    assert page.title() == "6 dialogues"
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("PageUp")
+    assert chosen.text_content() == "u000.0"
+    for _ in range(8):  # the choice beside, two ticks, targets, scores, the talk, words
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Candidates behind Heat (1995)"
+    page.keyboard.press("Enter")
+    table = left.locator(".candidates tbody tr")
+    table.first.wait_for()  # drawn when it is unfolded
+    assert table.all_text_contents() == ["Heat (1995) ← named17 %−3.0075 %", "Up (2009)22 %−4.50< 0.1 %"]
+    page.get_by_label("Beside it").select_option("nothing")
+    assert right.count() == 0
+    page.set_viewport_size({"width": 500, "height": 800})
+    found.append(axe.Axe().run(page))
+    violations = [violation for result in found for violation in result.response["violations"]]
+    assert [v["id"] for v in violations if v["impact"] in ("serious", "critical")] == []
+
+
+@pytest.mark.notebook
+def test_votes_are_given_in_jupyterlab_by_mouse_and_keys_through_reload_and_undo(page: Any, tmp_path: Path) -> None:
+    """`05_people` by hand: its cells are run, and the page below the second one takes clicks and keys."""
+    runs = store.find_runs(make_runs(tmp_path, 12))
+    study = Study.of(runs, 7, 0, read_questions()[:1], tmp_path / "people")  # and two checks, and one pair again
+    notebook = nbformat.read(ROOT / "notebooks/05_people.ipynb", as_version=4)
+    notebook.cells[1].source = notebook.cells[1].source.replace(
+        "runs: list = []", f"runs: list = [{str(study.path)!r}]"
+    )
+    notebook.cells = notebook.cells[:5]  # to the page; what comes below is analysis
+    where = page.locator(".where span").first
+    expect = pytest.importorskip("playwright.sync_api").expect
+    page.on("dialog", lambda dialog: dialog.accept())  # what was not saved may go
+
+    def opened() -> None:
+        run_all(page, address)
+        page.get_by_label("Your name").fill("ann")
+        page.keyboard.press("Enter")
+
+    def settled(number: int) -> None:
+        told = f"Pair {number + 1} of 10, question 1 of 1"
+        expect(where).to_have_text("10 of 10 pairs" if number == 10 else told, timeout=PATIENCE)
+
+    names = {"left": "Left", "tie": "No difference", "right": "Right"}
+    keys = {"left": "1", "tie": "t", "right": "ArrowRight"}
+    wanted = ["tie", "left", "right", "right", "tie", "left", "left", "right", "tie", "right"]
+    with serving(notebook, tmp_path) as address:
+        opened()
+        for number, choice in enumerate(wanted):
+            settled(number)
+            if number == 6:
+                opened()
+                settled(number)
+            if number in (3, 8):  # another answer is taken back first, by key and by mouse
+                page.keyboard.press("2")
+                settled(number + 1)
+                page.keyboard.press("u") if number == 3 else page.get_by_role("button", name="Undo").click()
+                settled(number)
+            if number % 2:
+                page.keyboard.press(keys[choice])
+            else:
+                page.get_by_role("button", name=names[choice]).click()
+        settled(10)
+        assert page.locator(".jp-Cell").count() == 5  # JupyterLab took none of the keys for a command
+    votes = study.votes()
+    assert votes["choice"].to_list() == wanted
+    assert votes["order"].to_list() == list(range(10))
+    assert votes["rater"].unique().to_list() == ["ann"]
