@@ -24,6 +24,13 @@ from crslib.config import resolve
 from crslib.errors import CrsError
 from crslib.identity import file_sha256
 
+Progress = Callable[[int, int], None]
+"""Hears of work that goes on: how much is done, and how much there is in all."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """For callers who do not want to hear of it."""
+
 
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
@@ -166,18 +173,18 @@ class Run:
             return 0, 0, ""
 
     @contextlib.contextmanager
-    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+    def progress(self, what: str) -> Iterator[Progress]:
         """A function `(done, total)` that shows how far the work is: a bar for a person at the notebook, else
         `progress.json` for the process that watches (a lost update is no error)."""
         with tqdm(desc=what, unit="", leave=False, disable=not self.by_hand) as bar:
 
-            def advance(done: int, total: int) -> None:
+            def report(done: int, total: int) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
                 with contextlib.suppress(CrsError), writing(self.path / "progress.json") as temporary:
                     temporary.write_text(json.dumps({"done": done, "total": total, "what": what}), encoding="utf-8")
 
-            yield advance
+            yield report
 
 
 @contextlib.contextmanager

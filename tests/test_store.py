@@ -91,8 +91,8 @@ def test_journal_survives_a_torn_line_and_is_appended_to(tmp_path: Path) -> None
 
 def test_progress_is_seen_from_outside(tmp_path: Path) -> None:
     assert Run(tmp_path).reached == (0, 0, "")
-    with Run(tmp_path).progress("dialogues") as advance:
-        advance(3, 8)
+    with Run(tmp_path).progress("dialogues") as progress:
+        progress(3, 8)
     assert Run(tmp_path).reached == (3, 8, "dialogues")
 
 

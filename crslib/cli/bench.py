@@ -31,8 +31,8 @@ def bench_engine(dialogues: int, plain: int, assignments: Sequence[str], file: P
     from crslib.experiments.benchmarks import engine
 
     parameters = SimulationParameters.parse({"grounding": "off", **read_assignments(assignments)})
-    with counting("dialogues") as advance:
-        found = engine.measure(parameters, dialogues, plain, advance)
+    with counting("dialogues") as progress:
+        found = engine.measure(parameters, dialogues, plain, progress)
     console.print("\n".join(engine.lines(found)), markup=False, soft_wrap=True)
     keep(found, file)
 
@@ -47,8 +47,8 @@ def bench_scaling(counts: Sequence[int], models: bool, assignments: Sequence[str
     from crslib.experiments.benchmarks import engine
 
     parameters = SimulationParameters.parse(read_assignments(assignments))
-    with counting("dialogues") as advance:
-        found = engine.scaling(parameters, counts or (100, 1000, 5000), models, advance)
+    with counting("dialogues") as progress:
+        found = engine.scaling(parameters, counts or (100, 1000, 5000), models, progress)
     for row in found.iter_rows(named=True):
         line = f"{row['dialogues']:6} dialogues  {row['ms_per_dialogue']:6.2f} ms each  {row['peak_rss_mb']:6.0f} MiB"
         console.print(line, soft_wrap=True)
@@ -83,12 +83,12 @@ def bench_recommender(corpus: str, path: Path, no_model: bool, file: Path | None
     from crslib.engines.loading import open_engines
     from crslib.experiments.benchmarks import recommender
 
-    with counting("turns") as advance:
+    with counting("turns") as progress:
         if no_model:
-            found = recommender.measure(path, advance=advance)
+            found = recommender.measure(path, progress=progress)
         else:
             with open_engines(SimulationParameters(n_ctx=2048, width=1)) as (_, reader):
-                found = recommender.measure(path, reader, advance=advance)
+                found = recommender.measure(path, reader, progress=progress)
     console.print(recommender.formatted(found), markup=False, soft_wrap=True)
     keep(recommender.record(found), file)
 
@@ -149,8 +149,8 @@ def bench_adapters(
     given = [(role, name, Path(of)) for role, name, of in adapters or shipped]
     if unknown := [role for role, *_ in given if role not in ROLES]:
         fail(f"unknown role {unknown[0]!r}; choose one of {', '.join(ROLES)}")
-    with counting("dialogues") as advance:
-        found = measuring.measure(path, given, dialogues, runtimes, without=without, advance=advance)
+    with counting("dialogues") as progress:
+        found = measuring.measure(path, given, dialogues, runtimes, without=without, progress=progress)
     console.print(measuring.formatted(found), markup=False, soft_wrap=True)
     keep(found.to_dicts(), file)
 
@@ -162,8 +162,8 @@ def bench_training(device: str, file: Path | None) -> None:
     """Tokens per second of training, by the ways of computing that there are here (needs the extra `train`)."""
     from crslib.experiments.benchmarks import training
 
-    with counting("steps") as advance:
-        found = training.measure(device, advance)
+    with counting("steps") as progress:
+        found = training.measure(device, progress)
     for precision, compiled, rate in found.iter_rows():
         console.print(f"{precision:9} {'compiled' if compiled else 'as it is':9} {rate:8,.0f} tokens/s")
     keep(found.to_dicts(), file)
@@ -180,8 +180,8 @@ def bench_notes(path: Path, moments: int, draws: int, assignments: Sequence[str]
     from crslib.experiments.benchmarks import notes
 
     parameters = SimulationParameters.parse({"n_ctx": 1024, **read_assignments(assignments)})
-    with counting("moments") as advance:
-        found = notes.measure(path, parameters, moments, draws, advance)
+    with counting("moments") as progress:
+        found = notes.measure(path, parameters, moments, draws, progress)
     console.print(notes.formatted(found), markup=False, soft_wrap=True)
     keep(found.to_dicts(), file)
 
@@ -224,8 +224,8 @@ def bench_twins(people: int, folder: Path, assignments: Sequence[str], file: Pat
     from crslib.experiments.benchmarks import twins
 
     parameters = SimulationParameters.parse({"opener": "recommender", **read_assignments(assignments)})
-    with counting("dialogues") as advance:
-        found = twins.measure(parameters, people, folder, advance)
+    with counting("dialogues") as progress:
+        found = twins.measure(parameters, people, folder, progress)
     console.print(twins.formatted(found), markup=False, soft_wrap=True)
     keep(found.to_dicts(), file)
 
@@ -261,10 +261,10 @@ def bench_usefulness(
     from crslib.experiments.benchmarks import usefulness
     from crslib.reporting import charts
 
-    with counting("dialogues") as advance:
+    with counting("dialogues") as progress:
         points, differed = usefulness.measure(
             path, [run.resolve() for run in runs], sizes, to, n_test=dialogues, n_films=films, threads=threads or None,
-            advance=advance,
+            progress=progress,
         )  # fmt: skip
     console.print(usefulness.formatted(points, differed), markup=False, soft_wrap=True)
     if chart is not None:

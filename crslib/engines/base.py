@@ -87,7 +87,7 @@ class Engine(Protocol):
     def decode(self, ids: Sequence[int]) -> str: ...
 
     @property
-    def load(self) -> int:
+    def pending(self) -> int:
         """How many requests have not ended: they wait, or their utterances are in the making."""
         ...
 
@@ -95,14 +95,14 @@ class Engine(Protocol):
         """Puts a request in line; a key has one at a time."""
         ...
 
-    def advance(self) -> list[tuple[str, Completion]]:
+    def step(self) -> list[tuple[str, Completion]]:
         """Begins an utterance that waits, if a row is free; else takes one step: one more token of every utterance.
 
         Returns (key, completion) of those that have ended by it; another engine may go on between any two calls.
         """
         ...
 
-    def forget(self, key: str) -> None:
+    def release(self, key: str) -> None:
         """Frees the sequence of a dialogue that has ended."""
         ...
 
@@ -115,5 +115,5 @@ def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
         engine.submit(request)
     done: dict[str, Completion] = {}
     while len(done) < len(requests):
-        done.update(engine.advance())
+        done.update(engine.step())
     return [done[request.key] for request in requests]

@@ -26,13 +26,13 @@ class Person:
         self._read: dict[str, int] = {}
 
     @property
-    def load(self) -> int:
+    def pending(self) -> int:
         return len(self._waiting)
 
     def submit(self, request: Request) -> None:
         self._waiting.append(request)
 
-    def advance(self) -> list[tuple[str, Completion]]:
+    def step(self) -> list[tuple[str, Completion]]:
         """Waits for the person. `n_cached` is what they had read when they spoke last."""
         if not self._waiting:
             return []
@@ -42,7 +42,7 @@ class Person:
         ids = () if text is None else tuple(self.encode(text))
         return [(request.key, Completion(ids, (), "left" if text is None else "end", n_read))]
 
-    def forget(self, key: str) -> None:
+    def release(self, key: str) -> None:
         self._read.pop(key, None)
 
     def close(self) -> None:
@@ -57,14 +57,14 @@ class Overheard:
         self.identity, self.width = engine.identity, engine.width
         self.chat_template, self.pieces = engine.chat_template, engine.pieces
         self.encode, self.decode = engine.encode, engine.decode
-        self.submit, self.forget, self.close = engine.submit, engine.forget, engine.close
+        self.submit, self.release, self.close = engine.submit, engine.release, engine.close
 
     @property
-    def load(self) -> int:
-        return self._engine.load
+    def pending(self) -> int:
+        return self._engine.pending
 
-    def advance(self) -> Sequence[tuple[str, Completion]]:
-        ended = self._engine.advance()
+    def step(self) -> Sequence[tuple[str, Completion]]:
+        ended = self._engine.step()
         for _, completion in ended:
             self._tell(self.decode(completion.ids))
         return ended

@@ -33,7 +33,7 @@ class Resampling:
         self.engine, self.times = engine, times
         self.identity: Mapping[str, Any] = {**engine.identity, "resample": times}
         self.width, self.chat_template = engine.width, engine.chat_template
-        self.encode, self.decode, self.forget, self.close = engine.encode, engine.decode, engine.forget, engine.close
+        self.encode, self.decode, self.release, self.close = engine.encode, engine.decode, engine.release, engine.close
         self.refused = 0  # draws that were made again
         self._asked: dict[str, _Asked] = {}
 
@@ -42,21 +42,21 @@ class Resampling:
         return self.engine.pieces
 
     @property
-    def load(self) -> int:
-        return self.engine.load
+    def pending(self) -> int:
+        return self.engine.pending
 
     def submit(self, request: Request, accept: Accept = lambda completion: True) -> None:
         """Puts a request in line. `accept` is asked of every draw but the last, which is not refused."""
         self._asked[request.key] = _Asked(request, accept)
         self.engine.submit(request)
 
-    def advance(self) -> list[tuple[str, Completion]]:
+    def step(self) -> list[tuple[str, Completion]]:
         """As the other engine; utterances that are refused go back in line.
 
         `n_cached` counts from before the first draw: what was new to the dialogue then, not to the draw.
         """
         ended = []
-        for key, completion in self.engine.advance():
+        for key, completion in self.engine.step():
             asked = self._asked[key]
             asked.n_cached = asked.n_cached if asked.draws else completion.n_cached
             asked.draws += 1

@@ -28,13 +28,13 @@ class ScriptedEngine:
         return "".join(chr(token & ~CONTROL) for token in ids)
 
     @property
-    def load(self) -> int:
+    def pending(self) -> int:
         return len(self._waiting)
 
     def submit(self, request: Request) -> None:
         self._waiting.append(request)
 
-    def advance(self) -> list[tuple[str, Completion]]:
+    def step(self) -> list[tuple[str, Completion]]:
         """Completes `width` requests, the last come first: nobody may rely on their order."""
         taken = [self._waiting.pop() for _ in range(min(self.width, len(self._waiting)))]
         return [(request.key, self._complete(request)) for request in taken]
@@ -50,7 +50,7 @@ class ScriptedEngine:
         self.alive[request.key] = request.prompt + ids
         return Completion(ids, (0.0,) * len(ids), "end", n_cached)
 
-    def forget(self, key: str) -> None:
+    def release(self, key: str) -> None:
         self.alive.pop(key, None)
 
     def close(self) -> None:

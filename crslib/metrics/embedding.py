@@ -13,7 +13,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from crslib.identity import derive_seed, file_sha256
 from crslib.metrics.diversity import DRAWS, HALF_DRAWS, SAMPLE, TIMES
 from crslib.metrics.realism import splits
 from crslib.metrics.two_sample import masked
+from crslib.store import Progress, no_progress
 
 LAYER = 5  # of 30, from 0; the later ones are not computed
 COMPONENTS = 12  # principal components: a default run has some 400 turns of either role
@@ -79,10 +80,8 @@ class Embedded:
     vectors: np.ndarray
 
 
-def embed(
-    turns: pl.DataFrame, reader: Reader, advance: Callable[[int, int], None] = lambda done, total: None
-) -> dict[str, Embedded]:
-    """The turns of either role (table `turns`) that hold words; `advance` is told of texts read, and of all.
+def embed(turns: pl.DataFrame, reader: Reader, progress: Progress = no_progress) -> dict[str, Embedded]:
+    """The turns of either role (table `turns`) that hold words; `progress` is told of texts read, and of all.
 
     The same words are read once.
     """
@@ -93,7 +92,7 @@ def embed(
     means = {}
     for done, text in enumerate(texts, start=1):
         means[text] = reader.states(text).mean(axis=0, dtype=np.float64)
-        advance(done, len(texts))
+        progress(done, len(texts))
     found = {}
     for role in (USER, RECOMMENDER):
         rows = said.filter(pl.col("role") == role, pl.col("masked") != "")

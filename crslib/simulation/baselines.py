@@ -26,7 +26,7 @@ from crslib.engines.loading import engine_record, open_engine, open_engines
 from crslib.identity import derive_seed, sources_sha256
 from crslib.recommender.grounding import open_grounding
 from crslib.simulation.loop import BESIDE, simulate, tables, talk_key
-from crslib.store import Journal
+from crslib.store import Journal, Progress, no_progress
 from crslib.users.opinions import Opinions
 
 Tables = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
@@ -68,7 +68,7 @@ def make(
     parameters: BaselineParameters,
     run_id: str,
     journal: Journal,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
     behind: Mapping[str, Any] | None = None,
 ) -> tuple[Tables, dict[str, Any]]:
     """Dialogues of the condition `parameters.baseline`: tables `dialogues`, `turns` and `prompts`, and what `run.json`
@@ -81,13 +81,13 @@ def make(
     catalog = Catalog(items)
     if parameters.baseline == SCRIPTED:
         with open_writer(parameters) as writer:
-            made = write_scripts(profiles, titles, catalog, writer, parameters, run_id, journal, advance, behind)
+            made = write_scripts(profiles, titles, catalog, writer, parameters, run_id, journal, progress, behind)
             return made, engine_record(writer, writer)
     opinions = Opinions(profiles, training, items)
     with open_engines(parameters) as (user, recommender):
         grounding = open_grounding(items, training, recommender, parameters)
         made = simulate(
-            profiles, opinions, catalog, user, recommender, parameters, run_id, journal, grounding, advance, fits,
+            profiles, opinions, catalog, user, recommender, parameters, run_id, journal, grounding, progress, fits,
             user_view(titles), _behind(titles, behind),
         )  # fmt: skip
         return made, engine_record(user, recommender)
@@ -120,7 +120,7 @@ def write_scripts(
     parameters: SimulationParameters,
     run_id: str,
     journal: Journal,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
     behind: Mapping[str, Any] | None = None,
 ) -> Tables:
     """A scripted dialogue for every profile, as tables `dialogues`, `turns` and `prompts`, sorted.
@@ -143,13 +143,13 @@ def write_scripts(
         seen = script_view(knowledge(wanted[dialogue_id], titles))
         prompts[dialogue_id] = tuple(template.encode(seen.messages, writer))
         writer.submit(Request(dialogue_id, prompts[dialogue_id], derive_seed(parameters.seed, dialogue_id, SCRIPTED)))
-    advance(len(wanted) - len(prompts), len(wanted))
-    while writer.load:
-        for dialogue_id, made in writer.advance():
-            writer.forget(dialogue_id)
+    progress(len(wanted) - len(prompts), len(wanted))
+    while writer.pending:
+        for dialogue_id, made in writer.step():
+            writer.release(dialogue_id)
             record = _record(wanted[dialogue_id], dialogue_id, made, prompts[dialogue_id], writer, catalog, parameters)
             journal.append({"key": key, **record})
-            advance(len(journal.records), len(wanted))
+            progress(len(journal.records), len(wanted))
     return tables(journal.records, run_id, parameters.condition)
 
 

@@ -23,7 +23,7 @@ from crslib.errors import CrsError
 from crslib.identity import derive_seed, digest, sources_sha256
 from crslib.recommender.grounding import Grounding
 from crslib.recommender.prior import Utterance
-from crslib.store import Journal
+from crslib.store import Journal, Progress, no_progress
 
 HUMAN_RECOMMENDER_OPENS = 0.65  # share of ReDial dialogues in which the recommender speaks first (DESIGN §4)
 ALIVE_PER_ROW = 2.5  # dialogues alive per row of an engine: more cost memory, fewer leave rows or the feeder idle
@@ -78,7 +78,7 @@ def simulate(
     run_id: str,
     journal: Journal,
     grounding: Grounding | None = None,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
     fits: Fits = lambda turn, said: True,
     view: Callable[[Mapping[str, Any]], UserView] = user_view,
     behind: Mapping[str, Any] | None = None,
@@ -86,7 +86,7 @@ def simulate(
     """Dialogues of every profile (table `profiles`), as tables `dialogues`, `turns` and `prompts`, sorted.
 
     A dialogue depends on (seed, profile, condition, engine identity) only. Each is appended to `journal` when it
-    ends; those already there are not made again. `advance(done, total)` is told of every dialogue that ends.
+    ends; those already there are not made again. `progress(done, total)` is told of every dialogue that ends.
     `grounding` restricts what the recommender names; it has to be there unless `parameters.grounding` is off.
     `fits`, for `parameters.resample` above 1, judges a user's reply to items that it has notes on, a row of `turns`, in
     view of the rows before it: what does not fit is drawn again. `view` makes the user's view from its row of
@@ -111,7 +111,7 @@ def simulate(
         RECOMMENDER: _Voice(recommender, RECOMMENDER, grounding),
     }
     room = round(ALIVE_PER_ROW * max(user.width, recommender.width))
-    advance(len(wanted) - len(pending), len(wanted))
+    progress(len(wanted) - len(pending), len(wanted))
     while pending or alive:
         while pending and len(alive) < room:
             dialogue_id = pending.popleft()
@@ -119,18 +119,18 @@ def simulate(
             voices[alive[dialogue_id].speaker].ask(alive[dialogue_id], parameters)
         # Whoever has more to do goes on: with more dialogues alive than rows, those of that engine are nearly all busy
         # and the feeder has something in hand.
-        voice = max(voices.values(), key=lambda voice: voice.engine.load)
-        for dialogue_id, completion in voice.engine.advance():
+        voice = max(voices.values(), key=lambda voice: voice.engine.pending)
+        for dialogue_id, completion in voice.engine.step():
             dialogue = alive[dialogue_id]
             voice.answer(dialogue, completion)
             _hear(dialogue, voice.role, completion, voice.engine, catalog, opinions, parameters)
             if dialogue.stop_reason is None:
                 voices[dialogue.speaker].ask(dialogue, parameters)
                 continue
-            user.forget(dialogue_id)
-            recommender.forget(dialogue_id)
+            user.release(dialogue_id)
+            recommender.release(dialogue_id)
             journal.append({"key": key, **_record(alive.pop(dialogue_id), parameters)})
-            advance(len(wanted) - len(pending) - len(alive), len(wanted))
+            progress(len(wanted) - len(pending) - len(alive), len(wanted))
     return tables(journal.records, run_id, parameters.condition)
 
 

@@ -28,7 +28,7 @@ from crslib.recommender.grounding import Grounding, open_grounding
 from crslib.recommender.prior import Utterance
 from crslib.simulation import baselines
 from crslib.simulation.loop import user_view
-from crslib.store import Run
+from crslib.store import Progress, Run, no_progress
 
 N_CANDIDATES = 5
 _SPARE = 64  # tokens that a dialogue may have more of in the tokenizer's own spelling
@@ -74,7 +74,7 @@ def look(
     run: Run,
     dialogue_ids: Sequence[str],
     parameters: SimulationParameters | None = None,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Inside:
     """`read` with the run's own models, opened for it. Empty for a run whose dialogues one model wrote as one text.
 
@@ -99,7 +99,7 @@ def look(
             if any(talked.get(name) != engine.identity[name] for name in ("model_sha256", "adapter_sha256", "weights")):
                 raise CrsError(f"the {role}'s model is not the one that {run.path} talked with; put that one back")
         grounding = open_grounding(items, run.read("ratings"), recommender, parameters)
-        return read(run, dialogue_ids, user, recommender, grounding, parameters.temperature, view, advance)
+        return read(run, dialogue_ids, user, recommender, grounding, parameters.temperature, view, progress)
 
 
 def read(
@@ -110,7 +110,7 @@ def read(
     grounding: Grounding | None,
     temperature: float,
     view: Callable[[Mapping[str, Any]], UserView] = user_view,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Inside:
     """How likely every word of dialogues was to who said it, and the candidates behind each title that the recommender
     named.
@@ -133,7 +133,7 @@ def read(
     tokens: list[tuple[Any, ...]] = []
     candidates: list[tuple[Any, ...]] = []
     for done, (dialogue_id, profile_id) in enumerate(dialogues.select("dialogue_id", "profile_id").iter_rows()):
-        advance(done, dialogues.height)
+        progress(done, dialogues.height)
         said = turns.get((dialogue_id,), pl.DataFrame()).to_dicts()
         for turn, seen in zip(said, _views(said, view(profiles[profile_id])), strict=True):
             at, voice = (dialogue_id, turn["turn"]), voices[turn["role"]]
@@ -146,7 +146,7 @@ def read(
                     opening = voice.encode(turn["text"][: start + 2])
                     found = _Decoder(recommender, constraint, prompt, opening, temperature)
                     candidates += [(*at, number, names[title], title, *row) for title, *row in found.candidates(name)]
-    advance(dialogues.height, dialogues.height)
+    progress(dialogues.height, dialogues.height)
     return Inside(
         pl.DataFrame(tokens, schema=TOKENS, orient="row"), pl.DataFrame(candidates, schema=CANDIDATES, orient="row")
     )

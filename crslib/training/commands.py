@@ -16,12 +16,12 @@ from crslib.engines.loading import CACHE
 from crslib.errors import CrsError
 from crslib.identity import derive_seed
 from crslib.judging.llm import LocalJudge
-from crslib.store import Run, writing
+from crslib.store import Progress, Run, no_progress, writing
 from crslib.training import preferences, run
 from crslib.training.adapter import export
 from crslib.training.base import Base
 from crslib.training.judge import scores
-from crslib.training.run import CHECKPOINT, Advance
+from crslib.training.run import CHECKPOINT
 
 if TYPE_CHECKING:
     from crslib.training.fit import Settings
@@ -31,7 +31,7 @@ _ROWS = 16  # continuations written at once
 _N_CTX = 1024
 
 
-def train(parameters: TrainingParameters, advance: Advance = lambda done, total: None) -> dict[str, Any]:
+def train(parameters: TrainingParameters, progress: Progress = no_progress) -> dict[str, Any]:
     """SFT of a role; see `run.train` for what comes of it. What was killed goes on.
 
     Raises `CrsError` as that does, and where the dialogues cannot be read.
@@ -55,12 +55,12 @@ def train(parameters: TrainingParameters, advance: Advance = lambda done, total:
         source=f"{len(dialogues)} dialogues of ReDial's training part (Li et al. 2018, CC BY 4.0)",
         command=_command("train", parameters),
         threads=parameters.threads or None,
-        advance=advance,
+        progress=progress,
     )
 
 
-def pairs(parameters: PreferenceParameters, advance: Advance = lambda done, total: None) -> pl.DataFrame:
-    """Pairs for DPO, made by the adapter itself: the columns of `preferences.PAIRS`; `advance` counts contexts.
+def pairs(parameters: PreferenceParameters, progress: Progress = no_progress) -> pl.DataFrame:
+    """Pairs for DPO, made by the adapter itself: the columns of `preferences.PAIRS`; `progress` counts contexts.
 
     A user's contexts are moments in which one film was named for the first time, each kind of private note alike often;
     a recommender's are any of its turns. In the folder: `journal.jsonl` with the continuations (what was killed goes
@@ -77,7 +77,7 @@ def pairs(parameters: PreferenceParameters, advance: Advance = lambda done, tota
     engine = llama.LlamaEngine(model, None, Sampling(), n_ctx=_N_CTX, width=_ROWS, threads=threads)
     try:
         with Run(parameters.folder).journal() as journal:
-            made = preferences.candidates(contexts, engine, parameters.draws, parameters.seed, journal, advance)
+            made = preferences.candidates(contexts, engine, parameters.draws, parameters.seed, journal, progress)
         judged = preferences.judge(contexts, made, catalog)
         if parameters.judge:
             with LocalJudge(llama.model_path(parameters.judge), threads) as judge:
@@ -94,9 +94,7 @@ def pairs(parameters: PreferenceParameters, advance: Advance = lambda done, tota
     return found
 
 
-def prefer(
-    parameters: PreferenceParameters, found: pl.DataFrame, advance: Advance = lambda done, total: None
-) -> dict[str, Any]:
+def prefer(parameters: PreferenceParameters, found: pl.DataFrame, progress: Progress = no_progress) -> dict[str, Any]:
     """DPO on the pairs `found`; see `run.prefer`. Those of some dialogues are kept for checks."""
     of = pl.col("context_id").str.split(":").list.first()
     dialogues = found.select(of.unique())["context_id"].to_list()
@@ -118,7 +116,7 @@ def prefer(
         source="its own continuations of moments in ReDial's training part (Li et al. 2018, CC BY 4.0)",
         command=_command("prefer", parameters),
         threads=parameters.threads or None,
-        advance=advance,
+        progress=progress,
     )
 
 

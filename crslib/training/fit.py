@@ -7,7 +7,7 @@ Knows examples by their number and weight only.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -19,7 +19,7 @@ import torch
 
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, digest
-from crslib.store import writing
+from crslib.store import Progress, no_progress, writing
 from crslib.training.adapter import Adapter
 from crslib.training.model import LoraLlama
 
@@ -81,7 +81,7 @@ def fit(
     *,
     resume: bool = False,
     save_every: float = 60.0,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> pl.DataFrame:
     """Trains the adapter of `model` in place and returns the log: one row per step, columns of `LOG`.
 
@@ -89,7 +89,7 @@ def fit(
     so far, a resumed training's earlier parts included. `validation` (and `accuracy`, `margin` where the objective has
     them) stand in the rows after which they were measured; the adapter that is left in `model` is the one of the best
     of them, or the last without validation. `checkpoint` is written every `save_every` seconds and at the end; with
-    `resume` training goes on from it. `advance` is told tokens done and tokens in all.
+    `resume` training goes on from it. `progress` is told tokens done and tokens in all.
     Raises `CrsError` when there is nothing to learn from, the checkpoint cannot be read or is of other settings,
     examples or precision, or the loss is not finite.
     """
@@ -128,7 +128,7 @@ def fit(
         if perf_counter() - saved >= save_every or state.step == len(steps):
             state.save(checkpoint)
             saved = perf_counter()
-        advance(done, total)
+        progress(done, total)
     state.restore_best()
     return pl.DataFrame(state.rows, schema=LOG)
 

@@ -5,7 +5,7 @@ A column `kind` says what a token is; without it all targets are of kind 0. Ever
 came about.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import polars as pl
 
 from crslib import stats
 from crslib.engines import llama
+from crslib.store import Progress, no_progress
 
 if TYPE_CHECKING:
     from crslib.training.model import LoraLlama
@@ -26,9 +27,9 @@ def by_trainer(
     model: "LoraLlama",
     examples: pl.DataFrame,
     batch_tokens: int = 2048,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> pl.DataFrame:
-    """By the model that is trained, many examples at once: the fast way. `advance` is told examples done and in all."""
+    """By the model that is trained, many examples at once: the fast way. `progress` counts examples."""
     import torch
 
     from crslib.training.fit import batches
@@ -43,7 +44,7 @@ def by_trainer(
         for row, part in zip(rows, np.split(nats, np.cumsum(objective.weights[rows])[:-1]), strict=True):
             found[row] = part
         done += len(rows)
-        advance(done, len(examples))
+        progress(done, len(examples))
     return _sums(examples, iter(found))
 
 
@@ -66,14 +67,14 @@ def by_engine(
     examples: pl.DataFrame,
     *,
     threads: int = 2,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> pl.DataFrame:
     """By llama.cpp, as in a simulation: `adapter` beside its base, or a model with it merged in and None."""
 
     def nats() -> Iterator[np.ndarray]:
         for done, (tokens, at) in enumerate(_targets(examples), start=1):
             yield _nats(llama.all_logits(model, adapter, tokens.tolist(), threads=threads)[at], tokens[at + 1])
-            advance(done, len(examples))
+            progress(done, len(examples))
 
     return _sums(examples, nats())
 

@@ -10,7 +10,7 @@ Knows nothing of how a model is trained on the pairs. The rules see the profile;
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from crslib.dialogue.views import NOTE_KINDS, Message, Note, UserKnowledge, User
 from crslib.engines.base import Engine, Request, complete
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, digest
-from crslib.store import Journal, writing
+from crslib.store import Journal, Progress, no_progress, writing
 from crslib.training import examples, rewards
 from crslib.training.knowledge import Seekers
 
@@ -196,12 +196,12 @@ def candidates(
     n: int,
     seed: int,
     journal: Journal | None = None,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> pl.DataFrame:
     """`n` continuations of each context: the columns of `CANDIDATES`, sorted. `raw` is the model's own text.
 
     The draws of a context share its key, so that its prompt is read once; each has a seed of its own, and a draw is
-    the same whatever else is drawn after it. What is in `journal` is not made again; `advance` is told contexts done
+    the same whatever else is drawn after it. What is in `journal` is not made again; `progress` is told contexts done
     and in all.
     """
     template = ChatTemplate(*engine.chat_template)
@@ -215,7 +215,7 @@ def candidates(
     left = [context for context in contexts if context.context_id not in done]
     room = ALIVE_PER_ROW * engine.width
     for start in range(0, len(left), room):
-        advance(len(contexts) - len(left) + start, len(contexts))
+        progress(len(contexts) - len(left) + start, len(contexts))
         some, new = left[start : start + room], []
         prompts = [tuple(template.encode(context.messages, engine)) for context in some]
         for number in range(n):
@@ -226,11 +226,11 @@ def candidates(
             for request, made in zip(requests, complete(engine, requests), strict=True):
                 new.append([request.key, number, list(made.ids), engine.decode(made.ids), made.finish])
         for context in some:
-            engine.forget(context.context_id)
+            engine.release(context.context_id)
         if journal is not None:
             journal.append({"key": key, "rows": new})
         rows += new
-    advance(len(contexts), len(contexts))
+    progress(len(contexts), len(contexts))
     return pl.DataFrame(rows, schema=CANDIDATES, orient="row").sort("context_id", "draw")
 
 

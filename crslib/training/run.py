@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ from crslib.dialogue.templates import ChatTemplate
 from crslib.engines import llama
 from crslib.errors import CrsError
 from crslib.identity import file_sha256
-from crslib.store import write_parquet, writing
+from crslib.store import Progress, no_progress, write_parquet, writing
 from crslib.training import adapter, examples, losses
 from crslib.training.adapter import Format, export, imported
 from crslib.training.base import Base, Shape
@@ -37,7 +37,6 @@ RANK, ALPHA = 16, 32.0
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}
 """Tokens to compute at once on each kind of device."""
 CHECKPOINT = "checkpoint.pt"
-Advance = Callable[[int, int], None]
 
 
 def train(
@@ -60,7 +59,7 @@ def train(
     source: str = "",
     command: str = "",
     threads: int | None = None,
-    advance: Advance = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """SFT of `role` (of `examples.ROLES`) on `dialogues` (train split); the folder `to` is filled. Returns the figures.
 
@@ -96,7 +95,7 @@ def train(
     objective = OwnWords(training, where, base.shape.n_ctx)
     check = OwnWords(held, where, base.shape.n_ctx) if len(held) else None
     before = _figures(pupil, held, settings.batch_tokens)
-    log = fit(pupil, objective, check, settings, to / CHECKPOINT, resume=resume, advance=advance)
+    log = fit(pupil, objective, check, settings, to / CHECKPOINT, resume=resume, progress=progress)
     figures = _speed(log, where, how) | {
         "examples": len(training),
         "validation_examples": len(held),
@@ -126,7 +125,7 @@ def prefer(
     source: str = "",
     command: str = "",
     threads: int | None = None,
-    advance: Advance = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """DPO on `pairs` (columns prompt, chosen, rejected) from the SFT adapter `init`; see `train`.
 
@@ -146,7 +145,7 @@ def prefer(
     ]
     objective, check = both[0], both[1] if len(held) else None
     before = evaluate(pupil, check, settings.batch_tokens) if check else {}
-    log = fit(pupil, objective, check, settings, to / CHECKPOINT, resume=resume, advance=advance)
+    log = fit(pupil, objective, check, settings, to / CHECKPOINT, resume=resume, progress=progress)
     figures = _speed(log, where, how) | {
         "examples": len(pairs),
         "validation_examples": len(held),

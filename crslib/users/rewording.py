@@ -80,7 +80,7 @@ def reword(
         completions = complete(engine, requests)
         for row, completion in zip(batch, completions, strict=True):
             profile = row["profile_id"]
-            engine.forget(profile)
+            engine.release(profile)
             wording = utterances.one_line(engine.decode(completion.ids))
             withheld = [names[item] for item in hidden.get(profile, []) if item in names]
             reason = "cut short" if completion.finish != "end" else fault(wording, row, names, withheld, spoken, genres)

@@ -89,11 +89,11 @@ def talk_apart(model: Model, people: Sequence[int], turns: int = 3) -> dict[int,
         engine.submit(Request(str(person), prompt, seed=100 * person + turn))
 
     waiting = list(people)
-    while waiting or engine.load:
+    while waiting or engine.pending:
         for person in waiting[:2]:  # they come in twos, while others are in the middle of a word
             ask(person)
         del waiting[:2]
-        for key, completion in engine.advance():
+        for key, completion in engine.step():
             said[int(key)].append(completion)
             views[int(key)].append(Message("assistant", "", completion.ids))
             if len(said[int(key)]) < turns:
@@ -169,7 +169,7 @@ def test_what_stops_the_feeder_is_raised_by_the_engine(model: Model, monkeypatch
     monkeypatch.setattr(engine, "_feed", fail)
     engine.submit(Request("a", tuple(model.encode("Hello")), 1))
     with pytest.raises(CrsError, match="failed to decode"):
-        engine.advance()
+        engine.step()
     engine.close()
     feeder.close()
 
@@ -344,7 +344,7 @@ def test_context_full_and_forget(model: Model) -> None:
     assert 0 < len(cut.ids) < 10
     (none,) = complete(engine, [Request("b", long + long, 1)])
     assert (none.ids, none.finish) == ((), "context_full")
-    engine.forget("a")
+    engine.release("a")
     (again,) = complete(engine, [Request("a", long, 1)])
     assert again == cut
     engine.close()

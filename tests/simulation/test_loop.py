@@ -211,7 +211,7 @@ def test_killed_and_resumed_nothing_is_lost_or_doubled(tmp_path: Path, items: pl
     with Run(tmp_path / "cut").journal() as opened:
         made = original(
             profiles, Fixed(), Catalog(items), user, recommender, SimulationParameters(grounding="off"), "r", opened,
-            advance=lambda done, total: told.append((done, total)),
+            progress=lambda done, total: told.append((done, total)),
         )  # fmt: skip
     assert told[0] == (before, 12)
     assert told[-1] == (12, 12)
@@ -242,7 +242,7 @@ def test_what_a_run_beside_it_has_made_is_taken(
         with Run(tmp_path / name).journal(beside=True) as journal:
             dialogues, turns, _ = simulate(
                 profiles, Fixed(), Catalog(items), *asked, SimulationParameters(grounding="off", **parameters), name,
-                journal, advance=lambda done, total: reached.append(done), behind={"ratings": behind},
+                journal, progress=lambda done, total: reached.append(done), behind={"ratings": behind},
             )  # fmt: skip
         return dialogues, turns, reached[0]
 
@@ -344,7 +344,7 @@ def real():
     opinions, catalog = Opinions(built.profiles, built.training, built.items), Catalog(built.items)
     groundings = {}  # two seconds each, and they keep nothing of what is said
 
-    def talk(folder: Path, chosen: pl.DataFrame, advance=lambda done, total: None, threads: int = 2, **parameters):
+    def talk(folder: Path, chosen: pl.DataFrame, progress=lambda done, total: None, threads: int = 2, **parameters):
         tiny = SimulationParameters(
             weights="Q8_0", max_turns=6, max_tokens=20, n_ctx=512, width=2, threads=threads, **parameters
         )
@@ -353,7 +353,7 @@ def real():
                 groundings[tiny.grounding] = open_grounding(built.items, built.training, recommender, tiny)
             return simulate(
                 chosen, opinions, catalog, user, recommender, tiny, "r", journal, groundings[tiny.grounding],
-                advance=advance,
+                progress=progress,
             )  # fmt: skip
 
     return built.profiles.sort("profile_id"), talk
@@ -380,7 +380,7 @@ def test_real_dialogues_depend_on_nothing_around_them(real, whole, tmp_path: Pat
                 raise Killed
 
         with pytest.raises(Killed):
-            talk(tmp_path / "cut", profiles, advance=die)
+            talk(tmp_path / "cut", profiles, progress=die)
         found = talk(tmp_path / "cut", profiles)
     else:
         found = talk(tmp_path / "shuffled", profiles[[2, 1, 3, 0]], threads=1)

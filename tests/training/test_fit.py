@@ -101,7 +101,7 @@ def test_training_learns_and_logs(base: Base, tmp_path: Path) -> None:
         held,
         Settings(epochs=20, lr=2e-2, step_tokens=100, checks=1),
         tmp_path / "checkpoint.pt",
-        advance=lambda done, total: told.append((done, total)),
+        progress=lambda done, total: told.append((done, total)),
     )
     assert log["loss"][-1] < log["loss"][0] / 2
     assert log["tokens"][-1] == 20 * own.lengths.sum() == told[-1][0] == told[-1][1]
@@ -130,7 +130,7 @@ def test_resumed_training_ends_as_if_it_had_not_been_killed(base: Base, tmp_path
 
     kill.steps = 0
     with pytest.raises(_KilledError):
-        fit(broken, own, held, FAST, tmp_path / "broken.pt", save_every=0, advance=kill)
+        fit(broken, own, held, FAST, tmp_path / "broken.pt", save_every=0, progress=kill)
     resumed = model_of(base)
     log = fit(resumed, own, held, FAST, tmp_path / "broken.pt", resume=True)
     assert log.drop("seconds").equals(expected.drop("seconds"))
@@ -147,7 +147,7 @@ def _train_until_killed(gguf: Path, checkpoint: Path, when: int) -> None:
 
     kill.steps = 0
     model = model_of(Base(gguf))
-    fit(model, objective(make_examples(16)), None, FAST, checkpoint, save_every=0, advance=kill)
+    fit(model, objective(make_examples(16)), None, FAST, checkpoint, save_every=0, progress=kill)
 
 
 def test_training_goes_on_after_kill_9_in_another_process(base: Base, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_training_goes_on_after_kill_9_in_another_process(base: Base, tmp_path: 
     assert process.exitcode == -signal.SIGKILL
     told = []
     log = fit(
-        resumed, own, None, FAST, tmp_path / "killed.pt", resume=True, advance=lambda done, total: told.append(done)
+        resumed, own, None, FAST, tmp_path / "killed.pt", resume=True, progress=lambda done, total: told.append(done)
     )
     assert len(told) < expected.height, "what was done before is not done again"
     assert log.drop("seconds").equals(expected.drop("seconds"))

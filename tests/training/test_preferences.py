@@ -356,8 +356,8 @@ def test_the_first_accepted_draw_counts() -> None:
     twice = Resampling(engine, 4)
     twice.submit(Request("a", (1, 2, 3), 7), lambda completion: engine.decode(completion.ids) == "yes")
     ended: list[tuple[str, Completion]] = []
-    while twice.load:
-        ended += twice.advance()
+    while twice.pending:
+        ended += twice.step()
     assert [(key, engine.decode(one.ids), one.n_cached) for key, one in ended] == [("a", "yes", 0)]
     assert len(engine.prompts) == 3
     assert twice.refused == 2
@@ -375,8 +375,8 @@ def test_the_last_draw_counts_where_all_are_refused_and_others_are_left_alone() 
     twice.submit(Request("a", (1,), 7), lambda completion: False)
     twice.submit(Request("b", (1,), 8))
     ended: dict[str, Completion] = {}
-    while twice.load:
-        ended.update(twice.advance())
+    while twice.pending:
+        ended.update(twice.step())
     assert engine.decode(ended["a"].ids) == str(derive_seed(7, "again", 1))
     assert engine.decode(ended["b"].ids) == "8"
     assert sorted(seeds) == sorted([7, 8, derive_seed(7, "again", 1)])
@@ -388,4 +388,4 @@ def test_it_is_an_engine_whose_identity_tells_of_it() -> None:
     assert twice.identity == {**engine.identity, "resample": 3}
     assert complete(twice, [Request("a", (1,), 1)]) == complete(engine, [Request("b", (1,), 1)])
     twice.submit(Request("c", (1,) * 5, 1), lambda completion: False)
-    assert twice.advance()[0][1].finish == "context_full"
+    assert twice.step()[0][1].finish == "context_full"

@@ -9,13 +9,14 @@ import http.client
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from crslib import store
 from crslib.errors import CrsError
 from crslib.identity import file_sha256
+from crslib.store import Progress, no_progress
 
 TIMEOUT = 30  # seconds without a byte
 _CHUNK = 1 << 16
@@ -74,13 +75,11 @@ CORPORA: Mapping[str, Corpus] = {
 }
 
 
-def fetch(
-    name: str, to: Path, path: Path | None = None, advance: Callable[[int, int], None] = lambda done, total: None
-) -> Path:
+def fetch(name: str, to: Path, path: Path | None = None, progress: Progress = no_progress) -> Path:
     """Puts the files of corpus `name` (of `CORPORA`) into the folder `to`/`name` and returns what its reader takes.
 
     That is the file, or the folder where there are several. A file that is there already is checked and kept. `path`: a
-    copy at hand, the file or the folder of the files; nothing is downloaded then. `advance(done, total)`: bytes of the
+    copy at hand, the file or the folder of the files; nothing is downloaded then. `progress(done, total)`: bytes of the
     file that comes in; `total` 0 where it is not known. Raises `CrsError` offline, for a file that is not the official
     one, and when `to` cannot be written.
     """
@@ -91,11 +90,11 @@ def fetch(
         if path is not None:
             _copy(file, path / file.name if path.is_dir() else path, folder / file.name, alone=len(files) == 1)
         elif not _is_there(file, folder / file.name):
-            download(file, folder / file.name, advance)
+            download(file, folder / file.name, progress)
     return folder / files[0].name if len(files) == 1 else folder
 
 
-def download(file: File, to: Path, advance: Callable[[int, int], None] = lambda done, total: None) -> None:
+def download(file: File, to: Path, progress: Progress = no_progress) -> None:
     """Downloads one file to `to`, checked; what an earlier call got of it lies beside as `.part` and is gone on with.
 
     Raises `CrsError`: offline, refused, broken off (what came in is kept), of another size or SHA-256 (it is not).
@@ -110,7 +109,7 @@ def download(file: File, to: Path, advance: Callable[[int, int], None] = lambda 
         if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
             have = 0  # the server sends all of it, or what lies here is all of it or more
         if answer.status != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            _receive(file, answer, part, have, advance)
+            _receive(file, answer, part, have, progress)
     if wrong := _difference(file, part):
         part.unlink(missing_ok=True)
         raise CrsError(f"what came from {file.url} {wrong}; run the same again, or give the file with --path")
@@ -130,20 +129,18 @@ def _open(file: File, have: int) -> http.client.HTTPResponse:
         raise CrsError(f"cannot reach {file.url} ({reason}); go online, or give the file at hand with --path") from None
 
 
-def _receive(
-    file: File, answer: http.client.HTTPResponse, part: Path, have: int, advance: Callable[[int, int], None]
-) -> None:
+def _receive(file: File, answer: http.client.HTTPResponse, part: Path, have: int, progress: Progress) -> None:
     length = answer.headers.get("Content-Length")
     total = have + int(length) if length else file.size or 0
     try:
         with part.open("r+b" if have else "wb") as out:
             out.seek(have)
             out.truncate()
-            advance(have, total)
+            progress(have, total)
             while block := _block(file, answer, have, total):
                 out.write(block)
                 have += len(block)
-                advance(have, total)
+                progress(have, total)
     except OSError as error:
         raise store.unwritable(part, error) from None
     if have < total:

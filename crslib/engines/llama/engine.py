@@ -137,7 +137,7 @@ class LlamaEngine:
 
     @property
     def work(self) -> tuple[Work, ...]:
-        """What has been done so far: by the thread that calls `advance`, and by the feeder's if there is one."""
+        """What has been done so far: by the thread that calls `step`, and by the feeder's if there is one."""
         return tuple(part.work for part in (self._context, self._beside) if part)
 
     @contextmanager
@@ -162,7 +162,7 @@ class LlamaEngine:
     # ── generation ──
 
     @property
-    def load(self) -> int:
+    def pending(self) -> int:
         """How many requests have not ended: they wait, or their utterances are in the making."""
         return len(self._coming) + sum(row is not None for row in self._rows)
 
@@ -170,7 +170,7 @@ class LlamaEngine:
         """Puts a request in line; a key has one at a time."""
         self._coming.append((request, self._feeder.submit(self._feed_beside, request) if self._feeder else None))
 
-    def advance(self) -> list[tuple[str, Completion]]:
+    def step(self) -> list[tuple[str, Completion]]:
         """Begins an utterance that waits, if a row is free; else takes one step. Returns what has ended by it."""
         slot = next((slot for slot, row in enumerate(self._rows) if row is None), None)
         if slot is None or not (self._coming and self._begin(slot)):
@@ -384,7 +384,7 @@ class LlamaEngine:
         self._parked[row.request.key] = self._context.park(slot, row.tokens)
         self._ended.append((row.request.key, Completion(tuple(row.ids), tuple(row.logprobs), finish, row.n_cached)))
 
-    def forget(self, key: str) -> None:
+    def release(self, key: str) -> None:
         """Frees the parked cells of a dialogue that has ended."""
         self._parked.pop(key, None)
 

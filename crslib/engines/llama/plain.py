@@ -29,13 +29,13 @@ class PlainEngine:
         self.drawn = 0
 
     @property
-    def load(self) -> int:
+    def pending(self) -> int:
         return len(self._waiting)
 
     def submit(self, request: Request) -> None:
         self._waiting.append(request)
 
-    def advance(self) -> list[tuple[str, Completion]]:
+    def step(self) -> list[tuple[str, Completion]]:
         request = self._waiting.popleft()
         s, ids, finish = self.sampling, [], "max_tokens"
         self._llama.set_seed(request.seed)
@@ -52,7 +52,7 @@ class PlainEngine:
                 break
         return [(request.key, Completion(tuple(ids), (0.0,) * len(ids), finish, 0))]
 
-    def forget(self, key: str) -> None:
+    def release(self, key: str) -> None:
         """Nothing is kept."""
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.engines import llama, weights
 from crslib.engines.loading import CACHE, prepared
 from crslib.identity import derive_seed
+from crslib.store import Progress, no_progress
 from crslib.training import examples, losses
 from crslib.training import run as training_run
 from crslib.training.base import Base, transformers_model
@@ -54,7 +55,7 @@ def measure(
     n_runtimes: int,
     model: str = llama.BUILT_IN,
     without: str = "",
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> pl.DataFrame:
     """The columns of `SCHEMA`: nats per own token with 95 % intervals over dialogues, for all tokens and per kind.
 
@@ -62,7 +63,7 @@ def measure(
     GGUF). Of every role the base without an adapter comes first, and its last adapter also with parts of a user's view
     taken away; then the first `n_runtimes` of the dialogues in torch, in `transformers` where that is installed, and in
     llama.cpp, with the adapter beside its base and merged into it. With `without` (of `examples.WITHOUT`) there is
-    nothing but a row per adapter, whose view lacks that: for adapters that were trained so. `advance` counts what was
+    nothing but a row per adapter, whose view lacks that: for adapters that were trained so. `progress` counts what was
     read, all rows together. Raises `CrsError` for files that cannot be read, and where the extra `train` is not
     installed.
     """
@@ -87,7 +88,7 @@ def measure(
             )
 
             def tell(some: int, _: int, before: int = done) -> None:
-                advance(before + some, total)
+                progress(before + some, total)
 
             sums = _read(speaker, made, file, runtime, load, tell)
             done += len(chosen)
@@ -181,9 +182,9 @@ def _read(
         return losses.by_transformers(_transformers(speaker.path, file), made)
     threads = os.cpu_count() or 1
     if runtime == BESIDE or file is None:
-        return losses.by_engine(speaker, file, made, threads=threads, advance=tell)
+        return losses.by_engine(speaker, file, made, threads=threads, progress=tell)
     with contextlib.closing(llama.Model(weights.merged(speaker.path, file, "Q8_0", CACHE))) as merged:
-        return losses.by_engine(merged, None, made, threads=threads, advance=tell)
+        return losses.by_engine(merged, None, made, threads=threads, progress=tell)
 
 
 def _transformers(model: Path, file: Path | None) -> Any:

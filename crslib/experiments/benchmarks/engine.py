@@ -28,7 +28,7 @@ from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
 from crslib.recommender.grounding import open_grounding
 from crslib.simulation.loop import simulate
-from crslib.store import Run
+from crslib.store import Progress, Run, no_progress
 from crslib.users import profiles
 from crslib.users.opinions import Opinions
 
@@ -40,7 +40,7 @@ def measure(
     parameters: SimulationParameters,
     n: int,
     n_plain: int,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """One call's figures: `n` people's dialogues by the engine and the first `n_plain` of them by a plain loop.
 
@@ -63,7 +63,7 @@ def measure(
         beside = _Beside(plain, llama_alone, engines)
 
         def stop(done: int, total: int) -> None:
-            advance(done, total)
+            progress(done, total)
             if done == total or (done and done % max(n // _STOPS, 1) == 0):
                 with ExitStack() as rest:
                     for engine in engines:
@@ -108,7 +108,7 @@ def scaling(
     parameters: SimulationParameters,
     counts: Sequence[int],
     models: bool = False,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> pl.DataFrame:
     """Cost per dialogue: `dialogues`, `seconds`, `ms_per_dialogue`, `peak_rss_mb`, a row per count, rounded up to 64s.
 
@@ -123,7 +123,7 @@ def scaling(
             if not models:
                 engines = ScriptedEngine(_small_talk, 16), ScriptedEngine(_small_talk, 16)
                 copies = copies.model_copy(update={"grounding": "off"})
-            seconds = _talk(people, 0, 64, engines, copies, advance)
+            seconds = _talk(people, 0, 64, engines, copies, progress)
             made = 64 * copies.dialogues_per_profile
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             rows.append((made, seconds, 1000 * seconds / made, peak))
@@ -165,13 +165,13 @@ def _talk(
     end: int,
     engines: Sequence[Engine],
     parameters: SimulationParameters,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> float:
     chosen = people.profiles[begin:end]
     grounding = open_grounding(people.items, people.training, engines[1], parameters)
     with tempfile.TemporaryDirectory() as folder, Run(Path(folder)).journal() as journal:
         begun = perf_counter()
-        simulate(chosen, people.opinions, people.catalog, *engines, parameters, "bench", journal, grounding, advance)
+        simulate(chosen, people.opinions, people.catalog, *engines, parameters, "bench", journal, grounding, progress)
         return perf_counter() - begun
 
 

@@ -5,7 +5,6 @@ of human test dialogues in which one film was named for the first time are given
 answers are read by patterns (`training.rules.reaction`).
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +15,7 @@ from crslib.data.catalog import Catalog
 from crslib.data.corpora import redial
 from crslib.dialogue.views import NOTE_KINDS
 from crslib.engines.loading import open_engines
+from crslib.store import Progress, no_progress
 from crslib.training import preferences
 
 FIRST, FITTING = "first draw", "resampled"
@@ -36,7 +36,7 @@ def measure(
     parameters: SimulationParameters,
     n: int,
     draws: int,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> pl.DataFrame:
     """The columns of `SCHEMA`: of each kind of note, how many of `n` moments are answered in which way.
 
@@ -50,7 +50,7 @@ def measure(
     kinds = list(NOTE_KINDS.values())
     contexts = preferences.draw(preferences.forced(contexts), dict.fromkeys(kinds, n), 0)
     with open_engines(parameters) as (user, _):
-        made = preferences.candidates(contexts, user, draws, parameters.seed, advance=advance)
+        made = preferences.candidates(contexts, user, draws, parameters.seed, progress=progress)
     judged = preferences.judge(contexts, made, catalog).drop_nulls("reaction")
     kind = pl.DataFrame([(one.context_id, one.kind) for one in contexts], schema=["context_id", "kind"], orient="row")
     reaction = pl.col("reaction")

@@ -10,7 +10,7 @@ What it does not know: whether another movie would have pleased as well.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from crslib.dialogue.views import RecommenderView
 from crslib.errors import CrsError
 from crslib.experiments.benchmarks import linking
 from crslib.recommender.prior import DIALOGUES, ItemPrior, Utterance
+from crslib.store import Progress, no_progress
 
 METRICS = ("recall@1", "recall@10", "recall@50", "mrr", "ndcg@10")
 RANKERS = ("popularity", "prior", "lm", "fused")
@@ -151,7 +152,7 @@ def measure(
     *,
     times: int = 1000,
     seed: int = 0,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> pl.DataFrame:
     """Rows (ranker, metric, value, low, high, n): recall@1/10/50, MRR and NDCG@10 over targets, with 95 % intervals by
     resampling dialogues; `n` is the number of targets.
@@ -162,7 +163,7 @@ def measure(
     train, test = redial.read(path, "train"), redial.read(path, "test")
     names = redial.movies(path)
     prior = fit(described(names, train, redial.items()), train)
-    return evaluate(cases(test), names, train, prior, reader, times=times, seed=seed, advance=advance)
+    return evaluate(cases(test), names, train, prior, reader, times=times, seed=seed, progress=progress)
 
 
 def evaluate(
@@ -174,7 +175,7 @@ def evaluate(
     *,
     times: int = 1000,
     seed: int = 0,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> pl.DataFrame:
     """The rows of `measure` for given cases, corpus names and a fitted prior."""
     row = {item: number for number, item in enumerate(prior.item_ids)}
@@ -188,14 +189,14 @@ def evaluate(
     found: dict[str, list[int]] = {}
     whose: list[str] = []
     for done, case in enumerate(test):
-        advance(done, len(test))
+        progress(done, len(test))
         said = [row[item] for item in case.said if item in row]
         for ranker, scores in _scores(case, popularity, prior, titles):
             scores = scores.copy()
             scores[said] = -np.inf
             found.setdefault(ranker, []).extend(rank(scores, row[target]) for target in case.targets)
         whose += [case.dialogue_id] * len(case.targets)
-    advance(len(test), len(test))
+    progress(len(test), len(test))
     rows = [row for ranker, ranks in found.items() for row in _estimates(ranker, ranks, whose, times, seed)]
     figures = dict.fromkeys(("value", "low", "high"), pl.Float64)
     return pl.DataFrame(rows, schema={"ranker": pl.String, "metric": pl.String, **figures, "n": pl.Int64}, orient="row")

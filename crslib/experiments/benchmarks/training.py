@@ -6,13 +6,13 @@ human dialogues have: what is learnt does not matter for how long it takes.
 
 import os
 import shutil
-from collections.abc import Callable
 from time import perf_counter
 
 import numpy as np
 import polars as pl
 
 from crslib.engines import llama
+from crslib.store import Progress, no_progress
 from crslib.training import run
 from crslib.training.base import Base
 
@@ -27,7 +27,7 @@ _LENGTHS = {"cpu": (290, 5), "cuda": (380, 220)}  # mean tokens of an example, a
 _ROUNDS = 3
 
 
-def measure(device: str = "auto", advance: Callable[[int, int], None] = lambda done, total: None) -> pl.DataFrame:
+def measure(device: str = "auto", progress: Progress = no_progress) -> pl.DataFrame:
     """Columns precision, compiled, tokens_per_s: training of an adapter of the built-in base.
 
     The best of a few rounds, in which the ways take turns, so that a machine that slows down does so for all. `device`:
@@ -59,7 +59,7 @@ def measure(device: str = "auto", advance: Callable[[int, int], None] = lambda d
                 step(pupil, objective, rows, settings.batch_tokens, optimizers[place])
             if number:  # the first round compiles
                 best[place] = min(best[place], perf_counter() - begun)
-            advance(number * len(ways) + place + 1, (_ROUNDS + 1) * len(ways))
+            progress(number * len(ways) + place + 1, (_ROUNDS + 1) * len(ways))
     rows = [(*way, float(objective.lengths.sum()) / seconds) for way, seconds in zip(ways, best, strict=True)]
     schema = {"precision": pl.String, "compiled": pl.Boolean, "tokens_per_s": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row")

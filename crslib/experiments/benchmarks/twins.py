@@ -8,7 +8,7 @@ what was changed and is otherwise more like the first than that. Knows nothing o
 
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from crslib.metrics.facts import facts
 from crslib.metrics.recommendation import recommended
 from crslib.recommender.grounding import Grounding, open_grounding
 from crslib.simulation.loop import UserOpinions, simulate
-from crslib.store import Run
+from crslib.store import Progress, Run, no_progress
 from crslib.users import targets
 from crslib.users.opinions import Opinions
 from crslib.users.profiles import build, summarise
@@ -158,7 +158,7 @@ def talks(
     parameters: SimulationParameters,
     folder: Path,
     grounding: Grounding | None = None,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> dict[str, Talk]:
     """The dialogues of `people` (`FACTUAL`), of them with the next seed (`PLACEBO`), and of the twins by their kind.
 
@@ -172,7 +172,7 @@ def talks(
     for name, (who, how) in cast.items():
 
         def tell(done: int, _: int, before: int = before) -> None:
-            advance(before + done, total)
+            progress(before + done, total)
 
         run = Run(folder / name)
         with run.journal() as journal:
@@ -193,7 +193,7 @@ def measure(
     parameters: SimulationParameters,
     n: int,
     folder: Path,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> pl.DataFrame:
     """`effects` of both changes for `n` people of the built-in data; `p` corrected for all rows (Holm).
 
@@ -208,7 +208,7 @@ def measure(
     opinions, catalog = Opinions(built.profiles, built.training, built.items), Catalog(built.items)
     with open_engines(parameters) as engines:
         grounding = open_grounding(built.items, built.training, engines[1], parameters)
-        made = talks(built.profiles, twins, opinions, catalog, *engines, parameters, folder, grounding, advance)
+        made = talks(built.profiles, twins, opinions, catalog, *engines, parameters, folder, grounding, progress)
     found = pl.concat(
         effects(kind, of.changes, made[FACTUAL], made[kind], made[PLACEBO], built.items) for kind, of in twins.items()
     )

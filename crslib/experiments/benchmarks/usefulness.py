@@ -32,7 +32,7 @@ from crslib.experiments.benchmarks import recommender
 from crslib.experiments.benchmarks.adapters import BASE, drawn
 from crslib.experiments.benchmarks.recommender import Case, Reader, TitleModel
 from crslib.identity import digest, file_sha256
-from crslib.store import Run
+from crslib.store import Progress, Run, no_progress
 from crslib.training import examples, losses, run
 from crslib.training.adapter import Adapter, export
 
@@ -75,7 +75,7 @@ def measure(
     n_films: int = 500,
     model: str = llama.BUILT_IN,
     threads: int | None = None,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Figures of every point (`POINTS`) and differences between sources of the same size (`DIFFERENCES`).
 
@@ -87,7 +87,7 @@ def measure(
     the turns before; `FILM` is the cross-entropy of the named one among them. Intervals: 95 %, test dialogues
     resampled; those of differences pair the dialogues, and none knows what another seed of training would give.
 
-    The folder `to` keeps adapters, and a journal of finished points: what was killed goes on. `advance` counts
+    The folder `to` keeps adapters, and a journal of finished points: what was killed goes on. `progress` counts
     dialogues, learnt from and tested on. Raises `CrsError` for files that cannot be read, a source with too
     few dialogues, and where the extra `train` is not installed.
     """
@@ -107,13 +107,13 @@ def measure(
             if (key := bench.key(made)) not in known:
 
                 def tell(reached: int, before: int = done) -> None:
-                    advance(before + reached, total)
+                    progress(before + reached, total)
 
                 known[key] = {"key": key, **bench.point(f"{name}-{n}", made, key, tell)}
                 journal.append(known[key])
             records.append({**known[key], "source": name, "n": n})
             done += n + len(test)
-            advance(done, total)
+            progress(done, total)
     return figures(records), differences(records, list(chosen))
 
 
@@ -222,7 +222,7 @@ class _Bench:
                 self._settings,
                 checkpoint,
                 resume=True,
-                advance=lambda done, total: tell(len(made) * done // total),
+                progress=lambda done, total: tell(len(made) * done // total),
             )
             steps = len(log)
             export(Adapter.of(pupil), base.shape, adapter, name=name)

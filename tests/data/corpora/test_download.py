@@ -70,7 +70,7 @@ def corpus(monkeypatch: pytest.MonkeyPatch, *files: File) -> None:
 def test_a_file_comes_in_once_and_is_told_of(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus(monkeypatch, file(server))
     told: list[tuple[int, int]] = []
-    path = fetch("tiny", tmp_path, advance=lambda done, total: told.append((done, total)))
+    path = fetch("tiny", tmp_path, progress=lambda done, total: told.append((done, total)))
     assert path == tmp_path / "tiny" / "a.zip"
     assert path.read_bytes() == CONTENT
     assert told[0] == (0, len(CONTENT))

@@ -34,7 +34,7 @@ def test_the_same_dialogues_are_drawn_whatever_their_order(corpus: Path) -> None
 @pytest.mark.model
 def test_the_runtimes_agree_and_the_adapter_helps(corpus: Path) -> None:
     told: list[tuple[int, int]] = []
-    found = adapters.measure(corpus, [("user", "mine", USER)], 1, 1, advance=lambda *reached: told.append(reached))
+    found = adapters.measure(corpus, [("user", "mine", USER)], 1, 1, progress=lambda *reached: told.append(reached))
     whole = found.filter(kind="all")
     assert [row[:3] for row in whole.select("adapter", "without", "runtime").iter_rows()] == [
         ("base", "", adapters.TORCH),

@@ -151,12 +151,12 @@ def test_killed_it_goes_on_and_all_learn_in_as_many_steps(bench: dict[str, objec
 
     whole = usefulness.measure(**{**bench, "to": tmp_path / "other"}, sizes=[5, 6])
     with pytest.raises(KilledError):
-        usefulness.measure(**bench, sizes=[6, 5], advance=kill)
+        usefulness.measure(**bench, sizes=[6, 5], progress=kill)
     journal = tmp_path / "to" / "journal.jsonl"
     begun = journal.read_bytes()
     assert 0 < begun.count(b"\n") < 7
     told: list[tuple[int, int]] = []
-    points, differed = usefulness.measure(**bench, sizes=[6, 5], advance=lambda *reached: told.append(reached))
+    points, differed = usefulness.measure(**bench, sizes=[6, 5], progress=lambda *reached: told.append(reached))
     assert journal.read_bytes().startswith(begun)
     assert points.equals(whole[0]) and differed.equals(whole[1])
     assert told[-1] == (3 * 11 + 7 * 2,) * 2
