@@ -1,11 +1,12 @@
 """Canonical hashes and derived seeds. Knows nothing of what is hashed."""
 
-import ast
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+LIBRARY = Path(__file__).parent
 
 
 def canonical_json(value: Any) -> str:
@@ -24,36 +25,16 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sources_sha256(modules: Iterable[str], leave_out: Collection[str] = ()) -> dict[str, str]:
-    """SHA-256 of the sources of `modules` ("crslib.errors") and of all of this package that they import, by name.
+def sources_sha256(names: Iterable[str] = ("",), suffixes: Sequence[str] = (".py",)) -> str:
+    """One hash of this package's source files: of the files and folders `names` in it, with everything below them.
 
-    Followed wherever an import stands, in functions too. A package's `__init__` counts only where a name is taken from
-    it that is no module. `leave_out`: modules that are neither hashed nor followed.
+    Path and content of each file with one of `suffixes` count. Raises `FileNotFoundError` for a name that is not there.
     """
-    found: dict[str, str] = {}
-    waiting = list(modules)
-    while waiting:
-        name = waiting.pop()
-        path = _module(name)
-        if path is not None and name not in found and name not in leave_out:
-            found[name] = file_sha256(path)
-            waiting.extend(_imported(path))
-    return dict(sorted(found.items()))
-
-
-def _module(name: str) -> Path | None:
-    base = Path(__file__).parents[1] / Path(*name.split("."))
-    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
-
-
-def _imported(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if _module(inner) else node.module
+    files = set()
+    for path in (LIBRARY / name for name in names):
+        files |= {path} if path.is_file() else {file for file in path.rglob("*") if file.suffix in suffixes}
+        path.stat()
+    return digest([[file.relative_to(LIBRARY).as_posix(), file_sha256(file)] for file in sorted(files)], "sources")
 
 
 def derive_seed(seed: int, *keys: str | int) -> int:

@@ -22,7 +22,6 @@ from tqdm import tqdm
 from crslib import schemas
 from crslib.config import resolve
 from crslib.errors import CrsError
-from crslib.identity import file_sha256
 
 Progress = Callable[[int, int], None]
 """Hears of work that goes on: how much is done, and how much there is in all."""
@@ -134,11 +133,6 @@ class Run:
         """Table `name` of `schemas.TABLES`."""
         return read_parquet(self.path / f"{name}.parquet", name)
 
-    def hashes(self, *tables: str, notebook: str) -> dict[str, str | None]:
-        """SHA-256 of the files of `tables`, and the hash of the source of `notebook` (None when run by hand)."""
-        source = self.info.get("inputs", {}).get("notebooks", {}).get(notebook)
-        return {"notebook": source, **{name: file_sha256(self.path / f"{name}.parquet") for name in tables}}
-
     def write(self, name: str, frame: pl.DataFrame) -> None:
         """Writes table `name` after checking it against its schema."""
         write_parquet(schemas.check(frame, name), self.path / f"{name}.parquet")
@@ -156,12 +150,14 @@ class Run:
             yield
 
     @contextlib.contextmanager
-    def journal(self, *, beside: bool = False) -> Iterator["Journal"]:
-        """The journal of finished dialogues, held by one process at a time. `beside`: what a run beside this one has
-        finished under the same key is taken from there."""
-        others = sorted(self.path.parent.glob("*/journal.jsonl")) if beside else ()
-        with journal(self.path / "journal.jsonl", others) as kept:
-            yield kept
+    def journal(self, *, reuse: bool = False) -> Iterator["Journal"]:
+        """The journal of finished dialogues, held by one process at a time.
+
+        With `reuse` it takes over what another run in the same folder has finished under the same key.
+        """
+        others = sorted(self.path.parent.glob("*/journal.jsonl")) if reuse else ()
+        with journal(self.path / "journal.jsonl", others, self.run_id) as opened:
+            yield opened
 
     @property
     def reached(self) -> tuple[int, int, str]:
@@ -188,8 +184,11 @@ class Run:
 
 
 @contextlib.contextmanager
-def journal(path: Path, beside: Sequence[Path] = ()) -> Iterator["Journal"]:
-    """The journal in file `path`, made where there is none, held by one process at a time; `beside`: see `Journal`."""
+def journal(path: Path, others: Sequence[Path] = (), run_id: str = "") -> Iterator["Journal"]:
+    """The journal in file `path`, a new one where there is none, held by one process at a time.
+
+    `others`: journals from which `Journal.keep_only` may take records. `run_id`: the run whose journal it is.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b", buffering=0)
@@ -197,7 +196,7 @@ def journal(path: Path, beside: Sequence[Path] = ()) -> Iterator["Journal"]:
         raise unwritable(path, error) from None
     with file:
         _lock(file, path.parent)
-        yield Journal(path, file, beside)
+        yield Journal(path, file, others, run_id)
 
 
 def _lock(file: IO[bytes], folder: Path) -> None:
@@ -214,8 +213,9 @@ def _lock(file: IO[bytes], folder: Path) -> None:
 class Journal:
     """Append-only JSON lines, each on disk before `append` returns. A torn last line is dropped."""
 
-    def __init__(self, path: Path, file: IO[bytes], others: Sequence[Path] = ()) -> None:
+    def __init__(self, path: Path, file: IO[bytes], others: Sequence[Path] = (), run_id: str = "") -> None:
         self._path, self._file, self._others = path, file, others
+        self.run_id = run_id
         file.seek(0)
         whole = file.read()
         kept = whole[: whole.rfind(b"\n") + 1]
@@ -223,9 +223,16 @@ class Journal:
             file.truncate(len(kept))
         self.records: list[dict[str, Any]] = [json.loads(line) for line in kept.splitlines()]
 
-    def keep(self, key: str) -> None:
-        """Forgets records of another key: what a person at a notebook made with other parameters. Where none is left
-        those of the first other journal that has the key are taken, as far as it got."""
+    @property
+    def dialogue_ids(self) -> set[str]:
+        """The dialogues that have ended."""
+        return {record["dialogue"]["dialogue_id"] for record in self.records}
+
+    def keep_only(self, key: str) -> None:
+        """Drops the records of other keys: those of earlier parameters, when a cell of a notebook is run again.
+
+        Where none is left, the records of the first other journal with this key are copied, as far as it got.
+        """
         records = [record for record in self.records if record["key"] == key]
         if len(records) < len(self.records):
             self.records = []

@@ -32,26 +32,23 @@ def test_keys_do_not_run_into_each_other(a: str, b: str) -> None:
     assert derive_seed(1, a + b) != derive_seed(1, a, b)
 
 
-def test_sources_are_followed_through_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = {
-        "__init__": "",
-        "identity": "",
-        "talk": "import os\nfrom pack import words\nfrom pack.inner import LIMIT, verbs\n",
-        "words": "def late():\n    import pack.nouns\n",
-        "nouns": "",
-        "charts": "",
-        "inner/__init__": "from pack import charts\nLIMIT = 1\n",
-        "inner/verbs": "",
-    }
-    for name, text in sources.items():
-        (tmp_path / "pack" / f"{name}.py").parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "pack" / f"{name}.py").write_text(text)
-    monkeypatch.setattr(identity, "__file__", str(tmp_path / "pack" / "identity.py"))
-    reached = sources_sha256(["pack.talk"])
-    assert list(reached) == [
-        "pack.charts", "pack.inner", "pack.inner.verbs", "pack.nouns", "pack.talk", "pack.words",
-    ]  # fmt: skip
-    assert list(sources_sha256(["pack.talk"], {"pack.words", "pack.inner"})) == ["pack.inner.verbs", "pack.talk"]
-    (tmp_path / "pack" / "nouns.py").write_text("# changed")
-    now = sources_sha256(["pack.talk"])
-    assert [name for name in now if now[name] != reached[name]] == ["pack.nouns"]
+def test_sources_are_hashed_by_path_and_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("talk.py", "inner/words.py", "inner/page.html", "charts.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("one = 1\n")
+    monkeypatch.setattr(identity, "LIBRARY", tmp_path)
+    some, all_of_them, with_pages = (
+        lambda: sources_sha256(["talk.py", "inner"]),
+        lambda: sources_sha256(),
+        lambda: sources_sha256(suffixes=(".py", ".html")),
+    )
+    before = some(), all_of_them(), with_pages()
+    assert len(set(before)) == 3
+    (tmp_path / "charts.py").write_text("two = 2\n")
+    assert (some() == before[0], all_of_them() == before[1]) == (True, False)
+    (tmp_path / "inner/page.html").write_text("another")
+    assert some() == before[0]
+    (tmp_path / "inner/words.py").write_text("two = 2\n")
+    assert some() != before[0]
+    with pytest.raises(FileNotFoundError):
+        sources_sha256(["no such file.py"])

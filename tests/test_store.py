@@ -83,7 +83,7 @@ def test_journal_survives_a_torn_line_and_is_appended_to(tmp_path: Path) -> None
     with Run(tmp_path).journal() as journal:
         assert [record["n"] for record in journal.records] == [1, 2]
         journal.append({"key": "a", "n": 3})
-        journal.keep("a")
+        journal.keep_only("a")
         assert [record["n"] for record in journal.records] == [1, 3]
     lines = (tmp_path / "journal.jsonl").read_text().splitlines()
     assert [json.loads(line)["n"] for line in lines] == [1, 3]

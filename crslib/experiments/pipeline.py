@@ -28,7 +28,7 @@ from crslib.engines import llama, preparation
 from crslib.engines.base import Sampling
 from crslib.engines.loading import weights_form
 from crslib.errors import CrsError
-from crslib.identity import digest, file_sha256
+from crslib.identity import digest, file_sha256, sources_sha256
 from crslib.store import Run, check_writable, now, unwritable
 
 
@@ -70,7 +70,8 @@ def plan(given: Mapping[str, Any], reports: Path, tell: Callable[[str], None] = 
     check_writable(reports)  # all this before anything is measured
     inputs = {
         "notebooks": {name: _source_hash(name) for name in parameters.stages},
-        "library": _library_hash(),
+        # The notebooks only call the library, so its sources decide what they compute.
+        "library": sources_sha256(suffixes=(".py", ".html")),
         "data": {path.name: file_sha256(path) for path in tables},
         "human": {path.name: file_sha256(path) for path in sorted(human.iterdir()) if path.suffix != ".md"},
         **{role: _engine(parameters, *paths, tell) for role, paths in files.items()},
@@ -99,13 +100,6 @@ def _source_hash(notebook: str) -> str:
     """Hash of a notebook's cells: outputs, counts and metadata that editors leave behind do not count."""
     cells = papermill.iorw.load_notebook_node(str(notebook_path(notebook))).cells
     return digest([[cell.cell_type, cell.source] for cell in cells], "notebook")
-
-
-def _library_hash() -> str:
-    """Hash of the library's own sources: the notebooks only call it, so it decides what they compute."""
-    package = Path(__file__).parents[1]
-    sources = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".html"))
-    return digest([[path.relative_to(package).as_posix(), file_sha256(path)] for path in sources], "library")
 
 
 def notebook_path(name: str) -> Path:

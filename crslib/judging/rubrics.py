@@ -169,8 +169,8 @@ def judge(
     The profile that it may see is the first run's: a condition may have told its user another one.
 
     The people are those of all runs, in an order of the seed's: more pairs begin with the same people.
-    `progress` counts questions. Raises `CrsError` for fewer than two runs, two of the same condition, or no profile with
-    a dialogue in all.
+    `progress` counts questions. Raises `CrsError` for fewer than two runs, two of the same condition, or no profile
+    with a dialogue in all.
     """
     named = [next(iter(run.values())).condition if run else "" for run in runs]
     if len(runs) < 2 or len(set(named)) < len(named):

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from crslib.config import SimulationParameters
 from crslib.dialogue import utterances
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.engines.base import Constraint, Engine
@@ -22,10 +21,10 @@ class Grounding:
     and catalogue statistics of training ratings, nothing of the user.
     """
 
-    def __init__(self, items: pl.DataFrame, training: pl.DataFrame, engine: Engine, *, prior: bool = True) -> None:
-        """`items` and `training` (table `ratings`) of the run; without `prior` all titles are alike to it."""
+    def __init__(self, items: pl.DataFrame, engine: Engine, prior: ItemPrior | None) -> None:
+        """`items`: the table of the run, on which `prior` was fitted; without a prior all titles are equally likely."""
         items = items.sort("item_id")
-        self._prior = ItemPrior.fit(items, training) if prior else None
+        self._prior = prior
         self._rows = {item: row for row, item in enumerate(items["item_id"])}
         names = [utterances.item_name(*row) for row in items.select("title", "year").iter_rows()]
         self._titles = Titles(names, engine.pieces, engine.encode)
@@ -46,12 +45,3 @@ class Grounding:
             prior[[self._rows[item] for item in named]] = prior.max()
         out = [self._rows[item] for item in recommended]
         return self._titles.constraint(prior, out, weight=temperature or 1.0)
-
-
-def open_grounding(
-    items: pl.DataFrame, training: pl.DataFrame, recommender: Engine, parameters: SimulationParameters
-) -> Grounding | None:
-    """The grounding that `parameters.grounding` asks for, from tables `items` and `ratings` of the run; None if off."""
-    if parameters.grounding == "off":
-        return None
-    return Grounding(items, training, recommender, prior=parameters.grounding == "prior")

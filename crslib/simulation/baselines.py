@@ -1,21 +1,20 @@
-"""The conditions that the project argues against, in which a model is told the target items. Named as such, everywhere.
+"""The conditions that the project argues against: a model knows the target items. Named as such, everywhere.
 
-`user-target`: the user of a simulation that knows the targets' titles; all else is the same loop. `scripted`: one model
-writes the whole dialogue, told targets, summary and attributes. Both give the tables of a simulation, and the audit of
-their prompts finds what it is there to find. The module stands apart from `simulate`, which has no way to a target.
+`user-target`: the user of a simulation knows the titles of its targets; all else is the same loop. `scripted`: one
+model writes the whole dialogue, and knows targets, summary and attributes. Both give the tables of a simulation; the
+audit of their prompts counts the targets in them. The loop itself has no way to a target: an `InformedPopulation` does.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from crslib.config import BaselineParameters, SimulationParameters
-from crslib.data.catalog import Catalog
 from crslib.dialogue import utterances
-from crslib.dialogue.reactions import fits
 from crslib.dialogue.scripts import SCRIPTED, TargetKnowledge, TargetUserView, parse_script, script_view
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER
@@ -23,17 +22,49 @@ from crslib.dialogue.views import UserView
 from crslib.engines import llama
 from crslib.engines.base import Completion, Engine, Request, Sampling
 from crslib.engines.loading import engine_record, open_engine, open_engines
-from crslib.identity import derive_seed, sources_sha256
-from crslib.recommender.grounding import open_grounding
-from crslib.simulation.loop import BESIDE, simulate, tables, talk_key
-from crslib.store import Journal, Progress, no_progress
-from crslib.users.opinions import Opinions
+from crslib.identity import derive_seed, digest
+from crslib.simulation.dialogues import Dialogues, wanted, words_key
+from crslib.simulation.loop import simulate
+from crslib.simulation.population import Population
+from crslib.store import Journal, Progress, Run, no_progress
 
-Tables = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
-
-N_TARGETS = 3  # titles that a model is told at most; in ReDial's training dialogues the median is 3, the mean 2.8
-_SCRIPT = 512  # tokens of a script at most; 99 % of those made of ReDial's training dialogues have no more
+N_TARGETS = 3  # titles that a model knows at most; in ReDial's training dialogues the median is 3, the mean 2.8
+_SCRIPT = 512  # tokens of a script at most; 99 % of those of ReDial's training dialogues have no more
 _N_CTX = 1024
+
+
+class InformedPopulation(Population):
+    """A population whose users know the titles of their targets."""
+
+    def __init__(
+        self,
+        profiles: pl.DataFrame,
+        items: pl.DataFrame,
+        training: pl.DataFrame,
+        holdouts: pl.DataFrame,
+    ) -> None:
+        """`holdouts`: the hidden ratings of the same run, from which the targets are."""
+        super().__init__(profiles, items, training)
+        self.titles = targets(holdouts, items)
+
+    @classmethod
+    def read(cls, run: Run) -> "InformedPopulation":
+        """The population whose tables lie in the folder of `run`. Raises `CrsError` when one is missing or damaged."""
+        return cls(run.read("profiles"), run.read("items"), run.read("ratings"), run.read("holdouts"))
+
+    def knowledge(self, profile: Mapping[str, Any]) -> TargetKnowledge:
+        """What a model knows of the person of a row of table `profiles`."""
+        return TargetKnowledge(profile["summary"], profile["attributes"], self.titles.get(profile["profile_id"], ()))
+
+    def view(self, profile: Mapping[str, Any]) -> UserView:
+        """A user's view that begins with its targets."""
+        return TargetUserView(self.knowledge(profile))
+
+    @cached_property
+    def sha256(self) -> str:
+        """A hash of the tables and of the targets."""
+        titles = {profile: list(names) for profile, names in self.titles.items()}
+        return digest([Population(self.profiles, self.items, self.training).sha256, titles], "population")
 
 
 def targets(holdouts: pl.DataFrame, items: pl.DataFrame) -> dict[str, tuple[str, ...]]:
@@ -50,53 +81,19 @@ def targets(holdouts: pl.DataFrame, items: pl.DataFrame) -> dict[str, tuple[str,
     }
 
 
-def knowledge(profile: Mapping[str, Any], titles: Mapping[str, Sequence[str]]) -> TargetKnowledge:
-    """What a model is told of a person (row of table `profiles`): `titles` as `targets` gives them."""
-    return TargetKnowledge(profile["summary"], profile["attributes"], tuple(titles.get(profile["profile_id"], ())))
+def converse(
+    population: InformedPopulation, parameters: BaselineParameters, journal: Journal, progress: Progress = no_progress
+) -> Dialogues:
+    """The dialogues of the condition `parameters.baseline`, with the engines that its parameters name.
 
-
-def user_view(titles: Mapping[str, Sequence[str]]) -> Callable[[Mapping[str, Any]], UserView]:
-    """For `simulate`'s `view`: a user that knows its targets."""
-    return lambda profile: TargetUserView(knowledge(profile, titles))
-
-
-def make(
-    profiles: pl.DataFrame,
-    titles: Mapping[str, Sequence[str]],
-    items: pl.DataFrame,
-    training: pl.DataFrame,
-    parameters: BaselineParameters,
-    run_id: str,
-    journal: Journal,
-    progress: Progress = no_progress,
-    behind: Mapping[str, Any] | None = None,
-) -> tuple[Tables, dict[str, Any]]:
-    """Dialogues of the condition `parameters.baseline`: tables `dialogues`, `turns` and `prompts`, and what `run.json`
-    says of the engines.
-
-    `titles`: what the model is told, by profile (`targets`). `items`, `training`: tables `items` and `ratings` of the
-    run. A scripted dialogue is written freely: grounding, memory and the recommender are nothing to it. Raises
-    `CrsError` as `simulate` does.
+    A script is written freely: parameters of grounding, notes and the recommender do not change it. Raises `CrsError`
+    as `simulate` does.
     """
-    catalog = Catalog(items)
     if parameters.baseline == SCRIPTED:
         with open_writer(parameters) as writer:
-            made = write_scripts(profiles, titles, catalog, writer, parameters, run_id, journal, progress, behind)
-            return made, engine_record(writer, writer)
-    opinions = Opinions(profiles, training, items)
+            return write_scripts(population, writer, parameters, journal, progress)
     with open_engines(parameters) as (user, recommender):
-        grounding = open_grounding(items, training, recommender, parameters)
-        made = simulate(
-            profiles, opinions, catalog, user, recommender, parameters, run_id, journal, grounding, progress, fits,
-            user_view(titles), _behind(titles, behind),
-        )  # fmt: skip
-        return made, engine_record(user, recommender)
-
-
-def _behind(titles: Mapping[str, Sequence[str]], behind: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a baseline's words depend on beside what a simulation's do: what is told, and this module."""
-    told = {name: list(known) for name, known in titles.items()}
-    return {**(behind or {}), "told": told, "by": sources_sha256([__name__], BESIDE)}
+        return simulate(population, user, recommender, parameters, journal, progress)
 
 
 @contextmanager
@@ -113,77 +110,70 @@ def open_writer(parameters: SimulationParameters) -> Iterator[llama.LlamaEngine]
 
 
 def write_scripts(
-    profiles: pl.DataFrame,
-    titles: Mapping[str, Sequence[str]],
-    catalog: Catalog,
+    population: InformedPopulation,
     writer: Engine,
     parameters: SimulationParameters,
-    run_id: str,
     journal: Journal,
     progress: Progress = no_progress,
-    behind: Mapping[str, Any] | None = None,
-) -> Tables:
-    """A scripted dialogue for every profile, as tables `dialogues`, `turns` and `prompts`, sorted.
+) -> Dialogues:
+    """A scripted dialogue for every profile.
 
     As in `simulate`, a dialogue depends on (seed, profile, condition, engine identity) only and is in `journal` when it
-    is written. A script that says nothing is a dialogue without turns. Both parties' prompts are the writer's: it reads
-    what either must not. Raises `CrsError` when the engine fails or the journal cannot be written.
+    is written. A script without utterances is a dialogue without turns. The writer's prompt counts as the prompt of
+    both parties: it holds what either must not see. Raises `CrsError` when the engine fails or the journal cannot be
+    written.
     """
-    key = talk_key(parameters, profiles, [writer], _behind(titles, behind))
-    journal.keep(key)
-    wanted = {
-        f"{profile['profile_id']}.{copy}": profile
-        for profile in profiles.iter_rows(named=True)
-        for copy in range(parameters.dialogues_per_profile)
-    }
-    done = {record["dialogue"]["dialogue_id"] for record in journal.records}
+    key = words_key(parameters, population, [writer])
+    journal.keep_only(key)
+    profiles = wanted(population.profiles, parameters)
     template = ChatTemplate(*writer.chat_template)
     prompts = {}
-    for dialogue_id in sorted(wanted.keys() - done):
-        seen = script_view(knowledge(wanted[dialogue_id], titles))
-        prompts[dialogue_id] = tuple(template.encode(seen.messages, writer))
+    for dialogue_id in sorted(profiles.keys() - journal.dialogue_ids):
+        view = script_view(population.knowledge(profiles[dialogue_id]))
+        prompts[dialogue_id] = tuple(template.encode(view.messages, writer))
         writer.submit(Request(dialogue_id, prompts[dialogue_id], derive_seed(parameters.seed, dialogue_id, SCRIPTED)))
-    progress(len(wanted) - len(prompts), len(wanted))
+    progress(len(profiles) - len(prompts), len(profiles))
     while writer.pending:
-        for dialogue_id, made in writer.step():
+        for dialogue_id, completion in writer.step():
             writer.release(dialogue_id)
-            record = _record(wanted[dialogue_id], dialogue_id, made, prompts[dialogue_id], writer, catalog, parameters)
+            profile_id, prompt = profiles[dialogue_id]["profile_id"], prompts[dialogue_id]
+            record = _record(profile_id, dialogue_id, completion, prompt, writer, population, parameters)
             journal.append({"key": key, **record})
-            progress(len(journal.records), len(wanted))
-    return tables(journal.records, run_id, parameters.condition)
+            progress(len(journal.records), len(profiles))
+    return Dialogues.of(journal, parameters.condition, engine_record(writer, writer))
 
 
 def _record(
-    profile: Mapping[str, Any],
+    profile_id: str,
     dialogue_id: str,
-    made: Completion,
+    completion: Completion,
     prompt: Sequence[int],
     writer: Engine,
-    catalog: Catalog,
+    population: Population,
     parameters: SimulationParameters,
 ) -> dict[str, Any]:
-    said = parse_script(writer.decode(made.ids))
-    cut = made.finish != "end"
+    script = parse_script(writer.decode(completion.ids))
+    cut = completion.finish != "end"
     turns = [
         {
             "dialogue_id": dialogue_id,
             "turn": number,
             "role": role,
             "text": text,
-            "items": catalog.link(text),
+            "items": population.catalog.link(text),
             "notes": [],
             "n_tokens": len(writer.encode(text)),
             "mean_logprob": None,
-            "finish": made.finish if cut and number == len(said) - 1 else "end",
+            "finish": completion.finish if cut and number == len(script) - 1 else "end",
         }
-        for number, (role, text) in enumerate(said)
+        for number, (role, text) in enumerate(script)
     ]
     fed = {"dialogue_id": dialogue_id, "turn": 0, "text": writer.decode(prompt), "n_tokens": len(prompt)}
     return {
         "dialogue": {
             "dialogue_id": dialogue_id,
-            "profile_id": profile["profile_id"],
-            "opener": said[0][0] if said else USER,
+            "profile_id": profile_id,
+            "opener": script[0][0] if script else USER,
             "seed": parameters.seed,
             "stop_reason": "script_cut" if cut else "script_ended",
             "n_turns": len(turns),

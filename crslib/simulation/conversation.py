@@ -5,7 +5,7 @@ they talk with the simulated user of a profile, which they are shown afterwards.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,14 @@ from crslib.dialogue import utterances, views
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.engines import llama
 from crslib.engines.base import Engine, Sampling
-from crslib.engines.loading import engine_record, open_engine
+from crslib.engines.loading import open_engine
 from crslib.engines.person import Overheard, Person
 from crslib.errors import CrsError
 from crslib.identity import derive_seed
-from crslib.recommender.grounding import open_grounding
-from crslib.simulation.loop import UserOpinions, simulate
+from crslib.simulation.loop import simulate
+from crslib.simulation.population import Population
 from crslib.store import Run
 from crslib.users import profiles
-from crslib.users.opinions import Opinions
 
 YOU = "you"  # the profile of a person who is the user
 _ENDS = {
@@ -53,13 +52,6 @@ class Ending:
     notes: list[str]
 
 
-class _Unknown:
-    """What a person remembers or thinks: they will say so themselves."""
-
-    def of(self, profile_id: str, item_id: str | None) -> tuple[bool | None, bool | None]:
-        return None, None
-
-
 def converse(
     role: str,
     parameters: RunParameters,
@@ -80,25 +72,22 @@ def converse(
     items, ratings = tables.load(resolve(parameters.data))
     built = profiles.build(items, ratings, parameters)
     chosen = _nobody() if role == USER else _chosen(built.profiles, profile_id, parameters.seed)
-    catalog = Catalog(built.items)
-    opinions = _Unknown() if role == USER else Opinions(chosen, built.training, built.items)
+    population = Population(chosen, built.items, built.training)
     here = {"n_profiles": 1, "resample": 1, "condition": f"a person as {role}", "dialogues_per_profile": 1}
     here |= {"memory": False} if role == USER else {"grounding": "off"}
     if parameters.weights == "fastest":
         here["weights"] = "Q8_0"  # nobody should wait minutes for a measurement to save seconds
     parameters = parameters.model_copy(update=here)
-    for name, table in (("items", built.items), ("ratings", built.training), ("profiles", chosen)):
-        run.write(name, table)
-    run.write("holdouts", built.holdouts.join(chosen, on="profile_id", how="semi"))
+    holdouts = built.holdouts.join(chosen, on="profile_id", how="semi")
+    replace(built, profiles=chosen, holdouts=holdouts).write(run)
     other = RECOMMENDER if role == USER else USER
     models: dict[Any, llama.Model] = {}
     sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
     model, adapter = getattr(parameters, f"{other}_model"), getattr(parameters, f"{other}_adapter")
     engine = open_engine(parameters.model_copy(update={"width": 1}), model, adapter, sampling, models)
     try:
-        grounding = open_grounding(built.items, built.training, engine, parameters)
         begin()
-        why, turns = _talk(role, engine, chosen, opinions, catalog, parameters, run, ask, tell, grounding)
+        reason, turns = _talk(role, engine, population, parameters, run, ask, tell)
     finally:
         engine.close()
         for opened in models.values():
@@ -106,7 +95,7 @@ def converse(
     lines = [
         views.note_line([views.Note(n["title"], n["seen"], n["liked"]) for n in noted]) for noted in turns["notes"]
     ]
-    return Ending(_ENDS[why], *chosen.select("summary", "attributes").row(0), [line for line in lines if line])
+    return Ending(_ENDS[reason], *chosen.select("summary", "attributes").row(0), [line for line in lines if line])
 
 
 def new_run(reports: Path) -> Run:
@@ -117,37 +106,31 @@ def new_run(reports: Path) -> Run:
 def _talk(
     role: str,
     engine: Engine,
-    chosen: pl.DataFrame,
-    opinions: UserOpinions,
-    catalog: Catalog,
+    population: Population,
     parameters: RunParameters,
     run: Run,
     ask: Callable[[], str | None],
     tell: Callable[[str, str], None],
-    grounding: Any,
 ) -> tuple[str, pl.DataFrame]:
     """The dialogue into the run's tables; its stop reason and its `turns`."""
     other = RECOMMENDER if role == USER else USER
 
-    def said() -> str | None:
+    def typed() -> str | None:
         text = ask()
         if text is None:
             return None
-        text = bracketed(text, catalog)
+        text = bracketed(text, population.catalog)
         tell(role, utterances.clean(text))
         return text
 
-    person, model = Person(engine, said), Overheard(engine, lambda text: tell(other, utterances.clean(text)))
+    person, model = Person(engine, typed), Overheard(engine, lambda text: tell(other, utterances.clean(text)))
     user, recommender = (person, model) if role == USER else (model, person)
+    run.update(run_id=run.path.name, parameters=parameters.model_dump())
     with run.journal() as journal:
-        dialogues, turns, prompts = simulate(
-            chosen, opinions, catalog, user, recommender, parameters, run.path.name, journal, grounding
-        )
-    for name, table in (("dialogues", dialogues), ("turns", turns), ("prompts", prompts)):
-        run.write(name, table)
-    engines = engine_record(user, recommender)
-    run.update(run_id=run.path.name, status="success", parameters=parameters.model_dump(), engines=engines)
-    return dialogues["stop_reason"].item(), turns
+        talk = simulate(population, user, recommender, parameters, journal)
+    talk.write(run)
+    run.update(status="success")
+    return talk.dialogues["stop_reason"].item(), talk.turns
 
 
 def bracketed(text: str, catalog: Catalog) -> str:

@@ -8,7 +8,7 @@ from words said aloud and training ratings; hidden items are not asked for.
 
 import codecs
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -24,10 +24,10 @@ from crslib.engines.base import Constraint
 from crslib.engines.llama import log_softmax
 from crslib.engines.loading import open_engines
 from crslib.errors import CrsError
-from crslib.recommender.grounding import Grounding, open_grounding
+from crslib.recommender.grounding import Grounding
 from crslib.recommender.prior import Utterance
-from crslib.simulation import baselines
-from crslib.simulation.loop import user_view
+from crslib.simulation.baselines import InformedPopulation
+from crslib.simulation.population import Population
 from crslib.store import Progress, Run, no_progress
 
 N_CANDIDATES = 5
@@ -88,28 +88,25 @@ def look(
     if given.get("baseline") == SCRIPTED:
         return Inside(pl.DataFrame(schema=TOKENS), pl.DataFrame(schema=CANDIDATES))
     parameters = parameters or SimulationParameters(**{name: given[name] for name in SimulationParameters.model_fields})
-    items = run.read("items")
-    view = user_view
-    if given.get("baseline") == USER_TARGET:
-        view = baselines.user_view(baselines.targets(run.read("holdouts"), items))
+    population = (InformedPopulation if given.get("baseline") == USER_TARGET else Population).read(run)
     alone = {"width": 1, "n_ctx": parameters.n_ctx + _SPARE}
     with open_engines(parameters.model_copy(update=alone)) as (user, recommender):
         for role, engine in ((USER, user), (RECOMMENDER, recommender)):
             talked = info.get("engines", {}).get(role, {})
             if any(talked.get(name) != engine.identity[name] for name in ("model_sha256", "adapter_sha256", "weights")):
                 raise CrsError(f"the {role}'s model is not the one that {run.path} talked with; put that one back")
-        grounding = open_grounding(items, run.read("ratings"), recommender, parameters)
-        return read(run, dialogue_ids, user, recommender, grounding, parameters.temperature, view, progress)
+        grounding = population.grounding(recommender, parameters.grounding)
+        return read(run, dialogue_ids, population, user, recommender, grounding, parameters.temperature, progress)
 
 
 def read(
     run: Run,
     dialogue_ids: Sequence[str],
+    population: Population,
     user: Reader,
     recommender: Reader,
     grounding: Grounding | None,
     temperature: float,
-    view: Callable[[Mapping[str, Any]], UserView] = user_view,
     progress: Progress = no_progress,
 ) -> Inside:
     """How likely every word of dialogues was to who said it, and the candidates behind each title that the recommender
@@ -126,8 +123,8 @@ def read(
     made of both at `temperature`, exactly. Without `grounding` there are none.
     """
     dialogues = run.read("dialogues").filter(pl.col("dialogue_id").is_in(list(dialogue_ids))).sort("dialogue_id")
-    profiles = {row["profile_id"]: row for row in run.read("profiles").iter_rows(named=True)}
-    names = {utterances.item_name(title, year): item for item, title, year in _named(run.read("items"))}
+    profiles = {row["profile_id"]: row for row in population.profiles.iter_rows(named=True)}
+    names = {utterances.item_name(title, year): item for item, title, year in _named(population.items)}
     turns = run.read("turns").sort("dialogue_id", "turn").partition_by("dialogue_id", as_dict=True)
     voices = {USER: _Voice(user), RECOMMENDER: _Voice(recommender)}
     tokens: list[tuple[Any, ...]] = []
@@ -135,7 +132,7 @@ def read(
     for done, (dialogue_id, profile_id) in enumerate(dialogues.select("dialogue_id", "profile_id").iter_rows()):
         progress(done, dialogues.height)
         said = turns.get((dialogue_id,), pl.DataFrame()).to_dicts()
-        for turn, seen in zip(said, _views(said, view(profiles[profile_id])), strict=True):
+        for turn, seen in zip(said, _views(said, population.view(profiles[profile_id])), strict=True):
             at, voice = (dialogue_id, turn["turn"]), voices[turn["role"]]
             prompt = voice.prompt(seen)
             tokens += [(*at, *token) for token in voice.tokens(prompt, turn["text"])]

@@ -209,7 +209,7 @@ def candidates(
     if journal is not None:
         asked = [[one.context_id, [[message.role, message.text] for message in one.messages]] for one in contexts]
         key = digest([asked, dict(engine.identity), n, seed], "candidates")
-        journal.keep(key)
+        journal.keep_only(key)
         rows = [row for record in journal.records for row in record["rows"]]
     done = {row[0] for row in rows}
     left = [context for context in contexts if context.context_id not in done]

@@ -21,6 +21,7 @@ from crslib.data import catalog, histories
 from crslib.dialogue import utterances
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, digest
+from crslib.store import Run
 from crslib.users.targets import N_STARS, Target, from_heldout, from_taste, relax
 
 MIN_VISIBLE = 15  # ratings a summary can be made from
@@ -43,6 +44,13 @@ class ProfileTables:
     holdouts: pl.DataFrame
     training: pl.DataFrame
     items: pl.DataFrame
+
+    def write(self, run: Run) -> None:
+        """Writes the four tables into the folder of `run`; `training` is its table `ratings`."""
+        run.write("profiles", self.profiles)
+        run.write("holdouts", self.holdouts)
+        run.write("ratings", self.training)
+        run.write("items", self.items)
 
 
 def build(items: pl.DataFrame, ratings: pl.DataFrame, parameters: ProfileParameters) -> ProfileTables:

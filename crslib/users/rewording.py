@@ -7,6 +7,7 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -32,17 +33,18 @@ _SECOND_PERSON = re.compile(r"\b(?:you|your|yours)\b", re.IGNORECASE)
 REJECTED = pl.DataFrame(schema=dict.fromkeys(("profile_id", "reason", "wording"), pl.String))
 
 
-def worded(built: ProfileTables, parameters: ProfileParameters) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """`built.profiles` in the words that `summary_style` asks for, and the wordings that were rejected (`reword`).
+def worded(built: ProfileTables, parameters: ProfileParameters) -> tuple[ProfileTables, pl.DataFrame]:
+    """`built` with summaries worded as `summary_style` asks for, and the wordings that were rejected (`reword`).
 
     Greedy decoding: the built-in model invents less. Raises `CrsError` when the model cannot be loaded.
     """
     if parameters.summary_style == "template":
-        return built.profiles, REJECTED.clear()
+        return built, REJECTED.clear()
     model = llama.Model(llama.model_path(parameters.summary_model))
     engine = llama.LlamaEngine(model, None, Sampling(temperature=0, max_tokens=128), n_ctx=1024, width=8)
     try:
-        return reword(built.profiles, built.holdouts, built.items, engine, parameters.seed)
+        profiles, rejected = reword(built.profiles, built.holdouts, built.items, engine, parameters.seed)
+        return replace(built, profiles=profiles), rejected
     finally:
         engine.close()
         model.close()

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+from crslib import identity
 from crslib.cli.main import main
 from crslib.config import ROOT, RunParameters
 from crslib.errors import CrsError
@@ -156,8 +157,8 @@ def test_identity_follows_the_library_sources(tmp_path: Path, monkeypatch: pytes
     """Notebooks only call the library: edited code must not find the results of the old code done."""
     before = pipeline.plan(TINY, tmp_path).run_id
     package = tmp_path / "crslib"
-    shutil.copytree(Path(pipeline.__file__).parents[1], package)
-    monkeypatch.setattr(pipeline, "__file__", str(package / "experiments/pipeline.py"))
+    shutil.copytree(identity.LIBRARY, package)
+    monkeypatch.setattr(identity, "LIBRARY", package)
     assert pipeline.plan(TINY, tmp_path).run_id == before
     with (package / "stats.py").open("a") as file:
         file.write("# changed\n")

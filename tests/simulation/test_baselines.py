@@ -1,6 +1,7 @@
 """The conditions that are told the targets: they are told, they say so, and nothing of it reaches another condition."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -8,17 +9,18 @@ import pytest
 
 from crslib import schemas
 from crslib.config import ROOT, BaselineParameters, RunParameters, SimulationParameters
-from crslib.data.catalog import Catalog
 from crslib.engines.scripted import ScriptedEngine
 from crslib.experiments import pipeline
 from crslib.metrics import leakage
 from crslib.simulation import baselines
+from crslib.simulation.baselines import InformedPopulation
 from crslib.simulation.loop import simulate
 from crslib.store import Run
 from tests.conftest import make_profiles
 from tests.experiments.test_pipeline import TINY
-from tests.simulation.test_loop import Fixed
+from tests.simulation.test_loop import NO_RATINGS, Fixed, frames
 
+NO_HOLDOUTS = pl.DataFrame(schema=dict(schemas.TABLES["holdouts"]))
 SCRIPT = "User: Hi, a film?\nRecommender: [[Up (2009)]] or\n[[Heat (1995)]]\n**User:** Thanks"
 
 
@@ -30,12 +32,20 @@ def holdouts() -> pl.DataFrame:
     return pl.DataFrame(rows, schema=dict(schemas.TABLES["holdouts"]), orient="row")
 
 
-def write(folder: Path, items: pl.DataFrame, titles, engine: ScriptedEngine, n: int = 5, **given):
+def informed(items: pl.DataFrame, titles: Mapping[str, Sequence[str]], n: int) -> InformedPopulation:
+    """`n` profiles that know `titles`."""
+    population = InformedPopulation(make_profiles([f"u{i}" for i in range(n)]), items, NO_RATINGS, NO_HOLDOUTS)
+    population.titles = {profile: tuple(names) for profile, names in titles.items()}
+    population.opinions = Fixed()
+    return population
+
+
+def write(
+    folder: Path, items: pl.DataFrame, titles: Mapping[str, Sequence[str]], engine: ScriptedEngine, n: int = 5, **given
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     with Run(folder).journal() as journal:
-        return baselines.write_scripts(
-            make_profiles([f"u{i}" for i in range(n)]), titles, Catalog(items), engine,
-            BaselineParameters(baseline="scripted", **given), "r", journal,
-        )  # fmt: skip
+        parameters = BaselineParameters(baseline="scripted", **given)
+        return frames(baselines.write_scripts(informed(items, titles, n), engine, parameters, journal))
 
 
 def test_targets_are_the_best_rated_then_the_less_known(holdouts: pl.DataFrame, items: pl.DataFrame) -> None:
@@ -98,12 +108,8 @@ def test_the_user_knows_its_targets_and_the_recommender_does_not(tmp_path: Path,
 
     user, recommender = ScriptedEngine(reply), ScriptedEngine(reply)
     titles = {"u0": ["Heat (1995)"], "u1": ["Up (2009)"]}
-    parameters = SimulationParameters(grounding="off")
     with Run(tmp_path).journal() as journal:
-        simulate(
-            make_profiles(["u0", "u1", "u2"]), Fixed(), Catalog(items), user, recommender, parameters, "r", journal,
-            view=baselines.user_view(titles),
-        )  # fmt: skip
+        simulate(informed(items, titles, 3), user, recommender, SimulationParameters(grounding="off"), journal)
     for key, prompt in user.prompts:
         assert ("You hope to hear of: Heat (1995)" in prompt) == key.startswith("u0")
         assert ("You hope to hear of: Up (2009)" in prompt) == key.startswith("u1")
@@ -127,9 +133,8 @@ def test_runs_of_the_baselines(tmp_path: Path) -> None:
     other = {"baseline": "user-target", "user_adapter": str(ROOT / "data" / "adapters" / "user-target.gguf")}
     assert "02_baselines" in RunParameters.parse(other).stages
     parameters = BaselineParameters.pick({**run.info["parameters"], **other})
-    profiles, holdouts, items, ratings = map(run.read, ("profiles", "holdouts", "items", "ratings"))
     with Run(tmp_path / "other").journal() as journal:
-        titles = baselines.targets(holdouts, items)
-        (dialogues, turns, prompts), _ = baselines.make(profiles, titles, items, ratings, parameters, "r", journal)
+        dialogues, turns, prompts = frames(baselines.converse(InformedPopulation.read(run), parameters, journal))
+    profiles, holdouts, items = map(run.read, ("profiles", "holdouts", "items"))
     assert leakage.audit(prompts, profiles, holdouts, items, dialogues, turns).counts["hidden_title"] > 0
     assert dialogues.height == 2

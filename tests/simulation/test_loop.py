@@ -1,5 +1,6 @@
 """The lock-step loop with scripted models: barrier, stop rules, journal, independence of everything around."""
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -12,19 +13,19 @@ from hypothesis import strategies as st
 from crslib import schemas
 from crslib.config import ROOT, ProfileParameters, SimulationParameters
 from crslib.data import tables
-from crslib.data.catalog import Catalog
+from crslib.dialogue import reactions
 from crslib.engines.loading import open_engines
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
-from crslib.recommender.grounding import open_grounding
 from crslib.recommender.prior import Utterance
-from crslib.simulation import loop as simulation
+from crslib.simulation.dialogues import Dialogues
 from crslib.simulation.loop import simulate
+from crslib.simulation.population import Population
 from crslib.store import Run
 from crslib.users import profiles as profile_building
-from crslib.users.opinions import Opinions
 from tests.conftest import make_profiles
 
+NO_RATINGS = pl.DataFrame(schema=dict(schemas.TABLES["ratings"]))
 WORDS = [
     "Hi",
     "I like [[Heat (1995)]]",
@@ -56,17 +57,18 @@ def run(folder: Path, items: pl.DataFrame, profiles: pl.DataFrame, *, width: int
     user, recommender = ScriptedEngine(reply, width), ScriptedEngine(reply, width)
     opinions = Fixed()
     with Run(folder).journal() as journal:
-        made = simulate(
-            profiles,
-            opinions,
-            Catalog(items),
+        dialogues = simulate(
+            Population(profiles, items, NO_RATINGS, opinions),
             user,
             recommender,
             SimulationParameters(grounding="off", **parameters),
-            "r",
             journal,
         )
-    return made, user, recommender, opinions
+    return frames(dialogues), user, recommender, opinions
+
+
+def frames(dialogues: Dialogues) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    return dialogues.dialogues, dialogues.turns, dialogues.prompts
 
 
 def ids(n: int) -> list[str]:
@@ -158,7 +160,8 @@ def test_full_context_ends_the_dialogue(tmp_path: Path, items: pl.DataFrame) -> 
         parameters = SimulationParameters(max_turns=50, grounding="off")
         profiles = make_profiles(["u1"])
         other = ScriptedEngine(engine.reply, 4)
-        dialogues, turns, _ = simulate(profiles, Fixed(), Catalog(items), engine, other, parameters, "r", journal)
+        population = Population(profiles, items, NO_RATINGS, Fixed())
+        dialogues, turns, _ = frames(simulate(population, engine, other, parameters, journal))
     assert dialogues["stop_reason"].to_list() == ["context_full"]
     assert 1 <= turns.height < 50
 
@@ -206,16 +209,19 @@ def test_killed_and_resumed_nothing_is_lost_or_doubled(tmp_path: Path, items: pl
     before = journal.read_bytes().count(b"\n")
     journal.write_bytes(journal.read_bytes() + b'{"key": "torn off in the midd')
     told: list[tuple[int, int]] = []
-    original = simulation.simulate
     user, recommender = ScriptedEngine(chatter, 3), ScriptedEngine(chatter, 3)
     with Run(tmp_path / "cut").journal() as opened:
-        made = original(
-            profiles, Fixed(), Catalog(items), user, recommender, SimulationParameters(grounding="off"), "r", opened,
+        dialogues = simulate(
+            Population(profiles, items, NO_RATINGS, Fixed()),
+            user,
+            recommender,
+            SimulationParameters(grounding="off"),
+            opened,
             progress=lambda done, total: told.append((done, total)),
-        )  # fmt: skip
+        )
     assert told[0] == (before, 12)
     assert told[-1] == (12, 12)
-    assert all(a.equals(b) for a, b in zip(made, whole, strict=True))
+    assert all(a.equals(b) for a, b in zip(frames(dialogues), whole, strict=True))
     keys = [json.loads(line)["dialogue"]["dialogue_id"] for line in journal.read_text().splitlines()]
     assert sorted(keys) == sorted(set(keys)) == [f"{i}.0" for i in ids(12)]
 
@@ -230,62 +236,47 @@ def test_other_parameters_do_not_reuse_the_journal(tmp_path: Path, items: pl.Dat
     assert again.equals(first)
 
 
-def test_what_a_run_beside_it_has_made_is_taken(
+def test_a_reply_that_contradicts_its_notes_is_drawn_again(
     tmp_path: Path, items: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under another condition's name, and as far as the other got; not when anything that decides the words differs."""
-    profiles = make_profiles(ids(4))
-
-    def talk(name: str, behind: str = "ratings of May", **parameters) -> tuple[pl.DataFrame, pl.DataFrame, int]:
-        asked = ScriptedEngine(chatter, 3), ScriptedEngine(chatter, 3)
-        reached: list[int] = []
-        with Run(tmp_path / name).journal(beside=True) as journal:
-            dialogues, turns, _ = simulate(
-                profiles, Fixed(), Catalog(items), *asked, SimulationParameters(grounding="off", **parameters), name,
-                journal, progress=lambda done, total: reached.append(done), behind={"ratings": behind},
-            )  # fmt: skip
-        return dialogues, turns, reached[0]
-
-    _, first, found = talk("a")
-    assert found == 0
-    dialogues, again, found = talk("b", condition="another name")
-    assert found == 4
-    assert again.equals(first)
-    assert set(dialogues.select("run_id", "condition").rows()) == {("b", "another name")}
-    journal = tmp_path / "a" / "journal.jsonl"
-    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]) + b"torn")
-    (tmp_path / "b" / "journal.jsonl").unlink()
-    assert talk("c")[1:][1] == 2
-    assert talk("d", behind="ratings of June")[2] == 0
-    assert talk("e", seed=1)[2] == 0
-    monkeypatch.setattr("crslib.simulation.loop.sources_sha256", lambda *modules: {"crslib.simulation.loop": "edited"})
-    assert talk("f")[2] == 0
-
-
-def test_a_reply_that_does_not_fit_its_notes_is_drawn_again(tmp_path: Path, items: pl.DataFrame) -> None:
     asked: list[tuple[dict, tuple]] = []
 
-    def fits(turn: dict, said: tuple) -> bool:
-        asked.append((turn, said))
+    def fits(turn: dict, history: tuple) -> bool:
+        asked.append((turn, history))
         return not turn["text"].endswith(("1", "3", "5", "7", "9"))
 
-    def talk(folder: Path, times: int) -> pl.DataFrame:
-        user, recommender = ScriptedEngine(chatter), ScriptedEngine(chatter)
-        parameters = SimulationParameters(grounding="off", resample=times)
-        with Run(folder).journal() as journal:
-            return simulate(
-                make_profiles(ids(9)), Fixed(), Catalog(items), user, recommender, parameters, "r", journal, fits=fits
-            )[1]  # fmt: skip
+    monkeypatch.setattr(reactions, "fits", fits)
 
-    def odd(turns: pl.DataFrame) -> float:
+    def odd(folder: Path, times: int) -> float:
+        (_, turns, _), *_ = run(folder, items, make_profiles(ids(9)), resample=times)
         noted = turns.filter(pl.col("notes").list.len() > 0)
         assert noted.height > 10
         return noted["text"].str.contains("[13579]$").mean()
 
-    assert odd(talk(tmp_path / "once", 1)) > 0.2
+    assert odd(tmp_path / "once", 1) > 0.2
     assert not asked
-    assert odd(talk(tmp_path / "often", 12)) < 0.05
-    assert all(turn["notes"] and said[-1]["role"] == "recommender" for turn, said in asked)
+    assert odd(tmp_path / "often", 12) < 0.05
+    assert all(turn["notes"] and history[-1]["role"] == "recommender" for turn, history in asked)
+
+
+def test_resampling_holds_the_user_to_its_notes(tmp_path: Path, items: pl.DataFrame) -> None:
+    """The rule is the loop's own: no caller can leave it out. The notes say that Heat was seen and disliked."""
+
+    def reply(prompt: str, seed: int) -> str:
+        if "About you" not in prompt:
+            return "" if prompt.count("assistant") > 6 else "Have you seen [[Heat (1995)]]?"
+        return ("I loved it!", "I hated it.", "I have not seen it.")[seed % 3]
+
+    def n_contrary(folder: Path, times: int) -> int:
+        (_, turns, _), *_ = run(
+            folder, items, make_profiles(ids(9)), reply=reply, opener="recommender", max_turns=4, resample=times
+        )
+        rows = turns.sort("dialogue_id", "turn").to_dicts()
+        pairs = [(turn, before) for before, turn in itertools.pairwise(rows) if turn["notes"]]
+        return sum(not reactions.fits(turn, [before]) for turn, before in pairs)
+
+    assert n_contrary(tmp_path / "once", 1) > 3
+    assert n_contrary(tmp_path / "often", 12) == 0
 
 
 def test_several_dialogues_per_profile_differ(tmp_path: Path, items: pl.DataFrame) -> None:
@@ -303,8 +294,9 @@ def test_a_journal_has_one_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_inputs_have_no_way_to_held_out_items() -> None:
     """The barrier: no argument, import or word of the simulation leads to the holdouts table."""
-    source = Path(simulation.__file__).read_text(encoding="utf-8")
-    assert "holdout" not in source.replace("held-out item", "")
+    for name in ("loop", "dialogues", "population"):
+        source = (ROOT / "crslib/simulation" / f"{name}.py").read_text(encoding="utf-8")
+        assert "holdout" not in source
     assert not {"rating", "liked", "item_id"} & set(schemas.TABLES["profiles"])
 
 
@@ -319,16 +311,16 @@ class Eavesdropper:
 
 
 def test_grounding_hears_what_was_said_and_nothing_private(tmp_path: Path, items: pl.DataFrame) -> None:
-    party, ear = ScriptedEngine(chatter), Eavesdropper()
-    profiles = make_profiles(ids(12))
+    ear = Eavesdropper()
+    population = Population(make_profiles(ids(12)), items, NO_RATINGS, Fixed())
+    population.grounding = lambda *given: ear
     with Run(tmp_path).journal() as journal:
-        _, turns, _ = simulate(
-            profiles, Fixed(), Catalog(items), party, ScriptedEngine(chatter), SimulationParameters(), "r", journal, ear
-        )  # fmt: skip
+        parties = ScriptedEngine(chatter), ScriptedEngine(chatter)
+        turns = simulate(population, *parties, SimulationParameters(), journal).turns
     assert turns["notes"].list.len().sum() > 5
-    assert sum(len(said) for said, _ in ear.given) > 50
+    assert sum(len(history) for history, _ in ear.given) > 50
     assert {temperature for _, temperature in ear.given} == {SimulationParameters().temperature}
-    for utterance in (utterance for said, _ in ear.given for utterance in said):
+    for utterance in (utterance for history, _ in ear.given for utterance in history):
         assert type(utterance) is Utterance
         assert all(item is None or isinstance(item, str) for item in utterance.items)
     assert not any(word in str(ear.given) for word in ("secret", "hush", "seen", "liked"))
@@ -341,22 +333,16 @@ def test_grounding_hears_what_was_said_and_nothing_private(tmp_path: Path, items
 def real():
     """The built-in data of four people, and a function that simulates some of them with the real models."""
     built = profile_building.build(*tables.load(ROOT / "data"), ProfileParameters(n_profiles=4))
-    opinions, catalog = Opinions(built.profiles, built.training, built.items), Catalog(built.items)
-    groundings = {}  # two seconds each, and they keep nothing of what is said
+    population = Population(built.profiles, built.items, built.training)
 
     def talk(folder: Path, chosen: pl.DataFrame, progress=lambda done, total: None, threads: int = 2, **parameters):
         tiny = SimulationParameters(
             weights="Q8_0", max_turns=6, max_tokens=20, n_ctx=512, width=2, threads=threads, **parameters
         )
-        with open_engines(tiny) as (user, recommender), Run(folder).journal() as journal:
-            if tiny.grounding not in groundings:
-                groundings[tiny.grounding] = open_grounding(built.items, built.training, recommender, tiny)
-            return simulate(
-                chosen, opinions, catalog, user, recommender, tiny, "r", journal, groundings[tiny.grounding],
-                progress=progress,
-            )  # fmt: skip
+        with open_engines(tiny) as parties, Run(folder).journal() as journal:
+            return frames(simulate(population.with_profiles(chosen), *parties, tiny, journal, progress))
 
-    return built.profiles.sort("profile_id"), talk
+    return population.profiles, talk
 
 
 @pytest.fixture(scope="module")
@@ -397,9 +383,3 @@ def test_grounded_recommenders_name_real_titles_once(real, whole, tmp_path: Path
     assert named.height > 3
     assert named["item_id"].null_count() == 0
     assert not named.select("dialogue_id", "item_id").is_duplicated().any()
-
-
-def test_grounding_is_told_where_it_is_missing(tmp_path: Path, items: pl.DataFrame) -> None:
-    party = ScriptedEngine(chatter)
-    with Run(tmp_path).journal() as journal, pytest.raises(CrsError, match="grounding = 'prior'"):
-        simulate(make_profiles(["u1"]), Fixed(), Catalog(items), party, party, SimulationParameters(), "r", journal)

@@ -17,9 +17,10 @@ from crslib.engines.scripted import CONTROL, ScriptedEngine
 from crslib.errors import CrsError
 from crslib.recommender.grounding import Grounding
 from crslib.simulation import replay
+from crslib.simulation.population import Population
 from crslib.store import Run
 from tests.conftest import make_profiles
-from tests.simulation import test_loop as test_simulate
+from tests.simulation import test_loop
 
 
 class Reader:
@@ -71,13 +72,14 @@ def make_run(folder: Path, items: pl.DataFrame, *texts: str) -> Run:
         run.write(name, pl.DataFrame(rows, schema=dict(schemas.TABLES[name]), orient="row"))
     run.write("profiles", make_profiles(["u00"]))
     run.write("items", items)
+    run.write("ratings", test_loop.NO_RATINGS)
     return run
 
 
 def read(run: Run, items: pl.DataFrame, temperature: float, *, grounded: bool = True) -> replay.Inside:
     reader = Reader()
-    grounding = Grounding(items, items, reader, prior=False) if grounded else None
-    return replay.read(run, ["u00.0"], Reader(), reader, grounding, temperature)
+    grounding = Grounding(items, reader, None) if grounded else None
+    return replay.read(run, ["u00.0"], Population.read(run), Reader(), reader, grounding, temperature)
 
 
 def test_each_token_has_the_models_own_log_probability(tmp_path: Path, items: pl.DataFrame) -> None:
@@ -128,15 +130,15 @@ def test_what_was_recommended_before_is_no_candidate(tmp_path: Path, items: pl.D
 
 
 def test_views_are_built_again_as_the_simulation_had_them(tmp_path: Path, items: pl.DataFrame) -> None:
-    people = make_profiles(test_simulate.ids(4))
-    (dialogues, turns, _), user, recommender, _ = test_simulate.run(tmp_path, items, people)
+    people = make_profiles(test_loop.ids(4))
+    (dialogues, turns, _), user, recommender, _ = test_loop.run(tmp_path, items, people)
     run = Run(tmp_path)
     for name, table in (("dialogues", dialogues), ("turns", turns), ("profiles", people), ("items", items)):
         run.write(name, table)
     asked = 0
     for dialogue in dialogues["dialogue_id"]:
         readers = Reader(), Reader()
-        replay.read(run, [dialogue], *readers, None, 0.7)
+        replay.read(run, [dialogue], Population(people, items, test_loop.NO_RATINGS), *readers, None, 0.7)
         for reader, engine in zip(readers, (user, recommender), strict=True):
             held = [prompt for key, prompt in engine.prompts if key == dialogue]
             assert reader.prompts == held[: len(reader.prompts)]

@@ -19,18 +19,16 @@ import polars as pl
 
 from crslib.config import ProfileParameters, SimulationParameters, resolve
 from crslib.data import tables
-from crslib.data.catalog import Catalog
 from crslib.dialogue.utterances import RECOMMENDER
 from crslib.engines import llama
 from crslib.engines.base import Engine, Sampling
 from crslib.engines.loading import open_engines
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
-from crslib.recommender.grounding import open_grounding
 from crslib.simulation.loop import simulate
+from crslib.simulation.population import Population
 from crslib.store import Progress, Run, no_progress
 from crslib.users import profiles
-from crslib.users.opinions import Opinions
 
 _STOPS = 16  # how often the engine stops for the other two
 _PHASES = ("prefill", "decode", "sampling", "parking", "waiting")
@@ -51,7 +49,7 @@ def measure(
     `python_share` is all the time that the loop's thread is neither inside `llama_decode` nor copying KV cells nor
     waiting for the feeder. Seconds of phases are those of both threads; `feeder_s` of them are the feeder's.
     """
-    people = _People(n)
+    people = _population(n)
     with (
         _process(_plain, parameters, n) as plain,
         _process(_rehearse, parameters) as llama_alone,
@@ -115,7 +113,7 @@ def scaling(
     With `models` as in a simulation with `parameters`. Without them scripted parties talk at human length, so journal,
     views, links, opinions and tables are real and the models free.
     """
-    people, rows = _People(64), []
+    people, rows = _population(64), []
     with ExitStack() as stack:
         engines: Sequence[Engine] = stack.enter_context(open_engines(parameters)) if models else ()
         for count in counts:
@@ -148,31 +146,29 @@ def lines(found: dict[str, Any]) -> list[str]:
     ]
 
 
-class _People:
-    """Profiles of the built-in data and what a simulation of them needs."""
-
-    def __init__(self, n: int) -> None:
-        built = profiles.build(*tables.load(resolve("data")), ProfileParameters(n_profiles=n))
-        self.profiles, self.training = built.profiles.sort("profile_id"), built.training
-        self.items = built.items
-        self.opinions = Opinions(built.profiles, built.training, built.items)
-        self.catalog = Catalog(built.items)
+def _population(n: int) -> Population:
+    """`n` profiles of the built-in data; what a simulation of them needs is computed once, before any timing."""
+    built = profiles.build(*tables.load(resolve("data")), ProfileParameters(n_profiles=n))
+    population = Population(built.profiles, built.items, built.training)
+    _ = population.catalog, population.opinions, population.prior, population.sha256
+    return population
 
 
 def _talk(
-    people: _People,
+    population: Population,
     begin: int,
     end: int,
     engines: Sequence[Engine],
     parameters: SimulationParameters,
     progress: Progress = no_progress,
 ) -> float:
-    chosen = people.profiles[begin:end]
-    grounding = open_grounding(people.items, people.training, engines[1], parameters)
+    """Seconds that the dialogues of the profiles from `begin` to before `end` take."""
+    chosen = population.with_profiles(population.profiles[begin:end])
+    _ = chosen.sha256
     with tempfile.TemporaryDirectory() as folder, Run(Path(folder)).journal() as journal:
-        begun = perf_counter()
-        simulate(chosen, people.opinions, people.catalog, *engines, parameters, "bench", journal, grounding, progress)
-        return perf_counter() - begun
+        started = perf_counter()
+        simulate(chosen, *engines, parameters, journal, progress)
+        return perf_counter() - started
 
 
 class _Beside:
@@ -236,7 +232,7 @@ def _rehearse(parameters: SimulationParameters, pipe: Connection) -> None:
 
 def _plain(parameters: SimulationParameters, n: int, pipe: Connection) -> None:
     """Gets a range of people, answers with the seconds that a plain loop takes for them, one after the other."""
-    people = _People(n)
+    people = _population(n)
     threads = parameters.threads or os.cpu_count() or 1
     sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
     free = parameters.model_copy(update={"grounding": "off"})

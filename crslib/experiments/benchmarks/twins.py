@@ -19,7 +19,6 @@ from rapidfuzz.distance import Indel
 from crslib import schemas, stats
 from crslib.config import ProfileParameters, SimulationParameters, resolve
 from crslib.data import histories, tables
-from crslib.data.catalog import Catalog
 from crslib.dialogue import utterances
 from crslib.dialogue.lexicon import GENRES_OF, tokens
 from crslib.dialogue.utterances import USER
@@ -30,11 +29,10 @@ from crslib.identity import derive_seed
 from crslib.metrics.consistency import attributes_said
 from crslib.metrics.facts import facts
 from crslib.metrics.recommendation import recommended
-from crslib.recommender.grounding import Grounding, open_grounding
-from crslib.simulation.loop import UserOpinions, simulate
+from crslib.simulation.loop import simulate
+from crslib.simulation.population import Population
 from crslib.store import Progress, Run, no_progress
 from crslib.users import targets
-from crslib.users.opinions import Opinions
 from crslib.users.profiles import build, summarise
 
 GENRE, FILM = "genre", "film"
@@ -149,41 +147,37 @@ def _twins(rows: list[dict[str, Any]], changes: list[tuple[Any, ...]]) -> Twins:
 
 
 def talks(
-    people: pl.DataFrame,
+    population: Population,
     twins: Mapping[str, Twins],
-    opinions: UserOpinions,
-    catalog: Catalog,
     user: Engine,
     recommender: Engine,
     parameters: SimulationParameters,
     folder: Path,
-    grounding: Grounding | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Talk]:
-    """The dialogues of `people` (`FACTUAL`), of them with the next seed (`PLACEBO`), and of the twins by their kind.
+    """The dialogues of `population` (`FACTUAL`), with the next seed (`PLACEBO`), and of the twins by their kind.
 
     Dialogue ids, and so the seeds of every turn, are the same but for the placebo. Each kind is kept in a folder of its
     name below `folder`; a killed call goes on there. Raises `CrsError` as `simulate` does.
     """
     again = parameters.model_copy(update={"seed": parameters.seed + 1})
-    cast = {FACTUAL: (people, parameters), PLACEBO: (people, again)}
-    cast |= {kind: (of.profiles, parameters) for kind, of in twins.items()}
-    total, before, made = sum(len(who) for who, _ in cast.values()) * parameters.dialogues_per_profile, 0, {}
+    cast = {FACTUAL: (population, parameters), PLACEBO: (population, again)}
+    cast |= {kind: (population.with_profiles(of.profiles), parameters) for kind, of in twins.items()}
+    total, before, talk = sum(len(who.profiles) for who, _ in cast.values()) * parameters.dialogues_per_profile, 0, {}
     for name, (who, how) in cast.items():
 
-        def tell(done: int, _: int, before: int = before) -> None:
+        def report(done: int, _: int, before: int = before) -> None:
             progress(before + done, total)
 
         run = Run(folder / name)
+        run.update(run_id=name)
         with run.journal() as journal:
-            dialogues, turns, _ = simulate(
-                who, opinions, catalog, user, recommender, how, name, journal, grounding, tell
-            )
-        for table, frame in (("profiles", who), ("dialogues", dialogues), ("turns", turns)):
-            run.write(table, frame)
-        made[name] = dialogues, turns
-        before += len(dialogues)
-    return made
+            dialogues = simulate(who, user, recommender, how, journal, report)
+        run.write("profiles", who.profiles)
+        dialogues.write(run)
+        talk[name] = dialogues.dialogues, dialogues.turns
+        before += len(dialogues.dialogues)
+    return talk
 
 
 # ── what it did ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -205,10 +199,9 @@ def measure(
         GENRE: other_genre(built.profiles, built.items, chosen.min_k, chosen.seed),
         FILM: other_film(built.profiles, built.training, built.items, chosen.seed),
     }
-    opinions, catalog = Opinions(built.profiles, built.training, built.items), Catalog(built.items)
-    with open_engines(parameters) as engines:
-        grounding = open_grounding(built.items, built.training, engines[1], parameters)
-        made = talks(built.profiles, twins, opinions, catalog, *engines, parameters, folder, grounding, progress)
+    with open_engines(parameters) as (user, recommender):
+        population = Population(built.profiles, built.items, built.training)
+        made = talks(population, twins, user, recommender, parameters, folder, progress)
     found = pl.concat(
         effects(kind, of.changes, made[FACTUAL], made[kind], made[PLACEBO], built.items) for kind, of in twins.items()
     )

@@ -1,0 +1,96 @@
+"""Who is simulated, and the catalogue and visible ratings around them: all that a simulation may know.
+
+No table here has a held-out item in it, and none is asked for.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from copy import copy
+from functools import cached_property
+from typing import Any, Protocol, Self
+
+import polars as pl
+
+from crslib.data.catalog import Catalog
+from crslib.dialogue.views import UserKnowledge, UserView
+from crslib.engines.base import Engine
+from crslib.identity import digest
+from crslib.recommender.grounding import Grounding
+from crslib.recommender.prior import ItemPrior
+from crslib.store import Run
+from crslib.users.opinions import Opinions
+
+_ROWS = 100_000  # rows of a table that are hashed at once
+
+
+class UserOpinions(Protocol):
+    """What a user remembers or thinks of an item that was just named."""
+
+    def of(self, profile_id: str, item_id: str | None) -> tuple[bool | None, bool | None]:
+        """(seen, liked or interested) for an item of the catalogue, or for a title that is in none (`None`)."""
+        ...
+
+
+class Population:
+    """Tables `profiles`, `items` and `training` (table `ratings`, visible ones only) of a run.
+
+    `catalog`, `opinions` and `prior` are computed from them when they are first needed.
+    """
+
+    def __init__(
+        self, profiles: pl.DataFrame, items: pl.DataFrame, training: pl.DataFrame, opinions: UserOpinions | None = None
+    ) -> None:
+        """`opinions`: what the users think of items; None: `Opinions`, from their visible ratings."""
+        self.profiles, self.items, self.training = profiles.sort("profile_id"), items, training
+        if opinions is not None:
+            self.opinions = opinions
+
+    @classmethod
+    def read(cls, run: Run) -> Self:
+        """The population whose tables lie in the folder of `run`. Raises `CrsError` when one is missing or damaged."""
+        return cls(run.read("profiles"), run.read("items"), run.read("ratings"))
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """Items by name."""
+        return Catalog(self.items)
+
+    @cached_property
+    def opinions(self) -> UserOpinions:
+        """What each user remembers or thinks of an item. For the user alone."""
+        return Opinions(self.profiles, self.training, self.items)
+
+    @cached_property
+    def prior(self) -> ItemPrior:
+        """What the recommender knows of items: a model of the catalogue and of everybody's ratings."""
+        return ItemPrior.fit(self.items, self.training)
+
+    def with_profiles(self, profiles: pl.DataFrame) -> Self:
+        """The same catalogue, ratings and opinions with other `profiles` of the same people."""
+        other = copy(self)
+        other.profiles = profiles.sort("profile_id")
+        vars(other).pop("sha256", None)
+        return other
+
+    def view(self, profile: Mapping[str, Any]) -> UserView:
+        """What the user of a row of table `profiles` sees before the first word."""
+        return UserView(UserKnowledge(profile["summary"], profile["attributes"]))
+
+    def grounding(self, recommender: Engine, kind: str) -> Grounding | None:
+        """What keeps `recommender` to titles of the catalogue: `kind` is parameter `grounding`; None when it is off."""
+        if kind == "off":
+            return None
+        return Grounding(self.items, recommender, self.prior if kind == "prior" else None)
+
+    @cached_property
+    def sha256(self) -> str:
+        """A hash of the three tables."""
+        return digest([table_sha256(table) for table in (self.profiles, self.items, self.training)], "population")
+
+
+def table_sha256(table: pl.DataFrame) -> str:
+    """SHA-256 of a table's cells, row by row."""
+    cells = hashlib.sha256()
+    for start in range(0, len(table), _ROWS):
+        cells.update(table[start : start + _ROWS].write_ndjson().encode())
+    return cells.hexdigest()

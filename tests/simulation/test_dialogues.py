@@ -1,0 +1,126 @@
+"""Finished dialogues are used again where all that decides their words is the same, and only there."""
+
+import ast
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from crslib import identity, schemas
+from crslib.config import ROOT, SimulationParameters
+from crslib.engines.scripted import ScriptedEngine
+from crslib.simulation.baselines import InformedPopulation
+from crslib.simulation.dialogues import DECIDE_THE_WORDS, words_key
+from crslib.simulation.loop import simulate
+from crslib.simulation.population import Population, table_sha256
+from crslib.store import Run
+from tests.conftest import make_profiles
+from tests.simulation.test_loop import NO_RATINGS, Fixed, chatter, ids
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the library's sources, which a test may edit."""
+    copy = tmp_path / "crslib"
+    shutil.copytree(ROOT / "crslib", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(identity, "LIBRARY", copy)
+    return copy
+
+
+def talk(
+    folder: Path, items: pl.DataFrame, ratings: pl.DataFrame = NO_RATINGS, **parameters: object
+) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    """Tables `dialogues` and `turns` of four profiles, and how many of them were there when the simulation began."""
+    reached: list[int] = []
+    Run(folder).update(run_id=folder.name)
+    with Run(folder).journal(reuse=True) as journal:
+        dialogues = simulate(
+            Population(make_profiles(ids(4)), items, ratings, Fixed()),
+            ScriptedEngine(chatter, 3),
+            ScriptedEngine(chatter, 3),
+            SimulationParameters(grounding="off", **parameters),
+            journal,
+            progress=lambda done, total: reached.append(done),
+        )
+    return dialogues.dialogues, dialogues.turns, reached[0]
+
+
+def test_dialogues_of_another_run_are_used_again(tmp_path: Path, items: pl.DataFrame) -> None:
+    """Under another condition's name, and as far as the other got; not when anything that decides the words differs."""
+    _, first, n_reused = talk(tmp_path / "a", items)
+    assert n_reused == 0
+    dialogues, again, n_reused = talk(tmp_path / "b", items, condition="another name")
+    assert n_reused == 4
+    assert again.equals(first)
+    assert set(dialogues.select("run_id", "condition").rows()) == {("b", "another name")}
+    journal = tmp_path / "a" / "journal.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]) + b"torn")
+    (tmp_path / "b" / "journal.jsonl").unlink()
+    assert talk(tmp_path / "c", items)[2] == 2
+    ratings = pl.DataFrame([("u00", "1", 4.0, None)], schema=NO_RATINGS.schema, orient="row")
+    assert talk(tmp_path / "d", items, ratings)[2] == 0
+    assert talk(tmp_path / "e", items.with_columns(year=pl.lit(1999, pl.Int32)))[2] == 0
+    assert talk(tmp_path / "f", items, seed=1)[2] == 0
+
+
+@pytest.mark.parametrize("edited", ["metrics/consistency.py", "reporting/html.py", "training/rewards.py", "stats.py"])
+def test_after_an_edited_metric_dialogues_are_used_again(
+    tmp_path: Path, items: pl.DataFrame, library: Path, edited: str
+) -> None:
+    _, first, _ = talk(tmp_path / "runs" / "a", items)
+    with (library / edited).open("a") as file:
+        file.write("# edited\n")
+    _, again, n_reused = talk(tmp_path / "runs" / "b", items)
+    assert n_reused == 4
+    assert again.equals(first)
+
+
+@pytest.mark.parametrize(
+    "edited",
+    ["simulation/loop.py", "dialogue/reactions.py", "recommender/prior.py", "users/opinions.py", "identity.py"],
+)
+def test_after_an_edited_loop_dialogues_are_simulated_anew(
+    tmp_path: Path, items: pl.DataFrame, library: Path, edited: str
+) -> None:
+    talk(tmp_path / "runs" / "a", items)
+    with (library / edited).open("a") as file:
+        file.write("# edited\n")
+    assert talk(tmp_path / "runs" / "b", items)[2] == 0
+
+
+def test_all_that_a_simulation_imports_is_hashed() -> None:
+    """But for what carries parameters, tables and files: those are hashed by their values."""
+    carriers = {"config.py", "errors.py", "schemas.py", "stats.py", "store.py", "__init__.py"}
+    waiting, reached = ["crslib.simulation.loop", "crslib.simulation.baselines"], set()
+    while waiting:
+        base = ROOT / Path(*waiting.pop().split("."))
+        path = next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+        if path is None or path in reached:
+            continue
+        reached.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("crslib"):
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    names = {path.relative_to(ROOT / "crslib").as_posix() for path in reached} - carriers - {"data/__init__.py"}
+    assert len(names) > 20
+    assert not [name for name in names if not name.startswith(DECIDE_THE_WORDS)]
+
+
+def test_the_key_follows_what_the_users_know(items: pl.DataFrame) -> None:
+    profiles, engines = make_profiles(["u0", "u1"]), [ScriptedEngine(chatter)]
+    parameters = SimulationParameters(grounding="off")
+    holdouts = pl.DataFrame([("u0", "6", 5.0, True)], schema=dict(schemas.TABLES["holdouts"]), orient="row")
+    plain = Population(profiles, items, NO_RATINGS)
+    one = InformedPopulation(profiles, items, NO_RATINGS, holdouts)
+    other = InformedPopulation(profiles, items, NO_RATINGS, holdouts.clear())
+    keys = [words_key(parameters, population, engines) for population in (plain, one, other)]
+    assert len(set(keys)) == 3
+    assert words_key(parameters, Population(profiles.reverse(), items, NO_RATINGS), engines) == keys[0]
+    renamed = parameters.model_copy(update={"condition": "another name"})
+    assert words_key(renamed, plain, engines) == keys[0]
+
+
+def test_a_table_is_hashed_by_its_cells(items: pl.DataFrame) -> None:
+    assert table_sha256(items) == table_sha256(pl.concat([items[:2], items[2:]], rechunk=False))
+    assert table_sha256(items) != table_sha256(items.reverse())
