@@ -81,7 +81,7 @@ def targets(holdouts: pl.DataFrame, items: pl.DataFrame) -> dict[str, tuple[str,
     }
 
 
-def converse(
+def simulate_baseline(
     population: InformedPopulation, parameters: BaselineParameters, journal: Journal, progress: Progress = no_progress
 ) -> Dialogues:
     """The dialogues of the condition `parameters.baseline`, with the engines that its parameters name.

@@ -1,7 +1,7 @@
 """A person talks with one of the two simulators, and the dialogue becomes a run's tables like any other.
 
-As the user a person talks with the recommender and is nobody's profile: they say what they like. As the recommender
-they talk with the simulated user of a profile, which they are shown afterwards.
+As the user, a person talks with the recommender without a profile: they say what they like themselves. As the
+recommender, they talk with the simulated user of a profile, and see the profile afterwards.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,9 +41,9 @@ _ENDS = {
 
 @dataclass(frozen=True)
 class Ending:
-    """Why a dialogue ended, in a sentence, and what the other party privately held: nothing, if it was the recommender.
+    """Why a dialogue ended, in a sentence, and what the simulated user privately knew; empty for a recommender.
 
-    `notes`: what it remembered or thought before each of its replies, one line for each that had any.
+    `notes`: its private notes before each of its replies, one line for each reply that had any.
     """
 
     why: str
@@ -57,27 +57,27 @@ def converse(
     parameters: RunParameters,
     run: Run,
     ask: Callable[[], str | None],
-    tell: Callable[[str, str], None],
+    show: Callable[[str, str], None],
     profile_id: str = "",
     begin: Callable[[], None] = lambda: None,
 ) -> Ending:
     """One dialogue in which a person speaks for `role`.
 
-    `ask` gives the person's next utterance (None: they go), `tell` gets the role and text of everything said, the
-    person's words too; `begin` is called when the models are ready. Titles that the person names without brackets are
-    linked as in `Catalog.link`; in what `tell` gets all of them stand in `[[…]]`. Without `profile_id` the seed chooses
-    who the simulated user is. All tables of a run are written into `run`, the hidden items too, so that `03_evaluate`
-    can read it. Raises `CrsError` for a profile that is not there, or a file that is unfit.
+    `ask` gives the person's next utterance (None: they leave). `show` gets the role and text of every utterance, the
+    person's too. `begin` is called when the models are ready. Titles that the person types without brackets are linked
+    as in `Catalog.link`; `show` gets all of them in `[[…]]`. Without `profile_id` the seed chooses the simulated user.
+    All tables of a run are written into `run`, the hidden items too, so that `03_evaluate` can read it. Raises
+    `CrsError` for an unknown profile, or a file that cannot be used.
     """
     items, ratings = tables.load(resolve(parameters.data))
     built = profiles.build(items, ratings, parameters)
     chosen = _nobody() if role == USER else _chosen(built.profiles, profile_id, parameters.seed)
     population = Population(chosen, built.items, built.training)
-    here = {"n_profiles": 1, "resample": 1, "condition": f"a person as {role}", "dialogues_per_profile": 1}
-    here |= {"memory": False} if role == USER else {"grounding": "off"}
+    fixed = {"n_profiles": 1, "resample": 1, "condition": f"a person as {role}", "dialogues_per_profile": 1}
+    fixed |= {"memory": False} if role == USER else {"grounding": "off"}
     if parameters.weights == "fastest":
-        here["weights"] = "Q8_0"  # nobody should wait minutes for a measurement to save seconds
-    parameters = parameters.model_copy(update=here)
+        fixed["weights"] = "Q8_0"  # nobody should wait minutes for a measurement to save seconds
+    parameters = parameters.model_copy(update=fixed)
     holdouts = built.holdouts.join(chosen, on="profile_id", how="semi")
     replace(built, profiles=chosen, holdouts=holdouts).write(run)
     other = RECOMMENDER if role == USER else USER
@@ -87,7 +87,7 @@ def converse(
     engine = open_engine(parameters.model_copy(update={"width": 1}), model, adapter, sampling, models)
     try:
         begin()
-        reason, turns = _talk(role, engine, population, parameters, run, ask, tell)
+        reason, turns = _talk(role, engine, population, parameters, run, ask, show)
     finally:
         engine.close()
         for opened in models.values():
@@ -99,7 +99,7 @@ def converse(
 
 
 def new_run(reports: Path) -> Run:
-    """Where one dialogue of a person is kept: a folder below `reports`/chats, named by the time and not made yet."""
+    """The run of one dialogue with a person: a folder below `reports`/chats, named by the time and not yet created."""
     return Run(reports / "chats" / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S-%f}")
 
 
@@ -110,7 +110,7 @@ def _talk(
     parameters: RunParameters,
     run: Run,
     ask: Callable[[], str | None],
-    tell: Callable[[str, str], None],
+    show: Callable[[str, str], None],
 ) -> tuple[str, pl.DataFrame]:
     """The dialogue into the run's tables; its stop reason and its `turns`."""
     other = RECOMMENDER if role == USER else USER
@@ -120,10 +120,10 @@ def _talk(
         if text is None:
             return None
         text = bracketed(text, population.catalog)
-        tell(role, utterances.clean(text))
+        show(role, utterances.clean(text))
         return text
 
-    person, model = Person(engine, typed), Overheard(engine, lambda text: tell(other, utterances.clean(text)))
+    person, model = Person(engine, typed), Overheard(engine, lambda text: show(other, utterances.clean(text)))
     user, recommender = (person, model) if role == USER else (model, person)
     run.update(run_id=run.path.name, parameters=parameters.model_dump())
     with run.journal() as journal:
@@ -134,15 +134,16 @@ def _talk(
 
 
 def bracketed(text: str, catalog: Catalog) -> str:
-    """What a person typed with its titles in `[[…]]`, as the catalogue writes them; brackets of their own stay."""
-    made, end = "", 0
+    """What a person typed, with its titles in `[[…]]` as the catalogue writes them; typed brackets stay."""
+    result, end = "", 0
     for mention in catalog.spot(text):
-        made += f"{text[end : mention['start']]}[[{catalog.name(mention['item_id'])}]]"
+        result += f"{text[end : mention['start']]}[[{catalog.name(mention['item_id'])}]]"
         end = mention["end"]
-    return made + text[end:]
+    return result + text[end:]
 
 
 def _nobody() -> pl.DataFrame:
+    """The profile of a person of whom nothing is known."""
     row: Mapping[str, Any] = {
         **{name: [] if isinstance(kind, pl.List) else None for name, kind in schemas.TABLES["profiles"].items()},
         **{"profile_id": YOU, "user_id": YOU, "summary": "", "attributes": "", "target_mode": "heldout"},
@@ -151,8 +152,8 @@ def _nobody() -> pl.DataFrame:
     return pl.DataFrame([row], schema=dict(schemas.TABLES["profiles"]))
 
 
-def _chosen(people: pl.DataFrame, profile_id: str, seed: int) -> pl.DataFrame:
-    names = people["profile_id"].to_list()
+def _chosen(profiles: pl.DataFrame, profile_id: str, seed: int) -> pl.DataFrame:
+    names = profiles["profile_id"].to_list()
     if profile_id and profile_id not in names:
         raise CrsError(f"there is no profile {profile_id!r} among {len(names)}; known are {', '.join(names[:5])}, …")
-    return people.filter(profile_id=profile_id or names[derive_seed(seed, "chat") % len(names)])
+    return profiles.filter(profile_id=profile_id or names[derive_seed(seed, "chat") % len(names)])

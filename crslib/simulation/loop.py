@@ -214,7 +214,7 @@ class _Recommender(_Party):
 
     def _submit(self, request: Request, dialogue: _Dialogue) -> None:
         if self._grounding is not None:
-            constraint = self._grounding.constraint(_utterances(dialogue.turns), self._parameters.temperature)
+            constraint = self._grounding.constraint(utterances_of(dialogue.turns), self._parameters.temperature)
             request = replace(request, constraint=constraint)
         self.engine.submit(request)
 
@@ -232,7 +232,7 @@ class _Recommender(_Party):
         return list(notes.values())
 
 
-def _utterances(turns: Sequence[Mapping[str, Any]]) -> list[Utterance]:
+def utterances_of(turns: Sequence[Mapping[str, Any]]) -> list[Utterance]:
     """What both parties heard. The rows of `turns` also hold the user's notes; those must not get further."""
     return [Utterance(turn["role"], turn["text"], [item["item_id"] for item in turn["items"]]) for turn in turns]
 

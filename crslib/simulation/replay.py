@@ -1,9 +1,9 @@
-"""Dialogues read again by the models that held them: how likely each word was, and what else they could have named.
+"""Replay: dialogues are read again by the models that spoke them. How likely was each word, which titles were possible?
 
-A simulation keeps words and notes; the rest is computed again from them. Every party's view is built as it was, and its
-own model reads what it then said. The text is all there is: where a model had spelled a word in tokens other than the
-tokenizer's own, the reading is of the latter. Candidates come from the constraint that the recommender was held by, so
-from words said aloud and training ratings; hidden items are not asked for.
+A simulation stores words and notes; the rest is computed again from them. The view of each speaker is built as it was,
+and its own model reads what it said. Only the text is stored: where a model had spelled a word in other tokens than the
+tokenizer does, the replay uses the tokenizer's. Candidates come from the constraint of the recommender's decoding, so
+from utterances and training ratings; hidden items are not read.
 """
 
 import codecs
@@ -25,12 +25,13 @@ from crslib.engines.llama import log_softmax
 from crslib.engines.loading import open_engines
 from crslib.errors import CrsError
 from crslib.recommender.grounding import Grounding
-from crslib.recommender.prior import Utterance
 from crslib.simulation.baselines import InformedPopulation
+from crslib.simulation.loop import utterances_of
 from crslib.simulation.population import Population
 from crslib.store import Progress, Run, no_progress
 
 N_CANDIDATES = 5
+_MODEL = ("model_sha256", "adapter_sha256", "weights")
 _SPARE = 64  # tokens that a dialogue may have more of in the tokenizer's own spelling
 TOKENS = {"dialogue_id": pl.String, "turn": pl.Int32, "position": pl.Int32, "piece": pl.String, "logprob": pl.Float64}
 CANDIDATES = {
@@ -47,7 +48,7 @@ CANDIDATES = {
 
 
 class Reader(Protocol):
-    """The part of an engine that reads."""
+    """The part of an engine that reads text without drawing any."""
 
     chat_template: tuple[str, str, str]
     pieces: Sequence[bytes]
@@ -59,12 +60,12 @@ class Reader(Protocol):
         ...
 
     def read(self, tokens: Sequence[int], start: int) -> np.ndarray:
-        """The logits after each token from `start` on, (n, n_vocab); those before are what was last the prompt."""
+        """The logits after each token from `start` on, (n, n_vocab); the tokens before `start` are the last prompt."""
         ...
 
 
-class Inside(NamedTuple):
-    """What a reading found; the columns are those of `TOKENS` and `CANDIDATES`, the order that of the dialogues."""
+class Replay(NamedTuple):
+    """Tables with the columns of `TOKENS` and `CANDIDATES`, in the order of the dialogues."""
 
     tokens: pl.DataFrame
     candidates: pl.DataFrame
@@ -75,26 +76,30 @@ def look(
     dialogue_ids: Sequence[str],
     parameters: SimulationParameters | None = None,
     progress: Progress = no_progress,
-) -> Inside:
-    """`read` with the run's own models, opened for it. Empty for a run whose dialogues one model wrote as one text.
+) -> Replay:
+    """`read` with the run's own models. Empty for a run whose dialogues one model wrote as one text.
 
     `parameters`: those of the simulation; None: as `run.json` has them. Raises `CrsError` when a file is missing or is
-    not the one that the run talked with.
+    not the one that the run was simulated with.
     """
     info = run.info
     given = info.get("parameters", {})
     if parameters is None and "user_model" not in given:
-        raise CrsError(f"{run.path} does not say what it talked with; give its SimulationParameters")
+        raise CrsError(f"{run.path} does not say which models it was simulated with; give its SimulationParameters")
     if given.get("baseline") == SCRIPTED:
-        return Inside(pl.DataFrame(schema=TOKENS), pl.DataFrame(schema=CANDIDATES))
+        return Replay(pl.DataFrame(schema=TOKENS), pl.DataFrame(schema=CANDIDATES))
     parameters = parameters or SimulationParameters(**{name: given[name] for name in SimulationParameters.model_fields})
     population = (InformedPopulation if given.get("baseline") == USER_TARGET else Population).read(run)
     alone = {"width": 1, "n_ctx": parameters.n_ctx + _SPARE}
     with open_engines(parameters.model_copy(update=alone)) as (user, recommender):
         for role, engine in ((USER, user), (RECOMMENDER, recommender)):
-            talked = info.get("engines", {}).get(role, {})
-            if any(talked.get(name) != engine.identity[name] for name in ("model_sha256", "adapter_sha256", "weights")):
-                raise CrsError(f"the {role}'s model is not the one that {run.path} talked with; put that one back")
+            recorded = info.get("engines", {}).get(role, {})
+            if any(
+                recorded.get(name) != engine.identity[name] for name in ("model_sha256", "adapter_sha256", "weights")
+            ):
+                raise CrsError(
+                    f"the {role}'s model is not the one that {run.path} was simulated with; put that one back"
+                )
         grounding = population.grounding(recommender, parameters.grounding)
         return read(run, dialogue_ids, population, user, recommender, grounding, parameters.temperature, progress)
 
@@ -108,43 +113,43 @@ def read(
     grounding: Grounding | None,
     temperature: float,
     progress: Progress = no_progress,
-) -> Inside:
-    """How likely every word of dialogues was to who said it, and the candidates behind each title that the recommender
-    named.
+) -> Replay:
+    """How likely each word was to its speaker, and the candidates for each title that the recommender named.
 
     `tokens`: `logprob` (nats) is the model's own, at temperature 1 and before truncation and constraint, as
-    `turns.mean_logprob` is; the pieces of a turn make up its text. So its mean over a turn is the recorded one, however
-    the words were drawn, but for rounding: quantized weights round otherwise when tokens are fed in other portions.
-    Where the number of tokens differs from `n_tokens` the model had spelled its words in another way.
+    `turns.mean_logprob` is; the pieces of a turn add up to its text. Its mean over a turn is the recorded one, but for
+    rounding: quantized weights round differently when tokens are fed in other portions. Where the number of tokens
+    differs from `n_tokens`, the model had spelled its words in another way.
 
-    `candidates`, of each mention the `N_CANDIDATES` titles that the decoder was likeliest to write there and the one
-    that was `named`, the likeliest first: `log_prior` is the item prior's share among all titles that it could write,
-    `log_lm` the model's own log-probability of the title with its closing bracket (nats), `probability` what decoding
-    made of both at `temperature`, exactly. Without `grounding` there are none.
+    `candidates`: for each mention the `N_CANDIDATES` titles that decoding was most likely to write there and the one
+    that was `named`, the most likely first. `log_prior` is the item prior's share among all possible titles, `log_lm`
+    the model's own log-probability of the title with its closing bracket (nats), `probability` the exact probability
+    of the title under both at `temperature`. Without `grounding` there are none.
     """
     dialogues = run.read("dialogues").filter(pl.col("dialogue_id").is_in(list(dialogue_ids))).sort("dialogue_id")
     profiles = {row["profile_id"]: row for row in population.profiles.iter_rows(named=True)}
     names = {utterances.item_name(title, year): item for item, title, year in _named(population.items)}
     turns = run.read("turns").sort("dialogue_id", "turn").partition_by("dialogue_id", as_dict=True)
-    voices = {USER: _Voice(user), RECOMMENDER: _Voice(recommender)}
+    readers = {USER: _RoleReader(user), RECOMMENDER: _RoleReader(recommender)}
     tokens: list[tuple[Any, ...]] = []
     candidates: list[tuple[Any, ...]] = []
     for done, (dialogue_id, profile_id) in enumerate(dialogues.select("dialogue_id", "profile_id").iter_rows()):
         progress(done, dialogues.height)
-        said = turns.get((dialogue_id,), pl.DataFrame()).to_dicts()
-        for turn, seen in zip(said, _views(said, population.view(profiles[profile_id])), strict=True):
-            at, voice = (dialogue_id, turn["turn"]), voices[turn["role"]]
-            prompt = voice.prompt(seen)
-            tokens += [(*at, *token) for token in voice.tokens(prompt, turn["text"])]
+        rows = turns.get((dialogue_id,), pl.DataFrame()).to_dicts()
+        for turn, view in zip(rows, _views(rows, population.view(profiles[profile_id])), strict=True):
+            place, reader = (dialogue_id, turn["turn"]), readers[turn["role"]]
+            prompt = reader.prompt(view)
+            tokens += [(*place, *token) for token in reader.tokens(prompt, turn["text"])]
             if turn["role"] == RECOMMENDER and grounding is not None:
-                heard = [Utterance(t["role"], t["text"], [i["item_id"] for i in t["items"]]) for t in said[: at[1]]]
-                constraint = grounding.constraint(heard, temperature)
+                constraint = grounding.constraint(utterances_of(rows[: turn["turn"]]), temperature)
                 for number, (name, start, _) in enumerate(utterances.mentions(turn["text"])):
-                    opening = voice.encode(turn["text"][: start + 2])
-                    found = _Decoder(recommender, constraint, prompt, opening, temperature)
-                    candidates += [(*at, number, names[title], title, *row) for title, *row in found.candidates(name)]
+                    opening = reader.encode(turn["text"][: start + 2])
+                    decoder = _Decoder(recommender, constraint, prompt, opening, temperature)
+                    candidates += [
+                        (*place, number, names[title], title, *row) for title, *row in decoder.candidates(name)
+                    ]
     progress(dialogues.height, dialogues.height)
-    return Inside(
+    return Replay(
         pl.DataFrame(tokens, schema=TOKENS, orient="row"), pl.DataFrame(candidates, schema=CANDIDATES, orient="row")
     )
 
@@ -169,7 +174,7 @@ def _views(turns: Sequence[Mapping[str, Any]], user: UserView) -> Iterator[View]
             user.hear(turn["text"], [Note(note["title"], note["seen"], note["liked"]) for note in notes])
 
 
-class _Voice:
+class _RoleReader:
     """One role's reader with its chat template."""
 
     def __init__(self, reader: Reader) -> None:
@@ -180,17 +185,17 @@ class _Voice:
         return self._template.encode(view.messages, self._reader)
 
     def tokens(self, prompt: Sequence[int], text: str) -> Iterator[tuple[int, str, float]]:
-        """Position, text and log-probability of each token of `text` behind `prompt`."""
+        """Position, text and log-probability of each token of `text` after `prompt`."""
         ids = self.encode(text)
         self._reader.score(prompt[:-1], [])
         logprobs = log_softmax(self._reader.read([*prompt, *ids[:-1]], len(prompt) - 1))
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be made of several tokens
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may span several tokens
         for position, token in enumerate(ids):
             yield position, decoder.decode(self._reader.pieces[token]), float(logprobs[position, token])
 
 
 class _Decoder:
-    """What the recommender could have written behind `opening`, which ends with `[[`, and how likely each of it was."""
+    """The titles that the recommender could have written after `opening`, which ends with `[[`, with probabilities."""
 
     def __init__(
         self, reader: Reader, constraint: Constraint, prompt: Sequence[int], opening: Sequence[int], temperature: float
@@ -201,14 +206,14 @@ class _Decoder:
 
     def candidates(self, named: str) -> list[tuple[str, float, float, float, bool]]:
         """Title, log prior, log-probability by the model, probability, and whether it is the one `named`."""
-        found = []
+        rows = []
         for title in {*self._likeliest(), named}:
             ways = list(self._ways(title.encode()))
-            if ways:  # not where the model was free, or had drawn other tokens before
+            if ways:  # none where the model was free, or had drawn other tokens
                 paths, weights, chances = zip(*ways, strict=True)
                 read = float(np.logaddexp.reduce(self._reader.score(self._prompt + self._opening, paths)))
-                found.append((title, weights[0] / (self._temperature or 1.0), read, sum(chances), title == named))
-        return sorted(found, key=lambda row: (-row[3], row[0]))
+                rows.append((title, weights[0] / (self._temperature or 1.0), read, sum(chances), title == named))
+        return sorted(rows, key=lambda row: (-row[3], row[0]))
 
     def _choice(self, path: tuple[int, ...]) -> list[tuple[int, float, float]]:
         """The tokens that may follow `path`: token, log-weight of the prior, probability of being drawn."""

@@ -17,7 +17,7 @@ from crslib import store
 from crslib.dialogue import utterances
 from crslib.metrics import METRICS
 from crslib.reporting import html
-from crslib.simulation.replay import Inside
+from crslib.simulation.replay import Replay
 from crslib.store import Run, writing
 from crslib.web import assets
 
@@ -26,19 +26,19 @@ _Rows = list[tuple[Any, ...]]
 _HEIGHT = 800  # pixels of the frame in a notebook
 
 
-def show(*runs: Run, inside: Sequence[Inside] = ()) -> html.Shown:
+def show(*runs: Run, inside: Sequence[Replay] = ()) -> html.Shown:
     """The viewer for a notebook's output; see `rows`."""
     return html.Shown(document(runs, inside), _HEIGHT, scripts=True)
 
 
-def write(path: Path, runs: Sequence[Run], inside: Sequence[Inside] = ()) -> Path:
+def write(path: Path, runs: Sequence[Run], inside: Sequence[Replay] = ()) -> Path:
     """Writes the viewer as one file; see `rows`. Returns `path`."""
     with writing(path) as temporary:
         temporary.write_text(document(runs, inside), encoding="utf-8")
     return path
 
 
-def document(runs: Sequence[Run], inside: Sequence[Inside] = ()) -> str:
+def document(runs: Sequence[Run], inside: Sequence[Replay] = ()) -> str:
     """The viewer as HTML; see `rows`."""
     data = rows(runs, inside)
     script = assets.module("element.js", "viewer.js")
@@ -52,7 +52,7 @@ def document(runs: Sequence[Run], inside: Sequence[Inside] = ()) -> str:
     )
 
 
-def rows(runs: Sequence[Run], inside: Sequence[Inside] = ()) -> dict[str, Any]:
+def rows(runs: Sequence[Run], inside: Sequence[Replay] = ()) -> dict[str, Any]:
     """What the page shows, ready for JSON: `runs` (their names), `metrics` (name and title of all that their `scores`
     have) and `dialogues`.
 
@@ -73,7 +73,7 @@ def rows(runs: Sequence[Run], inside: Sequence[Inside] = ()) -> dict[str, Any]:
     return {"runs": list(named), "metrics": metrics, "dialogues": dialogues}
 
 
-def _dialogues(run: Run, number: int, inside: Inside | None) -> Iterator[dict[str, Any]]:
+def _dialogues(run: Run, number: int, inside: Replay | None) -> Iterator[dict[str, Any]]:
     dialogues = run.read("dialogues").sort("dialogue_id")
     turns = run.read("turns").sort("dialogue_id", "turn").partition_by("dialogue_id", as_dict=True)
     scores: dict[str, dict[str, float]] = {}
@@ -110,7 +110,7 @@ def _dialogues(run: Run, number: int, inside: Inside | None) -> Iterator[dict[st
         }
 
 
-def _by_turn(inside: Inside | None) -> tuple[dict[_Turn, list[tuple[str, float]]], dict[_Turn, dict[int, _Rows]]]:
+def _by_turn(inside: Replay | None) -> tuple[dict[_Turn, list[tuple[str, float]]], dict[_Turn, dict[int, _Rows]]]:
     """Tokens, and candidates by number of the mention, of a reading's turns."""
     tokens: dict[_Turn, list[tuple[str, float]]] = {}
     candidates: dict[_Turn, dict[int, _Rows]] = {}

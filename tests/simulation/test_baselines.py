@@ -134,7 +134,9 @@ def test_runs_of_the_baselines(tmp_path: Path) -> None:
     assert "02_baselines" in RunParameters.parse(other).stages
     parameters = BaselineParameters.pick({**run.info["parameters"], **other})
     with Run(tmp_path / "other").journal() as journal:
-        dialogues, turns, prompts = frames(baselines.converse(InformedPopulation.read(run), parameters, journal))
+        dialogues, turns, prompts = frames(
+            baselines.simulate_baseline(InformedPopulation.read(run), parameters, journal)
+        )
     profiles, holdouts, items = map(run.read, ("profiles", "holdouts", "items"))
     assert leakage.audit(prompts, profiles, holdouts, items, dialogues, turns).counts["hidden_title"] > 0
     assert dialogues.height == 2

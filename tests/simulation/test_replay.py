@@ -76,7 +76,7 @@ def make_run(folder: Path, items: pl.DataFrame, *texts: str) -> Run:
     return run
 
 
-def read(run: Run, items: pl.DataFrame, temperature: float, *, grounded: bool = True) -> replay.Inside:
+def read(run: Run, items: pl.DataFrame, temperature: float, *, grounded: bool = True) -> replay.Replay:
     reader = Reader()
     grounding = Grounding(items, reader, None) if grounded else None
     return replay.read(run, ["u00.0"], Population.read(run), Reader(), reader, grounding, temperature)
@@ -157,7 +157,7 @@ def test_a_run_is_read_by_its_own_models_only(
     monkeypatch.setattr(replay, "open_engines", lambda parameters: nullcontext((engine, engine)))
     with pytest.raises(CrsError, match="the user's model is not the one that"):
         replay.look(run, ["u00.0"], SimulationParameters())
-    with pytest.raises(CrsError, match="does not say what it talked with"):
+    with pytest.raises(CrsError, match="does not say which models"):
         replay.look(run, ["u00.0"])
     run.update(parameters={"baseline": SCRIPTED, **SimulationParameters().model_dump()})
     assert replay.look(run, ["u00.0"]).tokens.is_empty()

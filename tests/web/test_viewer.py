@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from crslib import schemas
 from crslib.cli.main import main
 from crslib.errors import CrsError
-from crslib.simulation.replay import CANDIDATES, TOKENS, Inside
+from crslib.simulation.replay import CANDIDATES, TOKENS, Replay
 from crslib.store import Run
 from crslib.web import viewer
 from tests.support.people_runs import SCRIPT, make_runs
@@ -47,7 +47,7 @@ def make_looked_at(folder: Path, items: pl.DataFrame) -> list[Run]:
     return runs
 
 
-def reading() -> Inside:
+def reading() -> Replay:
     """u000.0 of run `a`, read again."""
     pieces = [("Seen", -0.1), (" [[", -0.2), ("He", -0.3), ("at (1995)", -7.0), ("]]?", -0.5)]
     tokens = [("u000.0", 0, position, piece, logprob) for position, (piece, logprob) in enumerate(pieces)]
@@ -55,7 +55,7 @@ def reading() -> Inside:
         ("u000.0", 0, 0, "1", HEAT, -1.8, -3.0, 0.75, True),
         ("u000.0", 0, 0, "6", UP, -1.5, -4.5, 0.0005, False),
     ]
-    return Inside(
+    return Replay(
         pl.DataFrame(tokens, schema=TOKENS, orient="row"), pl.DataFrame(candidates, schema=CANDIDATES, orient="row")
     )
 
