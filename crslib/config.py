@@ -1,8 +1,8 @@
-"""Typed parameters of a run, one class per notebook, and the checks that happen before any kernel starts.
+"""Typed parameters of a run, one class per notebook, and the checks before any kernel starts.
 
-A parameter has one name across the whole pipeline; the parameters cell of each notebook repeats the fields of its
-class (a test holds them together). Fields marked `identity=False` do not change the results, or enter the run's
-identity as the hash of the file they name.
+A parameter has one name across the whole pipeline. The parameters cell of each notebook repeats the fields of its class
+(tests/test_architecture.py). Fields marked `identity=False` do not change the results, or enter the run's identity as
+the hash of the file they name.
 """
 
 import difflib
@@ -55,7 +55,7 @@ class Parameters(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
-            about = f"parameter {name} = {first['input']!r} is not valid: " if name else ""  # or of several together
+            about = f"parameter {name} = {first['input']!r} is not valid: " if name else ""  # empty: a rule on several
             raise CrsError(about + first["msg"].lower().removeprefix("value error, ")) from None
 
     @classmethod
@@ -72,25 +72,27 @@ class Parameters(BaseModel):
         }
 
     def located(self) -> Self:
-        """The same with paths that lead somewhere from the working directory made absolute: a command means those."""
-        here = {
+        """The same with paths that exist below the working directory made absolute: a command means those."""
+        absolute = {
             name: str(Path(value).expanduser().resolve())
             for name, field in type(self).model_fields.items()
             if _marked(field, "path", False) and (value := getattr(self, name)) and Path(value).expanduser().exists()
         }
-        return self.model_copy(update=here)
+        return self.model_copy(update=absolute)
 
 
 class ProfileParameters(Parameters):
-    """`01_profiles`: which people, and what is known and hidden of them."""
+    """`01_profiles`: who is simulated, and which part of their history is known or hidden."""
 
     data: str = _path("data", description="folder with items.parquet and ratings.parquet")
-    n_profiles: int = Field(64, ge=1, description="people simulated")
+    n_profiles: int = Field(64, ge=1, description="profiles simulated")
     target_mode: Literal["heldout", "taste"] = Field("heldout", description="where target attributes come from")
-    holdout_share: float = Field(0.2, gt=0, lt=1, description="latest share of a history that is hidden")
+    holdout_share: float = Field(
+        0.2, gt=0, lt=1, description="share of each history that is hidden, the latest ratings"
+    )
     min_k: int = Field(20, ge=1, description="catalogue items that must match the target attributes")
-    summary_style: Literal["template", "model"] = Field("template", description="who words the summary")
-    summary_model: str = _path("smollm2", description="GGUF that words it, if `model`")
+    summary_style: Literal["template", "model"] = Field("template", description="how summaries are worded")
+    summary_model: str = _path("smollm2", description="GGUF that words summaries if summary_style is model")
 
 
 class SimulationParameters(Parameters):
@@ -102,13 +104,15 @@ class SimulationParameters(Parameters):
     recommender_model: str = _path("smollm2", description="GGUF file; smollm2 is the built-in one")
     recommender_adapter: str = _path("data/adapters/recommender.gguf", description="LoRA GGUF; empty: none")
     weights: Literal["fastest", "Q8_0", "BF16", "F16", "Q4_0", "as they are"] = Field(
-        "fastest", description="format adapters are merged into; fastest: measured on this CPU"
+        "fastest", description="weights format with the adapter merged; fastest: measured on this CPU"
     )
-    opener: Literal["mixed", "user", "recommender"] = Field("mixed", description="who speaks first; people: 65 % rec.")
+    opener: Literal["mixed", "user", "recommender"] = Field(
+        "mixed", description="who speaks first; mixed: the recommender in 65 %, as people do"
+    )
     grounding: Literal["prior", "catalogue", "off"] = Field(
-        "prior", description="titles the recommender may name: catalogue, by item prior or any alike; off: any words"
+        "prior", description="titles the recommender can name: by item prior, any of the catalogue, or off: free text"
     )
-    resample: int = Field(1, ge=1, description="draws of a user's reply at most, until one fits its private notes")
+    resample: int = Field(1, ge=1, description="most draws of a user's reply, until one agrees with its private notes")
     memory: bool = Field(True, description="private notes: what the user remembers or thinks of mentioned items")
     temperature: float = Field(0.7, ge=0, le=5, description="0 is greedy")
     top_p: float = Field(0.95, gt=0, le=1, description="nucleus sampling")
@@ -122,33 +126,31 @@ class SimulationParameters(Parameters):
 
 
 class BaselineParameters(SimulationParameters):
-    """`02_baselines`: a condition in which a model is told the targets, in place of `02_simulate`."""
+    """`02_baselines`: a condition in which a model knows the targets, in place of `02_simulate`."""
 
-    baseline: Literal["user-target", "scripted"] = Field("user-target", description="who is told the targets")
+    baseline: Literal["user-target", "scripted"] = Field("user-target", description="who knows the targets")
 
 
 class EvaluationParameters(Parameters):
-    """`03_evaluate`: against whom, and how sure."""
+    """`03_evaluate`: what dialogues are compared with, and how precise intervals are."""
 
     human: str = _path("data/human", description="folder with the statistics of human dialogues")
     judged_by: Literal["own", "another"] = Field(
-        "own", description="profile that a dialogue is held against; another: a control"
+        "own", description="whose profile dialogues are evaluated with; another: a control"
     )
-    redial: str = _path(
-        "", description="ReDial zip or folder, for what needs people's words; empty: those metrics are left out"
-    )
+    redial: str = _path("", description="ReDial's zip or folder, for metrics that need human text; empty: without them")
     n_bootstrap: int = Field(1000, ge=100, description="resamples of dialogues behind each 95 % interval")
 
 
 class QuickstartParameters(Parameters):
     """`00_quickstart`: a tour with few people and short talks."""
 
-    n_profiles: int = Field(4, ge=1, description="people simulated")
+    n_profiles: int = Field(4, ge=1, description="profiles simulated")
     max_turns: int = Field(10, ge=1, description="longest dialogue, in turns of both parties")
 
 
 class PeopleParameters(Parameters):
-    """`05_people`: whose dialogues are compared by whom."""
+    """`05_people`: which dialogues are compared, by whom."""
 
     runs: list[str] = Field([], description="folders of runs, or of one sweep or study; none: the newest sweep")
     n_pairs: int = Field(20, ge=1, description="pairs to compare, attention checks aside")
@@ -158,29 +160,31 @@ class PeopleParameters(Parameters):
 
 
 class _LearningParameters(Parameters):
-    """What every training has: dialogues, a base, and where it is computed."""
+    """What every training needs: dialogues, a base model, and a device."""
 
     redial: str = _path("data/raw/redial/redial_dataset.zip", description="ReDial's zip or folder; see crs data fetch")
-    skip: int = Field(0, ge=0, description="dialogues passed over, the first ones: what init has learned from")
-    limit: int = Field(0, ge=0, description="dialogues used, the first of the others; 0 is all of them")
+    skip: int = Field(0, ge=0, description="first dialogues to skip, for example those that init was trained on")
+    limit: int = Field(0, ge=0, description="most dialogues used after the skipped ones; 0: all")
     model: str = _path("smollm2", description="GGUF of the base; smollm2 is the built-in one")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it is computed")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device to train on")
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
-        "auto", description="of its products; auto: bfloat16 on CUDA and CPUs that multiply it, else float32"
+        "auto", description="of matrix products; auto: bfloat16 where the device supports it, else float32"
     )
     threads: int = _outside_identity(0, ge=0, description="CPU threads; 0 is all of them")
 
 
 class TrainingParameters(_LearningParameters):
-    """`06_train` and `crs train`: whose adapter, from which dialogues, for how long."""
+    """`06_train` and `crs train`: which adapter, from which dialogues, for how long."""
 
-    role: Literal["user", "recommender", "scripted", "user-target"] = Field("user", description="whose words to learn")
-    init: str = _path("", description="adapter to go on from, PEFT folder or GGUF; empty: a new one")
+    role: Literal["user", "recommender", "scripted", "user-target"] = Field(
+        "user", description="whose utterances are learned"
+    )
+    init: str = _path("", description="adapter to start from, PEFT folder or GGUF; empty: a new one")
     to: str = _path("", description="folder for the adapter; empty: reports/training/ROLE")
-    epochs: int = Field(3, ge=1, description="times each dialogue is read")
-    lr: float = Field(2e-3, gt=0, description="highest learning rate")
-    negative_weight: int = Field(1, ge=1, description="times a dialogue counts in which something is disliked")
-    validation: float = Field(0.05, ge=0, lt=1, description="share of dialogues, with their people, kept for checks")
+    epochs: int = Field(3, ge=1, description="passes over the dialogues")
+    lr: float = Field(2e-3, gt=0, description="peak learning rate")
+    negative_weight: int = Field(1, ge=1, description="copies of each dialogue in which something is disliked")
+    validation: float = Field(0.05, ge=0, lt=1, description="share of dialogues, by person, held out for validation")
     without: Literal["", "notes", "summary and attributes"] = Field(
         "", description="ablation: what a user's view lacks, notes or summary and attributes; empty: nothing"
     )
@@ -198,19 +202,19 @@ class TrainingParameters(_LearningParameters):
 
 
 class PreferenceParameters(_LearningParameters):
-    """`crs prefer`: whose adapter learns to prefer its better continuations, and how far it may go."""
+    """`crs prefer`: which adapter learns to prefer its better continuations, and how far it may move."""
 
-    role: Literal["user", "recommender"] = Field("user", description="whose words get better")
-    init: str = _path("", description="adapter of SFT to go on from, PEFT folder or GGUF; empty: the shipped one")
+    role: Literal["user", "recommender"] = Field("user", description="whose adapter is trained")
+    init: str = _path("", description="adapter to start from, PEFT folder or GGUF; empty: the shipped one")
     to: str = _path("", description="folder for the adapter; empty: reports/preferences/ROLE")
-    contexts: int = Field(480, ge=1, description="moments of human dialogues that are continued")
-    draws: int = Field(4, ge=2, description="continuations of each of them")
-    judge: str = _path("", description="GGUF of a model that judges beside the rules; empty: none")
-    beta: float = Field(0.1, gt=0, description="how strongly the adapter of SFT holds")
+    contexts: int = Field(480, ge=1, description="points in human dialogues to continue")
+    draws: int = Field(4, ge=2, description="continuations of each point")
+    judge: str = _path("", description="GGUF of a model that judges in addition to the rules; empty: none")
+    beta: float = Field(0.1, gt=0, description="DPO's beta: how strongly the starting adapter is kept")
     sft: float = Field(0.2, ge=0, description="weight of the chosen continuation's own cross-entropy; 0: plain DPO")
-    epochs: int = Field(1, ge=1, description="times each pair is read")
-    lr: float = Field(3e-4, gt=0, description="highest learning rate")
-    validation: float = Field(0.1, ge=0, lt=1, description="share of dialogues whose pairs are kept for checks")
+    epochs: int = Field(1, ge=1, description="passes over the pairs")
+    lr: float = Field(3e-4, gt=0, description="peak learning rate")
+    validation: float = Field(0.1, ge=0, lt=1, description="share of dialogues whose pairs are held out for validation")
 
     @property
     def folder(self) -> Path:
@@ -228,13 +232,13 @@ class RunParameters(ProfileParameters, SimulationParameters, EvaluationParameter
 
     baseline: Literal["", "user-target", "scripted"] = Field(
         "",
-        description="a model is told the targets: user-target, or scripted (it writes both sides); empty: none is",
+        description="a condition in which a model knows the targets; scripted: it writes both sides; empty: none",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _named(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """A baseline is called so in tables and charts, unless it is given another name."""
+        """A baseline names its condition in tables and charts, unless another name is given."""
         named = {"condition": values["baseline"]} if values.get("baseline") else {}
         return named | values
 

@@ -25,12 +25,12 @@ _VOTES: Schema = {
     "at": pl.String,
 }
 MENTION = pl.Struct({"item_id": pl.String, "title": pl.String, "start": pl.Int32, "end": pl.Int32})
-SAID = pl.List(pl.Struct({"role": pl.String, "text": pl.String}))
+UTTERANCES = pl.List(pl.Struct({"role": pl.String, "text": pl.String}))
 NOTE = pl.Struct({"item_id": pl.String, "title": pl.String, "seen": pl.Boolean, "liked": pl.Boolean})
 
 TABLES: Mapping[str, Schema] = {
-    # Catalogue facts. `title` is in natural order ("The Godfather"); `n_ratings`, `mean_rating` count the ratings
-    # that lie beside it: all of them in the data folder, training ratings only inside a run.
+    # Catalogue facts. `title` is in natural order ("The Godfather"). `n_ratings` and `mean_rating` are of the table
+    # `ratings` in the same folder: all ratings in the data folder, training ratings only in a run.
     "items": {
         "item_id": pl.String,
         "title": pl.String,
@@ -44,8 +44,8 @@ TABLES: Mapping[str, Schema] = {
     },
     # `rated_at` in seconds since 1970, null where unknown.
     "ratings": {"user_id": pl.String, "item_id": pl.String, "rating": pl.Float64, "rated_at": pl.Int64},
-    # What a user simulator may hold. Everything here comes from the visible part of the history, but for the target
-    # attributes of `heldout` mode (never a title).
+    # What a user simulator may know. Everything comes from the visible part of the history, except the target
+    # attributes in `heldout` mode (never a title).
     "profiles": {
         "profile_id": pl.String,
         "user_id": pl.String,
@@ -66,7 +66,7 @@ TABLES: Mapping[str, Schema] = {
         "disliked_items": _TEXTS,
         "n_visible": pl.Int32,
     },
-    # Evaluation only: the later part of each profile's history. `liked` against the user's own visible mean.
+    # Evaluation only: the later part of each profile's history. `liked`: rated at or above the user's visible mean.
     "holdouts": {"profile_id": pl.String, "item_id": pl.String, "rating": pl.Float64, "liked": pl.Boolean},
     "dialogues": {
         "dialogue_id": pl.String,
@@ -79,8 +79,8 @@ TABLES: Mapping[str, Schema] = {
         "n_turns": pl.Int32,
     },
     # `text` is format v1 (`[[Title (Year)]]`); `items[].start/end` index its characters, brackets included;
-    # `item_id` is null for a title that is not in the catalogue. `notes` is what the speaker privately remembered or
-    # thought of the items it answers to (user turns only). `finish`: end, max_tokens or context_full.
+    # `item_id` is null for a title that is not in the catalogue. `notes` is what the user privately remembers or thinks
+    # of the items that it answers to (user turns only). `finish`: end, max_tokens or context_full.
     "turns": {
         "dialogue_id": pl.String,
         "turn": pl.Int32,
@@ -100,10 +100,10 @@ TABLES: Mapping[str, Schema] = {
         "text": pl.String,
         "n_tokens": pl.Int32,
     },
-    # One value per dialogue and metric; null values are undefined there (nothing to count) and are left out.
+    # One value per dialogue and metric. A dialogue in which a metric is undefined (nothing to count) has no row.
     "scores": {"run_id": pl.String, "dialogue_id": pl.String, "metric": pl.String, "value": pl.Float64},
-    # One row per metric: estimate, 95 % interval over dialogues, the same figure for people and the human-vs-human
-    # floor of a distance (null where there is none).
+    # One row per metric: estimate, 95 % interval over dialogues, the same figure for human dialogues, and for a
+    # distance its human-vs-human floor (null where there is none).
     "metrics": {
         "metric": pl.String,
         "family": pl.String,
@@ -117,12 +117,12 @@ TABLES: Mapping[str, Schema] = {
         "direction": pl.String,
     },
     # One row per answer of a rater, a model or a person, who saw two dialogues of one profile, `left` first. `pair_id`
-    # is the same whichever stood left; `choice`: left, right, tie, or null for no usable answer; `preference`: P(left)
-    # − P(right) where the rater tells; `order`: how many answers it gave before; `at`: UTC, ISO 8601.
+    # does not depend on the sides. `choice`: left, right, tie, or null for no usable answer. `preference`: P(left) −
+    # P(right) where the rater gives probabilities. `order`: number of earlier answers. `at`: UTC, ISO 8601.
     "votes": _VOTES,
-    # The same for pairs whose right answer is known: a dialogue and its spoilt copy, whose condition is the damage.
+    # The same for pairs with a known answer: a dialogue and its corrupted copy, whose condition names the corruption.
     "controls": _VOTES,
-    # One row per mark that a dialogue got, 1 to 5 (a mean where the rater tells probabilities); null: no usable answer.
+    # One row per mark of a dialogue, 1 to 5 (a mean where the rater gives probabilities); null: no usable answer.
     "marks": {
         "run_id": pl.String,
         "condition": pl.String,
@@ -134,17 +134,16 @@ TABLES: Mapping[str, Schema] = {
         "seconds": pl.Float64,
         "at": pl.String,
     },
-    # What people are shown: two dialogues of one profile, or one of people (condition `human`, no profile) and one that
-    # is simulated; their sides drawn. A condition `shuffled` or `repeating` is a
-    # spoilt copy of the other side: an attention check.
+    # What raters see: two dialogues of one profile, or a human one (condition `human`, no profile) and a simulated one,
+    # on random sides. A condition `shuffled` or `repeating` is a corrupted copy of the other side: an attention check.
     "pairs": {
         "pair_id": pl.String,
         "profile_id": pl.String,
         "summary": pl.String,
         "attributes": pl.String,
         **{f"{side}_{what}": pl.String for side in ("left", "right") for what in _SIDE},
-        "left_turns": SAID,
-        "right_turns": SAID,
+        "left_turns": UTTERANCES,
+        "right_turns": UTTERANCES,
     },
 }
 

@@ -1,7 +1,7 @@
-"""A run is a folder: `run.json`, Parquet tables, executed notebooks, `report.html`. No database file is storage.
+"""A run is a folder: `run.json`, Parquet tables, executed notebooks, `report.html`. No database file is used.
 
-Everything is written to a temporary name and moved into place, so a reader, or a killed writer, never leaves half a
-file. Dialogues that end are appended to a journal at once; a run that is killed goes on from there.
+Each file is written under a temporary name and then moved into place, so nobody ever sees half a file. A dialogue is
+appended to a journal as soon as it ends; a run that was killed continues from there.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ from crslib.config import resolve
 from crslib.errors import CrsError
 
 Progress = Callable[[int, int], None]
-"""Hears of work that goes on: how much is done, and how much there is in all."""
+"""Called with how much of the work is done, and how much there is in all."""
 
 
 def no_progress(done: int, total: int) -> None:
-    """For callers who do not want to hear of it."""
+    """Ignores the progress."""
 
 
 def now() -> str:
@@ -38,7 +38,7 @@ def now() -> str:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` when the block ends well, and vanishes when it does not.
+    """A temporary path that is renamed to `path` when the block succeeds, and deleted when it fails.
 
     Raises `CrsError` when the folder cannot be written or the disk is full.
     """
@@ -59,16 +59,16 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def unwritable(path: Path, error: Exception) -> CrsError:
-    """The sentence for a write that failed."""
+    """The error for a write that failed."""
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     return CrsError(f"cannot write {path}: {reason}; free space or choose a writable folder, then run the same again")
 
 
 def check_writable(folder: Path) -> None:
-    """Raises `CrsError` where nothing can be written into `folder`, or where it would have to be made."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    """Raises `CrsError` when `folder`, or the folder in which it would be created, is not writable."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise unwritable(folder, error) from None
@@ -87,12 +87,14 @@ def read_parquet(path: Path, name: str) -> pl.DataFrame:
     except FileNotFoundError:
         raise CrsError(f"{path} does not exist; run the step that makes table {name} first") from None
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise CrsError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}); make it again") from None
+        raise CrsError(
+            f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}); run the step that makes it again"
+        ) from None
     return schemas.check(frame, name)
 
 
 class Run:
-    """One run's folder and the only way to its files. `by_hand`: a person at a notebook, so progress is drawn."""
+    """The folder of one run, and the only way to its files. `by_hand`: a person runs a notebook and sees progress."""
 
     def __init__(self, path: Path, *, by_hand: bool = False) -> None:
         self.path, self.by_hand = path, by_hand
@@ -104,12 +106,12 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """The run's identity; `by-hand` for a run that no driver started."""
+        """The run's identity; `by-hand` for a notebook that a person runs."""
         return self.info.get("run_id", "by-hand")
 
     @property
     def info(self) -> dict[str, Any]:
-        """The contents of `run.json`; empty before anything was written."""
+        """The contents of `run.json`; empty before the first write."""
         try:
             return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
@@ -126,7 +128,7 @@ class Run:
             temporary.write_text(text + "\n", encoding="utf-8")
 
     def has(self, name: str) -> bool:
-        """Whether table `name` is there."""
+        """Whether table `name` exists."""
         return (self.path / f"{name}.parquet").exists()
 
     def read(self, name: str) -> pl.DataFrame:
@@ -139,7 +141,7 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the whole run for one driver. Raises `CrsError` when another process has it."""
+        """Locks the run for this process. Raises `CrsError` when another process holds it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / "lock").open("wb")
@@ -161,17 +163,17 @@ class Run:
 
     @property
     def reached(self) -> tuple[int, int, str]:
-        """(done, total, what) as the run's process last told; zeros when it told nothing yet."""
+        """(done, total, what) as the run's process last reported; zeros before its first report."""
         try:
-            said = json.loads((self.path / "progress.json").read_text(encoding="utf-8"))
-            return said["done"], said["total"], said["what"]
+            last = json.loads((self.path / "progress.json").read_text(encoding="utf-8"))
+            return last["done"], last["total"], last["what"]
         except (OSError, ValueError):
             return 0, 0, ""
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Progress]:
-        """A function `(done, total)` that shows how far the work is: a bar for a person at the notebook, else
-        `progress.json` for the process that watches (a lost update is no error)."""
+        """A function `(done, total)` that shows progress: a bar for a person at the notebook, else `progress.json` for
+        the process that watches (a lost update is no error)."""
         with tqdm(desc=what, unit="", leave=False, disable=not self.by_hand) as bar:
 
             def report(done: int, total: int) -> None:
@@ -200,7 +202,7 @@ def journal(path: Path, others: Sequence[Path] = (), run_id: str = "") -> Iterat
 
 
 def _lock(file: IO[bytes], folder: Path) -> None:
-    """Takes the file for this process; waits a little, for the kernel of a killed run lives a moment longer."""
+    """Locks the file for this process. Waits up to ten seconds: the kernel of a killed run may live a moment longer."""
     for _ in range(100):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -211,7 +213,7 @@ def _lock(file: IO[bytes], folder: Path) -> None:
 
 
 class Journal:
-    """Append-only JSON lines, each on disk before `append` returns. A torn last line is dropped."""
+    """Append-only JSON lines, each on disk before `append` returns. An incomplete last line is dropped."""
 
     def __init__(self, path: Path, file: IO[bytes], others: Sequence[Path] = (), run_id: str = "") -> None:
         self._path, self._file, self._others = path, file, others
@@ -248,7 +250,7 @@ class Journal:
                 return
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Adds one record. Raises `CrsError` when it cannot be stored; what is there stays whole."""
+        """Adds one record. Raises `CrsError` when it cannot be stored; earlier records stay intact."""
         line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
         size = os.fstat(self._file.fileno()).st_size
         try:
@@ -264,7 +266,7 @@ class Journal:
 
 
 def registry(reports: Path) -> pl.DataFrame:
-    """The runs below `reports`, newest last: run_id, status, started, finished, condition, path (a view of files)."""
+    """The runs below `reports`, newest last: run_id, status, started, finished, condition, path."""
     pattern = str(reports / "**" / "run.json")
     columns = "{run_id: 'VARCHAR', status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', parameters: 'JSON'}"
     with duckdb.connect() as con:
@@ -318,7 +320,7 @@ def written(value: object) -> str:
 def find_runs(paths: Sequence[Path]) -> dict[str, Run]:
     """Condition → run: of a sweep's folder, of run folders, or of the newest sweep when no path is given.
 
-    Of a sweep only the conditions that ended well. Runs of the same condition are told apart by their ids. Raises
+    Of a sweep only the conditions that succeeded. Runs of the same condition are told apart by their ids. Raises
     `CrsError` for a folder without dialogues.
     """
     if paths and not (len(paths) == 1 and (paths[0] / "sweep.json").exists()):
@@ -328,17 +330,17 @@ def find_runs(paths: Sequence[Path]) -> dict[str, Run]:
     return {name: run for (name, run), state in zip(runs, states, strict=True) if state == "success"}
 
 
-def name_runs(found: Sequence[Run]) -> dict[str, Run]:
+def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
     """Condition → run, in the same order; runs of the same condition are told apart by their ids. Raises `CrsError` for
     a folder without dialogues, and for one that is named twice."""
-    for run in found:
+    for run in runs:
         if not run.has("dialogues"):
-            raise CrsError(f"{run.path} holds no dialogues; name the folder of a run that ended well")
-    names = [run.info.get("parameters", {}).get("condition", run.path.name) for run in found]
+            raise CrsError(f"{run.path} holds no dialogues; give the folder of a run that succeeded")
+    names = [run.info.get("parameters", {}).get("condition", run.path.name) for run in runs]
     named = {
         f"{name} {run.run_id[:6]}" if names.count(name) > 1 else name: run
-        for name, run in zip(names, found, strict=True)
+        for name, run in zip(names, runs, strict=True)
     }
-    if len(named) < len(found):
-        raise CrsError("a run is named twice; give different runs")
+    if len(named) < len(runs):
+        raise CrsError("the same run is given twice; give different runs")
     return named
