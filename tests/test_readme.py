@@ -5,13 +5,13 @@ import re
 import shlex
 
 import click
-import polars as pl
 import pytest
 
 from crslib.cli.main import main
 from crslib.cli.parameters import read_assignments
 from crslib.config import NOTEBOOKS, ROOT, RunParameters, SimulationParameters
 from crslib.engines import preparation
+from crslib.simulation import Dialogues
 from tests.test_architecture import ROWS
 
 FILES = ("README.md", "reports/FINDINGS.md")
@@ -53,6 +53,13 @@ def resolve_command(words: list[str]) -> tuple[click.Command, list[str]]:
     return command, words
 
 
+def leaves(command: click.Command) -> list[click.Command]:
+    """All commands below a group."""
+    if not isinstance(command, click.Group):
+        return [command]
+    return [leaf for below in command.commands.values() for leaf in leaves(below)]
+
+
 @pytest.mark.parametrize(("name", "line"), in_files(commands))
 def test_commands_exist_with_their_options_and_parameters(name: str, line: str) -> None:
     words = shlex.split(line)[1:]
@@ -65,9 +72,12 @@ def test_commands_exist_with_their_options_and_parameters(name: str, line: str) 
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_parameters_exist(name: str) -> None:
+def test_parameters_and_options_named_alone_exist(name: str) -> None:
     for parameter in re.findall(r"-p (\w+)=", TEXTS[name]):
         assert parameter in RunParameters.model_fields
+    known = {option for command in leaves(main) for parameter in command.params for option in parameter.opts}
+    for code in inline(TEXTS[name]):
+        assert not code.startswith("--") or set(re.findall(r"--[\w-]+", code)) <= known, code
 
 
 @pytest.mark.parametrize(
@@ -81,7 +91,8 @@ def test_commands_in_code_blocks_are_complete(name: str, line: str) -> None:
 def paths(text: str) -> list[str]:
     """What looks like a path of this repository: links, and code with a slash or the ending of a file."""
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text)]
-    codes = [code for code in inline(text) if re.fullmatch(r"[\w.-]+(/[\w.-]+)+/?|[\w-]+\.(?:md|py|yaml)", code)]
+    words = [word for code in inline(text) for word in code.split()]
+    codes = [word for word in words if re.fullmatch(r"[\w.-]+(/[\w.-]+)+/?|[\w-]+\.(?:md|py)", word)]
     return sorted({path for path in [*links, *codes] if path and not path.startswith(("http", *IGNORED))})
 
 
@@ -148,7 +159,7 @@ def test_the_python_example_runs(tmp_path, monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(preparation, "best", lambda *given: "Q8_0")  # instead of measuring for a minute
     namespace: dict[str, object] = {}
     exec(example, namespace)
-    turns = namespace["turns"]
-    assert isinstance(turns, pl.DataFrame)
-    assert turns["dialogue_id"].n_unique() == 2
+    simulated = namespace["simulated"]
+    assert isinstance(simulated, Dialogues)
+    assert simulated.turns["dialogue_id"].n_unique() == 2
     assert "recommender" in capsys.readouterr().out
