@@ -1,4 +1,4 @@
-"""`crs data`: catalogue, ratings, human dialogues and the statistics of them."""
+"""`crs data`: the catalogue, ratings, human dialogues and their statistics."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from crslib.config import ROOT
 
 @click.group()
 def data() -> None:
-    """Catalogue, ratings and human statistics."""
+    """Catalogue, ratings and human dialogues."""
 
 
 @data.command()
 @click.option("--to", "folder", type=click.Path(path_type=Path), default=ROOT / "data", show_default="data")
 def build(folder: Path) -> None:
-    """Builds the built-in catalogue and ratings from the two packages that carry them."""
+    """Builds the built-in catalogue and ratings from two packages (extra `data`)."""
     from crslib.data import builtin
 
     builtin.build(folder)
@@ -28,10 +28,10 @@ def build(folder: Path) -> None:
     "--ratings", type=click.Path(path_type=Path), help="CSV or Parquet: user_id, item_id, rating[, rated_at]."
 )
 @click.option("--items", type=click.Path(path_type=Path), help="CSV or Parquet: item_id, title[, year, genres, …].")
-@click.option("--movielens", type=click.Path(path_type=Path), help="A MovieLens zip or folder, instead of both.")
+@click.option("--movielens", type=click.Path(path_type=Path), help="A MovieLens zip or folder, instead of both files.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="Folder for the two tables.")
 def import_(ratings: Path | None, items: Path | None, movielens: Path | None, folder: Path) -> None:
-    """Brings your own ratings: then `crs run -p data=FOLDER`."""
+    """Imports your own ratings, or MovieLens', for `crs run -p data=FOLDER`."""
     from crslib.data import imports
     from crslib.data.movielens import import_movielens
 
@@ -45,7 +45,7 @@ def import_(ratings: Path | None, items: Path | None, movielens: Path | None, fo
 @click.option("--redial", type=click.Path(path_type=Path), required=True, help="ReDial's zip, folder or test .jsonl.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), default=ROOT / "data/human", show_default="data/human")
 def reference(redial: Path, folder: Path) -> None:
-    """Counts the statistics of human dialogues that runs are held against (ReDial's test set; numbers only)."""
+    """Writes the statistics of human dialogues that runs are compared with (ReDial's test set; numbers only)."""
     from crslib.data.corpora import redial as corpus
     from crslib.metrics.reference import measure, write
 
@@ -57,7 +57,7 @@ def reference(redial: Path, folder: Path) -> None:
 @click.option("--iard", type=click.Path(path_type=Path), required=True, help="IARD's JSON file or its folder.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), default=ROOT / "data/acts", show_default="data/acts")
 def acts_(iard: Path, folder: Path) -> None:
-    """Learns the tagger of dialogue acts from IARD and says how right it is. Then make `crs data reference` again."""
+    """Trains the tagger of dialogue acts on IARD and prints its accuracy. Then run `crs data reference` again."""
     from crslib.experiments.benchmarks import acts
 
     console.print(acts.formatted(acts.build(iard, folder)), soft_wrap=True, markup=False)
@@ -67,7 +67,7 @@ def acts_(iard: Path, folder: Path) -> None:
 @click.option("--redial", type=click.Path(path_type=Path), required=True, help="ReDial's zip, folder or test .jsonl.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), default=ROOT / "data/human", show_default="data/human")
 def embeddings(redial: Path, folder: Path) -> None:
-    """Reads human dialogues with the built-in model and keeps where they lie (ReDial's test set; numbers only)."""
+    """Writes the embeddings of human dialogues by the built-in model (ReDial's test set; numbers only)."""
     from crslib.data.corpora import frames
     from crslib.data.corpora import redial as corpus
     from crslib.metrics import embedding
@@ -81,16 +81,13 @@ def embeddings(redial: Path, folder: Path) -> None:
 
 
 @data.command()
-@click.argument("corpus", type=click.Choice(["redial", "inspired", "ccpe"]))
-@click.option(
-    "--path", type=click.Path(path_type=Path), help="The official file or folder at hand: checked and copied."
-)
+@click.argument("corpus", type=click.Choice(["redial"]))
+@click.option("--path", type=click.Path(path_type=Path), help="The official file, or its folder: checked and copied.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), default=ROOT / "data/raw", show_default="data/raw")
 def fetch(corpus: str, path: Path | None, folder: Path) -> None:
-    """Downloads human dialogues from their authors, checked. Run again, it goes on where it was cut off."""
+    """Downloads human dialogues from their authors and checks them."""
     from crslib.data.corpora import download
 
-    with counting("bytes") as progress:
-        found = download.fetch(corpus, folder, path, progress)
+    fetched = download.fetch(corpus, folder, path, progressbar=console.is_terminal)
     known = download.CORPORA[corpus]
-    console.print(f"{found}\nlicence: {known.licence}\ncite: {known.cite}", markup=False, soft_wrap=True)
+    console.print(f"{fetched}\nlicence: {known.licence}\ncite: {known.cite}", markup=False, soft_wrap=True)

@@ -183,8 +183,7 @@ def runs(reports: Path) -> None:
     type=click.Choice(exports.FORMS),
     default="dataset",
     show_default=True,
-    help="trl: messages for SFT; redial: ReDial's JSON lines; crslab, dialoguekit: their JSON; dataset: Parquet with a "
-    "card.",
+    help="trl: messages for SFT; redial: ReDial's JSON lines; dialoguekit: its JSON; dataset: Parquet with a card.",
 )
 @click.option("--role", type=click.Choice(["user", "recommender"]), default="recommender", help="Who learns, for trl.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="Folder for the files.")

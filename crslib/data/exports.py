@@ -1,7 +1,7 @@
-"""A run's dialogues as training data for others: for TRL, in ReDial's schema, for CRSLab and DialogueKit, as Parquet.
+"""A run's dialogues as training data: for TRL, in ReDial's schema, for DialogueKit, and as Parquet with a data card.
 
-Every format is read back in a test by what reads it elsewhere. Private parts go only where a user simulator is trained
-(`messages` of the user); hidden items go nowhere.
+A test reads every format back with the reader it is for. Summaries, attributes and notes are only in what trains a user
+simulator (`messages` of the user) and, but for notes, in `dataset`; held-out items are in no format.
 """
 
 import json
@@ -12,13 +12,12 @@ from typing import Any
 
 import polars as pl
 
-from crslib.data import crslab
 from crslib.dialogue import utterances
 from crslib.dialogue.utterances import RECOMMENDER, USER, plain
 from crslib.dialogue.views import Note, RecommenderView, UserKnowledge, UserView
 from crslib.store import Run, write_parquet, writing
 
-FORMS = ("dataset", "trl", "redial", "crslab", "dialoguekit")
+FORMS = ("dataset", "trl", "redial", "dialoguekit")
 _MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 _TURN = pl.Struct(
     {"role": pl.String, "text": pl.String, "items": pl.List(pl.Struct({"item_id": pl.String, "title": pl.String}))}
@@ -31,16 +30,15 @@ DATASET = {
     "stop_reason": pl.String,
     "turns": pl.List(_TURN),
 }
-_UNKNOWN = 2  # ReDial's answer for what was not said
-_ANSWER = {True: 1, False: 0, None: _UNKNOWN}
+_ANSWER = {True: 1, False: 0, None: 2}  # in ReDial's forms
 Rows = list[dict[str, Any]]  # the turns of a dialogue, rows of table `turns`
 
 
 def talks(turns: pl.DataFrame) -> Iterator[tuple[str, Rows]]:
-    """Every dialogue's id with its turns, in order; after a recommender's turn `notes` are the user's on it."""
+    """Each dialogue's id and turns, in order. A recommender's turn gets the user's `notes` on its items."""
     for (dialogue_id,), talk in turns.sort("dialogue_id", "turn").group_by("dialogue_id", maintain_order=True):
         rows = talk.to_dicts()
-        for row, answer in pairwise(rows):  # a user's row holds the notes on what was named in the turn before it
+        for row, answer in pairwise(rows):  # the notes on a recommender's turn are stored with the answer to it
             if row["role"] == RECOMMENDER:
                 row["notes"] = answer["notes"]
         if rows[-1]["role"] == RECOMMENDER:
@@ -65,31 +63,25 @@ def view(rows: Rows, role: str, profile: Mapping[str, Any]) -> UserView | Recomm
 
 
 def write(run: Run, form: str, role: str, folder: Path) -> Path:
-    """The dialogues of a run in one of `FORMS`, written into `folder`; the file that was written, or for CRSLab, which
-    reads ten, the folder.
+    """Writes the dialogues of a run into `folder` in one of `FORMS` and returns the file.
 
-    `role`: who learns from them, for `trl`. Raises `CrsError` when the run has no dialogues or the file cannot be
-    written.
+    `role`: who is trained, for `trl`. Raises `CrsError` when the run has no dialogues or the file cannot be written.
     """
     dialogues, turns, profiles = run.read("dialogues"), run.read("turns"), run.read("profiles")
-    if form == "crslab":
-        for name, text in crslab.files(dialogues, turns, run.read("items")).items():
-            _write(text, folder / name)
-        return folder
-    name = {"trl": f"{role}.jsonl", "redial": "train_data.jsonl", "dialoguekit": "dialogues.json"}.get(form)
-    if name is None:
-        frame = dataset(dialogues, turns, profiles)
-        write_parquet(frame, folder / "dialogues.parquet")
+    if form == "dataset":
+        path, frame = folder / "dialogues.parquet", dataset(dialogues, turns, profiles)
+        write_parquet(frame, path)
         _write(card(run.info, frame), folder / "README.md")
-        return folder / "dialogues.parquet"
-    if form == "trl":
-        text = lines(messages(dialogues, turns, profiles, role).to_dicts())
+    elif form == "trl":
+        path = folder / f"{role}.jsonl"
+        _write(lines(messages(dialogues, turns, profiles, role).to_dicts()), path)
     elif form == "redial":
-        text = lines(redial(dialogues, turns))
+        path = folder / "train_data.jsonl"
+        _write(lines(redial(dialogues, turns)), path)
     else:
-        text = json.dumps(dialoguekit(dialogues, turns), ensure_ascii=False, indent=1) + "\n"
-    _write(text, folder / name)
-    return folder / name
+        path = folder / "dialogues.json"
+        _write(json.dumps(dialoguekit(dialogues, turns), ensure_ascii=False, indent=1) + "\n", path)
+    return path
 
 
 # ── the formats ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -98,14 +90,14 @@ def write(run: Run, form: str, role: str, folder: Path) -> Path:
 def messages(dialogues: pl.DataFrame, turns: pl.DataFrame, profiles: pl.DataFrame, role: str) -> pl.DataFrame:
     """For SFT of `role` (user or recommender) with TRL: `dialogue_id` and `messages`, lists of `role` and `content`.
 
-    `assistant` is the role that learns. A user's messages hold its summary, attributes and notes, and an empty last one
-    where it left; a recommender's hold what was said aloud.
+    `assistant` is the role that is trained. A user's messages contain its summary, attributes and notes, and an empty
+    last message where it left; a recommender's contain the utterances alone.
     """
-    people = _people(dialogues, profiles)
+    profile_of = _profiles(dialogues, profiles)
     left = set(dialogues.filter(stop_reason="user_left")["dialogue_id"])
     rows = []
     for dialogue_id, talk in talks(turns):
-        seen = view(talk, role, people[dialogue_id])
+        seen = view(talk, role, profile_of[dialogue_id])
         if role == USER and dialogue_id in left and talk[-1]["role"] == RECOMMENDER:
             seen.say("")
         rows.append((dialogue_id, [{"role": one.role, "content": one.text} for one in seen.messages]))
@@ -113,17 +105,17 @@ def messages(dialogues: pl.DataFrame, turns: pl.DataFrame, profiles: pl.DataFram
 
 
 def redial(dialogues: pl.DataFrame, turns: pl.DataFrame) -> Rows:
-    """In the schema of ReDial's files (Li et al. 2018), one record per dialogue: movies in texts are `@id`.
+    """One record per dialogue in the schema of ReDial's files (Li et al. 2018): movies in texts are `@id`.
 
-    Ids are numbers there: those of the catalogue where they are, else the row's place among the ids named, from 1. What
-    is in no catalogue stays a plain title. The forms hold what the user's notes knew; both parties fill in the same.
+    ReDial's ids are numbers. Where those of the catalogue are not, the mentioned items are numbered from 1 in the order
+    of their ids. A title in no catalogue stays text. The forms of both parties hold the answers of the user's notes.
     """
     owner = dict(dialogues.select("dialogue_id", "profile_id").iter_rows())
-    named = sorted({item["item_id"] for found in turns["items"] for item in found if item["item_id"]})
-    numeric = all(item.isascii() and item.isdigit() for item in named)
-    number = {item: int(item) if numeric else place for place, item in enumerate(named, start=1)}
-    person = {profile: place for place, profile in enumerate(sorted(set(owner.values())), start=1)}
-    found = []
+    item_ids = sorted({item["item_id"] for items in turns["items"] for item in items if item["item_id"]})
+    numeric = all(item_id.isascii() and item_id.isdigit() for item_id in item_ids)
+    number = {item_id: int(item_id) if numeric else place for place, item_id in enumerate(item_ids, start=1)}
+    worker = {profile: place for place, profile in enumerate(sorted(set(owner.values())), start=1)}
+    records = []
     for place, (dialogue_id, talk) in enumerate(talks(turns), start=1):
         mentioned: dict[str, str] = {}
         answers: dict[str, dict[str, int]] = {}
@@ -131,14 +123,14 @@ def redial(dialogues: pl.DataFrame, turns: pl.DataFrame) -> Rows:
             for item in row["items"]:
                 if (key := item["item_id"]) is not None:
                     mentioned.setdefault(str(number[key]), item["title"])
-                    form = {"suggested": int(row["role"] == RECOMMENDER), "seen": _UNKNOWN, "liked": _UNKNOWN}
+                    form = {"suggested": int(row["role"] == RECOMMENDER), "seen": _ANSWER[None], "liked": _ANSWER[None]}
                     answers.setdefault(str(number[key]), form)
             for note in row["notes"]:
                 if note["item_id"] in number and row["role"] == RECOMMENDER:
                     known = {"seen": _ANSWER[note["seen"]], "liked": _ANSWER[note["liked"]]}
                     answers[str(number[note["item_id"]])].update(known)
-        user = person[owner[dialogue_id]]
-        found.append(
+        user = worker[owner[dialogue_id]]
+        records.append(
             {
                 "conversationId": str(place),
                 "initiatorWorkerId": user,
@@ -157,11 +149,11 @@ def redial(dialogues: pl.DataFrame, turns: pl.DataFrame) -> Rows:
                 "respondentQuestions": answers,
             }
         )
-    return found
+    return records
 
 
 def dialoguekit(dialogues: pl.DataFrame, turns: pl.DataFrame) -> Rows:
-    """As DialogueKit reads them (`json_to_dialogues`): participants USER and AGENT, items as annotations."""
+    """One record per dialogue for DialogueKit's `json_to_dialogues`: participants USER and AGENT, items as annotations."""
     about = {row["dialogue_id"]: row for row in dialogues.iter_rows(named=True)}
     return [
         {
@@ -184,31 +176,25 @@ def dialoguekit(dialogues: pl.DataFrame, turns: pl.DataFrame) -> Rows:
 
 
 def dataset(dialogues: pl.DataFrame, turns: pl.DataFrame, profiles: pl.DataFrame) -> pl.DataFrame:
-    """One row per dialogue that has turns: the columns of `DATASET`, sorted; to be written as Parquet."""
-    people = _people(dialogues, profiles)
-    about = {row["dialogue_id"]: row for row in dialogues.iter_rows(named=True)}
-    rows = []
-    for dialogue_id, talk in talks(turns):
-        said = [
-            {
-                "role": row["role"],
-                "text": row["text"],
-                "items": [{"item_id": item["item_id"], "title": item["title"]} for item in row["items"]],
-            }
-            for row in talk
-        ]
-        own, person = about[dialogue_id], people[dialogue_id]
-        rows.append((dialogue_id, own["condition"], person["summary"], person["attributes"], own["stop_reason"], said))
-    return pl.DataFrame(rows, schema=DATASET, orient="row")
+    """One row per dialogue that has turns: the columns of `DATASET`, sorted by id."""
+    items = pl.col("items").list.eval(pl.struct(pl.element().struct.field("item_id", "title")))
+    return (
+        turns.sort("dialogue_id", "turn")
+        .group_by("dialogue_id", maintain_order=True)
+        .agg(turns=pl.struct("role", "text", items))
+        .join(dialogues, on="dialogue_id", maintain_order="left")
+        .join(profiles, on="profile_id", maintain_order="left")
+        .select(pl.col(name).cast(kind) for name, kind in DATASET.items())
+    )
 
 
 def card(info: Mapping[str, Any], frame: pl.DataFrame) -> str:
-    """The data card (README.md) of a dataset: what a hub reads at its head, then what a person should know.
+    """The data card (README.md) of a dataset: YAML for a hub such as Hugging Face's, then text.
 
     `info`: the run's `run.json`; `frame`: of `dataset`.
     """
     parameters, engines = info.get("parameters", {}), info.get("engines", {})
-    told = parameters.get("baseline") or "nobody"
+    informed = parameters.get("baseline") or "nobody"
     lengths = frame["turns"].list.len()
     hashes = [
         f"- {role}: model SHA-256 {engine['model_sha256']}, adapter {engine['adapter_sha256'] or 'none'}."
@@ -225,20 +211,19 @@ def card(info: Mapping[str, Any], frame: pl.DataFrame) -> str:
             "---",
             "# Simulated dialogues of a movie seeker and a recommender",
             "",
-            f"{len(frame)} dialogues, {int(lengths.sum())} turns, made by language models that talk to one another. "
-            f"Who was told the target items: {told}. Nothing in them was said by a person.",
+            f"{len(frame)} dialogues, {int(lengths.sum())} turns, generated by language models that talk to each other. "
+            f"Who knew the target items: {informed}. No part was written by a person.",
             "",
-            "`turns` are in order; an item in a `text` stands as `[[Title (Year)]]`, `item_id` is null for a title in "
-            "no catalogue. `summary` and `attributes` are what the user's model was told; the recommender's saw the "
-            "words alone.",
+            "`turns` are in order. Items in a `text` are written `[[Title (Year)]]`; `item_id` is null for a title in no "
+            "catalogue. The user's model was given `summary` and `attributes`, the recommender's only the dialogue.",
             "",
             f"- Run: {info.get('run_id', 'by hand')}, condition {parameters.get('condition', '')}, seed "
             f"{parameters.get('seed', 0)}.",
             *hashes,
             "- The built-in adapters were trained on ReDial (Li et al. 2018, CC BY 4.0).",
-            "- People: histories of the run's rating data; the built-in ones are MovieLens' (Harper and Konstan 2015), "
-            "for research, not for commerce. Cite both.",
-            "- Known faults: small models contradict themselves and their notes, and know little of plots.",
+            "- Profiles: from the run's ratings; the built-in ones are MovieLens' (Harper and Konstan 2015), for "
+            "non-commercial research. Cite both.",
+            "- Known faults: small models contradict themselves and their notes, and know little about plots.",
             "",
         ]
     )
@@ -254,14 +239,16 @@ def _write(text: str, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _people(dialogues: pl.DataFrame, profiles: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """The row of `profiles` of every dialogue."""
-    known = {row["profile_id"]: row for row in profiles.iter_rows(named=True)}
-    return {dialogue: known[owner] for dialogue, owner in dialogues.select("dialogue_id", "profile_id").iter_rows()}
+def _profiles(dialogues: pl.DataFrame, profiles: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """The row of `profiles` that belongs to each dialogue, by dialogue id."""
+    rows = {row["profile_id"]: row for row in profiles.iter_rows(named=True)}
+    return {
+        dialogue_id: rows[owner] for dialogue_id, owner in dialogues.select("dialogue_id", "profile_id").iter_rows()
+    }
 
 
 def _linked(row: Mapping[str, Any], number: Mapping[str, int]) -> str:
-    """A text with `@id` in the place of its mentions; a stray `@` could be taken for one and goes."""
+    """The text with `@id` for each mention. Every other `@` is removed, because it could be read as a mention."""
     pieces, end = [], 0
     for item in sorted(row["items"], key=lambda item: item["start"]):
         name = item["title"] if item["item_id"] is None else f"@{number[item['item_id']]}"

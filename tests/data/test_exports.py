@@ -1,4 +1,4 @@
-"""Dialogues as training data: what others read is what was said, and nothing hidden goes along."""
+"""Dialogues as training data: other readers get every utterance, and nothing private."""
 
 import json
 from pathlib import Path
@@ -45,18 +45,18 @@ def run(tmp_path: Path) -> Run:
         dict(zip(names, row, strict=True)) | {"n_tokens": 3, "mean_logprob": None, "finish": "end"} for row in rows
     ]
     heads = [("u0.0", "u0", "user", "user_left", 4), ("u1.0", "u1", "recommender", "max_turns", 1)]
-    made = Run(tmp_path / "run")
-    made.update(run_id="abc", parameters={"condition": "interplay", "seed": 0})
-    made.write("turns", pl.DataFrame(turns, schema=dict(schemas.TABLES["turns"])))
-    made.write(
+    run = Run(tmp_path / "run")
+    run.update(run_id="abc", parameters={"condition": "interplay", "seed": 0})
+    run.write("turns", pl.DataFrame(turns, schema=dict(schemas.TABLES["turns"])))
+    run.write(
         "dialogues",
         pl.DataFrame(
             [(d, "abc", p, "interplay", o, 0, stop, n) for d, p, o, stop, n in heads],
             schema=dict(schemas.TABLES["dialogues"]), orient="row",
         ),
     )  # fmt: skip
-    made.write("profiles", make_profiles(["u0", "u1"]))
-    return made
+    run.write("profiles", make_profiles(["u0", "u1"]))
+    return run
 
 
 def export(run: Run, form: str, to: Path, role: str = "recommender") -> Path:
@@ -65,7 +65,7 @@ def export(run: Run, form: str, to: Path, role: str = "recommender") -> Path:
     return Path(done.output.strip().replace("\n", ""))
 
 
-def test_messages_are_the_views_that_the_parties_had(run: Run, tmp_path: Path) -> None:
+def test_messages_are_the_views_of_the_two_parties(run: Run, tmp_path: Path) -> None:
     user, other = (
         [json.loads(line)["messages"] for line in export(run, "trl", tmp_path, role).read_text().splitlines()]
         for role in ("user", "recommender")
@@ -73,13 +73,13 @@ def test_messages_are_the_views_that_the_parties_had(run: Run, tmp_path: Path) -
     assert [message["role"] for message in user[0]] == ["system", "assistant", "user", "assistant", "user", "assistant"]
     assert "secret0secret" in user[0][0]["content"]
     assert user[0][2]["content"].endswith(f"({HEAT}: seen, disliked; {NOPE}: not seen)")
-    assert user[0][-1]["content"] == ""  # it left
+    assert user[0][-1]["content"] == ""  # the user left
     assert user[1][-1] == {"role": "user", "content": "Hi"}
     assert other[0][0]["content"] == views.RECOMMENDER_SYSTEM
     assert not [word for word in ("secret", "hush", "seen,", "disliked") if word in json.dumps(other)]
 
 
-def test_redials_own_reader_reads_it_back(run: Run, tmp_path: Path) -> None:
+def test_the_redial_export_is_read_back_by_our_reader(run: Run, tmp_path: Path) -> None:
     path = export(run, "redial", tmp_path / "out")
     first, second = corpus.read(path.parent, "train")
     assert [turn.role for turn in first.turns] == ["user", "recommender", "user", "recommender"]
@@ -92,7 +92,7 @@ def test_redials_own_reader_reads_it_back(run: Run, tmp_path: Path) -> None:
     assert len(second.turns) == 1
 
 
-def test_ids_that_are_no_numbers_become_numbers(run: Run) -> None:
+def test_ids_that_are_not_numbers_are_numbered(run: Run) -> None:
     turns = run.read("turns").to_dicts()
     for row in turns:
         for item in row["items"] + row["notes"]:
@@ -104,7 +104,7 @@ def test_ids_that_are_no_numbers_become_numbers(run: Run) -> None:
     assert first["initiatorQuestions"]["1"] == {"suggested": 1, "seen": 1, "liked": 0}
 
 
-def test_dialoguekit_reads_it(run: Run, tmp_path: Path) -> None:
+def test_dialoguekit_reads_its_export(run: Run, tmp_path: Path) -> None:
     path = export(run, "dialoguekit", tmp_path)
     first = json.loads(path.read_text())[0]
     assert first["conversation"][1]["utterance"] == f"Seen {HEAT} or {NOPE} @7?"
@@ -115,10 +115,16 @@ def test_dialoguekit_reads_it(run: Run, tmp_path: Path) -> None:
     assert (one.user_id, one.conversation_id, len(other.utterances)) == ("u0", "u0.0", 1)
 
 
-def test_the_dataset_and_its_card(run: Run, tmp_path: Path) -> None:
+def test_the_dataset_has_a_card_and_is_read_by_datasets(run: Run, tmp_path: Path) -> None:
     path = export(run, "dataset", tmp_path / "set")
     frame = pl.read_parquet(path)
     assert dict(frame.schema) == exports.DATASET
+    assert frame.select("dialogue_id", "condition", "stop_reason").rows() == [
+        ("u0.0", "interplay", "user_left"),
+        ("u1.0", "interplay", "max_turns"),
+    ]
+    assert "secret0secret" in frame["summary"][0]
+    assert [turn["role"] for turn in frame["turns"][0]] == ["user", "recommender"] * 2
     assert frame["turns"][0][1]["items"] == [{"item_id": "1", "title": HEAT}, {"item_id": None, "title": NOPE}]
     card = (path.parent / "README.md").read_text()
     assert card.startswith("---\nconfigs:\n")
@@ -130,15 +136,15 @@ def test_the_dataset_and_its_card(run: Run, tmp_path: Path) -> None:
 
 
 @given(st.text(alphabet="a@1 [](){}<|>\n", max_size=30))
-def test_no_text_becomes_a_link(said: str) -> None:
-    row = {"text": f"{utterances.clean(said)} [[{HEAT}]]", "items": []}
+def test_no_text_becomes_a_mention(typed: str) -> None:
+    row = {"text": f"{utterances.clean(typed)} [[{HEAT}]]", "items": []}
     row["items"] = [mention(str(row["text"]), "1", HEAT)]
     text = exports._linked(row, {"1": 42})
     assert text.count("@") == 1
     assert text.endswith("@42")
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["export", str(tmp_path), "--to", str(tmp_path / "to")])
     assert done.exit_code == 1
     assert "dialogues.parquet" in done.output

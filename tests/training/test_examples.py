@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from crslib.cli.bench import bench_adapters
 from crslib.config import TrainingParameters
 from crslib.data.corpora import Dialogue, Item, redial
-from crslib.data.corpora.base import merged
+from crslib.data.corpora.base import merge_messages
 from crslib.data.titles import split_year, title_key
 from crslib.dialogue.scripts import SCRIPTED, USER_TARGET
 from crslib.dialogue.templates import ChatTemplate
@@ -49,7 +49,7 @@ def make(
         for item_id in ids:
             text = text.replace(f"{{{item_id}}}", mention(items[item_id].name))
         messages.append((role, text, ids))
-    return Dialogue(dialogue_id, user, recommender, merged(messages), items)
+    return Dialogue(dialogue_id, user, recommender, merge_messages(messages), items)
 
 
 TALK = make(

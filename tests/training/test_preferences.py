@@ -9,7 +9,7 @@ import pytest
 from crslib import schemas
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import Dialogue, Item
-from crslib.data.corpora.base import merged
+from crslib.data.corpora.base import merge_messages
 from crslib.dialogue import reactions, views
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER, mention
@@ -178,7 +178,7 @@ def talk() -> Dialogue:
         (RECOMMENDER, f"{mention(MATRIX)} then {mention(UP)}", ["2", "6"]),
         (USER, "Thanks", []),
     ]
-    return Dialogue("7", "a", "b", merged(said), items)
+    return Dialogue("7", "a", "b", merge_messages(said), items)
 
 
 def test_contexts_of_people(catalog: Catalog) -> None:

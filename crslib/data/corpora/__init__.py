@@ -1,4 +1,4 @@
-"""Human dialogues, one loader per corpus, one `Dialogue` shape for all of them."""
+"""Human dialogues: ReDial as `Dialogue`s, and IARD, a part of it whose turns are labelled with dialogue acts."""
 
 from crslib.data.corpora.base import Dialogue, Item, Mention, Turn, frames
 

@@ -1,7 +1,4 @@
-"""The shape every corpus of human dialogues is read into, and the same as tables of a run.
-
-Knows nothing of file formats; the loaders beside it do.
-"""
+"""Human dialogues as dataclasses, and as tables of a run. Knows nothing of file formats."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +22,7 @@ class Mention:
 
 @dataclass(frozen=True)
 class Turn:
-    """All that one party says before the other answers, in format v1. `n_messages`: None where it was not recorded."""
+    """All that one party says before the other answers, in format v1. `n_messages`: None where it is not recorded."""
 
     role: str
     text: str
@@ -35,10 +32,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class Item:
-    """What is known of the seeker and an item of the dialogue; None means not said.
+    """An item of the dialogue and what the seeker thinks of it; None: not known.
 
-    `suggested`: the recommender brought it up. `liked` of an item not seen means: would like to see it.
-    `source`: whose form the answers come from, `user`, `recommender` (who answered for the seeker) or empty.
+    `suggested`: the recommender named it first. `liked` of an item not seen: the seeker would like to see it.
+    `source`: who filled in the form with these answers, `user` or `recommender`; empty without a form.
     """
 
     name: str
@@ -50,7 +47,8 @@ class Item:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """One conversation; turns alternate between the parties. `items` holds every item of it, keyed by item id."""
+    """One conversation; turns alternate between the parties. `user` and `recommender` are ids of persons, `items` maps
+    the id of every item to what is known of it."""
 
     dialogue_id: str
     user: str
@@ -59,30 +57,30 @@ class Dialogue:
     items: Mapping[str, Item]
 
 
-def merged(messages: Iterable[tuple[str, str, Sequence[str]]], *, counted: bool = True) -> tuple[Turn, ...]:
-    """Messages (role, text in format v1, ids of the items it mentions) as turns; empty messages go.
+def merge_messages(messages: Iterable[tuple[str, str, Sequence[str]]], *, counted: bool = True) -> tuple[Turn, ...]:
+    """Turns from messages (role, text in format v1, ids of the items it mentions). Empty messages are left out.
 
-    `counted`: whether the messages are as people sent them, so that their number in a turn means something.
+    `counted`: the messages are as they were sent, so that `n_messages` is known.
     """
-    spoken: list[tuple[str, list[str], list[str]]] = []
+    merged: list[tuple[str, list[str], list[str]]] = []
     for role, text, ids in messages:
         if not text:
             continue
-        if not spoken or spoken[-1][0] != role:
-            spoken.append((role, [], []))
-        spoken[-1][1].append(text)
-        spoken[-1][2].extend(ids)
+        if not merged or merged[-1][0] != role:
+            merged.append((role, [], []))
+        merged[-1][1].append(text)
+        merged[-1][2].extend(ids)
     turns = []
-    for role, texts, ids in spoken:
+    for role, texts, ids in merged:
         text = " ".join(texts)
-        found = zip(ids, utterances.mentions(text), strict=True)
-        mentions = tuple(Mention(item_id, *span) for item_id, span in found)
+        spans = zip(ids, utterances.mentions(text), strict=True)
+        mentions = tuple(Mention(item_id, *span) for item_id, span in spans)
         turns.append(Turn(role, text, mentions, len(texts) if counted else None))
     return tuple(turns)
 
 
 def first_speakers(turns: Sequence[Turn]) -> dict[str, str]:
-    """Who mentioned each item first (item id to role), in the order of the mentions."""
+    """The role that mentions each item first, by item id, in the order of the mentions."""
     first: dict[str, str] = {}
     for turn in turns:
         for mention in turn.mentions:
@@ -91,13 +89,13 @@ def first_speakers(turns: Sequence[Turn]) -> dict[str, str]:
 
 
 def frames(dialogues: Sequence[Dialogue]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Human dialogues as the tables `dialogues` and `turns` of a run, condition `human`, without persons.
+    """Human dialogues as the tables `dialogues` and `turns` of a run, condition `human`, without ids of persons.
 
-    A user turn's notes are the person's own answers on the items of the recommender's turn before it.
+    The notes of a user's turn are that person's answers on the items of the recommender's turn before it.
     """
-    heads, rows = [], []
+    dialogue_rows, turn_rows = [], []
     for dialogue in dialogues:
-        heads.append(
+        dialogue_rows.append(
             {
                 "dialogue_id": dialogue.dialogue_id,
                 "run_id": "",
@@ -109,9 +107,9 @@ def frames(dialogues: Sequence[Dialogue]) -> tuple[pl.DataFrame, pl.DataFrame]:
                 "n_turns": len(dialogue.turns),
             }
         )
-        heard: tuple[Mention, ...] = ()
+        before: tuple[Mention, ...] = ()
         for number, turn in enumerate(dialogue.turns):
-            rows.append(
+            turn_rows.append(
                 {
                     "dialogue_id": dialogue.dialogue_id,
                     "turn": number,
@@ -120,22 +118,22 @@ def frames(dialogues: Sequence[Dialogue]) -> tuple[pl.DataFrame, pl.DataFrame]:
                     "items": [
                         {"item_id": m.item_id, "title": m.name, "start": m.start, "end": m.end} for m in turn.mentions
                     ],
-                    "notes": _notes(dialogue, heard) if turn.role == USER else [],
+                    "notes": _notes(dialogue, before) if turn.role == USER else [],
                     "n_tokens": None,
                     "mean_logprob": None,
                     "finish": "end",
                 }
             )
-            heard = turn.mentions if turn.role == RECOMMENDER else ()
+            before = turn.mentions if turn.role == RECOMMENDER else ()
     return (
-        pl.DataFrame(heads, schema=dict(schemas.TABLES["dialogues"])),
-        pl.DataFrame(rows, schema=dict(schemas.TABLES["turns"])),
+        pl.DataFrame(dialogue_rows, schema=dict(schemas.TABLES["dialogues"])),
+        pl.DataFrame(turn_rows, schema=dict(schemas.TABLES["turns"])),
     )
 
 
-def _notes(dialogue: Dialogue, heard: Sequence[Mention]) -> list[dict[str, object]]:
+def _notes(dialogue: Dialogue, mentions: Sequence[Mention]) -> list[dict[str, object]]:
     notes = []
-    for item_id in dict.fromkeys(mention.item_id for mention in heard):
+    for item_id in dict.fromkeys(mention.item_id for mention in mentions):
         item = dialogue.items[item_id]
         if item.seen is not None or item.liked is not None:
             notes.append({"item_id": item_id, "title": item.name, "seen": item.seen, "liked": item.liked})

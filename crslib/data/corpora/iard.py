@@ -1,13 +1,13 @@
 """IARD (Cai and Chen, Predicting User Intents and Satisfaction with Dialogue-based Conversational Recommendations, UMAP
-2020; research only, non-commercial): what people do with their words in 336 ReDial dialogues.
+2020; research only, non-commercial): the dialogue acts of each turn of 336 ReDial dialogues.
 
-Reads `umap2020_IARD_Cai.json`. An utterance there is all that one party says before the other answers, which is a turn
-here, and holds several acts (15 user intents, 9 recommender actions, `OTH` for either); which of its messages holds
-which is not told.
+Reads `umap2020_IARD_Cai.json`. An utterance there is a turn here: all that one party says before the other answers. It
+has one or more acts (15 user intents, 9 recommender actions, `OTH` for both roles); which of its messages holds which
+act is not recorded.
 
-What is put right on the way: messages are joined by three dots, which a person's own dots cannot be told from, so that
-both become blanks; films stand as `@id <Title (Year)>`, now and then with the title twice; HTML entities. The data name
-some acts otherwise than their paper: CLQ is its CLA, R-ANS its ANS, RESP its RES.
+Corrected while reading: messages are joined by three dots, which cannot be told from dots that a person typed, so both
+become blanks; films are written `@id <Title (Year)>`, sometimes with the title twice; HTML entities. Some codes differ
+from those in the paper: CLQ is its CLA, R-ANS its ANS, RESP its RES.
 """
 
 import html
@@ -35,12 +35,12 @@ SCHEMA = {
 }
 _ROLES = {"seeker": USER, "recommender": RECOMMENDER}
 _FILM = re.compile(r"@\d+ <([^<>]*)>(?:\s*<\1>)?")
-_FIRST_TEST = 20_000  # ReDial numbers its training conversations below, its test conversations from here on
+_FIRST_TEST = 20_000  # the number of ReDial's first test conversation; training conversations have lower ones
 
 
 def read(path: Path) -> pl.DataFrame:
-    """Columns of `SCHEMA`, sorted: a row per turn, its text in format v1, its acts as coded, sorted; `split`: whether
-    ReDial's training or test set holds the dialogue.
+    """A row per turn with the columns of `SCHEMA`, sorted by dialogue and turn: text in format v1, sorted codes of its
+    acts, and the `split` of ReDial that the dialogue belongs to (`train` or `test`).
 
     `path`: the JSON file or the folder that holds it. Raises `CrsError` when it is missing or not IARD's.
     """
@@ -57,7 +57,7 @@ def read(path: Path) -> pl.DataFrame:
     except OSError as error:
         raise CrsError(f"cannot read {file}: {error.strerror}; give IARD's {FILE}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise CrsError(f"{file} is not IARD's {FILE}; fetch IARD again") from None
+        raise CrsError(f"{file} is not IARD's {FILE}; download IARD again") from None
     return pl.DataFrame(rows, schema=SCHEMA, orient="row").sort("dialogue_id", "turn")
 
 

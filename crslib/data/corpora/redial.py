@@ -1,11 +1,11 @@
 """ReDial (Li et al., Towards Deep Conversational Recommendations, NeurIPS 2018; CC BY 4.0) as `Dialogue`s.
 
-Reads the official zip, a folder of unpacked files or one `.jsonl` file, also with messages already merged per turn.
-Item ids are ReDial's own, and one film may have several (with and without a year); `items` holds their facts.
+Reads the official zip, a folder of unpacked files or one `.jsonl` file, also with messages already merged into turns.
+Item ids are ReDial's own; a film may have two, one with and one without its year.
 
-What is put right on the way: forms and mention lists that are `[]` instead of `{}`; titles with double blanks, `%3F`,
-HTML entities, or none at all (then another dialogue's title for the same id is used, else the text says "that
-movie"); HTML entities, line breaks and empty messages; `@` typed before a title that was never linked.
+Corrected while reading: forms and lists of mentions that are `[]` instead of `{}`; titles with double blanks, `%3F` or
+HTML entities; missing titles (another dialogue's title for the same id, else the text says "that movie"); HTML
+entities, line breaks and empty messages; a typed `@` before a title that is not linked.
 """
 
 import html
@@ -21,7 +21,8 @@ import polars as pl
 
 from crslib import schemas, store
 from crslib.config import resolve
-from crslib.data.corpora.base import Dialogue, Item, Turn, first_speakers, merged
+from crslib.data.corpora.base import Dialogue, Item, Turn, first_speakers, merge_messages
+from crslib.data.titles import split_year
 from crslib.dialogue import utterances
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.errors import CrsError
@@ -30,22 +31,21 @@ Split = Literal["train", "test"]
 
 _LINK = re.compile(r"@(\d+)")
 _STRAY_AT = re.compile(r"@(?=[^\W\d])")
-_YEAR = re.compile(r"^(.*?)\s*\((\d{4})\)$")
-_ANSWERS = {0: False, 1: True}  # 2, or anything else: did not say
+_ANSWERS = {0: False, 1: True}  # 2 and anything else: no answer
 
 ITEMS = resolve("data/redial/items.parquet")
-# MovieLens' words, the ones of the built-in catalogue; what IMDb says beyond them (biography, sport, …) is left out.
+# The genres of the built-in catalogue, from MovieLens. IMDb's other genres (biography, sport, …) are left out.
 _GENRES = """action adventure animation comedy crime documentary drama family fantasy film-noir horror musical mystery
     romance sci-fi thriller war western"""
 GENRES = frozenset(_GENRES.split())
 
 
 def read(path: Path, split: Split) -> list[Dialogue]:
-    """The dialogues of one split, in file order, each conversation once.
+    """The dialogues of one split in file order, each conversation once.
 
-    `path`: the official zip, a folder, or one `.jsonl` file; in a zip or folder the split is every `.jsonl` whose name
-    starts with it. Raises `CrsError` when nothing is found, a line is no ReDial dialogue, or a file of the other split
-    is named: the test set is for evaluation only.
+    `path`: the official zip, a folder or one `.jsonl` file. In a zip or folder every `.jsonl` file whose name starts
+    with the split is read. Raises `CrsError` when there is none, when a line is not a ReDial dialogue, and for a file
+    of the other split: the test set is for evaluation only.
     """
     records: dict[str, dict[str, Any]] = {}
     titles: dict[str, str] = {}
@@ -70,10 +70,11 @@ def read(path: Path, split: Split) -> list[Dialogue]:
 
 
 def movies(path: Path) -> dict[str, str]:
-    """ReDial's own catalogue: the name of every movie that people could pick, by item id.
+    """ReDial's catalogue: the name of every movie that the writers of the dialogues could pick, by item id.
 
-    `path`: the official zip or a folder; read is `movies_with_mentions.csv`, but never its count of mentions, which
-    counts the test set too. Movies without a title are left out. Raises `CrsError` when the file is missing or damaged.
+    `path`: the official zip or a folder with `movies_with_mentions.csv`. Its counts of mentions are not read, because
+    they include the test set. Movies without a title are left out. Raises `CrsError` when the file is missing or
+    damaged.
     """
     pattern = re.compile(r"movies_with_mentions\.csv$")
     name, content = next(_contents(path, pattern, "movies_with_mentions.csv"))
@@ -85,18 +86,20 @@ def movies(path: Path) -> dict[str, str]:
 
 
 def items(path: Path = ITEMS) -> pl.DataFrame:
-    """Facts of ReDial's movies as table `items`, sorted by id: genres, directors and best-known actors where known.
+    """Facts of ReDial's movies as table `items`, sorted by id: genres, directors and up to three leading actors.
 
-    There are no ratings, so `n_ratings` is 0. Raises `CrsError` when the file is missing or damaged.
+    Unknown facts are empty lists; without ratings `n_ratings` is 0. Raises `CrsError` when the file is missing or
+    damaged.
     """
     return store.read_parquet(path, "items")
 
 
 def build_items(path: Path, facts: Path, to: Path = ITEMS) -> pl.DataFrame:
-    """Writes the file that `items` reads, the same bytes every time, and returns its rows.
+    """Writes the file that `items` reads, the same bytes every time, and returns its rows. This is how
+    `data/redial/items.parquet` was built; nothing else calls it.
 
     `path`: the official zip or a folder with `movies_with_mentions.csv`; `facts`: JSON lines with movieId, genre,
-    director, star and imdb_id. A movie without facts keeps empty lists. Raises `CrsError` when one is not readable.
+    director, star and imdb_id. Raises `CrsError` when one of them cannot be read.
     """
     known = {}
     try:
@@ -105,11 +108,13 @@ def build_items(path: Path, facts: Path, to: Path = ITEMS) -> pl.DataFrame:
     except OSError as error:
         raise CrsError(f"cannot read {facts}: {error.strerror}; give the JSON lines with facts of movies") from None
     except (ValueError, KeyError, TypeError):
-        raise CrsError(f"{facts} does not hold JSON lines with a movieId; give the facts of ReDial's movies") from None
+        raise CrsError(
+            f"{facts} does not hold JSON lines with a movieId; give the JSON lines with facts of movies"
+        ) from None
     rows = []
     for item_id, name in sorted(movies(path).items()):
         fact = known.get(item_id, {})
-        title, year = _dated(name)
+        title, year = split_year(name)
         rows.append(
             {
                 "item_id": item_id,
@@ -140,7 +145,9 @@ def _files(path: Path, split: Split) -> Iterator[tuple[str, bytes]]:
         yield from _contents(path, re.compile(rf"{split}[^/]*\.jsonl$"), f"{split}*.jsonl")
         return
     if path.name.startswith({"train": "test", "test": "train"}[split]):
-        raise CrsError(f"{path} is not of the {split} split; the test set is for evaluation only")
+        raise CrsError(
+            f"{path} is not of the {split} split; give a file of it, because the test set is for evaluation only"
+        )
     try:
         yield str(path), path.read_bytes()
     except OSError as error:
@@ -148,7 +155,7 @@ def _files(path: Path, split: Split) -> Iterator[tuple[str, bytes]]:
 
 
 def _contents(path: Path, wanted: re.Pattern[str], what: str) -> Iterator[tuple[str, bytes]]:
-    """Name and content of the files in a folder or zip whose names match; one at least."""
+    """Name and content of each file in a folder or zip whose name matches. Raises `CrsError` when there is none."""
     try:
         if path.is_dir():
             files = sorted(file for file in path.iterdir() if wanted.match(file.name))
@@ -174,14 +181,9 @@ def _unreadable(path: Path, error: OSError) -> CrsError:
 
 
 def clean_title(raw: str | None) -> str:
-    """ReDial's `movieName` as an item name, `Title (Year)` or `Title`; empty without a title."""
+    """ReDial's `movieName` as an item name, `Title (Year)` or `Title`; empty for a missing one."""
     title = utterances.one_line(unquote(html.unescape(raw or "")))
-    return utterances.item_name(*_dated(title))
-
-
-def _dated(title: str) -> tuple[str, int | None]:
-    match = _YEAR.match(title)
-    return (match[1], int(match[2])) if match and match[1] else (title, None)
+    return utterances.item_name(*split_year(title))
 
 
 def _dialogue(dialogue_id: str, record: Mapping[str, Any], titles: Mapping[str, str]) -> Dialogue:
@@ -191,38 +193,38 @@ def _dialogue(dialogue_id: str, record: Mapping[str, Any], titles: Mapping[str, 
 
 
 def _turns(messages: Sequence[Mapping[str, Any]], user: str, titles: Mapping[str, str]) -> tuple[Turn, ...]:
-    said = (
+    spoken = (
         (USER if str(message["senderWorkerId"]) == user else RECOMMENDER, *_utterance(message["text"], titles))
         for message in messages
     )
-    return merged(said, counted=all("messageId" in message for message in messages))
+    return merge_messages(spoken, counted=all("messageId" in message for message in messages))
 
 
 def _utterance(raw: str, titles: Mapping[str, str]) -> tuple[str, list[str]]:
     text = utterances.one_line(html.unescape(raw)).replace("[[", "").replace("]]", "")
     ids: list[str] = []
 
-    def name_it(link: re.Match[str]) -> str:
+    def mention(link: re.Match[str]) -> str:
         if link[1] not in titles:
             return "that movie"
         ids.append(link[1])
         return utterances.mention(titles[link[1]])
 
-    return _LINK.sub(name_it, _STRAY_AT.sub("", text)), ids
+    return _LINK.sub(mention, _STRAY_AT.sub("", text)), ids
 
 
 def _items(record: Mapping[str, Any], turns: Sequence[Turn], titles: Mapping[str, str]) -> dict[str, Item]:
     own, other = dict(record["initiatorQuestions"] or {}), dict(record["respondentQuestions"] or {})
-    first_said_by = first_speakers(turns)
+    first_speaker = first_speakers(turns)
     items = {}
-    for item_id in dict.fromkeys([*first_said_by, *own, *other]):
+    for item_id in dict.fromkeys([*first_speaker, *own, *other]):
         if item_id not in titles:
             continue
         source = USER if item_id in own else RECOMMENDER if item_id in other else ""
         answers = own.get(item_id) or other.get(item_id) or {}
         suggested = _ANSWERS.get(answers.get("suggested"))
-        if suggested is None and item_id in first_said_by:
-            suggested = first_said_by[item_id] == RECOMMENDER
+        if suggested is None and item_id in first_speaker:
+            suggested = first_speaker[item_id] == RECOMMENDER
         seen, liked = _ANSWERS.get(answers.get("seen")), _ANSWERS.get(answers.get("liked"))
         items[item_id] = Item(titles[item_id], suggested, seen, liked, source)
     return items

@@ -1,3 +1,5 @@
+"""The official file of a corpus: downloaded from a local server, or copied."""
+
 import hashlib
 import http.server
 import threading
@@ -5,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from crslib.cli.main import main
 from crslib.data.corpora import download
-from crslib.data.corpora.download import Corpus, File, fetch
+from crslib.data.corpora.download import Corpus, fetch
 from crslib.errors import CrsError
 
 CONTENT = bytes(range(256)) * 1000
@@ -15,33 +19,27 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves CONTENT; `ranges`: if it knows them; `cut`: it hangs up after so many bytes; `seen`: what was asked."""
+    """Serves `content` at every path but `/absent`; hangs up after `cut` bytes. `requests`: the paths asked for."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.ranges, self.content = True, CONTENT
+        self.content = CONTENT
         self.cut: int | None = None
-        self.seen: list[tuple[str, str | None]] = []
+        self.requests: list[str] = []
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        wanted = self.headers.get("Range")
-        self.server.seen.append((self.path, wanted))
+        self.server.requests.append(self.path)
         if self.path == "/absent":
             self.send_error(404)
             return
-        content = self.server.content
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.server.ranges else 0
-        if start >= len(content):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.content)))
         self.end_headers()
-        self.wfile.write(content[start : self.server.cut])
+        self.wfile.write(self.server.content[: self.server.cut])
 
     def log_message(self, *_: object) -> None:
         pass
@@ -53,108 +51,93 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with Server() as served:
         thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
+        serve(monkeypatch, f"http://127.0.0.1:{served.server_port}/a.zip")
         yield served
         served.shutdown()
         thread.join()
 
 
-def file(server: Server, path: str = "/a.zip", **known: object) -> File:
-    given = {"sha256": SHA256, "size": len(CONTENT)} | known
-    return File("a.zip", f"http://127.0.0.1:{server.server_port}{path}", **given)  # type: ignore[arg-type]
+def serve(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Makes `tiny`, a corpus whose official file is CONTENT at `url`, the only one."""
+    monkeypatch.setattr(download, "CORPORA", {"tiny": Corpus("a.zip", url, SHA256, len(CONTENT), "CC0", "Nobody 1900")})
 
 
-def corpus(monkeypatch: pytest.MonkeyPatch, *files: File) -> None:
-    monkeypatch.setattr(download, "CORPORA", {"tiny": Corpus(files, "CC0", "nobody")})
-
-
-def test_a_file_comes_in_once_and_is_told_of(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus(monkeypatch, file(server))
-    told: list[tuple[int, int]] = []
-    path = fetch("tiny", tmp_path, progress=lambda done, total: told.append((done, total)))
+def test_a_file_is_downloaded_once(server: Server, tmp_path: Path) -> None:
+    path = fetch("tiny", tmp_path)
     assert path == tmp_path / "tiny" / "a.zip"
     assert path.read_bytes() == CONTENT
-    assert told[0] == (0, len(CONTENT))
-    assert told[-1] == (len(CONTENT), len(CONTENT))
     assert fetch("tiny", tmp_path) == path
-    assert server.seen == [("/a.zip", None)]
-    assert [one.name for one in path.parent.iterdir()] == ["a.zip"]
+    assert server.requests == ["/a.zip"]
+    assert [file.name for file in path.parent.iterdir()] == ["a.zip"]
 
 
-def test_several_files_are_a_folder(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = file(server).url
-    corpus(monkeypatch, File("train.tsv", url), File("dev.tsv", url))
-    assert fetch("tiny", tmp_path) == tmp_path / "tiny"
-    assert sorted(one.name for one in (tmp_path / "tiny").iterdir()) == ["dev.tsv", "train.tsv"]
+def test_a_damaged_file_is_downloaded_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "a.zip").write_bytes(b"damaged")
+    assert fetch("tiny", tmp_path).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("ranges", [True, False])
-def test_a_broken_download_goes_on_where_it_ended(server: Server, tmp_path: Path, ranges: bool) -> None:
-    server.cut, server.ranges = 100_000, ranges
-    with pytest.raises(CrsError, match=r"broke off after 100,000 of 256,000 bytes; run the same again"):
-        download.download(file(server), tmp_path / "a.zip")
-    assert not (tmp_path / "a.zip").exists()
-    assert (tmp_path / "a.zip.part").stat().st_size == 100_000
-    server.cut = None
-    begun: list[int] = []
-    download.download(file(server), tmp_path / "a.zip", lambda done, total: begun.append(done))
-    assert (tmp_path / "a.zip").read_bytes() == CONTENT
-    assert server.seen[1][1] == "bytes=100000-"
-    assert begun[0] == (100_000 if ranges else 0)
-    assert not (tmp_path / "a.zip.part").exists()
+def test_a_broken_download_leaves_no_file(server: Server, tmp_path: Path) -> None:
+    server.cut = 100_000
+    with pytest.raises(CrsError, match=r"cannot download http\S+/a\.zip \(\w+\); go online, or give the file"):
+        fetch("tiny", tmp_path)
+    assert not list((tmp_path / "tiny").iterdir())
 
 
-def test_a_part_that_is_whole_is_only_checked(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "a.zip.part").write_bytes(CONTENT)
-    download.download(file(server), tmp_path / "a.zip")
-    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+def test_a_file_with_another_checksum_is_refused_and_deleted(server: Server, tmp_path: Path) -> None:
+    server.content = b"other"
+    with pytest.raises(CrsError, match=rf"does not have SHA-256 {SHA256} and was deleted; try again, or .* --path"):
+        fetch("tiny", tmp_path)
+    assert not list((tmp_path / "tiny").iterdir())
 
 
-def test_another_content_is_refused_and_not_kept(server: Server, tmp_path: Path) -> None:
-    wrong = hashlib.sha256(b"").hexdigest()
-    with pytest.raises(CrsError, match=rf"has SHA-256 {SHA256} instead of {wrong}; run the same again"):
-        download.download(file(server, sha256=wrong), tmp_path / "a.zip")
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(CrsError, match="has 256,000 bytes instead of 7"):
-        download.download(file(server, size=7), tmp_path / "a.zip")
-    # A part of something else is found out at the end, and the next call starts anew.
-    (tmp_path / "a.zip.part").write_bytes(b"x" * 1000)
-    with pytest.raises(CrsError, match="instead of"):
-        download.download(file(server), tmp_path / "a.zip")
-    download.download(file(server), tmp_path / "a.zip")
-    assert (tmp_path / "a.zip").read_bytes() == CONTENT
-
-
-def test_offline_and_refused_are_told_in_one_sentence(server: Server, tmp_path: Path) -> None:
+def test_a_missing_file_is_one_sentence(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch, f"http://127.0.0.1:{server.server_port}/absent")
     with pytest.raises(CrsError, match=r"/absent answers 404 Not Found; give the file at hand with --path"):
-        download.download(file(server, "/absent"), tmp_path / "a.zip")
-    server.server_close()
-    gone = File("a.zip", "http://127.0.0.1:9/a.zip", SHA256)
-    with pytest.raises(
-        CrsError, match=r"cannot reach http.*refused\); go online, or give the file at hand with --path"
-    ):
-        download.download(gone, tmp_path / "a.zip")
+        fetch("tiny", tmp_path)
+
+
+def test_being_offline_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    serve(monkeypatch, "http://127.0.0.1:9/a.zip")
+    with pytest.raises(CrsError, match=r"cannot download http\S+ \(ConnectionError\); go online, or give the file"):
+        fetch("tiny", tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(CrsError, match="cannot write"):
+        fetch("tiny", tmp_path / "file")
 
 
 def test_a_file_at_hand_is_checked_and_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus(monkeypatch, File("a.zip", "http://127.0.0.1:9/a.zip", SHA256))
+    serve(monkeypatch, "http://127.0.0.1:9/a.zip")
     given = tmp_path / "mine.zip"
     given.write_bytes(CONTENT)
-    for path in (given, tmp_path / "data" / "tiny"):  # the second: the copy itself, by its folder
+    for path in (given, tmp_path / "data" / "tiny"):  # the second: the folder of the copy itself
         assert fetch("tiny", tmp_path / "data", path).read_bytes() == CONTENT
     given.write_bytes(b"other")
-    with pytest.raises(CrsError, match=r"mine\.zip has SHA-256 .* instead of .*; give the official a\.zip from http"):
+    with pytest.raises(CrsError, match=r"mine\.zip \(5 bytes\) is not the official a\.zip \(256,000 bytes, SHA-256 "):
         fetch("tiny", tmp_path / "data", given)
-    with pytest.raises(CrsError, match=r"absent is no file; --path takes a\.zip"):
+    with pytest.raises(CrsError, match=r"absent is no file; --path takes a\.zip or the folder that holds it"):
         fetch("tiny", tmp_path / "data", tmp_path / "absent")
 
 
+def test_the_command_prints_path_licence_and_citation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = tmp_path / "mine.zip"
+    given.write_bytes(CONTENT)
+    serve(monkeypatch, "http://127.0.0.1:9/a.zip")
+    monkeypatch.setitem(download.CORPORA, "redial", download.CORPORA["tiny"])
+    done = CliRunner().invoke(main, ["data", "fetch", "redial", "--path", str(given), "--to", str(tmp_path / "to")])
+    assert done.output == f"{tmp_path / 'to' / 'redial' / 'a.zip'}\nlicence: CC0\ncite: Nobody 1900\n"
+
+
 def test_an_unknown_corpus_is_named() -> None:
-    with pytest.raises(CrsError, match="unknown corpus 'reddial'; known are redial, inspired, ccpe"):
+    with pytest.raises(CrsError, match="unknown corpus 'reddial'; known are redial"):
         fetch("reddial", Path("nowhere"))
 
 
-def test_every_file_is_pinned() -> None:
+def test_official_files_have_a_checksum_and_come_by_https() -> None:
     for corpus in download.CORPORA.values():
-        for one in corpus.files:
-            assert one.url.startswith("https://")
-            assert one.sha256 or any(len(part) == 40 for part in one.url.split("/")), one.url
+        assert corpus.url.startswith("https://")
+        assert len(corpus.sha256) == 64

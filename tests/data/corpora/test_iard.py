@@ -1,3 +1,5 @@
+"""IARD's file as labelled turns."""
+
 import json
 from pathlib import Path
 
@@ -38,7 +40,7 @@ def test_turns_are_in_format_v1_and_in_order(tmp_path: Path) -> None:
         ]
 
 
-def test_redials_test_dialogues_are_told_by_their_number(tmp_path: Path) -> None:
+def test_the_number_of_a_dialogue_gives_its_split(tmp_path: Path) -> None:
     path = write(tmp_path / iard.FILE, S1=utterance(1, "seeker", "Hi", "OTH"))
     path.write_text(path.read_text(encoding="utf-8").replace('"474"', '"20001"'), encoding="utf-8")
     assert iard.read(path)["split"].to_list() == ["test"]
@@ -53,7 +55,7 @@ def test_redials_test_dialogues_are_told_by_their_number(tmp_path: Path) -> None
         ('{"x": {"dialogue_info": {"S1": {"role": "seeker"}}}}', "is not IARD's"),
     ],
 )
-def test_other_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_files_that_are_not_iards_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / iard.FILE).write_text(content, encoding="utf-8")
     with pytest.raises(CrsError, match=message):
         iard.read(tmp_path)
@@ -66,11 +68,11 @@ def test_a_missing_file_and_a_turn_without_acts_are_refused(tmp_path: Path) -> N
         iard.read(write(tmp_path / iard.FILE, S1=utterance(1, "seeker", "Hi")))
 
 
-def test_the_data_at_hand(shared_data: Path) -> None:
+def test_the_real_corpus(shared_data: Path) -> None:
     turns = iard.read(shared_data / "iard")
     assert turns.height == 4583
     assert turns["dialogue_id"].n_unique() == 336
     assert turns.filter(role="user").explode("acts")["acts"].n_unique() == 16
     assert turns.filter(role="recommender").explode("acts")["acts"].n_unique() == 10
     before = turns.with_columns(before=pl.col("role").shift().over("dialogue_id"))
-    assert not (before["role"] == before["before"]).any()  # one utterance there is one turn here
+    assert not (before["role"] == before["before"]).any()  # an utterance of IARD is a turn

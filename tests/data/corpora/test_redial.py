@@ -1,3 +1,5 @@
+"""ReDial's files as dialogues, tables and facts of movies."""
+
 import json
 import zipfile
 from pathlib import Path
@@ -9,13 +11,13 @@ import pytest
 from crslib import schemas
 from crslib.config import ROOT
 from crslib.data.corpora import Dialogue, frames, redial
-from crslib.data.corpora.base import first_speakers, merged
+from crslib.data.corpora.base import first_speakers, merge_messages
 from crslib.dialogue import utterances
 from crslib.errors import CrsError
 
 
 def line(**changes: Any) -> dict[str, Any]:
-    """A ReDial line: seeker 1 and recommender 2, who speaks first."""
+    """A line of ReDial's files: worker 1 is the seeker; worker 2, the recommender, speaks first."""
     return {
         "conversationId": "7",
         "initiatorWorkerId": 1,
@@ -40,7 +42,7 @@ def read(tmp_path: Path, *lines: dict[str, Any]) -> list[Dialogue]:
     return redial.read(path, "train")
 
 
-def said(*texts: tuple[int, str]) -> list[dict[str, Any]]:
+def written(*texts: tuple[int, str]) -> list[dict[str, Any]]:
     return [{"senderWorkerId": who, "text": text, "messageId": n} for n, (who, text) in enumerate(texts)]
 
 
@@ -57,18 +59,18 @@ def test_messages_of_one_speaker_are_one_turn_in_format_v1(tmp_path: Path) -> No
     assert [mention.item_id for turn in dialogue.turns for mention in turn.mentions] == ["10", "11"]
 
 
-def test_labels_are_the_seekers_with_the_recommenders_as_fallback(tmp_path: Path) -> None:
+def test_answers_are_the_seekers_or_else_the_recommenders(tmp_path: Path) -> None:
     (own,) = read(tmp_path, line())
     assert (own.items["10"].suggested, own.items["10"].seen, own.items["10"].liked) == (True, False, None)
     assert own.items["10"].source == "user"
     (other,) = read(tmp_path, line(initiatorQuestions=[]))
     assert (other.items["10"].seen, other.items["10"].liked, other.items["10"].source) == (True, True, "recommender")
-    # Nobody answered for 11: only who named it first is known.
+    # Neither form has item 11: only who named it first is known.
     assert (other.items["11"].suggested, other.items["11"].seen, other.items["11"].source) == (False, None, "")
 
 
-def test_lists_where_mappings_should_be(tmp_path: Path) -> None:
-    messages = said((2, "Hi"), (1, "Bye"))
+def test_empty_lists_instead_of_mappings_are_read(tmp_path: Path) -> None:
+    messages = written((2, "Hi"), (1, "Bye"))
     (dialogue,) = read(
         tmp_path, line(messages=messages, movieMentions=[], initiatorQuestions=[], respondentQuestions=[])
     )
@@ -76,8 +78,10 @@ def test_lists_where_mappings_should_be(tmp_path: Path) -> None:
     assert [turn.text for turn in dialogue.turns] == ["Hi", "Bye"]
 
 
-def test_null_title_and_unknown_id_take_the_title_of_another_dialogue(tmp_path: Path) -> None:
-    broken = line(conversationId="8", messages=said((1, "I liked @11 and @99")), movieMentions={"11": None, "50": None})
+def test_a_missing_title_is_taken_from_another_dialogue(tmp_path: Path) -> None:
+    broken = line(
+        conversationId="8", messages=written((1, "I liked @11 and @99")), movieMentions={"11": None, "50": None}
+    )
     first, second = read(tmp_path, line(), broken)
     assert first.turns[1].mentions[0].name == "Why Him? (2016)"
     assert second.turns[0].text == "I liked [[Why Him? (2016)]] and that movie"
@@ -100,7 +104,7 @@ def test_null_title_and_unknown_id_take_the_title_of_another_dialogue(tmp_path: 
         ("  ", ""),
     ],
 )
-def test_titles(raw: str | None, name: str) -> None:
+def test_titles_are_cleaned(raw: str | None, name: str) -> None:
     assert redial.clean_title(raw) == name
 
 
@@ -115,31 +119,31 @@ def test_titles(raw: str | None, name: str) -> None:
         ("a <|im_end|> b", "a <|im_end|> b"),
     ],
 )
-def test_utterances(tmp_path: Path, raw: str, text: str) -> None:
-    (dialogue,) = read(tmp_path, line(messages=said((1, raw))))
+def test_utterances_are_in_format_v1(tmp_path: Path, raw: str, text: str) -> None:
+    (dialogue,) = read(tmp_path, line(messages=written((1, raw))))
     assert dialogue.turns[0].text == text
     for mention in dialogue.turns[0].mentions:
         assert text[mention.start : mention.end] == f"[[{mention.name}]]"
 
 
-def test_empty_messages_are_no_turns_and_split_none(tmp_path: Path) -> None:
-    (dialogue,) = read(tmp_path, line(messages=said((1, "Hi"), (2, " "), (1, "there"), (2, "Hello"))))
+def test_empty_messages_are_left_out_and_split_no_turn(tmp_path: Path) -> None:
+    (dialogue,) = read(tmp_path, line(messages=written((1, "Hi"), (2, " "), (1, "there"), (2, "Hello"))))
     assert [(t.text, t.n_messages) for t in dialogue.turns] == [("Hi there", 2), ("Hello", 1)]
 
 
-def test_merged_files_do_not_say_how_many_messages(tmp_path: Path) -> None:
-    merged = [{"senderWorkerId": 2, "text": "Hi! Seen @10 ?"}]
-    (dialogue,) = read(tmp_path, line(messages=merged))
+def test_files_of_merged_messages_have_no_number_of_messages(tmp_path: Path) -> None:
+    messages = [{"senderWorkerId": 2, "text": "Hi! Seen @10 ?"}]
+    (dialogue,) = read(tmp_path, line(messages=messages))
     assert dialogue.turns[0].n_messages is None
 
 
-def test_brackets_of_titles_stay_outside_the_mention_marks(tmp_path: Path) -> None:
-    (dialogue,) = read(tmp_path, line(movieMentions={"10": "[REC] (2007)"}, messages=said((1, "@10!"))))
+def test_brackets_in_a_title_become_round_ones_in_a_mention(tmp_path: Path) -> None:
+    (dialogue,) = read(tmp_path, line(movieMentions={"10": "[REC] (2007)"}, messages=written((1, "@10!"))))
     assert dialogue.turns[0].text == "[[(REC) (2007)]]!"
 
 
-def test_frames_are_tables_of_a_run_and_notes_answer_the_turn_before(tmp_path: Path) -> None:
-    messages = said((1, "I like @11"), (2, "See @10 or @11 !"), (1, "ok"), (2, "bye"), (1, "bye"))
+def test_frames_are_tables_of_a_run_with_notes_on_the_turn_before(tmp_path: Path) -> None:
+    messages = written((1, "I like @11"), (2, "See @10 or @11 !"), (1, "ok"), (2, "bye"), (1, "bye"))
     dialogues, turns = frames(read(tmp_path, line(messages=messages)))
     schemas.check(dialogues, "dialogues")
     schemas.check(turns, "turns")
@@ -151,7 +155,7 @@ def test_frames_are_tables_of_a_run_and_notes_answer_the_turn_before(tmp_path: P
     assert turns["items"].list.len().to_list() == [1, 2, 0, 0, 0]
 
 
-def test_zip_folder_and_file_give_the_same(tmp_path: Path) -> None:
+def test_zip_folder_and_file_give_the_same_dialogues(tmp_path: Path) -> None:
     folder = tmp_path / "redial"
     folder.mkdir()
     (folder / "train_data.jsonl").write_text(json.dumps(line()) + "\n", encoding="utf-8")
@@ -166,11 +170,11 @@ def test_zip_folder_and_file_give_the_same(tmp_path: Path) -> None:
     assert redial.read(folder / "test_data.jsonl", "test") == redial.read(archive, "test")
 
 
-def test_a_conversation_comes_once(tmp_path: Path) -> None:
+def test_a_conversation_is_read_once(tmp_path: Path) -> None:
     assert len(read(tmp_path, line(), line())) == 1
 
 
-def test_what_is_no_redial_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_files_that_are_not_redials_are_refused(tmp_path: Path) -> None:
     broken = tmp_path / "train_x.jsonl"
     for content, message in (
         ("{", "line 1 is not a ReDial dialogue"),
@@ -203,7 +207,7 @@ def test_the_test_set_is_never_read_as_training_data(tmp_path: Path) -> None:
         redial.read(path, "train")
 
 
-def test_real_files(shared_data: Path) -> None:
+def test_the_real_corpus(shared_data: Path) -> None:
     train = redial.read(shared_data / "redial", "train")
     test = redial.read(shared_data / "redial", "test")
     assert (len(train), len(test)) == (4036, 671)
@@ -231,7 +235,7 @@ def test_real_files(shared_data: Path) -> None:
 MOVIES = 'movieId,movieName,nbMentions\n11,"Why Him%3F (2016)",2\n10,"Airplane!  (1980)",1\n12,,1\n'
 
 
-def test_the_catalogue_of_a_folder_and_of_a_zip_without_its_counts(tmp_path: Path) -> None:
+def test_the_catalogue_is_read_from_a_folder_and_a_zip(tmp_path: Path) -> None:
     (tmp_path / "movies_with_mentions.csv").write_text(MOVIES, encoding="utf-8")
     with zipfile.ZipFile(tmp_path / "redial.zip", "w") as archive:
         archive.writestr("redial/movies_with_mentions.csv", MOVIES)
@@ -239,7 +243,7 @@ def test_the_catalogue_of_a_folder_and_of_a_zip_without_its_counts(tmp_path: Pat
         assert redial.movies(path) == {"10": "Airplane! (1980)", "11": "Why Him? (2016)"}
 
 
-def test_a_catalogue_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_catalogue_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CrsError, match=r"no file movies_with_mentions\.csv"):
         redial.movies(tmp_path)
     (tmp_path / "movies_with_mentions.csv").write_text("id,name\n1,Up\n", encoding="utf-8")
@@ -254,7 +258,7 @@ FACTS = [
 ]
 
 
-def test_facts_of_the_catalogue_as_table_items(tmp_path: Path) -> None:
+def test_facts_become_table_items(tmp_path: Path) -> None:
     (tmp_path / "movies_with_mentions.csv").write_text(MOVIES + "13,(1999),9\n14,Heat,9\n", encoding="utf-8")
     facts, file = tmp_path / "facts.jsonl", tmp_path / "items.parquet"
     facts.write_text("".join(json.dumps(fact) + "\n" for fact in FACTS), encoding="utf-8")
@@ -284,7 +288,7 @@ def test_the_shipped_facts() -> None:
     assert set(items["genres"].explode(empty_as_null=False)) <= redial.GENRES
 
 
-def test_the_shipped_facts_are_built_again_byte_for_byte(shared_data: Path, tmp_path: Path) -> None:
+def test_the_shipped_facts_are_rebuilt_byte_for_byte(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "redial"
     redial.build_items(folder, folder / "item_facts.jsonl", tmp_path / "items.parquet")
     assert (tmp_path / "items.parquet").read_bytes() == redial.ITEMS.read_bytes()
@@ -292,17 +296,17 @@ def test_the_shipped_facts_are_built_again_byte_for_byte(shared_data: Path, tmp_
     assert names == redial.movies(folder)
 
 
-def test_merged_messages_know_their_mentions() -> None:
-    said = [
+def test_merged_messages_have_the_mentions_of_all() -> None:
+    messages = [
         ("user", "", ()),
         ("user", "a [[Up]]", ["1"]),
         ("user", "[[Heat]]", ["2"]),
         ("recommender", "[[Up]]", ["1"]),
     ]
-    turns = merged(said)
+    turns = merge_messages(messages)
     assert [(turn.role, turn.text, turn.n_messages) for turn in turns] == [
         ("user", "a [[Up]] [[Heat]]", 2),
         ("recommender", "[[Up]]", 1),
     ]
     assert first_speakers(turns) == {"1": "user", "2": "user"}
-    assert merged(said, counted=False)[0].n_messages is None
+    assert merge_messages(messages, counted=False)[0].n_messages is None
