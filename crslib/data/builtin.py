@@ -126,4 +126,4 @@ def _alike(one: str, other: str) -> bool:
     if a in titles.title_parts(other) or b in titles.title_parts(one):
         return True
     digits = re.findall(r"\d", a) == re.findall(r"\d", b)
-    return digits and len(a) >= titles.FUZZY_LENGTH and fuzz.ratio(a, b) >= titles.FUZZY
+    return digits and len(a) >= titles.MIN_FUZZY_LENGTH and fuzz.ratio(a, b) >= titles.MIN_SIMILARITY

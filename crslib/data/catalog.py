@@ -1,4 +1,4 @@
-"""The items people talk about: their names, links from words to items, attributes. Knows nothing of users or files."""
+"""Tables of items, and the catalogue that links names in utterances to items. Knows nothing of users or files."""
 
 import re
 from collections import defaultdict
@@ -10,11 +10,17 @@ import polars as pl
 from rapidfuzz import fuzz, process
 
 from crslib.data.spotting import Spotter
-from crslib.data.titles import FUZZY, FUZZY_LENGTH, Entry, split_year, title_key, title_parts, title_words
+from crslib.data.titles import (
+    MIN_FUZZY_LENGTH,
+    MIN_SIMILARITY,
+    Entry,
+    split_year,
+    title_key,
+    title_parts,
+    title_words,
+)
 from crslib.dialogue import utterances
 from crslib.errors import CrsError
-
-# ── tables of items ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def matches(
@@ -54,20 +60,20 @@ def with_training_statistics(items: pl.DataFrame, ratings: pl.DataFrame) -> pl.D
 
 
 class Catalog:
-    """Items by name. Linking is exact first and cautious afterwards: a wrong link would count as a recommendation
-    that nobody made, a missing one only as an unknown title.
+    """Items by name. Linking prefers precision: a wrong link counts as a recommendation that nobody gave, a missing
+    link only as an unknown title.
     """
 
     def __init__(self, items: pl.DataFrame) -> None:
-        """`items`: table `items`. Of two items with one name, the more rated one is found by it."""
+        """`items`: table `items`. A name that several items have means the one with the most ratings."""
         self.items = items
         self._names: dict[str, str] = {}
         self._by_name: dict[str, str] = {}
         self._by_key: defaultdict[str, list[Entry]] = defaultdict(list)
         self._by_part: defaultdict[str, list[Entry]] = defaultdict(list)
         self._by_year: defaultdict[int | None, list[Entry]] = defaultdict(list)
-        self._found: dict[str, str | None] = {}
-        # The most rated item first: every choice among equals takes the first.
+        self._cache: dict[str, str | None] = {}  # results of `find`
+        # Sorted by ratings, so that the first of several equal entries is the one with the most.
         ranked = items.sort("n_ratings", "item_id", descending=[True, False]).select("item_id", "title", "year")
         for item_id, title, year in ranked.iter_rows():
             self._names[item_id] = utterances.item_name(title, year)
@@ -88,56 +94,56 @@ class Catalog:
             raise CrsError(f"item {item_id!r} is not in the catalogue; use tables made from the same data") from None
 
     def find(self, name: str) -> str | None:
-        """The item that `name`, the text inside a mention, speaks of; None when that is not sure.
+        """The item with `name`, the text inside a mention; None where that is uncertain.
 
-        After the very name come, with a year: the title in another spelling; its words in a year beside it, if one
-        item only has them; a part of the title, if one item only of the year has it; a misspelt title of that year.
-        Without a year: the most rated item of that title, else the first film of a series of that name.
+        An exact name comes first. Then, with a year: the title in another spelling; its exact words one year earlier or
+        later, a part of the title, or a misspelt title of that year, each only if it fits exactly one item. Without a
+        year: the item of that title with the most ratings, else the first film of a series of that name.
         """
-        if name not in self._found:
-            self._found[name] = self._by_name.get(name) or self._find(*split_year(name))
-        return self._found[name]
+        if name not in self._cache:
+            self._cache[name] = self._by_name.get(name) or self._match(*split_year(name))
+        return self._cache[name]
 
     def link(self, text: str, *, unbracketed: bool = False) -> list[dict[str, Any]]:
-        """The mentions of an utterance as rows of `schemas.MENTION`. `title` is what was said, without brackets.
+        """The mentions of an utterance as rows of `schemas.MENTION`; `title` is the text inside the brackets.
 
-        With `unbracketed`, those that `spot` finds outside brackets stand among them, in the order of the text.
+        With `unbracketed` also those that `spot` finds outside brackets, in the order of the text.
         """
         rows = [
-            {"item_id": self.find(said), "title": said, "start": start, "end": end}
-            for said, start, end in utterances.mentions(text)
+            {"item_id": self.find(name), "title": name, "start": start, "end": end}
+            for name, start, end in utterances.mentions(text)
         ]
         return sorted([*rows, *self.spot(text)], key=lambda row: row["start"]) if unbracketed else rows
 
     def spot(self, text: str) -> list[dict[str, Any]]:
-        """Items named outside brackets, as rows of `schemas.MENTION`: `text[start:end]` is `title`, a year beside it
-        included. No two overlap, none touches a mention in brackets, all have an item.
+        """Items named outside brackets, as rows of `schemas.MENTION`: `text[start:end]` is `title`, which includes a
+        year after it. Spans do not overlap, neither each other nor mentions in brackets; each has an item.
 
-        Cautious: a title counts when the odds that it is one, and not ordinary words, are at least e to the `SURE`.
-        They grow with the rarity of its words (Zipf's law), the item's ratings, capitals, a year or quotation marks
-        beside it and words that titles follow ("have you seen"). The longest match wins; people's names are matches
-        too, of no item. A later number of a series, another year, or a series as a whole is no match.
+        A title is a match when the log odds that it is one, and not ordinary words, are at least `spotting.SURE`. They
+        grow with the rarity of its words (Zipf's law), the item's ratings, capitals, a year or quotation marks around
+        it and words before it ("have you seen"). The longest match wins; names of persons also match, but no item. A
+        later number of a series, another year and the name of a whole series do not match.
         """
         return self._spotter.spot(text)
 
     @cached_property
-    def _spotter(self) -> "Spotter":
+    def _spotter(self) -> Spotter:
         return Spotter(self.items, self._by_key, self._by_part)
 
-    def _find(self, title: str, year: int | None) -> str | None:
+    def _match(self, title: str, year: int | None) -> str | None:
         key, words = title_key(title), tuple(title_words(title))
-        same = self._by_key.get(key, [])
+        same_key = self._by_key.get(key, [])
         if year is None:
             series = [entry for entry in self._by_part.get(key, []) if entry.key.startswith(key)]
-            return _first(same or sorted(series, key=lambda entry: entry.year or 9999))
-        if here := [entry for entry in same if entry.year == year]:
-            return _first([entry for entry in here if entry.words == words] or here)
-        if beside := [entry for entry in same if abs((entry.year or 0) - year) == 1 and entry.words == words]:
-            return _only(beside)
-        return _only(self._partly(title, key, year)) or _only(self._misspelt(key, year))
+            return _first(same_key or sorted(series, key=lambda entry: entry.year or 9999))
+        if same_year := [entry for entry in same_key if entry.year == year]:
+            return _first([entry for entry in same_year if entry.words == words] or same_year)
+        if near := [entry for entry in same_key if abs((entry.year or 0) - year) == 1 and entry.words == words]:
+            return _only(near)
+        return _only(self._partial(title, key, year)) or _only(self._misspelt(key, year))
 
-    def _partly(self, title: str, key: str, year: int) -> list[Entry]:
-        """Items of a year with a longer title ("Star Wars"), a shorter one, or two parts in common."""
+    def _partial(self, title: str, key: str, year: int) -> list[Entry]:
+        """Items of a year whose title is longer ("Star Wars"), shorter, or has two parts in common with `title`."""
         parts = title_parts(title)
         longer = self._by_part.get(key, [])
         shorter = [entry for part in parts for entry in self._by_key.get(part, [])]
@@ -146,13 +152,14 @@ class Catalog:
         return [entry for entry in (*longer, *shorter, *shared) if entry.year == year]
 
     def _misspelt(self, key: str, year: int) -> list[Entry]:
-        """The most similar titles of a year. Digits must agree: "Part 2" is no misspelt "Part 3"."""
+        """The items of a year with the most similar titles. Digits must agree: "Part 2" is not a misspelt "Part 3"."""
         digits = re.findall(r"[0-9]", key)
         entries = [entry for entry in self._by_year.get(year, []) if re.findall(r"[0-9]", entry.key) == digits]
-        if len(key) < FUZZY_LENGTH:
+        if len(key) < MIN_FUZZY_LENGTH:
             return []
-        close = process.extract(key, [entry.key for entry in entries], scorer=fuzz.ratio, score_cutoff=FUZZY, limit=3)
-        return [entries[position] for _, score, position in close if score == close[0][1]]
+        keys = [entry.key for entry in entries]
+        similar = process.extract(key, keys, scorer=fuzz.ratio, score_cutoff=MIN_SIMILARITY, limit=3)
+        return [entries[position] for _, score, position in similar if score == similar[0][1]]
 
 
 def _first(entries: Sequence[Entry]) -> str | None:
@@ -160,4 +167,5 @@ def _first(entries: Sequence[Entry]) -> str | None:
 
 
 def _only(entries: Sequence[Entry]) -> str | None:
+    """The item of all `entries`; None where they are of several items or there are none."""
     return entries[0].item_id if len({entry.item_id for entry in entries}) == 1 else None

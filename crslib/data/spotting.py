@@ -1,6 +1,6 @@
-"""Items named outside brackets: every run of words is looked up, and the odds say whether it is a title.
+"""Titles outside brackets: every run of words that is some item's title is weighed against being ordinary words.
 
-Knows item names, people's names and ratings; nothing of users or files.
+Knows titles, names of persons and numbers of ratings; nothing of users or files.
 """
 
 import math
@@ -13,37 +13,46 @@ from typing import Any, NamedTuple
 import polars as pl
 from rapidfuzz import fuzz, process
 
-from crslib.data.titles import AFTER_PART, ARTICLES, FUZZY, FUZZY_LENGTH, NUMBERED, Entry, title_words
+from crslib.data.titles import (
+    ARTICLES,
+    MIN_FUZZY_LENGTH,
+    MIN_SIMILARITY,
+    SERIES_NUMERALS,
+    SERIES_WORDS,
+    Entry,
+    title_words,
+)
 from crslib.dialogue import utterances
 
-# How sure a mention outside brackets must be, and what speaks for and against it: natural logarithms of odds. The first
-# is the odds that a word begins a film's title at all; the weights were set on ReDial's training dialogues.
-SURE = 3.0
-_ODDS: Mapping[str, float] = {
+# ── the evidence and its weights ────────────────────────────────────────────────────────────────────────────────
+
+# Natural logarithms of odds. `title` is the prior odds that a word begins a film's title; the weights were set on
+# ReDial's training dialogues.
+SURE = 3.0  # the least log odds of a match
+_LOG_ODDS: Mapping[str, float] = {
     "title": -4.6,
-    "year": 9.0,  # the item's year stands beside it
+    "year": 9.0,  # the item's year follows
     "year in parentheses": 14.0,
     "quoted": 6.0,
-    "capital": 3.5,  # all its words but the small ones have one, where no sentence begins
+    "capital": 3.5,  # its words but the small ones have capitals that no start of a sentence explains
     "another capital": 1.5,
     "no capital": -3.0,
     "one small word": -2.0,  # a single word without a capital
-    "alone": 3.0,  # it is all that the sentence says
+    "alone": 3.0,  # it is the whole sentence
     "cue": 2.0,  # after "seen", "about", "called", … or before "is", "was"
     "article": 0.3,
     "no article": -1.5,  # the title has one, the text has not
     "determiner": -5.0,  # "a taxi driver": the text has one, the title has not
-    "name": -4.0,  # beside another capitalised word: probably a part of a longer name
-    "part": -1.5,
+    "name": -4.0,  # next to another capitalised word: probably a part of a longer name
+    "part": -1.5,  # only a part of the title
     "spacing": -3.0,  # words written as one, or one as two
     "misspelt": -4.0,
 }
 
+# ── words ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-# ── titles outside brackets ─────────────────────────────────────────────────────────────────────────────────────
-
-# The most frequent words of ReDial's training dialogues outside links, most frequent first; not those that are mostly
-# written with a capital. (A statistic of the corpus, Li et al. 2018, CC BY 4.0.)
+# The most frequent words of ReDial's training dialogues outside links, in the order of frequency, without those that
+# mostly have a capital. (A statistic of the corpus, Li et al. 2018, CC BY 4.0.)
 _FREQUENT = """
     i you a it have that good the like is seen one of for to and movie movies was great are what hi about bye but
     hello in too really do yes thanks will or not out also its love with how my havent watch can looking thank see any
@@ -92,7 +101,7 @@ _FREQUENT = """
     previews serial strange stupid suppose takes third waiting wants women
 """
 _RANKS = {word: rank for rank, word in enumerate(_FREQUENT.split(), start=1)}
-# Words whose capital says nothing of titles, because they always have one.
+# Words that have a capital in ordinary text too.
 _CAPITALISED = frozenset(
     """
     i im ive id ill monday tuesday wednesday thursday friday saturday sunday january february march april may june july
@@ -102,6 +111,7 @@ _CAPITALISED = frozenset(
     """.split()  # noqa: SIM905
 )
 _SMALL = frozenset({"the", "a", "an", "of", "and", "in", "to", "for", "on", "at", "with", "from", "by", "or", "is"})
+# Words that titles follow.
 _CUES = frozenset(
     """
     called or about watched watching watch seen see saw liked like enjoyed loved love try and maybe recommend original
@@ -112,75 +122,85 @@ _DETERMINERS = frozenset(
     the a an this that these those my your his her its our their some any another no every each
     """.split()  # noqa: SIM905
 )
+# Words after a title that make it the name of a series, or of something else.
 _MANY = frozenset(
     {"movies", "films", "series", "franchise", "trilogy", "sequel", "sequels", "song", "songs", "fan", "fans"}
 )
 _ABBREVIATED = frozenset({"dr", "mr", "mrs", "ms", "st", "vs", "vol", "pt", "jr", "inc"})
+
+# ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
 _TOKEN = re.compile(r"[^\W_](?:['’‘`´]*[^\W_])*|[&#]")
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’)]*(\s|\Z)")
-_YEAR_BESIDE = re.compile(r"\s*,?\s*(?:\(\s*([12][0-9]{3})\s*(?:\)|\Z)|(from )?((?:19|20)[0-9]{2})(?![\w'’]))")
+_YEAR_AFTER = re.compile(r"\s*,?\s*(?:\(\s*([12][0-9]{3})\s*(?:\)|\Z)|(from )?((?:19|20)[0-9]{2})(?![\w'’]))")
 _LATER_NUMBER = re.compile(r"[2-9]|1[0-9]|I{2,3}|IV|VI{0,3}")
-_ENDS = 5  # letters: of a long title with one slip, the first or the last five are right
+_ENDS = 5  # letters: a long title with one typing error still has its first or its last five
 _QUOTES = "\"'“”‘’"
 
 
 class _Token(NamedTuple):
-    said: str
-    word: str  # as in `title_words`
+    surface: str
+    word: str  # normalised as by `title_words`
     start: int
     end: int
-    opens: bool  # a sentence begins with it
-    apart: bool  # a sentence, a mention or nothing stands before it
+    opens: bool  # it begins a sentence
+    apart: bool  # it begins the text or a sentence, or follows a mention
 
     @property
     def capital(self) -> bool | None:
-        """Whether it has a capital; None where that would say nothing."""
-        if self.opens or self.word in _CAPITALISED or not self.said[0].isalpha():
+        """Whether it begins with a capital; None where that is no evidence."""
+        if self.opens or self.word in _CAPITALISED or not self.surface[0].isalpha():
             return None
-        return self.said[0].isupper()
+        return self.surface[0].isupper()
 
 
 class _Match(NamedTuple):
-    first: int
+    first: int  # of tokens
     last: int
-    start: int
+    start: int  # of characters
     end: int
-    item_id: str | None
-    odds: float
+    item_id: str | None  # None: a person
+    log_odds: float
+
+
+# ── matching ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Spotter:
-    """Finds titles among ordinary words: every run of words is looked up by its key."""
+    """Finds titles among ordinary words; `Catalog.spot` says how."""
 
     def __init__(
         self, items: pl.DataFrame, by_key: Mapping[str, list[Entry]], by_part: Mapping[str, list[Entry]]
     ) -> None:
+        """`items`: table `items`; `by_key`, `by_part`: its entries by title key and by the keys of parts of titles,
+        each list in the order of preference."""
         self._by_key, self._by_part = by_key, by_part
         self._ratings = {item_id: n or 0 for item_id, n in items.select("item_id", "n_ratings").iter_rows()}
         self._total = sum(self._ratings.values()) + len(self._ratings)
-        people = pl.concat([items["cast"].explode(), items["directors"].explode()]).drop_nulls().unique()
-        names = (title_words(name) for name in people)
-        self._people = {"".join(words) for words in names if len(words) > 1}
-        self._longest = max(map(len, (*by_key, *by_part)), default=0)
-        self._longer: Counter[tuple[str, ...]] = Counter()  # ratings of the titles that go on after these words
+        names = pl.concat([items["cast"].explode(), items["directors"].explode()]).drop_nulls().unique()
+        name_words = (title_words(name) for name in names)
+        self._person_names = {"".join(words) for words in name_words if len(words) > 1}
+        self._max_length = max(map(len, (*by_key, *by_part)), default=0)
+        self._longer_titles: Counter[tuple[str, ...]] = Counter()  # ratings of the titles that continue these words
         for entry in (entry for entries in by_key.values() for entry in entries):
             words = _without_article(entry.words)
             for length in range(1, len(words)):
                 if not words[length][0].isdigit() and words[length] not in ("part", "volume"):
-                    self._longer[words[:length]] += self._ratings[entry.item_id]
-        self._alike: defaultdict[tuple[str, str], list[Entry]] = defaultdict(list)
+                    self._longer_titles[words[:length]] += self._ratings[entry.item_id]
+        self._by_end: defaultdict[tuple[str, str], list[Entry]] = defaultdict(list)
         for key, entries in by_key.items():
-            if len(key) >= FUZZY_LENGTH:
-                self._alike["first", key[:_ENDS]].append(entries[0])
-                self._alike["last", key[-_ENDS:]].append(entries[0])
+            if len(key) >= MIN_FUZZY_LENGTH:
+                self._by_end["first", key[:_ENDS]].append(entries[0])
+                self._by_end["last", key[-_ENDS:]].append(entries[0])
 
     def spot(self, text: str) -> list[dict[str, Any]]:
+        """The items named in `text` outside brackets, as rows of `schemas.MENTION` in the order of the text."""
         tokens = _tokens(text)
-        found = [match for first in range(len(tokens)) for match in self._from(text, tokens, first)]
-        found.sort(key=lambda match: (match.first - match.last, -match.odds, match.first))
+        matches = [match for first in range(len(tokens)) for match in self._matches(text, tokens, first)]
+        matches.sort(key=lambda match: (match.first - match.last, -match.log_odds, match.first))
         taken: set[int] = set()
         chosen = []
-        for match in found:
+        for match in matches:
             if taken.isdisjoint(range(match.first, match.last + 1)):
                 taken.update(range(match.first, match.last + 1))
                 chosen.append(match)
@@ -190,58 +210,58 @@ class Spotter:
             if match.item_id is not None
         ]
 
-    def _from(self, text: str, tokens: Sequence[_Token], first: int) -> Iterator[_Match]:
-        """What the runs of words that begin at token `first` name: items that are sure, and people."""
+    def _matches(self, text: str, tokens: Sequence[_Token], first: int) -> Iterator[_Match]:
+        """The titles and the names of persons among the runs of words that begin at token `first`."""
         key = ""
         for last in range(first, len(tokens)):
             if last > first and tokens[last].apart:
                 return
             key += tokens[last].word
-            if len(key) > self._longest + 2:
+            if len(key) > self._max_length + 2:
                 return
-            if last > first and key in self._people:
+            if last > first and key in self._person_names:
                 yield _Match(first, last, tokens[first].start, tokens[last].end, None, math.inf)
             entries, how = self._look_up(key, [token.word for token in tokens[first : last + 1]])
-            if entries and (match := self._judge(text, tokens, first, last, entries, how)):
+            if entries and (match := self._weigh(text, tokens, first, last, entries, how)):
                 yield match
 
     def _look_up(self, key: str, words: list[str]) -> tuple[Sequence[Entry], str]:
-        """The items of a key, and how they have it: `key`, `part` or `misspelt`."""
-        if words[0] in ARTICLES:  # the article is taken in afterwards, where the title has one
+        """The entries that `key` may mean, and what of them it is: `key`, `part` or `misspelt`."""
+        if words[0] in ARTICLES:  # `_weigh` adds the article
             return (), ""
         if key in self._by_key:
             return self._by_key[key], "key"
         if len(key) > 7 and len(entries := self._by_part.get(key, ())) == 1:
             return entries, "part"
-        if len(key) < FUZZY_LENGTH - 1:
+        if len(key) < MIN_FUZZY_LENGTH - 1:
             return (), ""
-        alike = [*self._alike.get(("first", key[:_ENDS]), ()), *self._alike.get(("last", key[-_ENDS:]), ())]
-        near = {entry.key: entry for entry in alike if _slip(words, entry.words)}
-        best = process.extractOne(key, sorted(near), scorer=fuzz.ratio, score_cutoff=FUZZY) if near else None
+        candidates = [*self._by_end.get(("first", key[:_ENDS]), ()), *self._by_end.get(("last", key[-_ENDS:]), ())]
+        keys = sorted({entry.key for entry in candidates if _maybe_misspelt(words, entry.words)})
+        best = process.extractOne(key, keys, scorer=fuzz.ratio, score_cutoff=MIN_SIMILARITY)
         return (self._by_key[best[0]], "misspelt") if best else ((), "")
 
-    def _judge(
+    def _weigh(
         self, text: str, tokens: Sequence[_Token], first: int, last: int, entries: Sequence[Entry], how: str
     ) -> _Match | None:
-        """The match of `tokens[first..last]` with the item it means, or None where that is not sure."""
-        said = tokens[first : last + 1]
-        start, end = said[0].start, said[-1].end
+        """The match of `tokens[first..last]` with one of `entries`; None where the log odds are below `SURE`."""
+        run = tokens[first : last + 1]
+        start, end = run[0].start, run[-1].end
         evidence = ["title"]
-        if beside := _YEAR_BESIDE.match(text, end):
-            year = int(beside[1] or beside[3])
+        if year_after := _YEAR_AFTER.match(text, end):
+            year = int(year_after[1] or year_after[3])
             dated = [entry for entry in entries if entry.year == year]
             dated = dated or [entry for entry in entries if abs((entry.year or 0) - year) == 1]
             if not dated or (dated[0].year != year and len(dated) > 1):
                 return None
             entry = dated[0]
-            evidence.append("year in parentheses" if beside[1] else "year")
-            end = end if beside[2] else beside.end()
+            evidence.append("year in parentheses" if year_after[1] else "year")
+            end = end if year_after[2] else year_after.end()
         else:
             entry = entries[0]
-            if self._is_series(entry) or _goes_on(tokens, last) or re.match(r": [A-Z0-9]", text[end : end + 3]):
+            if self._is_series(entry) or _is_continued(tokens, last) or re.match(r": [A-Z0-9]", text[end : end + 3]):
                 return None
-        words = [token.word for token in said]
-        before = tokens[first - 1] if first and not said[0].apart else None
+        words = [token.word for token in run]
+        before = tokens[first - 1] if first and not run[0].apart else None
         after = tokens[last + 1] if last + 1 < len(tokens) and not tokens[last + 1].apart else None
         if how == "part":
             article = before.word if before and before.word in ARTICLES else None
@@ -259,14 +279,14 @@ class Spotter:
             evidence.append("quoted")
         if how != "key":
             evidence.append(how)
-        elif not {len(words), len(words) + 1} & {len(entry.words)}:
+        elif len(entry.words) not in (len(words), len(words) + 1):
             evidence.append("spacing")
-        evidence += _capitals(tokens, said)
-        if not beside and "quoted" not in evidence:
+        evidence += _capitals(tokens, run)
+        if not year_after and "quoted" not in evidence:
             key = "".join(words)
             if len(key) < 3 or key.isdigit():
                 return None
-            if len(words) == 1 and not any(token.said[0].isupper() for token in said):
+            if len(words) == 1 and not run[0].surface[0].isupper():
                 evidence.append("one small word")
             if _is_name(before) or _is_name(after):
                 evidence.append("name")
@@ -275,12 +295,12 @@ class Spotter:
         elif (before and before.word in _CUES) or (after and after.word in ("is", "was")):
             evidence.append("cue")
         popularity = math.log((self._ratings[entry.item_id] + 1) / self._total)
-        odds = popularity + _surprise(words) + sum(_ODDS[name] for name in evidence)
-        return _Match(first, last, start, end, entry.item_id, odds) if odds >= SURE else None
+        log_odds = popularity + _surprise(words) + sum(_LOG_ODDS[name] for name in evidence)
+        return _Match(first, last, start, end, entry.item_id, log_odds) if log_odds >= SURE else None
 
     def _is_series(self, entry: Entry) -> bool:
-        """Whether longer titles that begin with this one are rated more in all: who says "Batman" may mean any."""
-        return self._longer[_without_article(entry.words)] > self._ratings[entry.item_id]
+        """Whether the longer titles that begin with this one have more ratings in all: "Batman" may mean any film."""
+        return self._longer_titles[_without_article(entry.words)] > self._ratings[entry.item_id]
 
 
 def _without_article(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -288,25 +308,24 @@ def _without_article(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1 << 16)
-def _word(said: str) -> str:
-    return "".join(title_words(said))
+def _normalised(surface: str) -> str:
+    return "".join(title_words(surface))
 
 
 def _tokens(text: str) -> list[_Token]:
     """The words of an utterance outside brackets."""
-    inside = utterances.mentions(text)
-    for _, start, end in inside:
+    for _, start, end in utterances.mentions(text):
         text = f"{text[:start]}{chr(0) * (end - start)}{text[end:]}"
     tokens: list[_Token] = []
-    seen = 0
+    previous_end = 0
     for match in _TOKEN.finditer(text):
-        if not (word := _word(match[0])):
+        if not (word := _normalised(match[0])):
             continue
-        between, seen = text[seen : match.start()], match.end()
-        if tokens and tokens[-1].word in NUMBERED:
-            word = AFTER_PART.get(word, word)
+        between, previous_end = text[previous_end : match.start()], match.end()
+        if tokens and tokens[-1].word in SERIES_WORDS:
+            word = SERIES_NUMERALS.get(word, word)
         ended = _SENTENCE_END.search(between) is not None
-        if tokens and between[:1] == "." and tokens[-1].said.lower() in _ABBREVIATED:
+        if tokens and between[:1] == "." and tokens[-1].surface.lower() in _ABBREVIATED:
             ended = False
         mention = chr(0) in between
         opens = ended or (not tokens and not mention)
@@ -314,61 +333,63 @@ def _tokens(text: str) -> list[_Token]:
     return tokens
 
 
-def _capitals(tokens: Sequence[_Token], said: Sequence[_Token]) -> list[str]:
-    """What capitals say; nothing where the other words have them too."""
-    others = [token.capital for token in tokens if token not in said and token.capital is not None]
-    upper = [token.said.isupper() for token in tokens if len(token.said) > 1]
+def _capitals(tokens: Sequence[_Token], run: Sequence[_Token]) -> list[str]:
+    """The evidence of capitals in a run of tokens; none where the other words have capitals too."""
+    others = [token.capital for token in tokens if token not in run and token.capital is not None]
+    upper = [token.surface.isupper() for token in tokens if len(token.surface) > 1]
     if len(upper) > 1 and sum(upper) > 0.7 * len(upper):
         return ["no capital"]
     if len(others) > 1 and sum(others) >= 0.5 * len(others):
         return []
-    large = [token for token in said if token.word not in _SMALL] or said
-    shown = [token.capital for token in large if token.capital is not None]
-    if shown and all(shown):
-        return ["capital", *["another capital"] * (len(shown) - 1)]
-    return ["no capital"] if shown and not any(shown) else []
+    large = [token for token in run if token.word not in _SMALL] or run
+    capitals = [token.capital for token in large if token.capital is not None]
+    if capitals and all(capitals):
+        return ["capital", *["another capital"] * (len(capitals) - 1)]
+    return ["no capital"] if capitals and not any(capitals) else []
 
 
-def _goes_on(tokens: Sequence[_Token], last: int) -> bool:
+def _is_continued(tokens: Sequence[_Token], last: int) -> bool:
     """Whether the next word makes it a later film of a series, or many: "Rocky 7", "Hostel part 3", "Saw movies"."""
     following = [*tokens[last + 1 : last + 3]]
     if not following or following[0].apart:
         return False
-    if following[0].word in NUMBERED:
+    if following[0].word in SERIES_WORDS:
         return len(following) > 1 and following[1].word.isdigit()
-    return following[0].word in _MANY or _LATER_NUMBER.fullmatch(following[0].said) is not None
+    return following[0].word in _MANY or _LATER_NUMBER.fullmatch(following[0].surface) is not None
 
 
 def _is_name(token: _Token | None) -> bool:
-    return token is not None and token.said[0].isupper() and token.word not in _RANKS and token.word not in _CAPITALISED
+    return (
+        token is not None and token.surface[0].isupper() and token.word not in _RANKS and token.word not in _CAPITALISED
+    )
 
 
-def _slip(said: Sequence[str], words: tuple[str, ...]) -> bool:
-    """Whether `said` may be a misspelt title of these `words`: as many words, digits the same, and only words that
-    are no frequent ones, nor plurals of each other, differ."""
-    words = _without_article(words)
-    if len(said) != len(words):
+def _maybe_misspelt(words: Sequence[str], title: tuple[str, ...]) -> bool:
+    """Whether `words` may be a misspelt `title`: as many words, and those that differ are similar, but are no numbers,
+    no frequent words and no plurals of each other."""
+    title = _without_article(title)
+    if len(words) != len(title):
         return False
-    differing = [(one, other) for one, other in zip(said, words, strict=True) if one != other]
+    differing = [(word, other) for word, other in zip(words, title, strict=True) if word != other]
     return all(
-        one not in _RANKS
-        and not one.isdigit()
+        word not in _RANKS
+        and not word.isdigit()
         and not other.isdigit()
-        and one.rstrip("s") != other.rstrip("s")
-        and fuzz.ratio(one, other) >= 75
-        for one, other in differing
+        and word.rstrip("s") != other.rstrip("s")
+        and fuzz.ratio(word, other) >= 75
+        for word, other in differing
     )
 
 
 def _surprise(words: Sequence[str]) -> float:
-    """Minus the logarithm of how often these words stand together in ordinary text, roughly: the rarest counts whole,
-    the others half, because words keep company ("now and then")."""
-    each = sorted(map(_rarity, words))
-    return each[-1] + sum(each[:-1]) / 2
+    """Minus the logarithm of roughly how often these words come together in ordinary text. The rarest counts in full,
+    the others half, because words come in phrases ("now and then")."""
+    rarities = sorted(map(_rarity, words))
+    return rarities[-1] + sum(rarities[:-1]) / 2
 
 
 def _rarity(word: str) -> float:
-    """Minus the logarithm of a word's frequency: by rank after Zipf; of a word that is not frequent by its length."""
+    """Minus the logarithm of a word's frequency: by its rank (Zipf's law), or by its length if it is not frequent."""
     if rank := _RANKS.get(word):
         return math.log(10 * rank)
     return 7.0 if word.isdigit() else 9 + 0.5 * min(len(word), 8)

@@ -1,15 +1,19 @@
-"""The spellings of a title: its words, its key, its parts and its year. Knows nothing of catalogues."""
+"""Titles and their spellings: words, key, parts and year of a title. Knows nothing of catalogues."""
 
 import re
 import unicodedata
 from typing import NamedTuple
 
-# A misspelt title is this similar (rapidfuzz's ratio, 0 to 100) and its key this long. On ReDial's titles, with IMDb
-# ids as truth, what shorter or less similar titles gain is mostly wrong; so it is in a year beside or without one.
-FUZZY, FUZZY_LENGTH = 88, 10
+# A misspelt title is linked if it is this similar (rapidfuzz's ratio, 0 to 100) and its key this long. Measured on
+# ReDial's titles with IMDb ids as truth: what lower limits add is mostly wrong, and so are misspelt titles without a
+# year or with that of the year before or after.
+MIN_SIMILARITY, MIN_FUZZY_LENGTH = 88, 10
 
-_LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ð": "d", "þ": "th", "ł": "l", "đ": "d", "ı": "i"})
 ARTICLES = ("the", "a", "an")
+# A lone "i", "v" or "x" is a number only after one of these words: "Part V", not "V for Vendetta".
+SERIES_WORDS = ("part", "volume", "episode", "chapter")
+SERIES_NUMERALS = {"i": "1", "v": "5", "x": "10"}
+_LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ð": "d", "þ": "th", "ł": "l", "đ": "d", "ı": "i"})
 _SPELLINGS = {
     "colour": "color",
     "colours": "colors",
@@ -21,17 +25,21 @@ _SPELLINGS = {
     "vol": "volume",
 }
 _ROMAN = {"ii": "2", "iii": "3", "iv": "4", "vi": "6", "vii": "7", "viii": "8", "ix": "9", "xi": "11", "xii": "12"}
-AFTER_PART = {"i": "1", "v": "5", "x": "10"}
-NUMBERED = ("part", "volume", "episode", "chapter")
-_COUNT = "one two three four five six seven eight nine ten eleven twelve thirteen"
-_NUMBERS = {word: str(number) for number, word in enumerate(_COUNT.split(), start=1)} | _ROMAN
+_CARDINALS = "one two three four five six seven eight nine ten eleven twelve thirteen"
+_NUMBERS = {word: str(number) for number, word in enumerate(_CARDINALS.split(), start=1)} | _ROMAN
 _PRESENTER = re.compile(
     r"(national lampoons?|dr seuss|bram stokers|tyler perrys|lee daniels|william shakespeares|(walt )?disneys|marvels"
     r"|monty pythons|cheech and chongs|jane austens|stephen kings|wes cravens|john carpenters)( presents)? (?=.)"
 )
 
 
-# ── titles ──────────────────────────────────────────────────────────────────────────────────────────────────────
+class Entry(NamedTuple):
+    """A title in a catalogue's index. `words` include articles: they must agree where the year is one off."""
+
+    item_id: str
+    year: int | None
+    key: str
+    words: tuple[str, ...]
 
 
 def title_words(title: str) -> list[str]:
@@ -40,9 +48,8 @@ def title_words(title: str) -> list[str]:
     text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     words: list[str] = []
     for word in re.findall(r"[^\W_]+", re.sub(r"['’‘`´]", "", text)):
-        # A lone "i", "v" or "x" is a number only where one is expected: "Part V", not "V for Vendetta".
-        if words and words[-1] in NUMBERED:
-            word = AFTER_PART.get(word, word)
+        if words and words[-1] in SERIES_WORDS:
+            word = SERIES_NUMERALS.get(word, word)
         words.append(_NUMBERS.get(word) or _SPELLINGS.get(word, word))
     if len(words) > 1 and re.search(r",\s*(the|a|an)\s*$", text):
         words.insert(0, words.pop())
@@ -50,8 +57,8 @@ def title_words(title: str) -> list[str]:
 
 
 def title_key(title: str) -> str:
-    """What the spellings of one title have in common: its words as one, without a leading article and without whose
-    title it is ("National Lampoon's"). A title without any letter or digit is its own key.
+    """The same text for all spellings of a title: its words joined, without a leading article and without a presenter
+    ("National Lampoon's"). A title without any letter or digit is its own key.
     """
     words = _PRESENTER.sub("", " ".join(title_words(title)), count=1).split()
     if len(words) > 1 and words[0] in ARTICLES:
@@ -60,9 +67,9 @@ def title_key(title: str) -> str:
 
 
 def title_parts(title: str) -> list[str]:
-    """The keys of what stands between the colons and dashes of a title, where it says enough by itself.
+    """The keys of the parts between the colons and dashes of a title; too short and too general ones are left out.
 
-    None for a title without them, or that ends in a later number of a series ("Hostel: Part III").
+    Empty for a title of one part and for a later number of a series ("Hostel: Part III").
     """
     parts = [title_key(part) for part in re.split(r": | [-–—] | or: ", title)]
     if len(parts) < 2 or re.fullmatch(r"(part|episode|volume|chapter)([2-9]|1\d)", parts[-1]):
@@ -71,16 +78,6 @@ def title_parts(title: str) -> list[str]:
 
 
 def split_year(name: str) -> tuple[str, int | None]:
-    """`Title (1999)` as title and year; the text itself and None where it ends otherwise."""
+    """The title and the year of `Title (1999)`; the text itself and None without a year at its end."""
     match = re.fullmatch(r"(.*\S)\s*\(\s*([12][0-9]{3})\s*\)\s*", name, re.DOTALL)
     return (match[1], int(match[2])) if match else (name, None)
-
-
-# ── from words to items ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Entry(NamedTuple):
-    item_id: str
-    year: int | None
-    key: str
-    words: tuple[str, ...]  # articles kept: what must agree when the year does not quite

@@ -13,7 +13,7 @@ import polars as pl
 from crslib import schemas
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import Dialogue
-from crslib.data.titles import FUZZY_LENGTH, split_year, title_key
+from crslib.data.titles import MIN_FUZZY_LENGTH, split_year, title_key
 from crslib.dialogue import utterances as dialogue_utterances
 from crslib.identity import derive_seed
 
@@ -33,7 +33,7 @@ def _slip(name: str, where: str) -> str:
     """The title with one letter left out, doubled, changed or swapped with the next, if it is long."""
     title = split_year(name)[0]
     letters = [i for i, letter in enumerate(title[:-1]) if letter.isalpha() and title[i + 1].isalpha()]
-    if len(title_key(title)) < FUZZY_LENGTH or not letters:
+    if len(title_key(title)) < MIN_FUZZY_LENGTH or not letters:
         return title
     at = letters[derive_seed(0, where, "letter") % len(letters)]
     before, one, other, after = title[:at], title[at], title[at + 1], title[at + 2 :]
