@@ -35,9 +35,12 @@ def import_(ratings: Path | None, items: Path | None, movielens: Path | None, fo
     from crslib.data import imports
     from crslib.data.movielens import import_movielens
 
-    if (ratings is None) == (movielens is None):
+    if ratings and not movielens:
+        imported = imports.import_ratings(ratings, items, folder)
+    elif movielens and not ratings:
+        imported = import_movielens(movielens, folder)
+    else:
         fail("give either --ratings FILE (and --items FILE) or --movielens PATH")
-    imported = import_movielens(movielens, folder) if movielens else imports.import_ratings(ratings, items, folder)
     console.print(f"{folder}: {imported}", soft_wrap=True, markup=False)
 
 

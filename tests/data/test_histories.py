@@ -1,4 +1,4 @@
-"""What is hidden of a history, and a person's own scale."""
+"""The hidden part of a rating history, and each user's own scale."""
 
 import hashlib
 import math
@@ -32,12 +32,12 @@ def test_the_latest_ratings_are_hidden() -> None:
     ("n", "share", "n_hidden"),
     [(1, 0.9, 0), (4, 0.2, 0), (5, 0.2, 1), (9, 0.2, 1), (100, 0.29, 29), (3, 0.999, 2)],
 )
-def test_as_many_as_the_share_rounded_down(n: int, share: float, n_hidden: int) -> None:
+def test_the_number_of_hidden_ratings_is_the_share_rounded_down(n: int, share: float, n_hidden: int) -> None:
     _, hidden = histories.split(ratings_of(*[("a", str(i), 1.0, i) for i in range(n)]), share)
     assert hidden.height == n_hidden
 
 
-def test_unknown_times_are_the_earliest() -> None:
+def test_ratings_of_unknown_time_count_as_the_earliest() -> None:
     _, hidden = histories.split(
         ratings_of(("a", "x", 1.0, None), ("a", "y", 1.0, -5), ("a", "z", 1.0, None), ("a", "w", 1.0, 7)), 0.5
     )
@@ -60,7 +60,7 @@ HISTORIES = st.lists(
 
 @settings(max_examples=60)
 @given(HISTORIES, st.floats(0.01, 0.99), st.randoms(use_true_random=False))
-def test_the_parts_are_a_partition_in_time_whatever_the_order_and_the_company(rows, share, random) -> None:
+def test_the_split_is_a_partition_in_time_independent_of_order_and_other_users(rows, share, random) -> None:
     visible, hidden = histories.split(ratings_of(*rows), share)
     assert sorted(visible.rows() + hidden.rows(), key=str) == sorted(ratings_of(*rows).rows(), key=str)
     for user in {row[0] for row in rows}:
@@ -86,12 +86,12 @@ def test_the_parts_are_a_partition_in_time_whatever_the_order_and_the_company(ro
         ([("a", "x", 1.0, 1)], 1.0, "holdout_share = 1.0"),
     ],
 )
-def test_bad_ratings_are_named(rows, share, words) -> None:
+def test_wrong_ratings_and_shares_are_refused(rows, share, words) -> None:
     with pytest.raises(CrsError, match=words):
         histories.split(ratings_of(*rows), share)
 
 
-def test_z_and_liking_are_on_the_own_scale() -> None:
+def test_z_and_liked_are_on_each_users_own_scale() -> None:
     visible = ratings_of(
         ("a", "x", 2.0, 1), ("a", "y", 4.0, 1), ("b", "x", 1.0, 1), ("b", "y", 9.0, 1), ("c", "x", 3.7, 1)
     )
@@ -101,12 +101,12 @@ def test_z_and_liking_are_on_the_own_scale() -> None:
     assert judged.select("user_id", "z", "liked").rows() == [("a", -0.5, False), ("b", 0.5, True)]
 
 
-def test_a_small_spread_is_not_blown_up() -> None:
+def test_a_small_spread_does_not_give_large_z() -> None:
     visible = ratings_of(("a", "x", 3.9, 1), ("a", "y", 4.1, 1))
     z = histories.standardise(visible, histories.scales(visible))["z"].to_list()
     assert z == pytest.approx([-0.2, 0.2])
 
 
-def test_who_only_ever_says_one_thing_likes_it() -> None:
+def test_equal_ratings_are_all_liked() -> None:
     visible = ratings_of(*[("a", str(number), 3.7, number) for number in range(3)])
     assert histories.standardise(visible, histories.scales(visible))["liked"].all()
