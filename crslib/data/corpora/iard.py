@@ -25,7 +25,7 @@ from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.errors import CrsError
 
 FILE = "umap2020_IARD_Cai.json"
-SCHEMA = {
+SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "dialogue_id": pl.String,
     "turn": pl.Int32,
     "role": pl.String,

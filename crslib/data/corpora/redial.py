@@ -222,9 +222,8 @@ def _items(record: Mapping[str, Any], turns: Sequence[Turn], titles: Mapping[str
             continue
         source = USER if item_id in own else RECOMMENDER if item_id in other else ""
         answers = own.get(item_id) or other.get(item_id) or {}
-        suggested = _ANSWERS.get(answers.get("suggested"))
+        suggested, seen, liked = (_ANSWERS.get(answers.get(name, 2)) for name in ("suggested", "seen", "liked"))
         if suggested is None and item_id in first_speaker:
             suggested = first_speaker[item_id] == RECOMMENDER
-        seen, liked = _ANSWERS.get(answers.get("seen")), _ANSWERS.get(answers.get("liked"))
         items[item_id] = Item(titles[item_id], suggested, seen, liked, source)
     return items

@@ -1,6 +1,7 @@
-"""The tagger of dialogue acts, learnt from IARD, and how right it is on dialogues that it has not learnt from."""
+"""Training of the tagger of dialogue acts on IARD, and its accuracy on dialogues outside its training data."""
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,38 @@ from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.metrics.acts import GRAMS, histograms, jensen_shannon
 
 MICRO, MACRO = "micro", "macro"
-_TIMES = 1000
+_TIMES = 1000  # bootstrap resamples
+Statistic = Callable[[np.ndarray], np.ndarray]  # weights of dialogues, (k, n) → k figures
 
 
 def build(path: Path, to: Path) -> dict[str, Any]:
-    """Learns the tagger from IARD (`path`), writes it and `figures.json` to folder `to`, and returns the figures.
+    """Trains the tagger on IARD (`path`), writes it and `figures.json` to folder `to`, and returns the figures.
 
-    Learnt from are the dialogues of ReDial's training set; those of its test set are held out, for people in the
-    evaluation are from there. `cross_validation`: five-fold by dialogue; `held_out`: that of the written tagger on test
-    dialogues; `commonest_act`: one that gives every turn its role's commonest act; `codes`: cross-validation before
-    siblings are put together. `divergence`: of its tags from people's own for the same turns, which is what its errors
-    alone make of the metrics. Raises `CrsError` when IARD cannot be read or the folder written.
+    It is trained on dialogues of ReDial's training set; those of its test set are held out, because the human dialogues
+    of the evaluation are from there. Figures are rows of `accuracy`: `cross_validation`, five-fold by dialogue;
+    `held_out`, of the written tagger on test dialogues; `commonest_act`, of a baseline that gives every turn its role's
+    commonest act; `codes`, cross-validation before sibling codes are merged. `divergence`: of its tags from the labels
+    of the same turns, which is the effect of its errors alone on the metrics. Raises `CrsError` when IARD cannot be
+    read or the folder cannot be written.
     """
     coded = iard.read(path)
     labelled = acts.named(coded)
-    learnt, held = labelled.filter(split="train"), labelled.filter(split="test")
-    tagger = acts.fit(learnt)
+    training, held_out = labelled.filter(split="train"), labelled.filter(split="test")
+    tagger = acts.fit(training)
     acts.write(tagger, to)
-    blind, fresh = acts.out_of_fold(learnt), tagger.tag(held)
+    cross_tags, held_out_tags = acts.out_of_fold(training), tagger.tag(held_out)
     codes = coded.filter(split="train")
     figures = {
-        "dialogues": {"learnt": learnt["dialogue_id"].n_unique(), "held_out": held["dialogue_id"].n_unique()},
-        "turns": {"learnt": learnt.height, "held_out": held.height},
-        "cross_validation": accuracy(learnt, blind).to_dicts(),
-        "held_out": accuracy(held, fresh).to_dicts(),
-        "commonest_act": accuracy(learnt, _commonest(learnt)).to_dicts(),
+        "dialogues": {"learnt": training["dialogue_id"].n_unique(), "held_out": held_out["dialogue_id"].n_unique()},
+        "turns": {"learnt": training.height, "held_out": held_out.height},
+        "cross_validation": accuracy(training, cross_tags).to_dicts(),
+        "held_out": accuracy(held_out, held_out_tags).to_dicts(),
+        "commonest_act": accuracy(training, _commonest(training)).to_dicts(),
         "codes": accuracy(codes, acts.out_of_fold(codes)).to_dicts(),
-        "divergence": {"cross_validation": _divergence(learnt, blind), "held_out": _divergence(held, fresh)},
+        "divergence": {
+            "cross_validation": _divergence(training, cross_tags),
+            "held_out": _divergence(held_out, held_out_tags),
+        },
     }
     with store.writing(to / acts.FIGURES) as temporary:
         text = json.dumps(figures, indent=1, sort_keys=True, allow_nan=False)
@@ -49,51 +55,55 @@ def build(path: Path, to: Path) -> dict[str, Any]:
 
 
 def accuracy(labelled: pl.DataFrame, tagged: pl.DataFrame) -> pl.DataFrame:
-    """A row per role and act, and one for all acts of a role pooled (`micro`) and for their mean (`macro`): role, act,
+    """A row per role and act, one for all acts of a role pooled (`micro`) and one for their mean (`macro`): role, act,
     labelled and tagged (turns), f1 with its 95 % interval over dialogues (low, high), kappa (Cohen's)."""
-    rows = []
-    for role in (USER, RECOMMENDER):
-        truth = _long(labelled).filter(role=role)
-        if truth.is_empty():
-            continue
-        names = truth["act"].unique().sort().to_list()
-        sides = [truth, tagged.filter(role=role), truth.join(tagged, on=list(acts.SCHEMA), how="semi")]
-        ids = truth["dialogue_id"].unique().sort().to_list()
-        labels, tags, both = (_counts(side, ids, names) for side in sides)
-        n = labelled.filter(role=role).height
-
-        def f1(counts: np.ndarray, labels=labels, tags=tags, both=both) -> np.ndarray:
-            return 2 * (counts @ both) / np.maximum(counts @ (labels + tags), 1)
-
-        def micro(counts: np.ndarray, labels=labels, tags=tags, both=both) -> np.ndarray:
-            return 2 * (counts @ both).sum(axis=-1) / (counts @ (labels + tags)).sum(axis=-1)
-
-        kappa = _kappa(*(side.sum(axis=0) for side in (labels, tags, both)), n)
-        figures = [(name, lambda counts, at=at, f1=f1: f1(counts)[:, at], kappa[at]) for at, name in enumerate(names)]
-        figures += [(MICRO, micro, None), (MACRO, lambda counts, f1=f1: f1(counts).mean(axis=-1), kappa.mean())]
-        for name, statistic, agreement in figures:
-            found = stats.bootstrap(statistic, len(ids), times=_TIMES, seed=0)
-            at = [names.index(name)] if name in names else slice(None)
-            n_labels, n_tags = int(labels[:, at].sum()), int(tags[:, at].sum())
-            rows.append((role, name, n_labels, n_tags, found.value, found.low, found.high, agreement))
+    rows = [row for role in (USER, RECOMMENDER) for row in _accuracy(role, labelled, tagged)]
     columns = {"role": pl.String, "act": pl.String, "labelled": pl.Int64, "tagged": pl.Int64}
     schema = {**columns, **dict.fromkeys(("f1", "low", "high", "kappa"), pl.Float64)}
     return pl.DataFrame(rows, schema=schema, orient="row").with_columns(pl.selectors.float().round(4))
 
 
+def _accuracy(role: str, labelled: pl.DataFrame, tagged: pl.DataFrame) -> Iterator[tuple[Any, ...]]:
+    truth = _long(labelled).filter(role=role)
+    if truth.is_empty():
+        return
+    names = truth["act"].unique().sort().to_list()
+    ids = truth["dialogue_id"].unique().sort().to_list()
+    labels = _counts(truth, ids, names)
+    tags = _counts(tagged.filter(role=role), ids, names)
+    both = _counts(truth.join(tagged, on=list(acts.SCHEMA), how="semi"), ids, names)
+    kappa = _kappa(labels.sum(axis=0), tags.sum(axis=0), both.sum(axis=0), labelled.filter(role=role).height)
+
+    def f1(weights: np.ndarray) -> np.ndarray:
+        return 2 * (weights @ both) / np.maximum(weights @ (labels + tags), 1)
+
+    def micro(weights: np.ndarray) -> np.ndarray:
+        return 2 * (weights @ both).sum(axis=-1) / (weights @ (labels + tags)).sum(axis=-1)
+
+    def row(name: str, statistic: Statistic, act: int | slice, agreement: float | None) -> tuple[Any, ...]:
+        estimate = stats.bootstrap(statistic, len(ids), times=_TIMES, seed=0)
+        n_labels, n_tags = int(labels[:, act].sum()), int(tags[:, act].sum())
+        return role, name, n_labels, n_tags, estimate.value, estimate.low, estimate.high, agreement
+
+    for act, name in enumerate(names):
+        yield row(name, lambda weights, act=act: f1(weights)[:, act], act, kappa[act])  # type: ignore[misc]
+    yield row(MICRO, micro, slice(None), None)
+    yield row(MACRO, lambda weights: f1(weights).mean(axis=-1), slice(None), kappa.mean())
+
+
 def formatted(figures: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     lines = ["| role | act | turns | F1, cross-validated | kappa | F1, held out | commonest act |", "|---" * 7 + "|"]
-    other = {name: {(row["role"], row["act"]): row for row in figures[name]} for name in ("held_out", "commonest_act")}
+    others = [{(row["role"], row["act"]): row for row in figures[name]} for name in ("held_out", "commonest_act")]
     for row in figures["cross_validation"]:
         key = row["role"], row["act"]
-        shown = [f"{row['f1']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", _two(row["kappa"])]
-        shown += [_two((rows.get(key) or {}).get("f1")) for rows in other.values()]
-        lines.append(f"| {row['role']} | {row['act']} | {row['labelled']} | {' | '.join(shown)} |")
+        cells = [f"{row['f1']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", _cell(row["kappa"])]
+        cells += [_cell((rows.get(key) or {}).get("f1")) for rows in others]
+        lines.append(f"| {row['role']} | {row['act']} | {row['labelled']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _two(value: float | None) -> str:
+def _cell(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
@@ -101,16 +111,17 @@ def _long(labelled: pl.DataFrame) -> pl.DataFrame:
     return labelled.explode("acts").select("dialogue_id", "turn", "role", act="acts")
 
 
-def _counts(side: pl.DataFrame, ids: list[str], names: list[str]) -> np.ndarray:
-    found = np.zeros((len(ids), len(names)))
-    place = {name: at for at, name in enumerate(names)}, {dialogue_id: at for at, dialogue_id in enumerate(ids)}
-    for dialogue_id, act in side.select("dialogue_id", "act").iter_rows():
-        found[place[1][dialogue_id], place[0][act]] += 1
-    return found
+def _counts(tagged: pl.DataFrame, ids: list[str], names: list[str]) -> np.ndarray:
+    """(dialogues, acts): how many turns of each dialogue have each act."""
+    counts = np.zeros((len(ids), len(names)))
+    row, column = ({value: place for place, value in enumerate(values)} for values in (ids, names))
+    for dialogue_id, act in tagged.select("dialogue_id", "act").iter_rows():
+        counts[row[dialogue_id], column[act]] += 1
+    return counts
 
 
 def _kappa(labels: np.ndarray, tags: np.ndarray, both: np.ndarray, n: int) -> np.ndarray:
-    """Cohen's kappa of each act, had or not, over n turns."""
+    """Cohen's kappa of each act (present or absent) over n turns, from how many have it in labels, tags and both."""
     agreed = (both + (n - labels - tags + both)) / n
     chance = (labels * tags + (n - labels) * (n - tags)) / n**2
     return (agreed - chance) / (1 - chance)
@@ -122,9 +133,9 @@ def _commonest(labelled: pl.DataFrame) -> pl.DataFrame:
 
 
 def _divergence(labelled: pl.DataFrame, tagged: pl.DataFrame) -> dict[str, float]:
-    """Jensen–Shannon divergence of tagged from labelled acts, in bits."""
-    found = {}
+    """Jensen–Shannon divergence of tagged from labelled acts, in bits, by kind of n-gram."""
+    divergences = {}
     for name, grams in GRAMS.items():
-        sides = histograms(grams(_long(labelled)), grams(tagged))
-        found[name] = round(float(jensen_shannon(*(side.sum(axis=0) for side in sides))), 4)
-    return found
+        labels, tags = histograms(grams(_long(labelled)), grams(tagged))
+        divergences[name] = round(float(jensen_shannon(labels.sum(axis=0), tags.sum(axis=0))), 4)
+    return divergences

@@ -1,12 +1,12 @@
-"""How well the recommender's next item is foreseen on human dialogues: what people named, ranked among ReDial's movies.
+"""Next-item prediction on human dialogues: the movies that ReDial's recommenders name, ranked among all of its movies.
 
-Every movie that a recommender of the test set names and nobody named before is to be found among all movies of the
-corpus, given the turns before it: the words of the same turn are left out, for every ranker alike. Movies mentioned
-before are no candidates; the other movies of the same turn are. Ids are ReDial's own: a film that people could pick
-with and without its year counts as two. The prior is fitted on the training dialogues and on facts of the movies;
-the popularity is the count of training mentions. Counts that come with the corpus include its test set: not used.
+A target is a movie that a recommender of the test set names and that was not mentioned before. Every ranker gets the
+turns before it, not the words of the same turn. Movies mentioned before are no candidates; the other movies of the same
+turn are. Ids are ReDial's own: a film that could be picked with and without its year counts as two. The prior is fitted
+on the training dialogues and on facts of the movies; popularity is the number of training mentions. The corpus's own
+counts of mentions include its test set and are not used.
 
-What it does not know: whether another movie would have pleased as well.
+What it does not know: whether another movie would have been as welcome.
 """
 
 from collections import Counter
@@ -30,11 +30,10 @@ from crslib.recommender.prior import DIALOGUES, ItemPrior, Utterance
 from crslib.store import Progress, no_progress
 
 METRICS = ("recall@1", "recall@10", "recall@50", "mrr", "ndcg@10")
-RANKERS = ("popularity", "prior", "lm", "fused")
 
-# Other systems as published: trained, where at all, on all 10,006 training dialogues, and tested on all 1,342 of the
-# test set, with contexts cut and candidates chosen differently. Mostly, movies named before count as targets too, which
-# are far easier (He et al., Large Language Models as Zero-Shot Conversational Recommenders, CIKM 2023, section 3).
+# Published results of other systems: trained (if at all) on all 10,006 training dialogues and tested on all 1,342 test
+# dialogues, with other contexts and candidates. Mostly, movies mentioned before count as targets too, which are far
+# easier (He et al., Large Language Models as Zero-Shot Conversational Recommenders, CIKM 2023, section 3).
 PUBLISHED: Mapping[str, Mapping[str, float]] = {
     "UniCRS (Wang et al. 2022)": {"recall@1": 0.050, "recall@10": 0.215, "recall@50": 0.413},
     "ChatGPT, zero-shot": {"recall@1": 0.037, "recall@10": 0.174},
@@ -42,16 +41,16 @@ PUBLISHED: Mapping[str, Mapping[str, float]] = {
 }
 
 # fused = log prior + LM_WEIGHT · (log P(title | dialogue) - LM_BASE · log P(title | no dialogue)). Tuned on 180
-# dialogues of ReDial's training set that neither prior nor adapter saw (those of IARD, Cai and Chen 2020): the
-# likelihood is best at 0.44 and 0.92, recall at 0.2 and 0.7, and both are flat in between.
+# dialogues of ReDial's training set (those of IARD, Cai and Chen 2020) that were in the training data of neither prior
+# nor adapter: the likelihood is best at 0.44 and 0.92, recall at 0.2 and 0.7, and both are flat in between.
 LM_WEIGHT, LM_BASE = 0.35, 0.8
-OPENING = "Have you seen [["  # what the language model has said already when it comes to the title
+OPENING = "Have you seen [["  # the beginning of the utterance that the title continues
 _NO_DIALOGUE = "Hi, I am looking for a movie to watch."
-_N_EXACT = 10  # first tokens that begin the most titles: behind these the second token is read in the dialogue too
+_N_EXACT = 10  # the first tokens of the most titles: for these the second token is scored in the dialogue too
 
 
 class Reader(Protocol):
-    """The part of an engine that reads: it says how likely continuations are."""
+    """The part of an engine that scores continuations."""
 
     chat_template: tuple[str, str, str]
 
@@ -64,7 +63,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Case:
-    """A turn in which a recommender names new items (`targets`), after `turns` in which `said` had been named."""
+    """A turn in which a recommender names new items (`targets`), after `turns` that mention the items `said`."""
 
     dialogue_id: str
     turns: tuple[Utterance, ...]
@@ -74,7 +73,7 @@ class Case:
 
 def cases(dialogues: Sequence[Dialogue]) -> list[Case]:
     """One case per recommender's turn with new items, in order."""
-    found = []
+    cases = []
     for dialogue in dialogues:
         turns: list[Utterance] = []
         said: set[str] = set()
@@ -82,18 +81,18 @@ def cases(dialogues: Sequence[Dialogue]) -> list[Case]:
             here = [mention.item_id for mention in turn.mentions]
             new = tuple(item for item in dict.fromkeys(here) if item not in said)
             if turn.role == RECOMMENDER and new:
-                found.append(Case(dialogue.dialogue_id, tuple(turns), new, frozenset(said)))
+                cases.append(Case(dialogue.dialogue_id, tuple(turns), new, frozenset(said)))
             said.update(here)
             turns.append(Utterance(turn.role, turn.text, here))
-    return found
+    return cases
 
 
 # ── rankers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def described(names: Mapping[str, str], dialogues: Sequence[Dialogue], facts: pl.DataFrame) -> pl.DataFrame:
-    """Table `items` of a corpus: its names, the genres and people that `facts` (table `items`) has of the same ids, and
-    as `n_ratings` the mentions in `dialogues`."""
+def with_facts(names: Mapping[str, str], dialogues: Sequence[Dialogue], facts: pl.DataFrame) -> pl.DataFrame:
+    """Table `items` of a corpus: its names, the genres and makers of the same ids in `facts` (table `items`), and as
+    `n_ratings` the number of mentions in `dialogues`."""
     known = {row["item_id"]: row for row in facts.iter_rows(named=True)}
     rows = []
     for row in linking.corpus_items(names, dialogues).iter_rows(named=True):
@@ -104,7 +103,7 @@ def described(names: Mapping[str, str], dialogues: Sequence[Dialogue], facts: pl
 
 
 def fit(items: pl.DataFrame, dialogues: Sequence[Dialogue]) -> ItemPrior:
-    """The prior that takes each dialogue for a user, who liked what was mentioned in it and said what its user said."""
+    """The item prior with each dialogue as a user who liked all items mentioned in it; the text is the user's turns."""
     pairs = {(d.dialogue_id, mention.item_id) for d in dialogues for turn in d.turns for mention in turn.mentions}
     ratings = pl.DataFrame(sorted(pairs), schema={"user_id": pl.String, "item_id": pl.String}, orient="row")
     ratings = ratings.with_columns(rating=pl.lit(1.0), rated_at=pl.lit(None, pl.Int64))
@@ -113,11 +112,11 @@ def fit(items: pl.DataFrame, dialogues: Sequence[Dialogue]) -> ItemPrior:
 
 
 class TitleModel:
-    """log P(title | dialogue) of every title by a language model that speaks as the recommender.
+    """log P(title | dialogue) of every title by a language model in the role of the recommender.
 
-    The first token is read in the dialogue, behind the most frequent ones the second as well; the rest of a title,
-    which hardly depends on what was said, is read once without a dialogue. Titles go up to the bracket that closes
-    their year, or to the end of the mention where they have none.
+    The first token is scored in the dialogue, and after the most frequent first tokens the second token too. The rest
+    of a title hardly depends on the dialogue and is scored once without one. A title is scored up to the bracket that
+    closes its year, or to the end of the mention without a year.
     """
 
     def __init__(self, reader: Reader, names: Sequence[str]) -> None:
@@ -125,12 +124,12 @@ class TitleModel:
         self._template = ChatTemplate(*reader.chat_template)
         self._opening = reader.encode(OPENING)
         titles = [tuple(reader.encode(utterances.mention(name)[2:].removesuffix(")]]"))) for name in names]
-        # The most frequent by title, not by mention: they are a matter of the catalogue.
-        often = {token for token, _ in Counter(title[0] for title in titles).most_common(_N_EXACT)}
-        self._heads = [title[: 2 if title[0] in often else 1] for title in titles]
-        nothing = self._prompt([Utterance(USER, _NO_DIALOGUE)])
-        self.base: np.ndarray = reader.score(nothing, titles)
-        self._tails = self.base - reader.score(nothing, self._heads)
+        # Frequent among titles, not among mentions: a property of the catalogue.
+        frequent = {token for token, _ in Counter(title[0] for title in titles).most_common(_N_EXACT)}
+        self._heads = [title[: 2 if title[0] in frequent else 1] for title in titles]
+        no_dialogue = self._prompt([Utterance(USER, _NO_DIALOGUE)])
+        self.base: np.ndarray = reader.score(no_dialogue, titles)
+        self._tails = self.base - reader.score(no_dialogue, self._heads)
 
     def __call__(self, turns: Sequence[Utterance]) -> np.ndarray:
         """(n_titles,) in nats."""
@@ -162,7 +161,7 @@ def measure(
     """
     train, test = redial.read(path, "train"), redial.read(path, "test")
     names = redial.movies(path)
-    prior = fit(described(names, train, redial.items()), train)
+    prior = fit(with_facts(names, train, redial.items()), train)
     return evaluate(cases(test), names, train, prior, reader, times=times, seed=seed, progress=progress)
 
 
@@ -179,25 +178,25 @@ def evaluate(
 ) -> pl.DataFrame:
     """The rows of `measure` for given cases, corpus names and a fitted prior."""
     row = {item: number for number, item in enumerate(prior.item_ids)}
-    if strange := sorted({item for case in test for item in case.targets} - row.keys()):
+    if unknown := sorted({item for case in test for item in case.targets} - row.keys()):
         raise CrsError(
-            f"item {strange[0]!r} of the test dialogues is not in the corpus's catalogue; use files of one zip"
+            f"item {unknown[0]!r} of the test dialogues is not in the corpus's catalogue; use files of one zip"
         )
     count = Counter(mention.item_id for d in train for turn in d.turns for mention in turn.mentions)
     popularity = np.array([count[item] for item in prior.item_ids], dtype=np.float64)
     titles = TitleModel(reader, [names[item] for item in prior.item_ids]) if reader is not None else None
-    found: dict[str, list[int]] = {}
-    whose: list[str] = []
+    ranks: dict[str, list[int]] = {}
+    dialogue_ids: list[str] = []
     for done, case in enumerate(test):
         progress(done, len(test))
-        said = [row[item] for item in case.said if item in row]
+        mentioned = [row[item] for item in case.said if item in row]
         for ranker, scores in _scores(case, popularity, prior, titles):
             scores = scores.copy()
-            scores[said] = -np.inf
-            found.setdefault(ranker, []).extend(rank(scores, row[target]) for target in case.targets)
-        whose += [case.dialogue_id] * len(case.targets)
+            scores[mentioned] = -np.inf
+            ranks.setdefault(ranker, []).extend(rank(scores, row[target]) for target in case.targets)
+        dialogue_ids += [case.dialogue_id] * len(case.targets)
     progress(len(test), len(test))
-    rows = [row for ranker, ranks in found.items() for row in _estimates(ranker, ranks, whose, times, seed)]
+    rows = [row for name, own in ranks.items() for row in _estimates(name, own, dialogue_ids, times, seed)]
     figures = dict.fromkeys(("value", "low", "high"), pl.Float64)
     return pl.DataFrame(rows, schema={"ranker": pl.String, "metric": pl.String, **figures, "n": pl.Int64}, orient="row")
 
@@ -209,40 +208,42 @@ def _scores(
     yield "popularity", popularity
     yield "prior", log_prior
     if titles is not None:
-        read = titles(case.turns)
-        yield "lm", read
-        yield "fused", log_prior + LM_WEIGHT * (read - LM_BASE * titles.base)
+        log_lm = titles(case.turns)
+        yield "lm", log_lm
+        yield "fused", log_prior + LM_WEIGHT * (log_lm - LM_BASE * titles.base)
 
 
 def rank(scores: np.ndarray, target: int) -> int:
-    """The place of `target`, 1 at the top; among equals the first of the catalogue comes first."""
+    """The rank of `target`, 1 for the best score; among equal scores the order of the catalogue decides."""
     return 1 + int((scores > scores[target]).sum() + (scores[:target] == scores[target]).sum())
 
 
 def gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
-    """What each rank counts in each of `METRICS`; one relevant item, so that NDCG's ideal is 1."""
+    """The value of each rank in each of `METRICS`. One item is relevant, so the ideal DCG is 1."""
     recalls = {f"recall@{k}": (ranks <= k).astype(np.float64) for k in (1, 10, 50)}
     return recalls | {"mrr": 1 / ranks, "ndcg@10": np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0.0)}
 
 
-def _estimates(ranker: str, ranks: list[int], whose: list[str], times: int, seed: int) -> Iterator[tuple[Any, ...]]:
-    dialogue = np.unique(whose, return_inverse=True)[1]
-    whole = np.bincount(dialogue)
-    for metric, gained in gains(np.array(ranks)).items():
-        estimate = stats.ratio(np.bincount(dialogue, gained), whole, times=times, seed=seed)
+def _estimates(
+    ranker: str, ranks: list[int], dialogue_ids: list[str], times: int, seed: int
+) -> Iterator[tuple[Any, ...]]:
+    dialogue = np.unique(dialogue_ids, return_inverse=True)[1]
+    targets = np.bincount(dialogue)
+    for metric, gain in gains(np.array(ranks)).items():
+        estimate = stats.ratio(np.bincount(dialogue, gain), targets, times=times, seed=seed)
         if estimate is not None:
             yield ranker, metric, estimate.value, estimate.low, estimate.high, len(ranks)
 
 
 def record(measured: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """The rows of `measure` as JSON: `{ranker: {metric: value, …, n, intervals: {metric: [low, high]}}}`."""
-    out: dict[str, dict[str, Any]] = {}
+    figures: dict[str, dict[str, Any]] = {}
     for row in measured.iter_rows(named=True):
-        entry = out.setdefault(row["ranker"], {})
+        entry = figures.setdefault(row["ranker"], {})
         entry[row["metric"]] = row["value"]
         entry["n"] = row["n"]
         entry.setdefault("intervals", {})[row["metric"]] = [row["low"], row["high"]]
-    return out
+    return figures
 
 
 def formatted(measured: pl.DataFrame) -> str:
@@ -252,14 +253,14 @@ def formatted(measured: pl.DataFrame) -> str:
         cells = []
         for metric in METRICS:
             low, high = figures["intervals"][metric]
-            doubt = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
-            cells.append(f"{figures[metric]:.3f}{doubt}")
+            interval = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
+            cells.append(f"{figures[metric]:.3f}{interval}")
         lines.append(f"{ranker:<27}" + "".join(f"{cell:>22}" for cell in cells))
-    lines.append("published, with contexts and candidates cut somewhat differently:")
+    lines.append("published, with other contexts and candidates:")
     for system, values in PUBLISHED.items():
-        lines.append(f"{system:<27}" + "".join(f"{_shown(values.get(metric)):>22}" for metric in METRICS).rstrip())
+        lines.append(f"{system:<27}" + "".join(f"{_cell(values.get(metric)):>22}" for metric in METRICS).rstrip())
     return "\n".join(lines)
 
 
-def _shown(value: float | None) -> str:
+def _cell(value: float | None) -> str:
     return "–" if value is None else format(value, ".3f")

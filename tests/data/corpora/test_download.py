@@ -93,7 +93,9 @@ def test_a_file_with_another_checksum_is_refused_and_deleted(server: Server, tmp
 
 def test_a_missing_file_is_one_sentence(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, f"http://127.0.0.1:{server.server_port}/absent")
-    with pytest.raises(CrsError, match=r"/absent answers 404 Not Found; give the file at hand with --path"):
+    with pytest.raises(
+        CrsError, match=r"/absent answers 404 Client Error: Not Found; give the file at hand with --path"
+    ):
         fetch("tiny", tmp_path)
 
 

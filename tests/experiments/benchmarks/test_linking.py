@@ -53,7 +53,7 @@ def measured(catalog: Catalog) -> dict[str, dict[str, object]]:
     return {row["variant"]: row for row in linking.measure(TALK, catalog).to_dicts()}
 
 
-def test_a_corpus_s_own_items_count_its_mentions() -> None:
+def test_items_of_a_corpus_count_its_mentions() -> None:
     items = linking.corpus_items(NAMES, COUNTED)
     assert items.select("item_id", "title", "year", "n_ratings").rows() == [
         ("1", "Titanic", 1997, 40),
@@ -71,7 +71,7 @@ def test_with_the_year_all_four_known_mentions_are_found(measured: dict[str, dic
     assert row["elsewhere_per_1000"] == pytest.approx(1000 / 6)
 
 
-def test_without_it_a_short_word_is_missed_and_the_less_known_film_taken_for_the_other(
+def test_without_the_year_a_short_title_is_missed_and_the_less_known_film_is_mistaken(
     measured: dict[str, dict[str, object]],
 ) -> None:
     row = measured["title"]
@@ -80,7 +80,7 @@ def test_without_it_a_short_word_is_missed_and_the_less_known_film_taken_for_the
     assert row["recall"] == 0.5
 
 
-def test_cut_mentions_leave_what_people_typed_unlinked(measured: dict[str, dict[str, object]]) -> None:
+def test_without_mentions_only_unlinked_titles_are_spotted(measured: dict[str, dict[str, object]]) -> None:
     row = measured["mentions cut out"]
     assert (row["mentions"], row["right"], row["wrong"], row["elsewhere"]) == (0, 0, 0, 1)
     assert row["precision"] is None
@@ -88,7 +88,7 @@ def test_cut_mentions_leave_what_people_typed_unlinked(measured: dict[str, dict[
 
 
 @pytest.mark.parametrize("where", [f"d.{n}" for n in range(40)])
-def test_a_slip_is_one_letter_in_a_long_title_and_always_the_same(where: str) -> None:
+def test_a_slip_is_one_error_in_a_long_title_and_always_the_same(where: str) -> None:
     slipped = linking.VARIANTS["one slip"]("The Silence of the Lambs (1991)", where)
     title = "The Silence of the Lambs"
     assert slipped == linking.VARIANTS["one slip"]("The Silence of the Lambs (1991)", where)
@@ -100,12 +100,6 @@ def test_a_slip_is_one_letter_in_a_long_title_and_always_the_same(where: str) ->
     assert linking.VARIANTS["one slip"]("Titanic (1997)", where) == "Titanic"
 
 
-def test_what_people_typed_unlinked_is_drawn_for_judges(catalog: Catalog) -> None:
-    drawn = linking.unlinked(TALK, catalog, 10)
-    assert drawn.rows() == [("c", 0, "1", "Titanic", "Have you seen ", "?")]
-    assert linking.unlinked(TALK, catalog, 0).is_empty()
-
-
 def test_rows_are_json_and_text(catalog: Catalog) -> None:
     frame = linking.measure(TALK, catalog)
     assert json.loads(json.dumps(frame.to_dicts())) == frame.to_dicts()
@@ -115,6 +109,6 @@ def test_rows_are_json_and_text(catalog: Catalog) -> None:
     assert linking.formatted(linking.measure([], catalog)).count("–") == 3 * len(linking.VARIANTS)
 
 
-def test_nothing_to_measure_is_no_error() -> None:
+def test_an_empty_catalogue_is_no_error() -> None:
     empty = Catalog(linking.corpus_items({}, []))
     assert isinstance(linking.measure(TALK, empty), pl.DataFrame)

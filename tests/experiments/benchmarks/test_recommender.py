@@ -1,4 +1,4 @@
-"""Ranks and gains counted by hand on toy dialogues; a language model of one rule."""
+"""Ranks and gains computed by hand on toy dialogues, with a language model of one rule."""
 
 import json
 import math
@@ -50,8 +50,8 @@ TEST = [
 ]
 
 
-class Whisperer:
-    """A "model" over bytes: the initial of the last capital letter said is likely to come again, all else is even."""
+class RuleModel:
+    """A "model" over bytes: after the last capital letter of the prompt the same letter is likely, all else is even."""
 
     chat_template = ("", "", "")
 
@@ -59,21 +59,21 @@ class Whisperer:
         return list(text.encode())
 
     def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> np.ndarray:
-        said = bytes(prompt).rsplit(b"<|im_start|>", 1)[0]
-        favourite = [byte for byte in said if chr(byte) in "AHNTU"][-1:]
+        text = bytes(prompt).rsplit(b"<|im_start|>", 1)[0]
+        favourite = [byte for byte in text if chr(byte) in "AHNTU"][-1:]
         return np.array([sum(-0.5 if [c] == favourite else -5.0 for c in one[:1]) - len(one) for one in continuations])
 
 
 @pytest.fixture
 def facts(items: pl.DataFrame) -> pl.DataFrame:
-    """What is known of the first four."""
+    """Facts of the first four films."""
     return items.filter(~pl.col("item_id").is_in(["4", "5"])).with_columns(pl.col("item_id").replace("6", "4"))
 
 
 @pytest.fixture
 def evaluated(facts: pl.DataFrame) -> pl.DataFrame:
-    prior = recommender.fit(recommender.described(NAMES, TRAIN, facts), TRAIN)
-    return recommender.evaluate(recommender.cases(TEST), NAMES, TRAIN, prior, Whisperer(), times=20)
+    prior = recommender.fit(recommender.with_facts(NAMES, TRAIN, facts), TRAIN)
+    return recommender.evaluate(recommender.cases(TEST), NAMES, TRAIN, prior, RuleModel(), times=20)
 
 
 def test_cases_are_the_turns_with_new_items() -> None:
@@ -83,7 +83,7 @@ def test_cases_are_the_turns_with_new_items() -> None:
     assert (second.targets, second.said) == (("2", "5"), frozenset({"4", "1"}))
 
 
-def test_rank_counts_what_is_better_and_equals_before() -> None:
+def test_rank_counts_better_scores_and_equal_ones_before() -> None:
     scores = np.array([0.5, 0.9, 0.5, 0.5, -np.inf])
     assert [recommender.rank(scores, target) for target in range(5)] == [2, 1, 3, 4, 5]
 
@@ -101,8 +101,8 @@ def test_gains_by_hand() -> None:
     )
 
 
-def test_items_of_a_corpus_take_the_facts_of_their_ids(facts: pl.DataFrame) -> None:
-    described = recommender.described(NAMES, TRAIN, facts)
+def test_items_of_a_corpus_get_the_facts_of_their_ids(facts: pl.DataFrame) -> None:
+    described = recommender.with_facts(NAMES, TRAIN, facts)
     assert described.select("item_id", "year", "n_ratings", "directors").rows() == [
         ("1", 1995, 3, ["Michael Mann"]),
         ("2", 1999, 2, ["Lana Wachowski"]),
@@ -121,45 +121,45 @@ def test_popularity_by_hand(evaluated: pl.DataFrame) -> None:
 
 
 def test_the_prior_follows_who_mentions_what(facts: pl.DataFrame) -> None:
-    prior = recommender.fit(recommender.described(NAMES, TRAIN, facts), TRAIN)
+    prior = recommender.fit(recommender.with_facts(NAMES, TRAIN, facts), TRAIN)
     scores = prior.log_prior([Utterance(USER, "I like [[Heat (1995)]]", ["1"])], exclude=["1"])
     assert prior.item_ids[int(scores.argmax())] == "2"
 
 
-def test_titles_are_read_in_their_dialogue() -> None:
-    titles = recommender.TitleModel(Whisperer(), list(NAMES.values()))
-    read = titles([Utterance(USER, "No")])
-    # Only Notting Hill begins like the last capital said. Titles are read to the end of their year, or of the mention.
+def test_titles_are_scored_in_their_dialogue() -> None:
+    titles = recommender.TitleModel(RuleModel(), list(NAMES.values()))
+    scores = titles([Utterance(USER, "No")])
+    # Only Notting Hill begins with the last capital. Titles are scored to the end of their year, or of the mention.
     lengths = [len("Heat (1995"), len("The Matrix (1999"), len("Notting Hill (1999"), len("Up]]"), len("Alien (1979")]
     expected = [-5.0 - length for length in lengths]
     expected[2] += 4.5
-    assert read == pytest.approx(expected)
+    assert scores == pytest.approx(expected)
     assert titles.base == pytest.approx([-5.0 - n if i else -0.5 - n for i, n in enumerate(lengths)])
 
 
-def test_all_rankers_stand_side_by_side_with_the_published(evaluated: pl.DataFrame) -> None:
+def test_all_rankers_are_in_one_table_with_published_results(evaluated: pl.DataFrame) -> None:
     recorded = recommender.record(evaluated)
-    assert tuple(recorded) == recommender.RANKERS
+    assert tuple(recorded) == ("popularity", "prior", "lm", "fused")
     assert all({*recommender.METRICS, "n", "intervals"} == set(figures) for figures in recorded.values())
     assert json.loads(json.dumps(recorded)) == recorded
     lines = recommender.formatted(evaluated).splitlines()
-    assert [line.split()[0] for line in lines[1:5]] == list(recommender.RANKERS)
+    assert [line.split()[0] for line in lines[1:5]] == list(("popularity", "prior", "lm", "fused"))
     assert lines[6].split()[-5:] == ["0.050", "0.215", "0.413", "–", "–"]
 
 
 def test_a_target_outside_the_catalogue_is_refused(facts: pl.DataFrame) -> None:
     names = {item: name for item, name in NAMES.items() if item != "5"}
-    train = [one for one in TRAIN]
-    prior = recommender.fit(recommender.described(names, train, facts), train)
+    train = list(TRAIN)
+    prior = recommender.fit(recommender.with_facts(names, train, facts), train)
     with pytest.raises(CrsError, match="item '5'"):
         recommender.evaluate(recommender.cases(TEST), names, train, prior)
 
 
-def test_on_people_the_prior_beats_popularity(shared_data: Path) -> None:
+def test_on_redial_the_prior_beats_popularity(shared_data: Path) -> None:
     names = redial.movies(shared_data / "redial")
     dialogues = redial.read(shared_data / "redial", "train")[:1000]
     train, held_out = dialogues[:850], recommender.cases(dialogues[850:])
-    prior = recommender.fit(recommender.described(names, train, redial.items()), train)
+    prior = recommender.fit(recommender.with_facts(names, train, redial.items()), train)
     figures = recommender.record(recommender.evaluate(held_out, names, train, prior, times=20))
     assert figures["prior"]["recall@50"] > figures["popularity"]["recall@50"]
     assert figures["prior"]["mrr"] > figures["popularity"]["mrr"]
