@@ -91,7 +91,7 @@ class Catalog:
         try:
             return self._names[item_id]
         except KeyError:
-            raise CrsError(f"item {item_id!r} is not in the catalogue; use tables made from the same data") from None
+            raise CrsError(f"item {item_id!r} is not in the catalogue; use tables of the same data") from None
 
     def find(self, name: str) -> str | None:
         """The item with `name`, the text inside a mention; None where that is uncertain.

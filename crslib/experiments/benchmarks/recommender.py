@@ -63,12 +63,12 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Case:
-    """A turn in which a recommender names new items (`targets`), after `turns` that mention the items `said`."""
+    """A turn in which a recommender names new items (`targets`), after `turns`; `mentioned`: the items in these turns."""
 
     dialogue_id: str
     turns: tuple[Utterance, ...]
     targets: tuple[str, ...]
-    said: frozenset[str]
+    mentioned: frozenset[str]
 
 
 def cases(dialogues: Sequence[Dialogue]) -> list[Case]:
@@ -76,13 +76,13 @@ def cases(dialogues: Sequence[Dialogue]) -> list[Case]:
     cases = []
     for dialogue in dialogues:
         turns: list[Utterance] = []
-        said: set[str] = set()
+        mentioned: set[str] = set()
         for turn in dialogue.turns:
             here = [mention.item_id for mention in turn.mentions]
-            new = tuple(item for item in dict.fromkeys(here) if item not in said)
+            new = tuple(item for item in dict.fromkeys(here) if item not in mentioned)
             if turn.role == RECOMMENDER and new:
-                cases.append(Case(dialogue.dialogue_id, tuple(turns), new, frozenset(said)))
-            said.update(here)
+                cases.append(Case(dialogue.dialogue_id, tuple(turns), new, frozenset(mentioned)))
+            mentioned.update(here)
             turns.append(Utterance(turn.role, turn.text, here))
     return cases
 
@@ -189,7 +189,7 @@ def evaluate(
     dialogue_ids: list[str] = []
     for done, case in enumerate(test):
         progress(done, len(test))
-        mentioned = [row[item] for item in case.said if item in row]
+        mentioned = [row[item] for item in case.mentioned if item in row]
         for ranker, scores in _scores(case, popularity, prior, titles):
             scores = scores.copy()
             scores[mentioned] = -np.inf

@@ -248,7 +248,7 @@ def ranked(reader: Reader, cases: Sequence[Case], films: Mapping[str, str]) -> I
     for case in cases:
         if targets := [row[item] for item in case.targets if item in row]:
             scores = titles(case.turns)
-            scores[[row[item] for item in case.said if item in row]] = -np.inf
+            scores[[row[item] for item in case.mentioned if item in row]] = -np.inf
             total = float(logsumexp(scores))
             for target in targets:
                 yield case.dialogue_id, recommender.rank(scores, target), total - float(scores[target])

@@ -78,9 +78,9 @@ def evaluated(facts: pl.DataFrame) -> pl.DataFrame:
 
 def test_cases_are_the_turns_with_new_items() -> None:
     first, second = recommender.cases(TEST)
-    assert (first.dialogue_id, first.turns, first.targets, first.said) == ("a", (), ("4",), frozenset())
+    assert (first.dialogue_id, first.turns, first.targets, first.mentioned) == ("a", (), ("4",), frozenset())
     assert [turn.role for turn in second.turns] == [RECOMMENDER, USER]
-    assert (second.targets, second.said) == (("2", "5"), frozenset({"4", "1"}))
+    assert (second.targets, second.mentioned) == (("2", "5"), frozenset({"4", "1"}))
 
 
 def test_rank_counts_better_scores_and_equal_ones_before() -> None:
