@@ -63,7 +63,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Case:
-    """A turn in which a recommender names new items (`targets`), after `turns`; `mentioned`: the items in these turns."""
+    """A turn in which a recommender names new items (`targets`), after `turns` that mention the items `mentioned`."""
 
     dialogue_id: str
     turns: tuple[Utterance, ...]

@@ -21,7 +21,7 @@ from crslib.errors import CrsError
 from crslib.experiments.benchmarks import recommender, usefulness
 from crslib.store import Run
 from crslib.training import examples
-from tests.experiments.benchmarks.test_recommender import NAMES, TEST, TRAIN, Whisperer
+from tests.experiments.benchmarks.test_recommender import NAMES, TEST, TRAIN, RuleModel
 from tests.support.metrics_frames import talk
 from tests.support.tiny_llama import N_VOCAB, write_gguf
 from tests.support.tiny_redial import write
@@ -45,7 +45,7 @@ def test_films_named_most_by_hand() -> None:
 
 def test_places_and_shares_by_hand() -> None:
     films = {item: NAMES[item] for item in ("2", "3", "4")}
-    found = list(usefulness.ranked(Whisperer(), recommender.cases(TEST), films))
+    found = list(usefulness.ranked(RuleModel(), recommender.cases(TEST), films))
     # Up is read as 4 bytes, The Matrix as 16, Notting Hill as 18, a nat each; then Up is out and Heat no candidate.
     assert found == [
         ("a", 1, pytest.approx(math.log(1 + math.exp(4 - 16) + math.exp(4 - 18)))),
