@@ -61,6 +61,7 @@ def fetch(name: str, folder: Path, path: Path | None = None, *, progressbar: boo
 def _download(corpus: Corpus, to: Path, progressbar: bool) -> None:
     try:
         pooch.retrieve(corpus.url, corpus.sha256, to.name, to.parent, progressbar=progressbar)
+        to.chmod(0o644)  # pooch leaves it readable by its owner only
     except requests.HTTPError as error:
         answer = str(error).split(" for url")[0]  # "404 Client Error: Not Found for url: https://…"
         raise CrsError(f"{corpus.url} answers {answer}; give the file at hand with --path") from None

@@ -66,6 +66,7 @@ def test_a_file_is_downloaded_once(server: Server, tmp_path: Path) -> None:
     path = fetch("tiny", tmp_path)
     assert path == tmp_path / "tiny" / "a.zip"
     assert path.read_bytes() == CONTENT
+    assert path.stat().st_mode & 0o777 == 0o644
     assert fetch("tiny", tmp_path) == path
     assert server.requests == ["/a.zip"]
     assert [file.name for file in path.parent.iterdir()] == ["a.zip"]
