@@ -1,6 +1,5 @@
-"""The tables of a run: one Polars schema each, checked wherever a table crosses a boundary.
-
-Tables hold no derived text formats and know nothing of files; `store` reads and writes them.
+"""The tables of a run: one Polars schema each, checked whenever a table is read or written. Knows nothing of files;
+`store` reads and writes them.
 """
 
 from collections.abc import Mapping
@@ -92,7 +91,7 @@ TABLES: Mapping[str, Schema] = {
         "mean_logprob": pl.Float64,
         "finish": pl.String,
     },
-    # Exactly what was newly fed to the speaking role's model before a turn, decoded from its token ids.
+    # The new part of the prompt of the speaking role's model before a turn, decoded from its token ids.
     "prompts": {
         "dialogue_id": pl.String,
         "turn": pl.Int32,
@@ -156,7 +155,7 @@ def empty(name: str) -> pl.DataFrame:
 def check(frame: pl.DataFrame, name: str) -> pl.DataFrame:
     """`frame` with exactly the columns of table `name`, in order.
 
-    Raises `CrsError` naming the column that is missing, surplus or of another type.
+    Raises `CrsError` with the first column that is missing, unknown or of another type.
     """
     schema = TABLES[name]
     if missing := [column for column in schema if column not in frame.columns]:

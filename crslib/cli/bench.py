@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from crslib.cli.parameters import read_assignments
-from crslib.cli.terminal import JSON, PARAMETERS, console, counting, fail, keep
+from crslib.cli.terminal import JSON, PARAMETERS, console, counting, fail, write_json
 from crslib.config import ROOT, SimulationParameters
 from crslib.store import writing
 
@@ -34,7 +34,7 @@ def bench_engine(dialogues: int, plain: int, assignments: Sequence[str], file: P
     with counting("dialogues") as progress:
         found = engine.measure(parameters, dialogues, plain, progress)
     console.print("\n".join(engine.lines(found)), markup=False, soft_wrap=True)
-    keep(found, file)
+    write_json(found, file)
 
 
 @bench.command("scaling")
@@ -52,7 +52,7 @@ def bench_scaling(counts: Sequence[int], models: bool, assignments: Sequence[str
     for row in found.iter_rows(named=True):
         line = f"{row['dialogues']:6} dialogues  {row['ms_per_dialogue']:6.2f} ms each  {row['peak_rss_mb']:6.0f} MiB"
         console.print(line, soft_wrap=True)
-    keep(found.to_dicts(), file)
+    write_json(found.to_dicts(), file)
 
 
 CORPUS = click.option("--corpus", type=click.Choice(["redial"]), default="redial", show_default=True)
@@ -90,7 +90,7 @@ def bench_recommender(corpus: str, path: Path, no_model: bool, file: Path | None
             with open_engines(SimulationParameters(n_ctx=2048, width=1)) as (_, reader):
                 found = recommender.measure(path, reader, progress=progress)
     console.print(recommender.formatted(found), markup=False, soft_wrap=True)
-    keep(recommender.record(found), file)
+    write_json(recommender.record(found), file)
 
 
 @bench.command("linking")
@@ -111,7 +111,7 @@ def bench_linking(corpus: str, path: Path, data: Path, file: Path | None) -> Non
     for name, frame in found.items():
         title = {"own": f"the {own.height} films of {corpus}", "data": f"the films of {data}"}[name]
         console.print(f"{title}\n{linking.formatted(frame)}\n", markup=False, soft_wrap=True)
-    keep({name: frame.to_dicts() for name, frame in found.items()}, file)
+    write_json({name: frame.to_dicts() for name, frame in found.items()}, file)
 
 
 @bench.command("adapters")
@@ -152,7 +152,7 @@ def bench_adapters(
     with counting("dialogues") as progress:
         found = measuring.measure(path, given, dialogues, runtimes, without=without, progress=progress)
     console.print(measuring.formatted(found), markup=False, soft_wrap=True)
-    keep(found.to_dicts(), file)
+    write_json(found.to_dicts(), file)
 
 
 @bench.command("training")
@@ -166,7 +166,7 @@ def bench_training(device: str, file: Path | None) -> None:
         found = training.measure(device, progress)
     for precision, compiled, rate in found.iter_rows():
         console.print(f"{precision:9} {'compiled' if compiled else 'as it is':9} {rate:8,.0f} tokens/s")
-    keep(found.to_dicts(), file)
+    write_json(found.to_dicts(), file)
 
 
 @bench.command("notes")
@@ -183,7 +183,7 @@ def bench_notes(path: Path, moments: int, draws: int, assignments: Sequence[str]
     with counting("moments") as progress:
         found = notes.measure(path, parameters, moments, draws, progress)
     console.print(notes.formatted(found), markup=False, soft_wrap=True)
-    keep(found.to_dicts(), file)
+    write_json(found.to_dicts(), file)
 
 
 @bench.command("realism")
@@ -200,7 +200,7 @@ def bench_realism(path: Path, runs: Sequence[Path], file: Path | None) -> None:
 
     found = realism.measure(path, [run.resolve() for run in runs])
     console.print(realism.formatted(found), markup=False, soft_wrap=True)
-    keep(found.to_dicts(), file)
+    write_json(found.to_dicts(), file)
 
 
 @bench.command("twins")
@@ -227,7 +227,7 @@ def bench_twins(people: int, folder: Path, assignments: Sequence[str], file: Pat
     with counting("dialogues") as progress:
         found = twins.measure(parameters, people, folder, progress)
     console.print(twins.formatted(found), markup=False, soft_wrap=True)
-    keep(found.to_dicts(), file)
+    write_json(found.to_dicts(), file)
 
 
 @bench.command("usefulness")
@@ -270,4 +270,4 @@ def bench_usefulness(
     if chart is not None:
         with writing(chart) as temporary:
             temporary.write_text(charts.svg(charts.usefulness(points.filter(metric=usefulness.ALL))), encoding="utf-8")
-    keep({"points": points.to_dicts(), "differences": differed.to_dicts()}, file)
+    write_json({"points": points.to_dicts(), "differences": differed.to_dicts()}, file)

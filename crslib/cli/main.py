@@ -1,4 +1,4 @@
-"""The `crs` command. It reads words, calls the library, and turns a `CrsError` into one line and exit status 1."""
+"""The `crs` command: reads arguments, calls the library, and turns a `CrsError` into one line and exit status 1."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import click
 from crslib import __version__
 from crslib.cli import runs
 from crslib.cli.bench import bench
+from crslib.cli.chat import chat
 from crslib.cli.data import data
 from crslib.cli.people import people
 from crslib.cli.terminal import fail
@@ -27,11 +28,12 @@ class _OneSentence(click.Group):
 @click.group(cls=_OneSentence, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
-    """Reference-free conversational-recommendation simulation: profiles, two local models, evaluation, report."""
+    """Simulates conversational recommendation without a known target, by two independent local models, and evaluates
+    the dialogues."""
 
 
 for command in (
-    *(runs.run, runs.sweep, runs.compare, runs.judge, runs.runs, runs.export, runs.look, runs.chat),
-    *(people, data, bench, train, prefer),
+    *(runs.run, runs.sweep, runs.compare, runs.judge, runs.runs, runs.export, runs.look),
+    *(chat, people, data, bench, train, prefer),
 ):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""Parameters as people write them: `name=value` on a command line, YAML files, grids and lists of conditions."""
+"""Parameters in their written forms: `name=value` on a command line, YAML files, grids and named conditions."""
 
 import itertools
 import re
@@ -11,8 +11,8 @@ import yaml
 from crslib.errors import CrsError
 
 
-class _Words(yaml.SafeLoader):
-    """YAML in which only true and false are truth values: `off`, `on`, `yes` and `no` are words, as in YAML 1.2."""
+class _Yaml12(yaml.SafeLoader):
+    """YAML in which only true and false are booleans; `off`, `on`, `yes` and `no` are texts, as in YAML 1.2."""
 
     yaml_implicit_resolvers: ClassVar = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
@@ -20,27 +20,30 @@ class _Words(yaml.SafeLoader):
     }
 
 
-_Words.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Yaml12.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 def read_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """`name=value` words of a command line; values are read as YAML scalars (`0.9`, `true`, `user`)."""
+    """The `name=value` arguments of a command line; values are read as YAML scalars (`0.9`, `true`, `user`). Raises
+    `CrsError` for an argument without `=`, and for a value that is not YAML."""
     values: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise CrsError(f"{assignment!r} is not a parameter; write name=value")
         try:
-            values[name.strip()] = yaml.load(value, _Words) if value else ""
+            values[name.strip()] = yaml.load(value, _Yaml12) if value else ""
         except yaml.YAMLError:
             raise CrsError(f"{value!r} is not a value of {name}; write a number, true, false or a word") from None
     return values
 
 
 def read_parameter_file(path: Path) -> dict[str, Any]:
-    """A YAML or JSON file of `name: value`. Raises `CrsError` when it is missing or not a mapping."""
+    """A YAML or JSON file of `name: value`. Raises `CrsError` when it cannot be read or is not a mapping."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Words)
+        values = yaml.load(path.read_text(encoding="utf-8"), _Yaml12)
     except OSError as error:
         raise CrsError(f"cannot read the parameter file {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -53,7 +56,7 @@ def read_parameter_file(path: Path) -> dict[str, Any]:
 def read_conditions(path: Path) -> list[dict[str, Any]]:
     """The named conditions of a comparison: a YAML mapping of names to parameters, each with its name as `condition`.
 
-    Raises `CrsError` for fewer than two, or parameters that are no mapping.
+    Raises `CrsError` for fewer than two conditions, and for parameters that are not a mapping.
     """
     values = read_parameter_file(path)
     if len(values) < 2 or not all(isinstance(given, dict) for given in values.values()):
@@ -62,7 +65,8 @@ def read_conditions(path: Path) -> list[dict[str, Any]]:
 
 
 def read_grid(path: Path) -> list[dict[str, Any]]:
-    """The conditions of a sweep: a YAML mapping in which a list means one condition per value (their product).
+    """The conditions of a sweep: a YAML mapping of names to values or lists; every combination of the listed values is
+    one condition.
 
     Raises `CrsError` for an empty list.
     """

@@ -1,4 +1,4 @@
-"""`crs people`: people judge dialogues."""
+"""`crs people`: studies in which people compare dialogues."""
 
 import contextlib
 import secrets
@@ -12,20 +12,28 @@ from crslib.cli.terminal import REPORTS, console
 
 @click.group()
 def people() -> None:
-    """People judge dialogues, blind and in pairs (needs no more than a browser)."""
+    """Studies in which people compare dialogues, blind and in pairs. Raters need only a browser."""
 
 
 @people.command("serve")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--pairs", default=20, show_default=True, type=click.IntRange(1), help="Pairs, attention checks aside.")
+@click.option("--pairs", default=20, show_default=True, type=click.IntRange(1), help="Pairs, without attention checks.")
 @click.option(
-    "--redial", type=click.Path(path_type=Path), help="ReDial's zip or folder: a real dialogue in every pair."
+    "--redial",
+    type=click.Path(path_type=Path),
+    help="ReDial's zip or folder: every pair has a human dialogue on one side.",
 )
-@click.option("--raters", multiple=True, metavar="NAME", help="Who may take part (repeat it); nobody named: everybody.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Another one lets others in: a token is made.")
-@click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
-@click.option("--token", default="", help="Token in the address, for another host; empty: one is drawn.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Which pairs, sides and orders.")
+@click.option("--raters", multiple=True, metavar="NAME", help="Who may take part; can be repeated. Default: everybody.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on. Other hosts need a token (--token)."
+)
+@click.option(
+    "--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on; 0: any free one."
+)
+@click.option("--token", default="", help="Token that the address must contain. Default for other hosts: a random one.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Decides the pairs, their sides and orders."
+)
 @REPORTS
 def people_serve(
     runs: Sequence[Path],
@@ -38,20 +46,22 @@ def people_serve(
     seed: int,
     reports: Path,
 ) -> None:
-    """A page on which people compare the dialogues of RUNS: run folders, one sweep's folder, or one study's.
+    """Serves a page on which people compare the dialogues of RUNS: run folders, one sweep's folder, or one study's.
 
-    With --redial each stands beside a dialogue of two people (from ReDial's test set), and one run is enough.
+    With --redial each dialogue is compared with a human one from ReDial's test set, and one run is enough.
 
-    The same command goes on with the same study. Every answer is on disk before the next question shows.
+    The same command continues the same study. Every answer is on disk before the next question is shown.
     """
-    from crslib.judging.study import find
+    from crslib.judging.study import open_study
     from crslib.web import server
 
-    study = find(runs, pairs, seed, reports / "people", redial)
+    study = open_study(runs, pairs, seed, reports / "people", redial)
     console.print(f"votes go to {study.path}", soft_wrap=True, markup=False)
     token = token or ("" if server.is_loopback(host) else secrets.token_urlsafe(16))
     with contextlib.suppress(KeyboardInterrupt):
-        server.serve(study, host, port, token, raters, lambda at: console.print(at, soft_wrap=True, markup=False))
+        server.serve(
+            study, host, port, token, raters, lambda address: console.print(address, soft_wrap=True, markup=False)
+        )
 
 
 STUDY = click.argument("study", type=click.Path(path_type=Path))
@@ -61,23 +71,25 @@ FORM = click.option(
     type=click.Choice(["csv", "jsonl", "potato", "labelstudio"]),
     default="csv",
     show_default=True,
-    help="csv, jsonl: tables; potato, labelstudio: files of these platforms.",
+    help="csv, jsonl: tables; potato, labelstudio: the files of these platforms.",
 )
 
 
 @people.command("report")
 @STUDY
-@click.option("--judge", type=click.Path(path_type=Path), help="Parquet of a judge's votes on the same runs.")
+@click.option(
+    "--judge", type=click.Path(path_type=Path), help="Parquet file of a judging model's votes on the same runs."
+)
 def people_report(study: Path, judge: Path | None) -> None:
-    """What the votes of STUDY (its folder) say: who wins, how far raters agree; writes report.html there."""
+    """Prints the figures of STUDY (a study's folder), such as win rates and agreement, and writes report.html there."""
     from crslib.judging.study import Study
-    from crslib.reporting import study as reporting_study
+    from crslib.reporting import study as study_report
     from crslib.store import read_parquet
 
     opened = Study(study)
-    for line in reporting_study.lines(opened.votes()):
+    for line in study_report.lines(opened.votes()):
         console.print(line, soft_wrap=True, markup=False)
-    path = reporting_study.write(opened, read_parquet(judge, "votes") if judge else None)
+    path = study_report.write(opened, read_parquet(judge, "votes") if judge else None)
     console.print(str(path), soft_wrap=True, markup=False)
 
 
@@ -86,7 +98,7 @@ def people_report(study: Path, judge: Path | None) -> None:
 @FORM
 @click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="Folder for the files.")
 def people_export(study: Path, form: str, folder: Path) -> None:
-    """Writes the pairs of STUDY, blind, for raters elsewhere; as csv and jsonl also its votes."""
+    """Writes the pairs of STUDY without their conditions for another platform; as csv or jsonl also its votes."""
     from crslib.judging import exchange
     from crslib.judging.study import Study
 
@@ -99,10 +111,13 @@ def people_export(study: Path, form: str, folder: Path) -> None:
 @click.argument("votes", type=click.Path(path_type=Path))
 @FORM
 def people_import(study: Path, votes: Path, form: str) -> None:
-    """Adds VOTES given elsewhere on the pairs of STUDY: a file, or potato's output folder. Each counts once."""
+    """Adds VOTES that were given elsewhere on the pairs of STUDY: a file, or potato's output folder.
+
+    A vote that is imported twice counts once.
+    """
     from crslib.judging import exchange
     from crslib.judging.study import Study
 
     opened = Study(study)
-    new = opened.take(exchange.read(opened, form, votes))
+    new = opened.add(exchange.read(opened, form, votes))
     console.print(f"{new} new votes in {study}", soft_wrap=True, markup=False)

@@ -1,5 +1,5 @@
-"""What `crs` shows on a terminal: lines, bars and live tables, all of them quiet in logs; and the options that many
-commands share.
+"""What commands share: options, failure with a sentence, figures as JSON, and progress. Progress is drawn on a terminal
+only; elsewhere it is a few lines or nothing.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ REPORTS = click.option(
     type=click.Path(path_type=Path),
     default=ROOT / "reports",
     show_default="reports",
-    help="Folder of runs.",
+    help="Folder for runs and reports.",
 )
 PARAMETERS = click.option(
-    "-p", "--parameter", "assignments", multiple=True, metavar="NAME=VALUE", help="One parameter."
+    "-p", "--parameter", "assignments", multiple=True, metavar="NAME=VALUE", help="Sets a parameter; can be repeated."
 )
-JSON = click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures to FILE too.")
+JSON = click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the figures to FILE, as JSON.")
 
 
 def fail(sentence: str) -> Never:
@@ -38,16 +38,16 @@ def fail(sentence: str) -> Never:
     sys.exit(1)
 
 
-def keep(found: Any, file: Path | None) -> None:
-    """Writes figures as JSON, whole or not at all; nowhere without `file`."""
+def write_json(figures: Any, file: Path | None) -> None:
+    """Writes figures as JSON, atomically; nothing without `file`. Raises `CrsError` when `file` cannot be written."""
     if file is not None:
         with writing(file) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A function `(done, total)` that draws a bar on a terminal, and nothing elsewhere."""
+    """A function `(done, total)` that draws a progress bar labelled `what` on a terminal, and nothing elsewhere."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
         *columns,
@@ -61,31 +61,32 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-class watching:
-    """Draws a run's progress on a terminal; elsewhere one line per notebook."""
+class run_progress:
+    """Shows a run's progress: a bar on a terminal, and a line for every notebook that ended. Entered, it is a function
+    to call with a notebook's name before the notebook starts."""
 
-    def __init__(self, watched: Run) -> None:
-        self._run, self._stop = watched, threading.Event()
-        self._stage, self._begun = "", 0.0
+    def __init__(self, run: Run) -> None:
+        self._run, self._stop = run, threading.Event()
+        self._stage, self._started = "", 0.0
 
     def __enter__(self) -> Callable[[str], None]:
         if console.is_terminal:
             threading.Thread(target=self._draw, daemon=True).start()
-        return self._tell
+        return self._begin
 
     def __exit__(self, kind: object, *failure: object) -> None:
         if kind is None:
-            self._finished()
+            self._end()
         self._stop.set()
         time.sleep(0.3 if console.is_terminal else 0)
 
-    def _tell(self, stage: str) -> None:
-        self._finished()
-        self._stage, self._begun = stage, time.monotonic()
+    def _begin(self, stage: str) -> None:
+        self._end()
+        self._stage, self._started = stage, time.monotonic()
 
-    def _finished(self) -> None:
+    def _end(self) -> None:
         if self._stage:
-            console.print(f"{self._stage}  {time.monotonic() - self._begun:.0f} s")
+            console.print(f"{self._stage}  {time.monotonic() - self._started:.0f} s")
         self._stage = ""
 
     def _draw(self) -> None:
@@ -99,13 +100,14 @@ class watching:
                 bar.update(task, completed=done, total=total or None)
 
 
-class live_table:
-    """Draws the conditions of a sweep as a live table; off a terminal, a line whenever one changes its state."""
+class sweep_progress:
+    """Shows the conditions of a sweep: a live table on a terminal, elsewhere a line for every change of a state.
+    Entered, it is a function to call with the conditions."""
 
     def __enter__(self) -> Callable[[Sequence[Any]], None]:
         from rich.live import Live
 
-        self._said: dict[str, str] = {}
+        self._states: dict[str, str] = {}
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
         if self._live:
             self._live.start()
@@ -115,27 +117,27 @@ class live_table:
         if self._live:
             self._live.stop()
 
-    def _show(self, planned: Sequence[Any]) -> None:
+    def _show(self, conditions: Sequence[Any]) -> None:
         if self._live:
-            self._live.update(_drawn(planned))
+            self._live.update(_table(conditions))
             return
-        for condition in planned:
-            if self._said.get(condition.plan.run_id) != condition.state:
-                self._said[condition.plan.run_id] = condition.state
+        for condition in conditions:
+            if self._states.get(condition.plan.run_id) != condition.state:
+                self._states[condition.plan.run_id] = condition.state
                 line = f"{condition.plan.run_id} {condition.state} {dict(condition.given)}"
                 console.print(line, markup=False, soft_wrap=True)
 
 
-def _drawn(planned: Sequence[Any]) -> Any:
+def _table(conditions: Sequence[Any]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
     table = Table("run", "condition", "state", "dialogues", "seconds")
     colours = {"waiting": "dim", "running": "yellow", "success": "green", "error": "red"}
-    for condition in planned:
+    for condition in conditions:
         done, total, _ = condition.plan.run.reached
         values = ", ".join(f"{name}={value}" for name, value in condition.given.items())
-        state = "found done" if condition.reused else condition.state
+        state = "computed before" if condition.reused else condition.state
         count = f"{done}/{total}" if total else ""
         seconds = f"{condition.seconds:.0f}" if condition.seconds else ""
         table.add_row(condition.plan.run_id, Text(values), Text(state, colours[condition.state]), count, seconds)

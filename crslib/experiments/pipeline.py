@@ -1,8 +1,8 @@
-"""One run: its identity, and its notebooks executed by papermill into its folder.
+"""One run: its identity, and the execution of its notebooks by papermill into its folder.
 
-A run's folder is named by the hash of all that decides its result, so the same condition twice is one run, and a run
-that was killed goes on where it stood: a notebook that ended well is not executed again, a dialogue that ended is
-not made again. Knows no model, table or metric; the notebooks do the work.
+A run's folder is named by the hash of everything that decides its result, so the same condition is always the same run.
+A run that was interrupted continues: notebooks and dialogues that are complete are not computed again. Knows neither
+models nor tables nor metrics; the notebooks do the work.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from crslib.store import Run, check_writable, now, unwritable
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that may begin: everything it needs is there and its parameters are valid."""
+    """A run that can start: its parameters are valid and every file it needs exists."""
 
     run: Run
     run_id: str
@@ -43,10 +43,10 @@ class Plan:
     inputs: Mapping[str, Any]
 
 
-def plan(given: Mapping[str, Any], reports: Path, tell: Callable[[str], None] = lambda what: None) -> Plan:
+def plan(given: Mapping[str, Any], reports: Path, report: Callable[[str], None] = lambda text: None) -> Plan:
     """Checks the parameters and every file they name, and derives the run's identity. Starts nothing.
 
-    On a machine's first run that means to measure which weights are the fastest; `tell` hears of it.
+    The first plan on a machine measures which form of the weights is the fastest; `report` gets a line about it.
 
     Raises `CrsError` for an unknown or ill-typed parameter, for a file that is missing or of the wrong kind, and where
     `reports` cannot be written.
@@ -67,21 +67,21 @@ def plan(given: Mapping[str, Any], reports: Path, tell: Callable[[str], None] = 
             ("recommender", parameters.recommender_model, parameters.recommender_adapter),
         )
     }
-    check_writable(reports)  # all this before anything is measured
+    check_writable(reports)  # errors come before the measurement of weights, which takes a minute
     inputs = {
         "notebooks": {name: _source_hash(name) for name in parameters.stages},
         # The notebooks only call the library, so its sources decide what they compute.
         "library": sources_sha256(suffixes=(".py", ".html")),
         "data": {path.name: file_sha256(path) for path in tables},
         "human": {path.name: file_sha256(path) for path in sorted(human.iterdir()) if path.suffix != ".md"},
-        **{role: _engine(parameters, *paths, tell) for role, paths in files.items()},
+        **{role: _engine(parameters, *paths, report) for role, paths in files.items()},
     }
     if parameters.redial:
         redial = resolve(parameters.redial)
         if not redial.exists():
             raise CrsError(f"{redial} does not exist; give ReDial's zip or folder, or leave `redial` empty")
-        files = sorted(redial.glob("*.jsonl")) if redial.is_dir() else [redial]
-        inputs["redial"] = {path.name: file_sha256(path) for path in files}
+        parts = sorted(redial.glob("*.jsonl")) if redial.is_dir() else [redial]
+        inputs["redial"] = {path.name: file_sha256(path) for path in parts}
     if parameters.summary_style == "model":
         inputs["summary"] = {"model_sha256": file_sha256(llama.model_path(parameters.summary_model))}
     run_id = digest({"parameters": parameters.identity(), "inputs": inputs}, "run")
@@ -89,29 +89,28 @@ def plan(given: Mapping[str, Any], reports: Path, tell: Callable[[str], None] = 
 
 
 def _engine(
-    parameters: RunParameters, model: Path, adapter: Path | None, tell: Callable[[str], None]
+    parameters: RunParameters, model: Path, adapter: Path | None, report: Callable[[str], None]
 ) -> dict[str, Any]:
     sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
-    source = llama.source(model, adapter, weights_form(parameters, model, adapter, tell))
+    source = llama.source(model, adapter, weights_form(parameters, model, adapter, report))
     return llama.identity(source, sampling, parameters.n_ctx, parameters.width)
 
 
 def _source_hash(notebook: str) -> str:
-    """Hash of a notebook's cells: outputs, counts and metadata that editors leave behind do not count."""
+    """Hash of a notebook's cells, without outputs, execution counts and metadata, which editors change."""
     cells = papermill.iorw.load_notebook_node(str(notebook_path(notebook))).cells
     return digest([[cell.cell_type, cell.source] for cell in cells], "notebook")
 
 
 def notebook_path(name: str) -> Path:
-    """The source notebook `name`."""
+    """The path of the source notebook `name`."""
     return ROOT / "notebooks" / f"{name}.ipynb"
 
 
-def execute(planned: Plan, tell: Callable[[str], None] = lambda stage: None) -> Run:
-    """Runs what is left of a run's notebooks; `tell` hears the name of each before it starts.
+def execute(planned: Plan, report: Callable[[str], None] = lambda stage: None) -> Run:
+    """Executes those of a run's notebooks that are not complete. `report` gets the name of each before it starts.
 
-    Raises `CrsError` with the one sentence of what went wrong; `run.json` then says status `error` and holds the
-    traceback.
+    Raises `CrsError` with one sentence about what went wrong; `run.json` then has status `error` and the traceback.
     """
     run = planned.run
     with run.lock():
@@ -122,11 +121,11 @@ def execute(planned: Plan, tell: Callable[[str], None] = lambda stage: None) -> 
         try:
             for name, parameters in planned.parameters.stages.items():
                 if name not in run.info["stages"]:
-                    tell(name)
-                    begun = time.monotonic()
+                    report(name)
+                    started = time.monotonic()
                     values = {field: getattr(planned.parameters, field) for field in parameters.model_fields}
                     execute_notebook(name, run.path, {"run_dir": str(run.path), **values})
-                    run.update(stages={**run.info["stages"], name: round(time.monotonic() - begun, 1)})
+                    run.update(stages={**run.info["stages"], name: round(time.monotonic() - started, 1)})
         except KeyboardInterrupt:
             run.update(status="cancelled", finished=now())
             raise
@@ -140,7 +139,7 @@ def execute(planned: Plan, tell: Callable[[str], None] = lambda stage: None) -> 
 
 
 class NotebookError(CrsError):
-    """A notebook that failed; `traceback` is that of its kernel, for `run.json`."""
+    """The error of a notebook that failed. `traceback` is that of its kernel, for `run.json`."""
 
     def __init__(self, message: str, traceback: str) -> None:
         super().__init__(message)
@@ -148,12 +147,13 @@ class NotebookError(CrsError):
 
 
 def execute_notebook(name: str, folder: Path, parameters: Mapping[str, Any]) -> None:
-    """Executes notebook `name` into `folder` in a kernel of its own, over IPC: parallel runs never race for ports.
+    """Executes notebook `name` into `folder` in a kernel of its own, over IPC, because parallel runs would compete for
+    TCP ports.
 
     Raises `NotebookError` when a cell fails, `CrsError` when the folder cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="crs-") as sockets, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a kernel that supports subshells warns about each frontend that does not
+        warnings.simplefilter("ignore")  # kernels warn about frontends without subshells
         config = Config(KernelManager={"transport": "ipc", "ip": str(Path(sockets) / "kernel")})
         try:
             papermill.execute_notebook(
@@ -165,11 +165,11 @@ def execute_notebook(name: str, folder: Path, parameters: Mapping[str, Any]) -> 
                 progress_bar=False,
                 request_save_on_cell_execute=False,
                 config=config,
-                extra_arguments=["--IPKernelApp.log_level=50"],  # a kernel complains of the signal that ends it
+                extra_arguments=["--IPKernelApp.log_level=50"],  # kernels log an error about the signal that ends them
             )
         except PapermillExecutionError as error:
-            told = " ".join(error.evalue.split())
-            sentence = told if error.ename == "CrsError" else f"{name} failed: {error.ename}: {told}"
+            message = " ".join(error.evalue.split())
+            sentence = message if error.ename == "CrsError" else f"{name} failed: {error.ename}: {message}"
             raise NotebookError(sentence, _without_colours("\n".join(error.traceback))) from None
         except OSError as error:
             raise unwritable(folder, error) from None
@@ -191,7 +191,7 @@ def point_latest(reports: Path, folder: Path) -> None:
         raise unwritable(link, error) from None
 
 
-# ── what run.json records ───────────────────────────────────────────────────────────────────────────────────────
+# ── contents of run.json ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _record(planned: Plan) -> dict[str, Any]:
@@ -200,14 +200,14 @@ def _record(planned: Plan) -> dict[str, Any]:
         "status": "started",
         "started": now(),
         "finished": None,
-        "stages": {},  # seconds of each notebook that ended well
+        "stages": {},  # seconds of each complete notebook
         "parameters": planned.parameters.model_dump(),
         "parameters_given": dict(planned.given),
         "inputs": dict(planned.inputs),
         "git": _git(),
         "machine": _machine(),
         "packages": {d.name: d.version for d in sorted(distributions(), key=lambda d: d.name.lower())},
-        "reproducible": "same bytes on this kind of CPU and these packages; another CPU or a GPU may differ",
+        "reproducible": "same bytes on this kind of CPU with these packages; another CPU or a GPU may differ",
         "error": None,
         "traceback": None,
     }

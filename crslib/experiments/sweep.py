@@ -1,7 +1,7 @@
-"""A grid of runs in parallel processes. One failing condition stops no other; a killed sweep goes on where it stood.
+"""A grid of runs in parallel processes. A failing condition stops no other, and an interrupted sweep continues.
 
-A condition is an ordinary run (`pipeline`), shared with every other sweep and with `crs run`: what has been computed
-is found by its identity. When all have ended, notebook `04_compare` draws them.
+A condition is an ordinary run (`pipeline`), shared with other sweeps and with `crs run`, so that complete runs are not
+computed again. When all have ended, notebook `04_compare` compares them.
 """
 
 import json
@@ -20,12 +20,12 @@ from crslib.experiments import pipeline
 from crslib.identity import digest
 from crslib.store import Run, writing
 
-_TOLD = 3  # exit status of a condition that failed with a sentence, which stands in its run.json
+_RECORDED = 3  # exit status of a condition whose error is recorded in its run.json
 
 
 @dataclass
 class Condition:
-    """One point of the grid. `state`: waiting, running, success or error; `reused`: it had been computed before."""
+    """One point of the grid. `state`: waiting, running, success or error. `reused`: it had been computed before."""
 
     given: Mapping[str, Any]
     plan: pipeline.Plan
@@ -33,13 +33,30 @@ class Condition:
     reused: bool = False
     seconds: float = 0.0
 
+    @property
+    def error(self) -> str:
+        """The sentence of what went wrong, if `state` is error. A run without a recorded error could not be locked."""
+        in_use = "in use by another process; run the same command again when that has ended"
+        return (self.plan.run.info.get("error") or in_use) if self.state == "error" else ""
+
+    @property
+    def traceback(self) -> str:
+        """The traceback of the notebook that failed; empty without one."""
+        return self.plan.run.info.get("traceback") or ""
+
 
 def conditions(
-    grid: Sequence[Mapping[str, Any]], reports: Path, tell: Callable[[str], None] = lambda what: None
+    grid: Sequence[Mapping[str, Any]],
+    reports: Path,
+    workers: int = 1,
+    report: Callable[[str], None] = lambda text: None,
 ) -> list[Condition]:
-    """Plans every point of the grid before any of them starts; `tell` as in `pipeline.plan`. Raises `CrsError` as that
-    does, and for two points that are the same run."""
-    planned = [Condition(given, pipeline.plan(given, reports, tell)) for given in grid]
+    """Plans every point of the grid before any of them starts. With several workers a condition uses one CPU thread,
+    unless its point sets `threads`. `report` as in `pipeline.plan`. Raises `CrsError` as that does, and for two points
+    that are the same run."""
+    if workers > 1:
+        grid = [{"threads": 1, **point} for point in grid]
+    planned = [Condition(point, pipeline.plan(point, reports, report)) for point in grid]
     seen: dict[str, Condition] = {}
     for condition in planned:
         if (other := seen.setdefault(condition.plan.run_id, condition)) is not condition:
@@ -50,13 +67,13 @@ def conditions(
 def execute(
     planned: Sequence[Condition], reports: Path, workers: int, show: Callable[[Sequence[Condition]], None]
 ) -> Run:
-    """Runs all conditions, `workers` at a time, then `04_compare`; `show` is called a few times a second.
+    """Runs all conditions, `workers` at a time, then `04_compare`. `show` gets the conditions a few times a second.
 
-    Returns the sweep's folder below `reports/sweeps`. Failed conditions are left as their `run.json` tells.
+    Returns the sweep's folder below `reports/sweeps`. Why a condition failed is in its `error` and in its `run.json`.
     """
     context = multiprocessing.get_context("spawn")
     waiting = list(planned)
-    running: dict[int, tuple[Any, Condition, float]] = {}
+    running: dict[Any, tuple[Any, Condition, float]] = {}
     for condition in planned:
         if condition.plan.run.info.get("status") == "success":
             condition.state, condition.reused = "success", True
@@ -70,11 +87,11 @@ def execute(
                 condition.state = "running"
                 running[process.sentinel] = process, condition, time.monotonic()
             ended = wait(list(running), timeout=0.25)
-            for _, condition, begun in running.values():
-                condition.seconds = time.monotonic() - begun
+            for _, condition, started in running.values():
+                condition.seconds = time.monotonic() - started
             for sentinel in ended:
                 process, condition, _ = running.pop(sentinel)
-                _settle(condition, process)
+                _record_end(condition, process)
             show(planned)
     finally:
         for process, _, _ in running.values():
@@ -82,27 +99,27 @@ def execute(
     return _compare(planned, reports)
 
 
-def _settle(condition: Condition, process: Any) -> None:
+def _record_end(condition: Condition, process: Any) -> None:
     process.join()
     condition.state = "success" if process.exitcode == 0 else "error"
-    if process.exitcode not in (0, _TOLD):  # it crashed, so it could not tell
+    if process.exitcode not in (0, _RECORDED):  # it crashed before it could record an error
         error = f"the process of this condition ended with code {process.exitcode}"
         condition.plan.run.update(status="error", error=error)
 
 
 def _work(given: dict[str, Any], reports: Path) -> None:
-    """The body of one condition's process."""
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    """What the process of one condition does."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         pipeline.execute(pipeline.plan(given, reports))
     except CrsError:
-        raise SystemExit(_TOLD) from None
+        raise SystemExit(_RECORDED) from None
     except OSError as error:
         raise SystemExit(f"{reports}: {error}") from None
 
 
-def _follow_parent() -> None:
-    """Ends this process when the sweep is killed, so no orphan goes on writing (its kernel follows by itself)."""
+def _end_with_parent() -> None:
+    """Ends this process when the sweep is killed, so that it does not continue to write. Its kernel ends with it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
@@ -110,6 +127,7 @@ def _follow_parent() -> None:
 
 
 def _compare(planned: Sequence[Condition], reports: Path) -> Run:
+    """Writes `sweep.json` and executes `04_compare` in the sweep's folder, which it returns."""
     axes = sorted({name for c in planned for name in c.given if len({str(d.given.get(name)) for d in planned}) > 1})
     sweep_id = digest(sorted(condition.plan.run_id for condition in planned), "sweep")
     sweep = Run(reports.resolve() / "sweeps" / sweep_id)

@@ -1,6 +1,7 @@
-"""Copies of a dialogue that nobody who reads it prefers: what a judge, be it a model or a person, must tell from it.
+"""Controls for judges: corrupted copies of a dialogue, which an attentive reader never prefers to the original.
 
-Knows nothing of who judges, and of pairs.
+A judging model is asked about all kinds of corruption (`rubrics`), people about some (attention checks in `pairs`).
+Knows neither judges nor pairs.
 """
 
 from collections.abc import Sequence
@@ -9,26 +10,26 @@ from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.identity import derive_seed
 
 SHUFFLED, STRANGER, REPEATING = "shuffled", "another user's words", "repeating"
+CORRUPTIONS = (SHUFFLED, STRANGER, REPEATING)
+"""The kinds of corruption. A corrupted copy has its kind as its condition."""
 Turns = Sequence[tuple[str, str]]
-"""(role, text in format v1), as they come."""
+"""The turns of a dialogue in order: (role, text in format v1)."""
 
 
-def spoil(turns: Turns, kind: str, seed: int, other: Turns = ()) -> list[tuple[str, str]]:
-    """A spoilt copy of a dialogue in which both parties speak.
+def corrupt(turns: Turns, kind: str, seed: int, other: Turns = ()) -> list[tuple[str, str]]:
+    """A corrupted copy of a dialogue in which both parties speak.
 
-    `SHUFFLED`: all turns in another order, the last one first. `STRANGER`: the user says what the user of `other` says,
-    from the start again where that is not enough. `REPEATING`: one line, the middle one of the recommender's, is all it
-    ever says. A dialogue that is like this anyway comes back as it is.
+    `SHUFFLED`: the last turn first, then all others in random order. `STRANGER`: the user's texts are replaced by those
+    of the user in `other`, repeated from the start where they do not suffice. `REPEATING`: all texts of the recommender
+    are replaced by its middle one. The copy equals the original where the original already has that form.
     """
     if kind == SHUFFLED:
         *others, last = enumerate(turns)
-        return [
-            turn for _, turn in [last, *sorted(others, key=lambda it: derive_seed(seed, "shuffle", it[0], it[1][1]))]
-        ]
+        shuffled = sorted(others, key=lambda numbered: derive_seed(seed, "shuffle", numbered[0], numbered[1][1]))
+        return [turn for _, turn in [last, *shuffled]]
     if kind == STRANGER:
-        words = [text for role, text in other if role == USER]
-        spoken = iter(words * len(turns))
-        return [(role, next(spoken) if role == USER else text) for role, text in turns]
+        texts = iter([text for role, text in other if role == USER] * len(turns))
+        return [(role, next(texts) if role == USER else text) for role, text in turns]
     lines = [text for role, text in turns if role == RECOMMENDER]
-    line = lines[len(lines) // 2]
-    return [(role, line if role == RECOMMENDER else text) for role, text in turns]
+    middle = lines[len(lines) // 2]
+    return [(role, middle if role == RECOMMENDER else text) for role, text in turns]

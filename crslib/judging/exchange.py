@@ -1,7 +1,8 @@
-"""Pairs for other platforms and votes from them: CSV and JSON lines, potato, Label Studio.
+"""Pairs for other annotation platforms and votes from them: CSV and JSON lines, potato, Label Studio.
 
-What leaves is blind: pair id, texts and questions, no condition. What comes back is joined to the study's pairs by id;
-sides are those of table `pairs`, which are drawn. Second showings and a rater's own sides exist on our page.
+Exported pairs are blind: pair id, texts and questions, no condition. Imported votes are joined to the study's pairs by
+id. The sides are those of table `pairs`, the same for every rater, and no pair is shown twice: only the project's own
+page does that.
 """
 
 import json
@@ -23,14 +24,15 @@ FORMS = ("csv", "jsonl", "potato", "labelstudio")
 _VOTE = dict(schemas.TABLES["votes"])
 
 
-# ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── export ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def write(study: Study, form: str, folder: Path) -> list[Path]:
     """Writes the study for `form` into `folder`; returns the files.
 
-    csv, jsonl: `pairs` (pair_id, left, right, profile: texts) and `votes` (the table, conditions and all: keep it from
-    raters). potato: `config.yaml` and `pairs.jsonl`. labelstudio: `config.xml` and `tasks.json`.
+    csv, jsonl: `pairs` (pair_id, left, right, profile: texts) and `votes` (the table, which names conditions: do not
+    show it to raters). potato: `config.yaml` and `pairs.jsonl`. labelstudio: `config.xml` and `tasks.json`. Raises
+    `CrsError` when the folder cannot be written.
     """
     pairs = [_texts(row) for row in study.pairs.iter_rows(named=True)]
     if form in ("csv", "jsonl"):
@@ -57,7 +59,7 @@ def _texts(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _potato(study: Study, pairs: list[dict[str, str]]) -> dict[str, str]:
-    """https://potato-annotation.readthedocs.io: one radio scheme per question; the texts as a list."""
+    """One radio scheme per question and the texts as a list (https://potato-annotation.readthedocs.io)."""
     config = {
         "annotation_task_name": "Which dialogue?",
         "task_dir": ".",
@@ -79,9 +81,9 @@ def _potato(study: Study, pairs: list[dict[str, str]]) -> dict[str, str]:
     }
     parts = {"LEFT": "left", "RIGHT": "right"} | ({"THE USER": "profile"} if _has_profiles(study) else {})
     texts = [[f"{title}\n{pair[name]}" for title, name in parts.items()] for pair in pairs]
-    # potato shows texts as HTML: what a dialogue holds of it must not run there
-    escaped = [[_escaped(text).replace("\n", "<br>") for text in shown] for shown in texts]
-    rows = [{"id": pair["pair_id"], "text": shown} for pair, shown in zip(pairs, escaped, strict=True)]
+    # potato shows texts as HTML, so markup in a dialogue must be escaped
+    escaped = [[_escaped(text).replace("\n", "<br>") for text in parts_of_pair] for parts_of_pair in texts]
+    rows = [{"id": pair["pair_id"], "text": text} for pair, text in zip(pairs, escaped, strict=True)]
     return {
         "config.yaml": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         "pairs.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
@@ -89,7 +91,7 @@ def _potato(study: Study, pairs: list[dict[str, str]]) -> dict[str, str]:
 
 
 def _has_profiles(study: Study) -> bool:
-    """Whether there is a profile to show: none where people's dialogues are on one side."""
+    """Whether there are profiles to show; pairs with a human dialogue have none."""
     return bool((study.pairs["summary"] != "").any())
 
 
@@ -98,9 +100,9 @@ def _escaped(text: str) -> str:
 
 
 def _labelstudio(study: Study, pairs: list[dict[str, str]]) -> dict[str, str]:
-    """https://labelstud.io/guide: two texts and a required choice per question."""
+    """Two texts and one required choice per question (https://labelstud.io/guide)."""
     choices = "".join(f'<Choice value="{choice}"/>' for choice in CHOICES)
-    asked = "".join(
+    questions = "".join(
         f"  <Header value={quoteattr(question.question)}/>\n"
         f'  <Choices name={quoteattr(question.criterion)} toName="left" choice="single-radio" required="true">'
         f"{choices}</Choices>\n"
@@ -110,21 +112,21 @@ def _labelstudio(study: Study, pairs: list[dict[str, str]]) -> dict[str, str]:
     config = (
         '<View>\n  <View style="display: grid; grid-template-columns: 1fr 1fr; gap: 1em">\n'
         '    <Text name="left" value="$left"/>\n    <Text name="right" value="$right"/>\n  </View>\n'
-        f"{profile}{asked}</View>\n"
+        f"{profile}{questions}</View>\n"
     )
     tasks = [{"data": pair} for pair in pairs]
     return {"config.xml": config, "tasks.json": json.dumps(tasks, indent=1, ensure_ascii=False) + "\n"}
 
 
-# ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── import ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def read(study: Study, form: str, path: Path) -> pl.DataFrame:
     """Votes that were given elsewhere on the study's pairs: table `votes`.
 
-    csv, jsonl: the table itself, or only pair_id, criterion, choice and rater with sides as in `pairs`. potato: its
+    csv, jsonl: the table itself, or only pair_id, criterion, choice and rater with the sides of `pairs`. potato: its
     output folder (`user_state.json` of every user, or `annotated_instances.jsonl`). labelstudio: its JSON export.
-    Raises `CrsError` when the file is of another kind, or a pair is not of this study.
+    Raises `CrsError` when the file has another format, holds no votes, or a pair is of another study.
     """
     try:
         if form in ("csv", "jsonl"):
@@ -132,17 +134,17 @@ def read(study: Study, form: str, path: Path) -> pl.DataFrame:
         else:
             rows = list(_from_potato(path) if form == "potato" else _from_labelstudio(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pl.exceptions.PolarsError) as error:
-        raise CrsError(f"{path} holds no votes as {form} gives them ({' '.join(str(error).split())})") from None
-    sides = {row["pair_id"]: row for row in study.pairs.iter_rows(named=True)}
-    whole = []
+        why = " ".join(str(error).split())
+        raise CrsError(f"cannot read votes in the format {form} from {path} ({why}); check --as and the file") from None
+    pairs = {row["pair_id"]: row for row in study.pairs.iter_rows(named=True)}
+    votes = []
     for row in rows:
-        if row["pair_id"] not in sides:
-            raise CrsError(f"pair {row['pair_id']!r} is not in the study {study.path}; import votes of its own pairs")
-        known = {name: sides[row["pair_id"]][name] for name in _VOTE if name in sides[row["pair_id"]]}
-        whole.append({**dict.fromkeys(_VOTE), **known, **{name: row[name] for name in row if name in _VOTE}})
-    if not whole:
-        raise CrsError(f"{path} holds no votes; is it what {form} wrote?")
-    return pl.DataFrame(whole, schema=_VOTE, strict=False)
+        study.check_pair(row["pair_id"])
+        sides = {name: value for name, value in pairs[row["pair_id"]].items() if name in _VOTE}
+        votes.append({**dict.fromkeys(_VOTE), **sides, **{name: row[name] for name in row if name in _VOTE}})
+    if not votes:
+        raise CrsError(f"{path} holds no votes in the format {form}; check --as and the file")
+    return pl.DataFrame(votes, schema=_VOTE, strict=False)
 
 
 def _table(form: str, path: Path) -> list[dict[str, Any]]:
@@ -150,8 +152,8 @@ def _table(form: str, path: Path) -> list[dict[str, Any]]:
     needed = ("pair_id", "criterion", "choice", "rater")
     if missing := [name for name in needed if name not in frame.columns]:
         raise ValueError(f"column {missing[0]!r} is missing")
-    here = [name for name in _VOTE if name in frame.columns]
-    return frame.select(pl.col(name).cast(_VOTE[name]) for name in here).to_dicts()
+    columns = [name for name in _VOTE if name in frame.columns]
+    return frame.select(pl.col(name).cast(_VOTE[name]) for name in columns).to_dicts()
 
 
 def _from_potato(folder: Path) -> Iterator[dict[str, Any]]:
@@ -164,7 +166,7 @@ def _from_potato(folder: Path) -> Iterator[dict[str, Any]]:
         else:
             continue
         for order, (pair_id, given) in enumerate(labels.items()):
-            # a list of [{schema, name}, value], a later entry in place of an earlier one; or schema → {name: value}
+            # schema → {name: value}, or a list of [{schema, name}, value] in which later entries replace earlier ones
             pairs = (
                 given.items() if isinstance(given, dict) else ((label["schema"], [label["name"]]) for label, _ in given)
             )
@@ -174,23 +176,23 @@ def _from_potato(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _from_labelstudio(path: Path) -> Iterator[dict[str, Any]]:
-    seen: dict[str, int] = {}
+    orders: dict[str, int] = {}
     for task in json.loads(path.read_text(encoding="utf-8")):
         for annotation in task["annotations"]:
             if annotation.get("was_cancelled"):
                 continue
-            by = annotation["completed_by"]  # a number, or the person's record
+            by = annotation["completed_by"]  # a number, or a record of the person
             rater = str(by.get("email", by["id"]) if isinstance(by, dict) else by)
-            order = seen[rater] = seen.get(rater, -1) + 1
-            given = [result for result in annotation["result"] if result["type"] == "choices"]
-            spent = annotation.get("lead_time")
-            for result in given:
+            order = orders[rater] = orders.get(rater, -1) + 1
+            choices = [result for result in annotation["result"] if result["type"] == "choices"]
+            seconds = annotation.get("lead_time")
+            for result in choices:
                 yield {
                     "pair_id": task["data"]["pair_id"],
                     "criterion": result["from_name"],
                     "choice": result["value"]["choices"][0],
                     "rater": rater,
                     "order": order,
-                    "seconds": spent / len(given) if spent else None,
+                    "seconds": seconds / len(choices) if seconds else None,
                     "at": annotation.get("created_at"),
                 }

@@ -1,6 +1,6 @@
-"""Who answers a question that has few possible answers: the model of a GGUF file, or one behind an HTTP endpoint.
+"""Who answers: a judging model, from a GGUF file or behind an HTTP endpoint, that chooses among a few options.
 
-Knows nothing of dialogues, criteria or what becomes of the answers.
+Knows neither dialogues nor criteria nor what the answers are used for (`rubrics`).
 """
 
 import os
@@ -17,23 +17,24 @@ from crslib.engines import llama
 from crslib.errors import CrsError
 
 KEY = "CRS_JUDGE_KEY"
-"""The environment variable with the key of an endpoint. One of its own, so that no key goes where it is not meant."""
+"""The environment variable with the key of an endpoint. A variable of its own: no other key is ever sent there."""
 
 _N_CTX = 4096
 _TIMEOUT = 120.0  # seconds that an endpoint may take for one answer
 _RETRIES = 4  # with growing pauses
 _MAX_TOKENS = 1024  # room for a model that thinks aloud before it answers
-_BEFORE = "(?:the|answer|is|dialogue|mark|option)"
+_FILLER = "(?:the|answer|is|dialogue|mark|option)"
 
 
 class Judge(Protocol):
-    """Somebody to ask. Answers depend on `identity`, messages and options only, as far as the model allows."""
+    """A model that chooses among options. `identity`, messages and options decide the answer, as far as the model
+    allows."""
 
     name: str
     identity: Mapping[str, Any]
 
     def ask(self, messages: Sequence[Message], options: Sequence[str]) -> list[float] | None:
-        """The probability of each option, of all options 1 together; None where there is no usable answer."""
+        """The probability of each option, with sum 1; None where there is no usable answer."""
         ...
 
     def close(self) -> None: ...
@@ -42,11 +43,12 @@ class Judge(Protocol):
 class LocalJudge:
     """A GGUF model in its own chat template. The text of a message never becomes a control token.
 
-    It generates nothing: the options are weighed by the probability of their tokens as the whole answer's beginning.
+    It generates nothing: an option's probability is that of its tokens as the beginning of the answer, normalised over
+    the options.
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
-        """`threads`: of the CPU, 0 is all of them. Raises `CrsError` when the file cannot be read."""
+        """`threads`: CPU threads, 0 is all of them. Raises `CrsError` when the file cannot be read."""
         self._model = llama.Model(path)
         cpus = threads or os.cpu_count() or 1
         self._engine = llama.LlamaEngine(self._model, None, n_ctx=_N_CTX, width=1, threads=cpus)
@@ -65,7 +67,7 @@ class LocalJudge:
         self.close()
 
     def ask(self, messages: Sequence[Message], options: Sequence[str]) -> list[float] | None:
-        """See `Judge`; None for messages that are longer than the context."""
+        """As `Judge.ask`; None for messages that do not fit into the context."""
         prompt = self._template.encode(messages, self._engine)
         answers = [self._engine.encode(option) for option in options]
         if len(prompt) + max(map(len, answers)) >= _N_CTX:
@@ -80,10 +82,10 @@ class LocalJudge:
 
 
 class EndpointJudge:
-    """A model behind an OpenAI-compatible endpoint (POST /chat/completions). Messages travel as JSON strings.
+    """A model behind an OpenAI-compatible endpoint (POST /chat/completions). Messages are sent as JSON strings.
 
-    The option that it names has probability 1; an answer that is not one of the options is none. What fails in passing
-    (no connection, 429, 5xx) is tried again a few times.
+    The option that it names has probability 1; a text that names no option is no answer. Failures that may pass (no
+    connection, status 429 or 5xx) are tried again a few times.
     """
 
     def __init__(self, url: str, model: str, *, timeout: float = _TIMEOUT, retries: int = _RETRIES) -> None:
@@ -91,7 +93,7 @@ class EndpointJudge:
         import openai
 
         if not re.match(r"https?://\w", url):
-            raise CrsError(f"the endpoint {url!r} is no HTTP address; give one like http://localhost:8080/v1")
+            raise CrsError(f"the endpoint {url!r} is not an HTTP address; give one like http://localhost:8080/v1")
         self._client = openai.OpenAI(
             base_url=url,
             api_key=os.environ.get(KEY) or "none",
@@ -104,11 +106,12 @@ class EndpointJudge:
         self.identity: Mapping[str, Any] = {"judge": "endpoint", "url": url, "model": model, "temperature": 0}
 
     def ask(self, messages: Sequence[Message], options: Sequence[str]) -> list[float] | None:
-        """See `Judge`. Raises `CrsError` when the endpoint cannot be reached, refuses, or speaks another language."""
-        chosen = chosen_option(self._said(messages), options)
+        """As `Judge.ask`. Raises `CrsError` when the endpoint cannot be reached, refuses, or sends something else than
+        a chat completion."""
+        chosen = chosen_option(self._completion(messages), options)
         return None if chosen is None else [float(option == chosen) for option in options]
 
-    def _said(self, messages: Sequence[Message]) -> str:
+    def _completion(self, messages: Sequence[Message]) -> str:
         import openai
 
         try:
@@ -121,8 +124,8 @@ class EndpointJudge:
             return reply.choices[0].message.content or ""
         except openai.APITimeoutError:
             raise CrsError(
-                f"the endpoint {self._url} gave no answer within {self._timeout:g} s, again and again; "
-                "look after it and run the same again: what it has answered is kept"
+                f"the endpoint {self._url} gave no answer within {self._timeout:g} s, in all attempts; "
+                "check it and run the same command again, which continues after the answers so far"
             ) from None
         except openai.APIConnectionError as error:
             raise CrsError(
@@ -134,8 +137,8 @@ class EndpointJudge:
             ) from None
         except (openai.APIError, ValueError, AttributeError, TypeError, IndexError):
             raise CrsError(
-                f"what the endpoint {self._url} answers is no chat completion; give the address that comes before "
-                "/chat/completions of an OpenAI-compatible server"
+                f"the endpoint {self._url} sent no chat completion; give the address of an OpenAI-compatible server, "
+                "without /chat/completions"
             ) from None
 
     def close(self) -> None:
@@ -143,11 +146,11 @@ class EndpointJudge:
 
 
 def chosen_option(answer: str, options: Sequence[str]) -> str | None:
-    """The option that an answer consists of, thoughts, punctuation and words like "Answer:" aside; else None."""
-    said = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL)
-    among = "|".join(map(re.escape, options))
-    found = re.fullmatch(rf"\W*(?:{_BEFORE}\W+)*({among})\W*", said, re.IGNORECASE)
-    return next(option for option in options if option.lower() == found[1].lower()) if found else None
+    """The option that an answer consists of, apart from thoughts, punctuation and words like "Answer:"; else None."""
+    text = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL)
+    any_option = "|".join(map(re.escape, options))
+    match = re.fullmatch(rf"\W*(?:{_FILLER}\W+)*({any_option})\W*", text, re.IGNORECASE)
+    return next(option for option in options if option.lower() == match[1].lower()) if match else None
 
 
 def _remedy(error: Any) -> str:
@@ -156,5 +159,15 @@ def _remedy(error: Any) -> str:
     if error.status_code == 404:
         return "check --endpoint (it often ends in /v1) and --endpoint-model"
     if error.status_code < 500 and error.status_code != 429:
-        return "it does not take this request: give another model"
-    return "look after it and run the same again: what it has answered is kept"
+        return "it does not accept this request: give another model"
+    return "check it and run the same command again, which continues after the answers so far"
+
+
+def open_judge(model: str = "smollm2", endpoint: str = "", endpoint_model: str = "", threads: int = 0) -> Judge:
+    """The model `endpoint_model` behind `endpoint` where these are given, else the GGUF `model` (a path, or `smollm2`).
+
+    Raises `CrsError` when only one of the two is given, or as the class of judge does.
+    """
+    if bool(endpoint) != bool(endpoint_model):
+        raise CrsError("an endpoint needs both --endpoint URL and --endpoint-model NAME")
+    return EndpointJudge(endpoint, endpoint_model) if endpoint else LocalJudge(llama.model_path(model), threads)

@@ -1,7 +1,7 @@
-"""Which dialogues people compare, and in which order and on which side each rater sees them.
+"""Which pairs of dialogues people compare, and in which order and on which side each rater sees them.
 
-Every draw is a sort by a derived seed: the same runs and seed give the same pairs, and a rater who comes back finds the
-same order. Knows nothing of votes, pages or files of a study.
+Every random choice is a sort by a derived seed: the same runs and seed give the same pairs, and a rater who comes back
+gets the same order. Knows neither votes nor pages nor the files of a study.
 """
 
 from collections import defaultdict
@@ -12,169 +12,151 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
 from crslib import schemas
-from crslib.config import ROOT
 from crslib.data.catalog import Catalog
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, digest
 from crslib.judging import turing
-from crslib.judging.controls import REPEATING, SHUFFLED, spoil
+from crslib.judging.controls import REPEATING, SHUFFLED, corrupt
 from crslib.judging.turing import HUMAN
 from crslib.store import Run
 
 CHECKS = (SHUFFLED, REPEATING)
-"""Conditions that exist in attention checks only: an intact dialogue's spoilt copies."""
-EVERY = 10  # one attention check, and one pair that comes back with its sides changed, among so many pairs
-CHECK_TURNS = 6  # what is spoilt must be long enough to notice
+"""Conditions that exist in attention checks only: corrupted copies of a dialogue."""
+EVERY = 10  # pairs per attention check, and per pair that is shown a second time
+CHECK_TURNS = 6  # least length of a dialogue in a check: corruption of a shorter one is hard to notice
 
-
-# ── questions ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked of a pair. `profile`: the private profile is shown; `check`: a spoilt copy must lose it."""
-
-    criterion: str
-    question: str
-    profile: bool = False
-    check: bool = False
-
-
-def read_questions(path: Path = ROOT / "data/questions.yaml") -> list[Question]:
-    """The questions of a YAML list. Raises `CrsError` when the file is missing or holds something else."""
-    try:
-        questions = [Question(**row) for row in yaml.safe_load(path.read_text(encoding="utf-8"))]
-    except OSError as error:
-        raise CrsError(f"cannot read the questions in {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        why = " ".join(str(error).split())
-        raise CrsError(f"{path} must be a YAML list of criterion, question, profile and check: {why}") from None
-    names = [question.criterion for question in questions]
-    if not names or len(set(names)) < len(names):
-        raise CrsError(f"{path} must hold one or more questions, each with a criterion of its own; found {names}")
-    return questions
-
-
-# ── pairs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def build(runs: Mapping[str, Run], n_pairs: int, seed: int, redial: Path | None = None) -> pl.DataFrame:
-    """`n_pairs` pairs from two or more runs (condition → run), and attention checks on top: table `pairs`.
-
-    A pair is one profile's dialogue (of the same id, so the same copy) under two conditions; conditions meet equally
-    often, each as often left as right (±1), and nobody comes twice before all have come. Turns without words are
-    not shown, nor dialogues in which one side says nothing. Checks set an intact dialogue against a copy with its turns
-    shuffled (`shuffled`), or with one line for all the recommender says (`repeating`); they prefer people who are in no
-    pair.
-
-    With `redial` (ReDial's zip or folder) one run is enough, and a pair is one of its dialogues beside one of two
-    people that the same side opens and that has as many turns, both in one form (`humans.alike`). No human dialogue
-    comes twice, and there is no profile.
-
-    Raises `CrsError` for too few runs, a condition called like a check or like people, or too few dialogues that fit.
-    """
-    if len(runs) < (1 if redial else 2):
-        raise CrsError("people compare the dialogues of two or more runs; name two run folders, or that of a sweep")
-    if taken := sorted({*CHECKS, HUMAN} & set(runs)):
-        raise CrsError(
-            f"condition {taken[0]!r} is called like an attention check, or like people; give that run another name"
-        )
-    talks = {condition: _talks(run, condition) for condition, run in runs.items()}
-    if redial:
-        catalog = Catalog(next(iter(runs.values())).read("items"))
-        people = turing.talks(redial, catalog)
-        talks = {condition: _alike(own, catalog) for condition, own in talks.items()}
-        met, fitting = _beside_people(talks, people, seed), "that a human one fits in opener and turns"
-        talks[HUMAN] = people
-    else:
-        met, fitting = _of_one_profile(talks, seed), "of one profile"
-    if (there := sum(map(len, met.values()))) < n_pairs:
-        names = ", ".join(runs)
-        raise CrsError(f"{n_pairs} pairs asked for, but {names} have {there} {fitting}; ask for as many at most")
-    rows, used, times = [], set(), dict.fromkeys(met, 0)
-    while len(rows) < n_pairs:
-        for number, (ab, rest) in enumerate(met.items()):
-            if rest and len(rows) < n_pairs:
-                pair = next((pair for pair in rest if pair[1]["dialogue_id"] not in used), rest[0])
-                rest.remove(pair)
-                used.update(side["dialogue_id"] for side in pair)
-                rows.append(_pair(*(pair if (times[ab] + number) % 2 == 0 else reversed(pair))))
-                times[ab] += 1
-    return schemas.check(pl.DataFrame(rows + _checks(talks, used, n_pairs, seed), schema=_SCHEMA), "pairs")
-
-
-_Talks = Mapping[str, dict[str, Any]]
-_Met = dict[tuple[str, str], list[tuple[dict[str, Any], dict[str, Any]]]]
+_Dialogues = Mapping[str, dict[str, Any]]
+_Candidates = dict[tuple[str, str], list[tuple[dict[str, Any], dict[str, Any]]]]
 _SCHEMA = dict(schemas.TABLES["pairs"])
 _SIDE = {"run": "run_id", "condition": "condition", "dialogue": "dialogue_id", "turns": "turns"}
 
 
-def _talks(run: Run, condition: str) -> dict[str, dict[str, Any]]:
-    """Dialogue id → condition, run, profile and turns of every dialogue that is shown."""
-    said = (
+def pair_id(*sides: tuple[str, str, str]) -> str:
+    """The id of a pair from (run_id, dialogue_id, condition) of its two dialogues, in either order. `condition` is the
+    one in the run's own table, so that people's and models' votes on the same dialogues share the id."""
+    return digest(sorted([list(side) for side in sides]), "pair")
+
+
+# ── building pairs ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def build(runs: Mapping[str, Run], n_pairs: int, seed: int, redial: Path | None = None) -> pl.DataFrame:
+    """`n_pairs` pairs from two or more runs (condition → run), and attention checks in addition: table `pairs`.
+
+    A pair is one profile's dialogue (of the same id) under two conditions. All pairs of conditions are equally
+    frequent, each condition is as often left as right (±1), and no profile comes twice before all have come once. Turns
+    without text are not shown, nor dialogues in which one party says nothing. A check sets a dialogue against a copy
+    with shuffled turns (`shuffled`) or with one text for all turns of the recommender (`repeating`). Profiles that are
+    in no pair are preferred for checks.
+
+    With `redial` (ReDial's zip or folder) one run is enough. A pair then is one of its dialogues and a human one with
+    the same opener and the same number of turns, both in the form of `turing.normalise` and without a profile. No
+    human dialogue comes twice.
+
+    Raises `CrsError` for too few runs, a condition with the name of a check or `human`, or too few dialogues.
+    """
+    if len(runs) < (1 if redial else 2):
+        raise CrsError("people compare the dialogues of two or more runs; name two run folders, or that of a sweep")
+    if reserved := sorted({*CHECKS, HUMAN} & set(runs)):
+        raise CrsError(
+            f"condition {reserved[0]!r} has the name of an attention check or of human dialogues; rename that condition"
+        )
+    dialogues: dict[str, _Dialogues] = {condition: _shown(run, condition) for condition, run in runs.items()}
+    if redial:
+        catalog = Catalog(next(iter(runs.values())).read("items"))
+        human = turing.human_dialogues(redial, catalog)
+        dialogues = {condition: _normalised(own, catalog) for condition, own in dialogues.items()}
+        candidates, which = _with_human(dialogues, human, seed), "with the opener and length of a human one"
+        dialogues[HUMAN] = human
+    else:
+        candidates, which = _of_same_profile(dialogues, seed), "of one profile"
+    if (available := sum(map(len, candidates.values()))) < n_pairs:
+        names = ", ".join(runs)
+        raise CrsError(f"{n_pairs} pairs asked for, but {names} have {available} {which}; ask for as many at most")
+    rows: list[dict[str, Any]] = []
+    used: set[str] = set()
+    times = dict.fromkeys(candidates, 0)
+    while len(rows) < n_pairs:
+        for number, (conditions, rest) in enumerate(candidates.items()):
+            if rest and len(rows) < n_pairs:
+                pair = next((pair for pair in rest if pair[1]["dialogue_id"] not in used), rest[0])
+                rest.remove(pair)
+                used.update(side["dialogue_id"] for side in pair)
+                rows.append(_row(*(pair if (times[conditions] + number) % 2 == 0 else reversed(pair))))
+                times[conditions] += 1
+    return schemas.check(pl.DataFrame(rows + _checks(dialogues, used, n_pairs, seed), schema=_SCHEMA), "pairs")
+
+
+def _shown(run: Run, condition: str) -> dict[str, dict[str, Any]]:
+    """The dialogues of a run in which both parties speak, by id: ids, condition, profile and turns. `condition` is the
+    name in the study, `own_condition` the one in the run's table."""
+    turns = (
         run.read("turns")
         .filter(pl.col("text") != "")
         .sort("dialogue_id", "turn")
         .group_by("dialogue_id", maintain_order=True)
-        .agg(pl.struct("role", "text").alias("turns"), pl.col("role").n_unique().alias("sides"))
+        .agg(pl.struct("role", "text").alias("turns"), pl.col("role").n_unique().alias("parties"))
     )
     table = (
         run.read("dialogues")
-        .rename({"condition": "called"})
+        .rename({"condition": "own_condition"})
         .join(run.read("profiles"), on="profile_id")
-        .join(said.filter(pl.col("sides") == 2), on="dialogue_id")
-        .select("dialogue_id", "run_id", "called", "profile_id", "summary", "attributes", "turns")
+        .join(turns.filter(pl.col("parties") == 2), on="dialogue_id")
+        .select("dialogue_id", "run_id", "own_condition", "profile_id", "summary", "attributes", "turns")
         .sort("dialogue_id")
     )
     return {row["dialogue_id"]: {**row, "condition": condition} for row in table.iter_rows(named=True)}
 
 
-def _alike(talks: _Talks, catalog: Catalog) -> _Talks:
-    """The dialogues as human ones are shown: in one form, without profiles, and none in which a film has no year."""
-    formed = {one: turing.alike(talk["turns"], catalog) for one, talk in talks.items()}
-    return {one: {**talks[one], **turing.NOBODY, "turns": turns} for one, turns in formed.items() if turns is not None}
+def _normalised(dialogues: _Dialogues, catalog: Catalog) -> _Dialogues:
+    """The dialogues in the form of human ones and without profiles; those with a film without a year are left out."""
+    forms = {name: turing.normalise(dialogue["turns"], catalog) for name, dialogue in dialogues.items()}
+    return {
+        name: {**dialogues[name], **turing.NO_PROFILE, "turns": turns}
+        for name, turns in forms.items()
+        if turns is not None
+    }
 
 
-def _of_one_profile(talks: Mapping[str, _Talks], seed: int) -> _Met:
-    """Every two conditions → the pairs of one profile's dialogues, in the order in which they are drawn."""
-    met = {}
-    for a, b in combinations(talks, 2):
-        both = [one for one in talks[a] if one in talks[b] and _same_person(talks[a][one], talks[b][one])]
-        met[a, b] = [(talks[a][one], talks[b][one]) for one in _drawn(both, seed)]
-    return met
+def _of_same_profile(dialogues: Mapping[str, _Dialogues], seed: int) -> _Candidates:
+    """For every two conditions the pairs of one profile's dialogues, in random order."""
+    candidates = {}
+    for a, b in combinations(dialogues, 2):
+        left, right = dialogues[a], dialogues[b]
+        both = [name for name in left if name in right and _same_profile(left[name], right[name])]
+        candidates[a, b] = [(left[name], right[name]) for name in _shuffled(both, seed)]
+    return candidates
 
 
-def _beside_people(talks: Mapping[str, _Talks], people: _Talks, seed: int) -> _Met:
-    """People and each condition → the pairs of a human dialogue and a simulated one of its kind, as they are drawn.
-
-    No human dialogue comes twice: who meets it again would know it for the real one.
-    """
+def _with_human(dialogues: Mapping[str, _Dialogues], human: _Dialogues, seed: int) -> _Candidates:
+    """For `human` and each condition the pairs of a human dialogue and a simulated one of the same shape, in random
+    order. No human dialogue comes twice: a rater who meets it again would know that it is the real one."""
     free = defaultdict(list)
-    for one in _drawn(people, seed):
-        free[turing.kind(people[one])].append(people[one])
-    met: _Met = {(HUMAN, condition): [] for condition in talks}
-    for in_turn in zip_longest(*(_drawn(own, seed) for own in talks.values())):  # no condition takes the rare ones
-        for condition, one in zip(talks, in_turn, strict=True):
-            if one is not None and (fit := free[turing.kind(talks[condition][one])]):
-                met[HUMAN, condition].append((fit.pop(0), talks[condition][one]))
-    return met
+    for name in _shuffled(human, seed):
+        free[turing.shape(human[name])].append(human[name])
+    candidates: _Candidates = {(HUMAN, condition): [] for condition in dialogues}
+    # conditions take turns, so that none of them uses up the rare shapes
+    for names in zip_longest(*(_shuffled(own, seed) for own in dialogues.values())):
+        for condition, name in zip(dialogues, names, strict=True):
+            if name is not None and (matches := free[turing.shape(dialogues[condition][name])]):
+                candidates[HUMAN, condition].append((matches.pop(0), dialogues[condition][name]))
+    return candidates
 
 
-def _drawn(ids: Iterable[str], seed: int) -> list[str]:
-    return sorted(ids, key=lambda one: derive_seed(seed, "pair", one))
+def _shuffled(ids: Iterable[str], seed: int) -> list[str]:
+    return sorted(ids, key=lambda name: derive_seed(seed, "pair", name))
 
 
-def _same_person(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+def _same_profile(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return all(a[name] == b[name] for name in ("profile_id", "summary", "attributes"))
 
 
-def _pair(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
-    who = sorted([side["run_id"], side["dialogue_id"], side["called"]] for side in (left, right))
+def _row(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of table `pairs`."""
     return {
-        "pair_id": digest(who, "pair"),
+        "pair_id": pair_id(*((side["run_id"], side["dialogue_id"], side["own_condition"]) for side in (left, right))),
         **{name: left[name] for name in ("profile_id", "summary", "attributes")},
         **{f"left_{name}": left[column] for name, column in _SIDE.items()},
         **{f"right_{name}": right[column] for name, column in _SIDE.items()},
@@ -184,27 +166,32 @@ def _pair(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
 # ── attention checks ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _checks(talks: Mapping[str, Mapping[str, dict[str, Any]]], used: set[str], n_pairs: int, seed: int) -> list[Any]:
-    """One check per `EVERY` pairs, one of each kind at least, where dialogues are long enough; conditions in turn."""
-    wanted = max(len(CHECKS), n_pairs // EVERY)
+def _checks(dialogues: Mapping[str, _Dialogues], used: set[str], n_pairs: int, seed: int) -> list[dict[str, Any]]:
+    """One check per `EVERY` pairs, at least one of each kind, of dialogues that are long enough; conditions in turn."""
     queues = []
-    for condition, own in talks.items():
-        fit = [talk for one, talk in own.items() if len(talk["turns"]) >= CHECK_TURNS]
-        keys = {talk["dialogue_id"]: derive_seed(seed, "check", condition, talk["dialogue_id"]) for talk in fit}
-        queues.append(sorted(fit, key=lambda talk: (talk["dialogue_id"] in used, keys[talk["dialogue_id"]])))
-    rows, taken = [], set()
-    for number in range(wanted):
+    for condition, own in dialogues.items():
+        long = [dialogue for dialogue in own.values() if len(dialogue["turns"]) >= CHECK_TURNS]
+        keys = {one["dialogue_id"]: derive_seed(seed, "check", condition, one["dialogue_id"]) for one in long}
+        queues.append(sorted(long, key=lambda one: (one["dialogue_id"] in used, keys[one["dialogue_id"]])))
+    rows: list[dict[str, Any]] = []
+    checked: set[str] = set()
+    for number in range(max(len(CHECKS), n_pairs // EVERY)):
         turn, place = divmod(number, len(queues))
-        free = [talk for talk in queues[place] if talk["dialogue_id"] not in taken]
+        free = [dialogue for dialogue in queues[place] if dialogue["dialogue_id"] not in checked]
         if free:
-            talk, kind = free[0], CHECKS[(turn + place) % len(CHECKS)]  # both kinds for every condition
-            taken.add(talk["dialogue_id"])
-            copy = spoil([(turn["role"], turn["text"]) for turn in talk["turns"]], kind, seed)
+            intact, kind = free[0], CHECKS[(turn + place) % len(CHECKS)]  # every condition gets both kinds
+            checked.add(intact["dialogue_id"])
+            copy = corrupt([(turn["role"], turn["text"]) for turn in intact["turns"]], kind, seed)
             turns = [{"role": role, "text": text} for role, text in copy]
-            spoilt = {**talk, "condition": kind, "called": kind, "turns": turns}
-            left = derive_seed(seed, "side", talk["dialogue_id"]) % 2
-            rows.append(_pair(spoilt, talk) if left else _pair(talk, spoilt))
+            corrupted = {**intact, "condition": kind, "own_condition": kind, "turns": turns}
+            corrupted_left = derive_seed(seed, "side", intact["dialogue_id"]) % 2
+            rows.append(_row(corrupted, intact) if corrupted_left else _row(intact, corrupted))
     return rows
+
+
+def is_check() -> pl.Expr:
+    """Whether a row of `pairs` or `votes` is an attention check."""
+    return pl.col("left_condition").is_in(CHECKS) | pl.col("right_condition").is_in(CHECKS)
 
 
 # ── what one rater sees ───────────────────────────────────────────────────────────────────────────────────────────
@@ -212,34 +199,29 @@ def _checks(talks: Mapping[str, Mapping[str, dict[str, Any]]], used: set[str], n
 
 @dataclass(frozen=True)
 class Showing:
-    """One pair as a rater sees it; `swapped`: the sides of table `pairs` are changed."""
+    """One pair as a rater sees it. `swapped`: the sides of table `pairs` are exchanged."""
 
     pair_id: str
     swapped: bool
 
 
 def schedule(pairs: pl.DataFrame, number: int, seed: int) -> list[Showing]:
-    """What the rater of this number (0, 1, … as they come) sees, in order.
+    """What the rater of this number (0, 1, … in order of arrival) sees, in order.
 
-    All pairs in an order of the rater's own; every second rater sees all sides changed, so that over raters a pair has
-    been seen both ways. One pair in `EVERY`, one at least, comes from the first third and again, with its sides
-    changed, in the last third.
+    Each rater has an order of their own. Every second rater sees all pairs with exchanged sides, so that over raters a
+    pair is seen both ways. One pair in `EVERY`, at least one, is shown in the first third and again, with exchanged
+    sides, in the last third.
     """
 
-    def drawn(*keys: str) -> int:
+    def key(*keys: str) -> int:
         return derive_seed(seed, "rater", number, *keys)
 
     swapped = number % 2 == 1
-    shown = [Showing(one, swapped) for one in sorted(pairs["pair_id"], key=lambda one: drawn("order", one))]
-    real = set(pairs.filter(~is_check())["pair_id"])
-    early = [showing for showing in shown[: max(1, len(shown) // 3)] if showing.pair_id in real]
-    wanted = max(1, len(real) // EVERY)
-    for showing in sorted(early, key=lambda showing: drawn("again", showing.pair_id))[:wanted]:
-        last = len(shown) - 2 * len(shown) // 3
-        shown.insert(len(shown) - drawn("where", showing.pair_id) % last, Showing(showing.pair_id, not swapped))
+    shown = [Showing(name, swapped) for name in sorted(pairs["pair_id"], key=lambda name: key("order", name))]
+    no_checks = set(pairs.filter(~is_check())["pair_id"])
+    early = [showing for showing in shown[: max(1, len(shown) // 3)] if showing.pair_id in no_checks]
+    n_repeats = max(1, len(no_checks) // EVERY)
+    for showing in sorted(early, key=lambda showing: key("again", showing.pair_id))[:n_repeats]:
+        last_third = len(shown) - 2 * len(shown) // 3
+        shown.insert(len(shown) - key("where", showing.pair_id) % last_third, Showing(showing.pair_id, not swapped))
     return shown
-
-
-def is_check() -> pl.Expr:
-    """Whether a row of `pairs` or `votes` is an attention check."""
-    return pl.col("left_condition").is_in(CHECKS) | pl.col("right_condition").is_in(CHECKS)

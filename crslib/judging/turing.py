@@ -1,8 +1,8 @@
-"""People's dialogues as one side of a pair: read from ReDial, and brought into the form that simulated ones have.
+"""Human dialogues for the question "real or simulated?": read from ReDial and brought into the form of simulated ones.
 
-What tells the two apart shall be what is said, not how it was stored or typed: see `alike` for what is levelled, on
-both sides. What remains is theirs: misspelt words, titles typed without a link, films newer than the
-catalogue, no mark where one message of a turn ends and the next begins, facts, wit. Knows nothing of pairs and votes.
+What raters can tell the two apart by should be the content, not how it was stored or typed. `normalise` therefore
+levels the form of both. Left as they are: misspelt words, titles typed without a link, films newer than the catalogue,
+and that no mark shows where one message of a turn ends and the next begins. Knows neither pairs nor votes.
 """
 
 import re
@@ -17,10 +17,10 @@ from crslib.dialogue.utterances import RECOMMENDER, USER, mention
 
 HUMAN = "human"
 """The condition of dialogues between people."""
-NOBODY = {"profile_id": "", "summary": "", "attributes": ""}
+NO_PROFILE = {"profile_id": "", "summary": "", "attributes": ""}
 
-_LINK = re.compile(r"\s*\[\[([^\[\]]+)\]\]\s*")
-_FILM = "\ue000"  # stands for a title, which no rule for words may touch; no text holds it (`chat.one_line`)
+_MENTION = re.compile(r"\s*\[\[([^\[\]]+)\]\]\s*")
+_TITLE = "\ue000"  # placeholder that protects a title from the rules below; `utterances.one_line` removes it from texts
 _BEFORE_MARK = re.compile(r"\s+(?=[.,!?;:](?:\s|$))")
 _AFTER_MARK = re.compile(r"(?<=[,!?;])(?=[^\W\d])")
 _LAST_STOP = re.compile(r"(?<!\.)\.$")
@@ -28,46 +28,49 @@ _I = re.compile(r"\bi\b(?!\.e)")
 _BEGINNING = re.compile(r"(?:^|(?<=[.!?]\s))\s*[a-z]")
 
 
-def talks(path: Path, catalog: Catalog) -> dict[str, dict[str, Any]]:
-    """Dialogue id → condition, run, profile (empty) and turns, alike in form, of ReDial's test dialogues.
+def human_dialogues(path: Path, catalog: Catalog) -> dict[str, dict[str, Any]]:
+    """ReDial's test dialogues in normalised form, by id: dialogue_id, run_id (empty), condition, own_condition, profile
+    (empty) and turns.
 
-    `path`: ReDial's zip or folder; the test part, as in every evaluation, because models have learnt from the other.
-    Messages in a row are one turn, as in the metrics. Left out is a dialogue in which one side says nothing, or a film
-    has no year. Raises `CrsError` as `redial.read`.
+    `path`: ReDial's zip or folder. Only the test part is used, as in every evaluation, because adapters are trained on
+    the other. Consecutive messages of one party are one turn. Dialogues in which one party says nothing, or a film has
+    no year, are left out. Raises `CrsError` as `redial.read`.
     """
-    found = {}
-    for said in redial.read(path, "test"):
-        turns = alike([{"role": turn.role, "text": turn.text} for turn in said.turns], catalog)
+    dialogues = {}
+    for dialogue in redial.read(path, "test"):
+        turns = normalise([{"role": turn.role, "text": turn.text} for turn in dialogue.turns], catalog)
         if turns is not None and {turn["role"] for turn in turns} == {USER, RECOMMENDER}:
-            names = {"dialogue_id": said.dialogue_id, "run_id": "", "condition": HUMAN, "called": HUMAN}
-            found[said.dialogue_id] = {**names, **NOBODY, "turns": turns}
-    return found
+            names = {"dialogue_id": dialogue.dialogue_id, "run_id": "", "condition": HUMAN, "own_condition": HUMAN}
+            dialogues[dialogue.dialogue_id] = {**names, **NO_PROFILE, "turns": turns}
+    return dialogues
 
 
-def alike(turns: Sequence[Mapping[str, str]], catalog: Catalog) -> list[dict[str, str]] | None:
-    """The same turns in one form: films as the catalogue writes them, blanks around them and after a mark but none
-    before it, straight quotes, capitals where a sentence begins and in `I`, no full stop where a turn ends, for
-    people leave it off half of the time. None when a film that is named has no year.
+def normalise(turns: Sequence[Mapping[str, str]], catalog: Catalog) -> list[dict[str, str]] | None:
+    """The same turns in one form; None when a film in them has no year.
+
+    Films are written as in the catalogue. Around a title and after a punctuation mark there is one blank, before a mark
+    none. Quotes are straight. `I` and the first letter of a sentence are capitals. A turn has no final full stop,
+    because people leave it off half of the time.
     """
-    levelled = []
+    normalised = []
     for turn in turns:
-        names = [_name(said, catalog) for said in _LINK.findall(turn["text"])]
+        names = [_catalogue_name(name, catalog) for name in _MENTION.findall(turn["text"])]
         if any(split_year(name)[1] is None for name in names):
             return None
-        text = _LINK.sub(f" {_FILM} ", turn["text"]).replace("’", "'")
+        text = _MENTION.sub(f" {_TITLE} ", turn["text"]).replace("’", "'")
         text = _BEFORE_MARK.sub("", _AFTER_MARK.sub(" ", " ".join(text.split())))
-        text = _LAST_STOP.sub("", _BEGINNING.sub(lambda found: found[0].upper(), _I.sub("I", text)))
-        left = iter(names)
-        text = "".join(mention(next(left)) if letter == _FILM else letter for letter in text)
-        levelled.append({"role": turn["role"], "text": text})
-    return levelled
+        text = _LAST_STOP.sub("", _BEGINNING.sub(lambda match: match[0].upper(), _I.sub("I", text)))
+        remaining = iter(names)
+        text = "".join(mention(next(remaining)) if letter == _TITLE else letter for letter in text)
+        normalised.append({"role": turn["role"], "text": text})
+    return normalised
 
 
-def _name(said: str, catalog: Catalog) -> str:
-    item_id = catalog.find(said)
-    return said if item_id is None else catalog.name(item_id)
+def _catalogue_name(name: str, catalog: Catalog) -> str:
+    item_id = catalog.find(name)
+    return name if item_id is None else catalog.name(item_id)
 
 
-def kind(talk: Mapping[str, Any]) -> tuple[str, int]:
-    """Who opens, and the number of turns: where two dialogues agree in both, neither decides which is real."""
-    return talk["turns"][0]["role"], len(talk["turns"])
+def shape(dialogue: Mapping[str, Any]) -> tuple[str, int]:
+    """The opener and the number of turns. Two dialogues of the same shape cannot be told apart by either."""
+    return dialogue["turns"][0]["role"], len(dialogue["turns"])

@@ -1,7 +1,8 @@
-"""What votes and marks come to: who wins, and how far the rater can be believed. Knows no dialogue and no judge.
+"""From the answers of a judging model to figures: who wins, and how far the judge can be relied on.
 
-Raters may be models or people. A rater that saw a pair in both orders has a verdict only where both agree, else it is
-a tie (Zheng et al., Judging LLM-as-a-Judge, 2023). The pair is the unit of every interval.
+A rater that saw a pair in both orders has a verdict only where both answers agree, else the pair is a tie (Zheng et
+al., Judging LLM-as-a-Judge, 2023). Intervals resample pairs. Knows neither dialogues nor judges; `analysis` has the
+figures of human votes.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from scipy.stats import spearmanr
-from sklearn.metrics import cohen_kappa_score
 
 from crslib import stats
 from crslib.errors import CrsError
@@ -28,14 +28,14 @@ FIGURES: Mapping[str, pl.DataType | type[pl.DataType]] = {
 DEFINITIONS: Mapping[str, str] = {
     "wins": "share of pairs won by the first condition, ties count half; 0.5: neither is better",
     "flips": "share of pairs with another verdict when the two dialogues change places",
-    "left": "share of choices, ties aside, that name the dialogue shown first; 0.5: no favour",
-    "wins_averaged": "share of pairs in which the first condition has the higher probability on average over both "
-    "orders: what a favour for one place leaves of the opinion",
+    "left": "share of choices other than ties that name the dialogue shown first; 0.5: no preference for a place",
+    "wins_averaged": "share of pairs in which the first condition has the higher probability, averaged over both "
+    "orders, so that a preference for one place cancels out",
     "unanswered": "share of questions without a usable answer",
     "mark": "mean mark, 1 to 5",
-    "spread": "standard deviation of the marks over dialogues; 0 says nothing",
-    "entropy": "bits of the rounded marks; 0: all the same, 2.32: all five alike often",
-    "length": "rank correlation of mark and words of the dialogue",
+    "spread": "standard deviation of the marks over dialogues; 0: the marks do not distinguish them",
+    "entropy": "bits of the rounded marks; 0: all the same, 2.32: all five equally frequent",
+    "length": "rank correlation of a dialogue's mark and number of words",
     "agreement": "share of verdicts equal to a person's",
     "kappa": "Cohen's kappa with people; 0: as by chance, 1: the same",
 }
@@ -43,50 +43,53 @@ CHANCE = 0.5
 _TIMES = 1000
 
 
+def left_score() -> pl.Expr:
+    """Column `choice` as a number: 1 for left, 0 for a tie, -1 for right, null without an answer."""
+    return pl.col("choice").replace_strict({"left": 1, "tie": 0, "right": -1}, return_dtype=pl.Int32)
+
+
 def verdicts(votes: pl.DataFrame, first: str) -> pl.DataFrame:
     """One row per rater, pair and criterion, as seen from condition `first` (votes without it are left out).
 
     Columns pair_id, criterion, rater, condition (the other one), `won` (1, 0 or ½), `preference` (mean over orders),
-    `flipped`; these are null where an answer is missing, `flipped` also where one order only was shown.
+    `flipped` (whether the two orders got different verdicts); these are null where an answer is missing, `flipped` also
+    where only one order was shown.
     """
     left = pl.col("left_condition") == first
     sign = pl.when(left).then(1).otherwise(-1)
-    side = pl.col("choice").replace_strict({"left": 1, "tie": 0, "right": -1}, return_dtype=pl.Int32)
-    here = votes.filter(left != (pl.col("right_condition") == first)).with_columns(
+    oriented = votes.filter(left != (pl.col("right_condition") == first)).with_columns(
         condition=pl.when(left).then("right_condition").otherwise("left_condition"),
-        says=side * sign,
-        leans=pl.col("preference") * sign,
-        place=left,
+        score=left_score() * sign,
+        preference=pl.col("preference") * sign,
+        is_left=left,
     )
-    complete, agreed = pl.col("says").null_count() == 0, pl.col("says").n_unique() == 1
-    both = complete & (pl.col("place").n_unique() == 2)
+    complete, agreed = pl.col("score").null_count() == 0, pl.col("score").n_unique() == 1
+    both_orders = complete & (pl.col("is_left").n_unique() == 2)
     return (
-        here.group_by("condition", "criterion", "rater", "pair_id")
+        oriented.group_by("condition", "criterion", "rater", "pair_id")
         .agg(
-            won=pl.when(complete).then(pl.when(agreed).then((pl.col("says").first() + 1) / 2).otherwise(CHANCE)),
-            preference=pl.when(pl.col("leans").null_count() == 0).then(pl.col("leans").mean()),
-            flipped=pl.when(both).then(~agreed),
+            won=pl.when(complete).then(pl.when(agreed).then((pl.col("score").first() + 1) / 2).otherwise(CHANCE)),
+            preference=pl.when(pl.col("preference").null_count() == 0).then(pl.col("preference").mean()),
+            flipped=pl.when(both_orders).then(~agreed),
         )
         .sort("condition", "criterion", "rater", "pair_id")
     )
 
 
 def pairwise(votes: pl.DataFrame, first: str, part: str = "pairs", seed: int = 0) -> pl.DataFrame:
-    """`wins`, `flips`, `left`, `wins_averaged` and `unanswered` per other condition and criterion, of one rater.
+    """`wins`, `flips`, `left`, `wins_averaged` and `unanswered` of one rater, per other condition and criterion.
 
-    The columns of `FIGURES`; a figure without a case is left out.
+    The columns of `FIGURES`; a figure that no pair contributes to is left out.
     """
     rows = []
-    found = verdicts(votes, first)
-    for (condition, criterion), part_of in found.group_by("condition", "criterion", maintain_order=True):
-        shown = votes.filter(pl.col("pair_id").is_in(part_of["pair_id"].implode()), criterion=criterion).filter(
+    for (condition, criterion), own in verdicts(votes, first).group_by("condition", "criterion", maintain_order=True):
+        shown = votes.filter(pl.col("pair_id").is_in(own["pair_id"].implode()), criterion=criterion).filter(
             pl.any_horizontal(pl.col("left_condition", "right_condition") == condition)
         )
-        averaged = (part_of["preference"].sign() + 1) / 2
         for figure, values in (
-            ("wins", part_of["won"]),
-            ("flips", part_of["flipped"].cast(pl.Float64)),
-            ("wins_averaged", averaged),
+            ("wins", own["won"]),
+            ("flips", own["flipped"].cast(pl.Float64)),
+            ("wins_averaged", (own["preference"].sign() + 1) / 2),
             ("left", _by_pair(shown.filter(pl.col("choice") != "tie"), pl.col("choice") == "left")),
             ("unanswered", _by_pair(shown, pl.col("choice").is_null())),
         ):
@@ -94,8 +97,9 @@ def pairwise(votes: pl.DataFrame, first: str, part: str = "pairs", seed: int = 0
     return pl.DataFrame(rows, schema=dict(FIGURES), orient="row")
 
 
-def _by_pair(votes: pl.DataFrame, what: pl.Expr) -> pl.Series:
-    return votes.group_by("pair_id").agg(share=what.mean()).sort("pair_id")["share"]
+def _by_pair(votes: pl.DataFrame, condition: pl.Expr) -> pl.Series:
+    """The share of a pair's votes that meet the condition."""
+    return votes.group_by("pair_id").agg(share=condition.mean()).sort("pair_id")["share"]
 
 
 def _row(part: str, condition: object, criterion: object, figure: str, values: pl.Series, seed: int) -> list[tuple]:
@@ -108,96 +112,98 @@ def _row(part: str, condition: object, criterion: object, figure: str, values: p
 def rubric(marks: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     """`mark`, `spread`, `entropy`, `length` and `unanswered` per condition and criterion: the columns of `FIGURES`."""
     rows = []
-    for (condition, criterion), all_of in marks.group_by("condition", "criterion", maintain_order=True):
-        given = all_of.drop_nulls("mark")
+    for (condition, criterion), own in marks.group_by("condition", "criterion", maintain_order=True):
+        given = own.drop_nulls("mark")
         rows += _row("marks", condition, criterion, "mark", given["mark"], seed)
         if given.height > 1:
             spread = given["mark"].std()
             counts = given["mark"].round().value_counts().sort("mark")["count"]
-            together = spearmanr(given["mark"], given["n_words"]).statistic if spread else None
+            correlation = spearmanr(given["mark"], given["n_words"]).statistic if spread else None
             for figure, value in (
                 ("spread", spread),
                 ("entropy", counts.entropy(base=2)),
-                ("length", None if together is None or not np.isfinite(together) else float(together)),
+                ("length", None if correlation is None or not np.isfinite(correlation) else float(correlation)),
             ):
                 if value is not None:
                     rows.append(("marks", condition, criterion, figure, value, None, None, given.height))
-        rows += _row("marks", condition, criterion, "unanswered", all_of["mark"].is_null().cast(pl.Float64), seed)
+        rows += _row("marks", condition, criterion, "unanswered", own["mark"].is_null().cast(pl.Float64), seed)
     return pl.DataFrame(rows, schema=dict(FIGURES), orient="row")
 
 
-def agreement(votes: pl.DataFrame, people: pl.DataFrame, first: str, seed: int = 0) -> pl.DataFrame:
-    """`agreement` and `kappa` of the verdicts in `votes` with those of `people` on the same pairs and criteria, each
-    person's counted: the columns of `FIGURES`. Raises `CrsError` when the two have no pair in common."""
-    of = ("condition", "criterion", "pair_id")
+def agreement(votes: pl.DataFrame, human: pl.DataFrame, first: str, seed: int = 0) -> pl.DataFrame:
+    """`agreement` and `kappa` of the verdicts in `votes` with those in `human`, the votes of people, on the same pairs
+    and criteria: the columns of `FIGURES`. Every person's verdict counts. Raises `CrsError` without a common pair."""
+    from sklearn.metrics import cohen_kappa_score
+
+    keys = ("condition", "criterion", "pair_id")
     both = (
-        verdicts(votes, first).join(verdicts(people, first), on=of, suffix="_people").drop_nulls(["won", "won_people"])
+        verdicts(votes, first).join(verdicts(human, first), on=keys, suffix="_human").drop_nulls(["won", "won_human"])
     )
     if both.is_empty():
         raise CrsError("people's votes are on other pairs than the judge's; give votes on the same runs and criteria")
     rows = []
     for (condition, criterion), part in both.group_by("condition", "criterion", maintain_order=True):
-        equal = part.group_by("pair_id").agg(equal=(pl.col("won") == pl.col("won_people")).mean()).sort("pair_id")
+        equal = part.group_by("pair_id").agg(equal=(pl.col("won") == pl.col("won_human")).mean()).sort("pair_id")
         rows += _row("people", condition, criterion, "agreement", equal["equal"], seed)
-        answers = [(part[name] * 2).cast(pl.Int32).to_numpy() for name in ("won", "won_people")]
-        if len(set(np.concatenate(answers))) > 1:  # else chance agrees always: kappa is undefined
+        answers = [(part[name] * 2).cast(pl.Int32).to_numpy() for name in ("won", "won_human")]
+        if len(set(np.concatenate(answers))) > 1:  # with a single answer chance agreement is 1 and kappa undefined
             kappa = float(cohen_kappa_score(*answers))
             rows.append(("people", condition, criterion, "kappa", kappa, None, None, part.height))
     return pl.DataFrame(rows, schema=dict(FIGURES), orient="row").sort("condition", "criterion", "figure")
 
 
 def figures(
-    votes: pl.DataFrame, controls: pl.DataFrame, marks: pl.DataFrame, people: pl.DataFrame | None = None
+    votes: pl.DataFrame, controls: pl.DataFrame, marks: pl.DataFrame, human: pl.DataFrame | None = None
 ) -> pl.DataFrame:
-    """All figures of one judge, from the tables of these names and, where there are any, people's votes: the columns of
-    `FIGURES`. The first condition is that of the first dialogue shown."""
+    """All figures of one judge from its tables `votes`, `controls` and `marks` and, if given, people's votes (table
+    `votes`): the columns of `FIGURES`. The first condition is that of the dialogue shown first in the first vote."""
     first = votes["left_condition"][0]
     parts = [pairwise(votes, first), pairwise(controls, first, "controls"), rubric(marks)]
-    return pl.concat([*parts, agreement(votes, people, first)] if people is not None else parts)
+    return pl.concat([*parts, agreement(votes, human, first)] if human is not None else parts)
 
 
 def trust(figures: pl.DataFrame) -> list[str]:
-    """Whether a judge can be relied on, in words, from its controls, its flips and its agreement with people.
+    """Whether a judge can be relied on, in sentences, from its controls, its flips and its agreement with people.
 
-    It can where, with 95 % confidence, it prefers the intact dialogue to every kind of spoilt copy, and keeps its
-    verdict on more than half of them when the two change places: a coin does neither.
+    It can if, with 95 % confidence, it prefers the intact dialogue to every kind of corrupted copy, and gives more than
+    half of these pairs the same verdict in both orders. A coin would do neither.
     """
     wins = figures.filter(part="controls", figure="wins")
     flips = figures.filter(part="controls", figure="flips")
     if wins.is_empty():
-        return ["Nothing can be said of this judge's worth: it was not asked about spoilt dialogues."]
-    blind = wins.filter(~(pl.col("low") > CHANCE).fill_null(False)).height
+        return ["It is unknown whether this judge can be relied on: it has answered no controls."]
+    failed = wins.filter(~(pl.col("low") > CHANCE).fill_null(False)).height
     unsteady = flips.filter(~(pl.col("high") < CHANCE).fill_null(False)).height
-    if not blind and not unsteady:
+    if not failed and not unsteady:
         head = "This judge passes its controls."
-    elif blind == wins.height:
-        head = "Do not rely on this judge: there is no sign that it tells intact dialogues from spoilt ones."
+    elif failed == wins.height:
+        head = "Do not rely on this judge: there is no sign that it tells intact dialogues from corrupted ones."
     else:
         head = "Do not rely on this judge alone: it fails some of its controls."
     lines = [
         head,
-        f"It prefers an intact dialogue to its spoilt copy: {_list(wins)} (chance: 0.5; {wins['n'].max()} dialogues).",
+        f"It prefers an intact dialogue to a corrupted copy: {_list(wins)} (chance: 0.5; {max(wins['n'])} dialogues).",
         f"Its verdict on them changes when the two change places: {_list(flips)} (a coin: 0.5).",
     ]
     averaged = figures.filter(part="controls", figure="wins_averaged")
     if not averaged.is_empty():
-        lines.append(f"Averaged over both orders it leans to the intact one: {_list(averaged)} (chance: 0.5).")
+        lines.append(f"Averaged over both orders it prefers the intact one: {_list(averaged)} (chance: 0.5).")
     for row in figures.filter(part="pairs", criterion="overall", figure="flips").iter_rows(named=True):
-        lines.append(f"Between the conditions, against {row['condition']}, it changes in {_told(row)} of the pairs.")
+        lines.append(f"Against condition {row['condition']} its verdict changes in {estimate_text(row)} of the pairs.")
     spread = figures.filter(part="marks", figure="spread")
     if not spread.is_empty():
-        lines.append(
-            f"Its marks of 1 to 5 have a standard deviation of {spread['value'].mean():.2f} within a condition."
-        )
+        mean = float(np.mean(spread["value"].to_numpy()))
+        lines.append(f"Its marks of 1 to 5 have a standard deviation of {mean:.2f} within a condition.")
     for row in figures.filter(figure="kappa").iter_rows(named=True):
         lines.append(f"Its kappa with people on {row['criterion']} is {row['value']:.2f} ({row['n']} verdicts).")
     return lines
 
 
 def _list(rows: pl.DataFrame) -> str:
-    return ", ".join(f"{row['condition']} {_told(row)}" for row in rows.iter_rows(named=True))
+    return ", ".join(f"{row['condition']} {estimate_text(row)}" for row in rows.iter_rows(named=True))
 
 
-def _told(row: Mapping[str, Any]) -> str:
+def estimate_text(row: Mapping[str, Any]) -> str:
+    """`value [low, high]` of a row of figures with two decimals; without the interval where `low` is null."""
     interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
     return f"{row['value']:.2f}{interval}"

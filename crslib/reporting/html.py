@@ -14,20 +14,12 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from crslib.dialogue import utterances, views
+from crslib.dialogue.stop_reasons import STOP_REASONS
 from crslib.metrics import METRICS
 from crslib.reporting import charts
 from crslib.store import Run, writing
 
 N_DIALOGUES = 12
-_ENDINGS = {
-    "user_left": "the user leaves",
-    "recommender_left": "the recommender leaves",
-    "max_turns": "stopped: longest dialogue reached",
-    "repetition": "stopped: the same words for the third time",
-    "context_full": "stopped: the model's context is full",
-    "script_ended": "the script ends",
-    "script_cut": "stopped: the longest script is reached",
-}
 
 
 @dataclass(frozen=True)
@@ -143,7 +135,7 @@ def write_judged(
 def judged(figures: pl.DataFrame, lines: Sequence[str]) -> list[Figure]:
     """A judge's figures as charts, what the judge is worth (the first of `lines`) under each of them."""
     wanted = (
-        ("Controls: the judge prefers the intact dialogue to its spoilt copy", "controls", "wins", "condition"),
+        ("Controls: the judge prefers the intact dialogue to its corrupted copy", "controls", "wins", "condition"),
         ("Controls: its verdict changes when the two change places", "controls", "flips", "condition"),
         ("The judge prefers the first condition", "pairs", "wins", "label"),
         ("Marks", "marks", "mark", "label"),
@@ -316,7 +308,7 @@ def pages(run: Run, shown: pl.DataFrame) -> list[dict[str, Any]]:
                     for item in sorted(targets, key=lambda item: (item not in named, names[item]))
                 ],
                 "turns": [_turn(turn, set(targets)) for turn in said.iter_rows(named=True)],
-                "ending": _ENDINGS[dialogue["stop_reason"]],
+                "ending": STOP_REASONS[dialogue["stop_reason"]],
             }
         )
     return pages

@@ -1,123 +1,121 @@
-"""A study's votes as a page and as lines: it collects what `analysis` finds and says how to read it."""
+"""The votes of a study as a page and as lines: figures from `judging.analysis`, with a sentence each on how to read
+them.
+"""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from crslib.judging import analysis, verdicts
 from crslib.judging.study import Study
+from crslib.judging.verdicts import estimate_text
 from crslib.reporting import charts, html
 from crslib.reporting.html import Figure, Table
+from crslib.schemas import empty
 from crslib.store import Run, write_parquet
 
-_TOLD = (
-    "Share of votes that take the human dialogue for the real one, no difference counted half: 0.5 where people cannot "
-    "tell. Both have the same opener and number of turns; longer: what always taking the one with more words would get."
+_TURING_TEST = (
+    "Share of votes for the human dialogue, ties counted half; 0.5: people cannot tell the two apart. Both dialogues "
+    "of a pair have the same opener and number of turns. length_baseline: the share for always choosing the one with "
+    "more words."
 )
-_LEAST_STRONG = 3  # conditions: of two, the win rate says it all
+_N_STRENGTHS = 3  # least number of conditions: with two, the win rate says the same
 
 
-def write(study: Study, judged: pl.DataFrame | None = None) -> Path:
-    """Writes `report.html` into the study's folder, and `votes.parquet` for others to read; returns the page's path.
+def write(study: Study, judge_votes: pl.DataFrame | None = None) -> Path:
+    """Writes `report.html` and `votes.parquet` into the study's folder; returns the path of the page.
 
-    `judged`: a judge's votes (table `votes`) on the same runs. Raises `CrsError` when these are on other pairs.
+    `judge_votes`: votes of a judging model (table `votes`) on the same runs. Raises `CrsError` when these are on other
+    pairs.
     """
     votes = study.votes()
     write_parquet(votes, study.path / "votes.parquet")
-    real = analysis.compared(votes)
-    lead = f"{votes.height} votes of {votes['rater'].n_unique()} raters on {real['pair_id'].n_unique()} pairs, blind."
+    n_pairs = analysis.comparisons(votes)["pair_id"].n_unique()
+    lead = f"{votes.height} votes of {votes['rater'].n_unique()} raters on {n_pairs} pairs, blind."
     return html.write_tables(
-        study.path / "report.html", "People compare dialogues", lead, tables(study, votes, judged), figures(votes)
+        study.path / "report.html", "People compare dialogues", lead, tables(study, votes, judge_votes), figures(votes)
     )
 
 
 def figures(votes: pl.DataFrame) -> list[Figure]:
-    """The charts of these votes; none without votes."""
-    told, wins, strengths = analysis.told(votes), analysis.wins(votes), analysis.strengths(votes)
+    """The charts of these votes (table `votes`); none without votes."""
+    turing_test, win_rates = analysis.turing_test(votes), analysis.win_rates(votes)
+    strengths = analysis.strengths(votes)
     shown = []
-    if told.height:
+    if turing_test.height:
         reading = (
-            "Share of votes for the human dialogue, by what stood beside it; at the dashed line people cannot tell."
+            "Share of votes for the human dialogue, by the condition of the other one; at the dashed line people "
+            "cannot tell the two apart."
         )
-        shown.append(Figure("Which is real?", reading, charts.told(told)))
-    if wins.height:
-        reading = "Points with 95 % intervals over dialogues and raters; the dashed line is a coin's."
-        shown.append(Figure("Who wins", reading, charts.win_rates(wins)))
-    if strengths["condition"].n_unique() >= _LEAST_STRONG:
-        reading = "Bradley–Terry with ties (Davidson); two that differ by d: odds of e^d for the higher one."
+        shown.append(Figure("Which is real?", reading, charts.told(turing_test)))
+    if win_rates.height:
+        reading = "Win rates with 95 % intervals over dialogues and raters; at the dashed line neither is preferred."
+        shown.append(Figure("Who wins", reading, charts.win_rates(win_rates)))
+    if strengths["condition"].n_unique() >= _N_STRENGTHS:
+        reading = "Bradley–Terry with ties (Davidson): of two that differ by d, the higher one wins with odds e^d."
         shown.append(Figure("Strengths", reading, charts.strengths(strengths)))
     return shown
 
 
-def tables(study: Study, votes: pl.DataFrame, judged: pl.DataFrame | None = None) -> list[Table]:
-    """All figures of these votes, with a sentence each."""
+def tables(study: Study, votes: pl.DataFrame, judge_votes: pl.DataFrame | None = None) -> list[Table]:
+    """All figures of these votes as tables, with a sentence each on how to read them."""
     checked = [question.criterion for question in study.questions if question.check]
-    found = [
-        Table("Who wins", "Share of votes for a over b, ties counted half.", analysis.wins(votes)),
+    shown = [
+        Table("Who wins", "Share of votes for a over b, ties counted half.", analysis.win_rates(votes)),
         Table("Strengths", "Log-odds with mean 0; ties is the model's ν.", analysis.strengths(votes)),
         Table(
             "Do raters agree?",
-            "Krippendorff's alpha, ordinal: 1 as one, 0 as by chance. Needs two raters on a pair.",
+            "Krippendorff's alpha, ordinal: 1 full agreement, 0 as by chance. Needs two raters on a pair.",
             analysis.agreement(votes),
         ),
         Table(
             "Raters",
             "Attention checks passed, the same choice when a pair came again, agreement with each other rater per "
-            "answer, share of left choices and of ties, median seconds. No vote is left out for them: judge yourself.",
+            "answer, share of left choices and of ties, median seconds. No vote is left out because of these figures.",
             analysis.raters(votes, checked),
         ),
         Table(
             "How many pairs does it take?",
-            "Pairs with one vote each at which a win rate is found in 80 % of studies (two-sided sign test, 5 %), with "
-            "as many ties as here.",
+            "Pairs with one vote each at which a win rate is detected in 80 % of studies (two-sided sign test, 5 %), "
+            "with the share of ties in these votes.",
             analysis.power(votes),
         ),
         Table(
             "Automatic metrics against people",
-            "Kendall's tau of differences, pair by pair; same: share of the decided pairs (no tie) in which "
-            "people prefer the higher value. "
-            "The ten smallest p, which are not corrected: of so many tests some are small by chance.",
-            analysis.with_metrics(votes, _scores(study)).sort("p", "metric", "criterion").head(10),
+            "Kendall's tau of differences over pairs; same: share of the decided pairs (no tie) in which people prefer "
+            "the higher value. The ten smallest p, not corrected: of so many tests some are small by chance.",
+            analysis.metric_agreement(votes, _scores(study)).sort("p", "metric", "criterion").head(10),
         ),
     ]
-    if judged is not None:
+    if judge_votes is not None:
         first = next(iter(study.info["runs"]))
         reading = f"Verdicts on {first} against the other; kappa 1: the same, 0: as by chance."
-        found.insert(3, Table("A judge against people", reading, verdicts.agreement(judged, votes, first)))
-    told = analysis.told(votes).join(analysis.longer(study.pairs), on="condition")
-    return [Table("Which is real?", _TOLD, told), *found] if told.height else found
+        shown.insert(3, Table("A judge against people", reading, verdicts.agreement(judge_votes, votes, first)))
+    turing_test = analysis.turing_test(votes).join(analysis.length_baseline(study.pairs), on="condition")
+    return [Table("Which is real?", _TURING_TEST, turing_test), *shown] if turing_test.height else shown
 
 
 def _scores(study: Study) -> pl.DataFrame:
-    """The scores of the study's runs, of those that are still where they were."""
+    """Table `scores` of the study's runs; runs that were moved or not evaluated are left out."""
     runs = [Run(Path(run["path"])) for run in study.info["runs"].values()]
-    found = [run.read("scores") for run in runs if run.has("scores")]
-    empty = {"run_id": pl.String, "dialogue_id": pl.String, "metric": pl.String, "value": pl.Float64}
-    return pl.concat(found) if found else pl.DataFrame(schema=empty)
+    return pl.concat([empty("scores"), *(run.read("scores") for run in runs if run.has("scores"))])
 
 
 def lines(votes: pl.DataFrame) -> list[str]:
-    """The main figures in words, one line each."""
-    told = [
-        f"human dialogues told from those of {row['condition']}: {_estimate(row)}, {row['ties']:.0%} ties, "
+    """The main figures of these votes (table `votes`) in words, one line each."""
+    shown = [
+        f"human dialogues identified against {row['condition']}: {estimate_text(row)}, {row['ties']:.0%} ties, "
         f"{row['n']} pairs, {row['raters']} raters; 0.50 is chance"
-        for row in analysis.told(votes).iter_rows(named=True)
+        for row in analysis.turing_test(votes).iter_rows(named=True)
     ]
-    told += [
-        f"{row['criterion']}: {row['a']} over {row['b']} {_estimate(row)}, {row['ties']:.0%} ties, "
+    shown += [
+        f"{row['criterion']}: {row['a']} over {row['b']} {estimate_text(row)}, {row['ties']:.0%} ties, "
         f"{row['n']} pairs, {row['raters']} raters"
-        for row in analysis.wins(votes).iter_rows(named=True)
+        for row in analysis.win_rates(votes).iter_rows(named=True)
     ]
-    told += [
-        f"{row['criterion']}: alpha {_estimate(row)}, {row['n']} pairs"
+    shown += [
+        f"{row['criterion']}: alpha {estimate_text(row)}, {row['n']} pairs"
         for row in analysis.agreement(votes).iter_rows(named=True)
         if row["value"] is not None
     ]
-    return told or ["no votes yet"]
-
-
-def _estimate(row: Mapping[str, Any]) -> str:
-    interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
-    return f"{row['value']:.2f}{interval}"
+    return shown or ["no votes yet"]

@@ -17,6 +17,7 @@ from crslib.config import RunParameters, resolve
 from crslib.data import tables
 from crslib.data.catalog import Catalog
 from crslib.dialogue import utterances, views
+from crslib.dialogue.stop_reasons import stop_sentence
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.engines import llama
 from crslib.engines.base import Engine, Sampling
@@ -30,13 +31,6 @@ from crslib.store import Run
 from crslib.users import profiles
 
 YOU = "you"  # the profile of a person who is the user
-_ENDS = {
-    "user_left": "The user left.",
-    "recommender_left": "The recommender left.",
-    "max_turns": "The dialogue has reached its longest (parameter max_turns).",
-    "repetition": "It ends here because one of the two said the same for the third time.",
-    "context_full": "It ends here because no more fits into the model's context (parameter n_ctx).",
-}
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,9 @@ def converse(
     lines = [
         views.note_line([views.Note(n["title"], n["seen"], n["liked"]) for n in noted]) for noted in turns["notes"]
     ]
-    return Ending(_ENDS[reason], *chosen.select("summary", "attributes").row(0), [line for line in lines if line])
+    return Ending(
+        stop_sentence(reason), *chosen.select("summary", "attributes").row(0), [line for line in lines if line]
+    )
 
 
 def new_run(reports: Path) -> Run:

@@ -1,4 +1,4 @@
-"""The files of `page/`, one by one or joined where only one text is taken, and utterances as scripts take them."""
+"""The files of `page/` as texts: several styles as one, several scripts as one module."""
 
 import re
 from pathlib import Path
@@ -9,13 +9,13 @@ _EXPORT = re.compile(r"^export (?!default\b)", re.M)
 
 
 def text(*names: str) -> str:
-    """The files `names` one after the other."""
+    """The files `names` of `page/`, joined."""
     return "".join((PAGE / name).read_text(encoding="utf-8") for name in names)
 
 
 def module(*names: str) -> str:
-    """One ES module (anywidget takes no more) of scripts `names`, each behind those that it imports from.
+    """The scripts `names` as one ES module, because anywidget takes only one. Scripts that are imported come first.
 
-    Their top-level names share one scope; the default export alone stays exported.
+    Their top-level names share one scope; only the default export stays exported.
     """
     return _EXPORT.sub("", _IMPORT.sub("", text(*names)))

@@ -1,7 +1,8 @@
-"""The page for raters without JupyterLab: a few files and three requests, on this machine unless told otherwise.
+"""The rating page for raters without JupyterLab: a small HTTP server with a few files and three requests.
 
-On loopback the page is open to who works on this machine; a foreign site in the same browser cannot use it (requests
-are JSON, and the host must be a loopback name). For other machines a token is needed, which stands in the address.
+By default it answers on loopback only, to everybody who works on this machine; a foreign site in the same browser
+cannot use it, because requests are JSON and the host must be a loopback name. Requests from other machines need a
+token, which is part of the address.
 """
 
 import asyncio
@@ -34,20 +35,21 @@ _MOST_BYTES = 10_000  # of a request; an answer has some two hundred
 
 
 def answer(study: Study, action: str, content: Any, raters: Sequence[str] = ()) -> dict[str, Any]:
-    """What a page gets for `action` (state, vote or undo) with its `content`: {state} or {error}, a sentence.
+    """The reply to a page's request `action` (state, vote or undo) with its `content`: {state}, or {error} with a
+    sentence.
 
-    `raters`: who may take part; empty: everybody.
+    `raters`: the names that may take part; empty: everybody.
     """
-    known = {"state": study.state, "vote": study.vote, "undo": study.undo}
+    actions: dict[str, Callable[..., dict[str, Any]]] = {"state": study.state, "vote": study.vote, "undo": study.undo}
     try:
         rater = one_line(str(content["rater"]))
         if raters and rater not in raters:
-            raise CrsError(f"{rater!r} is not among the raters of this study; ask who runs it")
-        return {"state": known[action](**content)}
+            raise CrsError(f"{rater!r} is not among the raters of this study; ask the person who runs it")
+        return {"state": actions[action](**content)}
     except CrsError as error:
         return {"error": str(error)}
     except (KeyError, TypeError):
-        return {"error": f"{action!r} with these fields is no request of this page; load it again"}
+        return {"error": f"{action!r} with these fields is not a request of this page; load the page again"}
 
 
 class _Handler(RequestHandler):
@@ -72,11 +74,11 @@ class _Api(_Handler):
     def prepare(self) -> None:
         given = self.request.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.token and not hmac.compare_digest(given.encode(), self.token.encode()):
-            self._refuse(403, "This address lacks the token; use the one that was printed when the study began.")
+            self._refuse(403, "This address lacks the token; use the address that was printed when the study began.")
         elif not self.token and not is_loopback(self.request.host_name):
             self._refuse(403, f"{self.request.host_name!r} is not this machine.")
         elif not self.request.headers.get("Content-Type", "").startswith("application/json"):
-            self._refuse(415, "This is no request of the page.")
+            self._refuse(415, "This is not a request of the page.")
 
     def post(self, action: str) -> None:
         try:
@@ -101,23 +103,23 @@ def is_loopback(host: str) -> bool:
 
 
 def application(study: Study, token: str = "", raters: Sequence[str] = ()) -> Application:
-    """The page and its three requests for one study. Without `token` it answers to loopback names only."""
+    """The page and its three requests for one study. Without `token` it answers requests to loopback names only."""
     files = "|".join(["", *_FILES]).replace(".", r"\.")
     settings = {"study": study, "token": token, "raters": [one_line(rater) for rater in raters]}
     return Application([(rf"/({files})", _File), (r"/api/(state|vote|undo)", _Api, settings)], log_function=_silent)
 
 
 def _silent(_: RequestHandler) -> None:
-    """No line per request: the votes are the record."""
+    """Writes no log line per request: the votes are the record."""
 
 
-def serve(study: Study, host: str, port: int, token: str, raters: Sequence[str], tell: Callable[[str], None]) -> None:
-    """Serves the study until it is stopped (Ctrl-C); `tell` hears the addresses, one per rater that was named.
+def serve(study: Study, host: str, port: int, token: str, raters: Sequence[str], report: Callable[[str], None]) -> None:
+    """Serves the study until it is interrupted (Ctrl-C). `report` gets the addresses, one for each of `raters`, or one.
 
-    Raises `CrsError` for a host that others can reach without a token, and for an address that is taken.
+    Raises `CrsError` for a host that others can reach without a token, and for an address in use.
     """
     if not token and not is_loopback(host):
-        raise CrsError(f"host {host!r} can be reached by others; give a token, so that not everybody can vote")
+        raise CrsError(f"host {host!r} can be reached by others; give a token, else everybody could vote")
 
     async def run() -> None:
         try:
@@ -126,12 +128,12 @@ def serve(study: Study, host: str, port: int, token: str, raters: Sequence[str],
             raise CrsError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from None
         server = HTTPServer(application(study, token, raters), max_body_size=_MOST_BYTES)
         server.add_sockets(sockets)
-        at = f"http://{f'[{host}]' if ':' in host else host}:{sockets[0].getsockname()[1]}/"
+        address = f"http://{f'[{host}]' if ':' in host else host}:{sockets[0].getsockname()[1]}/"
         for rater in raters or [""]:
             query = urlencode({name: value for name, value in (("token", token), ("rater", rater)) if value})
-            tell(f"{at}?{query}" if query else at)
+            report(f"{address}?{query}" if query else address)
         await asyncio.Event().wait()
 
-    for rater in raters:  # their numbers, so the sides they see, are as listed
+    for rater in raters:  # recorded in the order of the list, which decides their sides
         study.state(rater)
     asyncio.run(run())

@@ -1,6 +1,6 @@
-"""A dialogue of a person with a simulator as a page shows it. It goes on in a thread: a person takes time to think.
+"""A dialogue of a person with a simulator, as the state of a page. It runs in a thread, because a person takes time.
 
-Knows nothing of widgets and browsers: `do` takes what a page asks for, and `show` gets every new state.
+Knows neither widgets nor browsers: `do` takes a page's requests, and `show` gets every new state.
 """
 
 import queue
@@ -15,16 +15,16 @@ from crslib.errors import CrsError
 from crslib.simulation.conversation import converse, new_run
 from crslib.store import Run
 
-PATIENCE = 30 * 60  # seconds; who says nothing for so long has gone, and the models need not be kept any longer
+PATIENCE = 30 * 60  # seconds without an utterance, after which the dialogue ends and its models are freed
 START: Mapping[str, Any] = {"phase": "start", "role": USER, "turns": [], "note": "", "private": None, "path": ""}
 
 
 class Talk:
-    """One dialogue after another, each with models of its own, which are opened when it begins and freed at its end.
+    """One dialogue after another. Each has its own models, opened when it begins and freed at its end.
 
-    `state`, which `show` gets whenever it changes, from any thread: `phase` (start, opening, yours, theirs, over), the
-    person's `role`, the `turns` so far ({role, pieces}), a `note` for the person, and, when it is over, `private`
-    (summary, attributes and notes of the other party) and the `path` of the run.
+    `show` gets `state` whenever it changes, from any thread: `phase` (start, opening, yours, theirs, over), the
+    person's `role`, the `turns` so far ({role, pieces}), a `note` for the person and, when the dialogue is over,
+    `private` (summary, attributes and notes of a simulated user) and the `path` of the run.
     """
 
     def __init__(
@@ -32,69 +32,70 @@ class Talk:
     ) -> None:
         self.state = dict(START)
         self._parameters, self._reports, self._show = parameters, reports, show
-        self._said: queue.Queue[str | None] = queue.Queue()
+        self._typed: queue.Queue[str | None] = queue.Queue()
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()  # the page and the thread change the state
+        self._lock = threading.Lock()  # both the page and the thread change the state
 
     def do(self, action: str, content: Mapping[str, Any]) -> None:
-        """What a page asks for: `start` (role, profile), `say` (text), `leave`; what does not fit the phase is nothing.
+        """Carries out a page's request: `start` (role, profile), `say` (text) or `leave`. A request that does not fit
+        the phase is ignored.
 
-        Returns at once. A dialogue that cannot be held says why in the state's `note`.
+        Returns at once. Where a dialogue fails, the state's `note` says why.
         """
         if action == "start" and content.get("role") in (USER, RECOMMENDER):
             role, profile = content["role"], str(content.get("profile", "")).strip()
             if self._change(("start", "over"), **{**START, "phase": "opening", "role": role}):
-                self._said = queue.Queue()
+                self._typed = queue.Queue()
                 self._thread = threading.Thread(target=self._talk, args=(role, profile), daemon=True)
                 self._thread.start()
         elif action == "say" and (text := str(content.get("text", "")).strip()):
             if self._change(("yours",), phase="theirs"):
-                self._said.put(text)
-        elif action == "leave" and self._change(("opening", "yours", "theirs"), note="You go."):
-            self._said.put(None)
+                self._typed.put(text)
+        elif action == "leave" and self._change(("opening", "yours", "theirs"), note="You leave."):
+            self._typed.put(None)
 
     def close(self) -> None:
-        """Ends a dialogue that is still going on and waits until its models are freed."""
+        """Ends the current dialogue, if there is one, and waits until its models are freed."""
         self.do("leave", {})
         if self._thread is not None:
             self._thread.join()
 
     def _change(self, phases: tuple[str, ...] = (), **fields: Any) -> bool:
-        """Sets fields of the state if it is in one of `phases` (none: in any); whether it was."""
+        """Sets fields of the state if its phase is one of `phases` (empty: any phase). Returns whether it was."""
         with self._lock:
-            fits = not phases or self.state["phase"] in phases
-            if fits:
+            allowed = not phases or self.state["phase"] in phases
+            if allowed:
                 self.state = {**self.state, **fields}
                 self._show(self.state)
-        return fits
+        return allowed
 
     def _talk(self, role: str, profile: str) -> None:
         run = new_run(self._reports)
         try:
             self._hold(role, profile, run)
         except Exception as error:
-            why = str(error) if isinstance(error, CrsError) else f"It broke off: {type(error).__name__}: {error}"
+            why = str(error) if isinstance(error, CrsError) else f"It failed: {type(error).__name__}: {error}"
             self._change(phase="over" if self.state["turns"] else "start", note=why)
             if not isinstance(error, CrsError):
                 raise
 
     def _hold(self, role: str, profile: str, run: Run) -> None:
         def ask() -> str | None:
-            if self._said.empty():
+            if self._typed.empty():
                 self._change(phase="yours")
             try:
-                return self._said.get(timeout=PATIENCE)
+                return self._typed.get(timeout=PATIENCE)
             except queue.Empty:
                 return None
 
-        def tell(who: str, text: str) -> None:
+        def show(speaker: str, text: str) -> None:
             if text:
-                self._change(turns=[*self.state["turns"], {"role": who, "pieces": pieces(text)}])
+                self._change(turns=[*self.state["turns"], {"role": speaker, "pieces": pieces(text)}])
 
         def begin() -> None:
             self._change(phase="theirs")
 
-        ending = converse(role, self._parameters, run, ask, tell, profile, begin)
+        ending = converse(role, self._parameters, run, ask, show, profile, begin)
         private = {"summary": ending.summary, "attributes": ending.attributes, "notes": ending.notes}
         self._change(
             phase="over", note=ending.why, private=private if role == RECOMMENDER else None, path=str(run.path)

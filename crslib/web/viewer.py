@@ -1,7 +1,7 @@
-"""Dialogues of one or several runs to look at: one HTML document for a notebook, or a file that opens by double-click.
+"""A viewer for the dialogues of one or several runs: an HTML document for a notebook, or a file that a browser opens.
 
-It holds page, script and data, fetches nothing and needs no server; what a dialogue says is data to it, never markup.
-Knows nothing of how dialogues are read again (`crslib.simulation.replay`): it shows what was found.
+The document holds page, script and data; it fetches nothing and needs no server. Texts of dialogues are data, never
+markup. How likely each word was comes from `crslib.simulation.replay`.
 """
 
 import base64
@@ -15,10 +15,12 @@ from typing import Any
 
 from crslib import store
 from crslib.dialogue import utterances
+from crslib.errors import CrsError
 from crslib.metrics import METRICS
 from crslib.reporting import html
+from crslib.simulation import replay
 from crslib.simulation.replay import Replay
-from crslib.store import Run, writing
+from crslib.store import Progress, Run, no_progress, writing
 from crslib.web import assets
 
 _Turn = tuple[str, int]  # dialogue_id, turn
@@ -26,21 +28,37 @@ _Rows = list[tuple[Any, ...]]
 _HEIGHT = 800  # pixels of the frame in a notebook
 
 
-def show(*runs: Run, inside: Sequence[Replay] = ()) -> html.Shown:
-    """The viewer for a notebook's output; see `rows`."""
-    return html.Shown(document(runs, inside), _HEIGHT, scripts=True)
+def show(*runs: Run, replays: Sequence[Replay] = ()) -> html.Shown:
+    """The viewer as a notebook's output. Arguments and errors are those of `rows`."""
+    return html.Shown(document(runs, replays), _HEIGHT, scripts=True)
 
 
-def write(path: Path, runs: Sequence[Run], inside: Sequence[Replay] = ()) -> Path:
-    """Writes the viewer as one file; see `rows`. Returns `path`."""
+def write(
+    path: Path,
+    runs: Sequence[Run],
+    n_replayed: int = 0,
+    dialogue_ids: Sequence[str] = (),
+    progress: Progress = no_progress,
+) -> Path:
+    """Writes the viewer of `runs` as one file; returns `path`.
+
+    The first `n_replayed` dialogues of the first run and those of `dialogue_ids` are replayed in every run by its own
+    models (`replay.look`), which takes seconds each. `progress` counts these dialogues. Raises `CrsError` for an id
+    that no run has, and as `rows` and `replay.look`.
+    """
+    ids = [run.read("dialogues")["dialogue_id"].sort().to_list() for run in store.name_runs(runs).values()]
+    if unknown := set(dialogue_ids).difference(*ids):
+        raise CrsError(f"no run has a dialogue {min(unknown)!r}; the first one of {runs[0].path} is {ids[0][0]}")
+    replayed = [*ids[0][:n_replayed], *dialogue_ids]
+    replays = [replay.look(run, replayed, progress=progress) for run in runs] if replayed else []
     with writing(path) as temporary:
-        temporary.write_text(document(runs, inside), encoding="utf-8")
+        temporary.write_text(document(runs, replays), encoding="utf-8")
     return path
 
 
-def document(runs: Sequence[Run], inside: Sequence[Replay] = ()) -> str:
-    """The viewer as HTML; see `rows`."""
-    data = rows(runs, inside)
+def document(runs: Sequence[Run], replays: Sequence[Replay] = ()) -> str:
+    """The viewer as HTML. Arguments and errors are those of `rows`."""
+    data = rows(runs, replays)
     script = assets.module("element.js", "viewer.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return Template(assets.text("viewer.html")).substitute(
@@ -48,32 +66,33 @@ def document(runs: Sequence[Run], inside: Sequence[Replay] = ()) -> str:
         policy=f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:",
         style=assets.text("page.css", "viewer.css"),
         script=script,
-        data=json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),  # no tag can end it
+        data=json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),  # no text ends the element
     )
 
 
-def rows(runs: Sequence[Run], inside: Sequence[Replay] = ()) -> dict[str, Any]:
-    """What the page shows, ready for JSON: `runs` (their names), `metrics` (name and title of all that their `scores`
-    have) and `dialogues`.
+def rows(runs: Sequence[Run], replays: Sequence[Replay] = ()) -> dict[str, Any]:
+    """What the page shows, ready for JSON: `runs` (their names), `metrics` (name and title of all in their `scores`)
+    and `dialogues`.
 
-    A dialogue has the number of its run, its ids, stop reason, profile, hidden targets ([title, whether it was named]),
-    `scores`, whether it was `read`, and turns: role, notes, `pieces` ([text, kind of item or "", log-probability or
-    null]) and `candidates` of each title named. `inside`: a reading of each run, in the order of `runs`; those that are
-    missing have none. Raises `CrsError` when a run holds no dialogues or is named twice.
+    A dialogue has the number of its run, its ids, `stop` (the reason) and `ending` (the reason in words), profile,
+    hidden targets ([title, whether it was named]), `scores`, `read` (whether it was replayed), and turns: role, notes,
+    `pieces` ([text, CSS classes of an item or "", log-probability in nats or null]) and `candidates` of each title
+    named. `replays`: what `replay.look` returned for the runs, in the order of `runs`; may be shorter. Raises
+    `CrsError` when a run holds no dialogues or is given twice.
     """
     named = store.name_runs(runs)
     dialogues = [
         dialogue
-        for number, (run, seen) in enumerate(zip_longest(named.values(), inside))
-        for dialogue in _dialogues(run, number, seen)
+        for number, (run, replayed) in enumerate(zip_longest(named.values(), replays))
+        for dialogue in _dialogues(run, number, replayed)
     ]
-    found = {metric for dialogue in dialogues for metric in dialogue["scores"]}
-    known = [name for name in METRICS if name in found] + sorted(found - METRICS.keys())
-    metrics = [{"name": name, "title": METRICS[name].title if name in METRICS else name} for name in known]
+    scored = {metric for dialogue in dialogues for metric in dialogue["scores"]}
+    names = [name for name in METRICS if name in scored] + sorted(scored - METRICS.keys())
+    metrics = [{"name": name, "title": METRICS[name].title if name in METRICS else name} for name in names]
     return {"runs": list(named), "metrics": metrics, "dialogues": dialogues}
 
 
-def _dialogues(run: Run, number: int, inside: Replay | None) -> Iterator[dict[str, Any]]:
+def _dialogues(run: Run, number: int, replayed: Replay | None) -> Iterator[dict[str, Any]]:
     dialogues = run.read("dialogues").sort("dialogue_id")
     turns = run.read("turns").sort("dialogue_id", "turn").partition_by("dialogue_id", as_dict=True)
     scores: dict[str, dict[str, float]] = {}
@@ -81,10 +100,10 @@ def _dialogues(run: Run, number: int, inside: Replay | None) -> Iterator[dict[st
         for dialogue, metric, value in run.read("scores").select("dialogue_id", "metric", "value").iter_rows():
             if value is not None:
                 scores.setdefault(dialogue, {})[metric] = value
-    tokens, candidates = _by_turn(inside)
+    tokens, candidates = _by_turn(replayed)
     for row, page in zip(dialogues.iter_rows(named=True), html.pages(run, dialogues), strict=True):
         key = row["dialogue_id"]
-        said = turns[key,].iter_rows(named=True) if (key,) in turns else ()
+        spoken = turns[key,].iter_rows(named=True) if (key,) in turns else ()
         yield {
             "run": number,
             "id": key,
@@ -101,23 +120,23 @@ def _dialogues(run: Run, number: int, inside: Replay | None) -> Iterator[dict[st
                     "notes": shown["notes"],
                     "pieces": _shaded(shown["pieces"], turn["text"], tokens.get((key, turn["turn"]), ())),
                     "candidates": [
-                        {"title": utterances.mentions(turn["text"])[mention][0], "rows": found}
-                        for mention, found in candidates.get((key, turn["turn"]), {}).items()
+                        {"title": utterances.mentions(turn["text"])[mention][0], "rows": titles}
+                        for mention, titles in candidates.get((key, turn["turn"]), {}).items()
                     ],
                 }
-                for turn, shown in zip(said, page["turns"], strict=True)
+                for turn, shown in zip(spoken, page["turns"], strict=True)
             ],
         }
 
 
-def _by_turn(inside: Replay | None) -> tuple[dict[_Turn, list[tuple[str, float]]], dict[_Turn, dict[int, _Rows]]]:
-    """Tokens, and candidates by number of the mention, of a reading's turns."""
+def _by_turn(replayed: Replay | None) -> tuple[dict[_Turn, list[tuple[str, float]]], dict[_Turn, dict[int, _Rows]]]:
+    """By turn: its tokens (text, log-probability), and its candidates by the number of the mention."""
     tokens: dict[_Turn, list[tuple[str, float]]] = {}
     candidates: dict[_Turn, dict[int, _Rows]] = {}
-    if inside is not None:
-        for dialogue, turn, _, piece, logprob in inside.tokens.iter_rows():
+    if replayed is not None:
+        for dialogue, turn, _, piece, logprob in replayed.tokens.iter_rows():
             tokens.setdefault((dialogue, turn), []).append((piece, logprob))
-        mentions = inside.candidates.group_by("dialogue_id", "turn", "mention", maintain_order=True)
+        mentions = replayed.candidates.group_by("dialogue_id", "turn", "mention", maintain_order=True)
         figures = ("title", "log_prior", "log_lm", "probability", "named")
         for (dialogue, turn, mention), part in mentions:
             candidates.setdefault((dialogue, turn), {})[mention] = part.select(figures).rows()
@@ -127,15 +146,15 @@ def _by_turn(inside: Replay | None) -> tuple[dict[_Turn, list[tuple[str, float]]
 def _shaded(
     pieces: Sequence[Mapping[str, str]], text: str, tokens: Sequence[tuple[str, float]]
 ) -> list[tuple[str, str, float | None]]:
-    """`pieces` of a turn cut at its tokens too. A token of brackets alone is not seen; tokens that do not make up the
-    turn's `text` are left out."""
-    hidden = {at for _, start, end in utterances.mentions(text) for at in (start, start + 1, end - 2, end - 1)}
-    whose = [number for number, (piece, _) in enumerate(tokens) for _ in piece]
-    seen = [number for at, number in enumerate(whose) if at not in hidden]
+    """`pieces` of a turn, cut at its tokens too and with their log-probabilities. Brackets of mentions are not shown.
+    Tokens that do not spell the turn's `text` are ignored."""
+    brackets = {at for _, start, end in utterances.mentions(text) for at in (start, start + 1, end - 2, end - 1)}
+    token_of = [number for number, (piece, _) in enumerate(tokens) for _ in piece]
+    shown = [number for at, number in enumerate(token_of) if at not in brackets]
     letters = [(letter, number) for number, piece in enumerate(pieces) for letter in piece["text"]]
     if [letter for letter, _ in letters] != list(utterances.plain("".join(piece for piece, _ in tokens))) or not tokens:
         return [(piece["text"], piece["css"], None) for piece in pieces]
-    together = zip(letters, seen, strict=True)
+    together = zip(letters, shown, strict=True)
     return [
         ("".join(letter for (letter, _), _ in group), pieces[piece]["css"], tokens[token][1])
         for (piece, token), group in groupby(together, key=lambda one: (one[0][1], one[1]))

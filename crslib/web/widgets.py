@@ -1,4 +1,4 @@
-"""The pages inside JupyterLab: modules and styles of `page/` as anywidgets, on a study's votes and on a dialogue."""
+"""The pages in JupyterLab as anywidgets: rating the pairs of a study, and talking with a simulator."""
 
 from pathlib import Path
 from typing import Any
@@ -13,30 +13,27 @@ from crslib.web.server import answer
 
 
 def rating(study: Study, rater: str = "") -> Any:
-    """A widget on which `rater` (empty: who types a name) answers the questions of `study`."""
+    """A widget in which `rater` answers the questions of `study`. Empty: the page asks for a name."""
 
     class Rating(anywidget.AnyWidget):
         _esm = assets.module("element.js", "people.js")
         _css = assets.text("page.css", "people.css")
         rater = traitlets.Unicode().tag(sync=True)
 
-    def hear(widget: Any, message: dict[str, Any], _: Any) -> None:
+    def on_message(widget: Any, message: dict[str, Any], _: Any) -> None:
         widget.send({"id": message["id"], **answer(study, message["action"], message["content"])})
 
-    shown = Rating(rater=rater)
-    shown.on_msg(hear)
-    return shown
+    widget = Rating(rater=rater)
+    widget.on_msg(on_message)
+    return widget
 
 
 def talking(parameters: RunParameters, reports: Path | None = None) -> Any:
-    """A widget on which a person talks with a simulator; nothing is opened before they begin.
+    """A widget in which a person talks with a simulator. Models are opened when the person begins.
 
-    Dialogues are kept below `reports`/chats, as those of `crs chat` are. `close` ends one that is still going on.
+    Dialogues are stored below `reports`/chats, like those of `crs chat`. `close` ends the current one.
     """
-    from crslib.web.talk import (
-        START,
-        Talk,  # and with it llama.cpp, which raters need not wait for
-    )
+    from crslib.web.talk import START, Talk  # loads llama.cpp, which raters need not wait for
 
     class Talking(anywidget.AnyWidget):
         _esm = assets.module("element.js", "chat.js")
@@ -47,7 +44,7 @@ def talking(parameters: RunParameters, reports: Path | None = None) -> Any:
             talk.do("leave", {})
             super().close()
 
-    shown = Talking()
-    talk = Talk(parameters, reports or resolve("reports"), lambda state: shown.set_trait("state", state))
-    shown.on_msg(lambda widget, message, buffers: talk.do(message["action"], message["content"]))
-    return shown
+    widget = Talking()
+    talk = Talk(parameters, reports or resolve("reports"), lambda state: widget.set_trait("state", state))
+    widget.on_msg(lambda _, message, buffers: talk.do(message["action"], message["content"]))
+    return widget

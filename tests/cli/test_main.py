@@ -1,4 +1,4 @@
-"""What a person meets at the prompt: one sentence and a status, never a traceback."""
+"""The command line: errors are one sentence and exit status 1, never a traceback."""
 
 import subprocess
 import sys
@@ -62,11 +62,20 @@ def test_own_data_are_imported_or_refused(tmp_path: Path) -> None:
     assert (result.exit_code, "give either --ratings" in result.stderr) == (1, True)
 
 
-def test_neither_the_command_nor_a_simulation_waits_for_imports_it_does_not_need() -> None:
-    """Every run and every notebook is a process of its own; these packages take seconds and up to 100 MiB each."""
+def test_the_command_and_a_simulation_import_no_heavy_packages_that_they_do_not_need() -> None:
+    """Every run and every notebook is a process of its own; each of these packages takes seconds and up to 100 MiB."""
     names = ("cli.main", "data.tables", "experiments.pipeline", "simulation.loop", "users.opinions")
     modules = ", ".join(f"crslib.{name}" for name in names)
     prior = "crslib.recommender.prior.ItemPrior.fit(*crslib.data.tables.load(crslib.config.ROOT / 'data'))"
     heavy = "{'altair', 'pandas', 'sklearn', 'torch', 'transformers'}"
     code = f"import sys, {modules}; {prior}; print(sorted({heavy} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_packages_import_their_heavy_modules_only_when_named() -> None:
+    """Raters wait neither for models nor for charts."""
+    names = ("judging.analysis", "judging.study", "web.widgets", "reporting", "experiments")
+    modules = ", ".join(f"crslib.{name}" for name in names)
+    heavy = "{'altair', 'llama_cpp', 'openai', 'pandas', 'papermill', 'sklearn'}"
+    code = f"import sys, {modules}; print(sorted({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

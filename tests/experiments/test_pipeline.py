@@ -1,4 +1,4 @@
-"""Real notebooks, real models, tiny size: a run from data to report, again, elsewhere, and broken in the middle."""
+"""Tiny runs with real notebooks and models: complete, repeated, in another folder, and interrupted."""
 
 import json
 import shutil
@@ -30,19 +30,19 @@ STAGES = RunParameters().stages
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
-    """A folder of reports and the run that `crs run` left there."""
+    """A folder of reports and the run that `crs run` wrote there."""
     reports = tmp_path_factory.mktemp("reports")
     (reports / "tiny.yaml").write_text(json.dumps(TINY))
-    told = CliRunner().invoke(main, ["run", "--params", str(reports / "tiny.yaml"), "--reports", str(reports)])
-    assert told.exit_code == 0, told.output
+    result = CliRunner().invoke(main, ["run", "--params", str(reports / "tiny.yaml"), "--reports", str(reports)])
+    assert result.exit_code == 0, result.output
     (run,) = (reports / "runs").iterdir()
-    assert told.output.splitlines()[-1] == str(run / "report.html")
+    assert result.output.splitlines()[-1] == str(run / "report.html")
     return reports, Run(run)
 
 
 @pytest.mark.model
 @pytest.mark.notebook
-def test_a_run_leaves_everything_in_its_folder(done: tuple[Path, Run]) -> None:
+def test_a_run_writes_everything_into_its_folder(done: tuple[Path, Run]) -> None:
     reports, run = done
     expected = {"run.json", "report.html", *(f"{name}.ipynb" for name in STAGES)}
     tables = ("profiles", "holdouts", "items", "ratings", "dialogues", "turns", "prompts", "scores", "metrics")
@@ -64,21 +64,21 @@ def test_a_run_leaves_everything_in_its_folder(done: tuple[Path, Run]) -> None:
 
 @pytest.mark.model
 @pytest.mark.notebook
-def test_its_figures_are_recomputed_by_other_means(done: tuple[Path, Run]) -> None:
+def test_its_figures_equal_an_independent_computation(done: tuple[Path, Run]) -> None:
     table, equal = recompute.recompute(done[1].path, ROOT / "data" / "human", draws=2)
     assert equal, table.filter(pl.col("by").str.starts_with("DIFFERS"))
 
 
 @pytest.mark.model
 @pytest.mark.notebook
-def test_again_is_found_done_and_elsewhere_is_byte_identical(
+def test_a_repeated_run_is_not_computed_again_and_is_byte_identical_elsewhere(
     done: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With other threads, and with the barrier made physical: while the models talk, the hidden table is gone."""
+    """With other threads, and without the table of hidden items while the models talk."""
     reports, run = done
-    told: list[str] = []
-    pipeline.execute(pipeline.plan(TINY, reports), told.append)
-    assert told == []
+    stages: list[str] = []
+    pipeline.execute(pipeline.plan(TINY, reports), stages.append)
+    assert stages == []
     execute = pipeline.execute_notebook
 
     def hiding(name: str, folder: Path, parameters: dict[str, object]) -> None:
@@ -91,14 +91,14 @@ def test_again_is_found_done_and_elsewhere_is_byte_identical(
             away.rename(hidden)
 
     monkeypatch.setattr(pipeline, "execute_notebook", hiding)
-    other = pipeline.execute(pipeline.plan({**TINY, "threads": 1}, tmp_path), told.append)
-    assert told == list(STAGES)
+    other = pipeline.execute(pipeline.plan({**TINY, "threads": 1}, tmp_path), stages.append)
+    assert stages == list(STAGES)
     assert other.path.name == run.path.name  # threads are not part of the identity
     for name in ("turns", "dialogues", "prompts", "profiles", "holdouts", "scores", "metrics"):
         assert (other.path / f"{name}.parquet").read_bytes() == (run.path / f"{name}.parquet").read_bytes(), name
 
 
-def test_identity_follows_content_not_names(tmp_path: Path) -> None:
+def test_identity_depends_on_content_not_on_names(tmp_path: Path) -> None:
     one = pipeline.plan(TINY, tmp_path)
     assert pipeline.plan({**TINY, "threads": 2}, tmp_path).run_id == one.run_id
     assert pipeline.plan({**TINY, "user_adapter": "data/adapters/../adapters/user.gguf"}, tmp_path).run_id == one.run_id
@@ -108,7 +108,7 @@ def test_identity_follows_content_not_names(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir()), "planning writes nothing"
 
 
-def test_missing_inputs_are_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_inputs_are_errors_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "weights_form", lambda *given: pytest.fail("weights were measured first"))
     with pytest.raises(CrsError, match=r"items\.parquet does not exist; run `crs data build`"):
         pipeline.plan({"data": str(tmp_path)}, tmp_path)
@@ -120,7 +120,7 @@ def test_missing_inputs_are_told_before_anything_starts(tmp_path: Path, monkeypa
         pipeline.plan({"human": str(tmp_path / "none")}, tmp_path)
 
 
-def test_latest_follows_the_newest_run(tmp_path: Path) -> None:
+def test_latest_links_to_the_newest_run(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         pipeline.point_latest(tmp_path, tmp_path / "runs" / name)
@@ -135,26 +135,26 @@ def test_run_json_is_plain_json(tmp_path: Path) -> None:
     assert record["parameters"]["max_turns"] == 4
 
 
-def test_a_full_disk_is_recorded_and_the_run_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_recorded_and_the_run_continues_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planned = pipeline.plan(TINY, tmp_path)
-    made: list[str] = []
+    executed: list[str] = []
 
     def fails(name: str, folder: Path, parameters: dict) -> None:
         if name == "02_simulate":
             raise CrsError("cannot write x: No space left on device")
-        made.append(name)
+        executed.append(name)
 
     monkeypatch.setattr(pipeline, "execute_notebook", fails)
     with pytest.raises(CrsError, match="No space left"):
         pipeline.execute(planned)
     assert planned.run.info["status"] == "error"
-    monkeypatch.setattr(pipeline, "execute_notebook", lambda name, folder, parameters: made.append(name))
+    monkeypatch.setattr(pipeline, "execute_notebook", lambda name, folder, parameters: executed.append(name))
     assert pipeline.execute(planned).info["status"] == "success"
-    assert made == ["01_profiles", "02_simulate", "03_evaluate"]
+    assert executed == ["01_profiles", "02_simulate", "03_evaluate"]
 
 
-def test_identity_follows_the_library_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Notebooks only call the library: edited code must not find the results of the old code done."""
+def test_identity_depends_on_the_library_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notebooks only call the library, so results of old code must not be reused for new code."""
     before = pipeline.plan(TINY, tmp_path).run_id
     package = tmp_path / "crslib"
     shutil.copytree(identity.LIBRARY, package)

@@ -1,4 +1,4 @@
-"""The tour that a new researcher takes first."""
+"""`00_quickstart`."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from crslib.store import Run
 
 @pytest.mark.model
 @pytest.mark.notebook
-def test_the_tour_ends_with_dialogues_that_leak_nothing(tmp_path: Path) -> None:
+def test_the_quickstart_notebook_runs_and_shows_its_dialogues(tmp_path: Path) -> None:
     execute_notebook("00_quickstart", tmp_path, {"run_dir": str(tmp_path), "n_profiles": 2, "max_turns": 4})
     assert Run(tmp_path).read("dialogues").height == 2
     cells = nbformat.read(tmp_path / "00_quickstart.ipynb", as_version=4).cells

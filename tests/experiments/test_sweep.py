@@ -1,4 +1,4 @@
-"""Sweeps of real runs: parallel, one failure isolated, killed in the middle and gone on with."""
+"""Sweeps of real runs: in parallel, with a failing condition, and continued after a kill."""
 
 import json
 import re
@@ -24,26 +24,41 @@ def write_grid(folder: Path, **axes: object) -> Path:
     return grid
 
 
-def test_the_same_run_twice_in_a_grid_is_refused(tmp_path: Path) -> None:
+def test_a_grid_with_the_same_run_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CrsError, match="are the same run; remove one"):
         sweep.conditions([{**TINY, "threads": 1}, {**TINY, "threads": 2}], tmp_path)
 
 
-def test_a_bad_condition_is_found_before_any_starts(tmp_path: Path) -> None:
+def test_an_invalid_condition_is_an_error_before_any_starts(tmp_path: Path) -> None:
     with pytest.raises(CrsError, match="parameter opener = 'nobody' is not valid"):
         sweep.conditions([TINY, {**TINY, "opener": "nobody"}], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+def test_a_condition_uses_one_thread_when_several_run_at_a_time(tmp_path: Path) -> None:
+    points = [{**TINY, "seed": 1}, {**TINY, "seed": 2, "threads": 3}]
+    assert [one.plan.parameters.threads for one in sweep.conditions(points, tmp_path, workers=2)] == [1, 3]
+    assert [one.plan.parameters.threads for one in sweep.conditions(points, tmp_path)] == [0, 3]
+
+
+def test_a_failed_condition_has_an_error(tmp_path: Path) -> None:
+    (condition,) = sweep.conditions([TINY], tmp_path)
+    assert condition.error == ""
+    condition.state = "error"
+    assert condition.error.startswith("in use by another process")
+    condition.plan.run.update(error="no space", traceback="lines")
+    assert (condition.error, condition.traceback) == ("no space", "lines")
+
+
 @pytest.mark.model
 @pytest.mark.notebook
-def test_killed_sweep_goes_on_and_one_failure_stops_no_other(tmp_path: Path) -> None:
+def test_a_killed_sweep_continues_and_a_failing_condition_stops_no_other(tmp_path: Path) -> None:
     grid = write_grid(tmp_path, n_profiles=[4, 2, 100_000])
     reports = tmp_path / "reports"
     words = ["sweep", str(grid), "--reports", str(reports)]
     command = [sys.executable, "-c", "from crslib.cli.main import main; main()", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    while not list(reports.glob("runs/*/journal.jsonl")):  # a kernel simulates
+    while not list(reports.glob("runs/*/journal.jsonl")):  # a kernel has begun to simulate
         assert process.poll() is None, process.stdout.read().decode() if process.stdout else ""
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -51,7 +66,7 @@ def test_killed_sweep_goes_on_and_one_failure_stops_no_other(tmp_path: Path) -> 
 
     again = CliRunner().invoke(main, words)
     assert again.exit_code == 1
-    assert "1 of 3 conditions failed; mend the cause" in again.stderr
+    assert "1 of 3 conditions failed; remove the cause" in again.stderr
     assert "n_profiles = 100000 but only" in again.stdout
     assert "Traceback" in again.stdout
     infos = [json.loads(path.read_text()) for path in reports.glob("runs/*/run.json")]
@@ -69,15 +84,15 @@ def test_killed_sweep_goes_on_and_one_failure_stops_no_other(tmp_path: Path) -> 
     assert "n_profiles=2" in html
     assert "n_profiles = 100000 but only" in html
 
-    made = {
+    written = {
         path: path.stat().st_mtime_ns
         for path in reports.glob("runs/*/*.parquet")
         if path.with_name("scores.parquet").exists()
     }
-    assert len(made) >= 2 * 9
+    assert len(written) >= 2 * 9
     third = CliRunner().invoke(main, words)
-    assert "2 found done" in third.stdout
-    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert "2 computed before" in third.stdout
+    assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
 @pytest.mark.notebook

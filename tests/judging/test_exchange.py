@@ -1,4 +1,4 @@
-"""Pairs leave blind, votes come back to the right sides and once."""
+"""Exported pairs are blind; imported votes get the right sides and count once."""
 
 import json
 from pathlib import Path
@@ -10,31 +10,31 @@ import yaml
 
 from crslib.errors import CrsError
 from crslib.judging import exchange
-from crslib.judging.study import Study, find
+from crslib.judging.study import Study, open_study
 from tests.support.people_runs import make_runs
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    made = find(make_runs(tmp_path, 6), 3, 0, tmp_path / "people")
-    state = made.state("ann")
-    made.vote("ann", "k", 0, state["criterion"], "left", 2.5)
-    return made
+    opened = open_study(make_runs(tmp_path, 6), 3, 0, tmp_path / "people")
+    state = opened.state("ann")
+    opened.vote("ann", "k", 0, state["criterion"], "left", 2.5)
+    return opened
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_tables_go_out_and_come_back_once(study: Study, form: str, tmp_path: Path) -> None:
+def test_tables_are_exported_and_imported_once(study: Study, form: str, tmp_path: Path) -> None:
     pairs, votes = exchange.write(study, form, tmp_path / "out")
     assert "run-a" not in pairs.read_text()
     assert exchange.read(study, form, votes).equals(study.votes())
-    assert study.take(exchange.read(study, form, votes)) == 0  # our own
+    assert study.add(exchange.read(study, form, votes)) == 0  # our own
     foreign = study.votes().with_columns(rater=pl.lit("eve"))
-    assert (study.take(foreign), study.take(foreign)) == (1, 0)
+    assert (study.add(foreign), study.add(foreign)) == (1, 0)
     assert study.votes()["rater"].to_list() == ["ann", "eve"]
     assert study.state("ann")["step"] == 1
 
 
-def test_a_short_table_gets_the_sides_of_the_study(study: Study, tmp_path: Path) -> None:
+def test_a_table_without_sides_gets_those_of_the_study(study: Study, tmp_path: Path) -> None:
     row = study.pairs.row(0, named=True)
     (tmp_path / "v.csv").write_text(f"pair_id,criterion,choice,rater\n{row['pair_id']},flow,right,eve\n")
     (vote,) = exchange.read(study, "csv", tmp_path / "v.csv").to_dicts()
@@ -58,8 +58,8 @@ def test_potato_is_configured_blind_and_read_in_both_of_its_forms(study: Study, 
     (tmp_path / "annotation_output/ann/user_state.json").write_text(json.dumps(state))
     line = {"id": pair, "displayed_text": "", "label_annotations": {"flow": {"right": "true"}}}
     (tmp_path / "annotation_output/bob/annotated_instances.jsonl").write_text(json.dumps(line) + "\n")
-    found = exchange.read(study, "potato", tmp_path / "annotation_output")
-    assert found.select("pair_id", "criterion", "choice", "rater").rows() == [
+    votes = exchange.read(study, "potato", tmp_path / "annotation_output")
+    assert votes.select("pair_id", "criterion", "choice", "rater").rows() == [
         (pair, "flow", "tie", "ann"),
         (pair, "flow", "right", "bob"),
     ]
@@ -75,21 +75,21 @@ def test_label_studio_is_configured_blind_and_read(study: Study, tmp_path: Path)
     done = {"completed_by": {"id": 3, "email": "e@example.org"}, "result": [result, {**result, "from_name": "real"}]}
     exported = [{**task, "annotations": [{**done, "lead_time": 9.0}, {**done, "was_cancelled": True}]}]
     (tmp_path / "export.json").write_text(json.dumps(exported))
-    found = exchange.read(study, "labelstudio", tmp_path / "export.json")
-    assert found.select("criterion", "choice", "rater", "seconds").rows() == [
+    votes = exchange.read(study, "labelstudio", tmp_path / "export.json")
+    assert votes.select("criterion", "choice", "rater", "seconds").rows() == [
         ("flow", "right", "e@example.org", 4.5),
         ("real", "right", "e@example.org", 4.5),
     ]
 
 
-def test_what_holds_no_votes_is_told(study: Study, tmp_path: Path) -> None:
+def test_files_without_valid_votes_are_refused(study: Study, tmp_path: Path) -> None:
     (tmp_path / "v.csv").write_text("pair_id,choice,rater\np,left,x\n")
     with pytest.raises(CrsError, match="column 'criterion' is missing"):
         exchange.read(study, "csv", tmp_path / "v.csv")
     (tmp_path / "v.csv").write_text("pair_id,criterion,choice,rater\np,flow,left,x\n")
     with pytest.raises(CrsError, match="pair 'p' is not in the study"):
         exchange.read(study, "csv", tmp_path / "v.csv")
-    with pytest.raises(CrsError, match="holds no votes as labelstudio gives them"):
+    with pytest.raises(CrsError, match="cannot read votes in the format labelstudio"):
         exchange.read(study, "labelstudio", tmp_path / "none.json")
-    with pytest.raises(CrsError, match="'both' is no choice"):
-        study.take(study.votes().with_columns(choice=pl.lit("both")))
+    with pytest.raises(CrsError, match="'both' is not a choice"):
+        study.add(study.votes().with_columns(choice=pl.lit("both")))

@@ -1,4 +1,4 @@
-"""Votes on disk: each once, in the order in which they were given, whatever is killed or sent again."""
+"""Votes on disk: each once and in order, also after a crash or when an answer is sent again."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,13 @@ import pytest
 
 from crslib.dialogue.utterances import plain
 from crslib.errors import CrsError
-from crslib.judging.study import Study, find
+from crslib.judging.study import Study, open_study
 from tests.support.people_runs import make_runs
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    return find(make_runs(tmp_path, 6), 3, 0, tmp_path / "people")
+    return open_study(make_runs(tmp_path, 6), 3, 0, tmp_path / "people")
 
 
 def cast(study: Study, rater: str, choice: str, key: str | None = None) -> dict:
@@ -23,13 +23,13 @@ def cast(study: Study, rater: str, choice: str, key: str | None = None) -> dict:
     return study.vote(rater, key, state["order"], state["criterion"], choice, 1.5)
 
 
-def test_a_state_shows_the_dialogues_and_tells_no_condition(study: Study) -> None:
+def test_a_state_holds_the_dialogues_and_no_condition(study: Study) -> None:
     state = study.state("ann")
     assert (state["order"], state["pairs"], state["step"], state["steps"]) == (0, 6, 0, 5)
     assert (state["criterion"], state["profile"]) == ("naturalness", None)
-    told = json.dumps(state)
+    sent = json.dumps(state)
     secrets = ["run-a", "run-b", "condition", "shuffled", "repeating", *study.pairs["pair_id"]]
-    assert not [secret for secret in [*secrets, *study.pairs["left_dialogue"]] if secret in told]
+    assert not [secret for secret in [*secrets, *study.pairs["left_dialogue"]] if secret in sent]
     assert state["left"][0]["pieces"][1] == ["Heat (1995)", True]
     for _ in range(4):
         state = cast(study, "ann", "tie")
@@ -37,7 +37,7 @@ def test_a_state_shows_the_dialogues_and_tells_no_condition(study: Study) -> Non
     assert state["profile"]["summary"].startswith("You enjoy western movies")
 
 
-def test_votes_follow_what_was_shown(study: Study) -> None:
+def test_votes_have_the_sides_that_were_shown(study: Study) -> None:
     opening = study.state("ann")["left"][0]["pieces"]
     for choice in ("left", "tie", "right"):
         cast(study, "ann", choice)
@@ -53,20 +53,20 @@ def test_votes_follow_what_was_shown(study: Study) -> None:
     assert "".join(text for text, _ in opening) == plain(first[vote["left_condition"]])
 
 
-def test_an_answer_sent_again_counts_once_and_an_old_one_not_at_all(study: Study) -> None:
+def test_an_answer_sent_again_counts_once_and_an_outdated_one_never(study: Study) -> None:
     first = cast(study, "ann", "left", "k")
     assert study.vote("ann", "k", 0, "naturalness", "left", 1.5) == first
     late = study.vote("ann", "other", 0, "naturalness", "right", 1.5)
     assert late["note"] == "This had been answered before; here is the next."
     assert study.votes()["choice"].to_list() == ["left"]
     study.undo("ann", "u")
-    study.vote("ann", "k", 0, "naturalness", "left", 1.5)  # taken back since: an old packet does not bring it again
+    study.vote("ann", "k", 0, "naturalness", "left", 1.5)  # withdrawn: an answer that arrives late does not restore it
     assert study.votes().is_empty()
 
 
 def test_undo_is_a_record_and_goes_back_one_answer(study: Study) -> None:
     study.state("ann")
-    assert study.undo("ann", "u0")["step"] == 0  # nothing there yet
+    assert study.undo("ann", "u0")["step"] == 0  # nothing to undo
     for choice in ("left", "left", "right"):
         cast(study, "ann", choice)
     assert study.undo("ann", "u1")["step"] == 2
@@ -78,7 +78,7 @@ def test_undo_is_a_record_and_goes_back_one_answer(study: Study) -> None:
     assert acts == ["join", "vote", "vote", "vote", "undo", "undo", "vote"]
 
 
-def test_a_torn_line_is_dropped_and_the_rest_goes_on(study: Study) -> None:
+def test_a_torn_line_is_dropped(study: Study) -> None:
     cast(study, "ann", "left")
     cast(study, "bob", "right")
     with (study.path / "votes.jsonl").open("a") as file:
@@ -102,16 +102,16 @@ def test_a_rater_reaches_the_end(study: Study) -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"choice": "both"}, "'both' is no choice"),
-        ({"seconds": -1}, "-1 is no number of seconds"),
+        ({"choice": "both"}, "'both' is not a choice"),
+        ({"seconds": -1}, "-1 is not a number of seconds"),
         ({"rater": "eve"}, "'eve' has not begun"),
-        ({"key": ""}, "'' is no key"),
+        ({"key": ""}, "'' is not the key"),
     ],
 )
-def test_what_is_no_answer_is_refused(study: Study, given: dict, sentence: str) -> None:
+def test_invalid_answers_are_refused(study: Study, given: dict, sentence: str) -> None:
     study.state("ann")
     answer = {"rater": "ann", "key": "k", "order": 0, "criterion": "naturalness", "choice": "left", "seconds": 1}
     with pytest.raises(CrsError, match=sentence):
         study.vote(**answer | given)
-    with pytest.raises(CrsError, match="is no name"):
+    with pytest.raises(CrsError, match="is not a name"):
         study.state(" ")

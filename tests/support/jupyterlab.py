@@ -1,4 +1,4 @@
-"""JupyterLab for tests that drive it in a browser, without this machine's settings; it asks nothing, saves nothing."""
+"""JupyterLab for browser tests, without the settings of this machine, without questions and without autosaving."""
 
 import contextlib
 import json
@@ -18,12 +18,12 @@ import pytest
 
 from crslib.config import ROOT
 
-PATIENCE = 300_000  # milliseconds: to give up, not to wait; a busy machine is no failure
+PATIENCE = 300_000  # milliseconds until a test fails; long, because the machine may be busy
 
 
 @contextlib.contextmanager
 def serving(notebook: nbformat.NotebookNode, folder: Path) -> Iterator[str]:
-    """A JupyterLab that works in `folder`, which gets the notebook; the notebook's address."""
+    """A JupyterLab in `folder`, with the notebook; yields the notebook's address."""
     pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
     nbformat.write(notebook, folder / "notebook.ipynb")
     words = ["--no-browser", "--allow-root", "--ServerApp.token=t", "--ServerApp.port=0"]
@@ -41,17 +41,17 @@ def serving(notebook: nbformat.NotebookNode, folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "jupyterlab", *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment)
     try:
-        address = next(found[1] for line in process.stderr if (found := re.search(r"(http://127\S+:\d+)/", line)))
-        threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop it
-        _answers(address, process)
+        address = next(match[1] for line in process.stderr if (match := re.search(r"(http://127\S+:\d+)/", line)))
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would block it
+        _wait_until_ready(address, process)
         yield f"{address}/lab/tree/notebook.ipynb?token=t"
     finally:
         process.terminate()
         process.wait()
 
 
-def _answers(address: str, process: subprocess.Popen[str]) -> None:
-    """Waits until the server does what its log has announced."""
+def _wait_until_ready(address: str, process: subprocess.Popen[str]) -> None:
+    """Waits until the server answers; its log announces that too early."""
     while process.poll() is None:
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"{address}/api?token=t").close()
@@ -61,10 +61,10 @@ def _answers(address: str, process: subprocess.Popen[str]) -> None:
 
 
 def run_all(page: Any, address: str) -> None:
-    """Opens the notebook and starts all its cells, as a person would by the menu."""
+    """Opens the notebook and runs all its cells from the menu."""
     page.set_default_timeout(PATIENCE)
     page.goto(address)
-    # The status bar knows of the connection, the notebook's own light does not; what is run without one is lost.
+    # Cells that run before the kernel is connected are lost; only the status bar shows the connection.
     page.get_by_text("(ipykernel) | Idle").wait_for()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()

@@ -1,4 +1,4 @@
-"""Page files joined into the one module that a widget may have."""
+"""Page scripts as one module."""
 
 import re
 
@@ -11,5 +11,5 @@ from crslib.web import assets
 def test_a_joined_module_needs_no_other_file(name: str) -> None:
     joined = assets.module("element.js", name)
     assert not re.search(r"^import\b", joined, re.M)
-    assert {found[:14] for found in re.findall(r"^export .*", joined, re.M)} <= {"export default"}
+    assert {line[:14] for line in re.findall(r"^export .*", joined, re.M)} <= {"export default"}
     assert "\nfunction element(" in joined

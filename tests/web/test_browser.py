@@ -1,4 +1,4 @@
-"""The rating page and the viewer in a real browser: what is clicked is what is kept, and everybody can click it."""
+"""The rating page and the viewer in a real browser: clicks and keys are stored as votes, and pages are accessible."""
 
 import os
 import re
@@ -16,13 +16,13 @@ import pytest
 
 from crslib import store
 from crslib.config import ROOT
-from crslib.judging.pairs import read_questions
-from crslib.judging.study import Study, find
+from crslib.judging.criteria import read_questions
+from crslib.judging.study import Study, open_study
 from crslib.web import viewer
 from tests.support.jupyterlab import PATIENCE, run_all, serving
 from tests.support.people_runs import SCRIPT, make_runs
 from tests.web.test_server import Served
-from tests.web.test_viewer import make_looked_at, reading
+from tests.web.test_viewer import replayed, viewed_runs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -46,11 +46,11 @@ def page(browser: Any) -> Iterator[Any]:
 
 
 def make_study(folder: Path, n_people: int, n_pairs: int) -> Study:
-    return find(make_runs(folder, n_people), n_pairs, 0, folder / "people")
+    return open_study(make_runs(folder, n_people), n_pairs, 0, folder / "people")
 
 
 def start(study: Study, port: int = 0) -> tuple[subprocess.Popen[str], str]:
-    """`crs people serve` in a process of its own, and the address that it prints."""
+    """Starts `crs people serve`; returns its process and the address that it prints."""
     words = ["people", "serve", str(study.path), "--port", str(port), "--raters", "ann"]
     command = [sys.executable, "-c", "from crslib.cli.main import main; main()", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -60,7 +60,7 @@ def start(study: Study, port: int = 0) -> tuple[subprocess.Popen[str], str]:
     raise AssertionError("no address was printed")
 
 
-def test_ten_pairs_by_mouse_and_keys_through_reload_undo_and_kill(page: Any, tmp_path: Path) -> None:
+def test_ten_pairs_by_mouse_and_keys_with_reload_undo_and_kill(page: Any, tmp_path: Path) -> None:
     runs = store.find_runs(make_runs(tmp_path, 12))
     study = Study.of(runs, 7, 0, read_questions()[:2], tmp_path / "people")  # and two checks, and one pair again
     process, address = start(study)
@@ -80,7 +80,7 @@ def test_ten_pairs_by_mouse_and_keys_through_reload_undo_and_kill(page: Any, tmp
         page.goto(address)
         for number in range(20):
             settled(number)
-            if number == 11:  # killed between two answers, and at work again only after the next one was given
+            if number == 11:  # killed between two answers, restarted after the next one
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
             choice = ("left", "tie", "right")[(number * 7 + number // 3) % 3]
@@ -96,7 +96,7 @@ def test_ten_pairs_by_mouse_and_keys_through_reload_undo_and_kill(page: Any, tmp
             if number == 6:
                 settled(7)
                 page.reload()
-            if number in (3, 14):  # across a pair's border, and within a pair
+            if number in (3, 14):  # between two pairs, and within a pair
                 settled(number + 1)
                 page.keyboard.press("u")
                 settled(number)
@@ -114,19 +114,19 @@ def test_ten_pairs_by_mouse_and_keys_through_reload_undo_and_kill(page: Any, tmp
     assert (votes["seconds"] >= 0).all()
 
 
-def test_markup_is_text_and_axe_and_the_keyboard_find_their_way(page: Any, tmp_path: Path) -> None:
+def test_markup_is_shown_as_text_and_the_page_is_accessible(page: Any, tmp_path: Path) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    served = Served(make_study(tmp_path, 1, 1))  # one person, whose dialogues hold markup
+    served = Served(make_study(tmp_path, 1, 1))  # one profile, whose dialogues hold markup
     try:
         page.goto(served.address)
-        found = [axe.Axe().run(page)]
+        results = [axe.Axe().run(page)]
         page.keyboard.type("ann")  # the name has the focus
         page.keyboard.press("Enter")
         page.get_by_text(SCRIPT).first.wait_for()
         assert page.title() == "Which dialogue?"
         assert page.locator(".talk script, .talk img").count() == 0
         assert page.evaluate("document.activeElement.tagName") == "H2"
-        found.append(axe.Axe().run(page))
+        results.append(axe.Axe().run(page))
         names = []
         for _ in range(5):
             page.keyboard.press("Tab")
@@ -139,18 +139,19 @@ def test_markup_is_text_and_axe_and_the_keyboard_find_their_way(page: Any, tmp_p
             page.keyboard.press(key)
             page.get_by_text(f"question {number + 2} of 5").wait_for()
         page.locator(".profile").wait_for()
-        found.append(axe.Axe().run(page))
+        results.append(axe.Axe().run(page))
         page.set_viewport_size({"width": 500, "height": 800})
-        found.append(axe.Axe().run(page))
-        violations = [violation for result in found for violation in result.response["violations"]]
+        results.append(axe.Axe().run(page))
+        violations = [violation for result in results for violation in result.response["violations"]]
         assert [v["id"] for v in violations if v["impact"] in ("serious", "critical")] == []
     finally:
         served.stop()
 
 
-def test_dialogues_are_filtered_ordered_compared_and_unfolded(page: Any, tmp_path: Path, items: pl.DataFrame) -> None:
+def test_dialogues_are_filtered_ordered_and_compared(page: Any, tmp_path: Path, items: pl.DataFrame) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    written = viewer.write(tmp_path / "look.html", make_looked_at(tmp_path, items), [reading()])
+    written = tmp_path / "look.html"
+    written.write_text(viewer.document(viewed_runs(tmp_path, items), [replayed()]), encoding="utf-8")
     page.goto(written.as_uri())
     listed = page.locator("[role=option] .id")
     chosen = page.locator("[role=option][aria-selected=true] .id")
@@ -167,11 +168,11 @@ def test_dialogues_are_filtered_ordered_compared_and_unfolded(page: Any, tmp_pat
     assert listed.all_text_contents() == ["u000.0", "u001.0", "u002.0"]
     assert page.locator("[role=option] .value").all_text_contents() == ["1", "0", "–"]
     box["Order"].select_option("lowest first")
-    assert listed.all_text_contents() == ["u001.0", "u000.0", "u002.0"]  # what has no value stays behind
+    assert listed.all_text_contents() == ["u001.0", "u000.0", "u002.0"]  # dialogues without a value come last
     page.get_by_label("From").fill("0.5")
     assert listed.all_text_contents() == ["u000.0"]
     page.get_by_label("From").fill("2")
-    page.get_by_text("No dialogue is like that").wait_for()
+    page.get_by_text("No dialogue matches").wait_for()
     page.get_by_label("From").fill("")
     box["Stop reason"].select_option("max_turns")
     assert listed.all_text_contents() == ["u001.0"]
@@ -179,20 +180,20 @@ def test_dialogues_are_filtered_ordered_compared_and_unfolded(page: Any, tmp_pat
     box["Order"].select_option("highest first")
 
     left, right = page.get_by_label("a, u000.0", exact=True), page.get_by_label("b, u000.0", exact=True)
-    assert left.locator(".said").all_text_contents() == ["Seen Heat (1995)?", "not yet"]
-    assert right.locator(".said").all_text_contents() == ["Seen it?", "not yet"]
+    assert left.locator(".text").all_text_contents() == ["Seen Heat (1995)?", "not yet"]
+    assert right.locator(".text").all_text_contents() == ["Seen it?", "not yet"]
     note = left.get_by_text("(Heat (1995): not seen, interested)")
     assert not note.is_visible()
     page.get_by_label("Unfold private notes").check()
     assert note.is_visible()
     assert left.get_by_title("< 0.1 %").text_content() == "at (1995)"
     left.get_by_text("word by word").click()
-    left.locator(".tokens tbody tr").last.wait_for()  # drawn when it is unfolded
+    left.locator(".tokens tbody tr").last.wait_for()  # drawn when unfolded
     assert left.locator(".tokens tbody tr").last.text_content() == "?61 %−0.50"
     left.get_by_text("Hidden targets (1)").click()
     left.locator(".targets li").last.wait_for()  # likewise
     assert left.locator(".targets li").all_text_contents() == ["Heat (1995)"]
-    found = [axe.Axe().run(page)]
+    results = [axe.Axe().run(page)]
 
     page.get_by_role("listbox").focus()
     page.keyboard.press("End")
@@ -205,34 +206,34 @@ def test_dialogues_are_filtered_ordered_compared_and_unfolded(page: Any, tmp_pat
     page.keyboard.press("ArrowUp")
     page.keyboard.press("PageUp")
     assert chosen.text_content() == "u000.0"
-    for _ in range(8):  # the choice beside, two ticks, targets, scores, the talk, words
+    for _ in range(8):  # the choice of a run, two ticks, targets, scores, the dialogue, tokens
         page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Candidates behind Heat (1995)"
+    assert page.evaluate("document.activeElement.textContent") == "Candidates for Heat (1995)"
     page.keyboard.press("Enter")
     table = left.locator(".candidates tbody tr")
-    table.first.wait_for()  # drawn when it is unfolded
+    table.first.wait_for()  # drawn when unfolded
     assert table.all_text_contents() == ["Heat (1995) ← named17 %−3.0075 %", "Up (2009)22 %−4.50< 0.1 %"]
-    page.get_by_label("Beside it").select_option("nothing")
+    page.get_by_label("Compare with").select_option("nothing")
     assert right.count() == 0
     page.set_viewport_size({"width": 500, "height": 800})
-    found.append(axe.Axe().run(page))
-    violations = [violation for result in found for violation in result.response["violations"]]
+    results.append(axe.Axe().run(page))
+    violations = [violation for result in results for violation in result.response["violations"]]
     assert [v["id"] for v in violations if v["impact"] in ("serious", "critical")] == []
 
 
 @pytest.mark.notebook
-def test_votes_are_given_in_jupyterlab_by_mouse_and_keys_through_reload_and_undo(page: Any, tmp_path: Path) -> None:
-    """`05_people` by hand: its cells are run, and the page below the second one takes clicks and keys."""
+def test_votes_in_jupyterlab_by_mouse_and_keys_with_reload_and_undo(page: Any, tmp_path: Path) -> None:
+    """The first cells of `05_people` are run, and the page below the last one gets clicks and keys."""
     runs = store.find_runs(make_runs(tmp_path, 12))
     study = Study.of(runs, 7, 0, read_questions()[:1], tmp_path / "people")  # and two checks, and one pair again
     notebook = nbformat.read(ROOT / "notebooks/05_people.ipynb", as_version=4)
     notebook.cells[1].source = notebook.cells[1].source.replace(
         "runs: list = []", f"runs: list = [{str(study.path)!r}]"
     )
-    notebook.cells = notebook.cells[:5]  # to the page; what comes below is analysis
+    notebook.cells = notebook.cells[:5]  # up to the page; the rest is analysis
     where = page.locator(".where span").first
     expect = pytest.importorskip("playwright.sync_api").expect
-    page.on("dialog", lambda dialog: dialog.accept())  # what was not saved may go
+    page.on("dialog", lambda dialog: dialog.accept())  # accepts to leave without saving
 
     def opened() -> None:
         run_all(page, address)
@@ -240,8 +241,8 @@ def test_votes_are_given_in_jupyterlab_by_mouse_and_keys_through_reload_and_undo
         page.keyboard.press("Enter")
 
     def settled(number: int) -> None:
-        told = f"Pair {number + 1} of 10, question 1 of 1"
-        expect(where).to_have_text("10 of 10 pairs" if number == 10 else told, timeout=PATIENCE)
+        text = f"Pair {number + 1} of 10, question 1 of 1"
+        expect(where).to_have_text("10 of 10 pairs" if number == 10 else text, timeout=PATIENCE)
 
     names = {"left": "Left", "tie": "No difference", "right": "Right"}
     keys = {"left": "1", "tie": "t", "right": "ArrowRight"}
@@ -253,7 +254,7 @@ def test_votes_are_given_in_jupyterlab_by_mouse_and_keys_through_reload_and_undo
             if number == 6:
                 opened()
                 settled(number)
-            if number in (3, 8):  # another answer is taken back first, by key and by mouse
+            if number in (3, 8):  # another answer comes first and is undone, by key or by mouse
                 page.keyboard.press("2")
                 settled(number + 1)
                 page.keyboard.press("u") if number == 3 else page.get_by_role("button", name="Undo").click()
@@ -263,7 +264,7 @@ def test_votes_are_given_in_jupyterlab_by_mouse_and_keys_through_reload_and_undo
             else:
                 page.get_by_role("button", name=names[choice]).click()
         settled(10)
-        assert page.locator(".jp-Cell").count() == 5  # JupyterLab took none of the keys for a command
+        assert page.locator(".jp-Cell").count() == 5  # JupyterLab took no key as a command
     votes = study.votes()
     assert votes["choice"].to_list() == wanted
     assert votes["order"].to_list() == list(range(10))

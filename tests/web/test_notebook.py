@@ -1,4 +1,4 @@
-"""`05_people` through papermill, and the commands around a study."""
+"""`05_people` through papermill, and the commands on a study."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from crslib.cli.main import main
 from crslib.experiments import pipeline
-from crslib.judging.study import Study, find
+from crslib.judging.study import Study, open_study
 from crslib.reporting.study import lines, write
 from crslib.store import read_parquet
 from tests.support.people_runs import make_runs
@@ -17,16 +17,16 @@ from tests.support.people_runs import make_runs
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    """Two raters who like `a` better, all but the last pair."""
-    made = find(make_runs(tmp_path, 6), 3, 0, tmp_path / "people")
+    """Two raters who prefer `a` in all pairs but the last."""
+    opened = open_study(make_runs(tmp_path, 6), 3, 0, tmp_path / "people")
     for rater in ("ann", "bob"):
-        state = made.state(rater)
+        state = opened.state(rater)
         while state["order"] < 5:
             opening = state["left"][0]["pieces"][0][0]
             choice = "left" if " a" in opening else "right"
             key = f"{rater}{state['order']}{state['step']}"
-            state = made.vote(rater, key, state["order"], state["criterion"], choice, 1.0)
-    return made
+            state = opened.vote(rater, key, state["order"], state["criterion"], choice, 1.0)
+    return opened
 
 
 @pytest.mark.notebook
@@ -51,11 +51,11 @@ def test_lines_and_report_of_a_study(study: Study) -> None:
 
 def test_commands(study: Study, tmp_path: Path) -> None:
     run = CliRunner().invoke
-    found = run(main, ["people", "export", str(study.path), "--as", "jsonl", "--to", str(tmp_path / "out")])
-    assert (found.exit_code, "pairs.jsonl" in found.output) == (0, True)
-    found = run(main, ["people", "import", str(study.path), str(tmp_path / "out/votes.jsonl"), "--as", "jsonl"])
-    assert (found.exit_code, found.output.startswith("0 new votes")) == (0, True)
-    found = run(main, ["people", "serve", str(tmp_path / "a"), "--reports", str(tmp_path)])
-    assert (found.exit_code, "two or more runs" in found.stderr) == (1, True)
-    found = run(main, ["people", "report", str(tmp_path)])
-    assert (found.exit_code, "no readable study.json" in found.stderr) == (1, True)
+    result = run(main, ["people", "export", str(study.path), "--as", "jsonl", "--to", str(tmp_path / "out")])
+    assert (result.exit_code, "pairs.jsonl" in result.output) == (0, True)
+    result = run(main, ["people", "import", str(study.path), str(tmp_path / "out/votes.jsonl"), "--as", "jsonl"])
+    assert (result.exit_code, result.output.startswith("0 new votes")) == (0, True)
+    result = run(main, ["people", "serve", str(tmp_path / "a"), "--reports", str(tmp_path)])
+    assert (result.exit_code, "two or more runs" in result.stderr) == (1, True)
+    result = run(main, ["people", "report", str(tmp_path)])
+    assert (result.exit_code, "no readable study.json" in result.stderr) == (1, True)

@@ -1,4 +1,4 @@
-"""The rating page over HTTP: nothing lost, nothing doubled, nobody who should not be there."""
+"""The rating page over HTTP: no vote is lost or doubled, and only permitted requests are answered."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from crslib.errors import CrsError
-from crslib.judging.study import Study, find
+from crslib.judging.study import Study, open_study
 from crslib.web import server
 from tests.support.people_runs import make_runs
 
@@ -47,13 +47,13 @@ class Served:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(find(make_runs(tmp_path, 40), 36, 0, tmp_path / "people"))
-    yield made
-    made.stop()
+    running = Served(open_study(make_runs(tmp_path, 40), 36, 0, tmp_path / "people"))
+    yield running
+    running.stop()
 
 
-def test_two_raters_at_once_lose_and_double_no_vote(served: Served) -> None:
-    """Each answers 200 questions at once with the other; one request in four is sent again, some are undone."""
+def test_no_vote_of_two_simultaneous_raters_is_lost_or_doubled(served: Served) -> None:
+    """Both answer 200 questions at the same time; one request in four is sent again, some are undone."""
     chosen: dict[str, list[str]] = {"ann": [], "bob": []}
 
     def rate(rater: str) -> None:
@@ -81,7 +81,7 @@ def test_two_raters_at_once_lose_and_double_no_vote(served: Served) -> None:
         assert votes.filter(rater=rater)["order"].to_list() == list(range(200))
 
 
-def test_the_page_comes_with_a_policy_and_nothing_else_is_served(served: Served) -> None:
+def test_the_page_has_a_content_policy_and_other_files_are_not_served(served: Served) -> None:
     with urlopen(f"{served.address}/") as reply:
         assert "script-src 'self'" in reply.headers["Content-Security-Policy"]
         assert b"people.js" in reply.read()
@@ -93,10 +93,10 @@ def test_the_page_comes_with_a_policy_and_nothing_else_is_served(served: Served)
     ("action", "content", "headers", "sentence"),
     [
         ("state", {"rater": "ann"}, {"Host": "evil.example"}, "'evil.example' is not this machine."),
-        ("state", {"rater": "ann"}, {"Content-Type": "text/plain"}, "This is no request of the page."),
-        ("state", {"rater": ""}, {}, "'' is no name; write up to 40 letters"),
-        ("vote", ["ann"], {}, "'vote' with these fields is no request of this page; load it again"),
-        ("vote", {"rater": "ann"}, {}, "'vote' with these fields is no request of this page; load it again"),
+        ("state", {"rater": "ann"}, {"Content-Type": "text/plain"}, "This is not a request of the page."),
+        ("state", {"rater": ""}, {}, "'' is not a name; write 1 to 40 characters"),
+        ("vote", ["ann"], {}, "'vote' with these fields is not a request of this page; load the page again"),
+        ("vote", {"rater": "ann"}, {}, "'vote' with these fields is not a request of this page; load the page again"),
     ],
 )
 def test_other_requests_are_refused(served: Served, action: str, content: object, headers: dict, sentence: str) -> None:
@@ -105,7 +105,7 @@ def test_other_requests_are_refused(served: Served, action: str, content: object
 
 
 def test_a_token_and_a_list_of_raters_keep_others_out(tmp_path: Path) -> None:
-    study = find(make_runs(tmp_path, 4), 2, 0, tmp_path / "people")
+    study = open_study(make_runs(tmp_path, 4), 2, 0, tmp_path / "people")
     served = Served(study, token="secret", raters=["ann"])
     try:
         assert "lacks the token" in served.ask("state", {"rater": "ann"})["error"]

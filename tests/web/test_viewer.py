@@ -1,4 +1,4 @@
-"""What the viewer is given of runs: rows that can be counted by hand. `test_people_browser` shows them."""
+"""The rows of the viewer against counts by hand. `test_browser` shows them."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from tests.support.people_runs import SCRIPT, make_runs
 HEAT, UP = "Heat (1995)", "Up (2009)"
 
 
-def make_looked_at(folder: Path, items: pl.DataFrame) -> list[Run]:
+def viewed_runs(folder: Path, items: pl.DataFrame) -> list[Run]:
     """Runs `a` and `b` of u000, u001 and u002, whose dialogues hold markup; two turns each. u000 likes Heat later on,
     u001 Up. The recommender of `a` names Heat to everybody, that of `b` nothing."""
     runs = [Run(path) for path in make_runs(folder, 3, n_turns=2)]
@@ -47,8 +47,8 @@ def make_looked_at(folder: Path, items: pl.DataFrame) -> list[Run]:
     return runs
 
 
-def reading() -> Replay:
-    """u000.0 of run `a`, read again."""
+def replayed() -> Replay:
+    """Dialogue u000.0 of run `a`, replayed."""
     pieces = [("Seen", -0.1), (" [[", -0.2), ("He", -0.3), ("at (1995)", -7.0), ("]]?", -0.5)]
     tokens = [("u000.0", 0, position, piece, logprob) for position, (piece, logprob) in enumerate(pieces)]
     candidates = [
@@ -60,8 +60,8 @@ def reading() -> Replay:
     )
 
 
-def test_rows_hold_what_was_said_known_hidden_and_scored(tmp_path: Path, items: pl.DataFrame) -> None:
-    data = viewer.rows(make_looked_at(tmp_path, items), [reading()])
+def test_rows_hold_turns_profiles_targets_and_scores(tmp_path: Path, items: pl.DataFrame) -> None:
+    data = viewer.rows(viewed_runs(tmp_path, items), [replayed()])
     assert data["runs"] == ["a", "b"]
     assert data["metrics"] == [{"name": "hits", "title": "Dialogues with a hit"}, {"name": "own", "title": "own"}]
     assert [(d["run"], d["id"]) for d in data["dialogues"]] == [(r, f"u00{p}.0") for r in (0, 1) for p in (0, 1, 2)]
@@ -69,14 +69,14 @@ def test_rows_hold_what_was_said_known_hidden_and_scored(tmp_path: Path, items: 
     assert first["scores"] == {"hits": 1.0, "own": 0.25}
     assert first["targets"] == [[HEAT, True]]
     assert second["targets"] == [[UP, False]]
-    assert (first["stop"], first["ending"], second["stop"]) == ("user_left", "the user leaves", "max_turns")
+    assert (first["stop"], first["ending"], second["stop"]) == ("user_left", "the user left", "max_turns")
     assert first["turns"][1]["notes"] == f"({HEAT}: not seen, interested)"
     assert first["summary"] == "You enjoy western movies, secret0secret."
     assert [d["read"] for d in data["dialogues"]] == [True] + [False] * 5
 
 
-def test_tokens_cut_the_words_and_brackets_are_not_shown(tmp_path: Path, items: pl.DataFrame) -> None:
-    first, second, *_ = viewer.rows(make_looked_at(tmp_path, items), [reading()])["dialogues"]
+def test_pieces_are_cut_at_tokens_without_brackets(tmp_path: Path, items: pl.DataFrame) -> None:
+    first, second, *_ = viewer.rows(viewed_runs(tmp_path, items), [replayed()])["dialogues"]
     target = "item target"
     shaded = [("Seen", "", -0.1), (" ", "", -0.2), ("He", target, -0.3), ("at (1995)", target, -7.0), ("?", "", -0.5)]
     assert first["turns"][0]["pieces"] == shaded
@@ -86,25 +86,25 @@ def test_tokens_cut_the_words_and_brackets_are_not_shown(tmp_path: Path, items: 
     assert second["turns"][0]["candidates"] == []
 
 
-def test_a_reading_of_other_words_shades_nothing(tmp_path: Path, items: pl.DataFrame) -> None:
-    seen = reading()
-    other = seen._replace(tokens=seen.tokens.with_columns(pl.col("piece").str.replace("He", "Hi")))
-    first = viewer.rows(make_looked_at(tmp_path, items), [other])["dialogues"][0]
+def test_tokens_of_another_text_are_ignored(tmp_path: Path, items: pl.DataFrame) -> None:
+    right = replayed()
+    other = right._replace(tokens=right.tokens.with_columns(pl.col("piece").str.replace("He", "Hi")))
+    first = viewer.rows(viewed_runs(tmp_path, items), [other])["dialogues"][0]
     assert first["turns"][0]["pieces"] == [("Seen ", "", None), (HEAT, "item target", None), ("?", "", None)]
 
 
-def test_one_file_holds_all_and_no_text_ends_its_data(tmp_path: Path, items: pl.DataFrame) -> None:
-    runs = make_looked_at(tmp_path, items)
+def test_the_file_is_complete_and_no_text_ends_its_data(tmp_path: Path, items: pl.DataFrame) -> None:
+    runs = viewed_runs(tmp_path, items)
     html = viewer.document(runs)
     assert len(re.findall("<script", html)) == len(re.findall("</script", html)) == 2
-    (held,) = re.findall(r"<script type=\"application/json\"[^>]*>(.*?)</script>", html, re.DOTALL)
-    assert json.loads(held)["dialogues"][2]["turns"][1]["pieces"] == [[SCRIPT, "", None]]
-    assert "src=" not in html.replace(held, "")
-    assert "http" not in html.replace(held, "").replace("http-equiv", "")
+    (data,) = re.findall(r"<script type=\"application/json\"[^>]*>(.*?)</script>", html, re.DOTALL)
+    assert json.loads(data)["dialogues"][2]["turns"][1]["pieces"] == [[SCRIPT, "", None]]
+    assert "src=" not in html.replace(data, "")
+    assert "http" not in html.replace(data, "").replace("http-equiv", "")
 
 
 def test_the_command_writes_the_page(tmp_path: Path, items: pl.DataFrame) -> None:
-    runs = [str(run.path) for run in make_looked_at(tmp_path, items)]
+    runs = [str(run.path) for run in viewed_runs(tmp_path, items)]
     to = tmp_path / "look.html"
     done = CliRunner().invoke(main, ["look", *runs, "--to", str(to)])
     assert (done.exit_code, done.output.strip()) == (0, str(to))

@@ -1,5 +1,5 @@
-// The page on which a person talks with a simulator, for JupyterLab (crslib/people/widget.py). It shows the state of
-// crslib/people/talking.py and asks for what the person does; it knows neither models nor what the other party holds.
+// The page on which a person talks with a simulator, for JupyterLab (crslib/web/widgets.py). It shows the state of
+// crslib/web/talk.py and sends the person's requests. It knows neither the models nor what the other party knows.
 
 import { element, utterance } from "./element.js";
 
@@ -7,25 +7,26 @@ const ROLES = [
   { role: "user", name: "User", other: "recommender", what: "You look for a film; a model recommends." },
   { role: "recommender", name: "Recommender", other: "user", what: "You recommend; a simulated person reacts." },
 ];
-const PATIENCE_MS = 10_000; // until the kernel shows that it has heard
+const PATIENCE_MS = 10_000; // for the kernel's first reply to a request
 
-/** Shows in `root` the states that `onState(show)` brings, the present one at once; `send(action, content)` asks. */
+/** Shows in `root` every state that `onState` passes to `show`, the current one at once. `send(action, content)` sends a
+ *  request. */
 export function mount(root, onState, send) {
-  const above = element("div", {}); // what was said
+  const above = element("div", {}); // the dialogue
   const status = element("p", { class: "status", role: "status", "aria-live": "polite" });
   const below = element("div", {}); // what the person can do
   root.replaceChildren(above, status, below);
   root.classList.add("crs", "crs-chat");
-  root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab's own keys stay out
+  root.setAttribute("data-lm-suppress-shortcuts", "true"); // turns JupyterLab's own keys off
   let state = null;
-  let parts = null; // of the page in a dialogue
-  let wanted = ""; // the profile asked for
+  let parts = null; // elements of the page during a dialogue
+  let wanted = ""; // the chosen profile
   let waiting = 0;
 
   function ask(action, content = {}) {
     clearTimeout(waiting);
     waiting = setTimeout(() => {
-      say("The notebook's kernel does not answer: it is busy with another cell, or it was started anew; then run this cell again.", true);
+      say("The notebook's kernel does not answer: it is busy with another cell, or it was restarted. After a restart, run this cell again.", true);
     }, PATIENCE_MS);
     send(action, content);
   }
@@ -48,7 +49,7 @@ export function mount(root, onState, send) {
     if (before === null || ["start", "over"].includes(before.phase)) drawTalk(mine, before !== null);
     for (const turn of state.turns.slice(parts.list.childElementCount)) append(turn);
     parts.submit.disabled = state.phase !== "yours";
-    parts.go.disabled = state.note !== ""; // they are going
+    parts.leave.disabled = state.note !== ""; // the person has left
     parts.log.classList.toggle("waits", state.phase === "theirs" || state.phase === "opening");
     if (state.phase === "over") drawEnd(mine);
     else {
@@ -60,7 +61,7 @@ export function mount(root, onState, send) {
 
   function drawStart() {
     const profile = element("input", { name: "profile", value: wanted, autocomplete: "off", maxlength: "100" });
-    const who = element("label", { class: "profile-of" }, "Who is it? A profile_id; empty: the seed chooses", profile);
+    const who = element("label", { class: "profile-of" }, "Who is the user? A profile_id; empty: chosen by the seed", profile);
     const choices = ROLES.map(({ role, name, what }) => {
       const input = element("input", { type: "radio", name: "crs-chat-role", value: role, onchange: chosen });
       input.checked = role === state.role;
@@ -84,7 +85,7 @@ export function mount(root, onState, send) {
       ask("start", { role: picked(), profile: wanted });
     }
     form.addEventListener("keydown", (event) => {
-      event.stopPropagation(); // JupyterLab takes Enter away
+      event.stopPropagation(); // JupyterLab would take Enter
       if (event.key === "Enter" && event.target !== form.lastChild) begin(event);
     });
     chosen();
@@ -94,14 +95,14 @@ export function mount(root, onState, send) {
 
   function drawTalk({ name, other }, takeFocus) {
     const list = element("ol", {});
-    const log = element("div", { class: "talk", role: "log", tabindex: "0", "aria-label": "What was said" }, list);
+    const log = element("div", { class: "talk", role: "log", tabindex: "0", "aria-label": "The dialogue" }, list);
     const words = element("textarea", { rows: "2", maxlength: "1000", autocomplete: "off" });
     const submit = element("button", { type: "submit", class: "main" }, "Say it");
-    const go = element("button", { type: "button", onclick: () => ask("leave") }, "I go");
+    const leave = element("button", { type: "button", onclick: () => ask("leave") }, "Leave");
     function speak(event) {
       event.preventDefault();
       const text = words.value.trim();
-      if (!text || state.phase !== "yours") return; // they may think ahead
+      if (!text || state.phase !== "yours") return; // a person may type before it is their turn
       words.value = "";
       words.focus({ preventScroll: true });
       ask("say", { text });
@@ -114,9 +115,9 @@ export function mount(root, onState, send) {
       "form",
       { onsubmit: speak, class: "say" },
       element("label", {}, `You are the ${name.toLowerCase()}. What do you say?`, words),
-      element("div", { class: "do" }, submit, go, element("span", { class: "hint" }, "Enter says it, Shift+Enter makes a new line")),
+      element("div", { class: "do" }, submit, leave, element("span", { class: "hint" }, "Enter: say it. Shift+Enter: new line")),
     );
-    parts = { log, list, submit, go };
+    parts = { log, list, submit, leave };
     above.replaceChildren(log);
     below.replaceChildren(form);
     if (takeFocus) words.focus({ preventScroll: true });
@@ -132,28 +133,28 @@ export function mount(root, onState, send) {
   }
 
   function drawEnd({ other }) {
-    const { private: held, path } = state;
+    const { private: secret, path } = state;
     const lines = (name, texts) => (texts.length ? [element("h3", {}, name), ...texts.map((text) => element("p", {}, text))] : []);
-    const unfolded = held
+    const unfolded = secret
       ? element(
           "details",
           { class: "private" },
           element("summary", {}, "What the user knew and you did not"),
-          ...lines("About itself", held.summary ? [held.summary] : []),
-          ...lines("Looking for", held.attributes ? [held.attributes] : []),
-          ...lines("What it remembered or thought of your films, before each answer", held.notes),
+          ...lines("About itself", secret.summary ? [secret.summary] : []),
+          ...lines("Looking for", secret.attributes ? [secret.attributes] : []),
+          ...lines("What it remembered or thought of your films before each answer", secret.notes),
         )
-      : path ? element("p", {}, `The ${other} held nothing back: it knew only what was said.`) : "";
-    const again = element("button", { type: "button", class: "main", onclick: anew }, "Talk again");
-    const kept = path ? [element("p", { class: "hint" }, "Kept as a run in ", element("code", {}, path))] : [];
-    const active = document.activeElement; // nothing's: a button that can no longer be pressed had it
+      : path ? element("p", {}, `The ${other} had no private knowledge: it knew only the dialogue.`) : "";
+    const again = element("button", { type: "button", class: "main", onclick: restart }, "Talk again");
+    const saved = path ? [element("p", { class: "hint" }, "Saved as a run in ", element("code", {}, path))] : [];
+    const active = document.activeElement; // the body after a focused button was disabled
     const mayFocus = active === document.body || below.contains(active);
-    below.replaceChildren(element("div", { class: "end" }, unfolded, ...kept, again));
+    below.replaceChildren(element("div", { class: "end" }, unfolded, ...saved, again));
     say(state.note, !path);
     if (mayFocus) again.focus({ preventScroll: true });
   }
 
-  function anew() {
+  function restart() {
     drawStart();
     say("");
     below.querySelector("input:checked").focus();

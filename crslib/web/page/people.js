@@ -1,6 +1,6 @@
-// The page on which people compare two dialogues: one module for a browser tab (crslib/people/server.py serves it) and
-// for JupyterLab (crslib/people/widget.py). It shows what the study's `state` says and sends answers; it knows neither
-// conditions nor what comes next.
+// The page on which people compare two dialogues: one module for a browser tab (served by crslib/web/server.py) and for
+// JupyterLab (crslib/web/widgets.py). It shows the study's `state` and sends answers. It knows neither the conditions nor
+// the following pairs.
 
 import { element, utterance } from "./element.js";
 
@@ -16,13 +16,13 @@ const newKey = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) 
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Shows a study in `root`. `send(action, body)` resolves to {state} or {error}, and rejects when nobody answers. */
+/** Shows a study in `root`. `send(action, body)` resolves to {state} or {error}, and rejects without a reply. */
 export function mount(root, send, { rater = "", onRater = () => {}, keysFrom = root, takeFocus = true } = {}) {
   const status = element("p", { class: "status", role: "status", "aria-live": "polite" });
   const body = element("div", { class: "body" });
   root.replaceChildren(body, status);
   root.classList.add("crs", "crs-people");
-  root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab's own keys stay out
+  root.setAttribute("data-lm-suppress-shortcuts", "true"); // turns JupyterLab's own keys off
   let state = null;
   let busy = false;
   let shownAt = 0;
@@ -37,12 +37,12 @@ export function mount(root, send, { rater = "", onRater = () => {}, keysFrom = r
         const reply = await send(action, content);
         if (!reply.error) show(reply.state);
         else {
-          if (!body.hasChildNodes()) drawSignIn(); // the name in the address is not welcome
+          if (!body.hasChildNodes()) drawSignIn(); // the name in the address was refused
           status.textContent = reply.error;
         }
         break;
       } catch {
-        status.textContent = "No connection to the study. Your answer is kept here and sent again until it is saved.";
+        status.textContent = "No connection to the study. Your answer is not lost: it is sent again until it is saved.";
         await pause(RETRY_MS);
       }
     }
@@ -79,16 +79,16 @@ export function mount(root, send, { rater = "", onRater = () => {}, keysFrom = r
       event.stopPropagation();
       if (name.value.trim()) ask("state", { rater: name.value.trim() });
     };
-    name.addEventListener("keydown", (event) => event.key === "Enter" && begin(event)); // JupyterLab takes Enter away
+    name.addEventListener("keydown", (event) => event.key === "Enter" && begin(event)); // JupyterLab would take Enter
     body.replaceChildren(
       element(
         "form",
         { onsubmit: begin, class: "sign-in" },
         element("label", { for: "crs-people-name" }, "Your name"),
         name,
-        element("button", { type: "submit" }, "Begin or go on"),
+        element("button", { type: "submit" }, "Begin or continue"),
       ),
-      element("p", {}, "You will see two dialogues at a time and say which is better. You can stop whenever you like; with the same name you go on where you stopped."),
+      element("p", {}, "You will see two dialogues at a time and say which is better. You can stop at any time; with the same name you continue where you stopped."),
     );
     if (takeFocus) name.focus();
   }
@@ -101,13 +101,13 @@ export function mount(root, send, { rater = "", onRater = () => {}, keysFrom = r
   }
 
   function side(name, turns) {
-    const talk = turns.map((turn) => utterance(turn));
+    const items = turns.map((turn) => utterance(turn));
     const label = `${name} dialogue`;
     return element(
       "section",
       { "aria-label": label },
       element("h3", {}, name),
-      element("div", { class: "talk", tabindex: "0", role: "group", "aria-label": `${label}, ${turns.length} turns` }, element("ol", {}, ...talk)),
+      element("div", { class: "talk", tabindex: "0", role: "group", "aria-label": `${label}, ${turns.length} turns` }, element("ol", {}, ...items)),
     );
   }
 
@@ -146,8 +146,8 @@ export function mount(root, send, { rater = "", onRater = () => {}, keysFrom = r
         ? [
             element(
               "section",
-              { class: "profile", "aria-label": "What the user was told" },
-              element("h3", {}, "What the user was told about itself"),
+              { class: "profile", "aria-label": "What the user knows" },
+              element("h3", {}, "What the user knows about itself"),
               element("p", {}, profile.summary),
               ...(profile.attributes ? [element("p", {}, element("b", {}, "Looking for: "), profile.attributes)] : []),
             ),
@@ -162,11 +162,11 @@ export function mount(root, send, { rater = "", onRater = () => {}, keysFrom = r
     if (!state || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target instanceof HTMLInputElement) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    const meant = ANSWERS.find(({ keys }) => keys.includes(key));
-    if (!meant && key !== "u") return;
+    const chosen = ANSWERS.find(({ keys }) => keys.includes(key));
+    if (!chosen && key !== "u") return;
     event.preventDefault();
     event.stopPropagation();
-    if (meant) answer(meant.choice);
+    if (chosen) answer(chosen.choice);
     else undo();
   }
 
@@ -192,7 +192,7 @@ if (page) {
   };
   const onRater = (name) => {
     if (query.get("rater") === name) return;
-    query.set("rater", name); // a reload goes on with the same name
+    query.set("rater", name); // after a reload the name is the same
     history.replaceState(null, "", `?${query}`);
   };
   mount(page, send, { rater: query.get("rater") ?? "", onRater, keysFrom: document });
@@ -202,22 +202,22 @@ if (page) {
 
 function render({ model, el }) {
   const waiting = new Map();
-  const hear = (message) => {
+  const receive = (message) => {
     waiting.get(message.id)?.(message);
     waiting.delete(message.id);
   };
   const send = (action, content) =>
     new Promise((resolve, reject) => {
-      const id = `${action} ${content.key ?? content.rater}`; // the same when sent again: a late answer still counts
+      const id = `${action} ${content.key ?? content.rater}`; // the same when sent again, so that a late reply still counts
       waiting.set(id, resolve);
       model.send({ id, action, content });
       setTimeout(() => waiting.delete(id) && reject(new Error("no answer")), 10 * RETRY_MS);
     });
-  model.on("msg:custom", hear);
+  model.on("msg:custom", receive);
   const unmount = mount(el, send, { rater: model.get("rater"), takeFocus: false });
   return () => {
     unmount();
-    model.off("msg:custom", hear);
+    model.off("msg:custom", receive);
   };
 }
 

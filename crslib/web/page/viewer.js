@@ -1,5 +1,5 @@
-// The page on which dialogues of runs are looked at: a list to filter and order, and the chosen one beside what another
-// run made of the same person. It shows the rows of crslib/people/viewer.py, asks nobody, and computes no figure.
+// The viewer of dialogues: a list to filter and order, and the chosen dialogue side by side with another run's dialogue of
+// the same profile. It shows the rows of crslib/web/viewer.py, sends no request and computes no figure.
 
 import { element } from "./element.js";
 
@@ -12,7 +12,7 @@ const figure = (value) => (value === undefined ? "–" : String(Number(value.toP
 /** The shade of a token, 0 (sure) to 4: a step for every factor of four in its probability. */
 const doubt = (logprob) => Math.min(4, Math.floor(-logprob / Math.log(4)));
 
-/** A drop-down list of [value, text] below a label; `change` hears the value. */
+/** A drop-down list of [value, text] below a label; `change` gets the chosen value. */
 function choice(label, options, chosen, change) {
   const select = element(
     "select",
@@ -27,7 +27,7 @@ function tick(label, ticked, change) {
   return element("label", { class: "tick" }, box, label);
 }
 
-/** What is drawn only when it is unfolded. */
+/** Details that are drawn when they are unfolded for the first time. */
 function folded(attributes, title, draw) {
   const details = element("details", attributes, element("summary", {}, title));
   details.addEventListener("toggle", () => details.childElementCount < 2 && details.append(...draw()));
@@ -51,7 +51,7 @@ function mount(root, { runs, metrics, dialogues }) {
   const titles = new Map(metrics.map(({ name, title }) => [name, title]));
   const wanted = { run: runs.length > 1 ? "0" : "", stop: "", metric: "", descending: true, from: -Infinity, to: Infinity };
   const unfolded = { notes: false, confidence: dialogues.some((dialogue) => dialogue.read) };
-  let beside = runs.length > 1 ? 1 : -1; // the run that is shown at the right; -1: none
+  let second = runs.length > 1 ? 1 : -1; // the run that is shown at the right; -1: none
   let listed = [];
   let chosen = null;
 
@@ -87,7 +87,7 @@ function mount(root, { runs, metrics, dialogues }) {
       "li",
       { role: "option", id: `crs-dialogue-${number}`, "aria-selected": "false", onclick: () => choose(number) },
       element("span", { class: "id" }, dialogue.id),
-      element("span", { class: "soft" }, `${where}${dialogue.turns.length} turns · ${dialogue.stop}${dialogue.read ? " · read" : ""}`),
+      element("span", { class: "soft" }, `${where}${dialogue.turns.length} turns · ${dialogue.ending}${dialogue.read ? " · replayed" : ""}`),
       element("span", { class: "value" }, wanted.metric ? figure(value(dialogue)) : ""),
     );
   }
@@ -113,56 +113,56 @@ function mount(root, { runs, metrics, dialogues }) {
     const row = list.children[at];
     if (!row) {
       list.removeAttribute("aria-activedescendant");
-      shown.replaceChildren(element("p", {}, "No dialogue is like that; widen the choice."));
+      shown.replaceChildren(element("p", {}, "No dialogue matches these filters."));
       return;
     }
     row.setAttribute("aria-selected", "true");
     row.scrollIntoView({ block: "nearest" });
     list.setAttribute("aria-activedescendant", row.id);
     const others = runs.map((name, run) => [String(run), name]).filter(([run]) => Number(run) !== chosen.run);
-    const other = beside < 0 ? -1 : beside === chosen.run ? Number(others[0][0]) : beside;
+    const other = second < 0 ? -1 : second === chosen.run ? Number(others[0][0]) : second;
     const sides = [chosen];
-    const second =
+    const match =
       dialogues.find((one) => one.run === other && one.id === chosen.id) ??
       dialogues.find((one) => one.run === other && one.profile === chosen.profile);
-    if (second) sides.push(second);
+    if (match) sides.push(match);
     const read = sides.some((dialogue) => dialogue.read);
     shown.replaceChildren(
       element(
         "div",
         { class: "tools", role: "group", "aria-label": "What is shown" },
-        ...(others.length ? [choice("Beside it", [["-1", "nothing"], ...others], String(other), (run) => { beside = Number(run); show(); })] : []),
+        ...(others.length ? [choice("Compare with", [["-1", "nothing"], ...others], String(other), (run) => { second = Number(run); show(); })] : []),
         tick("Unfold private notes", unfolded.notes, (on) => { unfolded.notes = on; show(); }),
         ...(read ? [tick("Shade by confidence", unfolded.confidence, (on) => { unfolded.confidence = on; show(); }), ...(unfolded.confidence ? [legend()] : [])] : []),
       ),
       profile(chosen),
       element("div", { class: `sides of-${sides.length}` }, ...sides.map(side)),
-      ...(other >= 0 && !second ? [element("p", {}, `${runs[other]} has no dialogue of this person.`)] : []),
+      ...(other >= 0 && !match ? [element("p", {}, `${runs[other]} has no dialogue of this profile.`)] : []),
     );
   }
 
   const legend = () =>
-    element("span", { class: "legend" }, "less than ", ...[1, 2, 3, 4].map((step) => element("span", { class: `token doubt-${step}` }, percent(4 ** -step))), " likely to who said it");
+    element("span", { class: "legend" }, "probability below ", ...[1, 2, 3, 4].map((step) => element("span", { class: `token doubt-${step}` }, percent(4 ** -step))), " for the speaker's own model");
 
   const profile = ({ summary, attributes, k }) =>
     element(
       "section",
-      { class: "profile", "aria-label": "What the user holds" },
+      { class: "profile", "aria-label": "What the user knows" },
       element("p", {}, summary),
       ...(attributes ? [element("p", {}, element("b", {}, "Looking for: "), attributes, element("span", { class: "soft" }, ` (${k} films of the catalogue fit)`))] : []),
     );
 
   function side(dialogue) {
     const name = `${runs[dialogue.run]}, ${dialogue.id}`;
-    const told = dialogue.summary !== chosen.summary || dialogue.attributes !== chosen.attributes;
+    const otherProfile = dialogue.summary !== chosen.summary || dialogue.attributes !== chosen.attributes;
     return element(
       "section",
       { "aria-label": name },
       element("h2", {}, name),
       element("p", { class: "soft" }, `The ${dialogue.opener} opens · ${dialogue.turns.length} turns · ${dialogue.ending}`),
-      ...(told ? [profile(dialogue)] : []),
+      ...(otherProfile ? [profile(dialogue)] : []),
       folded({ class: "targets" }, `Hidden targets (${dialogue.targets.length})`, () => [
-        element("p", { class: "soft" }, "Liked later; in an independent simulation neither party is told. Marked: named in this dialogue."),
+        element("p", { class: "soft" }, "Liked later; in an independent simulation neither party knows them. Marked: named in this dialogue."),
         element("ul", {}, ...dialogue.targets.map(([title, named]) => element("li", {}, element("span", { class: named ? "item target" : false }, title)))),
       ]),
       ...(Object.keys(dialogue.scores).length ? [folded({ class: "scores" }, "Scores", () => [scores(dialogue)])] : []),
@@ -186,29 +186,29 @@ function mount(root, { runs, metrics, dialogues }) {
         "div",
         { class: "head" },
         element("span", { class: "who" }, role === "user" ? "User" : "Recommender"),
-        ...(read ? [folded({ class: "tokens" }, "word by word", () => [words(pieces)])] : []),
+        ...(read ? [folded({ class: "tokens" }, "word by word", () => [tokens(pieces)])] : []),
         ...(notes ? [element("details", { class: "note", open: unfolded.notes }, element("summary", {}, "private note"), element("span", {}, notes))] : []),
       ),
-      element("span", { class: "said" }, ...(pieces.length ? pieces.map((piece) => said(piece, read)) : [element("i", {}, "says nothing")])),
+      element("span", { class: "text" }, ...(pieces.length ? pieces.map((piece) => words(piece, read)) : [element("i", {}, "says nothing")])),
       ...candidates.map(({ title, rows }) =>
-        folded({ class: "candidates" }, `Candidates behind ${title}`, () => [
+        folded({ class: "candidates" }, `Candidates for ${title}`, () => [
           table(
             ["Title", "Prior", "Model, ln p", "Probability"],
-            rows.map(([name, prior, read, probability, named]) => [[named ? `${name} ← named` : name, percent(Math.exp(prior)), nats(read), percent(probability)], named]),
+            rows.map(([name, prior, logprob, probability, named]) => [[named ? `${name} ← named` : name, percent(Math.exp(prior)), nats(logprob), percent(probability)], named]),
           ),
         ]),
       ),
     );
   }
 
-  function said([text, kind, logprob], read) {
+  function words([text, kind, logprob], read) {
     const shade = read && logprob !== null;
     if (!kind && !shade) return text;
-    const how = [kind, ...(shade ? ["token", `doubt-${doubt(logprob)}`] : [])].filter(Boolean).join(" ");
-    return element("span", { class: how, title: shade ? `${percent(Math.exp(logprob))} (ln p = ${nats(logprob)})` : false }, text);
+    const classes = [kind, ...(shade ? ["token", `doubt-${doubt(logprob)}`] : [])].filter(Boolean).join(" ");
+    return element("span", { class: classes, title: shade ? `${percent(Math.exp(logprob))} (ln p = ${nats(logprob)})` : false }, text);
   }
 
-  const words = (pieces) =>
+  const tokens = (pieces) =>
     table(["Token", "Probability", "ln p"], pieces.filter(([, , logprob]) => logprob !== null).map(([text, , logprob]) => [[text, percent(Math.exp(logprob)), nats(logprob)], false]));
 
   // ── the whole ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -217,15 +217,15 @@ function mount(root, { runs, metrics, dialogues }) {
     const input = element("input", { type: "number", step: "any", oninput: () => { wanted[name] = input.value === "" ? none : Number(input.value); filter(); } });
     return element("label", { class: "bound" }, label, input);
   };
-  const stops = [...new Set(dialogues.map(({ stop }) => stop))].sort();
-  const set = (name, make = (text) => text) => (text) => { wanted[name] = make(text); filter(); };
+  const stops = [...new Map(dialogues.map(({ stop, ending }) => [stop, ending]))].sort();
+  const set = (name, convert = (text) => text) => (text) => { wanted[name] = convert(text); filter(); };
   const metricChoice = choice("Order by", [["", "name"], ...metrics.map(({ name, title }) => [name, title])], "", set("metric"));
   root.replaceChildren(
     element(
       "div",
       { class: "filters", role: "search", "aria-label": "Which dialogues" },
       ...(runs.length > 1 ? [choice("Run", [["", "all"], ...runs.map((name, run) => [String(run), name])], wanted.run, set("run"))] : []),
-      choice("Stop reason", [["", "any"], ...stops.map((stop) => [stop, stop])], "", set("stop")),
+      choice("Stop reason", [["", "any"], ...stops], "", set("stop")),
       metricChoice,
       choice("Order", [["down", "highest first"], ["up", "lowest first"]], "down", set("descending", (text) => text === "down")),
       bound("From", "from", -Infinity),
