@@ -101,8 +101,9 @@ TABLES: Mapping[str, Schema] = {
     },
     # One value per dialogue and metric. A dialogue in which a metric is undefined (nothing to count) has no row.
     "scores": {"run_id": pl.String, "dialogue_id": pl.String, "metric": pl.String, "value": pl.Float64},
-    # One row per metric: estimate, 95 % interval over dialogues, the same figure for human dialogues, and for a
-    # distance its human-vs-human floor (null where there is none).
+    # One row per metric: estimate, 95 % interval over dialogues, the value of human dialogues and the human-vs-human
+    # floor of a distance (null where there is none). `signature`: what has to be equal for two values to be comparable
+    # (`metrics.Metric.signature`), such as `crslib:0.1.0|n:64|boot:1000|seed:0|ratio:90`.
     "metrics": {
         "metric": pl.String,
         "family": pl.String,
@@ -114,6 +115,7 @@ TABLES: Mapping[str, Schema] = {
         "floor": pl.Float64,
         "unit": pl.String,
         "direction": pl.String,
+        "signature": pl.String,
     },
     # One row per answer of a rater, a model or a person, who saw two dialogues of one profile, `left` first. `pair_id`
     # does not depend on the sides. `choice`: left, right, tie, or null for no usable answer. `preference`: P(left) −

@@ -1,9 +1,9 @@
-"""Intervals over dialogues: resampling, never formulas. Knows nothing of what was measured.
+"""Intervals over dialogues by resampling. Knows nothing of what was measured.
 
 The dialogue is the unit: its turns are not independent of one another. Statistics that count repetition (entropy,
-distinct-n, duplicates) would find more of it in a resample with replacement, merely because whole dialogues come twice;
-they are resampled by halves drawn without replacement, whose spread is that of the whole (Politis, Romano and Wolf,
-Subsampling, 1999: n/2 of n leaves the variance S²/m·(1−m/n) = S²/n).
+distinct-n, duplicates) would be biased in a resample with replacement, where whole dialogues occur twice; they are
+resampled by halves drawn without replacement, whose spread is that of the whole (Politis, Romano and Wolf, Subsampling,
+1999: m = n/2 of n leaves the variance S²/m·(1−m/n) = S²/n).
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, its 95 % interval (None: not to be had) and the number of dialogues behind it."""
+    """A value, its 95 % interval (None: there is none) and the number of dialogues it is estimated from."""
 
     value: float
     low: float | None
@@ -43,8 +43,8 @@ def halves(n: int, times: int, seed: int) -> np.ndarray:
 def interval(replicates: np.ndarray, centre: float | None = None) -> tuple[float | None, float | None]:
     """The middle 95 % of the replicates, undefined ones (NaN) left out; (None, None) when all are undefined.
 
-    `centre`: shift the replicates to this mean first. A distance, or an entropy, of a resample is biased (never below
-    zero, fewer items); the shift takes that bias away and keeps the spread.
+    `centre`: shift the replicates to this mean first. A distance or an entropy of a resample is biased (a distance is
+    never negative, a resample has fewer items); the shift removes that bias and keeps the spread.
     """
     defined = replicates[np.isfinite(replicates)]
     if not len(defined):
@@ -60,7 +60,7 @@ def interval(replicates: np.ndarray, centre: float | None = None) -> tuple[float
 def ratio(part: np.ndarray, whole: np.ndarray, *, times: int, seed: int) -> Estimate | None:
     """Σ part / Σ whole over dialogues, a mean where `whole` is 1; None when there is nothing to count.
 
-    Each resample draws dialogues and divides their sums: long dialogues weigh what they weigh in the figure.
+    Each resample draws dialogues and divides their sums, so dialogues have the same weights as in the value itself.
     """
     if whole.sum() <= 0:
         return None
@@ -69,16 +69,16 @@ def ratio(part: np.ndarray, whole: np.ndarray, *, times: int, seed: int) -> Esti
 
 
 def share(part: np.ndarray, whole: np.ndarray, replicates: np.ndarray) -> Estimate:
-    """Σ part / Σ whole over dialogues with the interval of given replicates, or an exact one where all are alike."""
+    """Σ part / Σ whole over dialogues with the interval of given replicates, or an exact one where all are 0 or 1."""
     value, n = float(part.sum() / whole.sum()), int((whole > 0).sum())
     low, high = interval(replicates) if n > 1 else (None, None)
-    # Where no dialogue differs from another the bootstrap knows no doubt; the exact binomial bound over dialogues does
-    # (Clopper and Pearson 1934).
-    doubt = 1 - 0.025 ** (1 / n)
+    # Where no dialogue differs from another, a bootstrap interval has no width; the exact binomial bound over dialogues
+    # has (Clopper and Pearson 1934).
+    bound = 1 - 0.025 ** (1 / n)
     if n > 1 and not part.any():
-        high = doubt
+        high = bound
     elif n > 1 and np.array_equal(part, whole):
-        low = 1 - doubt
+        low = 1 - bound
     return Estimate(value, low, high, n)
 
 
@@ -113,9 +113,9 @@ def ratios(parts: pl.DataFrame, dialogue_ids: pl.Series, *, times: int, seed: in
 
 
 def bootstrap(statistic: Callable[[np.ndarray], np.ndarray], n: int, *, times: int, seed: int) -> Estimate:
-    """A corpus-level figure with a centred bootstrap interval.
+    """A corpus-level value with a centred bootstrap interval.
 
-    `statistic` maps an array (k, n) of how often each dialogue counts to k figures.
+    `statistic` maps an array (k, n) of how often each dialogue counts to k values.
     """
     value = float(statistic(np.ones((1, n), dtype=np.int64))[0])
     if n < 2 or not np.isfinite(value):
@@ -124,9 +124,9 @@ def bootstrap(statistic: Callable[[np.ndarray], np.ndarray], n: int, *, times: i
 
 
 def subsample(statistic: Callable[[np.ndarray], np.ndarray], n: int, *, times: int, seed: int) -> Estimate:
-    """A corpus-level figure that counts repetition, with a centred interval from half-samples of the dialogues.
+    """A corpus-level value that counts repetition, with a centred interval from half-samples of the dialogues.
 
-    `statistic` maps a 0/1 array (k, n) of the dialogues that count to k figures, NaN where undefined.
+    `statistic` maps a 0/1 array (k, n) of the dialogues that count to k values, NaN where undefined.
     """
     value = float(statistic(np.ones((1, n), dtype=np.int64))[0])
     if n < 4 or not np.isfinite(value):
@@ -137,7 +137,7 @@ def subsample(statistic: Callable[[np.ndarray], np.ndarray], n: int, *, times: i
 def paired_difference(a: np.ndarray, b: np.ndarray, *, times: int, seed: int) -> Estimate | None:
     """Mean of a − b over pairs (the same profile under two conditions); pairs with a NaN are left out.
 
-    The interval is the bootstrap's; pairs that all differ alike have none to either side.
+    The interval is the bootstrap's; where all differences are equal it has no width.
     """
     difference = (a - b)[np.isfinite(a) & np.isfinite(b)]
     n = len(difference)
@@ -150,7 +150,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray, *, times: int, seed: int) ->
 def sign_flips(differences: np.ndarray, *, times: int, seed: int) -> float:
     """Two-sided p-value of the hypothesis that paired differences are as likely either way (Fisher's randomisation).
 
-    Signs are drawn `times` times; the share of draws with a mean at least as far from 0, the one at hand among them
+    Signs are drawn `times` times; p is the share of draws with a mean at least as far from 0, the observed one included
     (Phipson and Smyth, Permutation P-values Should Never Be Zero, 2010).
     """
     generator = np.random.default_rng(derive_seed(seed, "signs", len(differences)))
@@ -160,12 +160,12 @@ def sign_flips(differences: np.ndarray, *, times: int, seed: int) -> float:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """p-values of a family, so corrected that the chance of any false find is kept (Holm 1979)."""
+    """p-values of a family of tests, corrected for the chance of any false positive (Holm 1979)."""
     order = np.argsort(p, kind="stable")
     adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    found = np.empty(len(p))
-    found[order] = np.minimum(adjusted, 1.0)
-    return found
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(adjusted, 1.0)
+    return corrected
 
 
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

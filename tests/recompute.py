@@ -1,11 +1,11 @@
-"""Recomputes the figures of a run from its Parquet files, by other means than those that made them.
+"""Recomputes the metrics of a run from its Parquet files, by other means than `crslib.metrics`.
 
     python -m tests.recompute RUN_FOLDER [--redial PATH] [--models] [--human FOLDER] [--draws N]
 
-Nothing of crslib is imported: every figure is written anew from its definition (`crslib/metrics/definitions.py`), in
-SQL or with a library that people know for it. What first has to be read by something, a tagger, phrases, a model, is
-in `readings`. Prints a line per metric and ends with status 1 when one differs. Knows nothing of intervals. Figures
-that rest on random draws are drawn anew; how far they may differ stands in the table.
+Nothing of crslib is imported: every metric is implemented again from its definition (`crslib.metrics.METRICS`), in SQL
+or with a well-known library. What needs a tagger, phrase patterns or a model first is in `readings`. Prints a line per
+metric and ends with status 1 when one differs. Knows nothing of intervals. Metrics of random draws are computed from
+other draws; the table states the tolerance.
 """
 
 import argparse
@@ -31,7 +31,7 @@ STATES, LOGITS = 1e-6, 2e-3  # an indefinite root; another way through llama.cpp
 BUDGET, SAMPLE, DRAWS = 1000, 30, 100  # words of distinct-n, utterances of self-BLEU, draws behind a stored figure
 ROLES = ("user", "recommender")
 
-# What is left out without the one or the other.
+# Options that metrics need.
 NEEDS = {
     "two_sample": "--redial",
     "two_sample_length": "--redial",
@@ -48,7 +48,7 @@ Figure = tuple[float | None, str, float]  # value, by what, tolerance
 # ── the run as views ────────────────────────────────────────────────────────────────────────────────────────────────
 
 VIEWS = r"""
-CREATE VIEW said AS  -- turns in which something is said, with their words
+CREATE VIEW spoken AS  -- turns with text, and their words
 SELECT *, regexp_extract_all(lower(replace(regexp_replace(text, '\[\[([^\[\]]+)\]\]', '\1', 'g'), '’', '''')),
                              '[\p{L}\p{N}_]+(?:''[\p{L}\p{N}_]+)*') AS words
 FROM turns WHERE trim(text, E' \t\n\r') <> '';
@@ -56,9 +56,9 @@ FROM turns WHERE trim(text, E' \t\n\r') <> '';
 CREATE VIEW mentions AS
 SELECT dialogue_id, turn, role, place, coalesce(item.item_id, 'title: ' || lower(item.title)) AS item,
        item.item_id IS NOT NULL AS known
-FROM (SELECT dialogue_id, turn, role, unnest(items) AS item, generate_subscripts(items, 1) AS place FROM said);
+FROM (SELECT dialogue_id, turn, role, unnest(items) AS item, generate_subscripts(items, 1) AS place FROM spoken);
 
-CREATE VIEW recommended AS  -- what the recommender brought up, each item once
+CREATE VIEW recommended AS  -- items that the recommender named first, each once
 SELECT dialogue_id, turn, item, known, row_number() OVER (PARTITION BY dialogue_id ORDER BY turn, place) AS rank
 FROM (SELECT *, row_number() OVER (PARTITION BY dialogue_id, item ORDER BY turn, place) AS n FROM mentions)
 WHERE n = 1 AND role = 'recommender';
@@ -75,25 +75,27 @@ def opened(run: Path, human: Path) -> duckdb.DuckDBPyConnection:
     con.execute("SET threads = 1")
     for path in run.glob("*.parquet"):
         con.execute(f"CREATE VIEW {path.stem} AS SELECT * FROM read_parquet('{path}')")
-    con.execute(f"CREATE VIEW people AS SELECT * FROM read_parquet('{human / 'turns.parquet'}')")
+    con.execute(f"CREATE VIEW human AS SELECT * FROM read_parquet('{human / 'turns.parquet'}')")
     con.execute(VIEWS)
     return con
 
 
-# ── figures that are one query ──────────────────────────────────────────────────────────────────────────────────────
+# ── metrics by one query ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def queries() -> dict[str, str]:
-    first = "turn = (SELECT min(turn) FROM said AS t WHERE t.dialogue_id = said.dialogue_id)"
-    opening = "(SELECT min(turn) FROM said WHERE said.dialogue_id = recommended.dialogue_id AND role = 'recommender')"
+    first = "turn = (SELECT min(turn) FROM spoken AS t WHERE t.dialogue_id = spoken.dialogue_id)"
+    opening = (
+        "(SELECT min(turn) FROM spoken WHERE spoken.dialogue_id = recommended.dialogue_id AND role = 'recommender')"
+    )
     hit = "item IN (SELECT item_id FROM targets WHERE targets.dialogue_id = recommended.dialogue_id)"
-    found = {
-        "turns": "SELECT count(*) / count(DISTINCT dialogue_id) FROM said",
-        "recommender_opens": f"SELECT avg((role = 'recommender')::INT) FROM said WHERE {first}",
+    sql = {
+        "turns": "SELECT count(*) / count(DISTINCT dialogue_id) FROM spoken",
+        "recommender_opens": f"SELECT avg((role = 'recommender')::INT) FROM spoken WHERE {first}",
         "liked_share": """
             SELECT avg(liked::INT)
             FROM (SELECT DISTINCT dialogue_id, turn, coalesce(note.item_id, lower(note.title)), note.liked AS liked
-                  FROM (SELECT dialogue_id, turn, unnest(notes) AS note FROM said WHERE role = 'user'))""",
+                  FROM (SELECT dialogue_id, turn, unnest(notes) AS note FROM spoken WHERE role = 'user'))""",
         "repeats": """
             SELECT avg((turn > first)::INT)
             FROM (SELECT turn, min(turn) OVER (PARTITION BY dialogue_id, item) AS first FROM mentions
@@ -127,7 +129,7 @@ def queries() -> dict[str, str]:
                   FROM liked LEFT JOIN offered USING (dialogue_id, genre) GROUP BY dialogue_id)""",
     }
     for name, statistic in (("k_anonymity", "median"), ("k_anonymity_min", "min")):
-        found[name] = f"""
+        sql[name] = f"""
             SELECT {statistic}(n) FROM (
                 SELECT count(item_id) AS n
                 FROM wishes LEFT JOIN items
@@ -137,32 +139,32 @@ def queries() -> dict[str, str]:
                  AND (target_director IS NULL OR list_contains(directors, target_director))
                 GROUP BY dialogue_id)"""
     for role in ROLES:
-        mine = f"FROM said WHERE role = '{role}'"
-        found |= {
-            f"{role}_words": f"SELECT sum(len(words)) / nullif(count(*), 0) {mine}",
-            f"{role}_questions": f"SELECT avg(contains(text, '?')::INT) {mine}",
-            f"{role}_items": f"SELECT sum(len(items)) / nullif(count(*), 0) {mine}",
+        own = f"FROM spoken WHERE role = '{role}'"
+        sql |= {
+            f"{role}_words": f"SELECT sum(len(words)) / nullif(count(*), 0) {own}",
+            f"{role}_questions": f"SELECT avg(contains(text, '?')::INT) {own}",
+            f"{role}_items": f"SELECT sum(len(items)) / nullif(count(*), 0) {own}",
             f"{role}_validity": f"SELECT avg(known::INT) FROM mentions WHERE role = '{role}'",
             f"{role}_duplicates": f"""
                 SELECT avg((n > 1)::INT)
-                FROM (SELECT words {mine}) JOIN
-                     (SELECT words, count(DISTINCT dialogue_id) AS n {mine} GROUP BY words) USING (words)""",
+                FROM (SELECT words {own}) JOIN
+                     (SELECT words, count(DISTINCT dialogue_id) AS n {own} GROUP BY words) USING (words)""",
             f"{role}_loops": f"""
                 SELECT avg((n > 1)::INT)
-                FROM (SELECT row_number() OVER (PARTITION BY dialogue_id, words ORDER BY turn) AS n {mine})""",
+                FROM (SELECT row_number() OVER (PARTITION BY dialogue_id, words ORDER BY turn) AS n {own})""",
         }
-    return found
+    return sql
 
 
 def by_query(con: duckdb.DuckDBPyConnection) -> dict[str, Figure]:
-    found = {}
+    figures = {}
     for name, sql in queries().items():
         row = next(iter(con.sql(sql).fetchall()), None)
-        found[name] = (None if row is None or row[0] is None else float(row[0]), "DuckDB", EXACT)
-    return found
+        figures[name] = (None if row is None or row[0] is None else float(row[0]), "DuckDB", EXACT)
+    return figures
 
 
-# ── figures of libraries ────────────────────────────────────────────────────────────────────────────────────────────
+# ── metrics by libraries ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def recall(con: duckdb.DuckDBPyConnection) -> dict[str, Figure]:
@@ -190,51 +192,53 @@ def variety(con: duckdb.DuckDBPyConnection) -> dict[str, Figure]:
 def distances(con: duckdb.DuckDBPyConnection) -> dict[str, Figure]:
     pairs = {
         "turns": (
-            "SELECT count(*) FROM said GROUP BY dialogue_id",
-            "SELECT count(*) FROM people GROUP BY dialogue_id",
+            "SELECT count(*) FROM spoken GROUP BY dialogue_id",
+            "SELECT count(*) FROM human GROUP BY dialogue_id",
         )
     }
     for role in ROLES:
         for what, ours in (("words", "len(words)"), ("items", "len(items)")):
             pairs[f"{role}_{what}"] = (
-                f"SELECT {ours} FROM said WHERE role = '{role}'",
-                f"SELECT n_{what} FROM people WHERE role = '{role}'",
+                f"SELECT {ours} FROM spoken WHERE role = '{role}'",
+                f"SELECT n_{what} FROM human WHERE role = '{role}'",
             )
-    found: dict[str, Figure] = {}
+    figures: dict[str, Figure] = {}
     for name, sides in pairs.items():
         ours, theirs = (con.sql(sql).pl().to_series().to_numpy() for sql in sides)
         if len(ours) and len(theirs):
             ks = stats.ks_2samp(ours, theirs, method="asymp").statistic
-            found[f"{name}_ks"] = (float(ks), "scipy ks_2samp", EXACT)
-            found[f"{name}_wasserstein"] = (
+            figures[f"{name}_ks"] = (float(ks), "scipy ks_2samp", EXACT)
+            figures[f"{name}_wasserstein"] = (
                 float(stats.wasserstein_distance(ours, theirs)), "scipy wasserstein_distance", EXACT
             )  # fmt: skip
-    return found
+    return figures
 
 
-# ── figures of random draws ─────────────────────────────────────────────────────────────────────────────────────────
+# ── metrics of random draws ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def sampled(con: duckdb.DuckDBPyConnection, draws: int) -> dict[str, Figure]:
-    found: dict[str, Figure] = {}
+    figures: dict[str, Figure] = {}
     draw = np.random.default_rng(20261123)
     for role in ROLES:
-        said = con.sql(
-            f"SELECT dialogue_id, words FROM said WHERE role = '{role}' AND len(words) > 0 ORDER BY dialogue_id, turn"
+        turns = con.sql(
+            f"SELECT dialogue_id, words FROM spoken WHERE role = '{role}' AND len(words) > 0 ORDER BY dialogue_id, turn"
         ).pl()
-        spoken = [part["words"].to_list() for _, part in said.group_by("dialogue_id", maintain_order=True)]
-        if sum(map(len, said["words"])) >= BUDGET:
+        spoken = [part["words"].to_list() for _, part in turns.group_by("dialogue_id", maintain_order=True)]
+        if sum(map(len, turns["words"])) >= BUDGET:
             for n in (1, 2, 3):
                 values = [distinct(spoken, n, draw) for _ in range(10 * draws)]
-                found[f"{role}_distinct_{n}"] = drawn(values, "own draws")
+                figures[f"{role}_distinct_{n}"] = drawn(values, "own draws")
         if len(spoken) >= SAMPLE:
-            found[f"{role}_self_bleu"] = drawn([self_bleu(spoken, draw) for _ in range(draws)], "sacrebleu, own draws")
-    return found
+            figures[f"{role}_self_bleu"] = drawn(
+                [self_bleu(spoken, draw) for _ in range(draws)], "sacrebleu, own draws"
+            )
+    return figures
 
 
 def drawn(values: list[float], how: str) -> Figure:
-    """Their mean; the stored figure is a mean of `DRAWS` others. A difference that chance makes once in 10,000 is let
-    pass (Student's t)."""
+    """Their mean; the stored value is a mean of `DRAWS` others. The tolerance is the difference that chance exceeds
+    once in 10,000 (Student's t)."""
     error = np.std(values, ddof=1) * np.sqrt(1 / len(values) + 1 / DRAWS)
     return float(np.mean(values)), f"{how}: {len(values)}", float(stats.t.ppf(1 - 5e-5, len(values) - 1) * error)
 
@@ -270,7 +274,7 @@ def leaks(con: duckdb.DuckDBPyConnection) -> dict[str, Figure]:
                (SELECT list(title || coalesce(' (' || year || ')', '')) FROM holdouts JOIN items USING (item_id)
                 WHERE holdouts.profile_id = wishes.profile_id) AS hidden
         FROM prompts JOIN wishes USING (dialogue_id)""").pl()
-    told = {role: 0 for role in ROLES}
+    n_leaks = {role: 0 for role in ROLES}
     for row in prompts.iter_rows(named=True):
         fed, aloud = (re.sub(r"\[\[|\]\]", "", row[name]) for name in ("text", "aloud"))
         if row["role"] == "user":
@@ -281,12 +285,12 @@ def leaks(con: duckdb.DuckDBPyConnection) -> dict[str, Figure]:
             searches = [rf"(?i)\b{re.escape(text.strip(' .'))}\b" for text in private if text.strip(" .")]
             searches += ["About you:", "Looking for:", r"[:,] (?:not )?(?:seen|liked|disliked|interested)(?=[,;)])"]
             leaked = any(len(re.findall(search, fed)) > len(re.findall(search, aloud)) for search in searches)
-        told[row["role"]] += leaked
-    read = dict(prompts["role"].value_counts().iter_rows())
+        n_leaks[row["role"]] += leaked
+    n_read = dict(prompts["role"].value_counts().iter_rows())
     return {
-        name: (float(told[role]), "plain search in prompts", EXACT)
+        name: (float(n_leaks[role]), "plain search in prompts", EXACT)
         for name, role in (("leaked_titles", "user"), ("leaked_profiles", "recommender"))
-        if role in read
+        if role in n_read
     }
 
 
@@ -294,7 +298,7 @@ def first_named(con: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], dict[st
     """(dialogue, target) → role → the first turn in which it names the target."""
     targets = con.sql("""
         SELECT dialogue_id, item_id, title, year FROM targets JOIN items USING (item_id) ORDER BY ALL""").fetchall()
-    said: dict[str, list[tuple[int, str, set[str], list[str]]]] = {}
+    spoken: dict[str, list[tuple[int, str, set[str], list[str]]]] = {}
     for dialogue, turn, role, text, items in con.sql(
         "SELECT dialogue_id, turn, role, text, items FROM turns ORDER BY dialogue_id, turn"
     ).fetchall():
@@ -302,37 +306,37 @@ def first_named(con: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], dict[st
             if item["item_id"] is not None:
                 text = text.replace(f"[[{item['title']}]]", " | ")
         linked = {item["item_id"] for item in items}
-        said.setdefault(dialogue, []).append((turn, role, linked, read(text)))
+        spoken.setdefault(dialogue, []).append((turn, role, linked, read(text)))
     first: dict[tuple[str, str], dict[str, int]] = {}
     for dialogue, item, title, year in targets:
         turns = first.setdefault((dialogue, item), {})
-        for turn, role, linked, words in said.get(dialogue, ()):
+        for turn, role, linked, words in spoken.get(dialogue, ()):
             if role not in turns and (item in linked or alike(title, year, words)):
                 turns[role] = turn
     return first
 
 
 def named_first(con: duckdb.DuckDBPyConnection) -> dict[str, Figure]:
-    told = {dialogue: False for (dialogue,) in con.sql("SELECT dialogue_id FROM targets").fetchall()}
+    by_user = {dialogue: False for (dialogue,) in con.sql("SELECT dialogue_id FROM targets").fetchall()}
     for (dialogue, _), turns in first_named(con).items():
-        told[dialogue] |= min(turns, key=turns.__getitem__, default="") == "user"
-    if not told:
+        by_user[dialogue] |= min(turns, key=turns.__getitem__, default="") == "user"
+    if not by_user:
         return {}
-    return {"target_named_by_user": (float(np.mean(list(told.values()))), "links and rapidfuzz", EXACT)}
+    return {"target_named_by_user": (float(np.mean(list(by_user.values()))), "links and rapidfuzz", EXACT)}
 
 
 def read(text: str) -> list[str]:
     return re.findall(r"\w+(?:'\w+)*", re.sub(r"\[\[|\]\]", "", text).lower().replace("’", "'"))
 
 
-def alike(title: str, year: int | None, said: list[str]) -> bool:
-    """Is a run of words at least 90 like the title, with the same numbers? One short word needs its year beside it."""
+def alike(title: str, year: int | None, spoken: list[str]) -> bool:
+    """Whether words in a row are 90 % similar to the title, with the same numbers; one short word needs its year."""
     wanted = read(title)
     if len(wanted) == 1 and len(wanted[0]) < 8:
         if year is None:
             return False
         wanted.append(str(year))
-    runs = [said[i : i + n] for n in {len(wanted) + d for d in (-1, 0, 1)} - {0} for i in range(len(said) - n + 1)]
+    runs = [spoken[i : i + n] for n in {len(wanted) + d for d in (-1, 0, 1)} - {0} for i in range(len(spoken) - n + 1)]
     return any(
         fuzz.ratio(" ".join(wanted), " ".join(run)) >= 90
         and [w for w in wanted if w.isdigit()] == [w for w in run if w.isdigit()]
@@ -340,7 +344,7 @@ def alike(title: str, year: int | None, said: list[str]) -> bool:
     )
 
 
-# ── figures of what has been read ───────────────────────────────────────────────────────────────────────────────────
+# ── metrics from readings ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def from_readings(
@@ -349,22 +353,22 @@ def from_readings(
     def exactly(values: readings.Values, how: str, tolerance: float = EXACT) -> dict[str, Figure]:
         return {name: (value, how, tolerance) for name, value in values.items()}
 
-    found = exactly(readings.acts(con, human), "scipy jensenshannon, of the tagger's acts")
-    found |= exactly(readings.answers(con), "plain loops, of what the phrases find")
-    found |= exactly(readings.guesswork(con, first_named(con)), "plain loops, of the item prior")
+    figures = exactly(readings.acts(con, human), "scipy jensenshannon, of the tagger's acts")
+    figures |= exactly(readings.answers(con), "plain loops, of what the phrases find")
+    figures |= exactly(readings.guesswork(con, first_named(con)), "plain loops, of the item prior")
     info = json.loads(path.read_text(encoding="utf-8")) if (path := run / "run.json").exists() else {}
     given = info.get("parameters", {})
-    test, turns, train = readings.people(redial) if redial else ((), pl.DataFrame(), pl.DataFrame())
+    test, turns, train = readings.human_dialogues(redial) if redial else ((), pl.DataFrame(), pl.DataFrame())
     if redial:
-        found |= exactly(readings.two_sample(con, turns, given.get("seed", 0)), "scikit-learn cross_val_predict")
-        found |= exactly(readings.surprise(con, train), "Kneser–Ney, written anew")
+        figures |= exactly(readings.two_sample(con, turns, given.get("seed", 0)), "scikit-learn cross_val_predict")
+        figures |= exactly(readings.cross_entropy(con, train), "Kneser–Ney, another implementation")
     if models:
         exact, samples = readings.embeddings(con, human, 10 * draws)
-        found |= exactly(exact, "scipy sqrtm, of the model's states", STATES)
-        found |= {name: drawn(values, "singular values, own draws") for name, values in samples.items()}
+        figures |= exactly(exact, "scipy sqrtm, of the model's states", STATES)
+        figures |= {name: drawn(values, "singular values, own draws") for name, values in samples.items()}
     if redial and models and given.get("baseline", "scripted") != "scripted":
-        found |= exactly(readings.foresight(given, test), "llama-cpp-python's Llama", LOGITS)
-    return found
+        figures |= exactly(readings.foresight(given, test), "llama-cpp-python's Llama", LOGITS)
+    return figures
 
 
 # ── the table ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -376,25 +380,25 @@ def recompute(
     """(metric, stored, recomputed, difference, by) of every metric that the run or this script knows, and whether all
     that could be recomputed is equal."""
     with opened(run, human) as con:
-        found: dict[str, Figure] = {}
+        figures: dict[str, Figure] = {}
         parts: list[Callable[[duckdb.DuckDBPyConnection], dict[str, Figure]]] = [
             leaks, named_first, recall, by_query, distances, variety, lambda con: sampled(con, draws),
             lambda con: from_readings(con, run, human, redial, models, draws),
         ]  # fmt: skip
         for part in parts:
-            found |= part(con)
+            figures |= part(con)
         stored = dict(con.sql("SELECT metric, value FROM metrics").fetchall())
     rows, equal = [], True
-    for name in dict.fromkeys([*stored, *sorted(found)]):
-        kept, (value, how, tolerance) = stored.get(name), found.get(name, (None, "", 0.0))
-        if name not in found:
+    for name in dict.fromkeys([*stored, *sorted(figures)]):
+        old, (value, how, tolerance) = stored.get(name), figures.get(name, (None, "", 0.0))
+        if name not in figures:
             why = NOT_RECOMPUTED.get(name, "this script does not know it")
-            rows.append((name, kept, None, None, f"not recomputed: {why}"))
-        elif kept is not None or value is not None:
-            difference = None if kept is None or value is None else value - kept
-            right = difference is not None and abs(difference) <= tolerance * max(1, abs(kept or 0))
+            rows.append((name, old, None, None, f"not recomputed: {why}"))
+        elif old is not None or value is not None:
+            difference = None if old is None or value is None else value - old
+            right = difference is not None and abs(difference) <= tolerance * max(1, abs(old or 0))
             sure = "" if tolerance == EXACT else f", ± {tolerance:.4f}"
-            rows.append((name, kept, value, difference, f"{'' if right else 'DIFFERS: '}{how}{sure}"))
+            rows.append((name, old, value, difference, f"{'' if right else 'DIFFERS: '}{how}{sure}"))
             equal &= right
     schema = {"metric": pl.String} | dict.fromkeys(("stored", "recomputed", "difference"), pl.Float64)
     return pl.DataFrame(rows, schema={**schema, "by": pl.String}, orient="row"), equal
@@ -405,12 +409,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("--human", type=Path, default=Path(__file__).parent.parent / "data" / "human")
     parser.add_argument("--draws", type=int, default=30, help="samples of self-BLEU; ten times as many of distinct-n")
-    parser.add_argument("--redial", type=Path, help="ReDial zip or folder, for what needs people's words")
-    parser.add_argument("--models", action="store_true", help="let models read, for what needs them: minutes")
+    parser.add_argument("--redial", type=Path, help="ReDial zip or folder, for metrics that need human texts")
+    parser.add_argument("--models", action="store_true", help="metrics that need models too: minutes")
     given = parser.parse_args(arguments)
     table, equal = recompute(given.run, given.human, given.draws, given.redial, given.models)
-    for name, kept, value, difference, how in table.iter_rows():
-        figures = [f"{x:12.6f}" if x is not None else f"{'-':>12}" for x in (kept, value)]
+    for name, old, value, difference, how in table.iter_rows():
+        figures = [f"{x:12.6f}" if x is not None else f"{'-':>12}" for x in (old, value)]
         off = f"{difference:10.1e}" if difference is not None else f"{'-':>10}"
         print(f"{name:32} {' '.join(figures)} {off}  {how}")
     skipped = table["by"].str.starts_with("not recomputed").sum()

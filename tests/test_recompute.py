@@ -1,4 +1,4 @@
-"""The script that recomputes a run's figures: it agrees with the library, by means of its own, and tells when not."""
+"""The script that recomputes a run's metrics: it agrees with the library, by its own means, and reports differences."""
 
 import ast
 import random
@@ -40,18 +40,18 @@ def some_talk(draw: random.Random) -> list[str]:
 
 @pytest.fixture
 def run(items: pl.DataFrame, tmp_path: Path) -> Path:
-    """Forty dialogues of random words, among them silent ones, with leaks planted in two prompts."""
+    """Forty dialogues of random words, some of them silent, with leaks planted in two prompts."""
     draw = random.Random(1)
-    people = [f"p{n:02d}" for n in range(40)]
-    said = {person: some_talk(draw) for person in people}
+    names = [f"p{n:02d}" for n in range(40)]
+    talks = {name_: some_talk(draw) for name_ in names}
     noted = {
-        (person, n): [(name, draw.random() < 0.5, draw.choice([True, False, None])) for name in dict.fromkeys(TITLES)
+        (name_, n): [(name, draw.random() < 0.5, draw.choice([True, False, None])) for name in dict.fromkeys(TITLES)
                       if f"[[{name}]]" in turns[n - 1]]
-        for person, turns in said.items() for n in range(2, len(turns), 2)
+        for name_, turns in talks.items() for n in range(2, len(turns), 2)
     }  # fmt: skip
     profiles = [
         {
-            "profile_id": person,
+            "profile_id": name_,
             "summary": "You enjoy crime movies. You loved Up (2009).",
             "attributes": "action movie",
             "target_genres": draw.choice([["action"], ["comedy", "romance"], []]),
@@ -61,24 +61,24 @@ def run(items: pl.DataFrame, tmp_path: Path) -> Path:
             "liked_genres": draw.sample(["action", "family", "romance", "western"], k=draw.randint(0, 3)),
             "k_anonymity": 0,
         }
-        for person in people
+        for name_ in names
     ]
     for row in profiles:
         attributes = {name: row[f"target_{name}"] for name in ("genres", "decade", "actor", "director")}
         row["k_anonymity"] = catalog.matches(items, **attributes).sum()
     hidden = [
-        {"profile_id": person, "item_id": item, "rating": 4.0, "liked": draw.random() < 0.8}
-        for person in people for item in draw.sample("12346", k=draw.randint(0, 3))
+        {"profile_id": name_, "item_id": item, "rating": 4.0, "liked": draw.random() < 0.8}
+        for name_ in names for item in draw.sample("12346", k=draw.randint(0, 3))
     ]  # fmt: skip
     leak = {("p08", "U"): "You want Heat (1995).", ("p09", "R"): "You enjoy crime movies", ("p09", "U"): "Heat (1995)"}
     prompts = [
-        {"dialogue_id": person, "turn": n, "role": {"U": "user", "R": "recommender"}[turn[0]],
-         "text": "x " + leak.get((person, turn[0]), "") * (n < 2), "n_tokens": 1}
-        for person, turns in said.items() for n, turn in enumerate(turns)
+        {"dialogue_id": name_, "turn": n, "role": {"U": "user", "R": "recommender"}[turn[0]],
+         "text": "x " + leak.get((name_, turn[0]), "") * (n < 2), "n_tokens": 1}
+        for name_, turns in talks.items() for n, turn in enumerate(turns)
     ]  # fmt: skip
     hidden = [row for row in hidden if row["profile_id"] not in ("p08", "p09")]
     hidden += [{"profile_id": p, "item_id": "1", "rating": 5.0, "liked": True} for p in ("p08", "p09")]
-    dialogues, turns = talk(said, notes=noted)
+    dialogues, turns = talk(talks, notes=noted)
     tables = {
         "profiles": table("profiles", profiles),
         "holdouts": table("holdouts", hidden),
@@ -88,15 +88,15 @@ def run(items: pl.DataFrame, tmp_path: Path) -> Path:
         "turns": turns,
         "prompts": table("prompts", prompts),
     }
-    people_too = reference.read(ROOT / "data" / "human")
-    tables["scores"], tables["metrics"] = evaluate("run", human=people_too, n_bootstrap=10, seed=0, **tables)
+    human = reference.read(ROOT / "data" / "human")
+    tables["scores"], tables["metrics"] = evaluate("run", human=human, n_bootstrap=10, seed=0, **tables)
     for name, frame in tables.items():
         frame.write_parquet(tmp_path / f"{name}.parquet")
     return tmp_path
 
 
 def imported(module: ModuleType) -> set[str]:
-    """What a module takes from crslib: modules, or names in them."""
+    """The modules and names that a module imports from crslib."""
     names = set()
     for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
@@ -106,22 +106,22 @@ def imported(module: ModuleType) -> set[str]:
     return {name for name in names if name.split(".")[0] == "crslib"}
 
 
-def test_no_figure_comes_from_the_library() -> None:
+def test_no_metric_comes_from_the_library() -> None:
     assert imported(recompute) == set()
-    read = {"dialogue.acts", "engines.llama", "metrics.consistency.attributes_said", "dialogue.stances.statements"}
-    read |= {"dialogue.reactions.react", "recommender.prior.ItemPrior", "recommender.prior.Utterance"}
-    read |= {"data.corpora.frames", "data.corpora.redial"}
+    readers = {"dialogue.acts", "engines.llama", "metrics.consistency.attributes_said", "dialogue.stances.statements"}
+    readers |= {"dialogue.reactions.react", "recommender.prior.ItemPrior", "recommender.prior.Utterance"}
+    readers |= {"data.corpora.frames", "data.corpora.redial"}
     same_draws_and_models = {"identity.derive_seed", "dialogue.templates.ChatTemplate", "config.SimulationParameters"}
     same_draws_and_models |= {"engines.loading.prepared", "training.examples.examples"}
-    assert imported(readings) == {f"crslib.{name}" for name in read | same_draws_and_models}
+    assert imported(readings) == {f"crslib.{name}" for name in readers | same_draws_and_models}
 
 
-def test_figures_are_equal_and_those_that_are_not_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_equal_metrics_pass_and_others_are_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert recompute.main([str(run), "--draws", "5"]) == 0, capsys.readouterr().out
     metrics = pl.read_parquet(run / "metrics.parquet")
-    told = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[:-1]}
-    assert told.keys() == set(metrics["metric"])
-    assert {name for name, line in told.items() if "not recomputed" in line} <= recompute.NOT_RECOMPUTED.keys()
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[:-1]}
+    assert lines.keys() == set(metrics["metric"])
+    assert {name for name, line in lines.items() if "not recomputed" in line} <= recompute.NOT_RECOMPUTED.keys()
     value = dict(metrics.select("metric", "value").iter_rows())
     assert value["leaked_titles"] == 2 and value["leaked_profiles"] == 1, "what was planted"
 
@@ -129,21 +129,20 @@ def test_figures_are_equal_and_those_that_are_not_are_told(run: Path, capsys: py
     wrong = pl.concat([wrong.filter(pl.col("metric") != "turns"), wrong.head(1).with_columns(metric=pl.lit("new_one"))])
     wrong.write_parquet(run / "metrics.parquet")
     assert recompute.main([str(run), "--draws", "2"]) == 1
-    told = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[:-1]}
-    assert {name for name, line in told.items() if "DIFFERS" in line} == {"recall_at_3", "turns"}
-    assert told["new_one"].endswith("not recomputed: this script does not know it")
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[:-1]}
+    assert {name for name, line in lines.items() if "DIFFERS" in line} == {"recall_at_3", "turns"}
+    assert lines["new_one"].endswith("not recomputed: this script does not know it")
 
 
-def test_what_needs_peoples_words_is_equal(run: Path) -> None:
+def test_metrics_that_need_human_texts_are_equal(run: Path) -> None:
     draw = random.Random(2)
-    people = talk({f"h{n:02d}": [one for one in some_talk(draw) if len(one) > 3] for n in range(16)})[1]
+    human = talk({f"h{n:02d}": [one for one in some_talk(draw) if len(one) > 3] for n in range(16)})[1]
     with recompute.opened(run, ROOT / "data" / "human") as con:
         turns = con.sql("FROM turns").pl()
-        again = readings.two_sample(con, people, 7) | readings.surprise(con, people)
-    found = {
-        name: figure.value for name, (figure, *_) in ngram.evaluate(turns, people, people, times=1, seed=7)[0].items()
-    }
+        recomputed = readings.two_sample(con, human, 7) | readings.cross_entropy(con, human)
+    results = ngram.evaluate(turns, human, human, times=1, seed=7).by_metric
+    values = {name: result.estimate.value for name, result in results.items()}
     for role in readings.ROLES:
-        words, length = two_sample.two_sample(turns, people, role, times=1, seed=7)["accuracy"]
-        found |= {f"{role}_two_sample": words, f"{role}_two_sample_length": length}
-    assert again == pytest.approx(found, abs=1e-12)
+        words, length = two_sample.two_sample(turns, human, role, times=1, seed=7)["accuracy"]
+        values |= {f"{role}_two_sample": words, f"{role}_two_sample_length": length}
+    assert recomputed == pytest.approx(values, abs=1e-12)

@@ -67,7 +67,7 @@ def test_interval_lies_within_the_shares_of_the_dialogues(pairs: np.ndarray) -> 
         return
     shares = [part / whole for part, whole in pairs if whole]
     if estimate.value in (0, 1) and min(shares) == max(shares):
-        return  # unanimous: the next test
+        return  # all equal: see the test of the exact interval
     assert min(shares) - 1e-12 <= estimate.low <= estimate.high <= max(shares) + 1e-12
 
 
@@ -80,11 +80,11 @@ def test_ratios_equals_ratio_for_each_metric() -> None:
             "whole": [2.0, 1.0, 2.0, 1.0, 3.0],
         }
     )
-    found = stats.ratios(rows, pl.Series(["a", "b", "c"]), times=300, seed=1)
-    assert found["x"] == stats.ratio(np.array([1.0, 0, 2]), np.array([2.0, 1, 2]), times=300, seed=1)
-    # A dialogue without y stays in the resamples and adds nothing.
-    assert found["y"] == stats.ratio(np.array([1.0, 0, 1]), np.array([1.0, 0, 3]), times=300, seed=1)
-    assert found["y"].n == 2
+    estimates = stats.ratios(rows, pl.Series(["a", "b", "c"]), times=300, seed=1)
+    assert estimates["x"] == stats.ratio(np.array([1.0, 0, 2]), np.array([2.0, 1, 2]), times=300, seed=1)
+    # A dialogue without y is part of the resamples and adds nothing.
+    assert estimates["y"] == stats.ratio(np.array([1.0, 0, 1]), np.array([1.0, 0, 3]), times=300, seed=1)
+    assert estimates["y"].n == 2
 
 
 def test_interval_of_a_mean_covers_it_about_as_often_as_it_says() -> None:
@@ -126,7 +126,7 @@ def test_paired_difference_leaves_out_incomplete_pairs() -> None:
     assert estimate == stats.Estimate(2.0, 2.0, 2.0, 2)
 
 
-def test_unanimous_dialogues_leave_the_doubt_that_their_number_leaves() -> None:
+def test_equal_dialogues_have_the_exact_interval_of_their_number() -> None:
     """Of 64 dialogues none: the share may still be up to 1 - 0.025^(1/64) = 5.6 %."""
     none = stats.ratio(np.zeros(64), np.ones(64), times=200, seed=0)
     every = stats.ratio(np.full(64, 3.0), np.full(64, 3.0), times=200, seed=0)
@@ -153,7 +153,7 @@ def test_holm_by_hand() -> None:
     assert stats.holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
 
 
-def test_pairs_without_any_difference_leave_no_doubt_to_one_side() -> None:
+def test_intervals_of_pairs_with_few_differences() -> None:
     same = stats.paired_difference(np.ones(5), np.ones(5), times=100, seed=0)
     assert same == stats.Estimate(0.0, 0.0, 0.0, 5)
     one = stats.paired_difference(np.array([1.0, 0.0, 0.0, 0.0]), np.zeros(4), times=2000, seed=0)

@@ -13,7 +13,7 @@ from crslib.store import writing
 
 @click.group()
 def bench() -> None:
-    """Measures this installation and its models: speed, adapters, foresight of the recommender, likeness to people."""
+    """Measures this installation and its models: speed, adapters, foresight of the recommender."""
 
 
 @bench.command("engine")
@@ -183,23 +183,6 @@ def bench_notes(path: Path, moments: int, draws: int, assignments: Sequence[str]
     with counting("moments") as progress:
         found = notes.measure(path, parameters, moments, draws, progress)
     console.print(notes.formatted(found), markup=False, soft_wrap=True)
-    write_json(found.to_dicts(), file)
-
-
-@bench.command("realism")
-@PATH
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@JSON
-def bench_realism(path: Path, runs: Sequence[Path], file: Path | None) -> None:
-    """Whether a classifier tells the turns of RUNS (folders) from those of ReDial's test dialogues.
-
-    Titles are masked. Beside each accuracy stands that of a control which sees lengths only; people against other
-    people come first.
-    """
-    from crslib.experiments.benchmarks import realism
-
-    found = realism.measure(path, [run.resolve() for run in runs])
-    console.print(realism.formatted(found), markup=False, soft_wrap=True)
     write_json(found.to_dicts(), file)
 
 

@@ -1,11 +1,12 @@
-"""Metrics of simulated dialogues, one module per family; `definitions.METRICS` says what each of them is.
+"""Metrics of simulated dialogues, one module per family; `METRICS` holds the definitions of all of them.
 
-A figure is a share or mean over dialogues (numerator and denominator per dialogue, resampled together) or a figure of
-the whole run. Undefined values, with nothing to count, are absent: never 0.
+A metric is a share or mean over dialogues (numerator and denominator per dialogue, resampled together) or a value of
+the whole run. A metric with nothing to count is undefined and absent from the tables, never 0.
 """
 
-from crslib.metrics.definitions import METRICS, Metric
+from crslib.metrics.base import CLAIMS, Metric, Result, Results
+from crslib.metrics.definitions import METRICS
 from crslib.metrics.evaluation import evaluate, extended
 from crslib.metrics.facts import Facts, facts
 
-__all__ = ["METRICS", "Facts", "Metric", "evaluate", "extended", "facts"]
+__all__ = ["CLAIMS", "METRICS", "Facts", "Metric", "Result", "Results", "evaluate", "extended", "facts"]

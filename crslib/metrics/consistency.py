@@ -1,7 +1,7 @@
-"""Whether the user stays the person of the profile: reactions against private notes, words against the summary.
+"""Whether the user stays true to its profile: reactions against private notes, words against the summary.
 
-Patterns, not a model: what cannot be decided is left out, and how much can is reported beside. Knows nothing of
-held-out items.
+By phrase patterns, not by a model: what cannot be decided is left out, and `reactions_decidable` is the share that can.
+Knows nothing of held-out items.
 """
 
 import re
@@ -15,9 +15,36 @@ from crslib.dialogue.stances import DECADE_WORDS, genre_pattern, statements
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.views import NOTE_KINDS
 from crslib.dialogue.words import words
+from crslib.metrics.base import Metric, parts_of
 from crslib.metrics.facts import Facts
 
 _MENTION = re.compile(r"\[\[.*?\]\]")
+
+_NOTES = {
+    "seen_liked": "seen and liked",
+    "seen_disliked": "seen and disliked",
+    "unseen_interested": "not seen, interested",
+    "unseen_uninterested": "not seen, not interested",
+}
+METRICS = (
+    Metric("reaction_consistency", "consistency", "Reaction agrees with the private note", "share", "higher",
+        "Of the items on which both the note and the user's words (phrase patterns) state having seen it or liking it, "
+        "the share on which they agree in all that both state. Human dialogues: words against the seeker's own form.",
+        headline="reactions agree with the note", chart=True, claim="is more consistent"),
+    Metric("reactions_decidable", "consistency", "Reactions that can be decided", "share", "none",
+        "Share of the items with a note on which the user's words state something that the note states too."),
+    *(
+        Metric(f"consistency_{kind}", "consistency", f"Agrees with the note: {title}", "share", "higher",
+            f"Agreement of reaction and note where the note is: {title}.")
+        for kind, title in _NOTES.items()
+    ),
+    Metric("contradictions", "consistency", "Preferences that contradict the summary", "share", "lower",
+        "Of the user's clauses that state like, dislike or not seen of a genre or item in the summary, the share that "
+        "states the opposite of it.",
+        chart=True, claim="is more consistent"),
+    Metric("attribute_coverage", "consistency", "Target attributes the user says", "share", "none",
+        "Mean over dialogues of the share of target attributes that the user says in words (genre, decade, name)."),
+)  # fmt: skip
 
 
 # ── reactions ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -26,8 +53,8 @@ _MENTION = re.compile(r"\[\[.*?\]\]")
 def judged(facts: Facts) -> pl.DataFrame:
     """Reactions to items on which there is a note, with `decidable` and `consistent` (null where not decidable).
 
-    Decidable: note and words both say something of having seen it, or of liking it. Consistent: they agree in all they
-    both speak of.
+    Decidable: note and words both state whether it was seen, or whether it is liked. Consistent: they agree in all that
+    both state.
     """
     seen, liked = pl.col("note_seen") == pl.col("says_seen"), pl.col("note_liked") == pl.col("says_liked")
     decidable = seen.is_not_null() | liked.is_not_null()
@@ -53,22 +80,22 @@ def reaction_parts(facts: Facts) -> pl.DataFrame:
             pl.col("consistent").alias("value"),
         ),
     ]
-    return _sums(pl.concat(frames))
+    return parts_of(pl.concat(frames))
 
 
 def reaction_table(facts: Facts, human: Facts) -> pl.DataFrame:
     """What users say after each kind of note, for a chart: (source, kind, question, answer, count, share).
 
-    `question` is seen or liked, `answer` yes, no or not said; shares add to 1 per source, kind and question.
+    `source` is simulated or human, `question` is seen or liked, `answer` yes, no or not said; shares add to 1 per
+    source, kind and question.
     """
     frames = []
-    for source, side in (("simulated", facts), ("people", human)):
+    for source, side in (("simulated", facts), ("human", human)):
         rows = judged(side).drop_nulls("kind").select("kind", seen="says_seen", liked="says_liked")
-        answers = rows.unpivot(index="kind", variable_name="question", value_name="said").with_columns(
-            # Null is neither: it falls through to what was not said.
-            pl.when("said")
+        answers = rows.unpivot(index="kind", variable_name="question", value_name="says").with_columns(
+            pl.when("says")
             .then(pl.lit("yes"))
-            .when(~pl.col("said"))
+            .when(~pl.col("says"))  # null is neither yes nor no
             .then(pl.lit("no"))
             .otherwise(pl.lit("not said"))
             .alias("answer")
@@ -119,17 +146,17 @@ def profile_parts(
     contradicted = statements.select(
         "dialogue_id", pl.lit("contradictions").alias("metric"), pl.col("contradicts").alias("value")
     )
-    said = attributes_said(turns, dialogues, profiles).select(
+    attributes = attributes_said(turns, dialogues, profiles).select(
         "dialogue_id", pl.lit("attribute_coverage").alias("metric"), pl.col("n_turn").is_not_null().alias("value")
     )
-    covered = _sums(said).with_columns(pl.col("part") / pl.col("whole"), pl.lit(1.0).alias("whole"))
-    return pl.concat([_sums(contradicted), covered])
+    covered = parts_of(attributes).with_columns(pl.col("part") / pl.col("whole"), pl.lit(1.0).alias("whole"))
+    return pl.concat([parts_of(contradicted), covered])
 
 
 def preferences(
     turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame
 ) -> pl.DataFrame:
-    """What users say of things their summary speaks of: (dialogue_id, turn, about, says, contradicts).
+    """What users say about genres and items of their summary: (dialogue_id, turn, about, says, contradicts).
 
     A statement is a clause with a word of liking or disliking and a genre that the profile enjoys or does not, or an
     item that it loved or did not like (linked in the clause; also "haven't seen" it). `says`: likes, dislikes, unseen.
@@ -180,7 +207,7 @@ def coverage_by_turn(
 ) -> pl.DataFrame:
     """Share of a dialogue's target attributes that the user has said by their n-th turn: (n_turn, value, low, high)."""
     said = attributes_said(turns, dialogues, profiles)
-    n_turns = turns.filter(pl.col("role") == USER).group_by("dialogue_id").len()["len"].max()
+    n_turns = turns.filter(pl.col("role") == USER).group_by("dialogue_id").len().select(pl.col("len").max()).item()
     rows = []
     for n_turn in range(1, (n_turns or 0) + 1) if len(said) else ():
         share = said.group_by("dialogue_id").agg((pl.col("n_turn") <= n_turn).fill_null(False).mean().alias("share"))
@@ -207,11 +234,3 @@ def _attributes(profile: Mapping[str, Any]) -> Iterable[tuple[str, re.Pattern[st
             # A family name alone is how people speak of actors; very short ones are other words too.
             either = [" ".join(parts), *parts[-1:]] if len(parts[-1]) > 3 else [" ".join(parts)]
             yield person, re.compile(f" (?:{'|'.join(map(re.escape, either))})(?:'s)? ")
-
-
-def _sums(values: pl.DataFrame) -> pl.DataFrame:
-    return (
-        values.group_by("dialogue_id", "metric")
-        .agg(pl.col("value").cast(pl.Float64).sum().alias("part"), pl.len().cast(pl.Float64).alias("whole"))
-        .sort("dialogue_id", "metric")
-    )

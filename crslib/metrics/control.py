@@ -1,7 +1,8 @@
-"""A negative control: each dialogue is held against another person's profile, history and hidden items.
+"""A negative control: each dialogue is evaluated against another profile with its history and hidden items.
 
-What depends on who talked (do answers fit the notes, are hidden items found, does the talk contradict the summary) must
-get worse; a figure that does not has measured something else. No dialogue changes, so the two are paired.
+Metrics that depend on the profile (do answers agree with the notes, are hidden items found, is the summary
+contradicted) must get worse; one that does not measures something else. The dialogues stay the same, so both
+evaluations are paired.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,7 @@ from crslib.users.opinions import Opinions
 
 
 def strangers(profile_ids: Sequence[str], seed: int) -> dict[str, str]:
-    """Somebody else for everybody: each profile's place in one random circle, to the next. Raises `CrsError` for one
-    profile alone."""
+    """Another profile for each: the next one in a random circle of all. Raises `CrsError` for fewer than two."""
     names = sorted(profile_ids)
     if len(names) < 2:
         raise CrsError("judged_by = 'another' needs two or more profiles; raise n_profiles")
@@ -29,14 +29,14 @@ def strangers(profile_ids: Sequence[str], seed: int) -> dict[str, str]:
 def exchange(
     dialogues: pl.DataFrame, turns: pl.DataFrame, profiles: pl.DataFrame, opinions: Opinions, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Tables `dialogues` and `turns` as if another person of `profiles` had talked: the stranger's `profile_id`, and
-    notes that say what the stranger remembers or thinks of the same items."""
-    others = strangers(profiles["profile_id"], seed)
+    """Tables `dialogues` and `turns` as if another one of `profiles` had talked: its `profile_id`, and notes of what it
+    remembers or thinks of the same items."""
+    others = strangers(profiles["profile_id"].to_list(), seed)
     swapped = dialogues.with_columns(pl.col("profile_id").replace_strict(others))
-    whose = dict(swapped.select("dialogue_id", "profile_id").iter_rows())
+    owner = dict(swapped.select("dialogue_id", "profile_id").iter_rows())
     notes = [
-        [_of(note, whose[dialogue], opinions) for note in noted]
-        for dialogue, noted in turns.select("dialogue_id", "notes").iter_rows()
+        [_of(note, owner[dialogue_id], opinions) for note in of_turn]
+        for dialogue_id, of_turn in turns.select("dialogue_id", "notes").iter_rows()
     ]
     return swapped, turns.with_columns(pl.Series("notes", notes, dtype=schemas.TABLES["turns"]["notes"]))
 

@@ -1,6 +1,6 @@
-"""How varied the dialogues are, in words and in items. Distinct-n alone is not realism: people's value stands beside.
+"""How varied the dialogues are, in words and in items. Distinct-n alone is not realism: see the human value.
 
-Repetition grows with the amount of text, so every figure is taken at a fixed amount: distinct-n over `BUDGET` words,
+Repetition grows with the amount of text, so every metric is taken at a fixed amount: distinct-n over `BUDGET` words,
 self-BLEU over `SAMPLE` utterances of as many dialogues, duplicates, entropy and Gini at equal numbers of dialogues.
 """
 
@@ -17,47 +17,79 @@ from crslib import stats
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.words import words
 from crslib.identity import derive_seed
+from crslib.metrics.base import Metric, Result, parts_of, per_role
 from crslib.metrics.facts import Facts
 from crslib.metrics.recommendation import gini, item_counts
 
-BUDGET = 1000  # words behind distinct-n
+BUDGET = 1000  # words of distinct-n
 ORDERS = (1, 2, 3)
-SAMPLE = 30  # utterances behind self-BLEU, each of another dialogue
-DRAWS = 100  # random amounts of text whose mean is the figure
+SAMPLE = 30  # utterances of self-BLEU, each of another dialogue
+DRAWS = 100  # random samples of text, of which the value is the mean
 HALF_DRAWS = 10  # the same within each half-sample
-TIMES = 100  # half-samples behind the intervals of distinct-n and self-BLEU, each counted anew
+TIMES = 100  # half-samples at most for the intervals of distinct-n and self-BLEU: each is counted anew
+
+TEXT_METRICS = (
+    *per_role(
+        *(
+            Metric(f"{{role}}_distinct_{n}", "diversity", f"Distinct-{n}, {{role}}", "share", "higher",
+                f"Different {n}-grams / all {n}-grams in {BUDGET} words of the {{role}}, whole dialogues in random "
+                f"order, mean of {DRAWS} orders; n-grams within utterances.",
+                "Li et al., A Diversity-Promoting Objective Function for Neural Conversation Models, NAACL 2016",
+                settings=f"tok:words|words:{BUDGET}|draws:{DRAWS}", resampling="half", max_resamples=TIMES,
+                chart=n == 2, claim="is more diverse" if n == 2 else None)
+            for n in ORDERS
+        )
+    ),
+    *per_role(
+        Metric("{role}_self_bleu", "diversity", "Self-BLEU, {role}", "share", "lower",
+            f"Mean BLEU-4 (sacrebleu) of each of {SAMPLE} utterances, one each of {SAMPLE} random dialogues, against "
+            f"the others; mean of {DRAWS} samples.",
+            "Zhu et al., Texygen, SIGIR 2018", settings=f"tok:words|eff:yes|smooth:exp|sample:{SAMPLE}|draws:{DRAWS}",
+            resampling="half", max_resamples=TIMES, claim="is more diverse")
+    ),
+    *per_role(
+        Metric("{role}_duplicates", "diversity", "Utterances that also occur in another dialogue, {role}", "share",
+            "lower",
+            "Share of the {role}'s utterances with the same words as one of its utterances in another dialogue. Human "
+            "dialogues: at the same number of dialogues.",
+            settings="tok:words", resampling="half")
+    ),
+    *per_role(
+        Metric("{role}_loops", "diversity", "Utterances that repeat an earlier one of the dialogue, {role}", "share",
+            "lower",
+            "Share of the {role}'s utterances with the same words as an earlier one of its own in the same dialogue.",
+            settings="tok:words")
+    ),
+)  # fmt: skip
+ITEM_METRICS = (
+    Metric("item_entropy", "diversity", "Entropy of recommended items", "bits", "higher",
+        "−Σ p log₂ p over the catalogue items recommended, each once a dialogue. Human dialogues: at the same number "
+        "of dialogues.",
+        resampling="half", chart=True, claim="is more diverse"),
+)  # fmt: skip
 
 
 def parts(facts: Facts) -> pl.DataFrame:
-    """Parts (dialogue_id, metric, part, whole) of loops: utterances that their speaker said before in the dialogue."""
-    return (
-        facts.turns.select(
-            "dialogue_id",
-            pl.concat_str("role", pl.lit("_loops")).alias("metric"),
-            (~pl.struct("dialogue_id", "role", "utterance").is_first_distinct()).cast(pl.Float64).alias("value"),
-        )
-        .group_by("dialogue_id", "metric")
-        .agg(pl.col("value").sum().alias("part"), pl.len().cast(pl.Float64).alias("whole"))
-        .sort("dialogue_id", "metric")
-    )
+    """Parts (dialogue_id, metric, part, whole) of loops: utterances that repeat an earlier one of their speaker."""
+    repeated = ~pl.struct("dialogue_id", "role", "utterance").is_first_distinct()
+    name = pl.concat_str("role", pl.lit("_loops")).alias("metric")
+    return parts_of(facts.turns.select("dialogue_id", name, repeated.alias("value")))
 
 
 def texts(turns: pl.DataFrame, *, times: int, seed: int) -> dict[str, stats.Estimate]:
     """Distinct-n and self-BLEU of either role (table `turns`), where there is enough text."""
-    found = {}
+    estimates = {}
     for role in (USER, RECOMMENDER):
-        said = turns.filter(pl.col("role") == role).sort("dialogue_id", "turn")
-        spoken = [
-            [words(text) for text in texts]
-            for (texts,) in said.group_by("dialogue_id", maintain_order=True).agg("text").select("text").iter_rows()
-        ]
-        spoken = [kept for dialogue in spoken if (kept := [utterance for utterance in dialogue if utterance])]
+        ordered = turns.filter(pl.col("role") == role).sort("dialogue_id", "turn")
+        dialogues = ordered.group_by("dialogue_id", maintain_order=True).agg("text")["text"]
+        read = ([said for text in texts if (said := words(text))] for texts in dialogues)
+        spoken = [dialogue for dialogue in read if dialogue]
         for order, estimate in zip(ORDERS, distinct(spoken, times=times, seed=seed), strict=True):
             if estimate is not None:
-                found[f"{role}_distinct_{order}"] = estimate
+                estimates[f"{role}_distinct_{order}"] = estimate
         if (estimate := self_bleu(spoken, times=times, seed=seed)) is not None:
-            found[f"{role}_self_bleu"] = estimate
-    return found
+            estimates[f"{role}_self_bleu"] = estimate
+    return estimates
 
 
 Spoken = Sequence[Sequence[Sequence[str]]]  # dialogues of utterances of words
@@ -66,7 +98,7 @@ Spoken = Sequence[Sequence[Sequence[str]]]  # dialogues of utterances of words
 def distinct(spoken: Spoken, *, times: int, seed: int) -> list[stats.Estimate | None]:
     """Different n-grams as a share of all, n = 1, 2, 3, in `BUDGET` words; None where there are fewer, or no n-grams.
 
-    Dialogues come in random order until the words are reached, the last one cut; the figure is the mean over `DRAWS`
+    Dialogues are taken in random order up to this number of words, the last one cut; the value is the mean over `DRAWS`
     orders. n-grams do not reach across utterances (Li et al., A Diversity-Promoting Objective Function, 2016).
     """
     lengths = np.array([sum(map(len, dialogue)) for dialogue in spoken], dtype=np.int64)
@@ -95,7 +127,7 @@ def distinct(spoken: Spoken, *, times: int, seed: int) -> list[stats.Estimate | 
 def _grams(spoken: Spoken, order: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Per dialogue: the code of each n-gram, and how many of the dialogue's words are read when it is complete."""
     codes: dict[tuple[str, ...], int] = {}
-    found = []
+    coded = []
     for dialogue in spoken:
         own, ends, read = [], [], 0
         for utterance in dialogue:
@@ -103,8 +135,8 @@ def _grams(spoken: Spoken, order: int) -> list[tuple[np.ndarray, np.ndarray]]:
                 own.append(codes.setdefault(tuple(utterance[end - order : end]), len(codes)))
                 ends.append(read + end)
             read += len(utterance)
-        found.append((np.array(own, dtype=np.int64), np.array(ends, dtype=np.int64)))
-    return found
+        coded.append((np.array(own, dtype=np.int64), np.array(ends, dtype=np.int64)))
+    return coded
 
 
 def _distinct(
@@ -134,16 +166,16 @@ def self_bleu(spoken: Spoken, *, times: int, seed: int) -> stats.Estimate | None
         return None
     counted = [[_count(utterance) for utterance in dialogue] for dialogue in spoken]
     pick = np.random.default_rng(derive_seed(seed, "self-bleu", len(spoken)))
-    everyone = np.arange(len(spoken))
+    rows = np.arange(len(spoken))
 
-    def figure(among: np.ndarray, draws: int) -> float:
+    def score(among: np.ndarray, draws: int) -> float:
         return float(np.mean([_sample_bleu(counted, pick.permutation(among), pick) for _ in range(draws)]))
 
-    value = figure(everyone, DRAWS)
+    value = score(rows, DRAWS)
     if len(spoken) // 2 < SAMPLE:
         return stats.Estimate(value, None, None, len(spoken))
     halves = stats.halves(len(spoken), min(times, TIMES), seed)
-    replicates = np.array([figure(everyone[half > 0], HALF_DRAWS) for half in halves])
+    replicates = np.array([score(rows[half > 0], HALF_DRAWS) for half in halves])
     return stats.Estimate(value, *stats.interval(replicates, value), len(spoken))
 
 
@@ -156,16 +188,16 @@ def _count(utterance: Sequence[str]) -> Counts:
 
 
 def _sample_bleu(counted: Sequence[Sequence[Counts]], order: np.ndarray, pick: np.random.Generator) -> float:
-    return mean_bleu([counted[i][pick.integers(len(counted[i]))] for i in order[:SAMPLE]])
+    return mean_bleu([counted[i][int(pick.integers(len(counted[i])))] for i in order[:SAMPLE].tolist()])
 
 
 def mean_bleu(sample: Sequence[Counts]) -> float:
     """Mean BLEU of each utterance against all the others, in one pass over the sample.
 
-    The same figures as sacrebleu's sentence BLEU (exponential smoothing, effective order, the reference length nearest
-    to the utterance's), of which a sample of 30 takes sixty times as long: a test compares them.
+    The same values as sacrebleu's sentence BLEU (exponential smoothing, effective order, the reference length nearest
+    to the utterance's), which takes sixty times as long for a sample of 30; a test compares them.
     """
-    # Of each n-gram the greatest count in any utterance, whose it is, and the greatest among the rest.
+    # Of each n-gram: the greatest count in an utterance, the index of this one, the greatest count in the others.
     most: dict[tuple[str, ...], tuple[int, int, int]] = {}
     for own, (_, orders) in enumerate(sample):
         for gram, count in itertools.chain.from_iterable(grams.items() for grams in orders):
@@ -200,14 +232,14 @@ def _bleu(sample: Sequence[Counts], own: int, most: Mapping[tuple[str, ...], tup
 # ── over all dialogues ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def whole(facts: Facts, human: Facts, *, times: int, seed: int) -> dict[str, tuple[stats.Estimate, float]]:
-    """Duplicates, item entropy and Gini: metric → (the run's, people's at the same number of dialogues).
+def whole(facts: Facts, human: Facts, *, times: int, seed: int) -> dict[str, Result]:
+    """Duplicates, item entropy and Gini of a run, and of human dialogues at the same number of dialogues.
 
-    People's figure is the mean over `DRAWS` draws of as many human dialogues as the run has; of a run with more
-    dialogues than there are human ones, as many are drawn.
+    The human value is the mean over `DRAWS` draws of as many human dialogues as the run has. If the run has more
+    dialogues than there are human ones, its value is such a mean at the number of human dialogues.
     """
     n = min(len(facts.dialogue_ids), len(human.dialogue_ids))
-    found = {}
+    results = {}
     for name, statistic in STATISTICS.items():
         ours, theirs = statistic(facts), statistic(human)
         if ours is None or theirs is None:
@@ -224,11 +256,11 @@ def whole(facts: Facts, human: Facts, *, times: int, seed: int) -> dict[str, tup
             None if spread.high is None else spread.high + shift,
             spread.n,
         )
-        found[name] = (estimate, float(np.nanmean(theirs(_draws(len(human.dialogue_ids), n, seed)))))
-    return found
+        results[name] = Result(estimate, float(np.nanmean(theirs(_draws(len(human.dialogue_ids), n, seed)))))
+    return results
 
 
-Statistic = Callable[[np.ndarray], np.ndarray]  # 0/1 array (k, dialogues) → k figures
+Statistic = Callable[[np.ndarray], np.ndarray]  # 0/1 array (k, dialogues) → k values
 
 
 def _duplicates(role: str) -> Callable[[Facts], Statistic | None]:
@@ -252,10 +284,10 @@ def _duplicates(role: str) -> Callable[[Facts], Statistic | None]:
     return prepare
 
 
-def _items(figure: Callable[[np.ndarray], np.ndarray]) -> Callable[[Facts], Statistic | None]:
+def _items(statistic: Callable[[np.ndarray], np.ndarray]) -> Callable[[Facts], Statistic | None]:
     def prepare(facts: Facts) -> Statistic | None:
         counts = item_counts(facts)
-        return (lambda drawn: figure(drawn @ counts)) if counts.nnz else None
+        return (lambda drawn: statistic(drawn @ counts)) if counts.nnz else None
 
     return prepare
 

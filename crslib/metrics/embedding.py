@@ -1,12 +1,12 @@
-"""How far what either party says is from what people say, and how varied it is, in the eyes of a language model.
+"""Embeddings of turns by a language model: their Fréchet distance to those of human turns, and how varied they are.
 
-The built-in model, without any adapter, reads every turn by itself, film titles masked as for the two-sample test; its
-embedding is the mean of its tokens' hidden states behind layer `LAYER`. The reader is the same for all conditions,
-whatever models they talk with. A few dimensions of such states are hundreds of times as large as the others and would
-be all that a distance sees, so each is measured in standard deviations of people's turns (Timkey and van Schijndel, All
-Bark and No Bite, EMNLP 2021).
+The built-in model, without any adapter, reads every turn by itself, film titles masked as for the two-sample test; the
+turn's embedding is the mean of its tokens' hidden states after layer `LAYER`. The reader is the same for all
+conditions, whatever models they simulate with. A few dimensions of such states are hundreds of times as large as the
+others and would dominate every distance, so each is divided by its standard deviation over human turns (Timkey and van
+Schijndel, All Bark and No Bite, EMNLP 2021).
 
-People are there as numbers: per role the axes of their embeddings, and where each turn lies on them.
+Human turns are stored as numbers: per role the principal axes of their embeddings, and each turn's place on them.
 """
 
 import contextlib
@@ -25,20 +25,43 @@ from crslib import stats, store
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, file_sha256
+from crslib.metrics.base import Metric, Result, Results, per_role
 from crslib.metrics.diversity import DRAWS, HALF_DRAWS, SAMPLE, TIMES
-from crslib.metrics.realism import splits
+from crslib.metrics.realism import N_SPLITS, splits
 from crslib.metrics.two_sample import masked
+from crslib.schemas import Schema
 from crslib.store import Progress, no_progress
 
 LAYER = 5  # of 30, from 0; the later ones are not computed
 COMPONENTS = 12  # principal components: a default run has some 400 turns of either role
-PER_COMPONENT = 10  # turns that there must be for each of them
-PREFIX = "<|im_start|>user\n"  # before every turn, of either role: a first token's state says nothing of it
+PER_COMPONENT = 10  # turns that each of them needs
+PREFIX = "<|im_start|>user\n"  # before every turn, of either role: the state of a first token depends on nothing else
 _FILES = ("embeddings.parquet", "axes.parquet", "embeddings.json")
 _THOUSANDTHS = 1000  # places are stored as whole numbers
-_PLACES = {"dialogue_id": pl.String, "role": pl.String, "place": pl.Array(pl.Int16, COMPONENTS)}
+_PLACES: Schema = {"dialogue_id": pl.String, "role": pl.String, "place": pl.Array(pl.Int16, COMPONENTS)}
 
-Figures = dict[str, tuple[stats.Estimate, float, float | None]]  # metric → the run's figure, people's, the floor
+_EMBEDDING = (
+    "the mean state of its tokens, titles masked, in the built-in model, each dimension standardised by human turns"
+)
+_SETTINGS = f"model:smollm2|layer:{LAYER}"
+FRECHET = per_role(
+    Metric("{role}_frechet", "realism", "Fréchet distance of the {role}'s turns", "variances", "lower",
+        "|m₁ − m₂|² + Tr(C₁ + C₂ − 2 (C₁ C₂)^½) of the {role}'s turns, run against human dialogues, as a share of the "
+        f"variance of human turns, on the first {COMPONENTS} principal components of these; a turn is {_EMBEDDING}. "
+        f"Grows as turns get fewer. Human: mean over {N_SPLITS} draws of as many human dialogues (at most half) "
+        "against the rest; floor: their 95 % quantile.",
+        "Heusel et al., GANs Trained by a Two Time-Scale Update Rule, NeurIPS 2017",
+        settings=f"{_SETTINGS}|components:{COMPONENTS}|splits:{N_SPLITS}", chart=True,
+        claim="is closer to human dialogues")
+)  # fmt: skip
+VENDI = per_role(
+    Metric("{role}_vendi", "diversity", f"Effective number of different turns among {SAMPLE}, {{role}} (Vendi)",
+        "turns", "higher",
+        f"exp of the entropy of the eigenvalues of K/n, K the cosines of {SAMPLE} turns, one each of {SAMPLE} random "
+        f"dialogues; mean of {DRAWS} samples; a turn is {_EMBEDDING}.",
+        "Friedman and Dieng, The Vendi Score, TMLR 2023", settings=f"{_SETTINGS}|sample:{SAMPLE}|draws:{DRAWS}",
+        resampling="half", max_resamples=TIMES, chart=True, claim="is more diverse")
+)  # fmt: skip
 
 
 class Reader(Protocol):
@@ -52,7 +75,7 @@ class Reader(Protocol):
 @contextlib.contextmanager
 def reader() -> Iterator[Reader]:
     """The built-in model as reader. Raises `CrsError` when it is not installed."""
-    from crslib.engines import llama  # what reads this module's definitions needs no engine
+    from crslib.engines import llama  # the definitions above need no engine
 
     with (
         contextlib.closing(llama.Model(llama.model_path(llama.BUILT_IN))) as model,
@@ -62,7 +85,7 @@ def reader() -> Iterator[Reader]:
 
 
 def source() -> dict[str, Any]:
-    """What decides an embedding. Raises `CrsError` when the built-in model is not installed."""
+    """All that an embedding depends on. Raises `CrsError` when the built-in model is not installed."""
     from crslib.engines import llama
 
     model = llama.model_path(llama.BUILT_IN)
@@ -81,58 +104,56 @@ class Embedded:
 
 
 def embed(turns: pl.DataFrame, reader: Reader, progress: Progress = no_progress) -> dict[str, Embedded]:
-    """The turns of either role (table `turns`) that hold words; `progress` is told of texts read, and of all.
-
-    The same words are read once.
-    """
-    said = turns.sort("dialogue_id", "turn").with_columns(
+    """The turns of either role (table `turns`) that hold words; equal texts are read once. `progress`: texts read."""
+    spoken = turns.sort("dialogue_id", "turn").with_columns(
         pl.col("text").map_elements(masked, return_dtype=pl.String).alias("masked")
     )
-    texts = sorted(set(said["masked"]) - {""})
+    texts = sorted(set(spoken["masked"]) - {""})
     means = {}
     for done, text in enumerate(texts, start=1):
         means[text] = reader.states(text).mean(axis=0, dtype=np.float64)
         progress(done, len(texts))
-    found = {}
+    embedded = {}
     for role in (USER, RECOMMENDER):
-        rows = said.filter(pl.col("role") == role, pl.col("masked") != "")
+        rows = spoken.filter(pl.col("role") == role, pl.col("masked") != "")
         if len(rows):
-            found[role] = Embedded(rows["dialogue_id"].to_numpy(), np.stack([means[text] for text in rows["masked"]]))
-    return found
+            vectors = np.stack([means[text] for text in rows["masked"]])
+            embedded[role] = Embedded(rows["dialogue_id"].to_numpy(), vectors)
+    return embedded
 
 
-# ── people ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── human turns ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
-class People:
-    """Per role: `centre` and `scale` (width,) of the turns' embeddings, mean and standard deviation; the principal
-    `axes` (width, k) of what is so standardised, of such length that people's variances on them add up to 1; the turns'
-    `places` on them. `vendi`: people's Vendi score; `source`: what read them."""
+class Human:
+    """Human turns. Per role: `centre` and `scale` (width,), mean and standard deviation of the embeddings; the
+    principal `axes` (width, k) of the standardised embeddings, scaled so that the variances on them add up to 1; the
+    turns' `places` on them; `vendi`, the Vendi score. `source`: see `source()`."""
 
     source: Mapping[str, Any]
-    centre: Mapping[str, np.ndarray]
-    scale: Mapping[str, np.ndarray]
-    axes: Mapping[str, np.ndarray]
-    places: Mapping[str, Embedded]
-    vendi: Mapping[str, float]
+    centre: dict[str, np.ndarray]
+    scale: dict[str, np.ndarray]
+    axes: dict[str, np.ndarray]
+    places: dict[str, Embedded]
+    vendi: dict[str, float]
 
     def standardised(self, role: str, turns: Embedded) -> Embedded:
-        """Turns in people's standard deviations from people's mean."""
+        """Turns in standard deviations of human turns from their mean."""
         return Embedded(turns.dialogues, (turns.vectors - self.centre[role]) / self.scale[role])
 
 
-def measure(embedded: Mapping[str, Embedded], source: Mapping[str, Any]) -> People:
-    """The axes, places and Vendi scores of human turns, read by `source`."""
-    people = People(source, {}, {}, {}, {}, {})
+def measure(embedded: Mapping[str, Embedded], source: Mapping[str, Any]) -> Human:
+    """The axes, places and Vendi scores of human turns."""
+    human = Human(source, {}, {}, {}, {}, {})
     for role, turns in embedded.items():
-        people.centre[role], people.scale[role] = turns.vectors.mean(axis=0), turns.vectors.std(axis=0)
-        standardised = people.standardised(role, turns)
-        people.axes[role] = _axes(standardised.vectors)
-        people.places[role] = Embedded(turns.dialogues, standardised.vectors @ people.axes[role])
+        human.centre[role], human.scale[role] = turns.vectors.mean(axis=0), turns.vectors.std(axis=0)
+        standardised = human.standardised(role, turns)
+        human.axes[role] = _axes(standardised.vectors)
+        human.places[role] = Embedded(turns.dialogues, standardised.vectors @ human.axes[role])
         if (estimate := vendi(standardised, times=0, seed=0)) is not None:
-            people.vendi[role] = estimate.value
-    return people
+            human.vendi[role] = estimate.value
+    return human
 
 
 def _axes(standardised: np.ndarray) -> np.ndarray:
@@ -143,89 +164,91 @@ def _axes(standardised: np.ndarray) -> np.ndarray:
     return vectors * signs / np.sqrt(variances.sum())
 
 
-def write(people: People, folder: Path) -> None:
-    """Stores people as Parquet and JSON. Raises `CrsError` when the folder cannot be written."""
+def write(human: Human, folder: Path) -> None:
+    """Stores human turns as Parquet and JSON. Raises `CrsError` when the folder cannot be written."""
     places, rows = [], []
-    for role, turns in people.places.items():
+    for role, turns in human.places.items():
         whole = np.round(turns.vectors * _THOUSANDTHS).astype(np.int16)
         places += [(dialogue, role, place) for dialogue, place in zip(turns.dialogues, whole.tolist(), strict=True)]
-        stacked = np.stack([people.centre[role], people.scale[role], *people.axes[role].T]).astype(np.float32)
+        stacked = np.stack([human.centre[role], human.scale[role], *human.axes[role].T]).astype(np.float32)
         rows += [(role, number, row) for number, row in enumerate(stacked.tolist())]
-    schema = {"role": pl.String, "row": pl.Int32, "values": pl.Array(pl.Float32, len(rows[0][2]))}
+    schema: Schema = {"role": pl.String, "row": pl.Int32, "values": pl.Array(pl.Float32, len(rows[0][2]))}
     store.write_parquet(pl.DataFrame(places, schema=_PLACES, orient="row"), folder / _FILES[0])
     store.write_parquet(pl.DataFrame(rows, schema=schema, orient="row"), folder / _FILES[1])
-    text = json.dumps({"source": people.source, "vendi": people.vendi}, indent=2, sort_keys=True)
+    text = json.dumps({"source": human.source, "vendi": human.vendi}, indent=2, sort_keys=True)
     with store.writing(folder / _FILES[2]) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read(folder: Path) -> People:
-    """Stored people. Raises `CrsError` when a file is missing or damaged."""
+def read(folder: Path) -> Human:
+    """Stored human turns. Raises `CrsError` when a file is missing or damaged."""
     try:
         content = json.loads((folder / _FILES[2]).read_text(encoding="utf-8"))
         places, axes = (pl.read_parquet(folder / name) for name in _FILES[:2])
-        people = People(content["source"], {}, {}, {}, {}, content["vendi"])
+        human = Human(content["source"], {}, {}, {}, {}, content["vendi"])
         for role in axes["role"].unique(maintain_order=True):
             rows = axes.filter(role=role).sort("row")["values"].to_numpy().astype(float)
-            people.centre[role], people.scale[role], people.axes[role] = rows[0], rows[1], rows[2:].T
+            human.centre[role], human.scale[role], human.axes[role] = rows[0], rows[1], rows[2:].T
             of_role = places.filter(role=role)
             vectors = of_role["place"].to_numpy() / _THOUSANDTHS
-            people.places[role] = Embedded(of_role["dialogue_id"].to_numpy(), vectors)
-        return people
+            human.places[role] = Embedded(of_role["dialogue_id"].to_numpy(), vectors)
+        return human
     except (OSError, ValueError, KeyError, pl.exceptions.PolarsError):
         raise CrsError(
-            f"the embeddings of people in {folder} are missing or damaged; make them with `crs data embeddings`"
+            f"the human embeddings in {folder} are missing or damaged; make them with `crs data embeddings`"
         ) from None
 
 
-# ── figures ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── metrics ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def evaluate(turns: pl.DataFrame, folder: Path, *, times: int, seed: int) -> tuple[Figures, str]:
-    """`compare` of a run's table `turns` with the people in `folder`; or nothing, and why."""
-    said = (
+def evaluate(turns: pl.DataFrame, folder: Path, *, times: int, seed: int) -> Results:
+    """`{role}_frechet` and `{role}_vendi` of a run (table `turns`) against the human turns stored in `folder`."""
+    spoken = (
         turns.filter(pl.col("text").str.strip_chars() != "")
         .group_by("role")
         .agg(pl.len(), pl.col("dialogue_id").n_unique().alias("dialogues"))
     )
     enough = (pl.col("len") >= PER_COMPONENT * COMPONENTS) | (pl.col("dialogues") >= SAMPLE)
-    if said.filter(enough).is_empty():
-        return {}, f"too few turns: there must be {PER_COMPONENT * COMPONENTS} of a role, or {SAMPLE} dialogues"
+    if spoken.filter(enough).is_empty():
+        needed = f"{PER_COMPONENT * COMPONENTS} turns of a role, or {SAMPLE} dialogues"
+        return Results({}, missing=f"too few turns: there must be {needed}")
     try:
-        people = read(folder)
+        human = read(folder)
     except CrsError as error:
-        return {}, str(error)
-    if people.source != source():
-        return {}, f"the embeddings of people in {folder} are of another model; make them with `crs data embeddings`"
+        return Results({}, missing=str(error))
+    if human.source != source():
+        problem = f"the human embeddings in {folder} are of another model; make them with `crs data embeddings`"
+        return Results({}, missing=problem)
     with reader() as opened:
-        return compare(embed(turns, opened), people, times=times, seed=seed), ""
+        return Results(compare(embed(turns, opened), human, times=times, seed=seed))
 
 
-def compare(embedded: Mapping[str, Embedded], people: People, *, times: int, seed: int) -> Figures:
-    """`{role}_frechet` and `{role}_vendi` of a run, where there is enough."""
-    found: Figures = {}
+def compare(embedded: Mapping[str, Embedded], human: Human, *, times: int, seed: int) -> dict[str, Result]:
+    """`{role}_frechet` and `{role}_vendi` of a run, where there are enough turns."""
+    results = {}
     for role, turns in embedded.items():
-        if role not in people.places:
+        if role not in human.places:
             continue
-        standardised = people.standardised(role, turns)
+        standardised = human.standardised(role, turns)
         if len(turns.vectors) >= PER_COMPONENT * COMPONENTS:
-            ours = Embedded(turns.dialogues, standardised.vectors @ people.axes[role])
-            found[f"{role}_frechet"] = _distance(_sums(ours), _sums(people.places[role]), times, seed)
+            ours = Embedded(turns.dialogues, standardised.vectors @ human.axes[role])
+            results[f"{role}_frechet"] = _distance(_sums(ours), _sums(human.places[role]), times, seed)
         score = vendi(standardised, times=times, seed=seed)
-        if score is not None and role in people.vendi:
-            found[f"{role}_vendi"] = score, people.vendi[role], None
-    return found
+        if score is not None and role in human.vendi:
+            results[f"{role}_vendi"] = Result(score, human.vendi[role])
+    return results
 
 
-def _distance(ours: np.ndarray, theirs: np.ndarray, times: int, seed: int) -> tuple[stats.Estimate, float, float]:
-    """The run's distance to people, and people's to one another: mean and 95 % quantile, as in `realism.distances`."""
-    people = _moments(theirs, np.ones((1, len(theirs))))
+def _distance(ours: np.ndarray, theirs: np.ndarray, times: int, seed: int) -> Result:
+    """The run's distance to human turns; the human value and the floor as in `realism.against_human`."""
+    moments = _moments(theirs, np.ones((1, len(theirs))))
     drawn = splits(len(theirs), len(ours), seed)
-    floor = frechet(*_moments(theirs, drawn), *_moments(theirs, 1 - drawn))
+    between = frechet(*_moments(theirs, drawn), *_moments(theirs, 1 - drawn))
     estimate = stats.bootstrap(
-        lambda counts: frechet(*_moments(ours, counts), *people), len(ours), times=times, seed=seed
+        lambda counts: frechet(*_moments(ours, counts), *moments), len(ours), times=times, seed=seed
     )
-    return estimate, float(floor.mean()), float(np.quantile(floor, stats.LEVEL))
+    return Result(estimate, float(between.mean()), float(np.quantile(between, stats.LEVEL)))
 
 
 def _sums(turns: Embedded) -> np.ndarray:
@@ -269,16 +292,16 @@ def vendi(turns: Embedded, *, times: int, seed: int) -> stats.Estimate | None:
     unit = turns.vectors / np.linalg.norm(turns.vectors, axis=1, keepdims=True)
     pick = np.random.default_rng(derive_seed(seed, "vendi", len(ids)))
 
-    def figure(among: np.ndarray, draws: int) -> float:
-        dialogues = among[pick.random((draws, len(among))).argsort(axis=1)[:, :SAMPLE]]
+    def score(rows: np.ndarray, draws: int) -> float:
+        dialogues = rows[pick.random((draws, len(rows))).argsort(axis=1)[:, :SAMPLE]]
         samples = unit[first[dialogues] + pick.integers(count[dialogues])]
         return float(vendi_score(samples @ np.swapaxes(samples, 1, 2)).mean())
 
-    value = figure(np.arange(len(ids)), DRAWS)
+    value = score(np.arange(len(ids)), DRAWS)
     if not times or len(ids) // 2 < SAMPLE:
         return stats.Estimate(value, None, None, len(ids))
     halves = stats.halves(len(ids), min(times, TIMES), seed)
-    replicates = np.array([figure(np.flatnonzero(half), HALF_DRAWS) for half in halves])
+    replicates = np.array([score(np.flatnonzero(half), HALF_DRAWS) for half in halves])
     return stats.Estimate(value, *stats.interval(replicates, value), len(ids))
 
 

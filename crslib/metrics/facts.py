@@ -1,7 +1,7 @@
-"""What is counted in dialogues, as numbers without texts: the same for simulated and for human ones.
+"""Counts of what happens in dialogues, as numbers without texts: the same for simulated and for human ones.
 
-The realism, diversity and consistency metrics read these frames only, so people can be compared with although no
-text of theirs is stored. Knows nothing of profiles and targets.
+The realism, diversity and consistency metrics read these frames only, so that runs can be compared with human dialogues
+of which no text is stored. Knows nothing of profiles and targets.
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,10 @@ import polars as pl
 from crslib.dialogue.reactions import react
 from crslib.dialogue.utterances import RECOMMENDER
 from crslib.dialogue.words import n_words, words
+from crslib.schemas import Schema
 
-FRAMES: Mapping[str, Mapping[str, Any]] = {
-    # One row per utterance that is not empty. `utterance` is the same number wherever the same words are said.
+FRAMES: Mapping[str, Schema] = {
+    # One row per utterance that is not empty. `utterance` numbers its words: equal words, equal number.
     "turns": {
         "dialogue_id": pl.String,
         "turn": pl.Int32,
@@ -25,7 +26,7 @@ FRAMES: Mapping[str, Mapping[str, Any]] = {
         "asks": pl.Boolean,
         "utterance": pl.Int32,
     },
-    # One row per item mention, in order. `item` is the item id, or for a title in no catalogue its words.
+    # One row per item mention, in order. `item` is the item id, or the words of a title that is not in the catalogue.
     "mentions": {
         "dialogue_id": pl.String,
         "turn": pl.Int32,
@@ -49,7 +50,7 @@ FRAMES: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Facts:
-    """The frames of `FRAMES`, sorted; `dialogue_ids` also holds dialogues in which nobody spoke, sorted."""
+    """The frames of `FRAMES`, sorted; `dialogue_ids` also holds dialogues without utterances, sorted."""
 
     dialogue_ids: pl.Series
     turns: pl.DataFrame
@@ -58,7 +59,7 @@ class Facts:
 
 
 def facts(dialogues: pl.DataFrame, turns: pl.DataFrame) -> Facts:
-    """Counts of the tables `dialogues` and `turns`. A turn without text is a silence and no turn."""
+    """Counts of the tables `dialogues` and `turns`. Turns without text do not count."""
     turns = turns.filter(pl.col("text").str.strip_chars() != "").sort("dialogue_id", "turn")
     said = pl.Series("utterance", [" ".join(words(text)) for text in turns["text"]], dtype=pl.String)
     counted = turns.select(
@@ -72,7 +73,7 @@ def facts(dialogues: pl.DataFrame, turns: pl.DataFrame) -> Facts:
     )
     return Facts(
         dialogues["dialogue_id"].unique().sort().alias("dialogue_id"),
-        counted.cast(dict(FRAMES["turns"])),
+        counted.cast(pl.Schema(FRAMES["turns"])),
         _mentions(turns),
         _reactions(turns),
     )
@@ -87,7 +88,7 @@ def _mentions(turns: pl.DataFrame) -> pl.DataFrame:
         "role",
         pl.coalesce("item_id", unlinked).alias("item"),
         pl.col("item_id").is_not_null().alias("linked"),
-    ).cast(dict(FRAMES["mentions"]))
+    ).cast(pl.Schema(FRAMES["mentions"]))
 
 
 def _reactions(turns: pl.DataFrame) -> pl.DataFrame:

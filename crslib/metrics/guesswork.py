@@ -1,12 +1,13 @@
-"""What the user's words give away of the hidden items: how long a stranger who hears nothing else would have to guess.
+"""How much the user's words reveal about the hidden items: how many guesses a reader of these words would need.
 
-The stranger is the item prior of `ranking.py`, which goes down its ranking of the catalogue. Guesswork is log₂ of the
-place at which it meets a hidden item, in bits: one bit less halves the guesses (Massey, Guessing and Entropy, ISIT
-1994; in bits as in Bonneau, The Science of Guessing, S&P 2012). A mean place or percentile is ruled by the items that
-nobody finds, a best or reciprocal place by the few that are found at once and by how many items there are to find.
+The reader is the item prior of `recommender.prior`, which guesses the catalogue's items in the order of its ranking.
+Guesswork is log₂ of the rank of a hidden item, in bits: one bit less means half as many guesses (Massey, Guessing and
+Entropy, ISIT 1994; in bits as in Bonneau, The Science of Guessing, S&P 2012). A mean rank or percentile depends mostly
+on the items that nobody finds; a best or reciprocal rank depends on the few that are found at once and on how many
+items there are to find.
 
-A user who knows no hidden item should not save a stranger more than its target attributes would. Knows nothing of
-prompts: what was fed to the models is `leakage`'s business.
+A user who knows no hidden item should not save more guesses than its target attributes would. Knows nothing of
+prompts: `leakage` audits those.
 """
 
 from collections import defaultdict
@@ -17,11 +18,33 @@ import polars as pl
 from scipy.stats import rankdata
 
 from crslib.dialogue.utterances import USER
+from crslib.metrics.base import PARTS, Metric
 from crslib.metrics.leakage import USER_FIRST, first_named
 from crslib.recommender.prior import ItemPrior, Utterance
 
 WORDS, ATTRIBUTES, NOTHING = "guesswork_words", "guesswork_attributes", "guesswork_nothing"
 SAVED = "guesswork_saved"
+
+_GIVEN = {
+    WORDS: ("the user's words", "the user's utterances"),
+    ATTRIBUTES: ("the target attributes", "the target attributes"),
+    NOTHING: ("nothing", "no text, which is by popularity"),
+}
+_SOURCE = "Massey, Guessing and Entropy, ISIT 1994"
+METRICS = (
+    *(
+        Metric(name, "leakage", f"Guesswork of a hidden item given {title}", "bits", "none",
+            "Mean over dialogues of the mean log₂ rank of the held-out liked items in the catalogue, ranked by the "
+            f"item prior given {text}. Items that the user links are left out of the ranking. A target that the user "
+            "names before the recommender has rank 1 given the words; one that it names after it is left out.",
+            _SOURCE, chart=name == WORDS)
+        for name, (title, text) in _GIVEN.items()
+    ),
+    Metric(SAVED, "leakage", "Guesswork that the user's words save over its attributes", "bits saved", "none",
+        "Mean over dialogues of guesswork_attributes − guesswork_words: above 0 the words reveal more about the hidden "
+        "items than the target attributes do.",
+        _SOURCE),
+)  # fmt: skip
 
 
 def parts(
@@ -32,50 +55,49 @@ def parts(
     items: pl.DataFrame,
     ratings: pl.DataFrame,
 ) -> pl.DataFrame:
-    """Parts (dialogue_id, metric, part, whole): the mean guesswork of a dialogue's targets after the user's utterances,
-    after its target attributes, after nothing, and what the words save over the attributes (negative: nothing).
+    """Parts (dialogue_id, metric, part, whole): the mean guesswork of a dialogue's targets given the user's utterances,
+    its target attributes and nothing, and what the words save over the attributes (may be negative).
 
-    `targets`: (dialogue_id, item_id); `ratings`: training ratings. What the user links is no guess any more. A target
-    that it names before the recommender does is found at once by the words; one that it takes over from the recommender
-    is left out everywhere, and so are dialogues that have no other.
+    `targets`: (dialogue_id, item_id); `ratings`: training ratings. Items that the user links are left out of the
+    ranking. A target that the user names before the recommender does has rank 1 given the words; one that it
+    names after the recommender is left out everywhere, and so are dialogues that have no other.
     """
-    schema = {"dialogue_id": pl.String, "metric": pl.String, "part": pl.Float64, "whole": pl.Float64}
     known = targets.join(items, on="item_id", how="semi")
     named = first_named(turns, known, items).filter(USER_FIRST | pl.col("user").is_null())
     if named.is_empty():
-        return pl.DataFrame(schema=schema)
+        return pl.DataFrame(schema=PARTS)
     prior = ItemPrior.fit(items, ratings)
     place = {item_id: row for row, item_id in enumerate(prior.item_ids)}
-    said: defaultdict[str, list[Utterance]] = defaultdict(list)
+    spoken: defaultdict[str, list[Utterance]] = defaultdict(list)
     for row in turns.filter(role=USER).sort("dialogue_id", "turn").iter_rows(named=True):
-        said[row["dialogue_id"]].append(Utterance(USER, row["text"], [item["item_id"] for item in row["items"]]))
+        spoken[row["dialogue_id"]].append(Utterance(USER, row["text"], [item["item_id"] for item in row["items"]]))
     wanted = dict(dialogues.join(profiles, on="profile_id").select("dialogue_id", "attributes").iter_rows())
     nothing = prior.log_prior([])
 
     @cache
-    def after(attributes: str) -> np.ndarray:
+    def given_attributes(attributes: str) -> np.ndarray:
         return prior.log_prior([Utterance(USER, attributes)])
 
     rows = []
-    for (dialogue_id,), mine in named.group_by("dialogue_id", maintain_order=True):
-        where = [place[item_id] for item_id in mine["item_id"]]
-        linked = {item_id for turn in said[dialogue_id] for item_id in turn.items}
-        gone = sorted({place[item_id] for item_id in linked if item_id in place} - set(where))
-        words = _bits(prior.log_prior(said[dialogue_id]), where, gone)
-        words[mine["user"].is_not_null().to_numpy()] = 0.0
-        found = {
+    for (dialogue_id,), targets_named in named.group_by("dialogue_id", maintain_order=True):
+        where = [place[item_id] for item_id in targets_named["item_id"]]
+        linked = {item_id for turn in spoken[dialogue_id] for item_id in turn.items}
+        excluded = sorted({place[item_id] for item_id in linked if item_id in place} - set(where))
+        words = _bits(prior.log_prior(spoken[dialogue_id]), where, excluded)
+        words[targets_named["user"].is_not_null().to_numpy()] = 0.0
+        bits = {
             WORDS: words.mean(),
-            ATTRIBUTES: _bits(after(wanted[dialogue_id] or ""), where, gone).mean(),
-            NOTHING: _bits(nothing, where, gone).mean(),
+            ATTRIBUTES: _bits(given_attributes(wanted[dialogue_id] or ""), where, excluded).mean(),
+            NOTHING: _bits(nothing, where, excluded).mean(),
         }
-        found[SAVED] = found[ATTRIBUTES] - found[WORDS]
-        rows += [(dialogue_id, metric, value, 1.0) for metric, value in found.items()]
-    return pl.DataFrame(rows, schema=schema, orient="row").sort("dialogue_id", "metric")
+        bits[SAVED] = bits[ATTRIBUTES] - bits[WORDS]
+        rows += [(dialogue_id, metric, value, 1.0) for metric, value in bits.items()]
+    return pl.DataFrame(rows, schema=PARTS, orient="row").sort("dialogue_id", "metric")
 
 
-def _bits(scores: np.ndarray, where: list[int], gone: list[int]) -> np.ndarray:
-    """log₂ of the places of the items `where`, the highest score first and equal ones sharing their mean place; `gone`
-    take none."""
+def _bits(scores: np.ndarray, where: list[int], excluded: list[int]) -> np.ndarray:
+    """log₂ of the ranks of the items `where`, the highest score first, equal ones with their mean rank; the items
+    `excluded` take no rank."""
     left = scores.copy()
-    left[gone] = -np.inf
+    left[excluded] = -np.inf
     return np.log2(rankdata(-left)[where])

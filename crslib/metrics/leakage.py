@@ -1,13 +1,13 @@
-"""Whether anyone knew what nobody may know: the audit of every prompt, and what the talk itself gives away.
+"""Whether hidden information leaks: an audit of every prompt, and whether users name their hidden items.
 
-The audit reads exactly what was fed to the models. Titles are looked for as whole words, whatever the punctuation:
+The audit reads exactly what was fed to the models. Titles are matched as whole words, punctuation aside:
 
 - `Title (Year)` always; the bare title if it has two words or eight letters, in any case;
-- a shorter one ("Heat", "Her") only as it is capitalised and not at the start of a sentence, so that words are not
-  taken for titles;
+- a shorter one ("Heat", "Her") only as it is capitalised and not at the start of a sentence, so that ordinary words do
+  not count as titles;
 - never inside the name of another item ("Alien" in "Alien: Covenant") or of the profile's own people and genres.
 
-What somebody has said aloud before is no leak: it is looked for in the utterances in the same way.
+What was already said in the dialogue is no leak: utterances are searched in the same way.
 """
 
 import re
@@ -25,9 +25,35 @@ from crslib.dialogue import utterances
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import RECOMMENDER_SYSTEM
 from crslib.dialogue.words import spaced, words
+from crslib.metrics.base import Metric
 
 FUZZY = 90  # rapidfuzz's ratio, 0 to 100, from which a title counts as named
-LONG_TITLE = 8  # letters from which a single word is looked for in any case
+LONG_TITLE = 8  # letters from which a single word is matched in any case
+
+_ANONYMITY = "Sweeney, k-anonymity, 2002"
+METRICS = (
+    Metric("leaked_titles", "leakage", "User prompts with a hidden title", "prompts", "lower",
+        "Number of user prompts that name a held-out item before either party named it; every prompt is read.",
+        resampling="none", claim="leaks less"),
+    Metric("leaked_profiles", "leakage", "Recommender prompts with private text", "prompts", "lower",
+        "Number of recommender prompts with a sentence of the summary, the attributes, their headings or a private "
+        "note that was not said in the dialogue; every prompt is read.",
+        resampling="none", claim="leaks less"),
+    Metric("target_named_by_user", "leakage", "User names a target first", "share", "lower",
+        "Share of dialogues in which the user names a held-out liked item before the recommender does: by a link, or "
+        f"by a run of words with a rapidfuzz ratio ≥ {FUZZY} to its title and the same numbers (titles of one short "
+        "word: with the year). Human dialogues: items that, by the form, the recommender suggested and the seeker "
+        "liked.",
+        settings=f"ratio:{FUZZY}", chart=True, claim="leaks less"),
+    Metric("first_turn_hits", "leakage", "Hits in the recommender's first turn", "share", "none",
+        "Share of dialogues whose first recommender turn names a held-out liked item: many, if the recommender knows "
+        "the target."),
+    Metric("k_anonymity", "leakage", "Items that match the target attributes (median)", "items", "higher",
+        "Median over dialogues of the number of catalogue items that have all target attributes.", _ANONYMITY),
+    Metric("k_anonymity_min", "leakage", "Items that match the target attributes (minimum)", "items", "higher",
+        "Minimum over dialogues of the number of catalogue items that have all target attributes.", _ANONYMITY,
+        resampling="none"),
+)  # fmt: skip
 
 KINDS: Mapping[str, str] = {
     "hidden title": "user prompts: a hidden item before anyone named it",
@@ -43,7 +69,7 @@ _CONTROL = re.compile(r"<\|[^|>]*\|>")
 
 @dataclass(frozen=True)
 class Audit:
-    """What the audit found: `findings` (dialogue_id, turn, role, kind, evidence), and how many prompts it read."""
+    """`findings` (dialogue_id, turn, role, kind, evidence; turn −1: in a profile), and how many prompts were read."""
 
     findings: pl.DataFrame
     n_user_prompts: int
@@ -53,22 +79,22 @@ class Audit:
     @property
     def counts(self) -> dict[str, int]:
         """For `run.json`: prompts read, and prompts (or profiles) with a finding of each kind."""
-        found = Counter(self.findings.unique(["dialogue_id", "turn", "role", "kind"])["kind"])
+        n_found = Counter(self.findings.unique(["dialogue_id", "turn", "role", "kind"])["kind"])
         return {
             "user_prompts": self.n_user_prompts,
             "recommender_prompts": self.n_recommender_prompts,
             "profiles": self.n_profiles,
-            **{kind.replace(" ", "_"): found[kind] for kind in KINDS},
+            **{kind.replace(" ", "_"): n_found[kind] for kind in KINDS},
         }
 
     def table(self) -> pl.DataFrame:
-        """One row per check: (check, found, read)."""
+        """One row per check: (check, findings, read)."""
         counts = self.counts
         read = {"hidden title": self.n_user_prompts, "hidden item in profile": self.n_profiles}
         return pl.DataFrame(
             {
                 "check": list(KINDS.values()),
-                "found": [counts[kind.replace(" ", "_")] for kind in KINDS],
+                "findings": [counts[kind.replace(" ", "_")] for kind in KINDS],
                 "read": [read.get(kind, self.n_recommender_prompts) for kind in KINDS],
             }
         )
@@ -87,25 +113,26 @@ def audit(
 ) -> Audit:
     """Reads every prompt (table `prompts`) for hidden items and for private text, and every profile for hidden items.
 
-    All held-out items count as hidden, liked or not. A recommender prompt may repeat what was said aloud as often as it
-    was said; once more is a leak.
+    All held-out items count as hidden, liked or not. A recommender prompt may repeat private text as often as it was
+    said in the dialogue; once more is a leak.
     """
     searches = _Titles(items)
     hidden = {key[0]: rows["item_id"].to_list() for key, rows in holdouts.sort("item_id").group_by("profile_id")}
     known = {row["profile_id"]: row for row in profiles.iter_rows(named=True)}
     owner = dict(dialogues.select("dialogue_id", "profile_id").iter_rows())
-    said = _said(turns)
+    utterances_of = _utterances(turns)
     rows: list[tuple[str, int, str, str, str]] = []
     for prompt in prompts.sort("dialogue_id", "turn").iter_rows(named=True):
         profile = known.get(owner.get(prompt["dialogue_id"], ""), {})
-        aloud = [text for turn, text in said[prompt["dialogue_id"]] if turn < prompt["turn"]]
+        history = [text for turn, text in utterances_of[prompt["dialogue_id"]] if turn < prompt["turn"]]
         text = _CONTROL.sub("\n", prompt["text"])
         if prompt["role"] == USER:
             targets = hidden.get(owner.get(prompt["dialogue_id"], ""), [])
-            found = ((("hidden title"), name) for name in searches.unsaid(targets, text, aloud, _own_words(profile)))
+            unsaid = searches.unsaid(targets, text, history, _own_words(profile))
+            leaks = [("hidden title", name) for name in unsaid]
         else:
-            found = _private(profile, text, [RECOMMENDER_SYSTEM, *aloud])
-        rows += [(prompt["dialogue_id"], prompt["turn"], prompt["role"], kind, evidence) for kind, evidence in found]
+            leaks = list(_private(profile, text, [RECOMMENDER_SYSTEM, *history]))
+        rows += [(prompt["dialogue_id"], prompt["turn"], prompt["role"], kind, evidence) for kind, evidence in leaks]
     for profile_id, profile in sorted(known.items()):
         own = {*(profile["loved_items"] or ()), *(profile["disliked_items"] or ())}
         rows += [
@@ -127,11 +154,12 @@ def audit(
     )
 
 
-def _said(turns: pl.DataFrame) -> defaultdict[str, list[tuple[int, str]]]:
-    said: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+def _utterances(turns: pl.DataFrame) -> defaultdict[str, list[tuple[int, str]]]:
+    """Dialogue → (turn, text), in order."""
+    texts: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
     for dialogue_id, turn, text in turns.sort("dialogue_id", "turn").select("dialogue_id", "turn", "text").iter_rows():
-        said[dialogue_id].append((turn, text))
-    return said
+        texts[dialogue_id].append((turn, text))
+    return texts
 
 
 def _own_words(profile: Mapping[str, Any]) -> list[str]:
@@ -140,24 +168,24 @@ def _own_words(profile: Mapping[str, Any]) -> list[str]:
     return [word for name in lists for word in profile.get(name) or ()] + [word for word in single if word]
 
 
-def _private(profile: Mapping[str, Any], prompt: str, aloud: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(kind, evidence) of everything private that a recommender's prompt has more often than it was said."""
+def _private(profile: Mapping[str, Any], prompt: str, history: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(kind, evidence) of private text that a recommender's prompt holds more often than the utterances `history`."""
     parts = [*re.split(r"(?<=[.!?])\s+", profile.get("summary") or ""), profile.get("attributes") or ""]
-    fed, heard = spaced(prompt).lower(), "".join(spaced(text).lower() for text in aloud)
+    fed, public = spaced(prompt).lower(), "".join(spaced(text).lower() for text in history)
     for part in parts:
         phrase = spaced(part).lower().rstrip(" .") + " "
-        if phrase.strip() and _count(phrase, fed) > _count(phrase, heard):
+        if phrase.strip() and _count(phrase, fed) > _count(phrase, public):
             yield "profile text", part
     for marker in _MARKERS:
-        if prompt.count(marker) > sum(text.count(marker) for text in aloud):
+        if prompt.count(marker) > sum(text.count(marker) for text in history):
             yield "profile marker", marker
     notes = _NOTE.findall(prompt)
-    if len(notes) > sum(len(_NOTE.findall(utterances.plain(text))) for text in aloud):
+    if len(notes) > sum(len(_NOTE.findall(utterances.plain(text))) for text in history):
         yield "private note", notes[0]
 
 
 def _count(phrase: str, text: str) -> int:
-    """Occurrences, also of neighbours that share a blank."""
+    """Occurrences of `phrase`; two in a row may share the space between them."""
     return len(re.findall(f"(?={re.escape(phrase)})", text))
 
 
@@ -169,21 +197,21 @@ class _Titles:
             item_id: (title, utterances.item_name(title, year))
             for item_id, title, year in items.select("item_id", "title", "year").iter_rows()
         }
-        # Every name's words as one text, to find the names that hold another one.
+        # Every name's words as one text, to find the names that contain another one.
         self._phrases = {item_id: spaced(name).lower() for item_id, (_, name) in self._names.items()}
         self._holders: dict[str, list[str]] = {}
 
     def unsaid(
-        self, targets: Iterable[str], text: str, aloud: Sequence[str], own_words: Sequence[str]
+        self, targets: Iterable[str], text: str, history: Sequence[str], own_words: Sequence[str]
     ) -> Iterator[str]:
-        """Names of the `targets` (item ids) that are in `text` and in none of the utterances `aloud`."""
+        """Names of the `targets` (item ids) that are in `text` and in none of the utterances `history`."""
         fed = spaced(text)
-        heard: str | None = None
+        public: str | None = None
         for item_id in targets:
             if item_id not in self._names or not self._in(item_id, fed, own_words):
                 continue
-            heard = "".join(map(spaced, aloud)) if heard is None else heard
-            if not self._in(item_id, heard, own_words):
+            public = "".join(map(spaced, history)) if public is None else public
+            if not self._in(item_id, public, own_words):
                 yield self._names[item_id][1]
 
     def _in(self, item_id: str, text: str, own_words: Sequence[str]) -> bool:
@@ -199,7 +227,7 @@ class _Titles:
         return re.search(rf"(?<! \.)(?<!^) {re.escape(bare)} ", text) is not None
 
     def _longer(self, item_id: str, bare: str) -> list[str]:
-        """Names of other items that hold the words `bare`, the longest first."""
+        """Names of other items that contain the words `bare`, the longest first."""
         if item_id not in self._holders:
             held = [other for other, phrase in self._phrases.items() if other != item_id and f" {bare} " in phrase]
             spellings = {name for other in held for name in self._names[other]}
@@ -216,10 +244,10 @@ def _without(text: str, phrases: Iterable[str]) -> str:
     return text
 
 
-# ── what the talk gives away ────────────────────────────────────────────────────────────────────────────────────
+# ── targets named in the dialogue ───────────────────────────────────────────────────────────────────────────────
 
 
-# Of a row of `first_named`.
+# Of a row of `first_named`: the user named the target before the recommender did.
 USER_FIRST = pl.col("user").is_not_null() & (pl.col("recommender").is_null() | (pl.col("user") < pl.col("recommender")))
 
 
@@ -260,18 +288,18 @@ def first_named(turns: pl.DataFrame, targets: pl.DataFrame, items: pl.DataFrame)
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _names(bare: list[str], full: list[str], said: list[str]) -> bool:
-    if not bare or not said:
+def _names(bare: list[str], full: list[str], spoken: list[str]) -> bool:
+    if not bare or not spoken:
         return False
     title = bare if len(bare) > 1 or len(bare[0]) >= LONG_TITLE else full
     if title is full and len(full) == len(bare):  # a short title without a year: only a link names it
         return False
     wanted, numbers = " ".join(title), [word for word in title if word.isdigit()]
-    if fuzz.partial_ratio(wanted, " ".join(said), score_cutoff=FUZZY - 10) == 0:
+    if fuzz.partial_ratio(wanted, " ".join(spoken), score_cutoff=FUZZY - 10) == 0:
         return False
     for length in (len(title), len(title) + 1, len(title) - 1):
-        for start in range(len(said) - length + 1 if length > 0 else 0):
-            window = said[start : start + length]
+        for start in range(len(spoken) - length + 1 if length > 0 else 0):
+            window = spoken[start : start + length]
             same_numbers = [word for word in window if word.isdigit()] == numbers
             if same_numbers and fuzz.ratio(wanted, " ".join(window)) >= FUZZY:
                 return True
@@ -290,7 +318,7 @@ def named_by_user_first(turns: pl.DataFrame, targets: pl.DataFrame, items: pl.Da
 
 
 def k_anonymity(dialogues: pl.DataFrame, profiles: pl.DataFrame, *, times: int, seed: int) -> dict[str, stats.Estimate]:
-    """Median (with interval) and least number of catalogue items that match a profile's target attributes."""
+    """Median (with interval) and minimum number of catalogue items that match a profile's target attributes."""
     used = dialogues.select("dialogue_id", "profile_id").join(profiles, on="profile_id").drop_nulls("k_anonymity")
     values = used.sort("dialogue_id")["k_anonymity"].to_numpy()
     if not len(values):

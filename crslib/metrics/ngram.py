@@ -1,7 +1,7 @@
-"""A model of people's words that no simulator has a part in: how many nats a word of an utterance costs.
+"""Cross-entropy of simulated words under a trigram model of human dialogues, which shares nothing with the simulators.
 
-Trigrams of human training dialogues with interpolated Kneser–Ney smoothing. It knows no utterance but the one it
-reads, and of a film only that one is named.
+Trigrams of human training dialogues with interpolated Kneser–Ney smoothing. The model reads each utterance on its own
+and every film title as the same word.
 """
 
 import math
@@ -13,19 +13,38 @@ import polars as pl
 from crslib import stats
 from crslib.dialogue.utterances import RECOMMENDER, USER, mentions
 from crslib.dialogue.words import words
+from crslib.metrics.base import PARTS, Metric, Result, Results, per_role
 
 START, END, FILM = "<s>", "</s>", "<film>"  # no word holds a bracket
 _RARE = "<rare>"
-_NONE = pl.DataFrame(schema={"dialogue_id": pl.String, "metric": pl.String, "part": pl.Float64, "whole": pl.Float64})
+
+METRICS = (
+    *per_role(
+        Metric("{role}_cross_entropy", "realism", "Cross-entropy of the {role}'s words under human trigrams", "nats",
+            "human",
+            "Mean −log P of the {role}'s words and ends of turns, titles masked, under trigrams of ReDial's {role} "
+            "turns (training dialogues, interpolated Kneser–Ney); its exponential is the perplexity. Human: ReDial's "
+            "test dialogues. Below human: more commonplace words; above: more unusual ones.",
+            "Kneser and Ney, Improved Backing-Off for M-gram Language Modeling, ICASSP 1995",
+            settings="order:3|smooth:kneser-ney", chart=True)
+    ),
+    # Measured by `experiments.benchmarks.adapters.foresight`, which needs the training examples.
+    *per_role(
+        Metric("{role}_people_cross_entropy", "realism", "Cross-entropy of human words under the {role} model", "nats",
+            "lower",
+            "Mean −log P of the tokens of human {role}s in ReDial's test dialogues under the run's own {role} model, "
+            "prompted as in the run; its exponential is the perplexity. Comparable between models of one tokenizer.")
+    ),
+)  # fmt: skip
 
 
 def tokens(text: str) -> list[str]:
-    """The words of an utterance, every film one and the same word."""
-    found, at = [], 0
+    """The words of an utterance, every film title as the word `FILM`."""
+    out, at = [], 0
     for _, start, end in mentions(text):
-        found += [*words(text[at:start]), FILM]
+        out += [*words(text[at:start]), FILM]
         at = end
-    return found + words(text[at:])
+    return out + words(text[at:])
 
 
 class Trigrams:
@@ -33,19 +52,19 @@ class Trigrams:
     M-gram Language Modeling, ICASSP 1995; Chen and Goodman, An Empirical Study of Smoothing Techniques for Language
     Modeling, Computer Speech and Language 1999).
 
-    Each order's discount is n₁ / (n₁ + 2 n₂), ½ where nothing was met just once. Words met once in training are one
-    word, `rare`; a word never met costs what one of them costs: its probability, shared by as many words as were put
-    into it.
+    Each order's discount is n₁ / (n₁ + 2 n₂), or ½ where no n-gram occurs exactly once. Words that occur once in
+    training are one word, `<rare>`; any of them, and any unknown word, has the probability of `<rare>` divided by
+    their number.
     """
 
     def __init__(self, utterances: Iterable[Sequence[str]]) -> None:
-        said = [list(utterance) for utterance in utterances]
-        counts = Counter(word for utterance in said for word in utterance)
+        texts = [list(utterance) for utterance in utterances]
+        counts = Counter(word for utterance in texts for word in utterance)
         self._known = {word for word, n in counts.items() if n > 1}
         self._n_rare = max(1, len(counts) - len(self._known))
-        trigrams = Counter(gram for utterance in said for gram in self._grams(utterance))
-        bigrams = Counter((v, w) for _, v, w in trigrams)  # in how many contexts each is met
-        unigrams = Counter((w,) for _, w in bigrams)
+        trigrams: Counter[tuple[str, ...]] = Counter(gram for utterance in texts for gram in self._grams(utterance))
+        bigrams: Counter[tuple[str, ...]] = Counter((v, w) for _, v, w in trigrams)  # in how many contexts each occurs
+        unigrams: Counter[tuple[str, ...]] = Counter((w,) for _, w in bigrams)
         self._orders = [_Order(table) for table in (unigrams, bigrams, trigrams)]
         self._n_types = len(self._known | {_RARE, END})
 
@@ -65,7 +84,7 @@ class Trigrams:
 
 
 class _Order:
-    """Counts of n-grams, of one length, and what a context leaves to the shorter ones."""
+    """Counts of n-grams of one length, with the discount that a context leaves to the shorter ones."""
 
     def __init__(self, counts: Counter[tuple[str, ...]]) -> None:
         self._counts = counts
@@ -77,7 +96,7 @@ class _Order:
             self._totals[gram[:-1]] += n
 
     def interpolated(self, gram: tuple[str, ...], shorter: float) -> float:
-        """P(last word | those before it), given its probability after one word less."""
+        """P(last word | those before it), given its probability after a context shorter by one word."""
         total = self._totals[gram[:-1]]
         if not total:
             return shorter
@@ -86,40 +105,37 @@ class _Order:
 
 
 def fit(turns: pl.DataFrame, role: str) -> Trigrams:
-    """The model of what `role` says in human dialogues (table `turns`)."""
+    """The model of the utterances of `role` in human dialogues (table `turns`)."""
     return Trigrams(tokens(text) for text in turns.filter(role=role)["text"])
 
 
-def evaluate(
-    turns: pl.DataFrame, test: pl.DataFrame, train: pl.DataFrame, *, times: int, seed: int
-) -> tuple[dict[str, tuple[stats.Estimate, float | None, None]], pl.DataFrame]:
-    """`{role}_cross_entropy` of a run: nats per word of table `turns` under a model of `train`, beside those of `test`
-    (human dialogues, table `turns` too), and its parts (dialogue_id, metric, part, whole). Nothing without `train`."""
-    found: dict[str, tuple[stats.Estimate, float | None, None]] = {}
-    frames = [_NONE]
+def evaluate(turns: pl.DataFrame, test: pl.DataFrame, train: pl.DataFrame, *, times: int, seed: int) -> Results:
+    """`{role}_cross_entropy` of a run (`turns`) under a model of human dialogues `train`; human: that of the human
+    dialogues `test`. All three are tables `turns`."""
     if train.is_empty():
-        return found, _NONE
+        return Results({}, missing="no human dialogues to learn from; set `redial`")
+    results, frames = {}, [pl.DataFrame(schema=PARTS)]
     for role in (USER, RECOMMENDER):
         model = fit(train, role)
         ours, theirs = (cost(model, side, role) for side in (turns, test))
         estimate = stats.ratio(ours["part"].to_numpy(), ours["whole"].to_numpy(), times=times, seed=seed)
         if estimate is not None:
-            people = theirs["part"].sum() / theirs["whole"].sum() if len(theirs) else None
-            found[f"{role}_cross_entropy"] = estimate, people, None
+            human = float(theirs["part"].sum()) / float(theirs["whole"].sum()) if len(theirs) else None
+            results[f"{role}_cross_entropy"] = Result(estimate, human)
             frames.append(ours)
-    return found, pl.concat(frames).sort("dialogue_id", "metric")
+    return Results(results, pl.concat(frames).sort("dialogue_id", "metric"), missing="" if results else "no turns")
 
 
 def cost(model: Trigrams, turns: pl.DataFrame, role: str) -> pl.DataFrame:
-    """Per dialogue in which `role` speaks: (dialogue_id, metric, part in nats, whole in words, ends of turns too)."""
-    said = turns.filter(pl.col("role") == role, pl.col("text").str.strip_chars() != "").sort("dialogue_id", "turn")
-    read = [tokens(text) for text in said["text"]]
+    """Per dialogue in which `role` speaks: (dialogue_id, metric, part in nats, whole in words and ends of turns)."""
+    spoken = turns.filter(pl.col("role") == role, pl.col("text").str.strip_chars() != "").sort("dialogue_id", "turn")
+    utterances = [tokens(text) for text in spoken["text"]]
     return (
-        said.select(
+        spoken.select(
             "dialogue_id",
             pl.lit(f"{role}_cross_entropy").alias("metric"),
-            pl.Series("part", [model.nats(utterance) for utterance in read], dtype=pl.Float64),
-            pl.Series("whole", [len(utterance) + 1.0 for utterance in read], dtype=pl.Float64),
+            pl.Series("part", [model.nats(utterance) for utterance in utterances], dtype=pl.Float64),
+            pl.Series("whole", [len(utterance) + 1.0 for utterance in utterances], dtype=pl.Float64),
         )
         .group_by("dialogue_id", "metric")
         .agg(pl.col("part", "whole").sum())

@@ -1,6 +1,6 @@
 """Whether the recommender finds what the user would like: held-out recall, attributes, acceptance, repeats, variety.
 
-Held-out items are used here, after the talk; nothing here is ever shown to a model.
+Reads held-out items, after the simulation; nothing of them is ever shown to a model.
 """
 
 import numpy as np
@@ -10,16 +10,60 @@ from scipy import sparse
 from crslib import stats
 from crslib.dialogue import utterances
 from crslib.dialogue.utterances import RECOMMENDER, USER
+from crslib.metrics.base import Metric, parts_of
 from crslib.metrics.facts import Facts
 
 CUTOFFS = (1, 3, 5, 10)
 
+METRICS = (
+    *(
+        Metric(f"recall_at_{n}", "recommendation", f"Recall@{n} of held-out liked items", "share", "higher",
+            f"Mean over dialogues of |first {n} of L ∩ T| / |T|; L, the recommended items: distinct items that the "
+            "recommender names, in order, without those that the user named before, unknown titles taking a rank; T: "
+            "the profile's held-out liked items.",
+            "Herlocker et al., Evaluating Collaborative Filtering Recommender Systems, TOIS 2004", chart=n == 5,
+            claim="recommends better" if n == 5 else None)
+        for n in CUTOFFS
+    ),
+    Metric("hits", "recommendation", "Dialogues with a hit", "share", "higher",
+        "Share of dialogues in which the recommender names at least one held-out liked item that the user had not "
+        "named.",
+        headline="dialogues found a hidden film", chart=True, claim="recommends better"),
+    Metric("attribute_match", "recommendation", "Attribute match of recommendations", "share", "higher",
+        "Mean over recommended catalogue items of the share of target attributes (each genre, decade, actor, "
+        "director) they have; attributes unknown for an item are left out.",
+        chart=True, claim="recommends better"),
+    Metric("preference_coverage", "recommendation", "Preferred genres offered", "share", "higher",
+        "Mean over dialogues of the share of the profile's liked genres that some recommended item has."),
+    Metric("acceptance", "recommendation", "Recommendations that the user says it likes", "share", "human",
+        "Of the recommended items that the user's next turn calls good or bad (phrase patterns), the share that it "
+        "calls good.",
+        chart=True),
+    Metric("repeats", "recommendation", "Recommender repeats an item", "share", "lower",
+        "Share of the recommender's item mentions whose item it had named in an earlier turn.", chart=True,
+        claim="recommends better"),
+    *(
+        Metric(f"{role}_validity", "recommendation", f"Titles that exist, {role}", "share", "higher",
+            f"Share of the {role}'s [[…]] mentions that are items of the catalogue.",
+            headline="recommended titles exist" if role == RECOMMENDER else "", chart=role == RECOMMENDER)
+        for role in (USER, RECOMMENDER)
+    ),
+    Metric("coverage", "recommendation", "Catalogue recommended", "share", "higher",
+        "Share of all catalogue items that were recommended at least once in the run; grows with the size of the run.",
+        resampling="half"),
+    Metric("gini", "recommendation", "Concentration of recommendations (Gini)", "index", "human",
+        "Gini coefficient of the recommendation counts of the items recommended at least once: 0 where all counts are "
+        "equal. Human dialogues: at the same number of dialogues.",
+        "Fleder and Hosanagar, Blockbuster Culture's Next Rise or Fall, Management Science 2009", resampling="half",
+        chart=True),
+)  # fmt: skip
+
 
 def recommended(facts: Facts) -> pl.DataFrame:
-    """What the recommender brought up: (dialogue_id, rank, turn, n_turn, item, linked), each item once, in order.
+    """The items that the recommender named first: (dialogue_id, rank, turn, n_turn, item, linked), each once, in order.
 
-    Items that the user had named before are left out. Titles in no catalogue take a rank too: the user had to answer
-    them. `rank` and `n_turn`, the number of the recommender's turn, begin at 1.
+    Items that the user had named before are left out. Titles that are not in the catalogue take a rank too, as the user
+    had to answer them. `rank` and `n_turn`, the number of the recommender's turn, begin at 1.
     """
     numbered = facts.turns.filter(pl.col("role") == RECOMMENDER).select(
         "dialogue_id", "turn", pl.col("turn").rank("ordinal").over("dialogue_id").cast(pl.Int32).alias("n_turn")
@@ -51,7 +95,7 @@ def hits(facts: Facts, dialogues: pl.DataFrame, holdouts: pl.DataFrame) -> pl.Da
 
 
 def behaviour(facts: Facts) -> pl.DataFrame:
-    """Parts (dialogue_id, metric, part, whole) of what needs no target: acceptance, repeats, titles that exist."""
+    """Parts (dialogue_id, metric, part, whole) of the metrics without targets: acceptance, repeats, validity."""
     accepted = facts.reactions.drop_nulls("says_liked").select(
         "dialogue_id", pl.lit("acceptance").alias("metric"), pl.col("says_liked").alias("value")
     )
@@ -67,7 +111,7 @@ def behaviour(facts: Facts) -> pl.DataFrame:
         )
         for role in (USER, RECOMMENDER)
     ]
-    return _shares(pl.concat([accepted, repeated, *exists]))
+    return parts_of(pl.concat([accepted, repeated, *exists]))
 
 
 def parts(
@@ -85,11 +129,14 @@ def parts(
 
 def _recall(facts: Facts, dialogues: pl.DataFrame, holdouts: pl.DataFrame) -> pl.DataFrame:
     n_targets = holdouts.filter("liked").group_by("profile_id").agg(pl.len().alias("n_targets"))
-    found = hits(facts, dialogues, holdouts)
-    ranks = found.group_by("dialogue_id").agg(
-        *((pl.col("rank") <= n).sum().alias(f"recall_at_{n}") for n in CUTOFFS),
-        (pl.col("n_turn") == 1).any().alias("first_turn_hits"),
-        pl.lit(True).alias("hits"),
+    ranks = (
+        hits(facts, dialogues, holdouts)
+        .group_by("dialogue_id")
+        .agg(
+            *((pl.col("rank") <= n).sum().alias(f"recall_at_{n}") for n in CUTOFFS),
+            (pl.col("n_turn") == 1).any().alias("first_turn_hits"),
+            pl.lit(True).alias("hits"),
+        )
     )
     per_dialogue = (
         dialogues.select("dialogue_id", "profile_id")
@@ -109,12 +156,12 @@ def hit_by_turn(
 ) -> pl.DataFrame:
     """Share of dialogues in which a held-out liked item was recommended by the recommender's n-th turn, with interval.
 
-    Columns n_turn, value, low, high. Dialogues that ended earlier stay in: what they had found by then.
+    Columns n_turn, value, low, high. Dialogues that ended earlier count with the hits that they had by then.
     """
     first = hits(facts, dialogues, holdouts).group_by("dialogue_id").agg(pl.col("n_turn").min().alias("first"))
     with_targets = dialogues.join(holdouts.filter("liked"), on="profile_id", how="semi").select("dialogue_id")
     ordered = with_targets.join(first, on="dialogue_id", how="left").sort("dialogue_id")["first"]
-    last = recommended(facts)["n_turn"].max()
+    last = recommended(facts).select(pl.col("n_turn").max()).item()
     if not len(ordered) or last is None:
         return pl.DataFrame(schema={"n_turn": pl.Int64, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64})
     rows = []
@@ -144,7 +191,7 @@ def _attribute_match(
     decade = (pl.col("year") // 10 * 10 == pl.col("target_decade")).fill_null(False)
     actor = pl.col("cast").list.contains(pl.col("target_actor")).fill_null(False)
     director = pl.col("directors").list.contains(pl.col("target_director")).fill_null(False)
-    # A person is only compared where the catalogue knows the item's cast or directors.
+    # An actor or director is only compared where the catalogue knows the item's cast or directors.
     known = [
         (n_genres > 0, n_genres.cast(pl.Int32), met),
         (pl.col("target_decade").is_not_null() & pl.col("year").is_not_null(), pl.lit(1), decade),
@@ -192,11 +239,11 @@ def _preference_coverage(
     )
 
 
-# ── which items, over all dialogues ─────────────────────────────────────────────────────────────────────────────
+# ── recommended items over all dialogues ─────────────────────────────────────────────────────────────────────────────
 
 
 def item_counts(facts: Facts) -> sparse.csr_array:
-    """How often each item that exists was recommended in each dialogue: (dialogues, items), dialogues sorted by id."""
+    """How often each catalogue item was recommended in each dialogue: (dialogues, items), dialogues sorted by id."""
     rows = recommended(facts).filter("linked")
     names = rows["item"].unique().sort()
     index = pl.DataFrame({"item": names}).with_row_index("column")
@@ -207,7 +254,7 @@ def item_counts(facts: Facts) -> sparse.csr_array:
 
 
 def gini(counts: np.ndarray) -> np.ndarray:
-    """Gini coefficient of each row over its items with a positive count: 0 all alike, 1 one takes all; NaN if none."""
+    """Gini coefficient of each row over its items with a positive count, from 0 (all equal) to 1; NaN without any."""
     values = np.sort(counts, axis=-1)
     n = (values > 0).sum(axis=-1)
     # Items that were never recommended sort to the front: ranks count from the first positive one.
@@ -230,10 +277,10 @@ def coverage(facts: Facts, items: pl.DataFrame, *, times: int, seed: int) -> sta
 def popularity(facts: Facts, human: Facts, items: pl.DataFrame) -> pl.DataFrame:
     """Recommended items, most frequent first: (source, rank, item_id, name, n, share of the dialogues).
 
-    `name` is null for people: ReDial's ids are not the catalogue's.
+    `source`: simulated or human. `name` is null for human dialogues: ReDial's ids are not the catalogue's.
     """
     frames = []
-    for source, side in (("simulated", facts), ("people", human)):
+    for source, side in (("simulated", facts), ("human", human)):
         rows = recommended(side).filter("linked")
         frames.append(
             rows.group_by("item")
@@ -258,12 +305,4 @@ def popularity(facts: Facts, human: Facts, items: pl.DataFrame) -> pl.DataFrame:
         pl.concat(frames)
         .join(names, on=["item_id", "source"], how="left", maintain_order="left")
         .select("source", "rank", "item_id", "name", "n", "share")
-    )
-
-
-def _shares(values: pl.DataFrame) -> pl.DataFrame:
-    return (
-        values.group_by("dialogue_id", "metric")
-        .agg(pl.col("value").cast(pl.Float64).sum().alias("part"), pl.len().cast(pl.Float64).alias("whole"))
-        .sort("dialogue_id", "metric")
     )

@@ -1,8 +1,8 @@
-"""People, as numbers: statistics of human dialogues that a run is held against. No texts, no persons.
+"""Statistics of human dialogues that runs are compared with. No texts, no persons.
 
-Built once from ReDial's test set by `crs data reference`; the evaluation needs only the result. What depends on the
-words themselves (distinct-n, self-BLEU) is stored as a figure, everything else is counted anew from the facts, so
-that a floor can be had for any number of dialogues.
+Built once from ReDial's test set by `crs data reference`; the evaluation needs only the result. Metrics that need the
+words themselves (distinct-n, self-BLEU) are stored as values; all others are counted from the stored facts, so that
+there is a floor for any number of dialogues.
 """
 
 import json
@@ -28,8 +28,8 @@ _LIMITS = {"distinct_words": diversity.BUDGET, "self_bleu_utterances": diversity
 
 @dataclass(frozen=True)
 class Human:
-    """`facts` of the human dialogues; `acts`: those of their turns (see `dialogue.acts.SCHEMA`), read by `tagger`;
-    `reference`: metric → value, low, high, n of what needs their texts."""
+    """`facts` of the human dialogues; `acts` of their turns (`dialogue.acts.SCHEMA`), labelled by `tagger`;
+    `reference`: metric → value, low, high, n of the metrics that need their texts."""
 
     facts: Facts
     acts: pl.DataFrame
@@ -38,11 +38,11 @@ class Human:
 
 
 def measure(dialogues: Sequence[Dialogue]) -> Human:
-    """The statistics of human dialogues; dialogues are numbered by their place, items keep the corpus's ids."""
+    """The statistics of human dialogues. Dialogues are numbered in their order; items keep the corpus's ids."""
     numbered = anonymous(dialogues)
     heads, turns = frames(numbered)
-    found = diversity.texts(turns, times=N_BOOTSTRAP, seed=SEED)
-    # The nearest thing people have to a held-out item: what the recommender suggested, by the form, and they liked.
+    estimates = diversity.texts(turns, times=N_BOOTSTRAP, seed=SEED)
+    # The closest match to a held-out item: what the recommender suggested and the seeker liked, by the form.
     targets = [
         (dialogue.dialogue_id, item_id)
         for dialogue in numbered
@@ -54,18 +54,18 @@ def measure(dialogues: Sequence[Dialogue]) -> Human:
         pl.DataFrame(targets, schema={"dialogue_id": pl.String, "item_id": pl.String}, orient="row"),
         _items(numbered),
     )
-    found |= stats.ratios(named, heads["dialogue_id"], times=N_BOOTSTRAP, seed=SEED)
+    estimates |= stats.ratios(named, heads["dialogue_id"], times=N_BOOTSTRAP, seed=SEED)
     messages = np.array([sum(turn.n_messages or 0 for turn in dialogue.turns) for dialogue in numbered], dtype=float)
     if (mean := stats.ratio(messages, np.ones(len(messages)), times=N_BOOTSTRAP, seed=SEED)) is not None:
-        found["messages"] = mean
+        estimates["messages"] = mean
     tagger = dialogue_acts.read()
-    figures = {name: vars(estimate) for name, estimate in sorted(found.items())}
-    return Human(facts(heads, turns), tagger.tag(turns), tagger, figures)
+    stored = {name: vars(estimate) for name, estimate in sorted(estimates.items())}
+    return Human(facts(heads, turns), tagger.tag(turns), tagger, stored)
 
 
 def anonymous(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
-    """The same without persons, each called by its place."""
-    return [Dialogue(f"{number:04d}", "", "", said.turns, said.items) for number, said in enumerate(dialogues)]
+    """The same dialogues without persons, with their number as id."""
+    return [Dialogue(f"{number:04d}", "", "", one.turns, one.items) for number, one in enumerate(dialogues)]
 
 
 def write(human: Human, folder: Path) -> None:
@@ -80,8 +80,8 @@ def write(human: Human, folder: Path) -> None:
 
 
 def read(folder: Path) -> Human:
-    """Stored statistics. Raises `CrsError` when a file is missing, damaged, or made with other limits or another tagger
-    than the one in `data/acts`."""
+    """Stored statistics. Raises `CrsError` when a file is missing or damaged, or was made with other limits or another
+    tagger than the one in `data/acts`."""
     tables = {}
     for name, schema in {**FRAMES, "acts": dialogue_acts.SCHEMA}.items():
         path = folder / f"{name}.parquet"

@@ -1,8 +1,8 @@
-"""Can a classifier tell simulated turns from human ones? (Lopez-Paz and Oquab, Revisiting Classifier Two-Sample Tests,
-ICLR 2017)
+"""Whether a classifier can distinguish simulated turns from human ones (Lopez-Paz and Oquab, Revisiting Classifier
+Two-Sample Tests, ICLR 2017).
 
-Accuracy on turns of dialogues that the classifier has not seen: 0.5 says that it cannot, 1 that it always can. Film
-titles are masked, for which films come up is a question of its own. A control sees nothing but how long a turn is.
+Accuracy on turns of dialogues that the classifier was not trained on: 0.5 is chance, 1 is perfect. Film titles are
+masked: which films come up is measured elsewhere. A control reads the length of a turn only.
 """
 
 import math
@@ -14,6 +14,7 @@ from crslib import stats
 from crslib.dialogue.utterances import RECOMMENDER, USER, mentions
 from crslib.dialogue.words import words
 from crslib.identity import derive_seed
+from crslib.metrics.base import Metric, Result, Results, per_role
 
 WORDS, LENGTH = "words", "length"
 SCHEMA = {
@@ -24,20 +25,35 @@ SCHEMA = {
     "n_dialogues": pl.Int64,
 }
 _FOLDS = 5
-_TOKEN = r"\w+|[^\w\s]"  # words and single marks, as they are written
-_LONGEST = 40  # words; the control sees no difference beyond
+_TOKEN = r"\w+|[^\w\s]"  # words and single punctuation marks, case kept
+_LONGEST = 40  # words; longer turns are alike to the control
+
+_DEFINITION = (
+    "Accuracy, mean of both sides, of a logistic regression on {features}, on turns of dialogues that it was not "
+    "trained on, as many human dialogues as simulated ones; 0.5 is chance. Human: one half of ReDial's test dialogues "
+    "against the other; floor: the upper end of its interval."
+)
+_SOURCE = "Lopez-Paz and Oquab, Revisiting Classifier Two-Sample Tests, ICLR 2017"
+METRICS = per_role(
+    Metric("{role}_two_sample", "realism", "Classifier of simulated and human turns, {role}, by words", "share",
+        "lower", _DEFINITION.format(features="words, pairs of words and punctuation marks, titles masked"), _SOURCE,
+        settings=f"folds:{_FOLDS}", chart=True, claim="is closer to human dialogues"),
+    Metric("{role}_two_sample_length", "realism", "Classifier of simulated and human turns, {role}, by length alone",
+        "share", "none", _DEFINITION.format(features="the number of words alone, as a control"), _SOURCE,
+        settings=f"folds:{_FOLDS}"),
+)  # fmt: skip
 
 
 def two_sample(
     simulated: pl.DataFrame, human: pl.DataFrame, role: str, *, times: int = 1000, seed: int = 0
 ) -> pl.DataFrame:
-    """The columns of `SCHEMA`, a row for `WORDS` (logistic regression on words, pairs of words and marks) and one for
-    `LENGTH` (on the number of words alone).
+    """The columns of `SCHEMA`, a row for `WORDS` (logistic regression on words, pairs of words and punctuation marks)
+    and one for `LENGTH` (on the number of words alone).
 
     `simulated`, `human`: rows of table `turns`. As many dialogues of either are drawn as the smaller side has, their
-    turns of `role` weigh so that both sides count the same, and no dialogue is in two of the five folds. Accuracy is
-    the mean of both sides' shares of turns that are told rightly; its 95 % interval is over dialogues. Empty where a
-    side has fewer than ten dialogues.
+    turns of `role` are weighted so that both sides count the same, and no dialogue is in two of the five folds.
+    Accuracy is the mean of both sides' shares of correctly classified turns; its 95 % interval is over dialogues. Empty
+    where a side has fewer than ten dialogues.
     """
     sides = [_turns(frame, role) for frame in (simulated, human)]
     n = min(frame["dialogue_id"].n_unique() for frame in sides)
@@ -50,32 +66,30 @@ def two_sample(
     )
     rows = []
     for features in (WORDS, LENGTH):
-        told = both.with_columns(pl.Series("right", _right(both, features), dtype=pl.Float64))
-        estimate = _accuracy(told, times, seed)
+        classified = both.with_columns(pl.Series("right", _right(both, features), dtype=pl.Float64))
+        estimate = _accuracy(classified, times, seed)
         rows.append((features, estimate.value, estimate.low, estimate.high, n))
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def evaluate(
-    turns: pl.DataFrame, human: pl.DataFrame, *, times: int, seed: int
-) -> dict[str, tuple[stats.Estimate, float, float | None]]:
-    """`{role}_two_sample` and, by length alone, `{role}_two_sample_length` of a run: its figure, that of one half of
-    people against the other, at most as many as the run has, and the upper end of its interval as floor.
-
-    `turns`, `human`: rows of table `turns`. Nothing where either has too few dialogues.
-    """
-    found = {}
+def evaluate(turns: pl.DataFrame, human: pl.DataFrame, *, times: int, seed: int) -> Results:
+    """`{role}_two_sample` and `{role}_two_sample_length` of a run (`turns`) against human dialogues (both table
+    `turns`). Human: one half of the human dialogues against the other, at most as many as the run has; floor: the upper
+    end of its interval."""
+    if human.is_empty():
+        return Results({}, missing="no human dialogues to compare with; set `redial`")
+    results = {}
     order = sorted(human["dialogue_id"].unique(), key=lambda dialogue: derive_seed(seed, "halves", dialogue))
     few = order[: min(len(order) // 2, turns["dialogue_id"].n_unique())]
     some, others = (human.filter(pl.col("dialogue_id").is_in(part)) for part in (few, order[len(order) // 2 :]))
     for role in (USER, RECOMMENDER):
         runs = two_sample(turns, human, role, times=times, seed=seed)
-        people = two_sample(some, others, role, times=times, seed=seed)
-        for row, person in zip(runs.iter_rows(named=True), people.iter_rows(named=True), strict=False):
+        halves = two_sample(some, others, role, times=times, seed=seed)
+        for row, half in zip(runs.iter_rows(named=True), halves.iter_rows(named=True), strict=False):
             name = f"{role}_two_sample" + ("" if row["features"] == WORDS else "_length")
             estimate = stats.Estimate(row["accuracy"], row["low"], row["high"], row["n_dialogues"])
-            found[name] = estimate, person["accuracy"], person["high"]
-    return found
+            results[name] = Result(estimate, half["accuracy"], half["high"])
+    return Results(results, missing="" if results else f"too few dialogues: there must be {2 * _FOLDS} of either side")
 
 
 def _turns(turns: pl.DataFrame, role: str) -> pl.DataFrame:
@@ -96,8 +110,8 @@ def _drawn(frame: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
 
 
 def _right(both: pl.DataFrame, features: str) -> np.ndarray:
-    """1 for every turn whose side is told rightly by a classifier that has not seen its dialogue, else 0."""
-    # Slow to import, and what masks titles or reads definitions does without.
+    """1 for every turn that a classifier that was not trained on its dialogue puts on the right side, else 0."""
+    # Slow to import, and callers of `masked` do not need it.
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold
@@ -106,24 +120,26 @@ def _right(both: pl.DataFrame, features: str) -> np.ndarray:
 
     side, groups = both["side"].to_numpy(), both["group"].to_numpy()
     if features == WORDS:
-        seen = both["text"].to_numpy()
-        reader = TfidfVectorizer(lowercase=False, token_pattern=_TOKEN, ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+        inputs = both["text"].to_numpy()
+        encoder = TfidfVectorizer(
+            lowercase=False, token_pattern=_TOKEN, ngram_range=(1, 2), min_df=2, sublinear_tf=True
+        )
     else:
-        seen = np.array([[min(len(words(text)), _LONGEST)] for text in both["text"]])
-        reader = OneHotEncoder(handle_unknown="ignore")
-    found = np.zeros(len(side))
-    for learnt, kept in GroupKFold(_FOLDS).split(seen, side, groups):
-        classifier = make_pipeline(reader, LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced"))
-        classifier.fit(seen[learnt], side[learnt])
-        found[kept] = classifier.predict(seen[kept]) == side[kept]
-    return found
+        inputs = np.array([[min(len(words(text)), _LONGEST)] for text in both["text"]])
+        encoder = OneHotEncoder(handle_unknown="ignore")
+    right = np.zeros(len(side))
+    for train, test in GroupKFold(_FOLDS).split(inputs, side, groups):
+        classifier = make_pipeline(encoder, LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced"))
+        classifier.fit(inputs[train], side[train])
+        right[test] = classifier.predict(inputs[test]) == side[test]
+    return right
 
 
-def _accuracy(told: pl.DataFrame, times: int, seed: int) -> stats.Estimate:
-    """The mean of both sides' shares, with an interval over dialogues, each side drawn by itself."""
+def _accuracy(classified: pl.DataFrame, times: int, seed: int) -> stats.Estimate:
+    """The mean of both sides' shares, with an interval over dialogues; each side is resampled independently."""
     shares = [
         stats.ratio(part["right"].to_numpy(), part["n"].to_numpy(), times=times, seed=seed)
-        for _, part in told.group_by("side", "group")
+        for _, part in classified.group_by("side", "group")
         .agg(pl.col("right").sum(), pl.len().alias("n"))
         .sort("side", "group")
         .group_by("side", maintain_order=True)

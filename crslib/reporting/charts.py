@@ -1,6 +1,6 @@
-"""Aggregated frames drawn as Altair charts. No figure is computed here and no run is known.
+"""Altair charts of aggregated frames. Computes no metric and knows no run.
 
-In a notebook charts are shown as SVG: Altair's own renderer would load its script from the network.
+Notebooks show charts as SVG: Altair's own renderer would load its script from the network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ import vl_convert
 alt.renderers.enable("svg")
 
 WIDTH, HEIGHT = 440, 230
-SIMULATED, PEOPLE = "#2f6fb3", "#e08a1e"
+SIMULATED, HUMAN = "#2f6fb3", "#e08a1e"
 _SOURCES = alt.Color(
     "source:N",
     title=None,
-    scale=alt.Scale(domain=["simulated", "people"], range=[SIMULATED, PEOPLE]),
+    scale=alt.Scale(domain=["simulated", "human"], range=[SIMULATED, HUMAN]),
     legend=alt.Legend(orient="top"),
 )
 _PERCENT = alt.Axis(format="%", grid=True)
@@ -47,7 +47,7 @@ def svg(chart: alt.TopLevelMixin) -> str:
     return vl_convert.vegalite_to_svg(chart.to_json(), allowed_base_urls=[])
 
 
-def beside(charts: Sequence[alt.Chart], columns: int = 2) -> alt.ConcatChart:
+def grid(charts: Sequence[alt.Chart | alt.LayerChart | alt.FacetChart], columns: int = 2) -> alt.ConcatChart:
     """Charts in rows of `columns`, each on its own scales."""
     return alt.concat(*charts, columns=columns).resolve_scale(x="independent", y="independent", color="independent")
 
@@ -62,7 +62,7 @@ def _curve(frame: pl.DataFrame, x: str, y: str) -> alt.Chart:
 
 def success_by_turn(curve: pl.DataFrame) -> alt.Chart:
     """`recommendation.hit_by_turn`: n_turn, value, low, high (shares of dialogues)."""
-    return _curve(curve, "recommender's turn", "dialogues with a hidden film found")
+    return _curve(curve, "recommender's turn", "dialogues that found a hidden film")
 
 
 def coverage_by_turn(curve: pl.DataFrame) -> alt.Chart:
@@ -71,7 +71,7 @@ def coverage_by_turn(curve: pl.DataFrame) -> alt.Chart:
 
 
 def lengths(histograms: pl.DataFrame, longest: int = 40) -> alt.Chart:
-    """Words per turn: role, source, value, share; in steps of two, what is longer than `longest` is counted there."""
+    """Words per turn: role, source, value, share; in steps of two, turns longer than `longest` in the last step."""
     binned = (
         histograms.with_columns((pl.min_horizontal("value", pl.lit(longest)) // 2 * 2).alias("words"))
         .group_by("role", "source", "words")
@@ -82,7 +82,7 @@ def lengths(histograms: pl.DataFrame, longest: int = 40) -> alt.Chart:
         alt.Chart(binned)
         .mark_line(interpolate="step-after")
         .encode(
-            x=alt.X("words:Q", title=f"words per turn ({longest}: or more)"),
+            x=alt.X("words:Q", title=f"words per turn ({longest}: {longest} or more)"),
             y=alt.Y("share:Q", title="share of turns", axis=_PERCENT),
             color=_SOURCES,
             row=alt.Row("role:N", title=None),
@@ -108,7 +108,7 @@ def popularity(ranked: pl.DataFrame, top: int = 15) -> alt.Chart:
 
 
 def concentration(ranked: pl.DataFrame, ranks: int = 100) -> alt.Chart:
-    """How far recommendations concentrate on few items: source, rank, share."""
+    """How much recommendations concentrate on few items: source, rank, share."""
     line = (
         alt.Chart(ranked.filter(pl.col("rank") <= ranks).select("source", "rank", "share"))
         .mark_line(interpolate="step-after")
@@ -133,7 +133,7 @@ def reactions(table: pl.DataFrame) -> alt.Chart:
         .mark_bar()
         .encode(
             x=alt.X("share:Q", title=None, axis=alt.Axis(format="%", values=[0, 0.5, 1]), stack=True),
-            y=alt.Y("source:N", title=None, sort=["simulated", "people"]),
+            y=alt.Y("source:N", title=None, sort=["simulated", "human"]),
             color=alt.Color(
                 "answer:N",
                 title=None,
@@ -153,14 +153,14 @@ def reactions(table: pl.DataFrame) -> alt.Chart:
 
 
 def acts(shares: pl.DataFrame, accuracy: Mapping[tuple[str, str], float]) -> alt.HConcatChart:
-    """`metrics.acts.shares`: source, role, act, share, low, high; a panel per role, the tagger's F1 beside each act."""
+    """`metrics.acts.shares`: source, role, act, share, low, high; a panel per role, each act with the tagger's F1."""
     panels = []
     for (role,), part in shares.group_by("role", maintain_order=True):
         labels = [f"{act} (F1 {accuracy[role, act]:.2f})" for act in part["act"]]
         base = alt.Chart(part.with_columns(pl.Series("label", labels, dtype=pl.String))).encode(
             y=alt.Y("label:N", title=None, sort=list(dict.fromkeys(labels)), axis=alt.Axis(labelLimit=240)),
             color=_SOURCES,
-            yOffset=alt.YOffset("source:N", sort=["simulated", "people"]),
+            yOffset=alt.YOffset("source:N", sort=["simulated", "human"]),
         )
         title = f"share of the {role}'s turns"
         interval = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title, axis=_PERCENT), x2="high:Q")
@@ -170,10 +170,10 @@ def acts(shares: pl.DataFrame, accuracy: Mapping[tuple[str, str], float]) -> alt
 
 
 def leakage(checks: pl.DataFrame) -> alt.Chart:
-    """`leakage.Audit.table`: check, found, read."""
+    """`leakage.Audit.table`: check, findings, read."""
     shown = checks.with_columns(
-        (pl.col("found") / pl.col("read").clip(1)).alias("share"),
-        pl.format("{} of {}", "found", "read").alias("label"),
+        (pl.col("findings") / pl.col("read").clip(1)).alias("share"),
+        pl.format("{} of {}", "findings", "read").alias("label"),
     )
     base = alt.Chart(shown).encode(y=alt.Y("check:N", title=None, sort=None, axis=alt.Axis(labelLimit=460)))
     bars = base.mark_bar(color="#c4473d").encode(
@@ -184,12 +184,12 @@ def leakage(checks: pl.DataFrame) -> alt.Chart:
 
 
 def anonymity(profiles: pl.DataFrame, min_k: int) -> alt.Chart:
-    """How many items of the catalogue fit each profile's target attributes (column `k_anonymity`)."""
+    """How many items of the catalogue match each profile's target attributes (column `k_anonymity`)."""
     bars = (
         alt.Chart(profiles.select("k_anonymity"))
         .mark_bar(color=SIMULATED)
         .encode(
-            x=alt.X("k_anonymity:Q", bin=alt.Bin(maxbins=25), title="films of the catalogue that fit the attributes"),
+            x=alt.X("k_anonymity:Q", bin=alt.Bin(maxbins=25), title="films of the catalogue that match the attributes"),
             y=alt.Y("count()", title="profiles"),
         )
     )
@@ -198,7 +198,7 @@ def anonymity(profiles: pl.DataFrame, min_k: int) -> alt.Chart:
 
 
 def conditions(metrics: pl.DataFrame, domain: tuple[float, float] | None = None) -> alt.Chart:
-    """One metric over the conditions of a sweep: condition, value, low, high; `human`, what it is to be, as a rule.
+    """One metric over the conditions of a sweep: condition, value, low, high; `human`, its reference value, as a rule.
 
     `domain`: ends of the axis; None: those of the values."""
     scale = alt.Scale(zero=False) if domain is None else alt.Scale(domain=list(domain))
@@ -206,22 +206,22 @@ def conditions(metrics: pl.DataFrame, domain: tuple[float, float] | None = None)
     interval = base.mark_rule(color=SIMULATED, strokeWidth=2).encode(x=alt.X("low:Q", title=None), x2="high:Q")
     point = base.mark_point(color=SIMULATED, filled=True, size=60).encode(x=alt.X("value:Q", title=None, scale=scale))
     human = alt.Chart(metrics.filter(pl.col("human").is_not_null()).head(1))
-    rule = human.mark_rule(color=PEOPLE, strokeDash=[4, 3]).encode(x="human:Q")
+    rule = human.mark_rule(color=HUMAN, strokeDash=[4, 3]).encode(x="human:Q")
     return (rule + interval + point).properties(width=WIDTH - 190, height=alt.Step(20))
 
 
 def learning(log: pl.DataFrame) -> alt.Chart:
-    """Loss over the tokens read, from a training's log: step by step, and on what is not trained on."""
+    """Loss over the tokens read, from a training's log: of each step, and on validation dialogues."""
     base = alt.Chart(log).encode(x=alt.X("tokens:Q", title="tokens read", axis=alt.Axis(format="~s")))
     loss = alt.Y("loss:Q", title="nats per own token", scale=alt.Scale(zero=False))
     steps = base.mark_line(color=SIMULATED, opacity=0.6).encode(y=loss)
-    held = alt.Chart(log.drop_nulls("validation")).mark_line(color=PEOPLE, point=True)
-    return (steps + held.encode(x="tokens:Q", y="validation:Q")).properties(width=WIDTH, height=HEIGHT)
+    validation = alt.Chart(log.drop_nulls("validation")).mark_line(color=HUMAN, point=True)
+    return (steps + validation.encode(x="tokens:Q", y="validation:Q")).properties(width=WIDTH, height=HEIGHT)
 
 
 def usefulness(points: pl.DataFrame) -> alt.ConcatChart:
     """`benchmarks.usefulness.measure`'s points of one metric: source, n, learnt, metric, value, low, high; over the
-    dialogues learnt from and over the recommender's own tokens in them. A point of no dialogues is where all begin."""
+    training dialogues and over the recommender's own tokens in them. The point without dialogues starts every line."""
     title = points["metric"][0]
     begin = points.filter(n=0).drop("source")
     learnt = points.filter(pl.col("n") > 0)
@@ -235,39 +235,39 @@ def usefulness(points: pl.DataFrame) -> alt.ConcatChart:
         line = base.mark_line(point=True).encode(y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)))
         return (base.mark_rule().encode(y="low:Q", y2="high:Q") + line).properties(width=WIDTH, height=HEIGHT)
 
-    return beside([panel("n", "dialogues learnt from"), panel("learnt", "tokens of the recommender in them")])
+    return grid([panel("n", "training dialogues"), panel("learnt", "tokens of the recommender in them")])
 
 
 def win_rates(wins: pl.DataFrame) -> alt.FacetChart:
     """How often people prefer one condition to another: a, b, criterion, value, low, high; half is marked."""
     shown = wins.with_columns(pl.format("{} against {}", "a", "b").alias("match"))
-    layers = _against_a_coin(shown, "criterion", "share of votes for the first, ties half")
+    layers = _against_chance(shown, "criterion", "share of votes for the first, ties half")
     return layers.facet(facet=alt.Facet("match:N", title=None), columns=1)
 
 
-def told(found: pl.DataFrame) -> alt.LayerChart:
-    """How often people find the human dialogue: condition beside it, value, low, high; half is marked."""
-    return _against_a_coin(found, "condition", "share of votes for the human dialogue, ties half")
+def turing_test(shares: pl.DataFrame) -> alt.LayerChart:
+    """How often people recognise the human dialogue: condition next to it, value, low, high; half is marked."""
+    return _against_chance(shares, "condition", "share of votes for the human dialogue, ties half")
 
 
-def _against_a_coin(found: pl.DataFrame, row: str, title: str) -> alt.LayerChart:
-    """Shares with intervals, one per `row`, and the half that a coin would get."""
-    shown = found.with_columns(pl.lit(0.5).alias("half"))
+def _against_chance(shares: pl.DataFrame, row: str, title: str) -> alt.LayerChart:
+    """Shares with intervals, one per `row`, and a rule at one half."""
+    shown = shares.with_columns(pl.lit(0.5).alias("half"))
     base = alt.Chart(shown).encode(y=alt.Y(f"{row}:N", title=None, sort=None))
     scale = alt.Scale(domain=[0, 1])
-    interval = base.mark_rule(color=PEOPLE, strokeWidth=2).encode(
+    interval = base.mark_rule(color=HUMAN, strokeWidth=2).encode(
         x=alt.X("low:Q", scale=scale, title=title), x2="high:Q"
     )
-    point = base.mark_point(color=PEOPLE, filled=True, size=70).encode(x=alt.X("value:Q", axis=_PERCENT, title=title))
+    point = base.mark_point(color=HUMAN, filled=True, size=70).encode(x=alt.X("value:Q", axis=_PERCENT, title=title))
     half = alt.Chart(shown).mark_rule(color="#5b6875", strokeDash=[4, 3]).encode(x="half:Q")
     return (half + interval + point).properties(width=WIDTH - 130, height=alt.Step(24))
 
 
-def strengths(found: pl.DataFrame) -> alt.FacetChart:
-    """How strong conditions are in people's eyes: criterion, condition, value, low, high (log-odds with mean 0)."""
-    base = alt.Chart(found).encode(y=alt.Y("condition:N", title=None))
+def strengths(fitted: pl.DataFrame) -> alt.FacetChart:
+    """Bradley–Terry strengths of conditions: criterion, condition, value, low, high (log-odds with mean 0)."""
+    base = alt.Chart(fitted).encode(y=alt.Y("condition:N", title=None))
     title = "strength (log-odds)"
-    interval = base.mark_rule(color=PEOPLE, strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")
-    point = base.mark_point(color=PEOPLE, filled=True, size=70).encode(x=alt.X("value:Q", title=title))
+    interval = base.mark_rule(color=HUMAN, strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    point = base.mark_point(color=HUMAN, filled=True, size=70).encode(x=alt.X("value:Q", title=title))
     layers = (interval + point).properties(width=WIDTH - 130, height=alt.Step(20))
     return layers.facet(facet=alt.Facet("criterion:N", title=None), columns=1)

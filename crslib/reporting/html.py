@@ -1,6 +1,6 @@
-"""A run as one HTML page that opens offline: no script, no link to elsewhere, every text escaped.
+"""Reports as single HTML pages that open offline: no script, no link to elsewhere, every text escaped.
 
-Shows what the evaluation computed; the only thing it decides is which dialogues are printed, and how numbers read.
+Shows what the evaluation computed; decides only which dialogues are printed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from crslib.dialogue import utterances, views
 from crslib.dialogue.stop_reasons import STOP_REASONS
-from crslib.metrics import METRICS
-from crslib.reporting import charts
+from crslib.metrics import METRICS, Metric
+from crslib.reporting import charts, text
 from crslib.store import Run, writing
 
 N_DIALOGUES = 12
@@ -24,7 +24,7 @@ N_DIALOGUES = 12
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its title and one sentence that says how to read it."""
+    """A chart with its title and a sentence on how to read it."""
 
     title: str
     reading: str
@@ -33,7 +33,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """One dialogue of a run, to be shown under the name of its condition."""
+    """One dialogue of a run, shown under the name of its condition."""
 
     condition: str
     run: Run
@@ -42,7 +42,7 @@ class Dialogue:
 
 @dataclass(frozen=True)
 class Table:
-    """A frame with its title and what to know when reading it."""
+    """A frame with its title and a sentence on how to read it."""
 
     title: str
     reading: str
@@ -60,11 +60,11 @@ def write(run: Run, figures: Sequence[Figure]) -> Path:
         run.path / "report.html",
         "report.html",
         title=f"{parameters.get('condition', 'by hand')}: {dialogues.height} simulated dialogues",
-        subtitle="Two independent models talk; nobody knows a target. Reference-free conversational recommendation, "
+        subtitle="Two independent models talk; neither knows a target. Reference-free conversational recommendation, "
         "simulated.",
-        tiles=_tiles(dialogues, metrics),
-        figures=_figures(metrics),
-        charts=[{"title": f.title, "reading": f.reading, "svg": Markup(charts.svg(f.chart))} for f in figures],
+        tiles=_tiles(metrics),
+        families=_families(metrics),
+        charts=_drawn(figures),
         dialogues=_dialogues(run, dialogues),
         n_dialogues=dialogues.height,
         facts=_facts(info),
@@ -80,19 +80,16 @@ def write_comparison(
     verdict: Sequence[str],
     extremes: Sequence[tuple[str, Sequence[Dialogue]]] = (),
 ) -> Path:
-    """Writes the report of a sweep, all of it from `comparison`: its conditions (`Sweep`), all figures (`table`), what
-    was found of the first condition against the others, charts, and dialogues worth a look side by side (`extremes`);
-    returns `path`."""
+    """Writes the report of a sweep from what `comparison` computes: conditions (`Sweep`), all metrics (`table`), the
+    first condition against the others (`differences`, `verdict`), charts (`figures`), and dialogues side by side
+    (`extremes`); returns `path`."""
     columns = ("condition", "metric", "difference", "low", "high", "p", "n", "better")
-    shown = differences.drop_nulls("better").select(columns)
-    listed = conditions.drop("traceback")
     failed = conditions.filter(state="error").select("condition", "error", "traceback")
     return _write(
         path,
         "comparison.html",
         title=f"{conditions.height} conditions side by side",
-        columns=listed.columns,
-        rows=[["" if value is None else number(value) for value in row] for row in listed.iter_rows()],
+        conditions=_table(conditions.drop("traceback")),
         failed=failed.to_dicts(),
         verdict=verdict,
         names=table.columns[1:],
@@ -100,40 +97,35 @@ def write_comparison(
             (family, rows.drop("family").rows()) for (family,), rows in table.group_by("family", maintain_order=True)
         ],
         definitions=[metric for metric in METRICS.values() if metric.title in set(table["metric"])],
-        difference_columns=shown.columns,
-        differences=[["" if value is None else number(value) for value in row] for row in shown.iter_rows()],
-        charts=[{"title": f.title, "reading": f.reading, "svg": Markup(charts.svg(f.chart))} for f in figures],
-        extremes=[(label, [_beside(dialogue) for dialogue in dialogues]) for label, dialogues in extremes],
+        differences=_table(differences.drop_nulls("better").select(columns)),
+        charts=_drawn(figures),
+        extremes=[(label, [_page(dialogue) for dialogue in dialogues]) for label, dialogues in extremes],
     )
 
 
-def _beside(dialogue: Dialogue) -> dict[str, Any]:
-    found = dialogue.run.read("dialogues").filter(dialogue_id=dialogue.dialogue_id)
-    page = next(iter(pages(dialogue.run, found)), None)
-    return {"condition": dialogue.condition, "page": page}
+def _page(dialogue: Dialogue) -> dict[str, Any]:
+    row = dialogue.run.read("dialogues").filter(dialogue_id=dialogue.dialogue_id)
+    return {"condition": dialogue.condition, "page": next(iter(pages(dialogue.run, row)), None)}
 
 
 def write_judged(
     path: Path, title: str, lines: Sequence[str], figures: pl.DataFrame, definitions: Mapping[str, str]
 ) -> Path:
-    """Writes what a judge said as a page of its own: `lines` say what it is worth (`verdicts.trust`), `figures` are
-    those of `verdicts.FIGURES`; returns `path`."""
+    """Writes the report of a judge: `lines` state how far it can be trusted (`verdicts.trust`), `figures` are those of
+    `verdicts.FIGURES`; returns `path`."""
     return _write(
         path,
         "judged.html",
         title=title,
         lines=lines,
-        columns=figures.columns,
-        rows=[["" if value is None else number(value) for value in row] for row in figures.iter_rows()],
+        table=_table(figures),
         definitions=definitions,
-        charts=[
-            {"title": f.title, "reading": f.reading, "svg": Markup(charts.svg(f.chart))} for f in judged(figures, lines)
-        ],
+        charts=_drawn(judged(figures, lines)),
     )
 
 
 def judged(figures: pl.DataFrame, lines: Sequence[str]) -> list[Figure]:
-    """A judge's figures as charts, what the judge is worth (the first of `lines`) under each of them."""
+    """A judge's figures as charts, each with how far the judge can be trusted (the first of `lines`)."""
     wanted = (
         ("Controls: the judge prefers the intact dialogue to its corrupted copy", "controls", "wins", "condition"),
         ("Controls: its verdict changes when the two change places", "controls", "flips", "condition"),
@@ -141,17 +133,16 @@ def judged(figures: pl.DataFrame, lines: Sequence[str]) -> list[Figure]:
         ("Marks", "marks", "mark", "label"),
     )
     labelled = figures.with_columns(label=pl.format("{}: {}", "criterion", "condition"))
-    found = []
+    shown = []
     for title, part, figure, label in wanted:
         rows = labelled.filter(part=part, figure=figure)
         if not rows.is_empty():
-            rule = None if figure == "mark" else 0.5
-            shown = rows.select("value", "low", "high", condition=label, human=pl.lit(rule, pl.Float64))
-            reading = "" if rule is None else " The dashed line is chance."
-            found.append(
-                Figure(title, f"{lines[0]}{reading}", charts.conditions(shown, (1, 5) if rule is None else (0, 1)))
-            )
-    return found
+            chance = None if figure == "mark" else 0.5
+            points = rows.select("value", "low", "high", condition=label, human=pl.lit(chance, pl.Float64))
+            reading = "" if chance is None else " The dashed line is chance."
+            chart = charts.conditions(points, (1, 5) if chance is None else (0, 1))
+            shown.append(Figure(title, f"{lines[0]}{reading}", chart))
+    return shown
 
 
 def write_tables(path: Path, title: str, lead: str, tables: Sequence[Table], figures: Sequence[Figure]) -> Path:
@@ -162,17 +153,20 @@ def write_tables(path: Path, title: str, lead: str, tables: Sequence[Table], fig
         title=title,
         lead=lead,
         tables=[
-            {
-                "title": table.title,
-                "reading": table.reading,
-                "columns": table.frame.columns,
-                "rows": [["" if value is None else number(value) for value in row] for row in table.frame.iter_rows()],
-            }
+            {"title": table.title, "reading": table.reading, **_table(table.frame)}
             for table in tables
             if table.frame.height
         ],
-        charts=[{"title": f.title, "reading": f.reading, "svg": Markup(charts.svg(f.chart))} for f in figures],
+        charts=_drawn(figures),
     )
+
+
+def _table(frame: pl.DataFrame) -> dict[str, Any]:
+    return {"columns": frame.columns, "rows": text.cells(frame)}
+
+
+def _drawn(figures: Iterable[Figure]) -> list[dict[str, Any]]:
+    return [{"title": f.title, "reading": f.reading, "svg": Markup(charts.svg(f.chart))} for f in figures]
 
 
 def _write(path: Path, template: str, **content: Any) -> Path:
@@ -188,8 +182,8 @@ def _render(template: str, **content: Any) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """A page for a notebook, in a frame of its own: its style does not reach the notebook. Its scripts run only where
-    it is said, and nowhere do they reach the notebook."""
+    """A page for a notebook, in a frame of its own that keeps its style out of the notebook. Its scripts run only with
+    `scripts`, and never reach the notebook."""
 
     html: str
     height: int = 640
@@ -201,72 +195,54 @@ class Shown:
 
 
 def show(run: Run, dialogue_ids: Iterable[str]) -> Shown:
-    """Dialogues of a run for a notebook: the talk, private notes, what the user held and the hidden targets."""
+    """Dialogues of a run for a notebook, with private notes, the user's profile and the hidden targets."""
     shown = run.read("dialogues").filter(pl.col("dialogue_id").is_in(list(dialogue_ids))).sort("dialogue_id")
     return Shown(_render("shown.html", title="Dialogues", dialogues=pages(run, shown)))
 
 
-# ── figures ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── metrics ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def number(value: Any) -> str:
-    """A figure as people read it: three digits that mean something."""
-    if not isinstance(value, float):
-        return str(value)
-    if value == 0 or abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
-
-
-def _tiles(dialogues: pl.DataFrame, metrics: pl.DataFrame) -> list[dict[str, str]]:
+def _tiles(metrics: pl.DataFrame) -> list[dict[str, str]]:
+    """The leaks, and the metrics with a headline."""
     rows = {row["metric"]: row for row in metrics.iter_rows(named=True)}
-
-    def tile(name: str, label: str, *, percent: bool = False) -> dict[str, str]:
-        row = rows[name]
-        show = (lambda value: f"{value:.0%}") if percent else number
-        detail = f"95 %: {show(row['low'])} to {show(row['high'])}" if row["low"] is not None else ""
-        if row["human"] is not None:
-            detail += f"{' · ' if detail else ''}people: {show(row['human'])}"
-        return {"value": show(row["value"]), "label": label, "detail": detail, "mood": ""}
-
     leaks = [rows[name] for name in ("leaked_titles", "leaked_profiles") if name in rows]
-    found, read = sum(row["value"] for row in leaks), sum(row["n"] for row in leaks)
+    n_leaks, n_read = sum(row["value"] for row in leaks), sum(row["n"] for row in leaks)
     audit = {
-        "value": f"{found:.0f}",
+        "value": f"{n_leaks:.0f}",
         "label": "leaks in prompts",
-        "detail": f"of {read:,} prompts audited",
-        "mood": "bad" if found else "good",
+        "detail": f"of {n_read:,} prompts audited",
+        "mood": "bad" if n_leaks else "good",
     }
-    wanted = [
-        ("hits", "dialogues found a hidden film", True),
-        ("recommender_validity", "recommended titles exist", True),
-        ("reaction_consistency", "reactions agree with the note", True),
-        ("turns", "turns per dialogue", False),
-    ]
-    return [audit, *(tile(name, label, percent=p) for name, label, p in wanted if name in rows)]
+    headlines = [metric for metric in METRICS.values() if metric.headline and metric.name in rows]
+    return [audit, *(_tile(metric, rows[metric.name]) for metric in headlines)]
 
 
-def _figures(metrics: pl.DataFrame) -> list[tuple[str, list[dict[str, str]]]]:
+def _tile(metric: Metric, row: Mapping[str, Any]) -> dict[str, str]:
+    shown = {
+        name: f"{row[name]:.0%}" if metric.unit == "share" else text.number(row[name])
+        for name in ("value", "low", "high", "human")
+        if row[name] is not None
+    }
+    interval = [f"95 %: {shown['low']} to {shown['high']}"] if "low" in shown else []
+    human = [f"human: {shown['human']}"] if "human" in shown else []
+    return {"value": shown["value"], "label": metric.headline, "detail": " · ".join(interval + human), "mood": ""}
+
+
+def _families(metrics: pl.DataFrame) -> list[tuple[str, list[dict[str, str]]]]:
+    """The rows of table `metrics` as text with their definitions, by family, in the order of `METRICS`."""
     families: dict[str, list[dict[str, str]]] = {}
-    found = {row["metric"]: row for row in metrics.iter_rows(named=True)}
-    directions = {"higher": "higher", "lower": "lower", "human": "like people", "none": ""}
+    rows = {row["metric"]: row for row in metrics.iter_rows(named=True)}
     for metric in METRICS.values():
-        if (row := found.get(metric.name)) is None:
-            continue
-        blank = {name: "" if row[name] is None else number(row[name]) for name in ("value", "human", "floor")}
-        interval = "" if row["low"] is None else f"{number(row['low'])} – {number(row['high'])}"
-        families.setdefault(metric.family, []).append(
-            {
-                **blank,
-                "interval": interval,
-                "title": metric.title,
-                "unit": metric.unit,
+        if row := rows.get(metric.name):
+            shown = {
+                **{name: text.number(row[name]) for name in ("value", "human", "floor", "signature")},
+                "interval": "" if row["low"] is None else f"{text.number(row['low'])} – {text.number(row['high'])}",
                 "n": f"{row['n']:,}",
-                "direction": directions[metric.direction],
-                "definition": metric.definition,
-                "source": metric.source,
+                "better": "" if metric.direction == "none" else metric.direction,
+                **{name: getattr(metric, name) for name in ("title", "unit", "definition", "source")},
             }
-        )
+            families.setdefault(metric.family, []).append(shown)
     return list(families.items())
 
 
@@ -281,8 +257,8 @@ def _dialogues(run: Run, dialogues: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def pages(run: Run, shown: pl.DataFrame) -> list[dict[str, Any]]:
-    """What a reader wants of the dialogues `shown` (rows of table `dialogues`), in their order: who holds what, hidden
-    `targets`, `turns` with notes and with `pieces` (the text cut at its items, brackets gone), and how it ended."""
+    """The dialogues `shown` (rows of table `dialogues`) for a page, in their order: the user's profile, hidden
+    `targets`, `turns` with notes and `pieces` (the text cut at its items, without brackets), and the `ending`."""
     profiles = {row["profile_id"]: row for row in run.read("profiles").iter_rows(named=True)}
     names = {
         row["item_id"]: utterances.item_name(row["title"], row["year"])
@@ -294,8 +270,8 @@ def pages(run: Run, shown: pl.DataFrame) -> list[dict[str, Any]]:
     for dialogue in shown.iter_rows(named=True):
         profile = profiles[dialogue["profile_id"]]
         targets = liked.filter(profile_id=dialogue["profile_id"])["item_id"].to_list()
-        said = turns.get((dialogue["dialogue_id"],), pl.DataFrame())
-        named = {item["item_id"] for turn in said.iter_rows(named=True) for item in turn["items"]}
+        spoken = turns.get((dialogue["dialogue_id"],), pl.DataFrame())
+        named = {item["item_id"] for turn in spoken.iter_rows(named=True) for item in turn["items"]}
         pages.append(
             {
                 "id": dialogue["dialogue_id"],
@@ -307,7 +283,7 @@ def pages(run: Run, shown: pl.DataFrame) -> list[dict[str, Any]]:
                     {"text": names[item], "css": "item target" if item in named else ""}
                     for item in sorted(targets, key=lambda item: (item not in named, names[item]))
                 ],
-                "turns": [_turn(turn, set(targets)) for turn in said.iter_rows(named=True)],
+                "turns": [_turn(turn, set(targets)) for turn in spoken.iter_rows(named=True)],
                 "ending": STOP_REASONS[dialogue["stop_reason"]],
             }
         )
@@ -320,20 +296,20 @@ def _turn(turn: dict[str, Any], targets: set[str]) -> dict[str, Any]:
 
 
 def _pieces(turn: dict[str, Any], targets: set[str]) -> Iterable[dict[str, str]]:
-    """An utterance cut at its items, brackets gone."""
-    text, end = turn["text"], 0
+    """An utterance cut at its items, without brackets."""
+    whole, end = turn["text"], 0
     for item in turn["items"]:
-        if before := text[end : item["start"]]:
+        if before := whole[end : item["start"]]:
             yield {"text": before, "css": ""}
         css = "item target" if item["item_id"] in targets else "item" if item["item_id"] else "item unknown"
         yield {"text": item["title"], "css": css}
         end = item["end"]
-    if after := text[end:]:
+    if after := whole[end:]:
         yield {"text": after, "css": ""}
 
 
 def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
-    """What of `run.json` a reader wants at hand."""
+    """The rows of the report's last table, from `run.json`."""
     engines = info.get("engines", {})
     git = info.get("git") or {}
     rows = [
@@ -342,18 +318,17 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("parameters given", ", ".join(f"{k}={v}" for k, v in info.get("parameters_given", {}).items()) or "none"),
         ("seed", info.get("parameters", {}).get("seed", "")),
         *((f"{role}'s weights", _weights(engine)) for role, engine in engines.items()),
-        ("taste model", _estimate(info.get("opinion_auc"))),
+        ("taste model", _auc(info.get("opinion_auc"))),
         ("machine", f"{info['machine']['cpu']}, {info['machine']['cores']} cores" if "machine" in info else ""),
         ("commit", f"{git.get('commit', 'unknown')}{', changed since' if git.get('dirty') else ''}"),
     ]
     return [(name, str(value)) for name, value in rows if value != ""]
 
 
-def _estimate(auc: dict[str, Any] | None) -> str:
+def _auc(auc: dict[str, Any] | None) -> str:
     if auc is None:
         return ""
-    interval = "" if auc["low"] is None else f" [{auc['low']:.3f}, {auc['high']:.3f}]"
-    return f"AUC on hidden ratings {auc['value']:.3f}{interval}, {auc['n']} people"
+    return f"AUC on hidden ratings {text.estimate(auc['value'], auc['low'], auc['high'], '.3f')}, {auc['n']} users"
 
 
 def _weights(engine: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ def figures(votes: pl.DataFrame) -> list[Figure]:
             "Share of votes for the human dialogue, by the condition of the other one; at the dashed line people "
             "cannot tell the two apart."
         )
-        shown.append(Figure("Which is real?", reading, charts.told(turing_test)))
+        shown.append(Figure("Which is real?", reading, charts.turing_test(turing_test)))
     if win_rates.height:
         reading = "Win rates with 95 % intervals over dialogues and raters; at the dashed line neither is preferred."
         shown.append(Figure("Who wins", reading, charts.win_rates(win_rates)))

@@ -19,7 +19,7 @@ from crslib.store import Run
 
 
 def make_sweep(folder: Path) -> Path:
-    """Two conditions that ended well and one that failed."""
+    """Two conditions that succeeded and one that failed."""
     conditions = []
     for number, state in enumerate(("success", "success", "error")):
         run = Run(folder / "runs" / str(number))
@@ -55,20 +55,20 @@ def test_conditions_and_metrics_are_read(tmp_path: Path) -> None:
     assert charts.svg(figure.chart).startswith("<svg")
 
 
-def test_no_sweep_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CrsError, match=r"no readable sweep\.json"):
         comparison.read(str(tmp_path))
 
 
 def test_the_first_condition_against_the_others(tmp_path: Path) -> None:
     sweep = comparison.read(str(make_sweep(tmp_path)))
-    found = comparison.differences(sweep)
-    (row,) = found.rows(named=True)
+    differences = comparison.differences(sweep)
+    (row,) = differences.rows(named=True)
     assert (row["condition"], row["metric"], row["n"]) == ("memory=false, temperature=0.5", "hits", 9)
     assert row["difference"] == pytest.approx(8 / 9)
     assert row["p"] == pytest.approx(2 / 2**8, abs=0.003)  # all eight signs alike
     assert row["better"] is True
-    (line,) = comparison.verdict(sweep, found)
+    (line,) = comparison.verdict(sweep, differences)
     assert line.startswith("memory=true, temperature=0.5 recommends better than memory=false, temperature=0.5: yes; ")
     assert "Dialogues with a hit +0.889 [" in line
     assert comparison.record(sweep)["memory=false, temperature=0.5"]["hits"] == {
@@ -81,7 +81,7 @@ def whole(condition: str, metric: str, value: float, half: float) -> dict[str, o
     return dict.fromkeys(schemas.TABLES["metrics"]) | names
 
 
-def test_figures_of_whole_runs_are_told_apart_by_their_intervals() -> None:
+def test_metrics_of_whole_runs_are_compared_by_their_intervals() -> None:
     rows = [
         whole("a", "item_entropy", 7.0, 0.3),
         whole("b", "item_entropy", 6.0, 0.4),
@@ -92,21 +92,25 @@ def test_figures_of_whole_runs_are_told_apart_by_their_intervals() -> None:
     metrics = pl.DataFrame(rows, schema={"condition": pl.String, **schemas.TABLES["metrics"]})
     scores = pl.DataFrame(schema={"condition": pl.String, **schemas.TABLES["scores"]})
     sweep = comparison.Sweep(Path(), pl.DataFrame(), metrics, scores)
-    found = comparison.differences(sweep)
-    assert found.select("condition", "metric", "better").rows() == [
-        ("b", "turns", None),  # people's is the best, which is neither more nor less
+    differences = comparison.differences(sweep)
+    assert differences.select("condition", "metric", "better").rows() == [
+        ("b", "turns", None),  # closer to human dialogues is better, which is neither more nor less
         ("b", "turns_wasserstein", False),
         ("b", "item_entropy", True),
         ("c", "item_entropy", None),
     ]
-    entropy = found.row(2, named=True)
+    entropy = differences.row(2, named=True)
     assert (entropy["low"], entropy["high"]) == (pytest.approx(0.5), pytest.approx(1.5))  # 3, 4, 5
     assert entropy["p"] is None
-    assert [line.split(":")[1].split(";")[0] for line in comparison.verdict(sweep, found)] == [" yes", " no", " open"]
+    assert [line.split(":")[1].split(";")[0] for line in comparison.verdict(sweep, differences)] == [
+        " yes",
+        " no",
+        " open",
+    ]
 
 
-def test_all_figures_stand_beside_those_of_people(tmp_path: Path) -> None:
-    """`hits` has no figure of people; turns have one, with the interval over ReDial's dialogues."""
+def test_the_table_holds_all_metrics_and_those_of_human_dialogues(tmp_path: Path) -> None:
+    """`hits` has no human value; `turns` has one, with the interval over ReDial's dialogues."""
     sweep = comparison.read(str(make_sweep(tmp_path)))
     turns = {"metric": "turns", "value": 13.0, "low": 12.0, "high": 14.0, "human": 11.7, "condition": "memory=false"}
     rows = [dict.fromkeys(sweep.metrics.columns) | turns | {"condition": name} for name in sweep.runs]
@@ -115,23 +119,23 @@ def test_all_figures_stand_beside_those_of_people(tmp_path: Path) -> None:
     assert table["metric"].to_list() == ["Dialogues with a hit", "Turns per dialogue"]
     first, second = sweep.runs
     assert table[first].to_list() == ["0", "13.0 [12.0, 14.0]"]
-    assert table[second].to_list() == ["0.100 ▲", "13.0 [12.0, 14.0]"]  # the first is surely better in hits
+    assert table[second].to_list() == ["0.100 ▲", "13.0 [12.0, 14.0]"]  # the first is significantly better in hits
     assert table["human"][0] == ""
     assert re.fullmatch(r"11\.7 \[11\.\d, 1[12]\.\d\]", table["human"][1])
     assert comparison.record(sweep)["human"].keys() == {"turns"}
 
 
-def test_the_best_and_the_worst_dialogue_stand_beside_the_others() -> None:
-    """Places of recall .0, .5 and 1 among three: 1/6, 3/6 and 5/6; of repeats, where less is better, the same."""
+def test_the_best_and_the_worst_dialogue_of_each_condition() -> None:
+    """Ranks of recall .0, .5 and 1 among three: 1/6, 3/6 and 5/6; of repeats, where less is better, the same."""
     rows = [("a", "u1.0", "recall_at_5", 1.0), ("a", "u2.0", "recall_at_5", 0.0), ("b", "u1.0", "recall_at_5", 0.5)]
     rows += [("a", "u1.0", "repeats", 0.2), ("a", "u2.0", "repeats", 0.9), ("b", "u1.0", "repeats", 0.1)]
     rows += [("b", "u2.0", "turns", 5.0)]  # has no direction
     scores = pl.DataFrame(rows, schema=["condition", "dialogue_id", "metric", "value"], orient="row")
     runs = {"a": Run(Path("a")), "b": Run(Path("b"))}
     sweep = comparison.Sweep(Path(), pl.DataFrame(), pl.DataFrame(), scores, runs)
-    found = comparison.quality(sweep)
-    assert found["dialogue_id"].to_list() == ["u1.0", "u2.0", "u1.0"]
-    assert found["quality"].to_list() == pytest.approx([4 / 6, 1 / 6, 4 / 6])
+    ranked = comparison.quality(sweep)
+    assert ranked["dialogue_id"].to_list() == ["u1.0", "u2.0", "u1.0"]
+    assert ranked["quality"].to_list() == pytest.approx([4 / 6, 1 / 6, 4 / 6])
     (best, pages), (worst, _) = comparison.extremes(sweep)
     assert (best, worst) == ("a: its best dialogue (u1.0)", "a: its worst dialogue (u2.0)")
     assert [page.condition for page in pages] == ["a", "b"]

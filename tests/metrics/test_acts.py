@@ -36,10 +36,10 @@ def grams(frame: pl.DataFrame) -> dict[str, float]:
     return dict(frame.group_by("gram").agg(pl.col("weight").sum()).sort("gram").iter_rows())
 
 
-def test_each_turn_and_each_two_turns_weigh_one() -> None:
+def test_each_turn_and_each_two_turns_have_weight_one() -> None:
     talk = tags(d=["U:a+b", "", "R:x", "U:b"], e=["R:x"])
     assert grams(acts.unigrams(talk)) == {"recommender: x": 2.0, "user: a": 0.5, "user: b": 1.5}
-    # The silent turn is none, and no pair goes from one dialogue into the next.
+    # The silent turn does not count, and no pair goes from one dialogue into the next.
     assert grams(acts.bigrams(talk)) == {
         "recommender: x → user: b": 1.0,
         "user: a → recommender: x": 0.5,
@@ -49,33 +49,34 @@ def test_each_turn_and_each_two_turns_weigh_one() -> None:
 
 
 def test_divergences_by_hand() -> None:
-    run, people = tags(d=["U:a", "R:x"], e=["U:a"]), tags(p=["U:a", "R:x"], q=["U:b", "R:x"])
-    found = {name: estimate.value for name, (estimate, *_) in acts.divergences(run, people, times=50, seed=0).items()}
+    run, human = tags(d=["U:a", "R:x"], e=["U:a"]), tags(p=["U:a", "R:x"], q=["U:b", "R:x"])
+    results = acts.divergences(run, human, times=50, seed=0)
+    values = {name: result.estimate.value for name, result in results.items()}
     half = 0.5 * math.log2(4 / 3) + 0.25 * math.log2(2 / 3) + 0.25
-    assert found["user_act_divergence"] == pytest.approx(half)
-    assert found["recommender_act_divergence"] == 0
-    # Both: run a 2/3, x 1/3; people a ¼, b ¼, x ½.
-    assert found["act_divergence"] == pytest.approx(
+    assert values["user_act_divergence"] == pytest.approx(half)
+    assert values["recommender_act_divergence"] == 0
+    # Both: run a 2/3, x 1/3; human a ¼, b ¼, x ½.
+    assert values["act_divergence"] == pytest.approx(
         distance.jensenshannon([2 / 3, 0, 1 / 3], [1 / 4, 1 / 4, 1 / 2], base=2) ** 2
     )
     # a → x against a → x and b → x, one half each; the user never speaks second.
-    assert found["act_bigram_divergence"] == found["recommender_act_bigram_divergence"] == pytest.approx(half)
-    assert "user_act_bigram_divergence" not in found
+    assert values["act_bigram_divergence"] == values["recommender_act_bigram_divergence"] == pytest.approx(half)
+    assert "user_act_bigram_divergence" not in values
 
 
-def test_people_against_people_is_the_floor() -> None:
+def test_human_against_human_dialogues_is_the_floor() -> None:
     generator = np.random.default_rng(0)
 
     def talks(n: int, often: float, prefix: str) -> pl.DataFrame:
         drawn = generator.random((n, 6)) < often
         return tags(**{f"{prefix}{i:03d}": [f"U:{'a' if one else 'b'}" for one in row] for i, row in enumerate(drawn)})
 
-    people = talks(200, 0.5, "p")
-    same, mean, quantile = acts.divergences(talks(40, 0.5, "s"), people, times=100, seed=0)["act_divergence"]
-    other, again, _ = acts.divergences(talks(40, 0.9, "o"), people, times=100, seed=0)["act_divergence"]
-    assert 0 < mean < quantile < 0.02
-    assert same.value < quantile < other.low
-    assert again == mean
+    human = talks(200, 0.5, "p")
+    same = acts.divergences(talks(40, 0.5, "s"), human, times=100, seed=0)["act_divergence"]
+    other = acts.divergences(talks(40, 0.9, "o"), human, times=100, seed=0)["act_divergence"]
+    assert 0 < same.human < same.floor < 0.02
+    assert same.estimate.value < same.floor < other.estimate.low
+    assert other.human == same.human
 
 
 def test_shares_of_turns() -> None:
@@ -84,16 +85,16 @@ def test_shares_of_turns() -> None:
     assert shares == {
         ("simulated", "user", "a"): pytest.approx(1 / 3),
         ("simulated", "user", "b"): 1.0,
-        ("people", "user", "a"): 1.0,
-        ("people", "user", "b"): 0.0,
-        ("people", "recommender", "x"): 1.0,
+        ("human", "user", "a"): 1.0,
+        ("human", "user", "b"): 0.0,
+        ("human", "recommender", "x"): 1.0,
     }
-    assert table.filter(source="people", role="user")["act"].to_list() == ["a", "b"]
+    assert table.filter(source="human", role="user")["act"].to_list() == ["a", "b"]
 
 
 def test_order_of_rows_changes_nothing() -> None:
     run = tags(a=["U:a+b", "R:x", "U:b"], b=["R:y+x", "U:a"], c=["R:y", "U:b"])
-    people = tags(p=["U:a", "R:x", "U:b"], q=["R:x+y", "U:b", "R:y"], r=["R:y", "U:a"])
+    human = tags(p=["U:a", "R:x", "U:b"], q=["R:x+y", "U:b", "R:y"], r=["R:y", "U:a"])
     shuffled = run.sample(fraction=1, shuffle=True, seed=3)
-    assert acts.divergences(run, people, times=50, seed=0) == acts.divergences(shuffled, people, times=50, seed=0)
-    assert acts.shares(run, people, times=50, seed=0).equals(acts.shares(shuffled, people, times=50, seed=0))
+    assert acts.divergences(run, human, times=50, seed=0) == acts.divergences(shuffled, human, times=50, seed=0)
+    assert acts.shares(run, human, times=50, seed=0).equals(acts.shares(shuffled, human, times=50, seed=0))

@@ -41,7 +41,7 @@ def test_reactions_against_notes(reactions: tuple[pl.DataFrame, pl.DataFrame]) -
 
 def test_reaction_table(reactions: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     counted = facts(*reactions)
-    table_ = consistency.reaction_table(counted, counted).filter(source="people", kind="seen_liked")
+    table_ = consistency.reaction_table(counted, counted).filter(source="human", kind="seen_liked")
     assert table_.select("question", "answer", "count", "share").rows() == [
         ("liked", "no", 1, 0.5),
         ("liked", "yes", 1, 0.5),
@@ -93,8 +93,8 @@ PROFILE = {
 )
 def test_stated_preferences(items: pl.DataFrame, text: str, expected: list[tuple[str, str, bool]]) -> None:
     dialogues, turns = talk({"p": [f"U: {text}", "R: I love horror"]})
-    found = consistency.preferences(turns, dialogues, table("profiles", [PROFILE]), items)
-    assert found.select("about", "says", "contradicts").rows() == expected
+    statements = consistency.preferences(turns, dialogues, table("profiles", [PROFILE]), items)
+    assert statements.select("about", "says", "contradicts").rows() == expected
 
 
 def test_contradictions_and_attribute_coverage(items: pl.DataFrame) -> None:
@@ -130,5 +130,5 @@ def test_contradictions_and_attribute_coverage(items: pl.DataFrame) -> None:
 def test_ways_to_say_a_decade(text: str, said: bool) -> None:
     dialogues, turns = talk({"p": [f"U: {text}"]})
     profiles = table("profiles", [{"profile_id": "p", "target_decade": 1990}])
-    found = consistency.attributes_said(turns, dialogues, profiles)
-    assert (found["n_turn"][0] is not None) == said
+    attributes = consistency.attributes_said(turns, dialogues, profiles)
+    assert (attributes["n_turn"][0] is not None) == said

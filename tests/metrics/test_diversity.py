@@ -62,14 +62,14 @@ def test_self_bleu_is_sacrebleus(spoken: list[list[str]]) -> None:
     assert diversity.mean_bleu([diversity._count(words) for words in spoken]) == pytest.approx(np.mean(expected))
 
 
-def test_self_bleu_of_parrots_and_of_strangers() -> None:
-    alike = [[["have", "you", "seen", "it", "yet"]]] * 60
-    strange = [[[f"{i}a", f"{i}b", f"{i}c"]] for i in range(60)]
-    same, different = (diversity.self_bleu(spoken, times=100, seed=0) for spoken in (alike, strange))
+def test_self_bleu_of_equal_and_of_different_utterances() -> None:
+    equal = [[["have", "you", "seen", "it", "yet"]]] * 60
+    distinct = [[[f"{i}a", f"{i}b", f"{i}c"]] for i in range(60)]
+    same, different = (diversity.self_bleu(spoken, times=100, seed=0) for spoken in (equal, distinct))
     assert same is not None and different is not None
     assert (same.value, same.low, same.high) == (pytest.approx(1), pytest.approx(1), pytest.approx(1))
     assert different.value == 0
-    assert diversity.self_bleu(alike[:29], times=100, seed=0) is None
+    assert diversity.self_bleu(equal[:29], times=100, seed=0) is None
 
 
 def test_loops_are_repetitions_by_the_same_speaker_in_the_dialogue() -> None:
@@ -80,13 +80,13 @@ def test_loops_are_repetitions_by_the_same_speaker_in_the_dialogue() -> None:
     assert share(parts, "user_loops") == 0
 
 
-def test_duplicates_have_a_twin_in_another_dialogue() -> None:
+def test_duplicates_occur_in_another_dialogue_too() -> None:
     run = facts(*talk({"a": ["U: hi", "R: x", "U: hi"], "b": ["U: Hi!"], "c": ["U: hello"], "d": ["U: bye", "U: bye"]}))
-    found = diversity.whole(run, run, times=100, seed=0)
+    results = diversity.whole(run, run, times=100, seed=0)
     # Of six user utterances, three say hi in two dialogues; bye comes twice in one dialogue only.
-    assert found["user_duplicates"][0].value == pytest.approx(3 / 6)
-    assert found["user_duplicates"][1] == pytest.approx(3 / 6)
-    assert found["recommender_duplicates"][0].value == 0
+    assert results["user_duplicates"].estimate.value == pytest.approx(3 / 6)
+    assert results["user_duplicates"].human == pytest.approx(3 / 6)
+    assert results["recommender_duplicates"].estimate.value == 0
 
 
 def test_entropy() -> None:
@@ -98,13 +98,14 @@ def test_entropy() -> None:
 def test_item_entropy_is_compared_at_equal_numbers_of_dialogues() -> None:
     names = ["Heat (1995)", "The Matrix (1999)", "Notting Hill (1999)", "Up (2009)"]
     run = facts(*talk({f"r{i}": [f"R: [[{names[i]}]]"] for i in range(2)}))
-    people = facts(*talk({f"h{i}": [f"R: [[{names[i % 4]}]]"] for i in range(8)}))
-    estimate, human = diversity.whole(run, people, times=100, seed=0)["item_entropy"]
-    assert estimate.value == 1.0
-    assert 0 < human <= 1.0  # two people name two films at most, although all eight name four
-    bigger, same = diversity.whole(people, run, times=100, seed=0)["item_entropy"]
-    assert bigger.value <= 1.0
-    assert same == 1.0
+    human = facts(*talk({f"h{i}": [f"R: [[{names[i % 4]}]]"] for i in range(8)}))
+    result = diversity.whole(run, human, times=100, seed=0)["item_entropy"]
+    assert result.estimate.value == 1.0
+    assert result.human is not None
+    assert 0 < result.human <= 1.0  # two dialogues name two films at most, although all eight name four
+    bigger = diversity.whole(human, run, times=100, seed=0)["item_entropy"]
+    assert bigger.estimate.value <= 1.0
+    assert bigger.human == 1.0
 
 
 def test_no_items_no_entropy() -> None:
@@ -112,16 +113,16 @@ def test_no_items_no_entropy() -> None:
     assert set(diversity.whole(run, run, times=100, seed=0)) == {"user_duplicates"}
 
 
-def test_texts_gives_only_what_there_is_enough_text_for() -> None:
+def test_metrics_of_texts_need_enough_text() -> None:
     _, turns = talk({f"d{i:02d}": ["R: " + " ".join(f"word{j % 9}" for j in range(20)), "U: yes"] for i in range(60)})
-    found = diversity.texts(turns, times=100, seed=0)
-    assert set(found) == {
+    estimates = diversity.texts(turns, times=100, seed=0)
+    assert set(estimates) == {
         "recommender_distinct_1",
         "recommender_distinct_2",
         "recommender_distinct_3",
         "recommender_self_bleu",
         "user_self_bleu",
     }
-    assert found["recommender_distinct_1"].value == pytest.approx(9 / 1000)
-    assert isinstance(found["user_self_bleu"], stats.Estimate)
+    assert estimates["recommender_distinct_1"].value == pytest.approx(9 / 1000)
+    assert isinstance(estimates["user_self_bleu"], stats.Estimate)
     assert isinstance(turns, pl.DataFrame)

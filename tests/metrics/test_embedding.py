@@ -70,29 +70,29 @@ def test_an_embedding_is_a_mean_over_tokens() -> None:
     assert embedded["recommender"].dialogues.tolist() == ["a", "b"]
 
 
-def test_people_are_as_near_to_people_as_the_floor_and_others_are_not() -> None:
-    people = embedding.measure(gaussian(300, 1), {})
-    places = people.places["user"].vectors
+def test_human_turns_are_within_the_floor_and_others_are_not() -> None:
+    human = embedding.measure(gaussian(300, 1), {})
+    places = human.places["user"].vectors
     covariance = np.cov(places, rowvar=False, bias=True)
     np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-9)
     assert np.trace(covariance) == pytest.approx(1)
-    near = embedding.compare(gaussian(60, 2), people, times=200, seed=0)
-    far = embedding.compare(gaussian(60, 2, shift=1.0), people, times=200, seed=0)
-    estimate, mean, quantile = near["user_frechet"]
-    assert quantile is not None
-    assert mean < quantile
-    assert estimate.value < 1.5 * quantile
-    assert far["user_frechet"][0].low > 3 * quantile
+    near = embedding.compare(gaussian(60, 2), human, times=200, seed=0)
+    far = embedding.compare(gaussian(60, 2, shift=1.0), human, times=200, seed=0)
+    result = near["user_frechet"]
+    assert result.human is not None and result.floor is not None
+    assert result.human < result.floor
+    assert result.estimate.value < 1.5 * result.floor
+    assert far["user_frechet"].estimate.low > 3 * result.floor
 
 
 def test_a_distance_is_that_of_the_turns_moments() -> None:
-    people = embedding.measure(gaussian(300, 1), {})
+    human = embedding.measure(gaussian(300, 1), {})
     turns = gaussian(60, 2, shift=0.3)
-    ours = (turns["user"].vectors - people.centre["user"]) / people.scale["user"] @ people.axes["user"]
-    theirs = people.places["user"].vectors
+    ours = (turns["user"].vectors - human.centre["user"]) / human.scale["user"] @ human.axes["user"]
+    theirs = human.places["user"].vectors
     moments = [part for x in (ours, theirs) for part in (x.mean(axis=0), np.cov(x, rowvar=False, bias=True))]
-    estimate, *_ = embedding.compare(turns, people, times=100, seed=0)["user_frechet"]
-    assert estimate.value == pytest.approx(frechet(*moments))
+    result = embedding.compare(turns, human, times=100, seed=0)["user_frechet"]
+    assert result.estimate.value == pytest.approx(frechet(*moments))
 
 
 def test_vendi_counts_what_differs() -> None:
@@ -106,43 +106,38 @@ def test_vendi_counts_what_differs() -> None:
     assert vendi(gaussian(29, 0)["user"], times=100, seed=0) is None
 
 
-def test_too_few_turns_are_no_figure() -> None:
+def test_too_few_turns_have_no_results() -> None:
     assert embedding.compare(gaussian(20, 2), embedding.measure(gaussian(300, 1), {}), times=100, seed=0) == {}
 
 
-def test_written_people_come_back_the_same_bytes(tmp_path: Path) -> None:
-    people = embedding.measure(gaussian(50, 1), {"layer": 5})
+def test_stored_human_turns_are_read_again(tmp_path: Path) -> None:
+    human = embedding.measure(gaussian(50, 1), {"layer": 5})
     for folder in ("a", "b"):
-        embedding.write(people, tmp_path / folder)
+        embedding.write(human, tmp_path / folder)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
     again = embedding.read(tmp_path / "a")
-    assert again.source == people.source
-    assert again.vendi == people.vendi
+    assert again.source == human.source
+    assert again.vendi == human.vendi
     for name in ("centre", "scale", "axes"):
-        np.testing.assert_allclose(getattr(again, name)["user"], getattr(people, name)["user"], rtol=1e-6)
-    np.testing.assert_allclose(again.places["user"].vectors, people.places["user"].vectors, atol=0.0005)
+        np.testing.assert_allclose(getattr(again, name)["user"], getattr(human, name)["user"], rtol=1e-6)
+    np.testing.assert_allclose(again.places["user"].vectors, human.places["user"].vectors, atol=0.0005)
 
 
-def test_people_read_by_another_model_are_left_out_with_the_reason(tmp_path: Path) -> None:
+def test_without_results_the_reason_is_given(tmp_path: Path) -> None:
     _, turns = talk({"a": ["U: hello"]})
-    found, why = embedding.evaluate(turns, tmp_path, times=100, seed=0)
-    assert not found
-    assert "too few turns" in why
+    assert "too few turns" in embedding.evaluate(turns, tmp_path, times=100, seed=0).missing
     _, turns = talk({f"d{i}": ["U: hello"] for i in range(30)})
-    found, why = embedding.evaluate(turns, tmp_path, times=100, seed=0)
-    assert not found
-    assert "missing or damaged; make them with `crs data embeddings`" in why
+    missing = embedding.evaluate(turns, tmp_path, times=100, seed=0).missing
+    assert "missing or damaged; make them with `crs data embeddings`" in missing
     embedding.write(embedding.measure(gaussian(50, 1), {"model_sha256": "another"}), tmp_path)
-    found, why = embedding.evaluate(turns, tmp_path, times=100, seed=0)
-    assert not found
-    assert "are of another model" in why
+    assert "are of another model" in embedding.evaluate(turns, tmp_path, times=100, seed=0).missing
     with pytest.raises(CrsError, match="missing or damaged"):
         (tmp_path / "embeddings.json").write_text(json.dumps({}), encoding="utf-8")
         embedding.read(tmp_path)
 
 
-def test_stored_people_hold_numbers_only() -> None:
+def test_stored_human_turns_are_numbers_only() -> None:
     places = pl.read_parquet(STORED / "embeddings.parquet")
     assert places["dialogue_id"].str.contains(r"^\d+$").all()
     assert set(pl.read_parquet(STORED / "axes.parquet")["role"]) == {"user", "recommender"}
@@ -151,7 +146,7 @@ def test_stored_people_hold_numbers_only() -> None:
 
 
 @pytest.mark.model
-def test_the_model_reads_each_text_by_itself_as_it_read_people(shared_data: Path) -> None:
+def test_the_model_reads_each_text_by_itself_as_it_read_the_stored_ones(shared_data: Path) -> None:
     dialogues = redial.read(shared_data / "redial" / "test_dev.jsonl", "test")[:2]
     _, turns = frames(reference.anonymous(dialogues))
     with embedding.reader() as reader:
@@ -159,9 +154,9 @@ def test_the_model_reads_each_text_by_itself_as_it_read_people(shared_data: Path
         alone = reader.states("have you seen FILM ?")
         reader.states("a longer text that says something else of FILM, to leave other cells behind")
         assert np.array_equal(reader.states("have you seen FILM ?"), alone)
-    people = embedding.read(STORED)
-    assert people.source == embedding.source()
+    human = embedding.read(STORED)
+    assert human.source == embedding.source()
     for role, embedded in forwards.items():
-        places = people.standardised(role, embedded).vectors @ people.axes[role]
-        stored = people.places[role].vectors[: len(places)]
+        places = human.standardised(role, embedded).vectors @ human.axes[role]
+        stored = human.places[role].vectors[: len(places)]
         np.testing.assert_allclose(places, stored, atol=0.02)  # another CPU rounds otherwise

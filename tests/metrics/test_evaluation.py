@@ -1,13 +1,13 @@
 import polars as pl
 import pytest
 
-from crslib import schemas, stats
+from crslib import __version__, schemas, stats
 from crslib.config import ROOT
 from crslib.errors import CrsError
-from crslib.metrics import METRICS, evaluate, extended, reference
+from crslib.metrics import CLAIMS, METRICS, Result, Results, evaluate, extended, reference
 from tests.support.metrics_frames import table, talk
 
-PEOPLE = reference.read(ROOT / "data" / "human")
+HUMAN = reference.read(ROOT / "data" / "human")
 TALK = [
     "R: Hi! Have you seen [[The Matrix (1999)]]?",
     "U: I loved that movie!",
@@ -40,12 +40,12 @@ def run(n: int) -> dict[str, pl.DataFrame]:
     }
 
 
-def figures(items: pl.DataFrame, tables: dict[str, pl.DataFrame], **more: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    return evaluate("run", items=items, human=PEOPLE, **tables, **({"n_bootstrap": 100, "seed": 0} | more))  # type: ignore[arg-type]
+def evaluated(items: pl.DataFrame, tables: dict[str, pl.DataFrame], **more: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    return evaluate("run", items=items, human=HUMAN, **tables, **({"n_bootstrap": 100, "seed": 0} | more))  # type: ignore[arg-type]
 
 
 def test_a_small_run_by_hand(items: pl.DataFrame) -> None:
-    scores, metrics = figures(items, run(6))
+    scores, metrics = evaluated(items, run(6))
     schemas.check(scores, "scores")
     schemas.check(metrics, "metrics")
     value = dict(metrics.select("metric", "value").iter_rows())
@@ -68,8 +68,8 @@ def test_a_small_run_by_hand(items: pl.DataFrame) -> None:
     assert scores["run_id"].unique().to_list() == ["run"]
 
 
-def test_people_and_floors_stand_beside(items: pl.DataFrame) -> None:
-    _, metrics = figures(items, run(6))
+def test_human_values_and_floors(items: pl.DataFrame) -> None:
+    _, metrics = evaluated(items, run(6))
     rows = {row["metric"]: row for row in metrics.iter_rows(named=True)}
     assert rows["turns"]["human"] == pytest.approx(11.7, abs=0.05)
     assert rows["repeats"]["human"] == pytest.approx(0.038, abs=0.002)
@@ -82,24 +82,40 @@ def test_people_and_floors_stand_beside(items: pl.DataFrame) -> None:
 
 
 def test_every_metric_that_comes_out_is_defined_and_in_order(items: pl.DataFrame) -> None:
-    scores, metrics = figures(items, run(6))
+    scores, metrics = evaluated(items, run(6))
     order = list(METRICS)
     assert metrics["metric"].to_list() == sorted(metrics["metric"], key=order.index)
     assert set(scores["metric"]) <= set(order)
 
 
 def test_further_metrics_take_their_place_in_the_tables(items: pl.DataFrame) -> None:
-    scores, metrics = figures(items, run(6))
+    scores, metrics = evaluated(items, run(6))
     estimate = stats.Estimate(0.5, 0.4, 0.7, 6)
     parts = pl.DataFrame({"dialogue_id": ["p00"], "metric": ["user_cross_entropy"], "part": [6.0], "whole": [4.0]})
-    found = {"user_vendi": (estimate, 20.0, None), "user_cross_entropy": (estimate, 3.0, None)}
-    more, table = extended(scores, metrics, found, "run", parts)
-    assert extended(more, table, found, "run", parts)[1].equals(table)
+    results = Results({"user_vendi": Result(estimate, 20.0), "user_cross_entropy": Result(estimate, 3.0)}, parts)
+    more, table = extended(scores, metrics, results, times=100, seed=0)
+    assert extended(more, table, results, times=100, seed=0)[1].equals(table)
     order = list(METRICS)
-    assert table["metric"].to_list() == sorted([*metrics["metric"], *found], key=order.index)
+    assert table["metric"].to_list() == sorted([*metrics["metric"], *results.by_metric], key=order.index)
     assert table.filter(metric="user_vendi").select("value", "human", "floor").row(0) == (0.5, 20.0, None)
     assert more.filter(metric="user_cross_entropy").rows() == [("run", "p00", "user_cross_entropy", 1.5)]
     assert more.filter(pl.col("metric") != "user_cross_entropy").equals(scores)
+    shown = results.shown(table)
+    assert isinstance(shown, pl.DataFrame)
+    assert shown["metric"].to_list() == ["user_cross_entropy", "user_vendi"]
+    assert Results({}, missing="no turns").shown(table) == "no turns"
+
+
+def test_a_signature_states_what_a_value_depends_on(items: pl.DataFrame) -> None:
+    _, metrics = evaluated(items, run(40), n_bootstrap=200, seed=3)
+    signature = dict(metrics.select("metric", "signature").iter_rows())
+    start = f"crslib:{__version__}|n:40"
+    assert signature["hits"] == f"{start}|boot:200|seed:3"
+    assert signature["item_entropy"] == f"{start}|half:200|seed:3"
+    assert signature["user_self_bleu"].startswith(f"{start}|half:100|seed:3|tok:words|")
+    assert signature["turns_ks"] == f"{start}|boot:200|seed:3|splits:200"
+    assert signature["leaked_titles"] == f"crslib:{__version__}|n:80"  # of all prompts, nothing is resampled
+    assert METRICS["hits"].signature(40, 200, 3) == signature["hits"]
 
 
 def test_definitions_are_complete() -> None:
@@ -107,13 +123,20 @@ def test_definitions_are_complete() -> None:
         assert metric.direction in ("higher", "lower", "human", "none")
         assert metric.family in ("leakage", "recommendation", "realism", "diversity", "consistency")
         assert metric.definition.endswith(".")
+        assert "{" not in metric.name + metric.title + metric.definition + metric.headline
     assert len({metric.title for metric in METRICS.values()}) == len(METRICS)
+    assert {metric.claim for metric in METRICS.values()} == {None, *CLAIMS}
 
 
-def test_same_input_same_figures_whatever_the_order(items: pl.DataFrame) -> None:
+def test_metrics_are_grouped_by_family() -> None:
+    families = [metric.family for metric in METRICS.values()]
+    assert families == sorted(families, key=list(dict.fromkeys(families)).index)
+
+
+def test_the_order_of_rows_changes_nothing(items: pl.DataFrame) -> None:
     tables = run(8)
     shuffled = {name: frame.sample(fraction=1, shuffle=True, seed=2) for name, frame in tables.items()}
-    for ours, theirs in zip(figures(items, tables), figures(items, shuffled), strict=True):
+    for ours, theirs in zip(evaluated(items, tables), evaluated(items, shuffled), strict=True):
         assert ours.equals(theirs)
 
 
@@ -123,7 +146,7 @@ def test_a_planted_leak_is_counted(items: pl.DataFrame) -> None:
     tables["prompts"] = tables["prompts"].with_columns(
         text=pl.when(leak).then(pl.lit("You will love Heat (1995).")).otherwise("text")
     )
-    scores, metrics = figures(items, tables)
+    scores, metrics = evaluated(items, tables)
     (row,) = metrics.filter(metric="leaked_titles").rows(named=True)
     assert (row["value"], row["low"], row["n"]) == (1, None, 12)
     assert scores.filter(metric="leaked_titles").filter(pl.col("value") > 0)["dialogue_id"].to_list() == ["p03"]
@@ -131,22 +154,22 @@ def test_a_planted_leak_is_counted(items: pl.DataFrame) -> None:
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_none_or_one_dialogue(items: pl.DataFrame, n: int) -> None:
-    scores, metrics = figures(items, run(n))
+    scores, metrics = evaluated(items, run(n))
     assert scores["dialogue_id"].n_unique() == n
     assert metrics["low"].null_count() == len(metrics)
     assert (len(metrics) > 0) == bool(n)
 
 
 def test_no_interval_leaves_the_range_of_its_figure(items: pl.DataFrame) -> None:
-    _, metrics = figures(items, run(40))
+    _, metrics = evaluated(items, run(40))
     known = metrics.drop_nulls("low").filter(pl.col("unit") != "bits saved")
     assert (known["low"] >= 0).all()
     assert (known.filter(pl.col("unit").is_in(["share", "distance", "index"]))["high"] <= 1).all()
 
 
 def test_dialogues_of_other_profiles_are_refused(items: pl.DataFrame) -> None:
-    """A person at the notebooks made profiles anew and did not simulate again."""
+    """Profiles were made again in the notebooks, but not the dialogues."""
     tables = run(4)
     tables["profiles"] = tables["profiles"].filter(pl.col("profile_id") != "p02")
     with pytest.raises(CrsError, match=r"dialogue 'p02' is of profile 'p02', which .* lacks; run 02_simulate again"):
-        figures(items, tables)
+        evaluated(items, tables)

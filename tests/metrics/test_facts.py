@@ -19,19 +19,19 @@ def test_facts_of_a_dialogue() -> None:
     counted = facts(dialogues, turns)
     assert counted.dialogue_ids.to_list() == ["p", "q"]
     assert dict(counted.turns.schema) == dict(FRAMES["turns"])
-    # The last turn has no text and is none.
+    # The last turn has no text and does not count.
     assert counted.turns["n_words"].to_list() == [7, 4, 1, 4]
     assert counted.turns["n_items"].to_list() == [2, 1, 0, 0]
     assert counted.turns["asks"].to_list() == [True, False, False, False]
-    said = counted.turns["utterance"].to_list()
-    assert said[1] == said[3]
-    assert len(set(said)) == 3
+    numbers = counted.turns["utterance"].to_list()
+    assert numbers[1] == numbers[3]
+    assert len(set(numbers)) == 3
     assert counted.mentions.select("turn", "item", "linked").rows() == [
         (0, "1", True),
         (0, "title: nothing (2001)", False),
         (1, "1", True),
     ]
-    # Both items were heard; there is a note, and a word, on one of them. Turn 3 answers to no item.
+    # Both items were named; one has a note and a reaction. Turn 3 answers to no item.
     assert counted.reactions.drop("dialogue_id").rows() == [
         (1, "1", True, False, True, True),
         (1, "title: nothing (2001)", None, None, None, None),

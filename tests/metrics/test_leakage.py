@@ -22,7 +22,7 @@ DIALOGUE = [
     "R: Try [[The Matrix (1999)]]!",
     "U: I haven't seen it.",
 ]
-# What each turn was newly fed, as the engine records it.
+# The new part of each turn's prompt, as the engine records it.
 PROMPTS = [
     "<|im_start|>system\nYou are a movie recommender.<|im_end|>\n<|im_start|>assistant\n",
     SYSTEM.format(SUMMARY, ATTRIBUTES) + "<|im_start|>user\nHi, what do you like?<|im_end|>\n<|im_start|>assistant\n",
@@ -76,7 +76,7 @@ def test_a_clean_run_has_no_finding(items: pl.DataFrame) -> None:
         "private_note": 0,
         "hidden_item_in_profile": 0,
     }
-    assert audit.table()["found"].to_list() == [0, 0, 0, 0, 0]
+    assert audit.table()["findings"].to_list() == [0, 0, 0, 0, 0]
     assert audit.table()["read"].to_list() == [2, 2, 2, 2, 1]
 
 
@@ -97,12 +97,12 @@ def test_a_hidden_title_in_a_user_prompt_is_found(items: pl.DataFrame, item: str
 
 
 @pytest.mark.parametrize("words", ["You like the heat of the moment.", "Heat is what you like.", "You look it up."])
-def test_words_are_not_taken_for_short_titles(items: pl.DataFrame, words: str) -> None:
+def test_ordinary_words_are_no_short_titles(items: pl.DataFrame, words: str) -> None:
     audit = audited(items, hidden=["1", "6"], prompts=planted(1, "You loved Notting Hill (1999).", words))
     assert audit.findings.is_empty()
 
 
-def test_a_title_within_another_item_or_the_profile_s_own_people_is_none(items: pl.DataFrame) -> None:
+def test_a_title_within_another_item_or_a_name_of_the_profile_is_no_leak(items: pl.DataFrame) -> None:
     more = pl.concat(
         [
             items,
@@ -112,15 +112,15 @@ def test_a_title_within_another_item_or_the_profile_s_own_people_is_none(items: 
     )
     prompts = planted(1, "You loved Notting Hill (1999).", "You loved Heat: Reloaded and King Kong (2005).")
     assert audited(more, hidden=["1", "8"], prompts=prompts).findings.is_empty()
-    # The other film of that name stays hidden: only its own year gives it away.
+    # The other film of that name is no leak: only its own year would be.
     assert audited(more, hidden=["4"], prompts=prompts).findings.is_empty()
     assert audited(more, hidden=["5"], prompts=prompts).findings["evidence"].to_list() == ["King Kong (2005)"]
 
 
-def test_what_was_said_before_is_no_leak_but_what_comes_later_is_none_either(items: pl.DataFrame) -> None:
-    said = ["R: [[Heat (1995)]]?", *DIALOGUE[1:]]
+def test_a_title_that_was_named_before_is_no_leak_and_one_named_later_is(items: pl.DataFrame) -> None:
+    early = ["R: [[Heat (1995)]]?", *DIALOGUE[1:]]
     prompts = planted(1, "Hi, what do you like?", "[[Heat (1995)]]?\n(Heat (1995): seen, liked)")
-    assert audited(items, hidden=["1"], prompts=prompts, dialogue=said).findings.is_empty()
+    assert audited(items, hidden=["1"], prompts=prompts, dialogue=early).findings.is_empty()
     late = [*DIALOGUE[:2], "R: [[Heat (1995)]]?", DIALOGUE[3]]
     assert audited(items, hidden=["1"], prompts=prompts, dialogue=late).counts["hidden_title"] == 1
 
@@ -143,17 +143,17 @@ def test_private_text_in_a_recommender_prompt_is_found(items: pl.DataFrame, word
     assert audit.counts[kind.replace(" ", "_")] == 1
 
 
-def test_what_the_user_says_aloud_is_no_leak_but_more_of_it_is(items: pl.DataFrame) -> None:
-    aloud = f"{SUMMARY} Looking for: {ATTRIBUTES}"
-    dialogue = [DIALOGUE[0], f"U: {aloud}", *DIALOGUE[2:]]
-    once = planted(2, "A crime movie from the 1990s.", aloud)
+def test_what_the_user_said_is_no_leak_but_a_repetition_is(items: pl.DataFrame) -> None:
+    spoken = f"{SUMMARY} Looking for: {ATTRIBUTES}"
+    dialogue = [DIALOGUE[0], f"U: {spoken}", *DIALOGUE[2:]]
+    once = planted(2, "A crime movie from the 1990s.", spoken)
     assert audited(items, hidden=["1"], prompts=once, dialogue=dialogue).findings.is_empty()
-    twice = planted(2, "A crime movie from the 1990s.", f"{aloud} {ATTRIBUTES}")
+    twice = planted(2, "A crime movie from the 1990s.", f"{spoken} {ATTRIBUTES}")
     kinds = audited(items, hidden=["1"], prompts=twice, dialogue=dialogue).findings["kind"].to_list()
     assert kinds == ["profile text"]
 
 
-def test_a_hidden_item_among_the_profile_s_own_is_found(items: pl.DataFrame) -> None:
+def test_a_hidden_item_in_the_profile_is_found(items: pl.DataFrame) -> None:
     audit = audited(items, hidden=["6"], profile={"loved_items": ["3", "6"]})
     assert audit.findings["kind"].to_list() == ["hidden item in profile"]
     assert audit.counts["hidden_item_in_profile"] == 1
@@ -195,10 +195,10 @@ def test_numbers_in_titles_must_agree(items: pl.DataFrame) -> None:
         assert leakage.first_named(turns, targets, sequels)["user"].to_list() == [turn]
 
 
-def test_k_anonymity_is_a_median_with_interval_and_a_least_value() -> None:
+def test_k_anonymity_is_a_median_with_interval_and_a_minimum() -> None:
     dialogues, _ = talk({"a": [], "b": [], "c": []})
     profiles = table("profiles", [{"profile_id": p, "k_anonymity": k} for p, k in (("a", 20), ("b", 90), ("c", 30))])
-    found = leakage.k_anonymity(dialogues, profiles, times=200, seed=0)
-    assert (found["k_anonymity"].value, found["k_anonymity"].n) == (30, 3)
-    assert found["k_anonymity"].low is not None
-    assert (found["k_anonymity_min"].value, found["k_anonymity_min"].low) == (20, None)
+    estimates = leakage.k_anonymity(dialogues, profiles, times=200, seed=0)
+    assert (estimates["k_anonymity"].value, estimates["k_anonymity"].n) == (30, 3)
+    assert estimates["k_anonymity"].low is not None
+    assert (estimates["k_anonymity_min"].value, estimates["k_anonymity_min"].low) == (20, None)

@@ -1,4 +1,4 @@
-"""A model of people's words: a distribution, by hand, that finds what people say likelier than what they do not."""
+"""The trigram model: a distribution, computed by hand, under which human words are more likely than others."""
 
 import itertools
 import math
@@ -34,38 +34,39 @@ def test_probabilities_of_all_short_utterances_add_up() -> None:
     model = Trigrams([["a", "b"], ["b"], ["a", "b", "c", "c"], ["d"]])
     # Words a, b, c, rare (d): of all utterances of two words at most, and all beginnings of three.
     known = ["a", "b", "c", "d"]
-    short = sum(math.exp(-model.nats(said)) for n in range(3) for said in itertools.product(known, repeat=n))
+    short = sum(math.exp(-model.nats(words)) for n in range(3) for words in itertools.product(known, repeat=n))
     assert 0.5 < short < 1
-    longer = sum(math.exp(-model.nats(said)) for said in itertools.product(known, repeat=3))
+    longer = sum(math.exp(-model.nats(words)) for words in itertools.product(known, repeat=3))
     assert short + longer < 1
 
 
-def test_words_that_were_rare_or_never_met_cost_the_same() -> None:
+def test_rare_and_unknown_words_have_the_same_probability() -> None:
     model = Trigrams([["a", "x"], ["a", "y"], ["a", "z"]])
     assert model.nats(["a", "x"]) == pytest.approx(model.nats(["a", "never"]))
     assert model.nats(["a", "x"]) > math.log(3)
 
 
-def test_costs_of_dialogues_and_people_beside() -> None:
+def test_cross_entropy_of_a_run_and_of_human_dialogues() -> None:
     _, train = talk({f"t{i}": ["R: hi there", "U: i like comedies", "R: try [[Heat (1995)]]"] for i in range(5)})
     _, test = talk({"h": ["U: i like comedies"]})
     _, turns = talk({"a": ["U: i like comedies", "R: hi there"], "b": ["U: comedies like i", "R: "]})
-    found, parts = ngram.evaluate(turns, test, train, times=100, seed=0)
-    estimate, people, floor = found["user_cross_entropy"]
-    assert floor is None
-    assert people is not None
-    assert people < estimate.value
+    results = ngram.evaluate(turns, test, train, times=100, seed=0)
+    result, parts = results.by_metric["user_cross_entropy"], results.parts
+    assert result.floor is None
+    assert result.human is not None
+    assert result.human < result.estimate.value
     rows = {(row["dialogue_id"], row["metric"]): row for row in parts.iter_rows(named=True)}
     assert rows["a", "user_cross_entropy"]["part"] < rows["b", "user_cross_entropy"]["part"]
     assert rows["a", "recommender_cross_entropy"]["whole"] == 3
     assert ("b", "recommender_cross_entropy") not in rows
-    assert estimate.value == pytest.approx(
+    assert result.estimate.value == pytest.approx(
         parts.filter(metric="user_cross_entropy").select(pl.col("part").sum() / pl.col("whole").sum()).item()
     )
 
 
-def test_without_people_there_is_nothing() -> None:
+def test_without_human_dialogues_the_reason_is_given() -> None:
     _, turns = talk({"a": ["U: hello"]})
-    found, parts = ngram.evaluate(turns, turns.clear(), turns.clear(), times=100, seed=0)
-    assert not found
-    assert parts.is_empty()
+    results = ngram.evaluate(turns, turns.clear(), turns.clear(), times=100, seed=0)
+    assert not results.by_metric
+    assert results.parts.is_empty()
+    assert "set `redial`" in results.missing

@@ -14,7 +14,7 @@ def counted(*lengths: list[int]) -> Facts:
 
 
 def test_means_and_shares() -> None:
-    found = realism.parts(
+    parts = realism.parts(
         facts(
             *talk(
                 {
@@ -25,15 +25,15 @@ def test_means_and_shares() -> None:
             )
         )
     )
-    assert share(found, "recommender_words") == pytest.approx((3 + 1) / 2)
-    assert share(found, "user_words") == pytest.approx((3 + 1 + 5) / 3)
-    assert share(found, "turns") == pytest.approx((4 + 1) / 2)
-    assert share(found, "recommender_opens") == 0.5
-    assert share(found, "recommender_questions") == 0.5
-    assert share(found, "user_questions") == pytest.approx(1 / 3)
-    assert share(found, "recommender_items") == 0.5
-    assert share(found, "user_items") == 0.0
-    assert share(found, "liked_share") == 1.0
+    assert share(parts, "recommender_words") == pytest.approx((3 + 1) / 2)
+    assert share(parts, "user_words") == pytest.approx((3 + 1 + 5) / 3)
+    assert share(parts, "turns") == pytest.approx((4 + 1) / 2)
+    assert share(parts, "recommender_opens") == 0.5
+    assert share(parts, "recommender_questions") == 0.5
+    assert share(parts, "user_questions") == pytest.approx(1 / 3)
+    assert share(parts, "recommender_items") == 0.5
+    assert share(parts, "user_items") == 0.0
+    assert share(parts, "liked_share") == 1.0
 
 
 def test_distances_are_scipys() -> None:
@@ -48,33 +48,36 @@ def test_distances_are_scipys() -> None:
 
 def test_distances_by_hand() -> None:
     # Words 1, 1, 3 against 1, 3, 3: the distribution functions differ by 1/3 at 1 and at 2.
-    found = realism.distances(counted([1, 1], [3]), counted([1, 3], [3]), times=100, seed=0)
-    assert found["user_words_ks"][0].value == pytest.approx(1 / 3)
-    assert found["user_words_wasserstein"][0].value == pytest.approx(2 / 3)
-    assert found["user_words_wasserstein"][0].n == 2
-    assert "recommender_words_ks" not in found
-    # Turns 2, 1 against 2, 1: alike.
-    assert found["turns_ks"][0].value == 0
+    results = realism.distances(counted([1, 1], [3]), counted([1, 3], [3]), times=100, seed=0)
+    assert results["user_words_ks"].estimate.value == pytest.approx(1 / 3)
+    assert results["user_words_wasserstein"].estimate.value == pytest.approx(2 / 3)
+    assert results["user_words_wasserstein"].estimate.n == 2
+    assert "recommender_words_ks" not in results
+    # Turns 2, 1 against 2, 1: equal.
+    assert results["turns_ks"].estimate.value == 0
 
 
-def test_people_against_people_is_the_floor() -> None:
-    people = counted(*[[length] for length in np.random.default_rng(0).poisson(10, 200).tolist()])
+def test_human_against_human_dialogues_is_the_floor() -> None:
+    human = counted(*[[length] for length in np.random.default_rng(0).poisson(10, 200).tolist()])
     sample = counted(*[[length] for length in np.random.default_rng(1).poisson(10, 40).tolist()])
     longer = counted(*[[length] for length in np.random.default_rng(2).poisson(20, 40).tolist()])
-    same, mean, quantile = realism.distances(sample, people, times=100, seed=0)["user_words_ks"]
-    assert 0 < mean < quantile < 0.3
-    assert same.value < quantile
-    other, again, _ = realism.distances(longer, people, times=100, seed=0)["user_words_ks"]
-    assert other.low is not None
-    assert other.low > quantile
-    assert again == mean  # the floor depends on people, the number of dialogues and the seed only
-    few = realism.distances(counted([10], [12], [9], [11]), people, times=100, seed=0)["user_words_ks"]
-    assert few[1] > mean
+    same = realism.distances(sample, human, times=100, seed=0)["user_words_ks"]
+    assert same.human is not None and same.floor is not None
+    assert 0 < same.human < same.floor < 0.3
+    assert same.estimate.value < same.floor
+    other = realism.distances(longer, human, times=100, seed=0)["user_words_ks"]
+    assert other.estimate.low is not None
+    assert other.estimate.low > same.floor
+    # The floor depends on the human dialogues, the number of dialogues and the seed only.
+    assert (other.human, other.floor) == (same.human, same.floor)
+    few = realism.distances(counted([10], [12], [9], [11]), human, times=100, seed=0)["user_words_ks"]
+    assert few.human is not None
+    assert few.human > same.human
 
 
 def test_the_interval_holds_the_distance() -> None:
-    people = counted(*[[n] for n in range(1, 31)])
-    estimate, _, _ = realism.distances(people, people, times=200, seed=0)["user_words_wasserstein"]
+    human = counted(*[[n] for n in range(1, 31)])
+    estimate = realism.distances(human, human, times=200, seed=0)["user_words_wasserstein"].estimate
     assert estimate.value == 0
     assert estimate.low is not None and estimate.high is not None
     assert estimate.low <= 0 < estimate.high
@@ -85,13 +88,13 @@ def test_histogram_of_both_sides() -> None:
     assert frame.rows() == [
         ("simulated", 1, pytest.approx(2 / 3)),
         ("simulated", 3, pytest.approx(1 / 3)),
-        ("people", 2, 1.0),
+        ("human", 2, 1.0),
     ]
 
 
 def test_order_of_dialogues_changes_nothing() -> None:
-    people = counted(*[[n % 7 + 1, n % 3 + 1] for n in range(30)])
+    human = counted(*[[n % 7 + 1, n % 3 + 1] for n in range(30)])
     run = counted([1, 2], [5], [3, 3, 9])
     shuffled = Facts(run.dialogue_ids, run.turns.sample(fraction=1, shuffle=True, seed=1), run.mentions, run.reactions)
     assert isinstance(shuffled.turns, pl.DataFrame)
-    assert realism.distances(run, people, times=100, seed=0) == realism.distances(shuffled, people, times=100, seed=0)
+    assert realism.distances(run, human, times=100, seed=0) == realism.distances(shuffled, human, times=100, seed=0)

@@ -5,12 +5,12 @@ import pytest
 from crslib.metrics import facts, recommendation
 from tests.support.metrics_frames import share, table, talk
 
-HELD = [("p", "1", True), ("p", "5", True), ("p", "6", False), ("q", "2", True)]
+HOLDOUTS = [("p", "1", True), ("p", "5", True), ("p", "6", False), ("q", "2", True)]
 
 
 @pytest.fixture
 def holdouts() -> pl.DataFrame:
-    return table("holdouts", [{"profile_id": p, "item_id": i, "rating": 4.0, "liked": k} for p, i, k in HELD])
+    return table("holdouts", [{"profile_id": p, "item_id": i, "rating": 4.0, "liked": k} for p, i, k in HOLDOUTS])
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def run() -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def test_recommended_items_leave_out_what_the_user_named_and_repeats(run: tuple[pl.DataFrame, pl.DataFrame]) -> None:
-    found = recommendation.recommended(facts(*run))
-    assert found.drop("dialogue_id").rows() == [
+    recommended = recommendation.recommended(facts(*run))
+    assert recommended.drop("dialogue_id").rows() == [
         (1, 1, 1, "title: ghost film (1900)", False),
         (2, 1, 1, "2", True),
         (3, 3, 2, "1", True),
@@ -99,11 +99,11 @@ def test_attribute_match_and_preference_coverage(
 
 def test_behaviour(run: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     parts = recommendation.behaviour(facts(*run))
-    # Recommender: 3 + 2 + 2 mentions and 1; The Matrix comes back in a later turn.
+    # Recommender: 3 + 2 + 2 mentions and 1; The Matrix is named again in a later turn.
     assert share(parts, "repeats") == pytest.approx(1 / 8)
     assert share(parts, "recommender_validity") == pytest.approx(7 / 8)
     assert share(parts, "user_validity") == 1.0
-    # Only "great movie" says something of liking, and it is good.
+    # Only "great movie" states liking or disliking, and it is liking.
     assert share(parts, "acceptance") == 1.0
     assert parts.filter(metric="acceptance")["dialogue_id"].to_list() == ["q"]
 

@@ -35,12 +35,12 @@ def test_stored_statistics_are_those_of_redials_test_set(shared_data: Path) -> N
     assert measured.reference["messages"]["value"] == pytest.approx(17.836, abs=0.001)
 
 
-def test_people_are_as_published() -> None:
-    people = reference.read(STORED)
-    assert len(people.facts.dialogue_ids) == 671
-    sums = realism.parts(people.facts).group_by("metric").agg(pl.col("part").sum() / pl.col("whole").sum())
+def test_human_statistics_are_as_published() -> None:
+    human = reference.read(STORED)
+    assert len(human.facts.dialogue_ids) == 671
+    sums = realism.parts(human.facts).group_by("metric").agg(pl.col("part").sum() / pl.col("whole").sum())
     assert dict(sums.iter_rows())["turns"] == pytest.approx(11.7, abs=0.05)
-    agreed = consistency.reaction_parts(people.facts).filter(metric="reaction_consistency")
+    agreed = consistency.reaction_parts(human.facts).filter(metric="reaction_consistency")
     assert agreed["part"].sum() / agreed["whole"].sum() > 0.85
 
 
@@ -55,7 +55,7 @@ def test_reactions_are_read_reliably_on_training_dialogues(shared_data: Path) ->
     assert precision["liked", False] > 0.7
 
 
-def test_written_statistics_come_back(tmp_path: Path) -> None:
+def test_written_statistics_are_read_again(tmp_path: Path) -> None:
     dialogue = Dialogue("x", "u", "r", (), {})
     reference.write(reference.measure([dialogue]), tmp_path)
     again = reference.read(tmp_path)

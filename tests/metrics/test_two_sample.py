@@ -1,4 +1,4 @@
-"""The two-sample test tells what differs, sees nothing where nothing does, and its control sees lengths alone."""
+"""The two-sample test detects differences and only differences, and its control sees lengths alone."""
 
 import random
 import re
@@ -24,30 +24,30 @@ def talk(name: str, n: int, seed: int, words: list[str] = COMMON, longest: int =
     )
 
 
-def accuracy(found: pl.DataFrame, features: str) -> dict[str, float]:
-    return found.filter(features=features).row(0, named=True)
+def accuracy(rows: pl.DataFrame, features: str) -> dict[str, float]:
+    return rows.filter(features=features).row(0, named=True)
 
 
-def test_what_comes_from_one_source_cannot_be_told_apart() -> None:
-    found = two_sample(talk("a", 40, 1), talk("b", 60, 2), "user")
+def test_dialogues_of_one_source_cannot_be_distinguished() -> None:
+    rows = two_sample(talk("a", 40, 1), talk("b", 60, 2), "user")
     for features in (WORDS, LENGTH):
-        row = accuracy(found, features)
+        row = accuracy(rows, features)
         assert row["low"] < 0.5 < row["high"]
         assert row["n_dialogues"] == 40
 
 
-def test_other_words_of_like_length_are_told_by_the_words_only() -> None:
-    found = two_sample(
+def test_other_words_of_equal_length_are_detected_by_the_words_only() -> None:
+    rows = two_sample(
         talk("a", 30, 1, [*COMMON, "absolutely"] * 1), talk("b", 30, 2, [*COMMON, "meh", "absolut"]), "user"
     )
-    assert accuracy(found, WORDS)["low"] > 0.5
-    length = accuracy(found, LENGTH)
+    assert accuracy(rows, WORDS)["low"] > 0.5
+    length = accuracy(rows, LENGTH)
     assert length["low"] < 0.5 < length["high"]
 
 
-def test_length_alone_is_told_by_both() -> None:
-    found = two_sample(talk("a", 30, 1, longest=4), talk("b", 30, 2, longest=30), "user")
-    assert accuracy(found, LENGTH)["low"] > 0.7
+def test_the_control_detects_lengths() -> None:
+    rows = two_sample(talk("a", 30, 1, longest=4), talk("b", 30, 2, longest=30), "user")
+    assert accuracy(rows, LENGTH)["low"] > 0.7
 
 
 def test_titles_are_masked() -> None:
@@ -60,20 +60,28 @@ def test_titles_are_masked() -> None:
 
 
 @pytest.mark.parametrize(("n", "role"), [(9, "user"), (30, "recommender")])
-def test_too_little_is_no_figure(n: int, role: str) -> None:
+def test_too_few_dialogues_have_no_accuracy(n: int, role: str) -> None:
     assert two_sample(talk("a", n, 1), talk("b", 30, 2), role).is_empty()
 
 
-def test_the_same_again() -> None:
+def test_the_order_of_rows_changes_nothing() -> None:
     one = two_sample(talk("a", 12, 1), talk("b", 20, 2), "user")
     assert one.equals(two_sample(talk("a", 12, 1).reverse(), talk("b", 20, 2).reverse(), "user"))
 
 
-def test_a_runs_figures_stand_beside_those_of_people_from_people() -> None:
+def test_the_human_value_is_that_of_two_halves_of_the_human_dialogues() -> None:
     human = talk("h", 60, 3)
-    found = evaluate(talk("s", 30, 4, [*COMMON, *["furthermore"] * 9]), human, times=100, seed=0)
-    assert found.keys() == {"user_two_sample", "user_two_sample_length"}
-    estimate, people, floor = found["user_two_sample"]
-    assert estimate.n == 30
-    assert estimate.value > 0.8 > floor > people > 0.3
-    assert not evaluate(talk("s", 30, 4), human.clear(), times=100, seed=0)
+    results = evaluate(talk("s", 30, 4, [*COMMON, *["furthermore"] * 9]), human, times=100, seed=0)
+    assert results.by_metric.keys() == {"user_two_sample", "user_two_sample_length"}
+    result = results.by_metric["user_two_sample"]
+    assert result.estimate.n == 30
+    assert result.human is not None and result.floor is not None
+    assert result.estimate.value > 0.8 > result.floor > result.human > 0.3
+
+
+def test_without_enough_dialogues_the_reason_is_given() -> None:
+    human = talk("h", 60, 3)
+    assert "set `redial`" in evaluate(talk("s", 30, 4), human.clear(), times=100, seed=0).missing
+    few = evaluate(talk("s", 9, 4), human, times=100, seed=0)
+    assert not few.by_metric
+    assert few.missing == "too few dialogues: there must be 10 of either side"

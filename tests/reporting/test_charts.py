@@ -15,12 +15,12 @@ def rows(chart: object) -> list[dict]:
     return [row for data in spec(chart)["datasets"].values() for row in data]
 
 
-def test_lengths_are_binned_and_the_long_tail_is_kept() -> None:
+def test_lengths_are_binned_and_the_longest_share_a_bin() -> None:
     frame = pl.DataFrame(
-        {"role": ["user"] * 4, "source": ["people"] * 4, "value": [1, 2, 3, 90], "share": [0.1, 0.2, 0.3, 0.4]}
+        {"role": ["user"] * 4, "source": ["human"] * 4, "value": [1, 2, 3, 90], "share": [0.1, 0.2, 0.3, 0.4]}
     )
-    found = {row["words"]: round(row["share"], 9) for row in rows(charts.lengths(frame, longest=10))}
-    assert found == {0: 0.1, 2: 0.5, 10: 0.4}
+    binned = {row["words"]: round(row["share"], 9) for row in rows(charts.lengths(frame, longest=10))}
+    assert binned == {0: 0.1, 2: 0.5, 10: 0.4}
 
 
 def test_curves_show_estimate_and_interval() -> None:
@@ -31,7 +31,7 @@ def test_curves_show_estimate_and_interval() -> None:
 
 
 def test_leakage_is_labelled_with_counts() -> None:
-    frame = pl.DataFrame({"check": ["a", "b"], "found": [0, 3], "read": [10, 12]})
+    frame = pl.DataFrame({"check": ["a", "b"], "findings": [0, 3], "read": [10, 12]})
     assert [(row["label"], row["share"]) for row in rows(charts.leakage(frame))] == [
         ("0 of 10", 0.0),
         ("3 of 12", 0.25),
@@ -40,11 +40,11 @@ def test_leakage_is_labelled_with_counts() -> None:
 
 def test_popularity_takes_the_top_of_the_run_only() -> None:
     frame = pl.DataFrame(
-        {"source": ["simulated"] * 3 + ["people"], "rank": [1, 2, 3, 1], "name": ["A", "B", "C", None],
+        {"source": ["simulated"] * 3 + ["human"], "rank": [1, 2, 3, 1], "name": ["A", "B", "C", None],
          "share": [0.3, 0.2, 0.1, 0.9]}
     )  # fmt: skip
     assert [row["name"] for row in rows(charts.popularity(frame, top=2))] == ["A", "B"]
-    assert {row["source"] for row in rows(charts.concentration(frame))} == {"simulated", "people"}
+    assert {row["source"] for row in rows(charts.concentration(frame))} == {"simulated", "human"}
 
 
 def test_svg_is_self_contained_and_escaped() -> None:
@@ -58,7 +58,7 @@ def test_svg_is_self_contained_and_escaped() -> None:
 
 def test_reactions_translate_kinds_and_questions() -> None:
     frame = pl.DataFrame(
-        {"source": ["people"], "kind": ["unseen_interested"], "question": ["seen"], "answer": ["no"], "share": [1.0]}
+        {"source": ["human"], "kind": ["unseen_interested"], "question": ["seen"], "answer": ["no"], "share": [1.0]}
     )
     (row,) = rows(charts.reactions(frame))
     assert (row["kind"], row["question"]) == ("not seen, interested", "says it has seen it")
@@ -66,7 +66,7 @@ def test_reactions_translate_kinds_and_questions() -> None:
 
 def test_acts_have_a_panel_per_role_and_name_the_taggers_f1() -> None:
     frame = pl.DataFrame(
-        {"source": ["people", "people"], "role": ["user", "recommender"], "act": ["seen", "request"],
+        {"source": ["human", "human"], "role": ["user", "recommender"], "act": ["seen", "request"],
          "share": [0.2, 0.1], "low": [0.1, 0.0], "high": [0.3, 0.2]}
     )  # fmt: skip
     chart = charts.acts(frame, {("user", "seen"): 0.761, ("recommender", "request"): 0.9})

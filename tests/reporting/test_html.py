@@ -1,4 +1,4 @@
-"""The report: complete, offline, and every text shown as text."""
+"""The reports: complete, offline, and every text shown as text."""
 
 import re
 from pathlib import Path
@@ -23,8 +23,8 @@ def metric(name: str, value: float, **more: object) -> dict[str, object]:
 
 @pytest.fixture
 def run(tmp_path: Path, items: pl.DataFrame) -> Run:
-    """Three dialogues; the second finds hidden item 2, everything that can hold text holds markup."""
-    made = Run(tmp_path / "r")
+    """Three dialogues; the second finds hidden item 2. Every text holds markup."""
+    run = Run(tmp_path / "r")
     profiles = make_profiles(["u1", "u2", "u3"]).with_columns(summary=pl.lit(f"You enjoy {EVIL}."))
     dialogues, turns = [], []
     for number in (1, 2, 3):
@@ -34,26 +34,27 @@ def run(tmp_path: Path, items: pl.DataFrame) -> Run:
              "stop_reason": "user_left", "n_turns": 2}
         )  # fmt: skip
         name = "The Matrix (1999)" if number == 2 else EVIL.replace("[", "(")
-        said = f"Try [[{name}]] {EVIL}"
+        text = f"Try [[{name}]] {EVIL}"
         item = {"item_id": "2" if number == 2 else None, "title": name, "start": 4, "end": 8 + len(name)}
         note = {"item_id": "2", "title": name, "seen": False, "liked": True}
         base = {"n_tokens": 3, "mean_logprob": -1.0, "finish": "end"}
         turns += [
-            {**key, **base, "turn": 0, "role": "recommender", "text": said, "items": [item], "notes": []},
+            {**key, **base, "turn": 0, "role": "recommender", "text": text, "items": [item], "notes": []},
             {**key, **base, "turn": 1, "role": "user", "text": f"ok {EVIL}", "items": [], "notes": [note]},
         ]
     holdouts = [{"profile_id": f"u{n}", "item_id": "2", "rating": 5.0, "liked": True} for n in (1, 2, 3)]
     figures = [
         metric("leaked_titles", 0.0, n=30), metric("leaked_profiles", 2.0, n=40),
-        metric("hits", 1 / 3, low=0.01, high=0.9), metric("turns", 12.25, low=11.0, high=13.0, human=11.7, n=3),
+        metric("hits", 1 / 3, low=0.01, high=0.9, signature="crslib:9|n:5"),
+        metric("turns", 12.25, low=11.0, high=13.0, human=11.7, n=3),
     ]  # fmt: skip
     for table, rows in (("dialogues", dialogues), ("turns", turns), ("holdouts", holdouts), ("metrics", figures)):
-        made.write(table, pl.DataFrame(rows, schema=dict(schemas.TABLES[table])))
-    made.write("profiles", profiles)
-    made.write("items", items)
-    made.update(opinion_auc={"value": 0.7, "low": 0.6, "high": 0.8, "n": 9})
-    made.update(run_id="r", parameters={"condition": EVIL, "seed": 1}, parameters_given={"condition": EVIL})
-    return made
+        run.write(table, pl.DataFrame(rows, schema=dict(schemas.TABLES[table])))
+    run.write("profiles", profiles)
+    run.write("items", items)
+    run.update(opinion_auc={"value": 0.7, "low": 0.6, "high": 0.8, "n": 9})
+    run.update(run_id="r", parameters={"condition": EVIL, "seed": 1}, parameters_given={"condition": EVIL})
+    return run
 
 
 def popular() -> Figure:
@@ -70,13 +71,15 @@ def test_no_text_becomes_markup_and_nothing_is_fetched(run: Run) -> None:
     assert "default-src 'none'" in html
 
 
-def test_figures_are_those_of_the_table(run: Run) -> None:
+def test_metrics_are_those_of_the_table(run: Run) -> None:
     html = write(run, []).read_text(encoding="utf-8")
     assert "<b>2</b>leaks in prompts" in html
     assert "tile bad" in html
-    assert "AUC on hidden ratings 0.700 [0.600, 0.800], 9 people" in html
+    assert "AUC on hidden ratings 0.700 [0.600, 0.800], 9 users" in html
     assert "of 70 prompts audited" in html
     assert "<b>33%</b>dialogues found a hidden film" in html
+    assert "95 %: 11.0 to 13.0 · human: 11.7" in html
+    assert "<code>crslib:9|n:5</code>" in html
     row = re.search(r"<tr><td[^>]*>Turns per dialogue.*?</tr>", html)
     assert row
     assert re.findall(r'number">([^<]*)<', row[0]) == ["12.2", "11.0 – 13.0", "11.7", "", "3"]
@@ -111,8 +114,8 @@ def test_comparison_lists_failures_with_their_traceback(tmp_path: Path) -> None:
     ]
     differences = pl.DataFrame(rows, schema=DIFFERENCES, orient="row")
     table = pl.DataFrame({"family": ["recommendation"], "metric": [EVIL], "better": [""], "a=1": ["0.1"]})
-    said = [f"a is better than {EVIL}: yes"]
-    path = write_comparison(tmp_path / "c.html", conditions, table, [], differences, said)
+    verdict = [f"a is better than {EVIL}: yes"]
+    path = write_comparison(tmp_path / "c.html", conditions, table, [], differences, verdict)
     html = path.read_text(encoding="utf-8")
     assert "is better than &lt;script&gt;" in html
     assert "<td>hits</td><td>0.100</td>" in html

@@ -48,7 +48,7 @@ def talk(
         )
         for number, utterance in enumerate(utterances):
             text = utterance[3:]
-            said = (notes or {}).get((dialogue_id, number), ())
+            of_turn = (notes or {}).get((dialogue_id, number), ())
             rows.append(
                 {
                     "dialogue_id": dialogue_id,
@@ -61,7 +61,7 @@ def talk(
                     ],
                     "notes": [
                         {"item_id": NAMES.get(name), "title": name, "seen": seen, "liked": liked}
-                        for name, seen, liked in said
+                        for name, seen, liked in of_turn
                     ],
                     "finish": "end",
                 }

@@ -1,8 +1,8 @@
-"""The figures of `recompute` that need more than a run's tables: acts, phrases, the item prior, people's words, models.
+"""Metrics of `recompute` that need more than a run's tables: acts, phrase patterns, item prior, human texts, models.
 
-What somebody has read is shared with crslib: which acts the tagger sees in a turn, what the phrases find in an answer,
-how likely a film is to the prior, the states of a language model. All that is counted from there on is written anew,
-with what people know for it. Nothing else of crslib is imported; a test holds it to that.
+The readings themselves come from crslib: the tagger's acts of a turn, what the phrase patterns read in an answer, the
+prior's scores, the states of a language model. All that is computed from them is implemented again with well-known
+libraries. Nothing else of crslib is imported, which a test asserts.
 """
 
 import json
@@ -35,16 +35,16 @@ FILM = re.compile(r"\[\[[^\[\]]+\]\]")
 Values = dict[str, float]
 
 
-def people(path: Path) -> tuple[Any, pl.DataFrame, pl.DataFrame]:
-    """ReDial's test dialogues as they were read, their turns, and those of its training dialogues."""
+def human_dialogues(path: Path) -> tuple[Any, pl.DataFrame, pl.DataFrame]:
+    """ReDial's test dialogues, their turns (table `turns`), and the turns of its training dialogues."""
     test = redial.read(path, "test")
     return test, frames(test)[1], frames(redial.read(path, "train"))[1]
 
 
 def spoken(turns: pl.DataFrame) -> Iterator[list[dict[str, Any]]]:
-    """The turns of one dialogue after the other, silent ones left out."""
-    said = turns.filter(pl.col("text").str.strip_chars() != "").sort("dialogue_id", "turn")
-    for _, talk in said.group_by("dialogue_id", maintain_order=True):
+    """The turns of each dialogue, without silent ones."""
+    texts = turns.filter(pl.col("text").str.strip_chars() != "").sort("dialogue_id", "turn")
+    for _, talk in texts.group_by("dialogue_id", maintain_order=True):
         yield talk.to_dicts()
 
 
@@ -56,34 +56,34 @@ def acts(con: duckdb.DuckDBPyConnection, human: Path) -> Values:
         _grams(acts)
         for acts in (tagger.read().tag(con.sql("FROM turns").pl()), pl.read_parquet(human / "acts.parquet"))
     ]
-    found = {}
+    values = {}
     for name in ("act", "act_bigram"):
         for role in ("", *ROLES):
             ours, theirs = (side[name, role] for side in sides)
             if ours and theirs:
                 both = sorted(ours | theirs)
                 distance = jensenshannon([ours[gram] for gram in both], [theirs[gram] for gram in both], base=2)
-                found[f"{role}_{name}_divergence".removeprefix("_")] = float(distance) ** 2
-    return found
+                values[f"{role}_{name}_divergence".removeprefix("_")] = float(distance) ** 2
+    return values
 
 
 def _grams(acts: pl.DataFrame) -> Mapping[tuple[str, str], Counter[tuple[str, ...]]]:
-    """(act or act_bigram, role or "") → how often each is met; what a turn does, or two in a row, weighs 1."""
-    found: Mapping[tuple[str, str], Counter[tuple[str, ...]]] = defaultdict(Counter)
+    """(act or act_bigram, role or "") → weight of each gram; each turn, or two in a row, has weight 1."""
+    grams_of: Mapping[tuple[str, str], Counter[tuple[str, ...]]] = defaultdict(Counter)
     turns = acts.sort("dialogue_id", "turn", "act").group_by("dialogue_id", "turn", "role", maintain_order=True)
-    before, heard = None, []
+    before, last = None, []
     for (dialogue, _, role), turn in turns:
         own = [(str(role), act) for act in turn["act"]]
-        pairs = [(*one, *other) for one in heard for other in own] if dialogue == before else []
+        pairs = [(*one, *other) for one in last for other in own] if dialogue == before else []
         for name, grams in (("act", own), ("act_bigram", pairs)):
             for scope in ("", str(role)):
                 for gram in grams:
-                    found[name, scope][gram] += 1 / len(grams)
-        before, heard = dialogue, own
-    return found
+                    grams_of[name, scope][gram] += 1 / len(grams)
+        before, last = dialogue, own
+    return grams_of
 
 
-# ── what phrases find ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── phrase patterns ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def answers(con: duckdb.DuckDBPyConnection) -> Values:
@@ -100,21 +100,21 @@ def answers(con: duckdb.DuckDBPyConnection) -> Values:
         good = {*(profile["liked_genres"] or ()), *(titles.get(item) for item in profile["loved_items"] or ())}
         for about, says, _ in statements(turn, profile, titles):
             seen["contradictions"].append(says != ("likes" if about in good else "dislikes"))
-    said: defaultdict[str, list[bool]] = defaultdict(list)
+    covered: defaultdict[str, list[bool]] = defaultdict(list)
     heads = (con.sql(f"FROM {name}").pl() for name in ("dialogues", "profiles"))
     for dialogue, _, turn in attributes_said(turns, *heads).iter_rows():
-        said[dialogue].append(turn is not None)
-    seen["attribute_coverage"] = [float(np.mean(values)) for values in said.values()]
+        covered[dialogue].append(turn is not None)
+    seen["attribute_coverage"] = [float(np.mean(values)) for values in covered.values()]
     return {name: float(np.mean(values)) for name, values in seen.items() if values}
 
 
 def _reactions(asked: Mapping[str, Any], reply: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
     """(metric, yes or no) for every item that the turn before the answer named."""
     notes = {_key(note): (note["seen"], note["liked"]) for note in reply["notes"]}
-    heard = {_key(item) for item in asked["items"]}
-    for item in heard:
+    named = {_key(item) for item in asked["items"]}
+    for item in named:
         spans = [(one["start"], one["end"], _key(one) == item) for one in reply["items"]]
-        says = react(asked["text"], reply["text"], spans, alone=len(heard) == 1)
+        says = react(asked["text"], reply["text"], spans, alone=len(named) == 1)
         if says.liked is not None:
             yield "acceptance", says.liked
         note = notes.get(item, (None, None))
@@ -134,7 +134,7 @@ def _key(item: Mapping[str, Any]) -> str:
     return item["item_id"] or f"title: {item['title'].lower()}"
 
 
-# ── guesses by the item prior ───────────────────────────────────────────────────────────────────────────────────────
+# ── guesswork ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def guesswork(con: duckdb.DuckDBPyConnection, first: Mapping[tuple[str, str], Mapping[str, int]]) -> Values:
@@ -151,11 +151,11 @@ def guesswork(con: duckdb.DuckDBPyConnection, first: Mapping[tuple[str, str], Ma
             wanted[dialogue].append((item, "user" in turns))
     bits: defaultdict[str, list[float]] = defaultdict(list)
     for dialogue, targets in wanted.items():
-        linked = {item for said in talks[dialogue] for item in said.items} - {item for item, _ in targets}
+        linked = {item for spoken in talks[dialogue] for item in spoken.items} - {item for item, _ in targets}
         own = {"words": talks[dialogue], "attributes": [Utterance("user", attributes[dialogue] or "")], "nothing": []}
         means = {}
-        for name, said in own.items():
-            score = {i: s for i, s in zip(prior.item_ids, prior.log_prior(said), strict=True) if i not in linked}
+        for name, spoken in own.items():
+            score = {i: s for i, s in zip(prior.item_ids, prior.log_prior(spoken), strict=True) if i not in linked}
             left = np.array(list(score.values()))
             places = [
                 1.0 if named and name == "words" else (left > score[i]).sum() + ((left == score[i]).sum() + 1) / 2
@@ -167,7 +167,7 @@ def guesswork(con: duckdb.DuckDBPyConnection, first: Mapping[tuple[str, str], Ma
     return {name: float(np.mean(values)) for name, values in bits.items()}
 
 
-# ── people's words ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── human texts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def two_sample(con: duckdb.DuckDBPyConnection, human: pl.DataFrame, seed: int) -> Values:
@@ -179,7 +179,7 @@ def two_sample(con: duckdb.DuckDBPyConnection, human: pl.DataFrame, seed: int) -
     from sklearn.preprocessing import OneHotEncoder
 
     tfidf = {"lowercase": False, "ngram_range": (1, 2), "min_df": 2, "sublinear_tf": True}
-    found = {}
+    accuracies = {}
     for role in ROLES:
         sides = [_masked(frame, role) for frame in (con.sql("FROM turns").pl(), human)]
         n = min(map(len, sides))
@@ -191,14 +191,14 @@ def two_sample(con: duckdb.DuckDBPyConnection, human: pl.DataFrame, seed: int) -
             rows += [(text, side, f"{side}:{one}") for one in sorted(order[:n]) for text in talks[one]]
         texts, side, groups = (np.array(column) for column in zip(*rows, strict=True))
         lengths = np.array([[min(len(_words(text)), 40)] for text in texts])
-        for name, reader, seen in (
+        for name, reader, inputs in (
             ("two_sample", TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", **tfidf), texts),
             ("two_sample_length", OneHotEncoder(handle_unknown="ignore"), lengths),
         ):
-            told = make_pipeline(reader, LogisticRegression(C=10, max_iter=1000, class_weight="balanced"))
-            guessed = cross_val_predict(told, seen, side, groups=groups, cv=GroupKFold(5))
-            found[f"{role}_{name}"] = float(balanced_accuracy_score(side, guessed))
-    return found
+            classifier = make_pipeline(reader, LogisticRegression(C=10, max_iter=1000, class_weight="balanced"))
+            predicted = cross_val_predict(classifier, inputs, side, groups=groups, cv=GroupKFold(5))
+            accuracies[f"{role}_{name}"] = float(balanced_accuracy_score(side, predicted))
+    return accuracies
 
 
 def _masked(turns: pl.DataFrame, role: str) -> dict[str, list[str]]:
@@ -214,15 +214,15 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+(?:'\w+)*", text.lower().replace("’", "'"))
 
 
-def surprise(con: duckdb.DuckDBPyConnection, train: pl.DataFrame) -> Values:
+def cross_entropy(con: duckdb.DuckDBPyConnection, train: pl.DataFrame) -> Values:
     """Nats per word and end of turn under interpolated Kneser–Ney trigrams of `train`."""
-    found = {}
+    values = {}
     for role in ROLES:
         nats = kneser_ney(list(_tokens(train, role)))
-        read = list(_tokens(con.sql("FROM turns").pl(), role))
-        if read:
-            found[f"{role}_cross_entropy"] = sum(map(nats, read)) / sum(len(said) + 1 for said in read)
-    return found
+        utterances = list(_tokens(con.sql("FROM turns").pl(), role))
+        if utterances:
+            values[f"{role}_cross_entropy"] = sum(map(nats, utterances)) / sum(len(words) + 1 for words in utterances)
+    return values
 
 
 def _tokens(turns: pl.DataFrame, role: str) -> Iterator[list[str]]:
@@ -231,17 +231,17 @@ def _tokens(turns: pl.DataFrame, role: str) -> Iterator[list[str]]:
         yield [word for part in parts for word in (*_words(part), "<film>")][:-1]
 
 
-def kneser_ney(said: Sequence[Sequence[str]]) -> Any:
+def kneser_ney(utterances: Sequence[Sequence[str]]) -> Any:
     """The function that gives an utterance's −log P, its end included."""
-    seen = Counter(word for words in said for word in words)
-    known = {word for word, n in seen.items() if n > 1}
+    counts = Counter(word for words in utterances for word in words)
+    known = {word for word, n in counts.items() if n > 1}
 
     def trigrams(words: Sequence[str]) -> Iterable[tuple[str, ...]]:
         whole = ["<s>", "<s>", *(word if word in known else "<rare>" for word in words), "</s>"]
         return zip(whole, whole[1:], whole[2:], strict=False)
 
-    orders = [Counter(gram for words in said for gram in trigrams(words))]
-    for _ in range(2):  # what is shorter counts in how many contexts it was met
+    orders = [Counter(gram for words in utterances for gram in trigrams(words))]
+    for _ in range(2):  # shorter n-grams count the contexts they occur in
         orders.insert(0, Counter(gram[1:] for gram in orders[0]))
     after = [defaultdict[tuple[str, ...], Counter[str]](Counter) for _ in orders]
     for table, grams in zip(after, orders, strict=True):
@@ -259,14 +259,14 @@ def kneser_ney(said: Sequence[Sequence[str]]) -> Any:
         backed = discount * len(follow) * probability(gram[1:])
         return (max(follow[gram[-1]] - discount, 0) + backed) / follow.total()
 
-    rare = max(1, len(seen) - len(known))
+    rare = max(1, len(counts) - len(known))
     return lambda words: (
         -sum(np.log(probability(gram)) for gram in trigrams(words))
         + np.log(rare) * sum(word not in known for word in words)
     )
 
 
-# ── models read ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── models ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def embeddings(con: duckdb.DuckDBPyConnection, human: Path, draws: int) -> tuple[Values, dict[str, list[float]]]:
@@ -283,10 +283,12 @@ def embeddings(con: duckdb.DuckDBPyConnection, human: Path, draws: int) -> tuple
     ):
         for role in ROLES:
             talks = _masked(con.sql("FROM turns").pl(), role)
-            texts = {text for said in talks.values() for text in said}
+            texts = {text for of_dialogue in talks.values() for text in of_dialogue}
             state = {text: reader.states(text).mean(axis=0, dtype=float) for text in texts}
             centre, scale, *basis = axes.filter(role=role).sort("row")["values"].to_numpy().astype(float)
-            turns = [np.array([(state[text] - centre) / scale for text in said]) for said in talks.values()]
+            turns = [
+                np.array([(state[text] - centre) / scale for text in of_dialogue]) for of_dialogue in talks.values()
+            ]
             if sum(map(len, turns)) >= 10 * len(basis):
                 ours = np.concatenate(turns) @ np.array(basis).T
                 theirs = places.filter(role=role)["place"].to_numpy() / 1000
@@ -310,7 +312,7 @@ def _vendi(sample: np.ndarray) -> float:
 
 
 def foresight(run: Mapping[str, Any], test: Any) -> Values:
-    """Nats per own token of 50 of people's dialogues under the run's models, by llama-cpp-python's own `Llama`."""
+    """Nats per own token of 50 human dialogues under the run's models, by llama-cpp-python's own `Llama`."""
     from llama_cpp import Llama
 
     from crslib.config import SimulationParameters
@@ -321,19 +323,19 @@ def foresight(run: Mapping[str, Any], test: Any) -> Values:
 
     given = SimulationParameters(**{name: run[name] for name in SimulationParameters.model_fields})
     order = sorted(test, key=lambda dialogue: derive_seed(0, "measured", dialogue.dialogue_id))[:50]
-    found = {}
+    values = {}
     for role in ROLES:
         path, adapter, _ = prepared(given, *(run[f"{role}_{what}"] for what in ("model", "adapter")))
-        told = run["baseline"] or role if role == "user" else role
+        kind = run["baseline"] or role if role == "user" else role
         with closing(llama.Model(path)) as speaker:
             template = ChatTemplate(*speaker.chat_template)
-            made = examples(order, told, speaker, template, redial.items(), notes=given.memory, max_tokens=1024)
+            rows = examples(order, kind, speaker, template, redial.items(), notes=given.memory, max_tokens=1024)
         reader = Llama(str(path), lora_path=adapter and str(adapter), n_ctx=1025, logits_all=True, verbose=False)
         nats = []
-        for tokens, own in made.select("tokens", "target").iter_rows():
+        for tokens, own in rows.select("tokens", "target").iter_rows():
             reader.reset()
             reader.eval(tokens)
             at = np.flatnonzero(own)
             nats += [*-log_softmax(reader.scores[at - 1].astype(float), axis=1)[range(len(at)), np.array(tokens)[at]]]
-        found[f"{role}_people_cross_entropy"] = float(np.mean(nats))
-    return found
+        values[f"{role}_people_cross_entropy"] = float(np.mean(nats))
+    return values

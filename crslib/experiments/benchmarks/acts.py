@@ -13,6 +13,7 @@ from crslib.data.corpora import iard
 from crslib.dialogue import acts
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.metrics.acts import GRAMS, histograms, jensen_shannon
+from crslib.reporting import text
 
 MICRO, MACRO = "micro", "macro"
 _TIMES = 1000  # bootstrap resamples
@@ -49,8 +50,8 @@ def build(path: Path, to: Path) -> dict[str, Any]:
         },
     }
     with store.writing(to / acts.FIGURES) as temporary:
-        text = json.dumps(figures, indent=1, sort_keys=True, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        content = json.dumps(figures, indent=1, sort_keys=True, allow_nan=False)
+        temporary.write_text(content + "\n", encoding="utf-8")
     return figures
 
 
@@ -93,14 +94,15 @@ def _accuracy(role: str, labelled: pl.DataFrame, tagged: pl.DataFrame) -> Iterat
 
 def formatted(figures: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
-    lines = ["| role | act | turns | F1, cross-validated | kappa | F1, held out | commonest act |", "|---" * 7 + "|"]
-    others = [{(row["role"], row["act"]): row for row in figures[name]} for name in ("held_out", "commonest_act")]
+    columns = ("role", "act", "turns", "F1, cross-validated", "kappa", "F1, held out", "commonest act")
+    cells = []
+    other = {name: {(row["role"], row["act"]): row for row in figures[name]} for name in ("held_out", "commonest_act")}
     for row in figures["cross_validation"]:
         key = row["role"], row["act"]
-        cells = [f"{row['f1']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", _cell(row["kappa"])]
-        cells += [_cell((rows.get(key) or {}).get("f1")) for rows in others]
-        lines.append(f"| {row['role']} | {row['act']} | {row['labelled']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        shown = [text.estimate(row["f1"], row["low"], row["high"], ".2f"), _cell(row["kappa"])]
+        shown += [_cell((rows.get(key) or {}).get("f1")) for rows in other.values()]
+        cells.append((*key, row["labelled"], *shown))
+    return text.markdown(columns, cells)
 
 
 def _cell(value: float | None) -> str:

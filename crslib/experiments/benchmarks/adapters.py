@@ -23,6 +23,8 @@ from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.engines import llama, weights
 from crslib.engines.loading import CACHE, prepared
 from crslib.identity import derive_seed
+from crslib.metrics import Result, Results
+from crslib.reporting import text
 from crslib.store import Progress, no_progress
 from crslib.training import examples, losses
 from crslib.training import run as training_run
@@ -98,19 +100,19 @@ def measure(
     return pl.concat(tables).match_to_schema(SCHEMA)
 
 
-def foresight(
-    dialogues: Sequence[Dialogue], run: Mapping[str, Any], *, times: int, seed: int
-) -> dict[str, tuple[stats.Estimate, None, None]]:
+def foresight(dialogues: Sequence[Dialogue], run: Mapping[str, Any], *, times: int, seed: int) -> Results:
     """`{role}_people_cross_entropy`: nats per own token of human dialogues under either model of a run, as it talked.
 
-    `run`: the parameters in its `run.json`; without any there is nothing. `FORESEEN` of the dialogues are drawn. A
-    model that is told the targets is told those of people; one that writes both sides has no role, and so no figure.
+    `run`: the parameters in its `run.json`. `FORESEEN` of the dialogues are drawn. A user model that knows the targets
+    of a run gets those of the human dialogues.
     """
-    if not run or run["baseline"] == SCRIPTED or not dialogues:
-        return {}
+    if not dialogues:
+        return Results({}, missing="no human dialogues to read; set `redial`")
+    if not run or run["baseline"] == SCRIPTED:
+        return Results({}, missing="the run has no model of either role: it is scripted, or has no parameters")
     parameters = SimulationParameters(**{name: run[name] for name in SimulationParameters.model_fields})
     told = {USER: run["baseline"] or USER, RECOMMENDER: RECOMMENDER}
-    found: dict[str, tuple[stats.Estimate, None, None]] = {}
+    results = {}
     for role, model, adapter in (
         (USER, parameters.user_model, parameters.user_adapter),
         (RECOMMENDER, parameters.recommender_model, parameters.recommender_adapter),
@@ -130,8 +132,8 @@ def foresight(
         sums = sums.group_by("dialogue_id").agg(pl.col("nats", "n").sum()).sort("dialogue_id")
         estimate = stats.ratio(sums["nats"].to_numpy(), sums["n"].to_numpy(), times=times, seed=seed)
         if estimate is not None:
-            found[f"{role}_people_cross_entropy"] = estimate, None, None
-    return found
+            results[f"{role}_people_cross_entropy"] = Result(estimate)
+    return Results(results)
 
 
 def drawn(dialogues: Sequence[Dialogue], n: int) -> list[Dialogue]:
@@ -142,7 +144,7 @@ def drawn(dialogues: Sequence[Dialogue], n: int) -> list[Dialogue]:
 
 def formatted(found: pl.DataFrame) -> str:
     """`measure`'s figures as a Markdown table, a row per measurement."""
-    lines = ["| role | adapter | runtime | nats per own token | text / title / end | dialogues |", "|---" * 6 + "|"]
+    cells = []
     number = (pl.col("kind") == losses.ALL).cum_sum()  # a measurement begins with all its tokens
     for _, part in found.group_by(number, maintain_order=True):
         role, adapter, without, runtime = part.select("role", "adapter", "without", "runtime").row(0)
@@ -151,9 +153,9 @@ def formatted(found: pl.DataFrame) -> str:
         low, high = part.filter(kind=losses.ALL).select("low", "high").row(0)
         kinds = " / ".join(f"{loss[kind]:.2f}" for kind in examples.KINDS.values() if kind in loss)
         name = f"{adapter}, without {without}" if without else adapter
-        figure = f"{loss[losses.ALL]:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
-        lines.append(f"| {role} | {name} | {runtime} | {figure} | {kinds} | {n} |")
-    return "\n".join(lines)
+        cells.append((role, name, runtime, text.estimate(loss[losses.ALL], low, high, ".3f"), kinds, n))
+    columns = ("role", "adapter", "runtime", "nats per own token", "text / title / end", "dialogues")
+    return text.markdown(columns, cells)
 
 
 def _jobs(role: str, adapters: Sequence[tuple[str, str, Path]]) -> Iterator[tuple[str, str, Path | None, str, str]]:

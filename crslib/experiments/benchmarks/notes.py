@@ -15,6 +15,7 @@ from crslib.data.catalog import Catalog
 from crslib.data.corpora import redial
 from crslib.dialogue.views import NOTE_KINDS
 from crslib.engines.loading import open_engines
+from crslib.reporting import text
 from crslib.store import Progress, no_progress
 from crslib.training import preferences
 
@@ -74,11 +75,8 @@ def measure(
 
 def formatted(found: pl.DataFrame) -> str:
     """`measure`'s figures as a Markdown table."""
-    lines = ["| note | drawn | follows | leaves open | contradicts | n |", "|---" * 6 + "|"]
+    cells = []
     for (kind, way, n), part in found.group_by("kind", "way", "n", maintain_order=True):
-        shares = [
-            f"{share:.0%}" if low is None else f"{share:.0%} [{low:.0%}, {high:.0%}]"
-            for share, low, high in part.select("share", "low", "high").iter_rows()
-        ]
-        lines.append(f"| {kind} | {way} | {' | '.join(shares)} | {n} |")
-    return "\n".join(lines)
+        shares = [text.estimate(*row, ".0%") for row in part.select("share", "low", "high").iter_rows()]
+        cells.append((kind, way, *shares, n))
+    return text.markdown(("note", "drawn", "follows", "leaves open", "contradicts", "n"), cells)

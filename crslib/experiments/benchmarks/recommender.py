@@ -27,6 +27,7 @@ from crslib.dialogue.views import RecommenderView
 from crslib.errors import CrsError
 from crslib.experiments.benchmarks import linking
 from crslib.recommender.prior import DIALOGUES, ItemPrior, Utterance
+from crslib.reporting import text
 from crslib.store import Progress, no_progress
 
 METRICS = ("recall@1", "recall@10", "recall@50", "mrr", "ndcg@10")
@@ -252,9 +253,7 @@ def formatted(measured: pl.DataFrame) -> str:
     for ranker, figures in record(measured).items():
         cells = []
         for metric in METRICS:
-            low, high = figures["intervals"][metric]
-            interval = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
-            cells.append(f"{figures[metric]:.3f}{interval}")
+            cells.append(text.estimate(figures[metric], *figures["intervals"][metric], ".3f"))
         lines.append(f"{ranker:<27}" + "".join(f"{cell:>22}" for cell in cells))
     lines.append("published, with other contexts and candidates:")
     for system, values in PUBLISHED.items():

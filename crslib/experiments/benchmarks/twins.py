@@ -29,6 +29,7 @@ from crslib.identity import derive_seed
 from crslib.metrics.consistency import attributes_said
 from crslib.metrics.facts import facts
 from crslib.metrics.recommendation import recommended
+from crslib.reporting import text
 from crslib.simulation.loop import simulate
 from crslib.simulation.population import Population
 from crslib.store import Progress, Run, no_progress
@@ -328,14 +329,14 @@ def _films(talk: Talk) -> dict[str, set[str]]:
 
 def formatted(found: pl.DataFrame) -> str:
     """`measure`'s figures as a Markdown table."""
-    lines = ["| changed | what | factual | twin | placebo | twin minus placebo | p | pairs |", "|---" * 8 + "|"]
+    columns = ("changed", "what", "factual", "twin", "placebo", "twin minus placebo", "p", "pairs")
+    cells = []
     for row in found.iter_rows(named=True):
         form = ".0%" if row["measure"] in CHANGED else ".2f"
         whose = "the" if row["kind"] == GENRE else "a genre of the"
         name = (CHANGED | ALIKE)[row["measure"]].format(kind=row["kind"], whose=whose)
         means = ("" if row[who] is None else f"{row[who]:{form}}" for who in (FACTUAL, TWIN, PLACEBO))
-        doubt = "" if row["low"] is None else f" [{row['low']:+{form}}, {row['high']:+{form}}]"
+        effect = text.estimate(row["effect"], row["low"], row["high"], f"+{form}")
         p = "" if row["p"] is None else f"{row['p']:.3f}"
-        cells = (row["kind"], name, *means, f"{row['effect']:+{form}}{doubt}", p, str(row["n"]))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        cells.append((row["kind"], name, *means, effect, p, row["n"]))
+    return text.markdown(columns, cells)

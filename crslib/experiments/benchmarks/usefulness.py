@@ -32,6 +32,7 @@ from crslib.experiments.benchmarks import recommender
 from crslib.experiments.benchmarks.adapters import BASE, drawn
 from crslib.experiments.benchmarks.recommender import Case, Reader, TitleModel
 from crslib.identity import digest, file_sha256
+from crslib.reporting import text
 from crslib.store import Progress, Run, no_progress
 from crslib.training import examples, losses, run
 from crslib.training.adapter import Adapter, export
@@ -314,23 +315,20 @@ def _parts(record: Mapping[str, Any]) -> pl.DataFrame:
 
 def formatted(points: pl.DataFrame, differed: pl.DataFrame) -> str:
     """Both frames of `measure` as Markdown tables."""
-    lines = [
-        "| trained on | dialogues | tokens read, own | " + " | ".join(METRICS) + " |",
-        "|---" * (len(METRICS) + 3) + "|",
+    rows = [
+        (source, n, f"{tokens:,}, {learnt:,}", *_cells(part, ".3f"))
+        for (source, n, _, tokens, learnt), part in points.group_by(*list(POINTS)[:5], maintain_order=True)
     ]
-    for (source, n, _, tokens, learnt), part in points.group_by(*list(POINTS)[:5], maintain_order=True):
-        lines.append(f"| {source} | {n} | {tokens:,}, {learnt:,} | {_cells(part, '')} |")
+    tables = [text.markdown(("trained on", "dialogues", "tokens read, own", *METRICS), rows)]
     if len(differed):
-        lines += ["", "| difference | dialogues | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 2) + "|"]
-    for (source, against, n), part in differed.group_by("source", "against", "n", maintain_order=True):
-        lines.append(f"| {source} − {against} | {n} | {_cells(part, '+')} |")
-    return "\n".join(lines)
+        rows = [
+            (f"{source} − {against}", n, *_cells(part, "+.3f"))
+            for (source, against, n), part in differed.group_by("source", "against", "n", maintain_order=True)
+        ]
+        tables.append(text.markdown(("difference", "dialogues", *METRICS), rows))
+    return "\n\n".join(tables)
 
 
-def _cells(part: pl.DataFrame, sign: str) -> str:
-    found = {metric: row for metric, *row in part.select("metric", "value", "low", "high").iter_rows()}
-    cells = []
-    for value, low, high in (found.get(metric, (None, None, None)) for metric in METRICS):
-        doubt = "" if low is None else f" [{low:{sign}.3f}, {high:{sign}.3f}]"
-        cells.append("–" if value is None else f"{value:{sign}.3f}{doubt}")
-    return " | ".join(cells)
+def _cells(part: pl.DataFrame, form: str) -> list[str]:
+    rows = {metric: row for metric, *row in part.select("metric", "value", "low", "high").iter_rows()}
+    return [text.estimate(*rows.get(metric, (None, None, None)), form) for metric in METRICS]

@@ -63,15 +63,17 @@ def test_the_runtimes_agree_and_the_adapter_helps(corpus: Path) -> None:
         user_adapter=str(USER), recommender_adapter="", weights="Q8_0", max_turns=1
     ).model_dump()
     read = adapters.foresight(adapters.drawn(redial.read(corpus, "test"), 1), training_run, times=100, seed=0)
-    assert read["user_people_cross_entropy"][0].value == pytest.approx(prepared)
-    assert read["recommender_people_cross_entropy"][0].value > prepared
+    assert read.by_metric["user_people_cross_entropy"].estimate.value == pytest.approx(prepared)
+    assert read.by_metric["recommender_people_cross_entropy"].estimate.value > prepared
 
 
 def test_one_model_for_both_sides_and_a_run_by_hand_have_no_foresight(corpus: Path) -> None:
     dialogues = redial.read(corpus, "test")
-    assert adapters.foresight(dialogues, RunParameters(baseline="scripted").model_dump(), times=100, seed=0) == {}
-    assert adapters.foresight(dialogues, {}, times=100, seed=0) == {}
-    assert adapters.foresight([], RunParameters().model_dump(), times=100, seed=0) == {}
+    scripted, usual = (RunParameters(baseline=name).model_dump() for name in ("scripted", ""))
+    for read, run in ((dialogues, scripted), (dialogues, {}), ([], usual)):
+        results = adapters.foresight(read, run, times=100, seed=0)
+        assert not results.by_metric
+        assert results.missing
 
 
 def test_a_missing_adapter_is_refused(corpus: Path) -> None:
