@@ -59,6 +59,12 @@ def with_training_statistics(items: pl.DataFrame, ratings: pl.DataFrame) -> pl.D
     )
 
 
+def item_names(items: pl.DataFrame) -> dict[str, str]:
+    """`Title (Year)` of every item of table `items`, by its id, in the order of the rows."""
+    rows = items.select("item_id", "title", "year").iter_rows()
+    return {item_id: utterances.item_name(title, year) for item_id, title, year in rows}
+
+
 class Catalog:
     """Items by name. Linking prefers precision: a wrong link counts as a recommendation that nobody gave, a missing
     link only as an unknown title.

@@ -6,7 +6,6 @@ simulator (`messages` of the user) and, but for notes, in `dataset`; held-out it
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import polars as pl
 
 from crslib.dialogue import utterances
 from crslib.dialogue.utterances import RECOMMENDER, USER, plain
-from crslib.dialogue.views import Note, RecommenderView, UserKnowledge, UserView
+from crslib.dialogue.views import RecommenderView, UserKnowledge, UserView
 from crslib.store import Run, write_parquet, writing
 
 FORMS = ("dataset", "trl", "redial", "dialoguekit")
@@ -35,31 +34,16 @@ Rows = list[dict[str, Any]]  # the turns of a dialogue, rows of table `turns`
 
 
 def talks(turns: pl.DataFrame) -> Iterator[tuple[str, Rows]]:
-    """Each dialogue's id and turns, in order. A recommender's turn gets the user's `notes` on its items."""
+    """Each dialogue's id and turns, in order."""
     for (dialogue_id,), talk in turns.sort("dialogue_id", "turn").group_by("dialogue_id", maintain_order=True):
-        rows = talk.to_dicts()
-        for row, answer in pairwise(rows):  # the notes on a recommender's turn are stored with the answer to it
-            if row["role"] == RECOMMENDER:
-                row["notes"] = answer["notes"]
-        if rows[-1]["role"] == RECOMMENDER:
-            rows[-1]["notes"] = []
-        yield str(dialogue_id), rows
+        yield str(dialogue_id), talk.to_dicts()
 
 
 def view(rows: Rows, role: str, profile: Mapping[str, Any]) -> UserView | RecommenderView:
     """A whole dialogue (of `talks`) in the view that `role` had of it; `profile` (row of `profiles`) is the user's."""
     if role == RECOMMENDER:
-        heard = RecommenderView()
-        for row in rows:
-            (heard.say if row["role"] == role else heard.hear)(row["text"])
-        return heard
-    seen = UserView(UserKnowledge(profile["summary"], profile["attributes"]))
-    for row in rows:
-        if row["role"] == role:
-            seen.say(row["text"])
-        else:
-            seen.hear(row["text"], [Note(note["title"], note["seen"], note["liked"]) for note in row["notes"]])
-    return seen
+        return RecommenderView.of(rows)
+    return UserView.of(rows, UserKnowledge(profile["summary"], profile["attributes"]))
 
 
 def write(run: Run, form: str, role: str, folder: Path) -> Path:
@@ -126,7 +110,7 @@ def redial(dialogues: pl.DataFrame, turns: pl.DataFrame) -> Rows:
                     form = {"suggested": int(row["role"] == RECOMMENDER), "seen": _ANSWER[None], "liked": _ANSWER[None]}
                     answers.setdefault(str(number[key]), form)
             for note in row["notes"]:
-                if note["item_id"] in number and row["role"] == RECOMMENDER:
+                if note["item_id"] in number:
                     known = {"seen": _ANSWER[note["seen"]], "liked": _ANSWER[note["liked"]]}
                     answers[str(number[note["item_id"]])].update(known)
         user = worker[owner[dialogue_id]]
@@ -249,9 +233,8 @@ def _profiles(dialogues: pl.DataFrame, profiles: pl.DataFrame) -> dict[str, dict
 
 def _linked(row: Mapping[str, Any], number: Mapping[str, int]) -> str:
     """The text with `@id` for each mention. Every other `@` is removed, because it could be read as a mention."""
-    pieces, end = [], 0
-    for item in sorted(row["items"], key=lambda item: item["start"]):
-        name = item["title"] if item["item_id"] is None else f"@{number[item['item_id']]}"
-        pieces += [row["text"][end : item["start"]].replace("@", ""), name]
-        end = item["end"]
-    return utterances.one_line("".join([*pieces, row["text"][end:].replace("@", "")]))
+    items = sorted(row["items"], key=lambda item: item["start"])
+    names = [item["title"] if item["item_id"] is None else f"@{number[item['item_id']]}" for item in items]
+    parts = utterances.between(row["text"], [(item["start"], item["end"]) for item in items])
+    pairs = zip(parts, [*names, ""], strict=True)
+    return utterances.one_line("".join(part.replace("@", "") + name for part, name in pairs))

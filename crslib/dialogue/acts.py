@@ -1,9 +1,9 @@
-"""What a turn does: seek, accept, reject, recommend, explain, … as a small linear tagger reads it.
+"""Dialogue acts: what a turn does (seek, accept, reject, recommend, explain, …), by a small linear tagger.
 
-The acts are the user intents and recommender actions of IARD (Cai and Chen, UMAP 2020), several a turn. A logistic
-regression per act looks at words, pairs of words, and little else: who spoke before, and whose film a film is. Titles
-are one word, how long a turn is is not looked at. The tagger is its weights, two tables of numbers in `data/acts`; how
-far to trust it stands beside them. Knows nothing of metrics.
+The acts are the user intents and recommender actions of IARD (Cai and Chen, UMAP 2020); a turn may have several. Each
+act has a logistic regression on words, pairs of words, who spoke before, and who named a film first. All titles are one
+word, and the length of a turn is no feature. The tagger's weights are two tables in `data/acts`, with a file of their
+measured accuracy. Knows nothing of metrics.
 """
 
 import json
@@ -19,12 +19,12 @@ from scipy import sparse
 
 from crslib import store
 from crslib.config import resolve
-from crslib.dialogue.utterances import RECOMMENDER, USER
+from crslib.dialogue.utterances import MENTION, RECOMMENDER, USER
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, digest
 
-# Codes that share a name are siblings in IARD's taxonomy of which at least one cannot be told from words (Cohen's kappa
-# below 0.4, see data/acts/README.md).
+# Codes that share a name are siblings in IARD's taxonomy; at least one of them cannot be recognised from words (Cohen's
+# kappa below 0.4, see data/acts/README.md).
 NAMES: Mapping[str, Mapping[str, str]] = {
     USER: {
         "IQU": "first query",
@@ -59,32 +59,32 @@ NAMES: Mapping[str, Mapping[str, str]] = {
 }
 SCHEMA = {"dialogue_id": pl.String, "turn": pl.Int32, "role": pl.String, "act": pl.String}
 FOLDER, FIGURES = resolve("data/acts"), "figures.json"
-MIN_DIALOGUES = 10  # in which a word or pair must occur to be looked at
+MIN_DIALOGUES = 10  # in which a word or pair must occur to be a feature
 FOLDS = 5
 _C = 0.3  # inverse strength of the penalty
 _BIAS = "(bias)"
-_TOKEN = re.compile(r"\[\[[^\[\]]+\]\]|[^\W_]+(?:'[^\W_]+)*|[?!]")
+_TOKEN = re.compile(rf"{MENTION.pattern}|[^\W_]+(?:'[^\W_]+)*|[?!]")
 
 
 def features(turns: pl.DataFrame) -> pl.DataFrame:
-    """(dialogue_id, turn, role, features) of the turns that are not empty, sorted: what the tagger sees of each.
+    """(dialogue_id, turn, role, features) of the turns that are not empty, sorted: what the tagger reads of each.
 
-    `turns`: dialogue_id, turn, role, text. Features are there or not: lower-case words, `?`, `!`, `FILM`, pairs of them
-    and, in parentheses: opens the dialogue, own first turn; the turn before has a question mark, names a film; names a
-    film that is new, of one's own before, of the other's before.
+    `turns`: dialogue_id, turn, role, text. A feature is present or absent: lower-case words, `?`, `!`, `FILM`, pairs of
+    these and, in parentheses: the turn opens the dialogue, is its speaker's first; the turn before has a question mark,
+    names a film; the turn names a film that is new, that its speaker named before, that the other party named before.
     """
     spoken = turns.filter(pl.col("text").str.strip_chars() != "").sort("dialogue_id", "turn")
     rows: list[tuple[str, int, str, list[str]]] = []
     before: list[str] | None = None
     for dialogue_id, turn, role, text in spoken.select("dialogue_id", "turn", "role", "text").iter_rows():
         if not rows or rows[-1][0] != dialogue_id:
-            before, heard, named = None, set[str](), dict[str, str]()
-        found = _TOKEN.findall(text.lower().replace("’", "'"))
-        films = [token for token in found if token.startswith("[[")]
-        tokens = ["FILM" if token.startswith("[[") else token for token in found]
-        told = {
+            before, speakers, named = None, set[str](), dict[str, str]()
+        matches = list(_TOKEN.finditer(text.lower().replace("’", "'")))
+        films = [match[1] for match in matches if match[1]]
+        tokens = ["FILM" if match[1] else match[0] for match in matches]
+        context = {
             "(opens)": before is None,
-            "(own first turn)": role not in heard,
+            "(own first turn)": role not in speakers,
             "(after a question)": "?" in (before or ()),
             "(after a film)": "FILM" in (before or ()),
             "(new film)": any(film not in named for film in films),
@@ -92,19 +92,23 @@ def features(turns: pl.DataFrame) -> pl.DataFrame:
             "(other's film again)": any(named.get(film, role) != role for film in films),
         }
         pairs = (f"{one} {other}" for one, other in pairwise(tokens))
-        rows.append((dialogue_id, turn, role, sorted({*tokens, *pairs, *(name for name in told if told[name])})))
+        present = {*tokens, *pairs, *(name for name, holds in context.items() if holds)}
+        rows.append((dialogue_id, turn, role, sorted(present)))
         named = {**dict.fromkeys(films, role), **named}
-        heard.add(role)
+        speakers.add(role)
         before = tokens
-    schema = {"dialogue_id": pl.String, "turn": pl.Int32, "role": pl.String, "features": pl.List(pl.String)}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return pl.DataFrame(
+        rows,
+        schema={"dialogue_id": pl.String, "turn": pl.Int32, "role": pl.String, "features": pl.List(pl.String)},
+        orient="row",
+    )
 
 
 @dataclass(frozen=True)
 class Tagger:
-    """`weights`: role → a row per feature, the bias first, and a column per act. A turn has every act whose bias and
-    weights of what is there sum to 0 or more; where none does, the act that is nearest to it. `accuracy`: (role, act) →
-    F1 on dialogues not learnt from, where it is known."""
+    """`weights`: role → a row per feature, the bias first, and a column per act. An act's score is the sum of the bias
+    and the weights of the features present; a turn has every act of score 0 or more, or else the act of highest score.
+    `accuracy`: (role, act) → F1 on dialogues outside the training set, where it is known."""
 
     weights: Mapping[str, pl.DataFrame]
     accuracy: Mapping[tuple[str, str], float] = field(default_factory=dict)
@@ -115,12 +119,12 @@ class Tagger:
         return digest({role: table.write_csv(float_precision=3) for role, table in self.weights.items()}, "tagger")
 
     def tag(self, turns: pl.DataFrame) -> pl.DataFrame:
-        """The acts of `turns` (dialogue_id, turn, role, text; empty ones have none): `SCHEMA`, a row per act, sorted.
+        """The acts of `turns` (dialogue_id, turn, role, text): `SCHEMA`, a row per act, sorted. Empty turns have none.
 
-        Raises `CrsError` for a role that the tagger does not know.
+        Raises `CrsError` for a role without weights.
         """
-        seen, rows = features(turns), []
-        for (role,), part in seen.group_by("role", maintain_order=True):
+        rows = []
+        for (role,), part in features(turns).group_by("role", maintain_order=True):
             if role not in self.weights:
                 raise CrsError(f"turns of role {role!r} have no acts; roles are {', '.join(self.weights)}")
             names = np.array(self.weights[role].columns[1:])
@@ -130,11 +134,11 @@ class Tagger:
             )
         return pl.concat([pl.DataFrame(schema=SCHEMA), *rows]).sort("dialogue_id", "turn", "act")
 
-    def scores(self, seen: pl.Series, role: str) -> np.ndarray:
-        """(turns, acts): bias and weights summed over each list of features."""
+    def scores(self, present: pl.Series, role: str) -> np.ndarray:
+        """(turns, acts): bias plus the weights of each list of features."""
         table = self.weights[role]
         values = table.drop("feature").to_numpy()
-        return _presence(seen, table["feature"][1:].to_list()) @ values[1:] + values[0]
+        return _presence(present, table["feature"][1:].to_list()) @ values[1:] + values[0]
 
 
 def _tags(scores: np.ndarray) -> np.ndarray:
@@ -144,10 +148,10 @@ def _tags(scores: np.ndarray) -> np.ndarray:
     return tags
 
 
-def _presence(seen: pl.Series, vocabulary: Sequence[str]) -> sparse.csr_array:
-    """One row per list of features, one column per feature of the vocabulary: 1 where it is there."""
+def _presence(lists: pl.Series, vocabulary: Sequence[str]) -> sparse.csr_array:
+    """One row per list of features, one column per feature of the vocabulary: 1 where it is present."""
     column = {feature: place for place, feature in enumerate(vocabulary)}
-    places = [[column[feature] for feature in row if feature in column] for row in seen]
+    places = [[column[feature] for feature in row if feature in column] for row in lists]
     ends = np.cumsum([0, *map(len, places)], dtype=np.int32)
     flat = np.array([place for row in places for place in row], dtype=np.int32)
     return sparse.csr_array((np.ones(len(flat)), flat, ends), shape=(len(places), len(vocabulary)))
@@ -177,18 +181,18 @@ def read(folder: Path = FOLDER) -> Tagger:
                 raise ValueError
             weights[role] = table.cast({pl.selectors.exclude("feature"): pl.Float64})
     except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
-        raise CrsError(f"{path} is missing or damaged; make it with `crs data acts --iard PATH`") from None
+        raise CrsError(f"{path} is missing or damaged; write it with `crs data acts --iard PATH`") from None
     return Tagger(weights, accuracy)
 
 
-# ── learning ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── training ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def named(labelled: pl.DataFrame) -> pl.DataFrame:
-    """Turns of `corpora.iard.read` with the names of `NAMES` for codes. Raises `CrsError` for an unknown code."""
+    """Turns of `corpora.iard.read` with the names in `NAMES` for their codes. Raises `CrsError` for an unknown code."""
     for role, code in labelled.explode("acts").select("role", "acts").unique().sort("role", "acts").iter_rows():
         if code not in NAMES[role]:
-            raise CrsError(f"{code!r} is no act of IARD's {role}s; they are {', '.join(NAMES[role])}")
+            raise CrsError(f"{code!r} is no act of a {role} in IARD; its acts are {', '.join(NAMES[role])}")
     acts = [
         sorted({NAMES[role][code] for code in codes}) for role, codes in labelled.select("role", "acts").iter_rows()
     ]
@@ -196,10 +200,10 @@ def named(labelled: pl.DataFrame) -> pl.DataFrame:
 
 
 def fit(labelled: pl.DataFrame) -> Tagger:
-    """A tagger of the acts in `labelled` (dialogue_id, turn, role, text, acts), weights of three decimals.
+    """A tagger of the acts in `labelled` (dialogue_id, turn, role, text, acts), its weights rounded to three decimals.
 
-    L2-regularized logistic regression. The biases are such that, on dialogues not learnt from, as many turns get an act
-    as people gave it to: shares of acts are what the tagger is for, and at 0.5 rare acts would get lost.
+    L2-regularized logistic regression. The biases are set so that, in cross-validation, as many turns get an act as
+    people gave it to: the tagger's purpose is shares of acts, and at a probability of 0.5 rare acts would get lost.
     """
     seen = features(labelled).join(labelled.select("dialogue_id", "turn", "acts"), on=["dialogue_id", "turn"])
     weights = {}
@@ -224,28 +228,28 @@ def fit(labelled: pl.DataFrame) -> Tagger:
 
 
 def out_of_fold(labelled: pl.DataFrame) -> pl.DataFrame:
-    """`Tagger.tag` of the same turns, each by a tagger that has not seen its dialogue: five-fold, by dialogue."""
+    """`Tagger.tag` of the same turns, each by a tagger that was not trained on its dialogue: five-fold, by dialogue."""
     fold = labelled["dialogue_id"].replace_strict(folds(labelled["dialogue_id"]))
     tagged = [fit(labelled.filter(fold != number)).tag(labelled.filter(fold == number)) for number in range(FOLDS)]
     return pl.concat(tagged).sort("dialogue_id", "turn", "act")
 
 
 def folds(dialogue_ids: pl.Series) -> dict[str, int]:
-    """Dialogue → the number of its fold; the order in the file does not matter."""
+    """Dialogue → the number of its fold, whatever the order of the rows."""
     order = sorted(dialogue_ids.unique(), key=lambda dialogue_id: derive_seed(0, "act folds", dialogue_id))
     return {dialogue_id: place % FOLDS for place, dialogue_id in enumerate(order)}
 
 
 def _vocabulary(seen: pl.DataFrame) -> list[str]:
-    found = seen.select("dialogue_id", "features").explode("features").unique()
-    common = found.group_by("features").len().filter(pl.col("len") >= MIN_DIALOGUES)
+    pairs = seen.select("dialogue_id", "features").explode("features").unique()
+    common = pairs.group_by("features").len().filter(pl.col("len") >= MIN_DIALOGUES)
     return sorted(common["features"])
 
 
 def _regression(present: sparse.csr_array, has: np.ndarray) -> tuple[np.ndarray, float]:
-    from sklearn.linear_model import LogisticRegression  # slow to import; who reads acts does without
+    from sklearn.linear_model import LogisticRegression  # slow to import, and not needed to read acts
 
     if not has.any() or has.all():
         return np.zeros(present.shape[1]), 10.0 if has.any() else -10.0
-    found = LogisticRegression(C=_C, solver="liblinear").fit(present, has)
-    return found.coef_[0], float(found.intercept_[0])
+    model = LogisticRegression(C=_C, solver="liblinear").fit(present, has)
+    return model.coef_[0], float(model.intercept_[0])

@@ -1,24 +1,30 @@
 """What words say about films, in English as people type it: praise and blame, genres, decades, refusals.
 
-Word lists and patterns, no statistics; written for talk about films. Knows nothing of catalogues and models.
+The one list of such words. Word lists and patterns, no statistics; written for talk about films. `reactions` reads more
+closely what a user answers about one film. Knows nothing of catalogues and models.
 """
 
 import re
+from collections.abc import Sequence
 
+from crslib.dialogue import utterances
+
+# Genres by the words for them. A word with `?` judges a film more often than it asks for a genre ("it was funny", "when
+# I was a kid"): `asks_for` counts it only in phrases like "funny movie" and "something funny".
 _GENRES = {
     "action": "action",
     "adventure adventures": "adventure",
     "animation animated anime cartoon cartoons pixar disney": "animation",
     "biography biographies biopic biographical": "biography",
-    "comedy comedies funny hilarious comedic laugh humor humorous comical parody spoof": "comedy",
+    "comedy comedies funny? hilarious? comedic laugh? humor? humorous? comical? parody spoof": "comedy",
     "crime gangster mafia mob heist": "crime",
     "documentary documentaries": "documentary",
     "drama dramas dramatic": "drama",
-    "family kids kid children children's disney pixar": "family",
+    "family kids kid? children children's disney pixar": "family",
     "fantasy magic magical": "fantasy",
     "noir": "film-noir",
     "history historical": "history",
-    "horror scary scare slasher zombie zombies creepy spooky gory frightening": "horror",
+    "horror scary? scare? slasher zombie zombies creepy? spooky? gory? frightening?": "horror",
     "musical musicals": "musical",
     "music musical musicals": "music",
     "mystery mysteries detective whodunit": "mystery",
@@ -31,20 +37,23 @@ _GENRES = {
 }
 GENRES_OF: dict[str, list[str]] = {}
 for _words, _genre in _GENRES.items():
-    for _word in _words.split():
+    for _word in _words.replace("?", "").split():
         GENRES_OF.setdefault(_word, []).append(_genre)
-_SPELT = [
+_JUDGING = frozenset(word[:-1] for words in _GENRES for word in words.split() if word.endswith("?"))
+_FILM = frozenset(("movie", "movies", "film", "films", "flick", "flicks"))
+_SOME = frozenset(("something", "anything"))
+_SPELLINGS = [
     (re.compile(r"\bsci(ence)?[ -]?fi(ction)?\b"), "scifi"),
     (re.compile(r"\brom[ -]?coms?\b"), "romantic comedy"),
     (re.compile(r"[’`]"), "'"),
 ]
 _DECADES = {"fifties": 50, "sixties": 60, "seventies": 70, "eighties": 80, "nineties": 90}
 _DECADE = re.compile(r"\b(?:(19|20)?(\d)0'?s|(fifties|sixties|seventies|eighties|nineties))(?![a-z])")
+_YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 _NEW = re.compile(r"\b(new|newer|newest|recent|recently|latest|this year|in theaters?|came out)\b")
-_OLD_WORDS = re.compile(r"\b(old|older|oldies?|classics?)\b")
+_OLD = re.compile(r"\b(old|older|oldies?|classics?)\b")
 _CLAUSE = re.compile(r"[.!?;,]+|\b(?:but|though|although|however)\b")
 _TOKEN = re.compile(r"[a-z0-9]+(?:['-][a-z0-9]+)*")
-_BRACKETS = re.compile(r"\[\[[^\[\]]+\]\]")
 _SENTENCE = re.compile(r"[.!?;]+|\b(?:but|though|although|however)\b")
 _NEGATOR = re.compile(
     r"\b(no|not|never|nothing|without|neither|nor|can't|cannot|cant|\w+n't|dont|didnt|doesnt|isnt|wasnt)\b"
@@ -69,8 +78,8 @@ _YES = re.compile(
 _NO = re.compile(r"^\W*(no|nope|nah|not really|not a fan|i don't|i dont|i do not|i didn't|i hate)\b")
 
 
-# What holds sentences together, and what talk about films is full of. scikit-learn's list of stop words has "bill",
-# "fire" and "twelve" too, which titles are known by, and takes 90 MiB to import.
+# The words that sentences are made of, and those that talk about films is full of. scikit-learn's list of stop words
+# has "bill", "fire" and "twelve" too, which are words of titles, and takes 90 MiB to import.
 _OF_SENTENCES = _TOKEN.findall(
     "a an the this that these those some any each every either neither both all few many much more most less least"
     " other others another such same one two three first last own enough several none"
@@ -91,16 +100,71 @@ _OF_FILMS = _TOKEN.findall(
     " think know want looking look thing things time don't i'm it's kind heard recommend recommendation suggestion"
     " thanks thank hello yes haven't new old man men day night life story big little girl boy years"
 )
-COMMON = frozenset(_OF_SENTENCES + _OF_FILMS)  # words that tell nothing of a film
+COMMON = frozenset(_OF_SENTENCES + _OF_FILMS)  # words by which no film can be recognised
+
+
+# ── words ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tokens(text: str) -> list[str]:
+    """The words of a text, lower-cased, in one spelling ("sci fi" and "science fiction" are "scifi")."""
+    return _TOKEN.findall(_normalised(text))
+
+
+def clauses(text: str) -> list[tuple[list[str], float]]:
+    """The words of each clause outside mentions, with 1, or -1 where the clause has a negation or refusal."""
+    rows = []
+    for clause in _CLAUSE.split(_normalised(utterances.replace_mentions(text, " , "))):
+        if words := _TOKEN.findall(clause):
+            refused = _NEGATOR.search(_NO_NEGATION.sub(" ", clause)) or _REFUSAL.search(clause)
+            rows.append((words, -1.0 if refused else 1.0))
+    return rows
+
+
+def genres(words: Sequence[str]) -> list[str]:
+    """The genres that the words of a clause (see `tokens`) speak of, one after the other; "musical" is two."""
+    return [genre for word in words for genre in GENRES_OF.get(word, ())]
+
+
+def asks_for(genre: str, words: Sequence[str]) -> bool:
+    """Whether the words of a clause (see `tokens`) speak of films of `genre`: by a word of `genres` or by its own name.
+
+    Stricter than `genres`: words that judge a film ("it was funny") count in phrases like "funny movie" and "something
+    funny" only.
+    """
+    name = tokens(genre)
+    if any(list(words[start : start + len(name)]) == name for start in range(len(words))):
+        return True
+    return any(
+        genre.lower() in GENRES_OF.get(word, ()) and (word not in _JUDGING or before in _SOME or after in _FILM)
+        for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False)
+    )
+
+
+def decades(text: str, *, years: bool = False) -> list[int]:
+    """The decades that are named: 1990 for "90s" and "nineties", 2010 for "10s"; with `years` also for "1994"."""
+    named = []
+    for match in _DECADE.finditer(text):
+        decade = _DECADES.get(match[3] or "") or int(match[2]) * 10
+        named.append((int(match[1]) * 100 if match[1] else 1900 if decade >= 30 else 2000) + decade)
+    return named + [int(year) // 10 * 10 for year in _YEAR.findall(text) if years]
+
+
+def age(text: str) -> set[str]:
+    """`new`, `old` or both, where the words ask for it."""
+    return {name for name, pattern in (("new", _NEW), ("old", _OLD)) if pattern.search(text)}
+
+
+# ── praise and blame ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def polarity(text: str) -> int:
-    """1 where `text` speaks well of what it speaks of, -1 where it speaks ill, 0 where it does not judge.
+    """1 where `text` praises what it speaks of, -1 where it blames it, 0 where it does not judge.
 
-    "not bad" is good, "not a fan" ill, and "have not seen it" no judgement.
+    "not bad" is praise, "not a fan" blame, and "have not seen it" no judgement.
     """
     score = 0
-    for clause in _CLAUSE.split(_NOT_SEEN.sub(" ", _plain(text))):
+    for clause in _CLAUSE.split(_NOT_SEEN.sub(" ", _normalised(text))):
         negated = bool(_NEGATOR.search(_NO_NEGATION.sub(" ", clause)))
         verdict = bool(_GOOD.search(clause)) - bool(_BAD.search(clause))
         score += -verdict if negated else verdict
@@ -108,52 +172,23 @@ def polarity(text: str) -> int:
 
 
 def answer(text: str) -> int:
-    """What the user's reply says of what the recommender named right before: first yes or no, then praise or blame."""
-    if judged := polarity(text):
-        return judged
-    plain = _NOT_SEEN.sub(" ", _plain(text))
-    return bool(_YES.search(plain)) - bool(_NO.search(plain))
-
-
-def _plain(text: str) -> str:
-    text = text.casefold()
-    for pattern, replacement in _SPELT:
-        text = pattern.sub(replacement, text)
-    return text
-
-
-def clauses(text: str) -> list[tuple[list[str], float]]:
-    """The words of each clause outside mentions, with 1, or -1 behind a negation or refusal."""
-    found = []
-    for clause in _CLAUSE.split(_plain(_BRACKETS.sub(" , ", text))):
-        if words := _TOKEN.findall(clause):
-            refused = _NEGATOR.search(_NO_NEGATION.sub(" ", clause)) or _REFUSAL.search(clause)
-            found.append((words, -1.0 if refused else 1.0))
-    return found
+    """What the user's reply says of what the recommender has just named: its polarity, or else its first yes or no."""
+    if verdict := polarity(text):
+        return verdict
+    text = _NOT_SEEN.sub(" ", _normalised(text))
+    return bool(_YES.search(text)) - bool(_NO.search(text))
 
 
 def around(text: str) -> list[int]:
-    """The polarity of the sentence that each mention of `text` stands in."""
-    judged = []
-    for sentence in _SENTENCE.split(_BRACKETS.sub("\ue000", text)):
-        judged += [polarity(sentence.replace("\ue000", " it "))] * sentence.count("\ue000")
-    return judged
+    """The polarity of the sentence around each mention of `text`."""
+    polarities = []
+    for sentence in _SENTENCE.split(utterances.replace_mentions(text, "\ue000")):
+        polarities += [polarity(sentence.replace("\ue000", " it "))] * sentence.count("\ue000")
+    return polarities
 
 
-def decades(text: str) -> list[int]:
-    """The decades that are named: 1990 for "90s" and "nineties", 2010 for "10s"."""
-    found = []
-    for match in _DECADE.finditer(text):
-        decade = _DECADES.get(match[3] or "") or int(match[2]) * 10
-        found.append((int(match[1]) * 100 if match[1] else 1900 if decade >= 30 else 2000) + decade)
-    return found
-
-
-def age(text: str) -> set[str]:
-    """`new`, `old` or both, where the words ask for it."""
-    return {name for name, pattern in (("new", _NEW), ("old", _OLD_WORDS)) if pattern.search(text)}
-
-
-def tokens(text: str) -> list[str]:
-    """The words of a text, lower-cased, in one spelling."""
-    return _TOKEN.findall(_plain(text))
+def _normalised(text: str) -> str:
+    text = text.casefold()
+    for pattern, replacement in _SPELLINGS:
+        text = pattern.sub(replacement, text)
+    return text

@@ -1,8 +1,8 @@
-"""What a user's words say about an item just recommended: seen or not, liked or not. Phrases, no model.
+"""What a user's words say about an item just recommended: seen or not, liked or not. Phrases, not a model.
 
-Two questions, each answered yes, no or not at all. `liked` of an item not seen means: would like to see it. The
-phrases were written on ReDial's training dialogues, where they can be held against the seekers' own answers; the same
-comparison on its test set is the human value of the consistency metrics. Knows nothing of notes.
+Two questions, each answered with yes, with no or not at all. `liked` of an item not seen means: would like to see it.
+The phrases were written on ReDial's training dialogues, where they can be compared with the seekers' own answers; the
+same comparison on its test set is the human value of the consistency metrics.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crslib.dialogue import utterances
-from crslib.dialogue.utterances import RECOMMENDER
+from crslib.dialogue.utterances import RECOMMENDER, item_key
 
 # In a phrase `a|b` are alternatives, `*` stands for up to three words, `~` for up to three adverbs and the like, `^`
 # and `$` for the ends of the clause.
@@ -98,7 +98,7 @@ _CONTRACTIONS = tuple(
     )
 )
 _CLAUSE = re.compile(r"[.!?;\n]+|\b(?:but|although|though|however)\b")
-_THIS, _OTHER = "[=] ", "[]"  # follow "it" for the item asked about; stand for another item
+_THIS, _OTHER = "[=] ", "[]"  # "it [=]" is the item asked about, "[]" another item
 
 
 def _compile(*phrases: str) -> re.Pattern[str]:
@@ -115,38 +115,70 @@ _ASKS = _compile("^ is|was|are|does|do|did|have|has|what|who|how|would|which")
 _ALL = _compile("both|all|any|either|neither|none|those|them|these|each")
 
 
+Turn = Mapping[str, Any]  # a row of table `turns`
+
+
 @dataclass(frozen=True)
 class Reaction:
-    """What was said about one item; None: nothing that the phrases know."""
+    """What is said about one item; None: nothing that the phrases recognise."""
 
     seen: bool | None
     liked: bool | None
 
 
-def react(question: str, reply: str, named: Sequence[tuple[int, int, bool]], alone: bool) -> Reaction:
-    """What `reply` says about one item that the turn `question` named (format v1 both).
+@dataclass(frozen=True)
+class Reply:
+    """What the user's words answer about one item (`item_key`) just named, and what the note on it answers.
 
-    `named`: spans of the items in the reply and whether each is that item; `alone`: the question named no other.
-    Clauses that name the item count; if it is alone also those that name none; else those that name none but speak of
-    all of them. Clauses that contradict one another decide nothing.
+    Without a note both of its answers are None.
     """
-    asked = any(_ASKS_IF_SEEN.search(clause) for clause in _clauses(utterances.plain(question))[-1:])
-    for start, end, same in sorted(named, reverse=True):
-        reply = f"{reply[:start]} {f'it {_THIS}' if same else _OTHER} {reply[end:]}"
+
+    item: str
+    says: Reaction
+    note: Reaction
+
+
+# ── one item ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def react(question: str, reply: Turn, item: str, *, alone: bool) -> Reaction:
+    """What the turn `reply` (text, items) says about `item` (`item_key`), which the utterance `question` named.
+
+    `alone`: the question named no other item. Clauses that name the item count; if it is alone also those that name
+    none; else those that name none but speak of all of them. Clauses that contradict one another decide nothing.
+    """
+    asked = any(_ASKS_IF_SEEN.search(clause) for clause in clauses(utterances.plain(question))[-1:])
+    stand_ins = (
+        (one["start"], one["end"], f" it {_THIS} " if item_key(one) == item else f" {_OTHER} ")
+        for one in reply["items"]
+    )
     seen: list[bool] = []
     liked: list[bool] = []
-    for number, clause in enumerate(_clauses(reply)):
+    for number, clause in enumerate(clauses(utterances.replace_spans(reply["text"], stand_ins))):
         if _OTHER in clause or not (alone or _THIS in clause or _ALL.search(clause)):
             continue
         clause = clause.replace(_THIS, "")
-        if (says := _seen(clause, answers=asked and number == 0)) is not None:
+        if (says := says_seen(clause, answers=asked and number == 0)) is not None:
             seen.append(says)
-        if (says := _liked(clause)) is not None:
+        if (says := says_liked(clause)) is not None:
             liked.append(says)
     return Reaction(_agreed(seen), _agreed(liked))
 
 
-def _seen(clause: str, answers: bool) -> bool | None:
+def clauses(text: str) -> list[str]:
+    """The clauses of a text as the phrases read them: lower-case words with a blank after each, contractions spelt out.
+
+    "I haven't seen it, but I will" gives "i have not seen it " and "i will ".
+    """
+    text = text.lower().replace("’", "'")
+    for pattern, expanded in _CONTRACTIONS:
+        text = pattern.sub(expanded, text)
+    spelt = (" ".join(re.findall(r"\w+|\[=?\]", clause)) for clause in _CLAUSE.split(text))
+    return [f"{clause} " for clause in spelt if clause]
+
+
+def says_seen(clause: str, *, answers: bool = False) -> bool | None:
+    """Whether a clause (of `clauses`) says that "it" was seen; `answers`: it is the answer to that very question."""
     if _SAYS_SEEN_BEFORE.search(clause):
         return True
     if _SAYS_UNSEEN.search(clause):
@@ -156,7 +188,8 @@ def _seen(clause: str, answers: bool) -> bool | None:
     return False if answers and _NO.search(clause) else None
 
 
-def _liked(clause: str) -> bool | None:
+def says_liked(clause: str) -> bool | None:
+    """Whether a clause (of `clauses`) says that "it" was liked, or would be."""
     if _ASKS.search(clause):
         return None
     if _SAYS_DISLIKED.search(clause):
@@ -164,57 +197,45 @@ def _liked(clause: str) -> bool | None:
     return True if _SAYS_LIKED.search(clause) else None
 
 
-def _clauses(text: str) -> list[str]:
-    text = text.lower().replace("’", "'")
-    for pattern, expanded in _CONTRACTIONS:
-        text = pattern.sub(expanded, text)
-    found = (" ".join(re.findall(r"\w+|\[=?\]", clause)) for clause in _CLAUSE.split(text))
-    return [f"{clause} " for clause in found if clause]
+def _agreed(answers: list[bool]) -> bool | None:
+    return answers[0] if len(set(answers)) == 1 else None
 
 
-def _agreed(said: list[bool]) -> bool | None:
-    return said[0] if len(set(said)) == 1 else None
+# ── words and notes ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-Turn = Mapping[str, Any]  # a row of table `turns`
+def replies(before: Turn, turn: Turn) -> list[Reply]:
+    """What the user's `turn` answers about each item that the recommender's turn `before` named, in that order.
 
-
-# ── the user ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def reaction(turn: Turn, said: Sequence[Turn]) -> float | None:
-    """Whether the user speaks of the items just named as the notes have it. None without a note on them.
-
-    Each note answers up to two questions: seen, and liked (or interested). An answer to the contrary makes it 0. Else
-    it is the mean over questions of 1 (said as noted) and 0.5 (not said): 0.5 is a reply that leaves all open.
+    Rows of table `turns`; the user's has the notes. Empty where `before` is the user's.
     """
-    before = said[-1] if said else None
-    if before is None or before["role"] != RECOMMENDER:
-        return None
-    heard = {_key(mention) for mention in before["items"]}
+    if before["role"] != RECOMMENDER:
+        return []
+    items = list(dict.fromkeys(map(item_key, before["items"])))
+    notes = {item_key(note): Reaction(note["seen"], note["liked"]) for note in turn["notes"]}
+    return [
+        Reply(item, react(before["text"], turn, item, alone=len(items) == 1), notes.get(item, Reaction(None, None)))
+        for item in items
+    ]
+
+
+def reaction(turn: Turn, history: Sequence[Turn]) -> float | None:
+    """How well the user's `turn` agrees with its notes on the items just named, 0 to 1; None without such a note.
+
+    `history`: the turns before. A note answers up to two questions: seen, and liked (or interested). If the user's
+    words contradict any answer, the figure is 0; else the mean over questions of 1 (words agree) and 0.5 (no answer in
+    the words). So 0.5 is a reply that leaves everything open.
+    """
     scores = []
-    for note in turn["notes"]:
-        if (key := _key(note)) not in heard:
-            continue
-        named = [(mention["start"], mention["end"], _key(mention) == key) for mention in turn["items"]]
-        says = react(before["text"], turn["text"], named, alone=len(heard) == 1)
-        for known, told in ((note["seen"], says.seen), (note["liked"], says.liked)):
+    for reply in replies(history[-1], turn) if history else ():
+        for known, says in ((reply.note.seen, reply.says.seen), (reply.note.liked, reply.says.liked)):
             if known is not None:
-                scores.append(0.5 if told is None else float(told == known))
-    return _lowest_or_mean(scores)
+                scores.append(0.5 if says is None else float(says == known))
+    if not scores or 0 in scores:
+        return 0.0 if scores else None
+    return sum(scores) / len(scores)
 
 
-def fits(turn: Turn, said: Sequence[Turn]) -> bool:
-    """Whether no answer in the user's reply is contrary to its notes."""
-    return reaction(turn, said) != 0
-
-
-def _key(mention: Mapping[str, Any]) -> str:
-    """An item, or a title in no catalogue."""
-    return mention["item_id"] or f"title: {mention['title'].lower()}"
-
-
-def _lowest_or_mean(found: Sequence[float]) -> float | None:
-    if not found or 0 in found:
-        return 0.0 if found else None
-    return sum(found) / len(found)
+def fits(turn: Turn, history: Sequence[Turn]) -> bool:
+    """Whether nothing in the user's reply contradicts its notes."""
+    return reaction(turn, history) != 0

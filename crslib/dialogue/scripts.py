@@ -1,8 +1,8 @@
-"""The two formats that the project argues against, in which a model knows the target titles. Apart from `chat`, so that
-the views of a simulation have no way to them.
+"""The two formats that the project argues against, in which a model knows the target titles.
 
-`scripted`: one model writes both sides of a dialogue; it is told targets, summary and attributes. `user-target`: the
-user of format v1 that knows the targets beside what it may know. What the other party hears is the same as ever.
+`scripted`: one model writes both sides of a dialogue and knows targets, summary and attributes. `user-target`: the user
+of format v1 that also knows the targets; the recommender's view is the same as in a simulation. This module is separate
+from `views`, so that the views of a simulation have no way to the targets.
 """
 
 import re
@@ -15,7 +15,7 @@ from crslib.dialogue.views import UserKnowledge, UserView, View
 SCRIPTED, USER_TARGET = "scripted", "user-target"
 
 _SPEAKERS = {USER: "User", RECOMMENDER: "Recommender"}
-# Models that were not trained on the format number their lines, set names in bold and call the parties otherwise.
+# Models that were not trained on the format number their lines, set names in bold and use other names for the parties.
 _LINE = re.compile(
     r"^[\s\d.)>#*_-]*(?:(?P<user>user|seeker|customer|human)|(?P<recommender>recommender|assistant|system|bot))"
     r"[\s*_]*:(?:\*\*|__)?\s*",
@@ -30,7 +30,7 @@ class TargetKnowledge(UserKnowledge):
     titles: tuple[str, ...]
 
     def system(self) -> str:
-        """The system message of a `UserView`, with a line that names the targets, if there are any."""
+        """The system message of a `UserView`, with a line of the targets' names, if there are any."""
         return "\n".join([super().system(), *_line("You hope to hear of: ", self.titles)])
 
 
@@ -52,15 +52,15 @@ def script_view(knowledge: TargetKnowledge) -> View:
 
 
 def script(turns: Sequence[tuple[str, str]]) -> str:
-    """A dialogue of (role, text) as one text: a line per turn, which begins with who speaks."""
+    """A dialogue of (role, text) as one text: a line per turn, which begins with the speaker."""
     return "\n".join(f"{_SPEAKERS[role]}: {one_line(text)}" for role, text in turns)
 
 
 def parse_script(text: str) -> list[tuple[str, str]]:
-    """The turns (role, text) of a generated script; parties alternate, texts are as `chat.clean` leaves them.
+    """The turns (role, text) of a generated script; parties alternate, texts are as `utterances.clean` returns them.
 
-    A line without a speaker goes on with the one before, lines of one speaker are one turn, what precedes the first
-    speaker and empty turns are left out.
+    A line without a speaker continues the line before. Successive lines of one speaker are one turn. Text before the
+    first speaker and empty turns are left out.
     """
     spoken: list[tuple[str, list[str]]] = []
     for line in text.splitlines():

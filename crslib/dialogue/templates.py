@@ -1,6 +1,7 @@
-"""A view as token ids, through the model's own chat template. Text never becomes a control token.
+"""A view as token ids, through the model's own chat template.
 
-Only the template's own text is tokenized with control tokens; no message text passes through the template.
+Text never becomes a control token: no message text passes through the template, and only the template's own text is
+tokenized with control tokens.
 """
 
 import re
@@ -48,15 +49,15 @@ class ChatTemplate:
             ) from None
 
     def _render(self, messages: Sequence[Message]) -> str:
-        # Private-use characters stand for the texts: `one_line` keeps them out of anything people or data bring.
+        # Private-use characters stand for the texts; `one_line` removes them from all text of people, models and data.
         stand_ins = [{"role": m.role, "content": f"\ue000{i}\ue001"} for i, m in enumerate(messages)]
         return self._template.render(messages=stand_ins, add_generation_prompt=True, **self._specials)
 
     def encode(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-        """Token ids of the view, up to where the party's next own words begin.
+        """Token ids of the view, up to where the party's next utterance begins.
 
-        Templates that know no system role, or no assistant that opens, get the system text inside a first user
-        message. Raises `CrsError` when the template refuses that too.
+        A template without a system role, or in which the assistant may not open, gets the system text inside a first
+        user message. Raises `CrsError` when the template refuses that too.
         """
         messages = list(messages)
         try:

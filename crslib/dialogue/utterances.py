@@ -4,18 +4,20 @@ Conversation format v1 (DESIGN §4). Knows nothing of catalogues, views and toke
 """
 
 import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 USER, RECOMMENDER = "user", "recommender"
-MENTION = re.compile(r"\[\[([^\[\]]+)\]\]")
-_UNSEEN = re.compile(r"[\x00-\x1f\x7f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ue000-\uf8ff]+")
+MENTION = re.compile(r"\[\[([^\[\]]+)\]\]")  # group 1 is the item's name
+_INVISIBLE = re.compile(r"[\x00-\x1f\x7f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ue000-\uf8ff]+")
 
 
-# ── utterances ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def one_line(text: str) -> str:
     """`text` on one line: line breaks, invisible, direction and private-use characters become single blanks."""
-    return " ".join(_UNSEEN.sub(" ", text).split())
+    return " ".join(_INVISIBLE.sub(" ", text).split())
 
 
 def item_name(title: str, year: int | None) -> str:
@@ -25,16 +27,19 @@ def item_name(title: str, year: int | None) -> str:
 
 
 def mention(name: str) -> str:
-    """An item name as it stands in an utterance: `[[Title (Year)]]`. Single brackets inside become round ones."""
+    """An item name as an utterance has it: `[[Title (Year)]]`. Single brackets in the name become round ones."""
     return f"[[{name.replace('[', '(').replace(']', ')')}]]"
 
 
 def clean(text: str) -> str:
     """A model's raw utterance as the other party gets it: one line, no bracket that does not belong to a mention."""
-    parts = MENTION.split(one_line(text))
-    outside = [part.replace("[[", "").replace("]]", "") for part in parts[::2]]
-    inside = [f"[[{part.strip()}]]" if part.strip() else "" for part in parts[1::2]] + [""]
+    text = one_line(text)
+    outside = [part.replace("[[", "").replace("]]", "") for part in between(text)]
+    inside = [f"[[{name.strip()}]]" if name.strip() else "" for name, _, _ in mentions(text)] + [""]
     return " ".join("".join(a + b for a, b in zip(outside, inside, strict=True)).split())
+
+
+# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def mentions(text: str) -> list[tuple[str, int, int]]:
@@ -42,15 +47,43 @@ def mentions(text: str) -> list[tuple[str, int, int]]:
     return [(match[1], match.start(), match.end()) for match in MENTION.finditer(text)]
 
 
+def item_key(mention: Mapping[str, Any]) -> str:
+    """What makes two mentions (or notes) speak of the same item: its id, or the title where no catalogue has it.
+
+    `mention`: a row with `item_id` and `title`.
+    """
+    return mention["item_id"] or f"title: {mention['title'].lower()}"
+
+
+def replace_mentions(text: str, by: str | Callable[[str], str]) -> str:
+    """`text` with `by`, or what `by` makes of the item's name, in the place of every mention."""
+    return MENTION.sub(lambda match: by if isinstance(by, str) else by(match[1]), text)
+
+
+def replace_spans(text: str, spans: Iterable[tuple[int, int, str]]) -> str:
+    """`text` with other words in the place of parts of it: (start, end, words) each, in any order, none overlapping."""
+    spans = sorted(spans)
+    parts = between(text, [(start, end) for start, end, _ in spans])
+    return parts[0] + "".join(words + part for (_, _, words), part in zip(spans, parts[1:], strict=True))
+
+
+def between(text: str, spans: Iterable[tuple[int, int]] | None = None) -> list[str]:
+    """The parts of `text` before, between and after `spans` (start, end), one more than there are; None: its mentions.
+
+    Spans are in order, none overlapping; a part may be empty.
+    """
+    if spans is None:
+        spans = [(start, end) for _, start, end in mentions(text)]
+    edges = [0, *(edge for span in spans for edge in span), len(text)]
+    return [text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
+
+
 def plain(text: str) -> str:
     """An utterance as people read it: mentions without their brackets."""
-    return MENTION.sub(r"\1", text)
+    return replace_mentions(text, lambda name: name)
 
 
 def pieces(text: str) -> list[list[str | bool]]:
     """An utterance as people read it: [text, whether it is an item], without the brackets of its mentions."""
-    made, end = [], 0
-    for name, start, stop in mentions(text):
-        made += [[text[end:start], False], [name, True]]
-        end = stop
-    return [piece for piece in [*made, [text[end:], False]] if piece[0]]
+    cut = [[part, bool(number % 2)] for number, part in enumerate(MENTION.split(text))]
+    return [piece for piece in cut if piece[0]]

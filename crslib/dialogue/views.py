@@ -1,15 +1,16 @@
 """Conversation format v1 (DESIGN §4): how a dialogue looks to each party. The information barrier is in the types.
 
-A `UserView` is built from what a user simulator may know; a `RecommenderView` is built from nothing, so there is no
-parameter through which a profile could reach it. Neither knows of held-out items. Text never becomes a control
-token: only the template's own text is tokenized with control tokens, and no message text passes through the template.
+A `UserView` is built from what a user simulator may know. A `RecommenderView` is built from nothing, so there is no
+parameter through which a profile could reach it. Neither knows of held-out items.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
-from crslib.dialogue.utterances import one_line
+from crslib.dialogue.utterances import RECOMMENDER, USER, one_line
 
+Turn = Mapping[str, Any]  # role and text; a user's turn also `notes`, on the items that the turn before it named
 RECOMMENDER_SYSTEM = "You are a movie recommender."
 
 
@@ -24,27 +25,45 @@ class Note:
     seen: bool | None
     liked: bool | None
 
-    def __str__(self) -> str:
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """The note of a row of `turns.notes`."""
+        return cls(row["title"], row["seen"], row["liked"])
+
+    @property
+    def words(self) -> str:
+        """`seen, liked`, `not seen, not interested`, …; empty where nothing is known."""
         seen = {True: "seen", False: "not seen", None: ""}[self.seen]
-        words = ("interested", "not interested") if self.seen is False else ("liked", "disliked")
-        liked = {True: words[0], False: words[1], None: ""}[self.liked]
-        return f"{self.name}: {', '.join(part for part in (seen, liked) if part)}"
+        likings = ("interested", "not interested") if self.seen is False else ("liked", "disliked")
+        liked = {True: likings[0], False: likings[1], None: ""}[self.liked]
+        return ", ".join(part for part in (seen, liked) if part)
+
+
+NOTE_KINDS: Mapping[tuple[bool, bool], str] = {
+    (True, True): "seen_liked",
+    (True, False): "seen_disliked",
+    (False, True): "unseen_interested",
+    (False, False): "unseen_uninterested",
+}
+NOTE_WORDS: Mapping[str, str] = {kind: Note("", *answers).words for answers, kind in NOTE_KINDS.items()}
+"""Kind of note → its words in a view."""
 
 
 def note_line(notes: Sequence[Note]) -> str:
     """`(Title (Year): seen, liked; …)`; empty without anything to say."""
-    said = [str(note) for note in notes if note.seen is not None or note.liked is not None]
-    return f"({'; '.join(said)})" if said else ""
+    parts = [f"{note.name}: {note.words}" for note in notes if note.words]
+    return f"({'; '.join(parts)})" if parts else ""
 
 
 @dataclass(frozen=True)
 class UserKnowledge:
-    """All that a user simulator holds before the talk: texts, never items it has not met."""
+    """All that a user simulator holds before the dialogue: texts, never items it has not met."""
 
     summary: str
     attributes: str
 
     def system(self) -> str:
+        """The system message of the user's view."""
         lines = ["You are chatting with a movie recommender."]
         if self.summary:
             lines.append(f"About you: {one_line(self.summary)}")
@@ -60,7 +79,7 @@ class UserKnowledge:
 class Message:
     """One message of a view. `role` is system, user (the other party) or assistant (oneself).
 
-    `ids` are the token ids a model produced itself; they are kept, because text need not tokenize back to them.
+    `ids` are the token ids that a model produced itself; they stay, because text need not tokenize back to them.
     """
 
     role: str
@@ -75,7 +94,7 @@ class View:
         self.messages = [Message("system", system)]
 
     def say(self, text: str, ids: Sequence[int] | None = None) -> None:
-        """The party's own utterance, with the token ids that made it, if a model did."""
+        """The party's own utterance, with its token ids where a model produced it."""
         self.messages.append(Message("assistant", text, None if ids is None else tuple(ids)))
 
 
@@ -85,9 +104,24 @@ class RecommenderView(View):
     def __init__(self) -> None:
         super().__init__(RECOMMENDER_SYSTEM)
 
+    @classmethod
+    def of(cls, turns: Iterable[Turn]) -> Self:
+        """The recommender's view after `turns`: made from nothing but their roles and texts."""
+        view = cls()
+        for turn in turns:
+            view.follow(turn)
+        return view
+
     def hear(self, text: str) -> None:
         """An utterance of the user."""
         self.messages.append(Message("user", text))
+
+    def follow(self, turn: Turn) -> None:
+        """The next turn of a recorded dialogue."""
+        if turn["role"] == RECOMMENDER:
+            self.say(turn["text"])
+        else:
+            self.hear(turn["text"])
 
 
 class UserView(View):
@@ -96,15 +130,32 @@ class UserView(View):
     def __init__(self, knowledge: UserKnowledge) -> None:
         super().__init__(knowledge.system())
 
+    @classmethod
+    def of(cls, turns: Sequence[Turn], knowledge: UserKnowledge) -> Self:
+        """The user's view after `turns`, each reply read with its notes."""
+        view = cls(knowledge)
+        for _ in replay(turns, view):
+            pass
+        return view
+
     def hear(self, text: str, notes: Sequence[Note] = ()) -> None:
         """An utterance of the recommender, with what the user privately knows of the items in it."""
         line = note_line(notes)
         self.messages.append(Message("user", f"{text}\n{line}" if line else text))
 
+    def follow(self, turn: Turn, notes: Iterable[Mapping[str, Any]] = ()) -> None:
+        """The next turn of a recorded dialogue; `notes`: those of the user's turn after it."""
+        if turn["role"] == USER:
+            self.say(turn["text"])
+        else:
+            self.hear(turn["text"], [Note.of(note) for note in notes])
 
-NOTE_KINDS: Mapping[tuple[bool, bool], str] = {
-    (True, True): "seen_liked",
-    (True, False): "seen_disliked",
-    (False, True): "unseen_interested",
-    (False, False): "unseen_uninterested",
-}
+
+def replay(turns: Sequence[Turn], user: UserView) -> Iterator[View]:
+    """Before each turn of a recorded dialogue the view that its speaker had; `user`: the user's before the first."""
+    recommender = RecommenderView()
+    for number, turn in enumerate(turns):
+        yield user if turn["role"] == USER else recommender
+        answer: Turn = turns[number + 1] if number + 1 < len(turns) else {}
+        user.follow(turn, answer.get("notes", ()))
+        recommender.follow(turn)

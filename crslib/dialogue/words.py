@@ -1,4 +1,4 @@
-"""How the metrics read utterances: one definition of a word for all of them. Knows nothing of dialogues."""
+"""How the metrics count words: one definition of a word for all of them. Knows nothing of dialogues."""
 
 import re
 
@@ -7,12 +7,11 @@ import polars as pl
 from crslib.dialogue import utterances
 
 _WORD = r"\w+(?:'\w+)*"
-_MENTION = r"\[\[([^\[\]]+)\]\]"
 _PIECE = re.compile(r"\w+|[.!?\n]")
 
 
 def words(text: str) -> list[str]:
-    """The lower-case words of an utterance as people read it: runs of letters and digits, inner apostrophes kept.
+    """The lower-case words of an utterance as people read it: runs of letters and digits, inner apostrophes included.
 
     `I haven't seen [[Up (2009)]]!` has five: i, haven't, seen, up, 2009.
     """
@@ -21,15 +20,15 @@ def words(text: str) -> list[str]:
 
 def n_words(text: str = "text") -> pl.Expr:
     """How many `words` column `text` has."""
-    shown = pl.col(text).str.replace_all(_MENTION, "$1").str.to_lowercase().str.replace_all("’", "'")
-    return shown.str.count_matches(_WORD).cast(pl.Int32)
+    shown = pl.col(text).str.replace_all(utterances.MENTION.pattern, "$1").str.to_lowercase()
+    return shown.str.replace_all("’", "'").str.count_matches(_WORD).cast(pl.Int32)
 
 
 def spaced(text: str) -> str:
     """Words between single blanks, in their own case, with a full stop for the end of a sentence: to find phrases in.
 
-    `spaced(phrase)` is in `spaced(text)` when the phrase is there in whole words, whatever the punctuation; apostrophes
-    part words too, so that `Heat's` holds `Heat`.
+    `spaced(phrase)` is in `spaced(text)` when the phrase is there in whole words, whatever the punctuation.
+    Apostrophes separate words too, so that `Heat` is found in `Heat's`.
     """
     pieces = (piece if piece[0] not in "!?\n" else "." for piece in _PIECE.findall(utterances.plain(text)))
     return f" {' '.join(pieces)} "

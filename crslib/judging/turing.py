@@ -13,13 +13,12 @@ from typing import Any
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import redial
 from crslib.data.titles import split_year
-from crslib.dialogue.utterances import RECOMMENDER, USER, mention
+from crslib.dialogue.utterances import RECOMMENDER, USER, mention, mentions, replace_mentions
 
 HUMAN = "human"
 """The condition of dialogues between people."""
 NO_PROFILE = {"profile_id": "", "summary": "", "attributes": ""}
 
-_MENTION = re.compile(r"\s*\[\[([^\[\]]+)\]\]\s*")
 _TITLE = "\ue000"  # placeholder that protects a title from the rules below; `utterances.one_line` removes it from texts
 _BEFORE_MARK = re.compile(r"\s+(?=[.,!?;:](?:\s|$))")
 _AFTER_MARK = re.compile(r"(?<=[,!?;])(?=[^\W\d])")
@@ -54,10 +53,10 @@ def normalise(turns: Sequence[Mapping[str, str]], catalog: Catalog) -> list[dict
     """
     normalised = []
     for turn in turns:
-        names = [_catalogue_name(name, catalog) for name in _MENTION.findall(turn["text"])]
+        names = [_catalogue_name(name, catalog) for name, _, _ in mentions(turn["text"])]
         if any(split_year(name)[1] is None for name in names):
             return None
-        text = _MENTION.sub(f" {_TITLE} ", turn["text"]).replace("’", "'")
+        text = replace_mentions(turn["text"], f" {_TITLE} ").replace("’", "'")
         text = _BEFORE_MARK.sub("", _AFTER_MARK.sub(" ", " ".join(text.split())))
         text = _LAST_STOP.sub("", _BEGINNING.sub(lambda match: match[0].upper(), _I.sub("I", text)))
         remaining = iter(names)

@@ -5,27 +5,20 @@ Knows nothing of held-out items.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import polars as pl
 
 from crslib import stats
-from crslib.dialogue.stances import DECADE_WORDS, genre_pattern, statements
+from crslib.dialogue import lexicon, utterances
+from crslib.dialogue.stances import statements
 from crslib.dialogue.utterances import USER
-from crslib.dialogue.views import NOTE_KINDS
+from crslib.dialogue.views import NOTE_KINDS, NOTE_WORDS
 from crslib.dialogue.words import words
 from crslib.metrics.base import Metric, parts_of
 from crslib.metrics.facts import Facts
 
-_MENTION = re.compile(r"\[\[.*?\]\]")
-
-_NOTES = {
-    "seen_liked": "seen and liked",
-    "seen_disliked": "seen and disliked",
-    "unseen_interested": "not seen, interested",
-    "unseen_uninterested": "not seen, not interested",
-}
 METRICS = (
     Metric("reaction_consistency", "consistency", "Reaction agrees with the private note", "share", "higher",
         "Of the items on which both the note and the user's words (phrase patterns) state having seen it or liking it, "
@@ -36,7 +29,7 @@ METRICS = (
     *(
         Metric(f"consistency_{kind}", "consistency", f"Agrees with the note: {title}", "share", "higher",
             f"Agreement of reaction and note where the note is: {title}.")
-        for kind, title in _NOTES.items()
+        for kind, title in NOTE_WORDS.items()
     ),
     Metric("contradictions", "consistency", "Preferences that contradict the summary", "share", "lower",
         "Of the user's clauses that state like, dislike or not seen of a genre or item in the summary, the share that "
@@ -111,22 +104,6 @@ def reaction_table(facts: Facts, human: Facts) -> pl.DataFrame:
     ).sort("source", "kind", "question", "answer")
 
 
-def pattern_precision(facts: Facts) -> pl.DataFrame:
-    """How often what the patterns read is what the note says: (question, says, n, precision). For human dialogues."""
-    frames = []
-    for question in ("seen", "liked"):
-        rows = facts.reactions.drop_nulls([f"note_{question}", f"says_{question}"])
-        frames.append(
-            rows.group_by(pl.col(f"says_{question}").alias("says"))
-            .agg(
-                pl.len().alias("n"),
-                (pl.col(f"note_{question}") == pl.col(f"says_{question}")).mean().alias("precision"),
-            )
-            .select(pl.lit(question).alias("question"), "says", "n", "precision")
-        )
-    return pl.concat(frames).sort("question", "says", descending=[True, True])
-
-
 def _kind() -> pl.Expr:
     kind = pl.lit(None, dtype=pl.String)
     for (seen, liked), name in NOTE_KINDS.items():
@@ -158,8 +135,8 @@ def preferences(
 ) -> pl.DataFrame:
     """What users say about genres and items of their summary: (dialogue_id, turn, about, says, contradicts).
 
-    A statement is a clause with a word of liking or disliking and a genre that the profile enjoys or does not, or an
-    item that it loved or did not like (linked in the clause; also "haven't seen" it). `says`: likes, dislikes, unseen.
+    A statement is a clause that says of a genre that the profile enjoys or does not, or of a linked item that it loved
+    or did not like, that the user likes it, dislikes it or has not seen it (`dialogue.stances`).
     """
     titles = dict(items.select("item_id", "title").iter_rows())
     known = {row["profile_id"]: row for row in profiles.iter_rows(named=True)}
@@ -190,12 +167,11 @@ def attributes_said(turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.D
     for dialogue_id, text in (
         turns.filter(pl.col("role") == USER).sort("dialogue_id", "turn").select("dialogue_id", "text").iter_rows()
     ):
-        outside = " ".join(words(_MENTION.sub(" ", text)))
-        talk.setdefault(dialogue_id, []).append(f" {outside} ")
+        talk.setdefault(dialogue_id, []).append(utterances.replace_mentions(text, " , "))
     rows = []
     for dialogue_id, profile_id in dialogues.select("dialogue_id", "profile_id").sort("dialogue_id").iter_rows():
-        for attribute, pattern in _attributes(known.get(profile_id, {})):
-            said = [n for n, text in enumerate(talk.get(dialogue_id, ()), start=1) if pattern.search(text)]
+        for attribute, says in _attributes(known.get(profile_id, {})):
+            said = [n for n, text in enumerate(talk.get(dialogue_id, ()), start=1) if says(text)]
             rows.append((dialogue_id, attribute, said[0] if said else None))
     return pl.DataFrame(
         rows, schema={"dialogue_id": pl.String, "attribute": pl.String, "n_turn": pl.Int32}, orient="row"
@@ -219,18 +195,24 @@ def coverage_by_turn(
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _attributes(profile: Mapping[str, Any]) -> Iterable[tuple[str, re.Pattern[str]]]:
+def _attributes(profile: Mapping[str, Any]) -> Iterable[tuple[str, Callable[[str], bool]]]:
+    """Each target attribute and whether an utterance without titles names it."""
     for genre in profile.get("target_genres") or ():
-        yield genre, genre_pattern(genre)
+        yield genre, _names_genre(genre)
     if (decade := profile.get("target_decade")) is not None:
-        short = f"{decade % 100:02d}"
-        yield (
-            f"{decade}s",
-            re.compile(rf" (?:{decade}'?s|{short}'?s|{decade // 10}\d|{DECADE_WORDS.get(decade, decade)}) "),
-        )
+        yield f"{decade}s", lambda text: decade in lexicon.decades(text.lower(), years=True)
     for person in (profile.get("target_actor"), profile.get("target_director")):
         if person:
-            parts = words(person)
-            # A family name alone is how people speak of actors; very short ones are other words too.
-            either = [" ".join(parts), *parts[-1:]] if len(parts[-1]) > 3 else [" ".join(parts)]
-            yield person, re.compile(f" (?:{'|'.join(map(re.escape, either))})(?:'s)? ")
+            yield person, _names_person(person)
+
+
+def _names_genre(genre: str) -> Callable[[str], bool]:
+    return lambda text: any(lexicon.asks_for(genre, clause) for clause, _ in lexicon.clauses(text))
+
+
+def _names_person(person: str) -> Callable[[str], bool]:
+    parts = words(person)
+    # A family name alone is how people speak of actors; very short ones are other words too.
+    either = [" ".join(parts), *parts[-1:]] if len(parts[-1]) > 3 else [" ".join(parts)]
+    name = re.compile(f" (?:{'|'.join(map(re.escape, either))})(?:'s)? ")
+    return lambda text: name.search(f" {' '.join(words(text))} ") is not None

@@ -10,8 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from crslib.dialogue.reactions import react
-from crslib.dialogue.utterances import RECOMMENDER
+from crslib.dialogue.reactions import replies
+from crslib.dialogue.utterances import USER
 from crslib.dialogue.words import n_words, words
 from crslib.schemas import Schema
 
@@ -96,25 +96,9 @@ def _reactions(turns: pl.DataFrame) -> pl.DataFrame:
     columns = ("dialogue_id", "turn", "role", "text", "items", "notes")
     before: Mapping[str, Any] | None = None
     for turn in turns.select(columns).iter_rows(named=True):
-        if before and before["dialogue_id"] == turn["dialogue_id"] and before["role"] == RECOMMENDER != turn["role"]:
-            rows += _reply(before, turn)
+        if before and before["dialogue_id"] == turn["dialogue_id"] and turn["role"] == USER:
+            for reply in replies(before, turn):
+                answers = (reply.note.seen, reply.note.liked, reply.says.seen, reply.says.liked)
+                rows.append((turn["dialogue_id"], turn["turn"], reply.item, *answers))
         before = turn
     return pl.DataFrame(rows, schema=dict(FRAMES["reactions"]), orient="row")
-
-
-def _reply(before: Mapping[str, Any], turn: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    heard = list(dict.fromkeys(_key(mention) for mention in before["items"]))
-    notes = {_key(note): note for note in turn["notes"]}
-    rows = []
-    for key in heard:
-        named = [(mention["start"], mention["end"], _key(mention) == key) for mention in turn["items"]]
-        says = react(before["text"], turn["text"], named, alone=len(heard) == 1)
-        note = notes.get(key, {})
-        rows.append(
-            (turn["dialogue_id"], turn["turn"], key, note.get("seen"), note.get("liked"), says.seen, says.liked)
-        )
-    return rows
-
-
-def _key(mention: Mapping[str, Any]) -> str:
-    return mention["item_id"] or f"title: {mention['title'].lower()}"

@@ -21,9 +21,10 @@ import polars as pl
 from rapidfuzz import fuzz
 
 from crslib import stats
+from crslib.data.catalog import item_names
 from crslib.dialogue import utterances
 from crslib.dialogue.utterances import RECOMMENDER, USER
-from crslib.dialogue.views import RECOMMENDER_SYSTEM
+from crslib.dialogue.views import NOTE_WORDS, RECOMMENDER_SYSTEM
 from crslib.dialogue.words import spaced, words
 from crslib.metrics.base import Metric
 
@@ -63,7 +64,8 @@ KINDS: Mapping[str, str] = {
     "hidden item in profile": "profiles: a hidden item among the known ones",
 }
 _MARKERS = ("About you:", "Looking for:")
-_NOTE = re.compile(r"[:,] (?:not seen|seen|liked|disliked|interested|not interested)(?=[,;)])")
+_NOTE_WORDS = sorted({part for words in NOTE_WORDS.values() for part in words.split(", ")})
+_NOTE = re.compile(rf"[:,] (?:{'|'.join(_NOTE_WORDS)})(?=[,;)])")
 _CONTROL = re.compile(r"<\|[^|>]*\|>")
 
 
@@ -193,10 +195,8 @@ class _Titles:
     """Finds titles of a catalogue in texts."""
 
     def __init__(self, items: pl.DataFrame) -> None:
-        self._names = {
-            item_id: (title, utterances.item_name(title, year))
-            for item_id, title, year in items.select("item_id", "title", "year").iter_rows()
-        }
+        names, titles = item_names(items), dict(items.select("item_id", "title").iter_rows())
+        self._names = {item_id: (titles[item_id], name) for item_id, name in names.items()}
         # Every name's words as one text, to find the names that contain another one.
         self._phrases = {item_id: spaced(name).lower() for item_id, (_, name) in self._names.items()}
         self._holders: dict[str, list[str]] = {}
@@ -257,11 +257,10 @@ def first_named(turns: pl.DataFrame, targets: pl.DataFrame, items: pl.DataFrame)
     `targets`: (dialogue_id, item_id). An item is named by its link, or in words outside links by a run of words at
     least `FUZZY` similar to its title with the same numbers; titles of one short word by `Title (Year)` only.
     """
+    named = items.join(targets, on="item_id", how="semi")
     titles = {
-        item_id: (words(title), words(utterances.item_name(title, year)))
-        for item_id, title, year in items.join(targets, on="item_id", how="semi")
-        .select("item_id", "title", "year")
-        .iter_rows()
+        item_id: (words(title), words(name))
+        for title, (item_id, name) in zip(named["title"], item_names(named).items(), strict=True)
     }
     wanted: defaultdict[str, list[str]] = defaultdict(list)
     for dialogue_id, item_id in targets.select("dialogue_id", "item_id").sort("dialogue_id", "item_id").iter_rows():
@@ -270,11 +269,8 @@ def first_named(turns: pl.DataFrame, targets: pl.DataFrame, items: pl.DataFrame)
     columns = ("dialogue_id", "turn", "role", "text", "items")
     for turn in turns.sort("dialogue_id", "turn").select(columns).iter_rows(named=True):
         linked = {mention["item_id"] for mention in turn["items"]}
-        rest = turn["text"]
-        for mention in sorted(turn["items"], key=lambda mention: -mention["start"]):
-            if mention["item_id"] is not None:
-                rest = f"{rest[: mention['start']]} | {rest[mention['end'] :]}"
-        loose = words(rest)
+        links = ((item["start"], item["end"], " | ") for item in turn["items"] if item["item_id"] is not None)
+        loose = words(utterances.replace_spans(turn["text"], links))
         for item_id in wanted[turn["dialogue_id"]]:
             key = (turn["dialogue_id"], item_id, turn["role"])
             if key not in first and (item_id in linked or _names(*titles.get(item_id, ([], [])), loose)):

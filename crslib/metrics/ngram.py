@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 
 from crslib import stats
-from crslib.dialogue.utterances import RECOMMENDER, USER, mentions
+from crslib.dialogue.utterances import RECOMMENDER, USER, between
 from crslib.dialogue.words import words
 from crslib.metrics.base import PARTS, Metric, Result, Results, per_role
 
@@ -40,11 +40,8 @@ METRICS = (
 
 def tokens(text: str) -> list[str]:
     """The words of an utterance, every film title as the word `FILM`."""
-    out, at = [], 0
-    for _, start, end in mentions(text):
-        out += [*words(text[at:start]), FILM]
-        at = end
-    return out + words(text[at:])
+    first, *others = map(words, between(text))
+    return first + [word for part in others for word in (FILM, *part)]
 
 
 class Trigrams:

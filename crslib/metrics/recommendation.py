@@ -8,7 +8,7 @@ import polars as pl
 from scipy import sparse
 
 from crslib import stats
-from crslib.dialogue import utterances
+from crslib.data.catalog import item_names
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.metrics.base import Metric, parts_of
 from crslib.metrics.facts import Facts
@@ -297,9 +297,7 @@ def popularity(facts: Facts, human: Facts, items: pl.DataFrame) -> pl.DataFrame:
     names = items.select(
         "item_id",
         pl.lit("simulated").alias("source"),
-        pl.Series(
-            "name", [utterances.item_name(*row) for row in items.select("title", "year").iter_rows()], dtype=pl.String
-        ),
+        pl.Series("name", list(item_names(items).values()), dtype=pl.String),
     )
     return (
         pl.concat(frames)

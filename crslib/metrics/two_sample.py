@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from crslib import stats
-from crslib.dialogue.utterances import RECOMMENDER, USER, mentions
+from crslib.dialogue.utterances import RECOMMENDER, USER, replace_mentions
 from crslib.dialogue.words import words
 from crslib.identity import derive_seed
 from crslib.metrics.base import Metric, Result, Results, per_role
@@ -99,9 +99,7 @@ def _turns(turns: pl.DataFrame, role: str) -> pl.DataFrame:
 
 def masked(text: str) -> str:
     """An utterance in which every film title is the same word."""
-    for _, start, end in reversed(mentions(text)):
-        text = f"{text[:start]} FILM {text[end:]}"
-    return " ".join(text.split())
+    return " ".join(replace_mentions(text, " FILM ").split())
 
 
 def _drawn(frame: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:

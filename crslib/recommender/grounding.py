@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from crslib.dialogue import utterances
+from crslib.data.catalog import item_names
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.engines.base import Constraint, Engine
 from crslib.recommender.prior import ItemPrior, Utterance
@@ -16,32 +16,31 @@ from crslib.recommender.trie import Titles
 
 
 class Grounding:
-    """Keeps the recommender to real titles: after `[[` it can only name an item of the catalogue that it has not yet
-    recommended in the dialogue, the more likely the higher the item prior holds it (DESIGN §6). It sees the dialogue
-    and catalogue statistics of training ratings, nothing of the user.
+    """Restricts the recommender to real titles: after `[[` it can only name an item of the catalogue that it has not
+    recommended yet in the dialogue; the higher the item's prior, the more likely it is named.
     """
 
     def __init__(self, items: pl.DataFrame, engine: Engine, prior: ItemPrior | None) -> None:
         """`items`: the table of the run, on which `prior` was fitted; without a prior all titles are equally likely."""
         items = items.sort("item_id")
         self._prior = prior
-        self._rows = {item: row for row, item in enumerate(items["item_id"])}
-        names = [utterances.item_name(*row) for row in items.select("title", "year").iter_rows()]
-        self._titles = Titles(names, engine.pieces, engine.encode)
+        self._rows: dict[str, int] = {item: row for row, item in enumerate(items["item_id"])}
+        self._titles = Titles(list(item_names(items).values()), engine.pieces, engine.encode)
 
-    def constraint(self, said: Sequence[Utterance], temperature: float) -> Constraint:
-        """For the recommender's next utterance after what was `said` aloud: words and links, no private note.
+    def constraint(self, history: Sequence[Utterance], temperature: float) -> Constraint:
+        """For the recommender's next utterance after `history`: utterances and links, no private note.
 
-        What the user named stays sayable, as likely as the likeliest other item: that is an answer, not a
-        recommendation. The weights enter before the temperature; they are scaled so that it leaves them as they are.
+        An item that the user named may be named again, with the prior of the most likely other item: that is an
+        answer, not a recommendation. The weights are added before the division by `temperature` and scaled up by it, so
+        that the temperature does not change the prior.
         """
         recommended, named = (
-            {item for utterance in said if utterance.role == role for item in utterance.items} & self._rows.keys()
+            {item for turn in history if turn.role == role for item in turn.items if item in self._rows}
             for role in (RECOMMENDER, USER)
         )
         prior = np.zeros(len(self._rows), np.float32)
         if self._prior is not None:
-            prior = self._prior.log_prior(said, recommended | named)
+            prior = self._prior.log_prior(history, recommended | named)
             prior[[self._rows[item] for item in named]] = prior.max()
         out = [self._rows[item] for item in recommended]
         return self._titles.constraint(prior, out, weight=temperature or 1.0)

@@ -1,8 +1,8 @@
-"""The item prior: which items the recommender may want to name next, judged from the dialogue alone.
+"""The item prior: which items the recommender is likely to name next, given the dialogue alone.
 
-A log-linear model over the catalogue. Its evidence is what either party has said so far: items with what was thought
-of them, genres, people, times and title words that were named, and how much each item is talked about. It is fitted
-on catalogue facts and training ratings; it knows nothing of profiles, held-out ratings or language models.
+A log-linear model over the catalogue. Its evidence is what either party has said so far: the items mentioned and what
+was thought of them, and the genres, people, times and title words that were named. It is fitted on catalogue facts and
+training ratings. It knows nothing of profiles, held-out ratings or language models.
 """
 
 from collections import Counter, defaultdict
@@ -23,13 +23,13 @@ from crslib.dialogue.utterances import USER
 FEATURES = (
     "popularity",  # log share of the training ratings
     "neighbours",  # log share of the ratings of people who liked what was mentioned
-    "words",  # the same of the dialogues in which the same words fell; without texts a constant
-    "regression",  # log of what a linear regression of the item on all items and words expects; likewise
-    "genres",  # genres asked for, less those refused; the rarer, the more
+    "words",  # the same of the dialogues in which the same words were said; without texts a constant
+    "regression",  # log of the value that a linear regression on items and words predicts; likewise
+    "genres",  # genres asked for, less those refused, weighted by their rarity
     "latest_genres",  # the same of the user's last utterance
     "people",  # directors and actors named
     "years",  # decades named, or "new" and "old"
-    "title",  # cosine, nearly, with the words that fell
+    "title",  # nearly the cosine with the words that were said
     "same_genres",  # cosine with the genres of the items mentioned
     "same_people",  # directors and actors in common with the items mentioned
     "same_title",  # cosine with the title words of the items mentioned: series
@@ -67,22 +67,22 @@ DIALOGUES = CATALOGUE | {
     "same_years": 0.24,
 }
 
-# How much a mention counts, by who made it and what the user thought of it.
+# How much a mention counts, by its speaker (empty: the recommender) and the user's polarity.
 _MENTION = {(USER, 1): 1.0, (USER, 0): 1.0, (USER, -1): -0.3, ("", 1): 1.0, ("", 0): 0.6, ("", -1): -0.2}
-_RECOMMENDERS_WORDS = 0.5  # what the recommender's own words count, where the user did not take them up
-_SMOOTHING = 3.0  # mentions' worth of popularity in a walk
-_N_SAID = 5  # people that have to say a word before it means anything
+_RECOMMENDERS_WORDS = 0.5  # how much the recommender's own words count, the user's counting 1
+_SMOOTHING = 3.0  # weight of popularity in a walk
+_N_SAID = 5  # users that must have said a word for it to be a feature
 _PENALTY = 40.0  # ridge penalty of the regression
-_WORD = 0.3  # what a word is worth in it, an item being 1
-_FLOOR = 0.01  # expectation below which the regression tells items no longer apart
-_LONG = 8.0  # rarity (nats) of a title's words that counts as one word
+_WORD = 0.3  # weight of a word in it, an item having 1
+_FLOOR = 0.01  # added to its predictions, so that they have a logarithm
+_LONG = 8.0  # rarity (nats) in the length of a title for the cosine with the words said
 _N_NEW = 4  # years before the newest item of the catalogue that still count as "new"
 _OLD = 1985  # items before this year are "old"
 
 
 @dataclass
-class _Heard:
-    """What a dialogue says: weights by item row, genre, person, year word and title word, and the user's words."""
+class _Evidence:
+    """What a dialogue says: weights by item row, genre, person, year word and title word, and the user's n-grams."""
 
     items: dict[int, float] = field(default_factory=dict)
     genres: dict[str, float] = field(default_factory=dict)
@@ -90,11 +90,11 @@ class _Heard:
     people: dict[str, float] = field(default_factory=dict)
     years: dict[str, float] = field(default_factory=dict)
     words: dict[str, float] = field(default_factory=dict)
-    said: set[str] = field(default_factory=set)
+    grams: set[str] = field(default_factory=set)
 
 
 class Utterance(NamedTuple):
-    """What one party said: `text` in format v1 and, in the order of its mentions, the items they are linked to."""
+    """What one party says in a turn: `text` in format v1, and the item that each of its mentions is linked to."""
 
     role: str
     text: str
@@ -107,25 +107,26 @@ class Utterance(NamedTuple):
 class ItemPrior:
     """P(next item | dialogue) over a catalogue, log-linear in `FEATURES`.
 
-    The item–item model is a random walk from the items mentioned to the people who liked them, and on to what else
-    they like (P3, Cooper et al. 2014; RP3β, Paudel et al. 2017): p(u|i) = 1 / n_i, p(j|u) = 1 / n_u. It needs
-    no training, no matrix between items and no more memory than the ratings. Where the ratings come with texts, a
-    walk from words and a regression on items and words (EASE, Steck 2019) join it.
+    The item–item model is a random walk from the items mentioned to the users who liked them, and on to what else
+    they like (P3, Cooper et al. 2014; RP3β, Paudel et al. 2017): p(u|i) = 1 / n_i, p(j|u) = 1 / n_u. It needs no
+    training, no matrix between items and no more memory than the ratings. Where the ratings come with texts, there are
+    also a walk from words and a regression on items and words (EASE, Steck 2019).
     """
 
     def __init__(self, items: pl.DataFrame, liked: sparse.csr_array, texts: Sequence[str] = ()) -> None:
-        """`items` sorted by item_id; `liked` (n_users, n_items) of 0/1; `texts`: what each of these users said."""
+        """`items` sorted by item_id; `liked` (n_users, n_items) of 0/1; `texts`: what each user said."""
         self.item_ids: list[str] = items["item_id"].to_list()
         self._rows = {item: row for row, item in enumerate(self.item_ids)}
         self._n_likes = np.asarray(liked.sum(axis=0), dtype=np.float32).ravel()
         self._popularity = (self._n_likes + 0.5) / (self._n_likes + 0.5).sum()
         self._likers = sparse.csr_array(liked.T)
         self._back = _back(liked)
-        self._vocabulary, said = _vocabulary(texts)
+        self._vocabulary, users_words = _vocabulary(texts)
         if texts:
-            n_said = np.asarray(said.sum(axis=0)).ravel()
-            self._from_words = sparse.csr_array((said * (np.log(len(texts) / n_said) / n_said)[None, :]).T)
-            self._regression = _Regression(sparse.csr_array(sparse.hstack([liked, _WORD * said])), len(self.item_ids))
+            n_users = np.asarray(users_words.sum(axis=0)).ravel()
+            self._from_words = sparse.csr_array((users_words * (np.log(len(texts) / n_users) / n_users)[None, :]).T)
+            both = sparse.csr_array(sparse.hstack([liked, _WORD * users_words]))
+            self._regression = _Regression(both, len(self.item_ids))
 
         labels = items["genres"].to_list()
         genres = sorted({genre for row in labels for genre in row or ()})
@@ -147,10 +148,10 @@ class ItemPrior:
 
     @classmethod
     def fit(cls, items: pl.DataFrame, ratings: pl.DataFrame, texts: Mapping[str, str] | None = None) -> Self:
-        """The prior of tables `items` and `ratings` (training ratings only). Deterministic; row order is free.
+        """The prior of tables `items` and `ratings` (training ratings only). Deterministic, whatever the row order.
 
-        A rating at or above its user's own mean is a liking. `texts`: what a user of `ratings` said, where the
-        ratings come from dialogues; then words lead to items as well.
+        A rating at or above its user's own mean counts as liked. `texts`: what each user of `ratings` said, where the
+        ratings come from dialogues; then the features `words` and `regression` are more than constants.
         """
         items = items.sort("item_id")
         ratings = ratings.join(items, on="item_id", how="semi")
@@ -175,9 +176,9 @@ class ItemPrior:
     def features(self, turns: Sequence[Utterance]) -> np.ndarray:
         """`FEATURES` of every item after `turns`: float32 (n_features, n_items)."""
         popularity = self._popularity
-        heard = self._evidence(turns)
-        rows = np.array(list(heard.items), dtype=np.int64)
-        weight = np.array(list(heard.items.values()), dtype=np.float32)
+        evidence = self._evidence(turns)
+        rows = np.array(list(evidence.items), dtype=np.int64)
+        weight = np.array(list(evidence.items.values()), dtype=np.float32)
         liked = np.maximum(weight, 0)
         zero = np.zeros(len(self.item_ids), np.float32)
         out = dict.fromkeys(FEATURES, zero)
@@ -185,18 +186,18 @@ class ItemPrior:
         reached = self._likers[rows].T @ (weight / np.maximum(self._n_likes[rows], 1))
         out["neighbours"] = np.log(np.maximum(self._back @ reached, 0) + _SMOOTHING * popularity)
         if self._vocabulary:
-            said = np.array(sorted(self._vocabulary[w] for w in heard.said if w in self._vocabulary), np.int64)
-            walked = self._back @ (self._from_words[said].sum(axis=0) / np.sqrt(max(len(said), 1)))
+            words = np.array(sorted(self._vocabulary[w] for w in evidence.grams if w in self._vocabulary), np.int64)
+            walked = self._back @ (self._from_words[words].sum(axis=0) / np.sqrt(max(len(words), 1)))
             out["words"] = np.log(np.maximum(walked, 0) + popularity)
-            columns = np.concatenate([rows, len(self.item_ids) + said])
-            values = np.concatenate([np.ones(len(rows)), np.full(len(said), _WORD)]).astype(np.float32)
+            columns = np.concatenate([rows, len(self.item_ids) + words])
+            values = np.concatenate([np.ones(len(rows)), np.full(len(words), _WORD)]).astype(np.float32)
             out["regression"] = np.log(np.maximum(self._regression(columns, values), 0) + _FLOOR)
-        out["genres"] = self._genres @ (self._genre_rarity * _vector(heard.genres, self._genre))
-        out["latest_genres"] = self._genres @ (self._genre_rarity * _vector(heard.latest_genres, self._genre))
-        out["people"] = self._people @ _vector(heard.people, self._person)
-        out["years"] = self._in_years(heard.years)
+        out["genres"] = self._genres @ (self._genre_rarity * _vector(evidence.genres, self._genre))
+        out["latest_genres"] = self._genres @ (self._genre_rarity * _vector(evidence.latest_genres, self._genre))
+        out["people"] = self._people @ _vector(evidence.people, self._person)
+        out["years"] = self._in_years(evidence.years)
         length = np.sqrt(_LONG * np.asarray(self._titles.sum(axis=1)).ravel()) + 1e-9
-        out["title"] = (self._titles @ _vector(heard.words, self._word)) / length
+        out["title"] = (self._titles @ _vector(evidence.words, self._word)) / length
         if liked.any():
             profile = self._genres[rows].T @ weight
             out["same_genres"] = self._genres @ profile / (self._norms["genres"] * (np.linalg.norm(profile) + 1e-9))
@@ -211,38 +212,38 @@ class ItemPrior:
 
     # ── evidence ──
 
-    def _evidence(self, turns: Sequence[Utterance]) -> "_Heard":
-        heard = _Heard()
+    def _evidence(self, turns: Sequence[Utterance]) -> _Evidence:
+        evidence = _Evidence()
         for number, turn in enumerate(turns):
             user = turn.role == USER
             reply = turns[number + 1].text if not user and number + 1 < len(turns) else ""
             answer = lexicon.answer(reply)
-            for item, judged in zip(turn.items, lexicon.around(turn.text), strict=False):
+            for item, polarity in zip(turn.items, lexicon.around(turn.text), strict=False):
                 if item in self._rows:
-                    heard.items[self._rows[item]] = _MENTION[(USER, judged) if user else ("", answer)]
+                    evidence.items[self._rows[item]] = _MENTION[(USER, polarity) if user else ("", answer)]
             weight = 1.0 if user else _RECOMMENDERS_WORDS * (1.0 if answer >= 0 else -1.0)
             if user:
-                heard.latest_genres.clear()
+                evidence.latest_genres.clear()
             for tokens, sign in lexicon.clauses(turn.text):
-                self._hear(tokens, weight * sign if user else weight, heard)
+                self._add_words(tokens, weight * sign if user else weight, evidence)
                 if user:
-                    heard.said.update(_grams(tokens))
-                    heard.latest_genres.update({g: sign for word in tokens for g in lexicon.GENRES_OF.get(word, ())})
-        return heard
+                    evidence.grams.update(_grams(tokens))
+                    evidence.latest_genres.update(dict.fromkeys(lexicon.genres(tokens), sign))
+        return evidence
 
-    def _hear(self, tokens: Sequence[str], value: float, heard: "_Heard") -> None:
+    def _add_words(self, tokens: Sequence[str], value: float, evidence: _Evidence) -> None:
+        evidence.genres.update(dict.fromkeys(lexicon.genres(tokens), value))
         for word in tokens:
-            heard.genres.update(dict.fromkeys(lexicon.GENRES_OF.get(word, ()), value))
             if word in self._word:
-                heard.words[word] = max(value, 0.0)
+                evidence.words[word] = max(value, 0.0)
         for n in (3, 2, 1):
             for start in range(len(tokens) - n + 1):
                 if name := self._called.get(" ".join(tokens[start : start + n])):
-                    heard.people[name] = value
+                    evidence.people[name] = value
         clause = " ".join(tokens)
         for decade in lexicon.decades(clause):
-            heard.years[str(decade)] = value
-        heard.years.update(dict.fromkeys(lexicon.age(clause), value))
+            evidence.years[str(decade)] = value
+        evidence.years.update(dict.fromkeys(lexicon.age(clause), value))
 
     def _in_years(self, years: Mapping[str, float]) -> np.ndarray:
         total = np.zeros(len(self.item_ids), np.float32)
@@ -258,16 +259,16 @@ class ItemPrior:
 
 
 def _back(liked: sparse.csr_array) -> sparse.csr_array:
-    """From users to what they like, p(j|u) = 1 / n_u, as a matrix (n_items, n_users) that is applied from the left."""
+    """The step from users to what they like, p(j|u) = 1 / n_u, as a matrix (n_items, n_users) applied from the left."""
     per_user = 1 / np.maximum(np.asarray(liked.sum(axis=1)).ravel(), 1)
     return sparse.csr_array((liked * per_user[:, None]).T, dtype=np.float32)
 
 
 class _Regression:
-    """What each item is expected to be, 0 or 1, given other items and words: EASE (Steck 2019) in its dual form.
+    """Each item's expected value (1 liked, 0 not) given other items and words: EASE (Steck 2019) in its dual form.
 
-    EASE regresses every column on all others: B_ij = -P_ij / P_jj with P = (X'X + λI)^-1. Here people are fewer than
-    items and words, and P = (I - X'KX) / λ with K = (XX' + λI)^-1 (Woodbury), so that K between people is all it keeps.
+    EASE regresses every column on all others: B_ij = -P_ij / P_jj with P = (X'X + λI)^-1. Here users are fewer than
+    items and words, and P = (I - X'KX) / λ with K = (XX' + λI)^-1 (Woodbury), so only K, between users, is stored.
     """
 
     def __init__(self, users: sparse.csr_array, n_items: int) -> None:
@@ -281,17 +282,18 @@ class _Regression:
         self._scale = 1 / (1 - leverage)
 
     def __call__(self, columns: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """The expectation (n_items,) of each item from `columns` of `users` with `values`; meaningless of those."""
+        """The expected value (n_items,) of each item given `values` of `columns`; meaningless for these columns."""
         return self._scale * (self._items @ (self._inverse @ (self._users[columns].T @ values)))
 
 
 def _vocabulary(texts: Sequence[str]) -> tuple[dict[str, int], sparse.csr_array]:
-    """Words and pairs of words that at least `_N_SAID` people said, but no quarter of them, and who said them (0/1)."""
-    said = [{gram for tokens, _ in lexicon.clauses(text) for gram in _grams(tokens)} for text in texts]
-    count = Counter(gram for grams in said for gram in grams)
-    kept = sorted(gram for gram, n in count.items() if _N_SAID <= n <= len(texts) / 4)
-    column = {gram: number for number, gram in enumerate(kept)}
-    return column, _indicator([grams & column.keys() for grams in said], column)
+    """The column of each word and pair of words that at least `_N_SAID` and at most a quarter of the users said, and
+    the matrix (n_users, n_columns) of who said it (0/1)."""
+    said_by = [{gram for tokens, _ in lexicon.clauses(text) for gram in _grams(tokens)} for text in texts]
+    count = Counter(gram for grams in said_by for gram in grams)
+    frequent = sorted(gram for gram, n in count.items() if _N_SAID <= n <= len(texts) / 4)
+    column = {gram: number for number, gram in enumerate(frequent)}
+    return column, _indicator([grams & column.keys() for grams in said_by], column)
 
 
 def _grams(tokens: Sequence[str]) -> list[str]:
@@ -299,10 +301,10 @@ def _grams(tokens: Sequence[str]) -> list[str]:
 
 
 def _indicator(rows: Iterable[Iterable[str] | None], column: Mapping[str, int]) -> sparse.csr_array:
-    found = [sorted({column[name] for name in row or ()}) for row in rows]
-    indices = np.array([c for row in found for c in row], dtype=np.int32)
-    indptr = np.cumsum([0, *map(len, found)])
-    return sparse.csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=(len(found), len(column)))
+    columns = [sorted({column[name] for name in row or ()}) for row in rows]
+    indices = np.array([c for row in columns for c in row], dtype=np.int32)
+    indptr = np.cumsum([0, *map(len, columns)])
+    return sparse.csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=(len(columns), len(column)))
 
 
 def _vector(weights: Mapping[str, float], column: Mapping[str, int]) -> np.ndarray:
@@ -326,7 +328,8 @@ def _people(items: pl.DataFrame) -> set[str]:
 
 
 def _called(person: Mapping[str, int], credits: sparse.csr_array, title_words: Collection[str]) -> dict[str, str]:
-    """What people are called by: full names, and last names that one person of several films has alone."""
+    """Names that people are mentioned by → full name: the full name, and a last name that only one person has, of three
+    films or more."""
     films = np.asarray(credits.sum(axis=0)).ravel()
     called: dict[str, str] = {}
     last: defaultdict[str, list[str]] = defaultdict(list)

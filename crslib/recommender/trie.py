@@ -1,12 +1,12 @@
-"""Grounded decoding: between `[[` and `]]` the next tokens are held to the titles of a catalogue (DESIGN §6).
+"""Grounded decoding: between `[[` and `]]` only tokens that continue a title of a catalogue are allowed (DESIGN §6).
 
-A title is said in the tokens that the tokenizer writes it in, so the titles that may still follow split into disjoint
-shares, one for each next token:
+A title is written in the tokens that the tokenizer splits it into, so the titles that may still follow are divided into
+disjoint sets, one for each next token:
 
-    P(token) ∝ P_model(token) · (mass of the titles that go on with it / mass of the titles here) ^ weight
+    P(token) ∝ P_model(token) · (mass of the titles that continue with it / mass of the titles here) ^ weight
 
-Only where a title ends do spellings differ: `)` `]]`, but `)]` `].` at the end of a sentence; there the model has the
-choice of all of them. Whether to mention anything, and where, stays the model's too. Knows titles, tokens with their
+Only at the end of a title do spellings differ: `)` `]]`, but `)]` `].` at the end of a sentence; there the model
+chooses among all of them. The model also decides whether and where to mention a title. Knows titles, tokens with their
 bytes, and a prior; nothing of items, dialogues, models or how a token is drawn.
 """
 
@@ -19,28 +19,29 @@ import numpy as np
 from crslib.dialogue import utterances
 from crslib.errors import CrsError
 
-_CLOSING = re.compile(rb"([^\[\]]*)\](?:\][^\[\]]*)?")  # the end of a title, and `]`, or `]]` and what is said next
+_CLOSING = re.compile(rb"([^\[\]]*)\](?:\][^\[\]]*)?")  # the end of a title, and `]`, or `]]` and the text after it
 _CLOSING_REST = re.compile(rb"\][^\[\]]*")  # the same after one `]`
-_END = -1  # stands behind the last token of a title; sorts before all tokens
-_SPAN = 700.0  # nats; exp(-700) is still a number, so a title that may be said never loses its mass to rounding
+_END = -1  # follows the last token of a title; sorts before all tokens
+_SPAN = 700.0  # nats; exp(-700) is still a number, so an allowed title never loses its mass to rounding
 
 
 class Titles:
     """The titles of one catalogue in the tokens of one vocabulary; built once, then shared by all utterances.
 
-    `names`: item names as `chat.item_name` gives them, one per item; items of one name count as one title. `pieces`:
-    the bytes of every token, empty for tokens that are no text. `encode`: the tokenizer. Raises `CrsError` for a name
-    that would not come back from a mention, or that the vocabulary cannot spell, and for a vocabulary without `[`, `]`.
+    `names`: item names as `utterances.item_name` returns them, one per item; items of one name count as one title.
+    `pieces`: the bytes of every token, empty for tokens that are no text. `encode`: the tokenizer. Raises `CrsError`
+    for a name that cannot be read back from its mention or that the vocabulary cannot spell, and for a vocabulary
+    without `[` or `]`.
     """
 
     def __init__(self, names: Sequence[str], pieces: Sequence[bytes], encode: Callable[[str], Sequence[int]]) -> None:
         self.pieces = pieces
-        said = [_said(name) for name in names]
-        spelled = sorted((_spell(name, pieces, encode), name) for name in set(said))
+        inner = [_mentioned(name) for name in names]
+        spelled = sorted((_spell(name, pieces, encode), name) for name in set(inner))
         self.spellings = [spelling for spelling, _ in spelled]
         self.rows = {name.encode(): row for row, (_, name) in enumerate(spelled)}
-        self.row_of = np.array([self.rows[name.encode()] for name in said], np.intp)
-        # tokens[depth, row]; titles with the same beginning are neighbours. Twice `_END` behind the longest.
+        self.row_of = np.array([self.rows[name.encode()] for name in inner], np.intp)
+        # tokens[depth, row]; titles with the same beginning are neighbours. Twice `_END` after the longest.
         columns = [*zip_longest(*self.spellings, fillvalue=_END), *[[_END] * len(spelled)] * 2]
         self.tokens = np.array(columns, np.int32)
         self.bracket = _where(pieces, lambda piece: piece == b"[")
@@ -51,21 +52,22 @@ class Titles:
         for token, piece in enumerate(pieces):
             if b"]" in piece and (match := _CLOSING.fullmatch(piece)):
                 closing.setdefault(match[1], []).append(token)
-        # What may be said in the place of a title's last token, or behind it, to close the mention.
+        # Tokens that close a mention in the place of a title's last token, or after it.
         arrays = {piece: np.array(tokens, np.int32) for piece, tokens in closing.items()}
         self.closing = {token: arrays[piece] for token, piece in enumerate(pieces) if piece and piece in arrays}
         self.closing[_END] = arrays[b""]
-        # Outside a mention: tokens that open one and go on, or, where no title is left, all that lead to one.
+        # Outside a mention: tokens that open one and go on; where no title is left, all tokens that lead to one.
         self.never = _where(pieces, lambda piece: b"[[" in piece[:-1])
         self.never_opening = _where(pieces, lambda piece: b"[[" in piece or piece.endswith(b"["))
 
     def constraint(
         self, log_prior: np.ndarray, excluded: Collection[int] = (), *, weight: float = 1.0
     ) -> "TitleConstraint":
-        """What holds one utterance to the titles; see `TitleConstraint`.
+        """The constraint of one utterance to the titles.
 
-        `log_prior`: log-mass of each of `names`, up to a constant; -inf is never said. `excluded`: indexes of names
-        that are out. `weight`: exponent of the prior; 1 is the product, 0 leaves the choice of a title to the model.
+        `log_prior`: log-mass of each of `names`, up to a constant; a name with -inf is never allowed. `excluded`:
+        indexes of names that are not allowed. `weight`: exponent of the prior; 1 is the product, 0 leaves the choice of
+        a title to the model.
         Raises `CrsError` for a prior of another length or that is not a number.
         """
         log_prior = np.array(log_prior, np.float64)
@@ -83,14 +85,14 @@ class Titles:
 
 
 class TitleConstraint:
-    """Holds the mentions in one utterance to titles (`engines.base.Constraint`). A title is said once in an utterance.
+    """Restricts the mentions in one utterance to titles (`engines.base.Constraint`), each at most once.
 
     Drawn token by token at temperature 1 and without truncation, titles have the probability that the module's
-    formula gives along their tokens. Calls with ids that go on from those of the last call cost the new ids only.
+    formula gives along their tokens. A call whose ids extend those of the last call processes the new ids only.
     """
 
     never: np.ndarray
-    """Tokens (int32) that may not be drawn where `allowed` leaves the model free: as of the ids last asked about."""
+    """Tokens (int32) that may not be drawn where `allowed` returns None, for the ids of the last call."""
 
     def __init__(self, titles: Titles, mass: np.ndarray, weight: float) -> None:
         self._titles, self._given, self._weight = titles, mass, weight
@@ -99,13 +101,13 @@ class TitleConstraint:
     def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
         """Tokens (int32) that may follow the utterance `ids`, and log-weights (float32) to add to their logits.
 
-        None outside a mention: free but for `never`. A bracket always opens a mention: `[` is followed by `[`.
+        None outside a mention: every token but those of `never`. `[` always opens a mention: the next token is `[`.
         """
         self._follow(ids)
         titles, lo, hi = self._titles, self._lo, self._hi
-        if self._said is None:
+        if self._name is None:
             return _equal(titles.bracket) if self._bracket and self._mass.any() else None
-        if self._said.endswith(b"]"):
+        if self._name.endswith(b"]"):
             return _equal(titles.closing_rest)
         here, mass = titles.tokens[self._depth, lo:hi], self._mass[lo:hi]
         starts = np.flatnonzero(np.concatenate(([True], here[1:] != here[:-1])))
@@ -123,14 +125,15 @@ class TitleConstraint:
     def forced(self, ids: Sequence[int]) -> list[int]:
         """Tokens that must follow `ids` because the titles left agree in them; often [].
 
-        They go as far as the model has no choice: how a mention is closed says how the sentence goes on.
+        They end where the model has a choice: how a mention is closed depends on how the sentence continues.
         """
         self._follow(ids)
-        if self._said is None or self._said.endswith(b"]"):
+        if self._name is None or self._name.endswith(b"]"):
             return []
         left = self._mass[self._lo : self._hi] > 0
         ends = self._lo + int(left.argmax()), self._hi - 1 - int(left[::-1].argmax())
-        first, last = (self._titles.spellings[row][self._depth :] for row in ends)  # what they agree in, all between do
+        # What the first and the last title share, all titles between them share too.
+        first, last = (self._titles.spellings[row][self._depth :] for row in ends)
         tokens = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
         if len(tokens) == len(first) and tokens and tokens[-1] in self._titles.closing:
             tokens.pop()
@@ -139,14 +142,14 @@ class TitleConstraint:
     def open(self, ids: Sequence[int]) -> bool:
         """Whether `ids` stop inside a mention: an utterance that is cut there loses the title."""
         self._follow(ids)
-        return self._said is not None
+        return self._name is not None
 
     def _start(self) -> None:
         self._ids: list[int] = []
         self._mass = self._given.copy()
         self._bracket = False  # whether the text outside a mention ends with a `[`
-        self._said: bytes | None = None  # since `[[`; None outside a mention
-        self._lo, self._hi, self._depth = 0, 0, 0  # the titles that begin with it, and in how many tokens
+        self._name: bytes | None = None  # the text since `[[`; None outside a mention
+        self._lo, self._hi, self._depth = 0, 0, 0  # rows of the titles that begin with it, and its number of tokens
         self._restrict()
 
     def _restrict(self) -> None:
@@ -162,15 +165,15 @@ class TitleConstraint:
     def _read(self, token: int) -> None:
         titles, piece = self._titles, self._titles.pieces[token]
         after = b""  # what follows the first `]`
-        if self._said is None:
+        if self._name is None:
             opened = (b"[" * self._bracket + piece).endswith(b"[[")
             self._bracket = piece.endswith(b"[")
             if not opened:
                 return
-            self._said, self._lo, self._hi, self._depth = b"", 0, len(titles.spellings), 0
+            self._name, self._lo, self._hi, self._depth = b"", 0, len(titles.spellings), 0
         else:
-            self._said += piece
-            name, closing, after = self._said.partition(b"]")
+            self._name += piece
+            name, closing, after = self._name.partition(b"]")
             if closing:
                 self._lo = titles.rows.get(name, self._hi)
                 self._hi = self._lo + (name in titles.rows)
@@ -181,21 +184,21 @@ class TitleConstraint:
         if after.startswith(b"]"):
             self._mass[self._lo : self._hi] = 0
             self._restrict()
-        # No drawn token leads here but by closing; text from elsewhere may: a mention of no title left is no mention.
+        # Drawn tokens leave a mention only by closing it. Other text may name no title that is left: it is no mention.
         if after or not self._mass[self._lo : self._hi].any():
-            self._said, self._bracket = None, piece.endswith(b"[")
+            self._name, self._bracket = None, piece.endswith(b"[")
 
 
-def _said(name: str) -> str:
-    """A name as it stands between the brackets of its mention."""
+def _mentioned(name: str) -> str:
+    """A name as it is written between the brackets of its mention."""
     text = utterances.mention(name)
     if utterances.mentions(utterances.clean(text)) != [(text[2:-2], 0, len(text))]:
-        raise CrsError(f"{name!r} cannot be mentioned; give item names without line breaks or blanks around")
+        raise CrsError(f"{name!r} cannot be mentioned; use item names without line breaks and outer blanks")
     return text[2:-2]
 
 
 def _spell(name: str, pieces: Sequence[bytes], encode: Callable[[str], Sequence[int]]) -> tuple[int, ...]:
-    """The tokens of a name behind ` [[`; behind a line break where the tokenizer joins it with the brackets (`['`)."""
+    """The tokens of a name after ` [[`; after a line break where the tokenizer joins it with the brackets (`['`)."""
     raw = name.encode()
     for before in (" [[", "\n"):
         tokens = tuple(encode(before + name))

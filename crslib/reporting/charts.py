@@ -9,6 +9,8 @@ import altair as alt
 import polars as pl
 import vl_convert
 
+from crslib.dialogue.views import NOTE_WORDS
+
 alt.renderers.enable("svg")
 
 WIDTH, HEIGHT = 440, 230
@@ -20,12 +22,6 @@ _SOURCES = alt.Color(
     legend=alt.Legend(orient="top"),
 )
 _PERCENT = alt.Axis(format="%", grid=True)
-_NOTES = {
-    "seen_liked": "seen, liked",
-    "seen_disliked": "seen, disliked",
-    "unseen_interested": "not seen, interested",
-    "unseen_uninterested": "not seen, not interested",
-}
 
 
 @alt.theme.register("crs", enable=True)
@@ -125,7 +121,7 @@ def concentration(ranked: pl.DataFrame, ranks: int = 100) -> alt.Chart:
 def reactions(table: pl.DataFrame) -> alt.Chart:
     """`consistency.reaction_table`: source, kind of note, question, answer, share."""
     shown = table.with_columns(
-        pl.col("kind").replace_strict(_NOTES, default=pl.col("kind")),
+        pl.col("kind").replace_strict(NOTE_WORDS, default=pl.col("kind")),
         pl.col("question").replace_strict({"seen": "says it has seen it", "liked": "says it likes it"}, default=""),
     )
     bars = (
@@ -142,7 +138,7 @@ def reactions(table: pl.DataFrame) -> alt.Chart:
             ),
             order=alt.Order("rank:Q"),
             row=alt.Row(
-                "kind:N", title=None, sort=list(_NOTES.values()), header=alt.Header(labelAngle=0, labelAlign="left")
+                "kind:N", title=None, sort=list(NOTE_WORDS.values()), header=alt.Header(labelAngle=0, labelAlign="left")
             ),
             column=alt.Column("question:N", title=None, sort=["says it has seen it", "says it likes it"]),
         )

@@ -13,6 +13,7 @@ import polars as pl
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from crslib.data.catalog import item_names
 from crslib.dialogue import utterances, views
 from crslib.dialogue.stop_reasons import STOP_REASONS
 from crslib.metrics import METRICS, Metric
@@ -260,10 +261,7 @@ def pages(run: Run, shown: pl.DataFrame) -> list[dict[str, Any]]:
     """The dialogues `shown` (rows of table `dialogues`) for a page, in their order: the user's profile, hidden
     `targets`, `turns` with notes and `pieces` (the text cut at its items, without brackets), and the `ending`."""
     profiles = {row["profile_id"]: row for row in run.read("profiles").iter_rows(named=True)}
-    names = {
-        row["item_id"]: utterances.item_name(row["title"], row["year"])
-        for row in run.read("items").iter_rows(named=True)
-    }
+    names = item_names(run.read("items"))
     liked = run.read("holdouts").filter("liked").join(shown, on="profile_id", how="semi").sort("profile_id", "item_id")
     turns = run.read("turns").join(shown, on="dialogue_id", how="semi").partition_by("dialogue_id", as_dict=True)
     pages = []
@@ -291,21 +289,19 @@ def pages(run: Run, shown: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _turn(turn: dict[str, Any], targets: set[str]) -> dict[str, Any]:
-    notes = [views.Note(note["title"], note["seen"], note["liked"]) for note in turn["notes"]]
+    notes = [views.Note.of(note) for note in turn["notes"]]
     return {"role": turn["role"], "notes": views.note_line(notes), "pieces": list(_pieces(turn, targets))}
 
 
 def _pieces(turn: dict[str, Any], targets: set[str]) -> Iterable[dict[str, str]]:
     """An utterance cut at its items, without brackets."""
-    whole, end = turn["text"], 0
-    for item in turn["items"]:
-        if before := whole[end : item["start"]]:
-            yield {"text": before, "css": ""}
-        css = "item target" if item["item_id"] in targets else "item" if item["item_id"] else "item unknown"
-        yield {"text": item["title"], "css": css}
-        end = item["end"]
-    if after := whole[end:]:
-        yield {"text": after, "css": ""}
+    parts = utterances.between(turn["text"], [(item["start"], item["end"]) for item in turn["items"]])
+    for item, after in zip([None, *turn["items"]], parts, strict=True):
+        if item is not None:
+            css = "item target" if item["item_id"] in targets else "item" if item["item_id"] else "item unknown"
+            yield {"text": item["title"], "css": css}
+        if after:
+            yield {"text": after, "css": ""}
 
 
 def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:

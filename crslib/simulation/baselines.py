@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from crslib.config import BaselineParameters, SimulationParameters
-from crslib.dialogue import utterances
+from crslib.data.catalog import item_names
 from crslib.dialogue.scripts import SCRIPTED, TargetKnowledge, TargetUserView, parse_script, script_view
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER
@@ -70,9 +70,7 @@ class InformedPopulation(Population):
 def targets(holdouts: pl.DataFrame, items: pl.DataFrame) -> dict[str, tuple[str, ...]]:
     """The names (`Title (Year)`) of each profile's targets: its hidden liked items, the best rated first, then the less
     known. `holdouts`, `items`: the tables of a run."""
-    names = {
-        item: utterances.item_name(title, year) for item, title, year in items.select("item_id", "title", "year").rows()
-    }
+    names = item_names(items)
     liked = holdouts.filter("liked").join(items.select("item_id", "n_ratings"), on="item_id")
     liked = liked.sort("profile_id", "rating", "n_ratings", "item_id", descending=[False, True, False, False])
     return {

@@ -86,9 +86,7 @@ def converse(
         engine.close()
         for opened in models.values():
             opened.close()
-    lines = [
-        views.note_line([views.Note(n["title"], n["seen"], n["liked"]) for n in noted]) for noted in turns["notes"]
-    ]
+    lines = [views.note_line([views.Note.of(note) for note in notes]) for notes in turns["notes"]]
     return Ending(
         stop_sentence(reason), *chosen.select("summary", "attributes").row(0), [line for line in lines if line]
     )
@@ -131,11 +129,8 @@ def _talk(
 
 def bracketed(text: str, catalog: Catalog) -> str:
     """What a person typed, with its titles in `[[…]]` as the catalogue writes them; typed brackets stay."""
-    result, end = "", 0
-    for mention in catalog.spot(text):
-        result += f"{text[end : mention['start']]}[[{catalog.name(mention['item_id'])}]]"
-        end = mention["end"]
-    return result + text[end:]
+    spans = ((item["start"], item["end"], f"[[{catalog.name(item['item_id'])}]]") for item in catalog.spot(text))
+    return utterances.replace_spans(text, spans)
 
 
 def _nobody() -> pl.DataFrame:

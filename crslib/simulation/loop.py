@@ -221,7 +221,7 @@ class _Recommender(_Party):
     def _say(self, dialogue: _Dialogue, text: str, ids: Sequence[int], items: list[dict[str, Any]]) -> None:
         dialogue.recommender.say(text, ids)
         dialogue.notes = self._notes(items, dialogue.profile_id) if self._parameters.memory else []
-        dialogue.user.hear(text, [Note(note["title"], note["seen"], note["liked"]) for note in dialogue.notes])
+        dialogue.user.hear(text, [Note.of(note) for note in dialogue.notes])
 
     def _notes(self, items: list[dict[str, Any]], profile_id: str) -> list[dict[str, Any]]:
         """What the user of the dialogue remembers or thinks of the items just named, each once."""

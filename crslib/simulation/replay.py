@@ -8,18 +8,19 @@ from utterances and training ratings; hidden items are not read.
 
 import codecs
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
 
 from crslib.config import SimulationParameters
+from crslib.data.catalog import item_names
 from crslib.dialogue import utterances
 from crslib.dialogue.scripts import SCRIPTED, USER_TARGET
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER
-from crslib.dialogue.views import Note, RecommenderView, UserView, View
+from crslib.dialogue.views import View, replay
 from crslib.engines.base import Constraint
 from crslib.engines.llama import log_softmax
 from crslib.engines.loading import open_engines
@@ -128,7 +129,7 @@ def read(
     """
     dialogues = run.read("dialogues").filter(pl.col("dialogue_id").is_in(list(dialogue_ids))).sort("dialogue_id")
     profiles = {row["profile_id"]: row for row in population.profiles.iter_rows(named=True)}
-    names = {utterances.item_name(title, year): item for item, title, year in _named(population.items)}
+    names = {name: item for item, name in item_names(population.items.sort("item_id", descending=True)).items()}
     turns = run.read("turns").sort("dialogue_id", "turn").partition_by("dialogue_id", as_dict=True)
     readers = {USER: _RoleReader(user), RECOMMENDER: _RoleReader(recommender)}
     tokens: list[tuple[Any, ...]] = []
@@ -136,7 +137,7 @@ def read(
     for done, (dialogue_id, profile_id) in enumerate(dialogues.select("dialogue_id", "profile_id").iter_rows()):
         progress(done, dialogues.height)
         rows = turns.get((dialogue_id,), pl.DataFrame()).to_dicts()
-        for turn, view in zip(rows, _views(rows, population.view(profiles[profile_id])), strict=True):
+        for turn, view in zip(rows, replay(rows, population.view(profiles[profile_id])), strict=True):
             place, reader = (dialogue_id, turn["turn"]), readers[turn["role"]]
             prompt = reader.prompt(view)
             tokens += [(*place, *token) for token in reader.tokens(prompt, turn["text"])]
@@ -152,26 +153,6 @@ def read(
     return Replay(
         pl.DataFrame(tokens, schema=TOKENS, orient="row"), pl.DataFrame(candidates, schema=CANDIDATES, orient="row")
     )
-
-
-def _named(items: pl.DataFrame) -> Iterator[tuple[str, str, int | None]]:
-    """Items, the first of a name last."""
-    return items.sort("item_id", descending=True).select("item_id", "title", "year").iter_rows()
-
-
-def _views(turns: Sequence[Mapping[str, Any]], user: UserView) -> Iterator[View]:
-    """What the speaker of each turn had before it."""
-    recommender = RecommenderView()
-    for number, turn in enumerate(turns):
-        if turn["role"] == USER:
-            yield user
-            user.say(turn["text"])
-            recommender.hear(turn["text"])
-        else:
-            yield recommender
-            recommender.say(turn["text"])
-            notes = turns[number + 1]["notes"] if number + 1 < len(turns) else ()
-            user.hear(turn["text"], [Note(note["title"], note["seen"], note["liked"]) for note in notes])
 
 
 class _RoleReader:

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import polars as pl
 
@@ -19,7 +20,7 @@ from crslib.data.corpora import Dialogue, Turn
 from crslib.dialogue.scripts import SCRIPTED, USER_TARGET, TargetKnowledge, TargetUserView, script, script_view
 from crslib.dialogue.templates import ChatTemplate, Tokenizer
 from crslib.dialogue.utterances import RECOMMENDER, USER, mentions
-from crslib.dialogue.views import Note, RecommenderView, UserKnowledge, UserView, View
+from crslib.dialogue.views import RecommenderView, UserKnowledge, UserView, View
 from crslib.errors import CrsError
 from crslib.identity import derive_seed
 from crslib.training.knowledge import Seekers, targets
@@ -54,13 +55,13 @@ def view(dialogue: Dialogue, role: str, seekers: Seekers, *, notes: bool = True,
     attributes. The recommender's view is made from the words alone. Raises `CrsError` for an unknown role.
     """
     if role == RECOMMENDER:
-        return _recommenders(dialogue)
+        return RecommenderView.of(turn_rows(dialogue, notes=False))
     known = seekers.knowledge(dialogue) if knowledge else UserKnowledge("", "")
     if role == USER:
-        return _users(UserView(known), dialogue, notes)
+        return UserView.of(turn_rows(dialogue, notes=notes, leaving=True), known)
     told = TargetKnowledge(known.summary, known.attributes, tuple(_names(dialogue)))
     if role == USER_TARGET:
-        return _users(TargetUserView(told), dialogue, notes)
+        return TargetUserView.of(turn_rows(dialogue, notes=notes, leaving=True), told)
     if role == SCRIPTED:
         whole = script_view(told)
         whole.say(script([(turn.role, turn.text) for turn in dialogue.turns]))
@@ -68,28 +69,29 @@ def view(dialogue: Dialogue, role: str, seekers: Seekers, *, notes: bool = True,
     raise CrsError(f"unknown role {role!r}; known are {', '.join(ROLES)}")
 
 
-def _recommenders(dialogue: Dialogue) -> RecommenderView:
-    seen = RecommenderView()
+def turn_rows(dialogue: Dialogue, *, notes: bool = True, leaving: bool = False) -> list[dict[str, Any]]:
+    """The turns as rows of table `turns` (role, text, notes). The notes of a seeker's turn are their answers on what
+    the recommender has just named, targets included: they are spoken of by now. None of them without `notes`.
+
+    `leaving`: with an empty turn of the seeker at the end where the recommender had the last word.
+    """
+    rows: list[dict[str, Any]] = []
+    named: list[dict[str, Any]] = []
     for turn in dialogue.turns:
-        (seen.say if turn.role == RECOMMENDER else seen.hear)(turn.text)
-    return seen
+        rows.append({"role": turn.role, "text": turn.text, "notes": named if turn.role == USER else []})
+        named = _notes_on(turn, dialogue) if notes and turn.role == RECOMMENDER else []
+    if leaving and rows and rows[-1]["role"] == RECOMMENDER:
+        rows.append({"role": USER, "text": "", "notes": named})
+    return rows
 
 
-def _users(seen: UserView, dialogue: Dialogue, notes: bool) -> UserView:
-    for turn in dialogue.turns:
-        if turn.role == USER:
-            seen.say(turn.text)
-        else:
-            seen.hear(turn.text, notes_on(turn, dialogue) if notes else ())
-    if dialogue.turns and dialogue.turns[-1].role == RECOMMENDER:
-        seen.say("")
-    return seen
-
-
-def notes_on(turn: Turn, dialogue: Dialogue) -> list[Note]:
-    """The seeker's answers on what `turn` names, targets included: they are spoken of by now."""
-    named = {mention.name: dialogue.items[mention.item_id] for mention in turn.mentions}
-    return [Note(name, item.seen, item.liked) for name, item in named.items()]
+def _notes_on(turn: Turn, dialogue: Dialogue) -> list[dict[str, Any]]:
+    answers = {mention.name: (mention.item_id, dialogue.items[mention.item_id]) for mention in turn.mentions}
+    return [
+        {"item_id": item_id, "title": name, "seen": item.seen, "liked": item.liked}
+        for name, (item_id, item) in answers.items()
+        if item.seen is not None or item.liked is not None
+    ]
 
 
 def _names(dialogue: Dialogue) -> list[str]:

@@ -77,7 +77,7 @@ class Seekers:
         people: dict[str, str] = {}
         for turn in _before_items(dialogue):
             for words, sign in lexicon.clauses(turn):
-                genres.update({genre: sign > 0 for word in words for genre in lexicon.GENRES_OF.get(word, ())})
+                genres.update(dict.fromkeys(lexicon.genres(words), sign > 0))
                 if sign > 0:
                     decades += lexicon.decades(" ".join(words))
                     people.update(self._named(words))

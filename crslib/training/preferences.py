@@ -22,8 +22,8 @@ from crslib.data.catalog import Catalog
 from crslib.data.corpora import Dialogue
 from crslib.dialogue.reactions import Turn
 from crslib.dialogue.templates import ChatTemplate
-from crslib.dialogue.utterances import RECOMMENDER, USER, clean
-from crslib.dialogue.views import NOTE_KINDS, Message, Note, UserKnowledge, UserView
+from crslib.dialogue.utterances import USER, clean
+from crslib.dialogue.views import NOTE_KINDS, Message, UserKnowledge, UserView
 from crslib.engines.base import Engine, Request, complete
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, digest
@@ -95,15 +95,9 @@ def of_people(dialogues: Sequence[Dialogue], role: str, catalog: Catalog) -> lis
     contexts = []
     for dialogue in dialogues:
         seen = examples.view(dialogue, role, seekers).messages
-        rows = []
-        for turn in dialogue.turns:
-            notes = examples.notes_on(turn, dialogue) if turn.role == RECOMMENDER else []
-            heard = [
-                {"item_id": catalog.find(note.name), "title": note.name, "seen": note.seen, "liked": note.liked}
-                for note in notes
-                if (note.seen, note.liked) != (None, None)
-            ]
-            rows.append((turn.role, turn.text, heard))
+        rows = examples.turn_rows(dialogue)
+        for row in rows:
+            row["notes"] = [note | {"item_id": catalog.find(note["title"])} for note in row["notes"]]
         profile = seekers.facts(dialogue) if role == USER else {}
         contexts += _contexts(dialogue.dialogue_id, role, seen, rows, profile, catalog)
     return contexts
@@ -122,8 +116,7 @@ def of_run(
     for dialogue_id, talk in exports.talks(turns):
         person = people[owner[dialogue_id]] if role == USER else {}
         seen = exports.view(talk, role, person).messages
-        rows = [(row["role"], row["text"], row["notes"] if row["role"] == RECOMMENDER else []) for row in talk]
-        contexts += _contexts(dialogue_id, role, seen, rows, person, catalog)
+        contexts += _contexts(dialogue_id, role, seen, talk, person, catalog)
     return contexts
 
 
@@ -131,22 +124,19 @@ def _contexts(
     dialogue_id: str,
     role: str,
     messages: Sequence[Message],
-    rows: Sequence[tuple[str, str, list[dict[str, Any]]]],
+    rows: Sequence[Mapping[str, Any]],
     profile: Mapping[str, Any],
     catalog: Catalog,
 ) -> Iterator[Context]:
-    """The contexts of one dialogue. `rows`: role, text and, with the recommender's turns, the notes that follow."""
+    """The contexts of one dialogue. `rows`: role, text and notes of table `turns`."""
     said: list[Turn] = []
-    heard: list[dict[str, Any]] = []
-    for number, (speaker, text, notes) in enumerate(rows):
-        if speaker == role:
-            moment, own = f"{dialogue_id}:{number:02d}", heard if role == USER else []
+    for number, row in enumerate(rows):
+        if row["role"] == role:
+            moment, own = f"{dialogue_id}:{number:02d}", row["notes"]
             known = own[0] if len(own) == 1 else {}
             kind = "several" if len(own) > 1 else NOTE_KINDS.get((known.get("seen"), known.get("liked")), "")
             yield Context(moment, moment, role, kind, tuple(messages[: number + 1]), tuple(said), tuple(own), profile)
-        own_notes = heard if speaker == USER else []
-        said.append({"role": speaker, "text": text, "items": catalog.link(text), "notes": own_notes})
-        heard = notes
+        said.append({name: row[name] for name in ("role", "text", "notes")} | {"items": catalog.link(row["text"])})
 
 
 def forced(contexts: Sequence[Context]) -> list[Context]:
@@ -164,12 +154,12 @@ def forced(contexts: Sequence[Context]) -> list[Context]:
         if (item["item_id"] or item["title"]) in earlier or item["title"] in context.messages[0].text:
             continue
         for (seen, liked), kind in NOTE_KINDS.items():
-            view = UserView(UserKnowledge("", ""))
-            view.messages = list(context.messages[:-1])
-            view.hear(before["text"], [Note(item["title"], seen, liked)])
             note = {"item_id": item["item_id"], "title": item["title"], "seen": seen, "liked": liked}
+            view = UserView(UserKnowledge("", ""))
+            view.follow(before, [note])
+            messages = (*context.messages[:-1], view.messages[-1])
             name = f"{context.moment}:{kind}"
-            found.append(replace(context, context_id=name, kind=kind, messages=tuple(view.messages), notes=(note,)))
+            found.append(replace(context, context_id=name, kind=kind, messages=messages, notes=(note,)))
     return found
 
 

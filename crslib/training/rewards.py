@@ -13,8 +13,8 @@ from typing import Any
 from rapidfuzz import fuzz
 
 from crslib.dialogue import lexicon, stances
-from crslib.dialogue.reactions import Turn, _key, react, reaction
-from crslib.dialogue.utterances import RECOMMENDER, USER, clean
+from crslib.dialogue.reactions import Turn, react, reaction
+from crslib.dialogue.utterances import RECOMMENDER, USER, clean, item_key
 from crslib.dialogue.words import words
 
 Scores = dict[str, float | None]
@@ -44,11 +44,10 @@ def unasked(turn: Turn, said: Sequence[Turn]) -> float | None:
 
     None for a user who brings up nothing that was not mentioned before.
     """
-    mentioned = {_key(mention) for earlier in said for mention in earlier["items"]}
-    own = {_key(mention): mention["item_id"] for mention in turn["items"] if _key(mention) not in mentioned}
+    mentioned = {item_key(mention) for earlier in said for mention in earlier["items"]}
+    own = {item_key(mention): mention["item_id"] for mention in turn["items"] if item_key(mention) not in mentioned}
     for key, item_id in own.items():
-        named = [(mention["start"], mention["end"], _key(mention) == key) for mention in turn["items"]]
-        if item_id is None or react("", turn["text"], named, alone=False).seen is False:
+        if item_id is None or react("", turn, key, alone=False).seen is False:
             return 0.0
     return 1.0 if own else None
 
@@ -63,9 +62,9 @@ def new(turn: Turn, said: Sequence[Turn]) -> float | None:
     """
     if not turn["items"]:
         return None
-    earlier = {_key(mention) for other in said if other["role"] == RECOMMENDER for mention in other["items"]}
-    asked = {_key(mention) for mention in said[-1]["items"]} if said and said[-1]["role"] == USER else set()
-    return float(not any(_key(mention) in earlier - asked for mention in turn["items"]))
+    earlier = {item_key(mention) for other in said if other["role"] == RECOMMENDER for mention in other["items"]}
+    asked = {item_key(mention) for mention in said[-1]["items"]} if said and said[-1]["role"] == USER else set()
+    return float(not any(item_key(mention) in earlier - asked for mention in turn["items"]))
 
 
 def exists(turn: Turn) -> float | None:
@@ -95,7 +94,7 @@ def stated(said: Sequence[Turn]) -> tuple[set[str], set[str]]:
         if turn["role"] == USER:
             for clause, sign in lexicon.clauses(turn["text"]):
                 if not _PAST.intersection(clause):
-                    signs.update({genre: sign for word in clause for genre in lexicon.GENRES_OF.get(word, ())})
+                    signs.update(dict.fromkeys(lexicon.genres(clause), sign))
     return {genre for genre, sign in signs.items() if sign > 0}, {genre for genre, sign in signs.items() if sign < 0}
 
 

@@ -1,7 +1,7 @@
-"""What a person remembers of an item that was mentioned, or thinks of one they have not seen.
+"""What a user remembers of an item that was mentioned, or thinks of one they have not seen.
 
-Everything comes from visible (training) ratings. Knows nothing of held-out items, dialogues or how notes are worded:
-an item that a person rated only in the hidden part of the history counts as not seen.
+Everything comes from visible (training) ratings, so an item that a user rated only in the hidden part of the history
+counts as not seen. Knows nothing of held-out items, dialogues or the wording of notes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,25 +14,25 @@ from scipy.sparse.linalg import svds
 
 from crslib.data import histories
 
-# Values chosen on a second temporal split inside the visible ratings of the built-in data. That content and factors
-# are used at all was seen on held-out ratings too, so the AUC reported there is a little optimistic.
-PRIOR_RIDGE = 10.0  # shrinks what genre, decade and popularity say of an item's quality
-ITEM_WEIGHT = 10.0  # ratings after which an item's own mean counts as much as that
+# Values chosen on a second temporal split inside the visible ratings of the built-in data. The decision to use content
+# and factors was also checked on held-out ratings, so the AUC reported on these is slightly optimistic.
+PRIOR_RIDGE = 10.0  # of the regression of an item's quality on genre, decade and popularity
+ITEM_WEIGHT = 10.0  # ratings at which an item's own mean counts as much as that regression
 N_FACTORS = 16
-TASTE_RIDGE = 8.0  # shrinks a person's taste towards everybody's
+TASTE_RIDGE = 8.0  # shrinks a user's taste towards the average
 
 
 class TasteModel:
-    """Predicts z, a rating on a person's own scale, of any item of the catalogue.
+    """Predicts z, the rating on a user's own scale, of any item of the catalogue.
 
     z(user, item) = q(item) + w(user) · x(item). q: the item's mean z, shrunk to a ridge regression on genres, decade
     and log popularity. x: genres, decade and the factors of a truncated SVD of the residuals z - q (baseline plus
-    factors: Koren, Bell and Volinsky 2009). w: a ridge regression of the person's residuals on x. Content and factors
+    factors: Koren, Bell and Volinsky 2009). w: a ridge regression of the user's residuals on x. Content and factors
     have unit mean square length over the ratings, so that neither outweighs the other by its scale. Directors and cast
-    are left out: in the built-in data they add nothing that can be measured.
+    are left out: in the built-in data they add nothing measurable.
 
-    `threshold` is the prediction from which a liking (z >= 0) is more likely than not. It is not 0 but minus the median
-    of z - q: ratings have a long tail downwards, so the median of what is predicted lies above its mean.
+    `threshold` is the prediction from which liking the item (z >= 0) is more likely than not. It is not 0 but minus the
+    median of z - q: ratings have a long tail downwards, so their median is above their mean.
     """
 
     def __init__(self, item_ids: Sequence[str], quality: np.ndarray, features: np.ndarray, threshold: float) -> None:
@@ -44,7 +44,7 @@ class TasteModel:
 
     @classmethod
     def fit(cls, training: pl.DataFrame, items: pl.DataFrame) -> Self:
-        """The model of tables `ratings` (visible ones only) and `items`. Deterministic; the order of rows is free."""
+        """The model of tables `ratings` (visible ones only) and `items`. Deterministic, whatever the row order."""
         items = items.sort("item_id")
         training = training.join(items, on="item_id", how="semi")
         training = histories.standardise(training, histories.scales(training))
@@ -64,9 +64,9 @@ class TasteModel:
         return model
 
     def predict(self, user_id: str, item_ids: Iterable[str]) -> np.ndarray:
-        """Predicted z of each item, to six decimals; NaN for an item that the catalogue does not hold.
+        """Predicted z of each item, to six decimals; NaN for an item that is not in the catalogue.
 
-        A user without ratings gets what everybody thinks.
+        A user without ratings gets the average taste.
         """
         row = np.array([self._rows.get(item, -1) for item in item_ids], dtype=np.int64)
         z = self.quality[row] + self.features[row] @ self._taste(user_id)
@@ -96,7 +96,7 @@ def _content(items: pl.DataFrame) -> np.ndarray:
 
 
 def _quality(content: np.ndarray, item: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """What everybody thinks of each item: its mean z, shrunk to what content and popularity say. (n_items,)"""
+    """Each item's mean z, shrunk to the prediction from content and popularity. (n_items,)"""
     n = np.bincount(item, minlength=len(content))
     known = np.hstack([content, np.log1p(n)[:, None]])
     prior = known @ _ridge(known[item], z, PRIOR_RIDGE)
@@ -119,7 +119,7 @@ def _scaled(features: np.ndarray, item: np.ndarray) -> np.ndarray:
 
 
 class Opinions:
-    """What each profile's person remembers or thinks of an item, found when asked."""
+    """What the user of each profile remembers or thinks of an item, computed on demand."""
 
     def __init__(self, profiles: pl.DataFrame, training: pl.DataFrame, items: pl.DataFrame) -> None:
         """`profiles`, `training` (table `ratings`, visible ones only) and `items` of one run."""
@@ -133,8 +133,8 @@ class Opinions:
         }
 
     def of(self, profile_id: str, item_id: str | None) -> tuple[bool | None, bool | None]:
-        """`(seen, liked)`: from the visible history (True, rated at or above the own mean); else (False, more likely
-        than not to be liked); (False, None) for an item that the catalogue does not hold."""
+        """`(seen, liked)`. For an item in the visible history (True, rated at or above the user's mean); for another
+        (False, predicted to be liked); for one that is not in the catalogue (False, None)."""
         user = self._users[profile_id]
         if item_id is None or item_id not in self._items:
             return False, None
@@ -144,13 +144,13 @@ class Opinions:
 
 
 def auc(model: TasteModel, profiles: pl.DataFrame, judged: pl.DataFrame) -> pl.DataFrame:
-    """How well `model` tells what a person liked from what not: `profile_id`, `n` items, `auc`, sorted by profile.
+    """How well `model` separates liked items from others: (profile_id, n items, auc), sorted by profile.
 
-    `auc` is the probability that an item of `judged` (`profile_id`, `item_id`, `liked`) that was liked has a higher
-    prediction than one that was not, ties counting half; profiles without both kinds are left out, and items that the
-    catalogue does not hold. The figure to report is the mean over profiles. For reports, not for simulation.
+    `auc` is the probability that a liked item of `judged` (`profile_id`, `item_id`, `liked`) has a higher prediction
+    than one not liked, ties counting half. Items outside the catalogue are left out, and profiles that do not have both
+    kinds. The figure to report is the mean over profiles. For reports, not for simulation.
     """
-    from sklearn.metrics import roc_auc_score  # slow to import, and simulations do without
+    from sklearn.metrics import roc_auc_score  # slow to import, and simulations do not need it
 
     judged = judged.join(profiles.select("profile_id", "user_id"), on="profile_id").sort("profile_id", "item_id")
     rows = []

@@ -1,7 +1,7 @@
 """Preference summaries and target attributes from rating histories, and the held-out items that belong to them.
 
-A summary comes from the visible part of one person's history. Held-out items decide the target attributes of `heldout`
-mode, never a word more: which ones they are stands in a table of its own. Knows nothing of dialogues and models.
+A summary comes from the visible part of one user's history. Held-out items determine the target attributes of `heldout`
+mode and nothing else; they are listed in a table of their own. Knows nothing of dialogues and models.
 """
 
 import math
@@ -24,17 +24,17 @@ from crslib.identity import derive_seed, digest
 from crslib.store import Run
 from crslib.users.targets import N_STARS, Target, from_heldout, from_taste, relax
 
-MIN_VISIBLE = 15  # ratings a summary can be made from
+MIN_VISIBLE = 15  # ratings that a summary needs at least
 
-# An affinity is a mean z, shrunk to the person's own mean as if `prior` ratings had been exactly average: the empirical
-# Bayes estimate with prior = within-person variance / variance between people, by the method of moments on the visible
+# An affinity is a mean z, shrunk to the user's own mean as if `prior` ratings had been exactly average: the empirical
+# Bayes estimate with prior = within-user variance / variance between users, by the method of moments on the visible
 # ratings of the built-in data (σ²/τ²: genres and decades 17–30, directors 3.6, cast 7).
 PRIORS = {"genre": 20.0, "decade": 20.0, "director": 4.0, "actor": 7.0}
 
 
 @dataclass(frozen=True)
 class ProfileTables:
-    """All that profiles are made of; each a table of `schemas.TABLES`.
+    """Profiles and the tables that belong to them; each a table of `schemas.TABLES`.
 
     `training`: the visible ratings of all users. `items`: the catalogue with n_ratings and mean_rating of `training`.
     `holdouts` is for evaluation only.
@@ -54,15 +54,15 @@ class ProfileTables:
 
 
 def build(items: pl.DataFrame, ratings: pl.DataFrame, parameters: ProfileParameters) -> ProfileTables:
-    """Profiles of `n_profiles` people from tables `items` and `ratings`, sorted by `profile_id`.
+    """Profiles of `n_profiles` users from tables `items` and `ratings`, sorted by `profile_id`.
 
-    Ratings of items outside the catalogue are left out. Eligible is who has at least 15 visible ratings and liked at
-    least one hidden item, in both target modes, so that the modes speak of the same people; who is taken is drawn by
-    the seed. A profile depends on (data, seed, parameters) and its own user: not on the order of the rows, nor on how
-    many others are taken.
+    Ratings of items outside the catalogue are left out. A user is eligible with at least 15 visible ratings and at
+    least one liked hidden item, in both target modes, so that the modes have the same users; the seed draws among them.
+    A profile depends on (data, seed, parameters) and its own user, not on the order of the rows or on the number of
+    profiles.
 
-    Raises `CrsError` when fewer people are eligible than asked for, when `min_k` exceeds the catalogue, or when a table
-    is not what it should be.
+    Raises `CrsError` when fewer users are eligible than asked for, when `min_k` exceeds the catalogue, or when a table
+    does not have its schema.
     """
     if parameters.min_k > items.height:
         raise CrsError(f"min_k = {parameters.min_k} exceeds the catalogue's {items.height} items; choose a smaller one")
@@ -79,9 +79,7 @@ def build(items: pl.DataFrame, ratings: pl.DataFrame, parameters: ProfileParamet
     history = visible.join(traits, on="item_id")
     affinities = _affinities(history)
     facts = _facts(history, affinities).join(users, on="user_id")
-    names = {
-        item: utterances.item_name(title, year) for item, title, year in items["item_id", "title", "year"].iter_rows()
-    }
+    names = catalog.item_names(items)
     frequency = Counter(genre for genres in items["genres"] for genre in genres)
 
     @cache
@@ -130,7 +128,7 @@ def build(items: pl.DataFrame, ratings: pl.DataFrame, parameters: ProfileParamet
 
 
 def _choose(training: pl.DataFrame, hidden: pl.DataFrame, parameters: ProfileParameters) -> pl.DataFrame:
-    """`user_id`, `profile_id` of those taken, sorted by `user_id`."""
+    """`user_id`, `profile_id` of the users drawn, sorted by `user_id`."""
     eligible = (
         training.group_by("user_id")
         .len()
@@ -140,19 +138,19 @@ def _choose(training: pl.DataFrame, hidden: pl.DataFrame, parameters: ProfilePar
     )
     if len(eligible) < parameters.n_profiles:
         raise CrsError(
-            f"n_profiles = {parameters.n_profiles} but only {len(eligible)} people have at least {MIN_VISIBLE} visible "
-            f"ratings and a hidden one they liked; choose at most {len(eligible)} or another holdout_share"
+            f"n_profiles = {parameters.n_profiles} but only {len(eligible)} users have at least {MIN_VISIBLE} visible "
+            f"ratings and a hidden item they liked; choose at most {len(eligible)} or another holdout_share"
         )
-    drawn = sorted(eligible, key=lambda user: (derive_seed(parameters.seed, "profile", user), user))
-    taken = sorted(drawn[: parameters.n_profiles])
+    shuffled = sorted(eligible, key=lambda user: (derive_seed(parameters.seed, "profile", user), user))
+    drawn = sorted(shuffled[: parameters.n_profiles])
     return pl.DataFrame(
-        {"user_id": taken, "profile_id": [_profile_id(user) for user in taken]},
+        {"user_id": drawn, "profile_id": [_profile_id(user) for user in drawn]},
         schema={"user_id": pl.String, "profile_id": pl.String},
     )
 
 
 def _profile_id(user_id: str) -> str:
-    """`u` and the user id; where that holds more than letters, digits, - and _, a readable part of it and a hash."""
+    """`u` and the user id; of an id with other characters than letters, digits, - and _ a readable part and a hash."""
     if re.fullmatch(r"[A-Za-z0-9_-]{1,40}", user_id):
         return f"u{user_id}"
     return f"u{re.sub(r'[^A-Za-z0-9_-]+', '-', user_id)[:24]}.{digest(user_id, 'user')}"
@@ -162,7 +160,7 @@ def _profile_id(user_id: str) -> str:
 
 
 def _traits(items: pl.DataFrame) -> pl.DataFrame:
-    """Items with what a taste can hold on to: `item_id`, `genres`, `decade`, `directors`, `stars`, `n_ratings`.
+    """What a taste may depend on, by item: `item_id`, `genres`, `decade`, `directors`, `stars`, `n_ratings`.
 
     `stars`: the up to five people of the cast whose films have the most training ratings.
     """
@@ -186,7 +184,7 @@ def _traits(items: pl.DataFrame) -> pl.DataFrame:
 
 
 def _affinities(history: pl.DataFrame) -> pl.DataFrame:
-    """How much each person likes what: `user_id`, `kind` (genre, decade, director, actor), `name`, `n` ratings,
+    """How much each user likes what: `user_id`, `kind` (genre, decade, director, actor), `name`, `n` ratings,
     `n_liked` of them, `affinity` = Σz / (n + prior). Sorted by user, kind and name."""
     priors = pl.DataFrame({"kind": list(PRIORS), "prior": list(PRIORS.values())})
     return histories.query(
@@ -211,16 +209,16 @@ def _affinities(history: pl.DataFrame) -> pl.DataFrame:
 
 
 def _facts(history: pl.DataFrame, affinities: pl.DataFrame) -> pl.DataFrame:
-    """What a summary says, one row per person: the columns `liked_genres` … `disliked_items` of table `profiles`.
+    """What a summary says, one row per user: the columns `liked_genres` … `disliked_items` of table `profiles`.
 
     - liked genres: up to three of positive affinity that make up at least a tenth of the history (and three ratings);
     - disliked genre: at most one, of at least five ratings and an affinity of at most -0.25;
     - decade: of positive affinity and at least half of the liked items;
     - director: at most one, of at least two liked items and an affinity of at least 0.3;
     - loved items: up to three, the highest z; disliked item: at most one, the lowest z if that is at most -1. Among
-      equals the one that most people rated comes first: a well-known film is the better talk.
+      equals the item with the most ratings comes first, because a well-known film is the better topic.
 
-    Names break what ties are left.
+    Remaining ties are broken by name.
     """
     return histories.query(
         """
@@ -258,7 +256,7 @@ def _facts(history: pl.DataFrame, affinities: pl.DataFrame) -> pl.DataFrame:
 def summarise(facts: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """The summary of DESIGN §4 from the facts of one row of table `profiles`; `names`: item id to `Title (Year)`.
 
-    The decade is said with the genres only, as the format knows no sentence for it alone.
+    The decade is mentioned only together with genres; the format has no sentence for it alone.
     """
     sentences = []
     if facts["liked_genres"]:

@@ -14,7 +14,7 @@ import polars as pl
 from rapidfuzz import fuzz
 
 from crslib.config import ProfileParameters
-from crslib.data import titles
+from crslib.data import catalog, titles
 from crslib.dialogue import templates, utterances, views
 from crslib.engines import llama
 from crslib.engines.base import Engine, Request, Sampling, complete
@@ -34,9 +34,9 @@ REJECTED = pl.DataFrame(schema=dict.fromkeys(("profile_id", "reason", "wording")
 
 
 def worded(built: ProfileTables, parameters: ProfileParameters) -> tuple[ProfileTables, pl.DataFrame]:
-    """`built` with summaries worded as `summary_style` asks for, and the wordings that were rejected (`reword`).
+    """`built` with summaries in the style of `summary_style`, and the wordings that were rejected (see `reword`).
 
-    Greedy decoding: the built-in model invents less. Raises `CrsError` when the model cannot be loaded.
+    Decoding is greedy, because the built-in model then invents less. Raises `CrsError` when the model cannot be loaded.
     """
     if parameters.summary_style == "template":
         return built, REJECTED.clear()
@@ -53,16 +53,14 @@ def worded(built: ProfileTables, parameters: ProfileParameters) -> tuple[Profile
 def reword(
     profiles: pl.DataFrame, holdouts: pl.DataFrame, items: pl.DataFrame, engine: Engine, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Summaries in a model's words: `profiles` with the summaries that passed, and what was rejected and why.
+    """`profiles` with summaries in a model's words where these passed the check (`fault`), and the rejected wordings.
 
-    The model sees the template summary only. Each wording is checked (`fault`); where it fails, the template stays.
-    The second frame holds `profile_id`, `reason`, `wording` of the rejected ones, sorted by profile; it may quote a
-    held-out title, so it belongs beside `holdouts`, never in a simulation.
+    The model sees the template summary only; where its wording fails, the template stays. The second frame has
+    `profile_id`, `reason`, `wording` of the rejected ones, sorted by profile. It may quote a held-out title, so it is
+    for whoever may read `holdouts`, never for a simulation.
     """
     template = templates.ChatTemplate(*engine.chat_template)
-    names = {
-        item: utterances.item_name(title, year) for item, title, year in items["item_id", "title", "year"].iter_rows()
-    }
+    names = catalog.item_names(items)
     spoken = frozenset(_words(title) for title in items["title"])
     genres = frozenset(genre for genres in items["genres"] for genre in genres)
     hidden = {profile: part["item_id"].to_list() for (profile,), part in holdouts.group_by("profile_id")}
@@ -108,14 +106,14 @@ def fault(
     """Why `wording` may not replace the template summary of `facts` (a row of table `profiles`); empty if it may.
 
     `names`: item id to `Title (Year)`. `withheld`: names of the person's held-out items. `spoken`, `genres`: the
-    words of all titles and all genres of the catalogue. Errs on the safe side: a wrong rejection costs nothing, as the
-    template stays.
+    words of all titles and all genres of the catalogue. Errs towards rejection: a wrong one costs nothing, because
+    the template stays.
     """
     wording = re.sub(r"\bscience fiction\b", "sci-fi", wording, flags=re.IGNORECASE)
     known = [names[item] for item in (*facts["loved_items"], *facts["disliked_items"])]
     liked = [*(_title(names[item]) for item in facts["loved_items"]), *facts["liked_directors"]]
     disliked = [_title(names[item]) for item in facts["disliked_items"]]
-    # Names without their stops, so that a stop is the end of a sentence ("Dr. Strangelove").
+    # Names lose their full stops ("Dr. Strangelove"), so that a full stop is the end of a sentence.
     for name in (*liked, *disliked):
         wording = wording.replace(name, _unstopped(name))
     sentences = [sentence for sentence in re.split(r"(?<=[.!?])\s+", wording) if _words(sentence)]
@@ -134,7 +132,7 @@ def fault(
         if not _says(wording, fact):
             return f"left out: {fact}"
     for sentence in sentences:
-        rest = sentence  # a title may say "No" or "Horror"
+        rest = sentence  # a title may contain "No" or "Horror"
         for name in (*liked, *disliked):
             rest = rest.replace(_unstopped(name), "")
         if new := [genre for genre in sorted(genres) if _says(rest, genre) and not _says(facts["summary"], genre)]:
@@ -166,14 +164,14 @@ def _says(text: str, fact: str) -> bool:
 
 
 def _gives_away(wording: str, title: str, known: Sequence[str]) -> bool:
-    """Whether a withheld title stands in the wording: its words, for long titles also nearly (partial ratio >= 90)."""
+    """Whether the wording has a withheld title: its words, of a long title also similar words (partial ratio >= 90)."""
     text, key = f" {_words(wording)} ", re.sub(r"^(?:the|a|an) (?=.)", "", _words(title))
     for name in known:
         if name != _title(name):  # without its year a known title may be the beginning of a withheld one
             text = text.replace(f" {_words(name)} ", " / ")
     # Below four letters only a whole word counts; below ten, a ratio of 90 leaves no room for a different letter.
-    found = f" {key}" if len(key) >= 4 else f" {key} "
-    return found in text or (len(key) >= 10 and fuzz.partial_ratio(key, text) >= 90)
+    phrase = f" {key}" if len(key) >= 4 else f" {key} "
+    return phrase in text or (len(key) >= 10 and fuzz.partial_ratio(key, text) >= 90)
 
 
 def _invented(sentences: Sequence[str], summary: str, spoken: Set[str]) -> str:
@@ -184,7 +182,7 @@ def _invented(sentences: Sequence[str], summary: str, spoken: Set[str]) -> str:
                 return token
         words = _words(sentence).split()
         for start, end in itertools.combinations(range(len(words) + 1), 2):
-            # One word is a title only where its capital says nothing: at the beginning.
+            # A single word is looked up only at the beginning of a sentence, where any word has a capital.
             phrase = " ".join(words[start:end])
             if phrase in spoken and (end - start > 1 or not start) and not _says(summary, phrase):
                 return phrase

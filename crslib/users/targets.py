@@ -1,4 +1,4 @@
-"""Target attributes: what a person looks for, drawn from held-out items or the visible taste, relaxed to `min_k`.
+"""Target attributes: what a user looks for, drawn from held-out items or the visible taste, relaxed to `min_k`.
 
 Knows attributes, never a title.
 """
@@ -16,12 +16,12 @@ from crslib.dialogue import utterances
 N_STARS = 5  # a cast list names extras too; only its best-known people are worth asking for
 
 
-# ── what they look for ──────────────────────────────────────────────────────────────────────────────────────────
+# ── attributes ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a person looks for: any subset of these attributes, never a title."""
+    """What a user looks for: any subset of these attributes, never a title."""
 
     genres: tuple[str, ...] = ()
     decade: int | None = None
@@ -43,15 +43,17 @@ class Target:
 
     def count(self, items: pl.DataFrame) -> int:
         """How many items of the catalogue match."""
-        found = catalog.matches(items, genres=self.genres, decade=self.decade, actor=self.actor, director=self.director)
-        return int(found.sum())
+        matching = catalog.matches(
+            items, genres=self.genres, decade=self.decade, actor=self.actor, director=self.director
+        )
+        return int(matching.sum())
 
 
 def relax(target: Target, min_k: int, matching: Callable[[Target], int]) -> tuple[Target, list[str]]:
-    """`target` with as many attributes dropped as it takes until `matching` counts at least `min_k` items.
+    """`target` with attributes dropped until `matching` counts at least `min_k` items, and the kinds dropped.
 
-    The most identifying go first: director, actor, second genre, decade, genre. The second value names the kinds that
-    went, not their values: those may be a held-out item's.
+    The most identifying are dropped first: director, actor, second genre, decade, genre. Only their kinds are returned:
+    the values may be a held-out item's.
     """
     dropped = []
     while target != Target() and matching(target) < min_k:
@@ -69,7 +71,7 @@ def relax(target: Target, min_k: int, matching: Callable[[Target], int]) -> tupl
     return target, dropped
 
 
-# What people ask for comes in several shapes: number of genres, what else is said, and how often.
+# Requests come in several shapes: (number of genres, other attribute) → weight.
 _SHAPES = {(2, "decade"): 3, (2, ""): 2, (1, "decade"): 2, (1, "actor"): 2, (1, "director"): 1}
 
 
@@ -78,8 +80,8 @@ def from_heldout(
 ) -> Target:
     """Attributes that at least one held-out liked item has: those of the item whose genres are the most typical.
 
-    A genre's weight is how often it occurs among these items times log(catalogue / items of that genre), so "drama",
-    half of any catalogue, does not stand for everybody. Ties are drawn.
+    A genre's weight is its count among these items times log(catalogue / items of that genre), so that "drama", half of
+    any catalogue, is not everybody's most typical genre. Ties are drawn.
     """
     often = Counter(genre for genres in liked["genres"] for genre in genres)
     typical = {genre: (often[genre] * weight(genre), genre) for genre in often}
@@ -102,8 +104,8 @@ def from_taste(
 ) -> Target:
     """Attributes drawn from the visible taste; no item need have them all.
 
-    Genres among the liked ones (else the one of highest affinity), a decade in proportion to the liked items, people
-    among those of positive affinity.
+    Genres are drawn from the liked ones (or else is the one of highest affinity), a decade in proportion to the liked
+    items, actors and directors from those of positive affinity.
     """
     ranked = affinities.sort("affinity", "name", descending=[True, False])
     n_genres, other = _shape(rng)
@@ -114,7 +116,7 @@ def from_taste(
     genres = list(liked_genres) or names("genre")[:1]
     drawn = rng.sample(genres, min(n_genres, len(genres)))
     decades = affinities.filter(pl.col("kind") == "decade", pl.col("n_liked") > 0)
-    decade = int(rng.choices(decades["name"], weights=decades["n_liked"])[0]) if decades.height else None
+    decade = int(rng.choices(decades["name"], weights=decades["n_liked"].to_list())[0]) if decades.height else None
     people = {kind: names(kind, pl.col("affinity") > 0)[:20] for kind in ("actor", "director")}
     return _target(drawn, other, decade, people, enough, rng)
 
@@ -133,11 +135,11 @@ def _target(
 ) -> Target:
     """The attributes of a drawn shape.
 
-    A person whose items are enough for `min_k` is asked for alone: with a genre, hardly anybody would be left. Others
-    come with genre and decade, for relaxation to take the person away and leave those.
+    An actor or director with enough items for `min_k` is the only attribute: with a genre, hardly any item would match.
+    Others come with genre and decade, so that these remain when relaxation drops the actor or director.
     """
     if candidates := people.get(other):
-        alone = [Target(**{other: person}) for person in candidates]
+        alone = [Target(actor=name) if other == "actor" else Target(director=name) for name in candidates]
         if known := [target for target in alone if enough(target)][:N_STARS]:
             return rng.choice(known)
         return replace(alone[0], genres=tuple(genres), decade=decade)

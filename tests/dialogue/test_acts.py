@@ -24,7 +24,7 @@ def seen(*texts: str) -> list[set[str]]:
     return [set(row) for row in acts.features(turns(*texts))["features"]]
 
 
-def test_features_are_words_pairs_and_what_came_before() -> None:
+def test_features_are_words_pairs_and_context() -> None:
     first, second = seen("R: Seen [[Up (2009)]]?", "U: I've SEEN it!")
     assert first == {"seen", "FILM", "?", "seen FILM", "FILM ?", "(opens)", "(own first turn)", "(new film)"}
     assert second == {
@@ -33,7 +33,7 @@ def test_features_are_words_pairs_and_what_came_before() -> None:
     }  # fmt: skip
 
 
-def test_whose_film_it_is() -> None:
+def test_features_say_who_named_a_film_first() -> None:
     found = seen("U: [[Up (2009)]]", "R: [[up (2009)]] [[Heat (1995)]]", "U: [[Heat (1995)]]", "U: [[Up (2009)]]")
     films = [{name for name in row if "film" in name and name != "(after a film)"} for row in found]
     assert films == [
@@ -41,12 +41,12 @@ def test_whose_film_it_is() -> None:
     ]  # fmt: skip
 
 
-def test_dialogues_know_nothing_of_one_another() -> None:
+def test_features_do_not_cross_dialogues() -> None:
     both = pl.concat([turns("U: [[Up (2009)]]?", dialogue_id="a"), turns("R: [[Up (2009)]]", dialogue_id="b")])
     assert set(acts.features(both)["features"][1]) == {"FILM", "(opens)", "(own first turn)", "(new film)"}
 
 
-def test_any_text_is_just_text() -> None:
+def test_any_text_has_features() -> None:
     strange = "U: <b>\x00\x1b[0m</b> &amp; [[]] [[x]] ]] ‮ FILM 映画 {{ 1 }} \\N"
     (row,) = seen(strange)
     assert {"b", "0m", "amp", "FILM", "film", "映画", "1", "n"} <= row
@@ -59,7 +59,7 @@ WEIGHTS = {
 }
 
 
-def test_tags_by_hand() -> None:
+def test_tags_computed_by_hand() -> None:
     tagged = Tagger(WEIGHTS).tag(turns("U: Hi hi!", "R: Why?", "U: no", "R: "))
     # Hi hi!: greet −1 + 2, shout −1 + 0.5 + 0.4; Why?: 0 is enough; no: nothing is, so the first of the two nearest.
     assert tagged.schema == pl.Schema(SCHEMA)
@@ -84,7 +84,7 @@ def labelled() -> pl.DataFrame:
     return pl.concat(frames)
 
 
-def test_stored_weights_say_what_scikit_learn_says(tmp_path: Path) -> None:
+def test_stored_weights_score_as_scikit_learn_does(tmp_path: Path) -> None:
     examples = labelled()
     tagger = acts.fit(examples)
     acts.write(tagger, tmp_path)
@@ -109,7 +109,7 @@ def test_stored_weights_say_what_scikit_learn_says(tmp_path: Path) -> None:
 
 
 def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CrsError, match=r"figures.json is missing or damaged; make it with `crs data acts"):
+    with pytest.raises(CrsError, match=r"figures.json is missing or damaged; write it with `crs data acts"):
         acts.read(tmp_path)
     (tmp_path / acts.FIGURES).write_text('{"cross_validation": []}', encoding="utf-8")
     with pytest.raises(CrsError, match=r"user.csv is missing or damaged"):
@@ -121,11 +121,11 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
 
 def test_an_unknown_code_is_named() -> None:
     strange = turns("U: hi").with_columns(acts=pl.Series([["XYZ"]]))
-    with pytest.raises(CrsError, match="'XYZ' is no act of IARD's users; they are IQU, CON"):
+    with pytest.raises(CrsError, match="'XYZ' is no act of a user in IARD; its acts are IQU, CON"):
         acts.named(strange)
 
 
-def test_the_shipped_tagger_is_small_and_holds_no_sentences() -> None:
+def test_the_shipped_tagger_is_small_and_has_no_sentences() -> None:
     tagger = acts.read()
     assert sum(path.stat().st_size for path in acts.FOLDER.iterdir()) < 200_000
     for role, table in tagger.weights.items():
@@ -152,7 +152,7 @@ def test_the_shipped_tagger_reads_plain_cases() -> None:
     assert said[4] == {"other"}
 
 
-def test_the_shipped_weights_are_learnt_again_byte_for_byte(shared_data: Path, tmp_path: Path) -> None:
+def test_training_again_gives_the_shipped_weights_byte_for_byte(shared_data: Path, tmp_path: Path) -> None:
     learnt = acts.named(iard.read(shared_data / "iard")).filter(split="train")
     acts.write(acts.fit(learnt), tmp_path)
     for role in (USER, RECOMMENDER):

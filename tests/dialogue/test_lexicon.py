@@ -32,11 +32,34 @@ def test_decades(text: str, expected: list[int]) -> None:
     assert lexicon.decades(text) == expected
 
 
-def test_clauses_know_what_is_refused() -> None:
-    said = lexicon.clauses("I want a sci-fi movie, but no [[Alien (1979)]] and nothing scary")
-    assert [sign for _, sign in said] == [1, -1, -1]
-    assert said[0][0] == ["i", "want", "a", "scifi", "movie"]
-    assert lexicon.GENRES_OF["scifi"] == ["sci-fi"]
+def test_single_years_count_as_decades_on_request() -> None:
+    assert lexicon.decades("a movie of 1994 or the 80s") == [1980]
+    assert lexicon.decades("a movie of 1994 or the 80s", years=True) == [1980, 1990]
+
+
+def test_clauses_have_the_sign_of_what_is_refused() -> None:
+    clauses = lexicon.clauses("I want a sci-fi movie, but no [[Alien (1979)]] and nothing scary")
+    assert [sign for _, sign in clauses] == [1, -1, -1]
+    assert clauses[0][0] == ["i", "want", "a", "scifi", "movie"]
+    assert lexicon.genres(clauses[0][0]) == ["sci-fi"]
+
+
+def test_words_that_judge_a_film_ask_for_a_genre_in_phrases_only() -> None:
+    words = lexicon.tokens("It was funny")
+    assert lexicon.genres(words) == ["comedy"]
+    assert not lexicon.asks_for("comedy", words)
+    assert lexicon.asks_for("comedy", lexicon.tokens("a funny movie"))
+    assert lexicon.asks_for("comedy", lexicon.tokens("something funny"))
+    assert lexicon.asks_for("comedy", lexicon.tokens("comedies"))
+
+
+def test_a_genre_outside_the_lexicon_is_found_by_its_name() -> None:
+    assert lexicon.asks_for("Road Movie", lexicon.tokens("any road movie"))
+    assert not lexicon.asks_for("Road Movie", lexicon.tokens("a movie on the road"))
+
+
+def test_polarity_around_each_mention() -> None:
+    assert lexicon.around("I loved [[Heat (1995)]] and [[Up (2009)]]. [[Jaws (1975)]] was boring") == [1, 1, -1]
 
 
 def test_age() -> None:
@@ -44,6 +67,6 @@ def test_age() -> None:
     assert lexicon.age("a movie") == set()
 
 
-def test_common_words_leave_what_titles_are_known_by() -> None:
+def test_common_words_do_not_include_words_of_titles() -> None:
     assert {"the", "of", "and", "movie"} <= lexicon.COMMON
     assert lexicon.COMMON.isdisjoint({"bill", "fire", "twelve", "alone"})

@@ -1,15 +1,25 @@
 import pytest
 
 from crslib.dialogue import utterances
-from crslib.dialogue.reactions import Reaction, react
+from crslib.dialogue.reactions import Reaction, Reply, fits, react, reaction, replies
 
 ONE = "How about [[Heat (1995)]]?"
 TWO = "How about [[Heat (1995)]] or [[Up (2009)]]?"
 
 
+def turn(role: str, text: str, *notes: tuple[str, bool | None, bool | None]) -> dict[str, object]:
+    """A row of table `turns`; item ids are names."""
+    named = [(name, start, end) for name, start, end in utterances.mentions(text)]
+    return {
+        "role": role,
+        "text": text,
+        "items": [{"item_id": name, "title": name, "start": start, "end": end} for name, start, end in named],
+        "notes": [{"item_id": name, "title": name, "seen": seen, "liked": liked} for name, seen, liked in notes],
+    }
+
+
 def read(question: str, reply: str, name: str = "Heat (1995)") -> Reaction:
-    named = [(start, end, said == name) for said, start, end in utterances.mentions(reply)]
-    return react(question, reply, named, alone=len(utterances.mentions(question)) == 1)
+    return react(question, turn("user", reply), name, alone=len(utterances.mentions(question)) == 1)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +71,24 @@ def test_with_two_items_only_words_on_all_or_on_this_one_count() -> None:
 
 def test_contradicting_clauses_decide_nothing() -> None:
     assert read(ONE, "I haven't seen it. Yes I have seen this one.").seen is None
+
+
+def test_replies_pair_words_and_notes_of_each_item_just_named() -> None:
+    asked = turn("recommender", TWO + " [[Heat (1995)]] is good.")
+    answered = turn("user", "I loved [[Heat (1995)]].", ("Up (2009)", False, None), ("Jaws (1975)", True, True))
+    assert replies(asked, answered) == [
+        Reply("Heat (1995)", Reaction(True, True), Reaction(None, None)),
+        Reply("Up (2009)", Reaction(None, None), Reaction(False, None)),
+    ]
+    assert replies(answered, asked) == []
+
+
+def test_a_reply_fits_unless_it_contradicts_its_note() -> None:
+    asked = turn("recommender", ONE)
+    contrary = turn("user", "I loved it!", ("Heat (1995)", True, False))
+    open_reply = turn("user", "What is it about?", ("Heat (1995)", None, False))
+    assert reaction(contrary, [asked]) == 0
+    assert not fits(contrary, [asked])
+    assert reaction(open_reply, [asked]) == 0.5
+    assert fits(open_reply, [asked])
+    assert fits(contrary, [])

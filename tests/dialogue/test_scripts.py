@@ -11,7 +11,7 @@ from crslib.dialogue.views import Note, UserKnowledge, UserView
 KNOWN = ("You enjoy crime movies.", "crime movie")
 
 
-def test_the_target_user_is_a_user_with_one_line_more() -> None:
+def test_the_target_users_view_has_one_line_more() -> None:
     view = TargetUserView(TargetKnowledge(*KNOWN, ("Heat (1995)", "Up (2009)")))
     plain = UserView(UserKnowledge(*KNOWN))
     assert view.messages[0].text == plain.messages[0].text + "\nYou hope to hear of: Heat (1995); Up (2009)"
@@ -22,7 +22,7 @@ def test_the_target_user_is_a_user_with_one_line_more() -> None:
     assert TargetKnowledge(*KNOWN, ()).system() == UserKnowledge(*KNOWN).system()
 
 
-def test_a_script_is_told_everything_and_says_a_line_per_turn() -> None:
+def test_the_script_view_has_all_knowledge_and_a_line_per_turn() -> None:
     view = script_view(TargetKnowledge(*KNOWN, ("Heat (1995)",)))
     assert [message.text for message in view.messages] == [
         "Write a dialogue between a user and a movie recommender.\nAbout the user: You enjoy crime movies.\n"
@@ -54,7 +54,7 @@ def test_a_script_is_told_everything_and_says_a_line_per_turn() -> None:
         ("", []),
     ],
 )
-def test_a_generated_script_is_read_back(text: str, turns: list[tuple[str, str]]) -> None:
+def test_generated_scripts_are_parsed(text: str, turns: list[tuple[str, str]]) -> None:
     assert parse_script(text) == turns
 
 
@@ -62,7 +62,7 @@ words = st.text(st.characters(codec="utf-8"), max_size=30).map(clean).filter(boo
 
 
 @given(st.booleans(), st.lists(words, max_size=6))
-def test_what_a_script_says_is_read_back(opens: bool, texts: list[str]) -> None:
+def test_a_written_script_is_parsed_to_the_same_turns(opens: bool, texts: list[str]) -> None:
     turns = [((USER, RECOMMENDER)[(number + opens) % 2], text) for number, text in enumerate(texts)]
     assert parse_script(script(turns)) == turns
 

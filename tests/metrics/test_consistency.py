@@ -51,16 +51,6 @@ def test_reaction_table(reactions: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     assert unseen["answer"].to_list() == ["not said", "not said"]
 
 
-def test_pattern_precision(reactions: tuple[pl.DataFrame, pl.DataFrame]) -> None:
-    precision = consistency.pattern_precision(facts(*reactions))
-    assert precision.rows() == [
-        ("seen", True, 2, 1.0),
-        ("seen", False, 1, 0.0),
-        ("liked", True, 1, 1.0),
-        ("liked", False, 2, 0.5),
-    ]
-
-
 PROFILE = {
     "profile_id": "p",
     "liked_genres": ["comedy", "sci-fi"],
@@ -116,19 +106,29 @@ def test_contradictions_and_attribute_coverage(items: pl.DataFrame) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("attribute", "text", "said"),
     [
-        ("a 1990s movie", True),
-        ("from the '90s", True),
-        ("90's please", True),
-        ("the nineties", True),
-        ("from 1994", True),
-        ("from 2004", False),
-        ("I am 90", False),
+        ({"target_decade": 1990}, "a 1990s movie", True),
+        ({"target_decade": 1990}, "from the '90s", True),
+        ({"target_decade": 1990}, "90's please", True),
+        ({"target_decade": 1990}, "the Nineties", True),
+        ({"target_decade": 1990}, "from 1994", True),
+        ({"target_decade": 1990}, "from 2004", False),
+        ({"target_decade": 1990}, "I am 90", False),
+        ({"target_genres": ["comedy"]}, "Something funny, please", True),
+        ({"target_genres": ["comedy"]}, "That one was funny", False),
+        ({"target_genres": ["comedy"]}, "No rom coms", True),
+        ({"target_genres": ["sci-fi"]}, "science fiction", True),
+        ({"target_genres": ["film-noir"]}, "a film noir", True),
+        ({"target_genres": ["road movie"]}, "I want a road movie", True),
+        ({"target_genres": ["road movie"]}, "a movie on the road", False),
+        ({"target_genres": ["horror"]}, "[[Horror Express (1972)]]?", False),
+        ({"target_actor": "Hugh Grant"}, "with Grant's smile", True),
+        ({"target_actor": "Hugh Grant"}, "I granted it", False),
     ],
 )
-def test_ways_to_say_a_decade(text: str, said: bool) -> None:
+def test_ways_to_say_an_attribute(attribute: dict[str, object], text: str, said: bool) -> None:
     dialogues, turns = talk({"p": [f"U: {text}"]})
-    profiles = table("profiles", [{"profile_id": "p", "target_decade": 1990}])
-    attributes = consistency.attributes_said(turns, dialogues, profiles)
-    assert (attributes["n_turn"][0] is not None) == said
+    profiles = table("profiles", [{"profile_id": "p", **attribute}])
+    rows = consistency.attributes_said(turns, dialogues, profiles)
+    assert (rows["n_turn"][0] is not None) == said

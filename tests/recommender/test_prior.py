@@ -49,7 +49,7 @@ def test_words_raise_or_lower_an_item(
     assert after > before if more else after < before
 
 
-def test_the_users_answer_judges_what_the_recommender_named(items: pl.DataFrame, ratings: pl.DataFrame) -> None:
+def test_the_users_answer_weighs_the_recommenders_items(items: pl.DataFrame, ratings: pl.DataFrame) -> None:
     prior = ItemPrior.fit(items, ratings)
     row = prior.item_ids.index("2")
     named = Utterance("recommender", "Have you seen [[Heat (1995)]]?", ["1"])
@@ -66,7 +66,7 @@ def test_the_users_last_words_weigh_most(items: pl.DataFrame, ratings: pl.DataFr
     assert heat > 0 > hill
 
 
-def test_a_name_of_a_series_lifts_its_films_and_no_namesake() -> None:
+def test_the_name_of_a_series_raises_its_films_but_not_a_persons() -> None:
     rows = [
         ("1", "Harry Potter and the Goblet of Fire", 2005, ["fantasy"], [], ["Daniel Radcliffe"]),
         ("2", "Saw", 2004, ["horror"], [], ["Monica Potter"]),
@@ -82,7 +82,7 @@ def test_a_name_of_a_series_lifts_its_films_and_no_namesake() -> None:
     assert prior.log_prior([Utterance("user", "a scary movie")]).argmax() == 1  # a genre here, no title
 
 
-def test_words_of_dialogues_lead_to_what_was_mentioned_there(items: pl.DataFrame) -> None:
+def test_words_raise_items_of_dialogues_in_which_they_were_said(items: pl.DataFrame) -> None:
     """Six people say "submarine" and mention Up, six "desert" and mention The Matrix."""
     pairs = (
         [(f"s{n}", "6") for n in range(6)] + [(f"d{n}", "2") for n in range(6)] + [(f"x{n}", "1") for n in range(18)]

@@ -51,7 +51,7 @@ def weights(constraint: TitleConstraint, ids: Sequence[int]) -> dict[bytes, floa
 # ── by hand ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_token_is_worth_the_mass_below_it() -> None:
+def test_a_token_has_the_mass_of_the_titles_that_continue_with_it() -> None:
     constraint = titles(["abc", "abd", "b"]).constraint(np.log([1.0, 2.0, 5.0]))
     opened = ids_of(b" [[")
     assert weights(constraint, opened) == pytest.approx({b"ab": 3 / 8, b"b": 5 / 8})
@@ -60,13 +60,13 @@ def test_a_token_is_worth_the_mass_below_it() -> None:
     assert (ids.dtype, logs.dtype) == (np.int32, np.float32)
 
 
-def test_a_title_is_said_in_the_tokens_of_the_tokenizer_only() -> None:
+def test_a_title_is_written_in_the_tokens_of_the_tokenizer_only() -> None:
     constraint = titles(["abc", "a"]).constraint(np.zeros(2))
     assert weights(constraint, ids_of(b"[[")) == pytest.approx({b"ab": 1 / 2, b"a": 1 / 2})
     assert weights(constraint, ids_of(b"[[", b"a")).keys() == {b"]", b"]]", b"]]."}
 
 
-def test_a_title_that_the_tokenizer_joins_with_the_brackets_is_said_in_tokens_of_its_own() -> None:
+def test_a_title_that_the_tokenizer_joins_with_the_brackets_has_tokens_of_its_own() -> None:
     constraint = titles(["'ab"]).constraint(np.zeros(1))  # in a mention: `[['`, `ab`
     assert constraint.forced(ids_of(b"[[")) == ids_of(b"'", b"ab")
 
@@ -76,7 +76,7 @@ def test_weight_is_the_exponent_of_the_prior() -> None:
     assert weights(constraint, ids_of(b"[[")) == pytest.approx({b"a": 1 / 16, b"b": 9 / 16})
 
 
-def test_the_closing_token_may_have_the_end_of_the_title_and_the_words_behind() -> None:
+def test_the_closing_token_may_include_the_end_of_the_title_and_the_next_words() -> None:
     constraint = titles(["a (1)", "a (1) b"]).constraint(np.log([1.0, 3.0]))
     said = ids_of(b"[[", b"a", b" (", b"1")
     assert weights(constraint, said) == pytest.approx({b")": 1, b")]]": 1 / 4})
@@ -89,13 +89,13 @@ def test_the_closing_token_may_have_the_end_of_the_title_and_the_words_behind() 
         assert weights(constraint, [*said, *ids_of(*closing, b" [[", b"a", b" (", b"1", b")")]) == {b" ": 1}
 
 
-def test_items_of_one_name_add_up_and_leave_together() -> None:
+def test_items_of_one_name_add_up_and_are_excluded_together() -> None:
     both = titles(["a", "b", "a"])
     assert weights(both.constraint(np.log([1.0, 2.0, 3.0])), ids_of(b"[[")) == pytest.approx({b"a": 2 / 3, b"b": 1 / 3})
     assert weights(both.constraint(np.zeros(3), [2]), ids_of(b"[[")) == {b"b": 1}
 
 
-def test_a_title_is_said_once() -> None:
+def test_a_title_is_allowed_once() -> None:
     constraint = titles(["a", "b"]).constraint(np.zeros(2))
     said = ids_of(b"[[", b"a", b"]]", b" [[")
     assert weights(constraint, said) == {b"b": 1}
@@ -103,7 +103,7 @@ def test_a_title_is_said_once() -> None:
     assert weights(constraint, said[:1]).keys() == {b"a", b"b"}  # going back forgets what came after
 
 
-def test_outside_a_mention_the_model_is_free_but_for_tokens_that_open_one_and_go_on() -> None:
+def test_outside_a_mention_only_tokens_that_open_one_and_go_on_are_excluded() -> None:
     constraint = titles(["a", "'a"]).constraint(np.zeros(2))
     assert constraint.allowed([]) is None
     assert constraint.allowed(ids_of(b"a", b"]]", b"(")) is None
@@ -121,7 +121,12 @@ def test_without_a_title_left_no_mention_is_opened() -> None:
     one = titles(["a"])
     none = one.constraint(np.zeros(1), [0])
     assert {PIECES[t] for t in none.never} == openers
-    for said in ([], ids_of(b"["), ids_of(b"[", b"["), ids_of(b"[[")):  # should one come all the same, it is no mention
+    for said in (
+        [],
+        ids_of(b"["),
+        ids_of(b"[", b"["),
+        ids_of(b"[["),
+    ):  # a bracket that comes nevertheless opens no mention
         assert none.allowed(said) is None
         assert none.forced(said) == []
     constraint = one.constraint(np.zeros(1))
@@ -132,7 +137,7 @@ def test_without_a_title_left_no_mention_is_opened() -> None:
     assert b"[" not in {PIECES[t] for t in constraint.never}
 
 
-def test_forced_tokens_are_those_the_titles_left_agree_in() -> None:
+def test_forced_tokens_are_those_shared_by_all_titles_left() -> None:
     constraint = titles(["ab ab (1)", "ab abc", "c"]).constraint(np.zeros(3))
     assert constraint.forced(ids_of(b"[[")) == []
     assert constraint.forced(ids_of(b"[[", b"ab")) == ids_of(b" ", b"ab")
@@ -157,18 +162,18 @@ def test_text_that_no_title_fits_is_no_mention(words: list[bytes]) -> None:
     assert constraint.forced([*said, *ids_of(b"[[")]) == ids_of(b"ab")
 
 
-def test_a_mass_beyond_floating_point_is_reachable() -> None:
+def test_a_mass_below_floating_point_is_still_allowed() -> None:
     constraint = titles(["a", "b", "c"]).constraint(np.array([0.0, -5000.0, 9000.0]), [2])
     assert weights(constraint, ids_of(b"[[")).keys() == {b"a", b"b"}
 
 
 @pytest.mark.parametrize("name", ["", " a", "a\nb"])
-def test_a_name_that_no_mention_gives_back_is_refused(name: str) -> None:
+def test_a_name_that_cannot_be_read_back_from_its_mention_is_an_error(name: str) -> None:
     with pytest.raises(CrsError, match="cannot be mentioned"):
         titles([name])
 
 
-def test_a_vocabulary_that_will_not_do_is_refused() -> None:
+def test_an_unusable_vocabulary_is_an_error() -> None:
     with pytest.raises(CrsError, match="cannot spell 'é'"):
         Titles(["é"], PIECES, lambda text: [ord(c) for c in text.replace("é", "?")])
     for missing in (b"[", b"]"):
@@ -177,12 +182,12 @@ def test_a_vocabulary_that_will_not_do_is_refused() -> None:
 
 
 @pytest.mark.parametrize("prior", [[0.0], [0.0, math.nan], [0.0, math.inf]])
-def test_a_prior_that_does_not_fit_is_refused(prior: list[float]) -> None:
+def test_a_prior_of_wrong_shape_or_values_is_an_error(prior: list[float]) -> None:
     with pytest.raises(CrsError, match="each of the 2 names"):
         titles(["a", "b"]).constraint(np.array(prior))
 
 
-def test_brackets_in_a_name_are_said_round() -> None:
+def test_brackets_in_a_name_become_round() -> None:
     constraint = titles(["[a]"]).constraint(np.zeros(1))
     assert weights(constraint, ids_of(b"[[")) == {b"(": 1}
 
@@ -191,7 +196,7 @@ def test_brackets_in_a_name_are_said_round() -> None:
 
 
 def model_logit(said: bytes, piece: bytes) -> float:
-    """A language model of our own: any fixed numbers."""
+    """A language model with fixed arbitrary numbers."""
     return random.Random(said + b"|" + piece).gauss(0, 2)
 
 
@@ -217,7 +222,7 @@ Way = tuple[bytes, ...]
 
 
 def closings(rest: bytes, pieces: Sequence[bytes]) -> Iterator[Way]:
-    """All ways to say `rest`, the last token perhaps with words behind it."""
+    """All ways to write `rest`, the last token perhaps with words after it."""
     for piece in pieces:
         if piece.startswith(rest) and not {*piece[len(rest) :]} & {*b"[]"}:
             yield (piece,)
@@ -226,7 +231,7 @@ def closings(rest: bytes, pieces: Sequence[bytes]) -> Iterator[Way]:
 
 
 def ways(name: str, pieces: Sequence[bytes]) -> list[Way]:
-    """All ways to say a title and to close its mention."""
+    """All ways to write a title and to close its mention."""
     spelled = {before: [pieces[t] for t in tokenizer(pieces)(before + name)] for before in (" [[", "\n")}
     parts = next(
         parts[n:]
@@ -275,8 +280,8 @@ NAMES = st.lists(
 
 @st.composite
 def cases(draw: st.DrawFn, closing: bool = True) -> tuple[list[str], list[float], list[int], list[bytes]]:
-    """Names, their mass (sometimes 0), which are out, and a vocabulary of bytes and of pieces of utterances, with or
-    without such as close a mention."""
+    """Names, their mass (sometimes 0), which are excluded, and a vocabulary of bytes and pieces of utterances, with or
+    without tokens that close a mention."""
     names = draw(NAMES)
     mass = draw(st.lists(st.sampled_from([0.0, 0.1, 1.0, 2.0, 30.0]), min_size=len(names), max_size=len(names)))
     out = draw(st.lists(st.sampled_from(range(len(names))), max_size=2))
@@ -291,7 +296,7 @@ def cases(draw: st.DrawFn, closing: bool = True) -> tuple[list[str], list[float]
 
 
 def of_mass(names: Sequence[str], mass: Sequence[float], out: Sequence[int]) -> dict[str, float]:
-    """What may be said, with the mass of all items of that name."""
+    """The titles that are allowed, with the mass of all items of that name."""
     gone = {names[i] for i in out}
     total: dict[str, float] = {}
     for name, m in zip(names, mass, strict=True):
@@ -307,11 +312,11 @@ def constrained(names: Sequence[str], mass: Sequence[float], out: Sequence[int],
 
 @settings(max_examples=150)
 @given(cases())
-def test_titles_are_drawn_with_the_probability_that_is_defined(case) -> None:
+def test_titles_are_drawn_with_the_defined_probability(case) -> None:
     names, mass, out, pieces = case
     assume(expected := of_mass(names, mass, out))
     found = drawn(constrained(*case), pieces, model_logit)
-    assert found.keys() == {name.encode() for name in expected}  # all that may be said, and nothing else
+    assert found.keys() == {name.encode() for name in expected}  # all titles that are allowed, and no others
     assert found == pytest.approx(defined(expected, pieces, model_logit), rel=1e-4)
 
 
@@ -348,7 +353,7 @@ def test_whatever_is_drawn_only_titles_left_are_mentioned_and_once(case, seed: i
             tokens = choice[0].tolist()
         for n, token in enumerate(forced):
             assert token in constraint.allowed(ids + forced[:n])[0]  # type: ignore[index]
-        # brackets are rare in talk and common here
+        # Brackets are rare in dialogues and common here.
         ids.append(rng.choice([t for t in tokens if b"[" in pieces[t]] or tokens if rng.random() < 0.3 else tokens))
     text = b"".join(pieces[t] for t in ids).decode("utf-8", "replace")
     said = [name for name, _, _ in utterances.mentions(utterances.clean(text))]
@@ -367,7 +372,7 @@ def model() -> Iterator[Model]:
 
 
 @pytest.mark.model
-def test_every_title_can_be_said_as_the_tokenizer_writes_it_and_in_no_other_tokens(model: Model) -> None:
+def test_every_title_can_be_written_in_the_tokenizers_tokens_and_in_no_others(model: Model) -> None:
     items = pl.read_parquet(ROOT / "data" / "items.parquet").sort("item_id")
     names = [utterances.item_name(title, year) for title, year in zip(items["title"], items["year"], strict=True)]
     catalogue = Titles(names, model.pieces, model.encode)

@@ -113,8 +113,7 @@ def _reactions(asked: Mapping[str, Any], reply: Mapping[str, Any]) -> Iterator[t
     notes = {_key(note): (note["seen"], note["liked"]) for note in reply["notes"]}
     named = {_key(item) for item in asked["items"]}
     for item in named:
-        spans = [(one["start"], one["end"], _key(one) == item) for one in reply["items"]]
-        says = react(asked["text"], reply["text"], spans, alone=len(named) == 1)
+        says = react(asked["text"], reply, item, alone=len(named) == 1)
         if says.liked is not None:
             yield "acceptance", says.liked
         note = notes.get(item, (None, None))

@@ -1,4 +1,4 @@
-"""What a person remembers or thinks of an item; how well the taste model predicts."""
+"""What a user remembers or thinks of an item; how well the taste model predicts."""
 
 import inspect
 import random
@@ -45,7 +45,7 @@ def camps() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     return items_frame(genres), ratings_frame(rated), pl.DataFrame(judged, schema=schema, orient="row")
 
 
-def test_what_was_seen_is_remembered_on_the_own_scale(camps) -> None:
+def test_seen_items_are_liked_by_the_users_own_mean(camps) -> None:
     items = camps[0]
     training = ratings_frame(
         [("a", "00", 5.0, 1), ("a", "01", 4.0, 1), ("a", "02", 4.5, 1), ("b", "00", 4.0, 1), ("b", "01", 1.0, 1)]
@@ -58,7 +58,7 @@ def test_what_was_seen_is_remembered_on_the_own_scale(camps) -> None:
     assert known.of("pb", "02")[0] is False
 
 
-def test_of_an_unknown_title_nothing_is_thought(camps) -> None:
+def test_an_unknown_title_has_no_opinion(camps) -> None:
     known = Opinions(people(pa="1"), camps[1], camps[0])
     assert known.of("pa", None) == (False, None)
     assert known.of("pa", "not in the catalogue") == (False, None)
@@ -86,7 +86,7 @@ def test_the_model_does_not_depend_on_the_order_of_rows(camps) -> None:
     assert model.threshold == shuffled.threshold
 
 
-def test_quality_is_the_mean_z_shrunk_to_what_is_known_of_the_genre() -> None:
+def test_quality_is_the_mean_z_shrunk_to_the_prediction_from_genres() -> None:
     """Two people, mean 3 and sd 1; with equal content and popularity the prior is one number for both items."""
     rows = [(user, number, rating, None) for user in "ab" for number, rating in (("1", 4.0), ("2", 2.0))]
     model = TasteModel.fit(ratings_frame(rows), items_frame({"1": ["drama"], "2": ["drama"]}))
@@ -95,7 +95,7 @@ def test_quality_is_the_mean_z_shrunk_to_what_is_known_of_the_genre() -> None:
     assert high + low == pytest.approx(0, abs=1e-9)
 
 
-def test_the_threshold_is_where_a_liking_becomes_likelier_than_not(camps) -> None:
+def test_above_the_threshold_liking_is_more_likely_than_not(camps) -> None:
     items, training, _ = camps
     model = TasteModel.fit(training, items)
     scale = training.group_by("user_id").agg(
@@ -109,7 +109,7 @@ def test_the_threshold_is_where_a_liking_becomes_likelier_than_not(camps) -> Non
     assert model.threshold == pytest.approx(-np.median(residual), abs=1e-6)
 
 
-def test_without_ratings_one_thinks_what_everybody_thinks(camps) -> None:
+def test_a_user_without_ratings_has_the_average_taste(camps) -> None:
     items, training, _ = camps
     model = TasteModel.fit(training, items)
     predicted = model.predict("nobody", [*items["item_id"], "unknown"])
@@ -123,7 +123,7 @@ def test_a_catalogue_without_genres_and_years_is_no_error() -> None:
 
 
 class Fixed(TasteModel):
-    """Predicts the number that an item is called."""
+    """Predicts the number that is an item's id."""
 
     def __init__(self) -> None: ...
 

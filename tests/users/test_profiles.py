@@ -72,7 +72,7 @@ def test_tables_have_their_schemas_and_are_sorted(built) -> None:
     assert built.profiles.height == 12 and set(built.profiles["n_visible"]) == {24}
 
 
-def test_holdouts_are_all_hidden_ratings_of_the_profiled_and_none_is_trained_on(built, world) -> None:
+def test_holdouts_are_all_hidden_ratings_of_the_profiled_users_and_not_in_training(built, world) -> None:
     visible, hidden = histories.split(world[1], 0.2)
     people = built.profiles.select("profile_id", "user_id")
     expected = hidden.join(people, on="user_id").select("profile_id", "item_id", "rating")
@@ -108,12 +108,12 @@ def test_a_profile_does_not_depend_on_how_many_there_are(built, world) -> None:
     assert few.equals(built.profiles.join(few, on="profile_id", how="semi"))
 
 
-def test_the_seed_decides_who_is_taken(world) -> None:
+def test_the_seed_decides_which_users_are_drawn(world) -> None:
     taken = {seed: set(profiles.build(*world, parameters(seed=seed)).profiles["user_id"]) for seed in (0, 1)}
     assert taken[0] != taken[1]
 
 
-def test_summary_and_taste_know_the_visible_part_only(built, world) -> None:
+def test_summary_and_taste_depend_on_the_visible_part_only(built, world) -> None:
     items, ratings = world
     visible, hidden = histories.split(ratings, 0.2)
     seen = {user: set(part["item_id"]) for (user,), part in visible.group_by("user_id")}
@@ -169,7 +169,7 @@ def test_a_held_out_liked_item_satisfies_the_attributes(world) -> None:
             assert any(satisfies(films[target], row) for target in targets)
 
 
-def test_all_kinds_of_attributes_are_asked_for_and_relaxed(world) -> None:
+def test_all_kinds_of_attributes_occur_and_are_relaxed(world) -> None:
     rows = profiles.build(*world, parameters(n_profiles=20)).profiles
     assert rows["target_actor"].drop_nulls().len() and rows["target_decade"].drop_nulls().len()
     assert rows["target_genres"].list.len().max() == 2
@@ -180,17 +180,17 @@ def test_all_kinds_of_attributes_are_asked_for_and_relaxed(world) -> None:
 
 def test_too_few_people_and_too_small_a_catalogue_are_errors(world) -> None:
     items, ratings = world
-    with pytest.raises(CrsError, match="n_profiles = 25 but only 24 people"):
+    with pytest.raises(CrsError, match="n_profiles = 25 but only 24 users"):
         profiles.build(items, ratings, parameters(n_profiles=25))
     with pytest.raises(CrsError, match="min_k = 81 exceeds the catalogue's 80 items"):
         profiles.build(items, ratings, parameters(min_k=81))
     short = ratings.filter(~((pl.col("user_id") == "3") & (pl.col("rated_at") < 13)))  # 17 left, 14 visible
-    with pytest.raises(CrsError, match="only 23 people have at least 15 visible"):
+    with pytest.raises(CrsError, match="only 23 users have at least 15 visible"):
         profiles.build(items, short, parameters(n_profiles=24))
     gloomy = ratings.with_columns(
         pl.when((pl.col("user_id") == "3") & (pl.col("rated_at") >= 24)).then(0.5).otherwise("rating").alias("rating")
     )
-    with pytest.raises(CrsError, match="only 23 people"):
+    with pytest.raises(CrsError, match="only 23 users"):
         profiles.build(items, gloomy, parameters(n_profiles=24))
 
 
@@ -220,7 +220,7 @@ def test_a_plain_user_id_is_readable() -> None:
 # ── taste ──
 
 
-def test_facts_of_a_history_done_by_hand() -> None:
+def test_facts_of_a_history_computed_by_hand() -> None:
     """Mean 3, sd 1: z is rating - 3. Westerns and a few others at 4, as many horror films and others at 2."""
     films, rows = [], []
 
@@ -306,7 +306,7 @@ def test_parts_of_a_summary_may_be_missing(facts, summary) -> None:
     assert profiles.summarise({**FACTS, **facts}, {"1": "Heat (1995)", "2": "Up"}) == summary
 
 
-# ── what they look for ──
+# ── attributes ──
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_attributes_as_text(target, text) -> None:
     assert str(target) == text
 
 
-def test_relaxation_takes_the_most_identifying_first() -> None:
+def test_relaxation_drops_the_most_identifying_first() -> None:
     full = Target(("drama", "war"), 1990, "A", "D")
     counts = {
         full: 1,
@@ -342,7 +342,7 @@ def test_relaxation_takes_the_most_identifying_first() -> None:
 
 
 @pytest.mark.parametrize("mode", ["heldout", "taste"])
-def test_profiles_of_the_built_in_data_tell_no_held_out_item(mode) -> None:
+def test_profiles_of_the_built_in_data_name_no_held_out_item(mode) -> None:
     if not (ROOT / "data" / "ratings.parquet").exists():
         pytest.skip("data/ratings.parquet is not built; run `crs data build`")
     items, ratings = (pl.read_parquet(ROOT / "data" / f"{name}.parquet") for name in ("items", "ratings"))

@@ -52,7 +52,7 @@ def reworded(reply, width: int = 4, **changes) -> tuple[pl.DataFrame, pl.DataFra
     return *rewording.reword(frame, holdouts, items, engine, 0), engine
 
 
-def test_a_faithful_wording_is_taken() -> None:
+def test_a_faithful_wording_is_accepted() -> None:
     frame, rejected, engine = reworded(lambda prompt, seed: GOOD, width=1)
     assert frame["summary"].to_list() == [GOOD, GOOD]
     assert rejected.is_empty() and rejected.columns == ["profile_id", "reason", "wording"]
@@ -95,7 +95,7 @@ def test_a_faulty_wording_is_rejected_and_the_template_stays(wording, reason) ->
     assert rejected["wording"][0] == wording
 
 
-def test_a_held_out_title_is_held_out_of_its_own_profile_only() -> None:
+def test_a_held_out_title_is_rejected_in_its_own_profile_only() -> None:
     wording = GOOD.replace("follow", "look up to")
     frame, rejected, _ = reworded(lambda prompt, seed: wording)
     assert rejected["profile_id"].to_list() == ["u1"]
@@ -111,7 +111,7 @@ def test_a_known_title_without_a_year_does_not_hide_a_held_out_one() -> None:
     assert rewording.fault("You adored The Godfather.", facts, {"2": "The Godfather"}, [], *vocabulary) == ""
 
 
-def test_another_word_for_a_genre_is_that_genre() -> None:
+def test_science_fiction_counts_as_sci_fi() -> None:
     _, rejected, _ = reworded(lambda prompt, seed: GOOD.replace("sci-fi", "science fiction"))
     assert rejected.is_empty()
 
@@ -128,12 +128,12 @@ def test_an_utterance_that_was_cut_short_is_rejected() -> None:
     assert rejected["reason"].to_list() == ["cut short", "cut short"]
 
 
-def test_who_has_no_summary_is_not_asked() -> None:
+def test_profiles_without_a_summary_are_not_reworded() -> None:
     frame, rejected, engine = reworded(lambda prompt, seed: GOOD, **FACTS)
     assert frame["summary"].to_list() == ["", ""] and rejected.is_empty() and not engine.prompts
 
 
-def test_template_style_leaves_everything_as_it_is() -> None:
+def test_template_style_changes_nothing() -> None:
     built = profiles.ProfileTables(
         schemas.empty("profiles"), *(schemas.empty(n) for n in ("holdouts", "ratings", "items"))
     )

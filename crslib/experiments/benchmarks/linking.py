@@ -113,18 +113,14 @@ def _measured(variant: str, retype: Retype, dialogues: Sequence[Dialogue], catal
 
 def _typed(text: str, retype: Retype, position: str, catalog: Catalog) -> tuple[str, list[tuple[str | None, int, int]]]:
     """An utterance with its mentions retyped, and these mentions: (item id, start, end)."""
-    typed, copied = "", 0
+    typed, *others = dialogue_utterances.between(text)
     truth = []
-    for number, (name, start, end) in enumerate(dialogue_utterances.mentions(text)):
-        typed += text[copied:start]
+    for number, (name, _, _) in enumerate(dialogue_utterances.mentions(text)):
         title = retype(name, f"{position}.{number}")
         if title:
             truth.append((catalog.find(name), len(typed), len(typed) + len(title)))
-        else:
-            typed += "|"  # separates the words around the gap
-        typed += title
-        copied = end
-    return typed + text[copied:], truth
+        typed += (title or "|") + others[number]  # `|` separates the words around a gap
+    return typed, truth
 
 
 def _lower(text: str) -> str:

@@ -7,7 +7,6 @@ what was changed and is otherwise more like the first than that. Knows nothing o
 """
 
 import random
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from rapidfuzz.distance import Indel
 from crslib import schemas, stats
 from crslib.config import ProfileParameters, SimulationParameters, resolve
 from crslib.data import histories, tables
+from crslib.data.catalog import item_names
 from crslib.dialogue import utterances
 from crslib.dialogue.lexicon import GENRES_OF, tokens
 from crslib.dialogue.utterances import USER
@@ -69,7 +69,6 @@ SCHEMA = {
     **dict.fromkeys((FACTUAL, TWIN, PLACEBO, "effect", "low", "high", "p"), pl.Float64),
     "n": pl.Int64,
 }
-_TITLE = re.compile(r"\[\[.*?\]\]")
 
 
 @dataclass(frozen=True)
@@ -114,9 +113,7 @@ def other_film(people: pl.DataFrame, training: pl.DataFrame, items: pl.DataFrame
     common with the old one: so the private notes, which stay as they are, are true of both. Who liked no such film has
     no twin.
     """
-    names = {
-        item: utterances.item_name(title, year) for item, title, year in items["item_id", "title", "year"].iter_rows()
-    }
+    names = item_names(items)
     genres = dict(items.select("item_id", "genres").iter_rows())
     history = training.join(people, on="user_id", how="semi")
     history = histories.standardise(history, histories.scales(history)).filter("liked")
@@ -317,7 +314,7 @@ def _texts(talk: Talk) -> dict[str, list[str]]:
 
 
 def _words(texts: list[str]) -> list[str]:
-    return [word for text in texts for word in tokens(_TITLE.sub(" ", text)) if word not in GENRES_OF]
+    return [word for text in texts for word in tokens(utterances.replace_mentions(text, " ")) if word not in GENRES_OF]
 
 
 def _films(talk: Talk) -> dict[str, set[str]]:
