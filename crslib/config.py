@@ -6,6 +6,7 @@ the hash of the file they name.
 """
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -21,6 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def resolve(path: str | Path) -> Path:
     """`path` itself when absolute, else below the project folder: notebooks and commands agree wherever they start."""
     return ROOT / Path(path).expanduser()
+
+
+def n_threads(threads: int) -> int:
+    """`threads` itself, or the number of the machine's CPU threads for 0."""
+    return threads or os.cpu_count() or 1
 
 
 def _outside_identity(default: Any, **rules: Any) -> Any:
@@ -186,7 +192,7 @@ class TrainingParameters(_LearningParameters):
     negative_weight: int = Field(1, ge=1, description="copies of each dialogue in which something is disliked")
     validation: float = Field(0.05, ge=0, lt=1, description="share of dialogues, by person, held out for validation")
     without: Literal["", "notes", "summary and attributes"] = Field(
-        "", description="ablation: what a user's view lacks, notes or summary and attributes; empty: nothing"
+        "", description="ablation: part removed from a user's view, notes or summary and attributes; empty: none"
     )
 
     @model_validator(mode="after")
@@ -197,7 +203,7 @@ class TrainingParameters(_LearningParameters):
 
     @property
     def folder(self) -> Path:
-        """Where the adapter goes."""
+        """Folder of the results."""
         return resolve(self.to or f"reports/training/{self.role}")
 
 
@@ -218,12 +224,12 @@ class PreferenceParameters(_LearningParameters):
 
     @property
     def folder(self) -> Path:
-        """Where the adapter goes."""
+        """Folder of the results."""
         return resolve(self.to or f"reports/preferences/{self.role}")
 
     @property
     def start(self) -> Path:
-        """The adapter that the continuations come from."""
+        """The adapter of SFT."""
         return resolve(self.init or f"data/adapters/{self.role}.gguf")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from crslib.cli.parameters import read_assignments, read_grid, read_parameter_file
-from crslib.config import RunParameters, SimulationParameters
+from crslib.config import RunParameters, SimulationParameters, n_threads
 from crslib.errors import CrsError
 
 
@@ -98,3 +98,10 @@ def test_a_baseline_has_its_own_name_unless_given_another() -> None:
     assert RunParameters.parse({"baseline": "scripted"}).condition == "scripted"
     assert RunParameters.parse({"baseline": "scripted", "condition": "mine"}).condition == "mine"
     assert list(RunParameters.parse({"baseline": "scripted"}).stages) == ["01_profiles", "02_baselines", "03_evaluate"]
+
+
+def test_no_threads_means_all_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    assert (n_threads(0), n_threads(2)) == (6, 2)
+    monkeypatch.setattr("os.cpu_count", lambda: None)  # where the system does not say
+    assert n_threads(0) == 1

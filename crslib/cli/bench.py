@@ -159,13 +159,13 @@ def bench_adapters(
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @JSON
 def bench_training(device: str, file: Path | None) -> None:
-    """Tokens per second of training, by the ways of computing that there are here (needs the extra `train`)."""
+    """Training speed in tokens per second, by precision (needs the extra `train`)."""
     from crslib.experiments.benchmarks import training
 
     with counting("steps") as progress:
         found = training.measure(device, progress)
-    for precision, compiled, rate in found.iter_rows():
-        console.print(f"{precision:9} {'compiled' if compiled else 'as it is':9} {rate:8,.0f} tokens/s")
+    for precision, rate in found.iter_rows():
+        console.print(f"{precision:9} {rate:8,.0f} tokens/s")
     write_json(found.to_dicts(), file)
 
 
@@ -246,7 +246,7 @@ def bench_usefulness(
 
     with counting("dialogues") as progress:
         points, differed = usefulness.measure(
-            path, [run.resolve() for run in runs], sizes, to, n_test=dialogues, n_films=films, threads=threads or None,
+            path, [run.resolve() for run in runs], sizes, to, n_test=dialogues, n_films=films, threads=threads,
             progress=progress,
         )  # fmt: skip
     console.print(usefulness.formatted(points, differed), markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`crs train` and `crs prefer`: adapters of one's own."""
+"""`crs train` and `crs prefer`: training of adapters."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,19 +29,18 @@ def _options(parameters: type[Parameters]) -> Callable[[Callable[..., None]], Ca
 @click.argument("role", type=click.Choice(["user", "recommender", "scripted", "user-target"]))
 @_options(TrainingParameters)
 def train(role: str, **given: Any) -> None:
-    """Trains the adapter of ROLE on ReDial (needs `pip install 'crslib[train]'`). A killed training goes on.
+    """Trains the adapter of ROLE on ReDial (needs `pip install 'crslib[train]'`). A killed training resumes.
 
-    `scripted` writes both sides, `user-target` knows the target titles: what the paper argues against. The adapter lies
-    in TO/ROLE.gguf, its card and losses beside it.
+    `scripted` writes both sides and `user-target` knows the target titles: these are the baselines. The folder TO gets
+    the adapter ROLE.gguf, its card and its losses.
     """
-    from crslib.training import commands
+    from crslib.training import run
 
-    given["to"] = str(Path(given["to"]).expanduser().resolve()) if given["to"] else ""
-    parameters = TrainingParameters.parse({"role": role, **given}).located()
+    parameters = TrainingParameters.parse({"role": role, **_with_absolute_folder(given)}).located()
     with counting("tokens") as progress:
-        figures = commands.train(parameters, progress)
+        figures = run.train(parameters, progress)
     for kind, before in figures["before"].items():
-        console.print(f"{kind:8} {before:.3f} → {figures['after'][kind]:.3f} nats per token on people not trained on")
+        console.print(f"{kind:8} {before:.3f} → {figures['after'][kind]:.3f} nats per token in validation")
     console.print(f"{figures['tokens']:,} tokens, {figures['tokens_per_s']:,.0f} a second", soft_wrap=True)
     console.print(str(parameters.folder / f"{role}.gguf"), soft_wrap=True)
 
@@ -50,22 +49,26 @@ def train(role: str, **given: Any) -> None:
 @click.argument("role", type=click.Choice(["user", "recommender"]))
 @_options(PreferenceParameters)
 def prefer(role: str, **given: Any) -> None:
-    """Teaches the adapter of ROLE to prefer its better words: DPO after SFT (needs `pip install 'crslib[train]'`).
+    """Trains the adapter of ROLE by DPO after SFT (needs `pip install 'crslib[train]'`). A killed training resumes.
 
-    The adapter continues moments of ReDial's training dialogues a few times; rules, and a judge if there is one, say
-    which continuation is better. Killed, it goes on. Adapter, card, candidates and pairs lie in TO.
+    The adapter continues moments of ReDial's training dialogues several times; rules, and optionally a judge, decide
+    which continuations are better. The folder TO gets adapter, card, candidates and pairs.
     """
-    from crslib.training import commands, preferences
+    from crslib.training import preferences, rewards, run
 
-    given["to"] = str(Path(given["to"]).expanduser().resolve()) if given["to"] else ""
-    parameters = PreferenceParameters.parse({"role": role, **given}).located()
+    parameters = PreferenceParameters.parse({"role": role, **_with_absolute_folder(given)}).located()
     with counting("contexts") as progress:
-        pairs = commands.pairs(parameters, progress)
+        pairs = run.make_pairs(parameters, progress)
     ((_, n, chosen, rejected, *decided),) = preferences.count(pairs).iter_rows()
-    why = ", ".join(f"{rule} {times}" for rule, times in zip(preferences.RULES, decided, strict=True) if times)
-    console.print(f"{n} pairs of {chosen:.1f} and {rejected:.1f} tokens; decided by {why}", soft_wrap=True)
+    rules = ", ".join(f"{rule} {times}" for rule, times in zip(rewards.RULES, decided, strict=True) if times)
+    console.print(f"{n} pairs of {chosen:.1f} and {rejected:.1f} tokens; decided by {rules}", soft_wrap=True)
     with counting("tokens") as progress:
-        figures = commands.prefer(parameters, pairs, progress)
+        figures = run.prefer(parameters, pairs, progress)
     for name, before in figures["before"].items():
-        console.print(f"{name:8} {before:.3f} → {figures['after'][name]:.3f} on pairs of dialogues not trained on")
+        console.print(f"{name:8} {before:.3f} → {figures['after'][name]:.3f} in validation")
     console.print(str(parameters.folder / f"{role}.gguf"), soft_wrap=True)
+
+
+def _with_absolute_folder(given: dict[str, Any]) -> dict[str, Any]:
+    """`to` is relative to the working directory, also where it does not exist yet."""
+    return given | {"to": str(Path(given["to"]).expanduser().resolve()) if given["to"] else ""}

@@ -5,12 +5,11 @@ Knows files and parameters, nothing of dialogues.
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from crslib.config import SimulationParameters, resolve
+from crslib.config import SimulationParameters, n_threads, resolve
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.engines import llama, preparation, weights
 from crslib.engines.base import Engine, Sampling
@@ -38,7 +37,7 @@ def open_engines(parameters: SimulationParameters) -> Iterator[tuple[llama.Llama
     with contextlib.ExitStack() as stack:
         models: dict[Path, llama.Model] = {}
         stack.callback(lambda: [model.close() for model in models.values()])
-        feeder = llama.Feeder() if _threads(parameters) > 1 and parameters.width > 1 else None
+        feeder = llama.Feeder() if n_threads(parameters.threads) > 1 and parameters.width > 1 else None
         if feeder:
             stack.callback(feeder.close)
         engines = []
@@ -67,12 +66,8 @@ def open_engine(
     path, beside, source = prepared(parameters, model, adapter)
     if path not in models:
         models[path] = llama.Model(path, source)
-    size = {"n_ctx": parameters.n_ctx, "width": parameters.width, "threads": _threads(parameters)}
+    size = {"n_ctx": parameters.n_ctx, "width": parameters.width, "threads": n_threads(parameters.threads)}
     return llama.LlamaEngine(models[path], beside, sampling, **size, feeder=feeder)
-
-
-def _threads(parameters: SimulationParameters) -> int:
-    return parameters.threads or os.cpu_count() or 1
 
 
 def prepared(parameters: SimulationParameters, model: str, adapter: str) -> tuple[Path, Path | None, dict[str, Any]]:

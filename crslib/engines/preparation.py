@@ -6,7 +6,6 @@ against the unmerged original. Knows no roles: an adapter is an adapter.
 
 import contextlib
 import json
-import os
 import platform
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from crslib.config import n_threads
 from crslib.engines import llama, weights
 from crslib.identity import digest, file_sha256
 from crslib.store import writing
@@ -81,7 +81,7 @@ def measure(model: Path, adapter: Path, cache: Path) -> dict[str, dict[str, floa
     `tokens_per_s` two tokens are fed for each one drawn. Formats that lose too much are not timed (0). Files of
     formats that are not chosen are removed again.
     """
-    threads = os.cpu_count() or 1
+    threads = n_threads(0)
     files = {fmt: weights.merged(model, adapter, fmt, cache) for fmt in weights.FORMATS}
     with contextlib.closing(llama.Model(model)) as opened:
         text = opened.encode(_TEXT, control=True)

@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from crslib.config import n_threads
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.views import Message
 from crslib.engines import llama
@@ -50,8 +51,7 @@ class LocalJudge:
     def __init__(self, path: Path, threads: int = 0) -> None:
         """`threads`: CPU threads, 0 is all of them. Raises `CrsError` when the file cannot be read."""
         self._model = llama.Model(path)
-        cpus = threads or os.cpu_count() or 1
-        self._engine = llama.LlamaEngine(self._model, None, n_ctx=_N_CTX, width=1, threads=cpus)
+        self._engine = llama.LlamaEngine(self._model, None, n_ctx=_N_CTX, width=1, threads=n_threads(threads))
         self._template = ChatTemplate(*self._engine.chat_template)
         self.name = path.stem
         self.identity: Mapping[str, Any] = {

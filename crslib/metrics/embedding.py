@@ -12,7 +12,6 @@ Human turns are stored as numbers: per role the principal axes of their embeddin
 import contextlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import polars as pl
 
 from crslib import stats, store
+from crslib.config import n_threads
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, file_sha256
@@ -79,7 +79,7 @@ def reader() -> Iterator[Reader]:
 
     with (
         contextlib.closing(llama.Model(llama.model_path(llama.BUILT_IN))) as model,
-        contextlib.closing(llama.LayerReader(model, LAYER, PREFIX, threads=os.cpu_count() or 1)) as opened,
+        contextlib.closing(llama.LayerReader(model, LAYER, PREFIX, threads=n_threads(0))) as opened,
     ):
         yield opened
 

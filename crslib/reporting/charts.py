@@ -216,12 +216,13 @@ def learning(log: pl.DataFrame) -> alt.Chart:
 
 
 def usefulness(points: pl.DataFrame) -> alt.ConcatChart:
-    """`benchmarks.usefulness.measure`'s points of one metric: source, n, learnt, metric, value, low, high; over the
-    training dialogues and over the recommender's own tokens in them. The point without dialogues starts every line."""
+    """`benchmarks.usefulness.measure`'s points of one metric: source, n, own_tokens, metric, value, low, high; over
+    the training dialogues and over the recommender's own tokens in them. The point without dialogues starts every line.
+    """
     title = points["metric"][0]
     begin = points.filter(n=0).drop("source")
-    learnt = points.filter(pl.col("n") > 0)
-    whole = pl.concat([learnt.select("source").unique().join(begin, how="cross").select(points.columns), learnt])
+    trained = points.filter(pl.col("n") > 0)
+    whole = pl.concat([trained.select("source").unique().join(begin, how="cross").select(points.columns), trained])
 
     def panel(x: str, words: str) -> alt.LayerChart:
         base = alt.Chart(whole.sort("source", "n")).encode(
@@ -231,7 +232,7 @@ def usefulness(points: pl.DataFrame) -> alt.ConcatChart:
         line = base.mark_line(point=True).encode(y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)))
         return (base.mark_rule().encode(y="low:Q", y2="high:Q") + line).properties(width=WIDTH, height=HEIGHT)
 
-    return grid([panel("n", "training dialogues"), panel("learnt", "tokens of the recommender in them")])
+    return grid([panel("n", "training dialogues"), panel("own_tokens", "tokens of the recommender in them")])
 
 
 def win_rates(wins: pl.DataFrame) -> alt.FacetChart:

@@ -1,1 +1,1 @@
-"""Training the simulators: examples → LoRA by SFT, then DPO → PEFT folder and GGUF. Needs the extra `train`."""
+"""Training of the simulators: examples → LoRA by SFT, then DPO → PEFT folder and GGUF. Needs the extra `train`."""

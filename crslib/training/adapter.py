@@ -1,6 +1,6 @@
-"""A LoRA adapter as a PEFT folder: what training starts from, keeps and hands on.
+"""A LoRA adapter and the two forms it is stored in: a PEFT folder (for training) and llama.cpp's GGUF (for running).
 
-Knows PEFT's two files; nothing of models or GGUF.
+Knows the files and the shape of the base; nothing of training.
 """
 
 import json
@@ -19,6 +19,10 @@ from crslib.training.base import MODULES, Shape, permuted, unpermuted
 if TYPE_CHECKING:
     from crslib.training.model import LoraLlama
 
+Format = Literal["F16", "Q8_0"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+"""Number formats of an adapter's GGUF."""
+_BLOCK = 32  # numbers of a row that share a scale in Q8_0
 _PREFIX = "base_model.model."
 _PLAIN = {"bias": "none", "fan_in_fan_out": False, "modules_to_save": None, "use_dora": False, "use_rslora": False}
 
@@ -34,21 +38,32 @@ class Adapter:
 
     @classmethod
     def of(cls, model: "LoraLlama") -> "Adapter":
-        """What a model has learnt so far, copied."""
-        pairs = {name: (_copied(a), _copied(b)) for name, (a, b) in model.adapter().items()}
+        """A copy of a model's present adapter."""
+        pairs = {name: (_copy(a), _copy(b)) for name, (a, b) in model.adapter().items()}
         return cls(model.rank, model.alpha, pairs)
 
     def check(self, shape: Shape, path: Path) -> None:
         """Raises `CrsError` unless every linear layer of a base of `shape` is adapted, and nothing else."""
         sizes = _sizes(shape)
         for name in sorted(sizes.keys() | self.pairs.keys()):
-            wanted = ((self.rank, sizes[name][0]), (sizes[name][1], self.rank)) if name in sizes else None
-            if wanted is None or name not in self.pairs or tuple(x.shape for x in self.pairs[name]) != wanted:
-                raise CrsError(f"the adapter {path} does not fit {shape.name} (at {name}); use one trained on it")
+            expected = ((self.rank, sizes[name][0]), (sizes[name][1], self.rank)) if name in sizes else None
+            if expected is None or name not in self.pairs or tuple(x.shape for x in self.pairs[name]) != expected:
+                raise _misfit(path, shape, name)
 
 
-def read(folder: Path) -> Adapter:
-    """The adapter in a PEFT folder. Raises `CrsError` when it is missing, damaged or not plain LoRA."""
+def read(path: Path, shape: Shape) -> Adapter:
+    """The adapter of a PEFT folder or a LoRA GGUF. Raises `CrsError` when it is unfit for a base of `shape`."""
+    return read_gguf(path, shape) if path.is_file() else read_peft(path, shape)
+
+
+# ── PEFT ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_peft(folder: Path, shape: Shape) -> Adapter:
+    """The adapter of a PEFT folder for a base of `shape`.
+
+    Raises `CrsError` when it is missing, damaged, not plain LoRA, or for another base.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -57,7 +72,7 @@ def read(folder: Path) -> Adapter:
         tensors = load_file(folder / "adapter_model.safetensors")
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
     except OSError as error:
-        raise CrsError(f"cannot read the adapter {folder}: {error.strerror}; give a PEFT folder") from None
+        raise CrsError(f"cannot read the adapter {folder}: {error.strerror}; give a PEFT folder or a GGUF") from None
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CrsError(f"the adapter {folder} is damaged ({str(error).splitlines()[0]}); make it again") from None
     odd = [name for name, plain in _PLAIN.items() if config.get(name, plain) != plain]
@@ -70,10 +85,12 @@ def read(folder: Path) -> Adapter:
         halves.setdefault(name, {})[half] = value.astype(np.float32)
     if any(set(pair) != {"A", "B"} for pair in halves.values()):
         raise CrsError(f"the adapter {folder} lacks a half of some layer; make it again")
-    return Adapter(rank, alpha, {name: (pair["A"], pair["B"]) for name, pair in sorted(halves.items())})
+    adapter = Adapter(rank, alpha, {name: (pair["A"], pair["B"]) for name, pair in sorted(halves.items())})
+    adapter.check(shape, folder)
+    return adapter
 
 
-def write(adapter: Adapter, folder: Path, base: str) -> None:
+def write_peft(adapter: Adapter, folder: Path, base: str) -> None:
     """Writes a PEFT folder (float16), each file atomically. `base`: the name of the model it was trained on."""
     from safetensors.numpy import save_file
 
@@ -98,8 +115,74 @@ def write(adapter: Adapter, folder: Path, base: str) -> None:
         save_file(tensors, temporary, metadata={"format": "pt"})
 
 
-def _copied(tensor: Any) -> np.ndarray:
-    return tensor.detach().float().cpu().numpy().copy()
+# ── GGUF ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_gguf(path: Path, shape: Shape) -> Adapter:
+    """The adapter of a LoRA GGUF for a llama base of `shape`; a half stored in Q8_0 comes back rounded.
+
+    Raises `CrsError` when it is missing, damaged, no LoRA, or for another base.
+    """
+    try:
+        reader = gguf.GGUFReader(path)
+        alpha = float(reader.fields["adapter.lora.alpha"].contents())
+        tensors = {tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
+        pairs = {}
+        for layer in range(shape.n_layers):
+            for short, module in MODULES.items():
+                a, b = (tensors.pop(f"blk.{layer}.{short}.weight.lora_{half}").astype(np.float32) for half in "ab")
+                heads = _heads(shape, short)
+                pairs[f"model.layers.{layer}.{module}"] = (a, unpermuted(b, heads) if heads else b)
+    except OSError as error:
+        raise CrsError(f"cannot read the adapter {path}: {error.strerror}; give a PEFT folder or a GGUF") from None
+    except (ValueError, IndexError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise CrsError(f"{path} is no LoRA for {shape.name} ({reason}); use an adapter trained on it") from None
+    if tensors:
+        raise _misfit(path, shape, min(tensors))
+    adapter = Adapter(next(iter(pairs.values()))[0].shape[0], alpha, pairs)
+    adapter.check(shape, path)
+    return adapter
+
+
+def write_gguf(adapter: Adapter, shape: Shape, path: Path, fmt: Format = "Q8_0", *, name: str = "") -> None:
+    """Writes `adapter`, trained on a llama base of `shape`, as a LoRA GGUF called `name`, atomically.
+
+    Rows of B are put into llama.cpp's order where it differs (queries and keys). In `Q8_0` a matrix with rows that are
+    no multiple of 32 long stays F16: B, with a usual rank. Raises `CrsError` when the adapter does not fit the base or
+    the file cannot be written.
+    """
+    if fmt not in FORMATS:
+        raise CrsError(f"adapter format {fmt!r} is not known; choose {' or '.join(FORMATS)}")
+    adapter.check(shape, path)
+    with writing(path) as temporary:
+        writer = gguf.GGUFWriter(temporary, "llama")
+        writer.add_type("adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", adapter.alpha)
+        writer.add_name(name or path.stem)
+        writer.add_base_model_count(1)
+        writer.add_base_model_name(0, shape.name)
+        for layer in range(shape.n_layers):
+            for short, module in MODULES.items():
+                a, b = adapter.pairs[f"model.layers.{layer}.{module}"]
+                heads = _heads(shape, short)
+                b = permuted(b, heads) if heads else b
+                for half, matrix in (("lora_a", a), ("lora_b", b)):
+                    kind = gguf.GGMLQuantizationType[fmt if matrix.shape[1] % _BLOCK == 0 else "F16"]
+                    data = gguf.quantize(np.ascontiguousarray(matrix), kind)
+                    writer.add_tensor(f"blk.{layer}.{short}.weight.{half}", data, raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+# ── what fits a base ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _misfit(path: Path, shape: Shape, layer: str) -> CrsError:
+    return CrsError(f"the adapter {path} does not fit {shape.name} (at {layer}); use one trained on it")
 
 
 def _sizes(shape: Shape) -> dict[str, tuple[int, int]]:
@@ -117,75 +200,10 @@ def _sizes(shape: Shape) -> dict[str, tuple[int, int]]:
     return {f"model.layers.{n}.{name}": size for n in range(shape.n_layers) for name, size in sizes.items()}
 
 
-Format = Literal["F16", "Q8_0"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-_BLOCK = 32  # numbers of a row that share a scale in Q8_0
-
-
-def export(
-    adapter: Adapter, shape: Shape, path: Path, fmt: Format = "Q8_0", *, name: str = "", about: str = ""
-) -> None:
-    """Writes `adapter`, trained on a llama base of `shape`, as a LoRA GGUF, atomically.
-
-    Rows of B are put into llama.cpp's order where it has its own (queries and keys). In `Q8_0` a matrix whose rows are
-    no multiple of 32 long stays F16: B, with a usual rank. `name` and `about` (what it is, its licence) go along as
-    metadata. Raises `CrsError` when the adapter does not fit the base or the file cannot be written.
-    """
-    if fmt not in FORMATS:
-        raise CrsError(f"adapter format {fmt!r} is not known; choose {' or '.join(FORMATS)}")
-    adapter.check(shape, path)
-    with writing(path) as temporary:
-        writer = gguf.GGUFWriter(temporary, "llama")
-        writer.add_type("adapter")
-        writer.add_string("adapter.type", "lora")
-        writer.add_float32("adapter.lora.alpha", adapter.alpha)
-        writer.add_name(name or path.stem)
-        writer.add_base_model_count(1)
-        writer.add_base_model_name(0, shape.name)
-        if about:
-            writer.add_description(about)
-        for layer in range(shape.n_layers):
-            for short, module in MODULES.items():
-                a, b = adapter.pairs[f"model.layers.{layer}.{module}"]
-                heads = _heads(shape, short)
-                b = permuted(b, heads) if heads else b
-                for half, matrix in (("lora_a", a), ("lora_b", b)):
-                    kind = gguf.GGMLQuantizationType[fmt if matrix.shape[1] % _BLOCK == 0 else "F16"]
-                    data = gguf.quantize(np.ascontiguousarray(matrix), kind)
-                    writer.add_tensor(f"blk.{layer}.{short}.weight.{half}", data, raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-
-
-def imported(path: Path, shape: Shape) -> Adapter:
-    """The adapter in a LoRA GGUF for a llama base of `shape`, as `export` wrote it; a Q8_0 half comes back rounded.
-
-    Raises `CrsError` for a file that is missing, damaged, no adapter, or for another base.
-    """
-    try:
-        reader = gguf.GGUFReader(path)
-        alpha = float(reader.fields["adapter.lora.alpha"].contents())
-        found = {tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
-        pairs = {}
-        for layer in range(shape.n_layers):
-            for short, module in MODULES.items():
-                a, b = (found.pop(f"blk.{layer}.{short}.weight.lora_{half}").astype(np.float32) for half in "ab")
-                heads = _heads(shape, short)
-                pairs[f"model.layers.{layer}.{module}"] = (a, unpermuted(b, heads) if heads else b)
-    except OSError as error:
-        raise CrsError(f"cannot read the adapter {path}: {error.strerror}; give a PEFT folder or a GGUF") from None
-    except (ValueError, IndexError, KeyError) as error:
-        told = str(error).splitlines()[0]
-        raise CrsError(f"{path} is no LoRA for {shape.name} ({told}); use an adapter trained on it") from None
-    if found:
-        raise CrsError(f"the adapter {path} does not fit {shape.name} (at {min(found)}); use one trained on it")
-    adapter = Adapter(next(iter(pairs.values()))[0].shape[0], alpha, pairs)
-    adapter.check(shape, path)
-    return adapter
-
-
 def _heads(shape: Shape, short: str) -> int | None:
-    """Of a matrix whose rows llama.cpp orders in its own way."""
+    """The number of heads of a matrix whose rows llama.cpp orders differently, else None."""
     return {"attn_q": shape.n_heads, "attn_k": shape.n_kv_heads}.get(short)
+
+
+def _copy(tensor: Any) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy().copy()

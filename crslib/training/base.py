@@ -1,4 +1,4 @@
-"""The GGUF base as full-precision weights: what an adapter is trained on is what it will run on, nothing is downloaded.
+"""The base as full-precision weights, read from the GGUF file that a simulation runs on; nothing is downloaded.
 
 Knows the llama architecture under llama.cpp's names and under those of `transformers`; nothing of training. Only
 `transformers_model` needs torch.
@@ -11,7 +11,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from crslib.engines import weights as weights
+from crslib.engines import weights
 from crslib.errors import CrsError
 
 MODULES = {
@@ -23,7 +23,7 @@ MODULES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-"""Every linear layer of a block: llama.cpp's name to that of `transformers`. LoRA adapts all of them."""
+"""Every linear layer of a block, llama.cpp's name → name in `transformers`. LoRA adapts all of them."""
 
 _NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 _OUTSIDE = {
@@ -36,7 +36,7 @@ _ROPE_FACTORS = "rope_freqs.weight"
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a llama model; `rope` holds the angle per position of each pair of a head's numbers (head_dim / 2)."""
+    """Sizes of a llama model. `rope` (head_dim / 2): rotation angle per position of each pair of a head's numbers."""
 
     name: str
     n_layers: int
@@ -54,9 +54,9 @@ class Shape:
 
 
 class Base:
-    """A GGUF file of the llama architecture; tensors are dequantized when they are asked for.
+    """A GGUF file of the llama architecture; each tensor is dequantized when it is read.
 
-    Raises `CrsError` when the file is damaged, of another architecture, or a llama with parts not known here.
+    Raises `CrsError` when the file is damaged, of another architecture, or a llama with unsupported parts.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,13 +65,13 @@ class Base:
         architecture = self._text("general.architecture")
         if architecture != "llama":
             raise CrsError(
-                f"{path} is of architecture {architecture or 'unknown'}, training knows llama; use a llama-family GGUF"
+                f"{path} is of architecture {architecture or 'unknown'}, training needs llama; use a llama-family GGUF"
             )
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         self._files = {_transformers_name(name): name for name in self._tensors if name != _ROPE_FACTORS}
         if "" in self._files or self._text("llama.rope.scaling.type") not in ("", "none", "linear"):
             odd = self._files.get("") or "its rope scaling"
-            raise CrsError(f"{path} is no plain llama ({odd} is not known to training); use another base")
+            raise CrsError(f"{path} is no plain llama ({odd} is not supported in training); use another base")
         self.shape = self._shape()
 
     @property
@@ -94,7 +94,7 @@ class Base:
         if f"llama.{name}" in self._reader.fields:
             return self._reader.fields[f"llama.{name}"].contents()
         if default is None:
-            raise CrsError(f"{self.path} does not say its {name}; convert it again with llama.cpp")
+            raise CrsError(f"{self.path} has no {name} in its metadata; convert it again with llama.cpp")
         return default
 
     def _shape(self) -> Shape:
@@ -102,7 +102,9 @@ class Base:
         head_dim = self._number("attention.key_length", hidden // n_heads)
         rope_base = self._number("rope.freq_base", 10000.0)
         if self._number("rope.dimension_count", head_dim) != head_dim:
-            raise CrsError(f"{self.path} turns a part of each head only, training knows whole heads; use another base")
+            raise CrsError(
+                f"{self.path} rotates only a part of each head, training needs whole heads; use another base"
+            )
         rope = rope_base ** -(np.arange(0, head_dim, 2) / head_dim) / self._number("rope.scaling.factor", 1.0)
         if _ROPE_FACTORS in self._tensors:
             rope = rope / self._tensors[_ROPE_FACTORS].data
@@ -124,8 +126,8 @@ class Base:
 
 
 def permuted(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """Rows of a query or key matrix in llama.cpp's order: it turns neighbouring numbers of a head as a pair,
-    `transformers` the first half with the second."""
+    """Rows of a query or key matrix in llama.cpp's order: it rotates neighbouring numbers of a head as a pair,
+    `transformers` those of the first half with those of the second."""
     rows, columns = weight.shape
     return weight.reshape(n_heads, 2, rows // n_heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 

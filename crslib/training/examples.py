@@ -1,8 +1,9 @@
-"""Human dialogues as training examples: the token ids that a role reads and writes, and which of them it writes.
+"""Human dialogues as training examples: token ids in the view of a role, and which of them the role wrote.
 
-An example is what the role's model is fed in a simulation of the same dialogue: the same views, template and pieces of
-text. It learns its own words and the token that ends them. A seeker leaves with an empty turn where the recommender had
-the last word; where the seeker had it, what would have come is not known, and nothing is added.
+An example has the tokens that the role's model would be fed in a simulation of the same dialogue: the same views,
+template and pieces of text. The role's own words and the tokens that end them are the targets. Where the recommender
+spoke last, the seeker's empty turn (they leave) is added; where the seeker spoke last, nothing is added, since what
+would have followed is unknown.
 
 Knows nothing of models and optimisers.
 """
@@ -26,15 +27,15 @@ from crslib.identity import derive_seed
 from crslib.training.knowledge import Seekers, targets
 
 ROLES = (USER, RECOMMENDER, SCRIPTED, USER_TARGET)
-CONTEXT, TEXT, TITLE, END = range(4)  # kinds of tokens; a title with its brackets
-KINDS = {TEXT: "text", TITLE: "title", END: "end"}  # those that a role learns
+CONTEXT, TEXT, TITLE, END = range(4)  # kinds of tokens; a title includes its brackets
+KINDS = {TEXT: "text", TITLE: "title", END: "end"}  # kinds of targets
 WITHOUT: Mapping[str, Mapping[str, bool]] = {
     "": {},
     "notes": {"notes": False},
     "summary and attributes": {"knowledge": False},
 }
-"""What an ablation takes from a user's view, as arguments of `view`."""
-SCHEMA = {
+"""What an ablation removes from a user's view, as arguments of `view`."""
+SCHEMA: dict[str, Any] = {
     "dialogue_id": pl.String,
     "worker": pl.String,
     "partner": pl.String,
@@ -51,19 +52,19 @@ _MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
 def view(dialogue: Dialogue, role: str, seekers: Seekers, *, notes: bool = True, knowledge: bool = True) -> View:
     """The whole dialogue in the view of `role` (of `ROLES`), own words as `assistant`.
 
-    Without `notes` the user remembers nothing of the items it hears of; without `knowledge` it has no summary and no
-    attributes. The recommender's view is made from the words alone. Raises `CrsError` for an unknown role.
+    Without `notes` the user has no private notes on the items mentioned; without `knowledge` it has no summary and no
+    attributes. The recommender's view depends on the texts alone. Raises `CrsError` for an unknown role.
     """
     if role == RECOMMENDER:
         return RecommenderView.of(turn_rows(dialogue, notes=False))
     known = seekers.knowledge(dialogue) if knowledge else UserKnowledge("", "")
     if role == USER:
         return UserView.of(turn_rows(dialogue, notes=notes, leaving=True), known)
-    told = TargetKnowledge(known.summary, known.attributes, tuple(_names(dialogue)))
+    with_targets = TargetKnowledge(known.summary, known.attributes, tuple(_target_names(dialogue)))
     if role == USER_TARGET:
-        return TargetUserView.of(turn_rows(dialogue, notes=notes, leaving=True), told)
+        return TargetUserView.of(turn_rows(dialogue, notes=notes, leaving=True), with_targets)
     if role == SCRIPTED:
-        whole = script_view(told)
+        whole = script_view(with_targets)
         whole.say(script([(turn.role, turn.text) for turn in dialogue.turns]))
         return whole
     raise CrsError(f"unknown role {role!r}; known are {', '.join(ROLES)}")
@@ -94,12 +95,12 @@ def _notes_on(turn: Turn, dialogue: Dialogue) -> list[dict[str, Any]]:
     ]
 
 
-def _names(dialogue: Dialogue) -> list[str]:
+def _target_names(dialogue: Dialogue) -> list[str]:
     return [dialogue.items[item_id].name for item_id in targets(dialogue)]
 
 
 def _negative(dialogue: Dialogue) -> bool:
-    """Whether the recommender names something that the seeker did not like, or would not."""
+    """Whether the recommender names an item that the seeker did not like, or would not."""
     named = {mention.item_id for turn in dialogue.turns if turn.role == RECOMMENDER for mention in turn.mentions}
     return any(dialogue.items[item_id].liked is False for item_id in named)
 
@@ -110,8 +111,8 @@ def _negative(dialogue: Dialogue) -> bool:
 def encode(seen: View, tokenizer: Tokenizer, template: ChatTemplate) -> tuple[list[int], list[int]]:
     """Token ids of a view up to the end of the party's last own message, and the kind of each.
 
-    Ids equal those of a simulation, in which each text is tokenized by itself. Raises `CrsError` for a template that
-    writes an own message otherwise once it is past.
+    The ids equal those of a simulation, where each text is tokenized separately. Raises `CrsError` for a template that
+    changes an own message after its turn.
     """
     ids = template.encode(seen.messages, tokenizer)
     kinds = [CONTEXT] * len(ids)
@@ -122,23 +123,24 @@ def encode(seen: View, tokenizer: Tokenizer, template: ChatTemplate) -> tuple[li
         prompt, own = template.encode(seen.messages[:number], tokenizer), tokenizer.encode(message.text)
         start, stop = len(prompt), len(prompt) + len(own)
         if ids[:stop] != [*prompt, *own] or stop == len(ids):
-            raise CrsError("the model's chat template rewrites what was said before; train on a GGUF with another one")
+            raise CrsError("the model's chat template rewrites past messages; train on a GGUF with another one")
         kinds[start : stop + 1] = [*_kinds(message.text, own, tokenizer), END]
         stop += 1
     return ids[:stop], kinds[:stop]
 
 
 def _kinds(text: str, ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
-    """A token is of a title if any part of it is: it is in neither what precedes the title nor what follows it."""
+    """TITLE for a token with any part of a title: one that is in neither the text before it nor the text after it."""
     kinds = [TEXT] * len(ids)
     for _, start, end in mentions(text):
-        first = _in_common(tokenizer.encode(text[:start]), ids)
-        last = len(ids) - _in_common(tokenizer.encode(text[end:])[::-1], ids[::-1])
+        first = _n_common(tokenizer.encode(text[:start]), ids)
+        last = len(ids) - _n_common(tokenizer.encode(text[end:])[::-1], ids[::-1])
         kinds[first:last] = [TITLE] * (last - first)
     return kinds
 
 
-def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
+def _n_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the common beginning."""
     pairs = zip(one, other, strict=False)
     return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
@@ -157,21 +159,21 @@ def examples(
 ) -> pl.DataFrame:
     """One row per dialogue in which `role` (of `ROLES`) speaks, in order: the columns of `SCHEMA`.
 
-    `worker` is the person whose words are learnt, `partner` the other one (of a script, seeker and recommender).
-    `tokens` and `kind` are what `encode` gives, `target` marks what is learnt. `items`: table `items` of the corpus,
-    for summaries and attributes. A dialogue in which the recommender names what the seeker does not like comes
-    `negative_weight` times. An example longer than `max_tokens` ends with the last own message that ends within it.
+    `worker` is the person who wrote the targets, `partner` the other one (of a script: seeker, recommender). `tokens`
+    and `kind` are those of `encode`, `target` marks the targets. `items`: table `items` of the corpus, for summaries
+    and attributes. A dialogue in which the recommender names an item that the seeker does not like comes
+    `negative_weight` times. An example longer than `max_tokens` is cut after the last own message that fits.
     """
     seekers = Seekers(items)
-    quick = SimpleNamespace(encode=cache(tokenizer.encode))  # every text of a view is asked for again and again
+    caching = SimpleNamespace(encode=cache(tokenizer.encode))  # each text of a view is encoded many times
     rows = []
     for dialogue in dialogues:
         seen = view(dialogue, role, seekers, notes=notes, knowledge=knowledge)
-        tokens, kinds = _shortened(*encode(seen, quick, template), max_tokens)
+        tokens, kinds = _shortened(*encode(seen, caching, template), max_tokens)
         if not tokens:
             continue
-        people = (dialogue.user, dialogue.recommender)
-        worker, partner = people[::-1] if role == RECOMMENDER else people
+        workers = (dialogue.user, dialogue.recommender)
+        worker, partner = workers[::-1] if role == RECOMMENDER else workers
         row = (dialogue.dialogue_id, worker, partner, tokens, [kind != CONTEXT for kind in kinds], kinds)
         rows += [row] * (negative_weight if _negative(dialogue) else 1)
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
@@ -189,15 +191,15 @@ def messages(
 ) -> pl.DataFrame:
     """The same dialogues as TRL reads them: `dialogue_id` and `messages`, a list of `role` and `content`.
 
-    `assistant` is the role that learns, and its last message may be empty (the user leaves).
+    `assistant` is the trained role; its last message may be empty (the user leaves).
     """
     seekers = Seekers(items)
     rows = []
     for dialogue in dialogues:
         seen = view(dialogue, role, seekers, notes=notes, knowledge=knowledge)
         if any(message.role == "assistant" for message in seen.messages):
-            said = [{"role": message.role, "content": message.text} for message in seen.messages]
-            rows.append((dialogue.dialogue_id, said))
+            contents = [{"role": message.role, "content": message.text} for message in seen.messages]
+            rows.append((dialogue.dialogue_id, contents))
     return pl.DataFrame(rows, schema={"dialogue_id": pl.String, "messages": pl.List(_MESSAGE)}, orient="row")
 
 
@@ -205,47 +207,47 @@ def messages(
 
 
 def split(examples: pl.DataFrame, share: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Examples to train on and, of about `share` of the dialogues, to validate on; nobody is on both sides.
+    """Examples for training and, from about `share` of the dialogues, for validation; no worker is on both sides.
 
-    Everybody talks with many others, so hardly anything falls apart by itself. The validation side grows from a person
-    drawn by `seed`, always by the one with the largest part of their dialogues on it already; dialogues between the
+    Workers talk with many others, so most dialogues are connected. The validation side starts with a worker drawn by
+    `seed` and repeatedly adds the one with the largest share of their dialogues on that side; dialogues across the two
     sides are left out. The order of rows does not matter. Raises `CrsError` when `share` is not in [0, 1).
     """
     if not 0 <= share < 1:
         raise CrsError(f"validation share = {share} is not in [0, 1); choose for example 0.05")
     dialogues = examples.unique("dialogue_id").select("worker", "partner")
-    circle = _circle(dialogues.rows(), round(share * len(dialogues)), seed)
-    inside = [pl.col(person).is_in(circle) for person in ("worker", "partner")]
+    group = _group(dialogues.rows(), round(share * len(dialogues)), seed)
+    inside = [pl.col(column).is_in(group) for column in ("worker", "partner")]
     return examples.filter(~inside[0] & ~inside[1]), examples.filter(inside[0] & inside[1])
 
 
-def _circle(dialogues: Sequence[tuple[str, str]], wanted: int, seed: int) -> list[str]:
-    """People who have at least `wanted` dialogues among themselves, and few with others."""
+def _group(dialogues: Sequence[tuple[str, str]], wanted: int, seed: int) -> list[str]:
+    """Workers with at least `wanted` dialogues among themselves, and few with others."""
     talks: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for one, other in dialogues:
         talks[one][other] += 1
         talks[other][one] += 1
     rng = random.Random(derive_seed(seed, "validation"))
-    circle: list[str] = []
+    group: list[str] = []
     outside = sorted(talks)
-    within: Counter[str] = Counter()  # dialogues of each person outside with those in the circle
+    shared: Counter[str] = Counter()  # dialogues of each worker with those in the group
     inside = 0
     while inside < wanted and outside:
-        near = [person for person in outside if within[person]] or [rng.choice(outside)]
-        person = max(near, key=lambda one: ((within[one] + 1) / (talks[one].total() + 1), within[one], one))
-        outside.remove(person)
-        circle.append(person)
-        inside += within[person]
-        within.update(talks[person])
-    return sorted(circle)
+        near = [worker for worker in outside if shared[worker]] or [rng.choice(outside)]
+        worker = max(near, key=lambda one: ((shared[one] + 1) / (talks[one].total() + 1), shared[one], one))
+        outside.remove(worker)
+        group.append(worker)
+        inside += shared[worker]
+        shared.update(talks[worker])
+    return sorted(group)
 
 
 # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def count(examples: pl.DataFrame) -> dict[str, int]:
-    """How much there is: `examples`, `dialogues`, `workers`, `tokens` in all and of the `longest`, and how many tokens
-    of each kind are learnt."""
+    """Numbers of `examples`, `dialogues`, `workers` and `tokens`, tokens of the `longest` example, and targets of each
+    kind."""
     kinds = Counter(dict(examples["kind"].explode(empty_as_null=False).value_counts().iter_rows()))
     lengths = examples["tokens"].list.len()
     return {
@@ -253,6 +255,6 @@ def count(examples: pl.DataFrame) -> dict[str, int]:
         "dialogues": examples["dialogue_id"].n_unique(),
         "workers": examples["worker"].n_unique(),
         "tokens": int(lengths.sum()),
-        "longest": int(lengths.max() or 0),
+        "longest": max(lengths.to_list(), default=0),
         **{name: kinds[kind] for kind, name in KINDS.items()},
     }

@@ -1,7 +1,7 @@
-"""The training loop: AdamW on an adapter, whatever the loss. It can be killed at any moment and goes on as if not.
+"""The training loop: AdamW on an adapter, for any loss. A killed training resumes from its last checkpoint.
 
-Nothing random is left but the order of examples, which derives from seed and epoch; so step, adapter and optimizer are
-all that a checkpoint holds. On a CPU with the same number of threads a resumed training ends bit by bit the same.
+Only the order of examples is random, and it derives from seed and epoch. So step, adapter and optimizer are all that a
+checkpoint holds, and on a CPU with the same number of threads a resumed training ends bit by bit the same.
 
 Knows examples by their number and weight only.
 """
@@ -26,32 +26,37 @@ from crslib.training.model import LoraLlama
 _CLIP = 1.0  # largest norm of a step's gradient
 
 
+Rows = Sequence[int] | np.ndarray
+"""Numbers of examples."""
+
+
 class Objective(Protocol):
     """A loss over numbered examples."""
 
     lengths: np.ndarray
-    """Tokens that each example costs, int64."""
+    """Tokens of each example, int64."""
     weights: np.ndarray
-    """What each example counts in a mean: its own tokens, or 1."""
+    """The weight of each example in a mean: its own tokens, or 1."""
     identity: str
-    """A hash of the examples and of what the loss depends on."""
+    """A hash of the examples and of the loss's parameters."""
 
-    def sums(self, model: LoraLlama, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    def sums(self, model: LoraLlama, rows: Rows) -> dict[str, torch.Tensor]:
         """`loss` and other figures, each summed over examples `rows` with their weights."""
         ...
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how fast to learn. Rates fall as a half cosine from `lr` to zero after a linear rise.
+    """Length and schedule of a training: a linear warmup to `lr`, then a half cosine down to zero.
 
-    `step_tokens`: tokens (own and others') before each step of the optimizer, or `step_examples`, if not 0, examples.
-    `batch_tokens`: tokens computed at once, a matter of memory and speed only. `checks`: validations per epoch.
+    `warmup`: share of all steps. `step_tokens`: tokens (own and others') per step of the optimizer; where
+    `step_examples` is not 0, that many examples per step instead. `batch_tokens`: tokens computed at once, which
+    affects memory and speed only. `checks`: validations per epoch.
     """
 
     epochs: int = 3
     lr: float = 2e-3
-    rise: float = 0.05
+    warmup: float = 0.05
     step_tokens: int = 8192
     step_examples: int = 0
     batch_tokens: int = 1024
@@ -85,13 +90,13 @@ def fit(
 ) -> pl.DataFrame:
     """Trains the adapter of `model` in place and returns the log: one row per step, columns of `LOG`.
 
-    `loss` is the mean over the step's examples before it, `tokens` counts all tokens so far, `seconds` computing time
-    so far, a resumed training's earlier parts included. `validation` (and `accuracy`, `margin` where the objective has
-    them) stand in the rows after which they were measured; the adapter that is left in `model` is the one of the best
-    of them, or the last without validation. `checkpoint` is written every `save_every` seconds and at the end; with
-    `resume` training goes on from it. `progress` is told tokens done and tokens in all.
-    Raises `CrsError` when there is nothing to learn from, the checkpoint cannot be read or is of other settings,
-    examples or precision, or the loss is not finite.
+    `loss` is the mean over the step's examples before the step. `tokens` and `seconds` (computing time) are totals so
+    far, including the earlier parts of a resumed training. `validation` (and `accuracy`, `margin` where the objective
+    has them) are null except in the rows after which they were measured. At the end `model` holds the adapter with the
+    lowest validation loss, or the last one without validation. `checkpoint` is written every `save_every` seconds and
+    at the end; with `resume` training continues from it. `progress` counts tokens.
+    Raises `CrsError` when there are no examples, when the checkpoint cannot be read or has other settings, examples or
+    precision, and when the loss is not finite.
     """
     if not len(training.weights) or training.weights.sum() <= 0:
         raise CrsError("there are no examples to train on; give more dialogues")
@@ -107,10 +112,10 @@ def fit(
     if resume and checkpoint.exists():
         state.load(checkpoint)
     total, per_epoch = int(sum(training.lengths[rows].sum() for rows in steps)), len(steps) / settings.epochs
-    begun, before, saved = perf_counter(), state.seconds, perf_counter()
+    started, earlier, saved = perf_counter(), state.seconds, perf_counter()
     done = int(sum(training.lengths[rows].sum() for rows in steps[: state.step]))
     for rows in steps[state.step :]:
-        rate = settings.lr * _rate(state.step, len(steps), settings.rise)
+        rate = settings.lr * _rate(state.step, len(steps), settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = step(model, training, rows, settings.batch_tokens, optimizer)
@@ -118,12 +123,18 @@ def fit(
             raise CrsError(f"the loss is {loss} at step {state.step + 1}; lower lr (now {settings.lr}) and train again")
         state.step += 1
         done += int(training.lengths[rows].sum())
-        row = {"step": state.step, "epoch": state.step / per_epoch, "tokens": done, "loss": loss, "lr": rate}
+        row: dict[str, Any] = {
+            "step": state.step,
+            "epoch": state.step / per_epoch,
+            "tokens": done,
+            "loss": loss,
+            "lr": rate,
+        }
         if validation is not None and state.step in checks:
-            found = evaluate(model, validation, settings.batch_tokens)
-            row |= {"validation": found["loss"], "accuracy": found.get("accuracy"), "margin": found.get("margin")}
-            state.keep_if_best(found["loss"])
-        state.seconds = before + perf_counter() - begun
+            means = evaluate(model, validation, settings.batch_tokens)
+            row |= {"validation": means["loss"], "accuracy": means.get("accuracy"), "margin": means.get("margin")}
+            state.store_if_best(means["loss"])
+        state.seconds = earlier + perf_counter() - started
         state.rows.append(row | {"seconds": state.seconds})
         if perf_counter() - saved >= save_every or state.step == len(steps):
             state.save(checkpoint)
@@ -134,7 +145,7 @@ def fit(
 
 
 def evaluate(model: LoraLlama, objective: Objective, batch_tokens: int) -> dict[str, float]:
-    """Weighted means of an objective's figures over all its examples; nothing is learnt."""
+    """Weighted means of an objective's figures over all its examples, without training."""
     sums: dict[str, float] = {}
     with torch.no_grad():
         for rows in batches(np.arange(len(objective.lengths)), objective.lengths, batch_tokens):
@@ -144,29 +155,28 @@ def evaluate(model: LoraLlama, objective: Objective, batch_tokens: int) -> dict[
 
 
 def adamw(model: LoraLlama, lr: float) -> torch.optim.Optimizer:
-    """What steps the adapter: AdamW (Loshchilov and Hutter 2019) without decay."""
-    return torch.optim.AdamW([model.learnt], lr=lr, weight_decay=0.0)
+    """The optimizer of the adapter: AdamW (Loshchilov and Hutter 2019) without weight decay."""
+    return torch.optim.AdamW([model.lora], lr=lr, weight_decay=0.0)
 
 
 def step(
     model: LoraLlama, objective: Objective, rows: np.ndarray, batch_tokens: int, optimizer: torch.optim.Optimizer
 ) -> float:
-    """One step on examples `rows`, `batch_tokens` at once; returns their mean loss before it."""
+    """One optimizer step on examples `rows`, `batch_tokens` at once; returns their mean loss before the step."""
     weight = float(objective.weights[rows].sum())
     losses = []
     for part in batches(rows, objective.lengths, batch_tokens):
         loss = objective.sums(model, part)["loss"] / weight
         loss.backward()
-        losses.append(loss.detach())  # read at the end only: a GPU need not be waited for
-    torch.nn.utils.clip_grad_norm_([model.learnt], _CLIP)
+        losses.append(loss.detach())  # read at the end only, so that a GPU is not waited for
+    torch.nn.utils.clip_grad_norm_([model.lora], _CLIP)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(torch.stack(losses).sum())
 
 
 def plan(lengths: np.ndarray, settings: Settings) -> list[np.ndarray]:
-    """The examples of every step: each epoch in an order of its own, cut where `step_tokens` are reached, or after
-    `step_examples`."""
+    """The examples of every step. Each epoch has its own order, cut into steps of `step_tokens` or `step_examples`."""
     steps = []
     for epoch in range(settings.epochs):
         order = np.random.default_rng(derive_seed(settings.seed, "epoch", epoch)).permutation(len(lengths))
@@ -178,7 +188,7 @@ def plan(lengths: np.ndarray, settings: Settings) -> list[np.ndarray]:
 
 
 def batches(rows: np.ndarray, lengths: np.ndarray, most: int) -> list[np.ndarray]:
-    """`rows` by length, longest first, cut into batches of at most `most` tokens (one example at least)."""
+    """`rows` by length, longest first, cut into batches of at most `most` tokens (but at least one example)."""
     parts: list[list[int]] = []
     room = 0
     for row in sorted(rows.tolist(), key=lambda row: (-lengths[row], row)):
@@ -190,15 +200,16 @@ def batches(rows: np.ndarray, lengths: np.ndarray, most: int) -> list[np.ndarray
     return [np.array(part) for part in parts]
 
 
-def _rate(step: int, steps: int, rise: float) -> float:
-    rising = max(1, round(rise * steps))
+def _rate(step: int, steps: int, warmup: float) -> float:
+    """The learning rate of a step as a share of the highest one."""
+    rising = max(1, round(warmup * steps))
     if step < rising:
         return (step + 1) / rising
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
 class _State:
-    """Where a training is, on disk or in memory."""
+    """The progress of a training: what a checkpoint holds."""
 
     def __init__(self, key: str, model: LoraLlama, optimizer: torch.optim.Optimizer) -> None:
         self._key, self._model, self._optimizer = key, model, optimizer
@@ -206,7 +217,7 @@ class _State:
         self.rows: list[dict[str, Any]] = []
         self._best: tuple[float, Mapping[str, Any]] | None = None
 
-    def keep_if_best(self, loss: float) -> None:
+    def store_if_best(self, loss: float) -> None:
         if self._best is None or loss < self._best[0]:
             self._best = loss, Adapter.of(self._model).pairs
 
@@ -215,14 +226,14 @@ class _State:
             self._model.load(self._best[1])
 
     def save(self, path: Path) -> None:
-        best = self._best and (self._best[0], _tensors(self._best[1]))
+        best = self._best and (self._best[0], _to_tensors(self._best[1]))
         state = {
             "key": self._key,
             "step": self.step,
             "seconds": self.seconds,
             "rows": self.rows,
             "best": best,
-            "adapter": _tensors(Adapter.of(self._model).pairs),
+            "adapter": _to_tensors(Adapter.of(self._model).pairs),
             "optimizer": self._optimizer.state_dict(),
         }
         with writing(path) as temporary:
@@ -231,19 +242,19 @@ class _State:
     def load(self, path: Path) -> None:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # what torch raises depends on where the damage is
-            raise CrsError(f"{path} is no checkpoint ({str(error).splitlines()[0]}); remove it") from None
+        except Exception as error:  # the type depends on where the damage is
+            raise CrsError(f"{path} is not a checkpoint ({str(error).splitlines()[0]}); remove it") from None
         if state.get("key") != self._key:
-            raise CrsError(f"{path} is of other settings, examples or precision; repeat those, or remove it")
+            raise CrsError(f"{path} has other settings, examples or precision; use the same ones, or remove it")
         self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
-        self._best = state["best"] and (state["best"][0], _arrays(state["best"][1]))
-        self._model.load(_arrays(state["adapter"]))
+        self._best = state["best"] and (state["best"][0], _to_arrays(state["best"][1]))
+        self._model.load(_to_arrays(state["adapter"]))
         self._optimizer.load_state_dict(state["optimizer"])
 
 
-def _tensors(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, list[torch.Tensor]]:
+def _to_tensors(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, list[torch.Tensor]]:
     return {name: [torch.from_numpy(half) for half in pair] for name, pair in pairs.items()}
 
 
-def _arrays(pairs: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _to_arrays(pairs: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {name: (a.numpy(), b.numpy()) for name, (a, b) in pairs.items()}

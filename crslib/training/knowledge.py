@@ -1,10 +1,10 @@
-"""What the seeker of a human dialogue knew before it: the summary and attributes that a simulated user would be given.
+"""The knowledge of a human dialogue's seeker: the summary and attributes that a simulated user would have.
 
-Targets are what the recommender suggested and the seeker liked, or would like to see. Nothing here comes from them:
-put other items in their place and not a letter changes. The summary is made of the labels of the other items, in the
-words of `profiles`. The attributes are what the seeker asks for before the recommender names an item; who asks for
-nothing looks for the genres of what they love. (In a simulation a user asks for attributes of held-out items. Those of
-a human dialogue's targets would tell the user what the seeker, when they asked, did not think of.)
+Targets are the items that the recommender suggested and the seeker liked or would like to see. Nothing here depends on
+them: with other targets every letter stays the same. The summary comes from the labels of the other items, in the
+words of `profiles`. The attributes are what the seeker asks for before the recommender names an item, or else the
+genres of what they love. (In a simulation the attributes are those of held-out items. Attributes of a human dialogue's
+targets would give the user wishes that the seeker did not have when they asked.)
 """
 
 import math
@@ -26,22 +26,22 @@ N_LIKED_GENRES, N_LOVED, N_TARGET_GENRES = 3, 3, 2  # at most, as in a profile
 
 
 def targets(dialogue: Dialogue) -> list[str]:
-    """Ids of what the recommender suggested and the seeker liked or would like to see, in the order of the dialogue."""
+    """Ids of the items that the recommender suggested and the seeker liked or would like to see, in dialogue order."""
     return [item_id for item_id, item in dialogue.items.items() if item.suggested and item.liked]
 
 
 class Seekers:
-    """Makes the knowledge of seekers from dialogues and from the facts of a corpus's items."""
+    """The knowledge of seekers, from dialogues and the facts of a corpus's items."""
 
     def __init__(self, items: pl.DataFrame) -> None:
-        """`items`: table `items`; an item that it lacks has no genres, year and people."""
+        """`items`: table `items`; an item that is not in it has no genres, year, directors and cast."""
         self._facts = {row["item_id"]: row for row in items.iter_rows(named=True)}
         often = Counter(genre for row in self._facts.values() for genre in row["genres"])
         self._rarity = {genre: math.log(len(self._facts) / n) for genre, n in often.items()}
-        self._people = _people(items)
+        self._persons = _persons(items)
 
     def knowledge(self, dialogue: Dialogue) -> UserKnowledge:
-        """What the seeker of `dialogue` holds. A text with nothing to say is empty."""
+        """The summary and attributes of the seeker in `dialogue`; either may be empty."""
         facts = self.facts(dialogue)
         names = {item_id: item.name for item_id, item in dialogue.items.items()}
         return UserKnowledge(summarise(facts, names), str(self.wanted(dialogue, facts["liked_genres"])))
@@ -49,15 +49,15 @@ class Seekers:
     def facts(self, dialogue: Dialogue) -> dict[str, Any]:
         """The columns `liked_genres` … `disliked_items` of table `profiles`, from labels of non-target items.
 
-        Loved is what was liked, disliked what was not, unless the seeker had not seen it; three and one at most, the
-        first mentioned first. Liked genres are up to three that half of the loved items have, the most frequent and
-        then the rarest first. A decade is liked for two loved items and half of them, a director for two; a genre is
-        disliked for two disliked items and no loved one.
+        Items that the seeker has not seen do not count. Loved are the first three liked items, disliked is the first
+        item that was not liked. Liked genres are up to three that at least half of the loved items have, most frequent
+        first, then rarest in the corpus. A decade is liked with at least two loved items and half of them, a director
+        with at least two; a genre is disliked with at least two disliked items and no loved one.
         """
         judged = [(item_id, item.liked) for item_id, item in _others(dialogue).items() if item.seen is not False]
         loved = [item_id for item_id, liked in judged if liked]
         disliked = [item_id for item_id, liked in judged if liked is False]
-        genres, bad = self._traits(loved, "genres"), self._traits(disliked, "genres")
+        genres, disliked_genres = self._traits(loved, "genres"), self._traits(disliked, "genres")
         typical = sorted(genres, key=lambda genre: (-genres[genre], -self._rarity[genre], genre))
         decades = Counter(year // 10 * 10 for item in loved if (year := self._facts.get(item, {}).get("year")))
         return {
@@ -66,26 +66,26 @@ class Seekers:
             "loved_items": loved[:N_LOVED],
             "liked_directors": _frequent(self._traits(loved, "directors"), 2)[:1],
             "disliked_items": disliked[:1],
-            "disliked_genres": [genre for genre in _frequent(bad, 2) if genre not in genres][:1],
+            "disliked_genres": [genre for genre in _frequent(disliked_genres, 2) if genre not in genres][:1],
         }
 
     def wanted(self, dialogue: Dialogue, liked_genres: Sequence[str]) -> Target:
         """What the seeker asks for before the recommender names an item: genres, a decade, an actor, a director; or
-        else the first of `liked_genres`."""
+        else the first two of `liked_genres`."""
         genres: dict[str, bool] = {}
         decades: list[int] = []
-        people: dict[str, str] = {}
+        persons: dict[str, str] = {}
         for turn in _before_items(dialogue):
             for words, sign in lexicon.clauses(turn):
                 genres.update(dict.fromkeys(lexicon.genres(words), sign > 0))
                 if sign > 0:
                     decades += lexicon.decades(" ".join(words))
-                    people.update(self._named(words))
+                    persons.update(self._named(words))
         asked = Target(
             tuple(genre for genre, wanted in genres.items() if wanted and genre in self._rarity)[:N_TARGET_GENRES],
             next(iter(decades), None),
-            people.get("actor"),
-            people.get("director"),
+            persons.get("actor"),
+            persons.get("director"),
         )
         return asked if asked != Target() else Target(tuple(liked_genres[:N_TARGET_GENRES]))
 
@@ -94,37 +94,38 @@ class Seekers:
 
     def _named(self, words: Sequence[str]) -> dict[str, str]:
         grams = (" ".join(words[start : start + n]) for n in (2, 3) for start in range(len(words) - n + 1))
-        return {kind: name for gram in grams if gram in self._people for kind, name in (self._people[gram],)}
+        return {kind: name for gram in grams if gram in self._persons for kind, name in (self._persons[gram],)}
 
 
 def _others(dialogue: Dialogue) -> dict[str, Any]:
-    """The items of a dialogue that are no target, nor of a target's title: a film may have several ids, and years."""
+    """The items of a dialogue that do not have the title of a target; a film may have several ids, and years."""
     key = {item_id: titles.title_key(titles.split_year(item.name)[0]) for item_id, item in dialogue.items.items()}
-    barred = {key[item_id] for item_id in targets(dialogue)}
+    excluded = {key[item_id] for item_id in targets(dialogue)}
     first: dict[str, str] = {}
     for item_id in dialogue.items:
-        if key[item_id] not in barred:
+        if key[item_id] not in excluded:
             first.setdefault(key[item_id], item_id)
     return {item_id: dialogue.items[item_id] for item_id in first.values()}
 
 
 def _before_items(dialogue: Dialogue) -> list[str]:
-    said = []
+    """The seeker's turns before the recommender names an item."""
+    texts = []
     for turn in dialogue.turns:
         if turn.role == RECOMMENDER and turn.mentions:
             break
         if turn.role == USER:
-            said.append(turn.text)
-    return said
+            texts.append(turn.text)
+    return texts
 
 
 def _frequent(counted: Counter[Any], least: float) -> list[Any]:
-    """What was counted at least so often, the most frequent first, then in order."""
+    """What was counted at least `least` times, most frequent first, then sorted."""
     return sorted((key for key, n in counted.items() if n >= least), key=lambda key: (-counted[key], key))
 
 
-def _people(items: pl.DataFrame) -> dict[str, tuple[str, str]]:
-    """The words of full names, as people type them, with what the person mostly is (actor or director) and the name."""
+def _persons(items: pl.DataFrame) -> dict[str, tuple[str, str]]:
+    """The words of full names as they are typed → what the person mostly is (actor or director), and the name."""
     films: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for directors, cast in items.select("directors", "cast").iter_rows():
         for kind, names in (("actor", cast), ("director", directors)):

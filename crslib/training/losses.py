@@ -1,8 +1,8 @@
-"""What a role's own tokens cost: cross-entropy in nats, per kind of token, by whichever runtime reads them.
+"""Cross-entropy of a role's own tokens in nats, by kind of token, in any of three runtimes.
 
-A column `kind` says what a token is; without it all targets are of kind 0. Every function but `table` gives a frame
-(dialogue_id, kind UInt8, nats Float64, n Int64): sums over one dialogue's targets. Knows nothing of how the examples
-came about.
+Examples have columns dialogue_id, tokens, target and, optionally, kind; without it all targets are of kind 0. Every
+function but `table` returns a frame (dialogue_id, kind UInt8, nats Float64, n Int64): sums over an example's targets.
+Knows nothing of how the examples were made.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,23 +29,23 @@ def by_trainer(
     batch_tokens: int = 2048,
     progress: Progress = no_progress,
 ) -> pl.DataFrame:
-    """By the model that is trained, many examples at once: the fast way. `progress` counts examples."""
+    """By the model that is trained, in batches of `batch_tokens` (the fastest way). `progress` counts examples."""
     import torch
 
     from crslib.training.fit import batches
-    from crslib.training.objectives import OwnWords
+    from crslib.training.objectives import SFTObjective
 
-    objective = OwnWords(examples, model.head.device, model.shape.n_ctx)
-    found: list[np.ndarray] = [np.zeros(0)] * len(examples)
+    objective = SFTObjective(examples, model.head.device, model.shape.n_ctx)
+    by_example: list[np.ndarray] = [np.zeros(0)] * len(examples)
     done = 0
     for rows in batches(np.arange(len(examples)), objective.lengths, batch_tokens):
         with torch.no_grad():
             nats = objective.losses(model, rows).cpu().numpy()
         for row, part in zip(rows, np.split(nats, np.cumsum(objective.weights[rows])[:-1]), strict=True):
-            found[row] = part
+            by_example[row] = part
         done += len(rows)
         progress(done, len(examples))
-    return _sums(examples, iter(found))
+    return _sums(examples, iter(by_example))
 
 
 def by_transformers(model: Any, examples: pl.DataFrame) -> pl.DataFrame:
@@ -69,7 +69,7 @@ def by_engine(
     threads: int = 2,
     progress: Progress = no_progress,
 ) -> pl.DataFrame:
-    """By llama.cpp, as in a simulation: `adapter` beside its base, or a model with it merged in and None."""
+    """By llama.cpp, as in a simulation; `adapter` is None if it is merged into `model`. `progress` counts examples."""
 
     def nats() -> Iterator[np.ndarray]:
         for done, (tokens, at) in enumerate(_targets(examples), start=1):

@@ -1,16 +1,14 @@
-"""A llama whose base is frozen and whose linear layers all carry LoRA, written for training speed.
+"""A llama with a frozen base and LoRA on every linear layer, written for training speed.
 
-Sequences lie end to end without padding; they meet only in attention, where each sees itself alone. Projections of
-the same input are one product. On a CPU with fast 8-bit products the frozen matrices and what is multiplied with them
-are rounded to 8 bits row by row, forward and backward, while everything that is learnt stays exact (SwitchBack,
-Wortsman et al. 2023): the base is a 4-bit file, and llama.cpp rounds its inputs likewise.
+Sequences are concatenated without padding; only attention separates them again. Projections of the same input are one
+product. With `int8` the frozen matrices and their inputs are rounded to 8 bits row by row, forward and backward, and
+the adapter stays exact (SwitchBack, Wortsman et al. 2023). The base is a 4-bit file whose inputs llama.cpp rounds too.
 
-Knows tokens and weights; nothing of dialogues, losses over tokens or files.
+Knows tokens and weights; nothing of dialogues or files.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,30 +23,31 @@ _CHUNK = 512  # rows of logits at a time: 100 MB with a vocabulary of 49k
 
 
 class Sequences:
-    """Token sequences end to end: what the model is fed at once.
+    """Concatenated token sequences: one batch of the model.
 
-    `tokens`, `positions`: (T,), int64. `places` (T,): where each token lies in `n_rows` rows of `longest`, laid flat.
+    `tokens`, `positions`: (T,), int64. `places` (T,): the index of each token in a flattened (n_rows, longest) array.
     """
 
     def __init__(self, sequences: Sequence[np.ndarray], device: torch.device) -> None:
         lengths = [len(sequence) for sequence in sequences]
         self.n_rows, self.longest = len(lengths), max(lengths)
-        inside = [np.arange(length) for length in lengths]
-        self.tokens = _sent(np.concatenate(sequences).astype(np.int64), device)
-        self.positions = _sent(np.concatenate(inside), device)
-        self.places = _sent(np.concatenate([row * self.longest + at for row, at in enumerate(inside)]), device)
+        positions = [np.arange(length) for length in lengths]
+        places = [row * self.longest + at for row, at in enumerate(positions)]
+        self.tokens = _to_device(np.concatenate(sequences).astype(np.int64), device)
+        self.positions = _to_device(np.concatenate(positions), device)
+        self.places = _to_device(np.concatenate(places), device)
 
     def rows(self, x: Tensor) -> Tensor:
-        """(T, …) as (n_rows, longest, …), zero behind the shorter ones."""
-        return _Spread.apply(x, self.places, self.n_rows * self.longest).view(self.n_rows, self.longest, *x.shape[1:])
+        """(T, …) as (n_rows, longest, …), padded with zeros."""
+        return _Scatter.apply(x, self.places, self.n_rows * self.longest).view(self.n_rows, self.longest, *x.shape[1:])
 
     def flat(self, x: Tensor) -> Tensor:
         """The inverse of `rows`."""
-        return _Gathered.apply(x.reshape(self.n_rows * self.longest, *x.shape[2:]), self.places)
+        return _Gather.apply(x.reshape(self.n_rows * self.longest, *x.shape[2:]), self.places)
 
 
-class _Spread(torch.autograd.Function):
-    """Rows put to `places` of a larger tensor of zeros: a copy back and forth, no sum (so the order cannot matter)."""
+class _Scatter(torch.autograd.Function):
+    """Copies rows to `places` of a larger tensor of zeros. Nothing is summed, so the result is deterministic."""
 
     @staticmethod
     def forward(ctx, x: Tensor, places: Tensor, n: int) -> Tensor:
@@ -60,8 +59,8 @@ class _Spread(torch.autograd.Function):
         return g.index_select(0, *ctx.saved_tensors), None, None
 
 
-class _Gathered(torch.autograd.Function):
-    """The inverse of `_Spread`."""
+class _Gather(torch.autograd.Function):
+    """The inverse of `_Scatter`."""
 
     @staticmethod
     def forward(ctx, x: Tensor, places: Tensor) -> Tensor:
@@ -71,29 +70,32 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g: Tensor):
-        return g.new_zeros(ctx.shape).index_copy_(0, *ctx.saved_tensors, g), None
+        (places,) = ctx.saved_tensors
+        return g.new_zeros(ctx.shape).index_copy_(0, places, g), None
 
 
-def _sent(array: np.ndarray, device: torch.device) -> Tensor:
+def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
 
 class LoraLlama(nn.Module):
     """The base with LoRA of rank `rank` on every linear layer of every block: W' = W + (alpha / rank) · B · A.
 
-    A is drawn as PEFT draws it (uniform, Kaiming with a = √5), B is zero: before training it says what the base says.
+    A is drawn as in PEFT (uniform, Kaiming with a = √5) and B is zero, so a new adapter changes nothing.
 
-    All of A and B are one parameter, `learnt`, float32: to round, clip and step it takes one operation, not hundreds,
-    for which a GPU would wait.
+    All of A and B are one parameter, `lora`, float32: casting, clipping and stepping it is one operation each instead
+    of hundreds, which would keep a GPU waiting.
     """
 
-    def __init__(
-        self, base: Base, *, rank: int, alpha: float, seed: int, precision: Precision, fused: bool = False
-    ) -> None:
-        """`fused`: compile what lies between the products (needs a C++ compiler, or a GPU; half a minute once)."""
+    embedding: Tensor
+    head: Tensor
+    norm: Tensor
+    angles: Tensor
+    scales: Tensor
+
+    def __init__(self, base: Base, *, rank: int, alpha: float, seed: int, precision: Precision) -> None:
         super().__init__()
         self.shape, self.rank, self.alpha, self.precision = base.shape, rank, alpha, precision
-        self._between = _between(fused)
         kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.register_buffer("embedding", torch.from_numpy(base.weight("model.embed_tokens.weight")).to(kind))
         head = self.embedding if base.shape.tied else torch.from_numpy(base.weight("lm_head.weight")).to(kind)
@@ -101,53 +103,53 @@ class LoraLlama(nn.Module):
         self.register_buffer("norm", torch.from_numpy(base.weight("model.norm.weight")))
         angles = np.outer(np.arange(base.shape.n_ctx), base.shape.rope)
         self.register_buffer("angles", torch.from_numpy(angles.astype(np.float32)))
-        making = _Making(precision, self._between)
-        self.blocks = nn.ModuleList(_Block(base, layer, making) for layer in range(base.shape.n_layers))
+        blocks = [_Block(base, layer, precision) for layer in range(base.shape.n_layers)]
+        self.blocks, self._projections = nn.ModuleList(blocks), [block.projections() for block in blocks]
         random = torch.Generator().manual_seed(derive_seed(seed, "lora"))
         halves, scales = [], []
-        for projection in (projection for block in self.blocks for projection in block.projections()):
+        for projection in (projection for projections in self._projections for projection in projections):
             bound = projection.n_in**-0.5
             a = torch.empty(len(projection.names) * rank, projection.n_in).uniform_(-bound, bound, generator=random)
             b = torch.zeros(sum(projection.outs), rank)
             halves += [a, b]
             scales += [torch.ones_like(a), torch.full_like(b, alpha / rank)]
         self._shapes = [half.shape for half in halves]
-        self.learnt = nn.Parameter(torch.cat([half.flatten() for half in halves]))
+        self.lora = nn.Parameter(torch.cat([half.flatten() for half in halves]))
         self.register_buffer("scales", torch.cat([scale.flatten() for scale in scales]))
 
     def forward(self, batch: Sequences) -> Tensor:
         """Hidden states after the last norm, (T, hidden)."""
         angles = self.angles[batch.positions][:, None]
-        turn = angles.cos().to(self.embedding.dtype), angles.sin().to(self.embedding.dtype)
+        rotation = angles.cos().to(self.embedding.dtype), angles.sin().to(self.embedding.dtype)
         x = self.embedding[batch.tokens].float()
-        scaled = (self.learnt * self.scales).to(self.embedding.dtype)
+        scaled = (self.lora * self.scales).to(self.embedding.dtype)
         for block, adapters in zip(self.blocks, self._adapters(scaled), strict=True):
-            x = block(x, turn, batch, adapters)
-        return self._between.norm(x, self.norm, self.shape.eps)
+            x = block(x, rotation, batch, adapters)
+        return _rms_norm(x, self.norm, self.shape.eps)
 
     def token_losses(self, batch: Sequences, at: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy (nats, float32) of each of `targets` (n,) as the token that follows position `at` (n,)."""
         return _CrossEntropy.apply(self.forward(batch).index_select(0, at), self.head, targets)
 
-    def adapter(self, of: Tensor | None = None) -> dict[str, tuple[Tensor, Tensor]]:
-        """A (rank, in) and B (out, rank) of every linear layer by its `transformers` name: views of what is learnt, or
-        `of` a tensor that lies like it (its gradient)."""
+    def adapter(self, flat: Tensor | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+        """A (rank, in) and B (out, rank) of every linear layer by its `transformers` name, as views of `lora`, or of
+        another tensor `flat` of the same layout (the gradient)."""
         return {
             f"model.layers.{layer}.{name}": (one_a, one_b)
-            for layer, adapters in enumerate(self._adapters(self.learnt if of is None else of))
-            for projection, (a, b) in zip(self.blocks[layer].projections(), adapters, strict=True)
+            for layer, adapters in enumerate(self._adapters(self.lora if flat is None else flat))
+            for projection, (a, b) in zip(self._projections[layer], adapters, strict=True)
             for name, one_a, one_b in zip(projection.names, a.split(self.rank), b.split(projection.outs), strict=True)
         }
 
     @torch.no_grad()
     def load(self, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-        """Sets A and B of every layer."""
+        """Copies A and B of every layer into `lora`."""
         for name, (a, b) in self.adapter().items():
             a.copy_(torch.from_numpy(pairs[name][0]))
             b.copy_(torch.from_numpy(pairs[name][1]))
 
     def _adapters(self, flat: Tensor) -> list[list[tuple[Tensor, Tensor]]]:
-        """Of each block each projection's A and B, one below the other, as they lie in `flat`."""
+        """A and B, stacked, of each projection of each block: views of `flat`."""
         parts = flat.split([shape.numel() for shape in self._shapes])
         halves = [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
         pairs = list(zip(halves[::2], halves[1::2], strict=True))
@@ -155,24 +157,18 @@ class LoraLlama(nn.Module):
         return [pairs[at : at + each] for at in range(0, len(pairs), each)]
 
 
-@dataclass(frozen=True)
-class _Making:
-    """How the layers of a model are made."""
-
-    precision: Precision
-    between: "_Between"
-
-
 class _Block(nn.Module):
-    def __init__(self, base: Base, layer: int, making: _Making) -> None:
+    before_attention: Tensor
+    before_ffn: Tensor
+
+    def __init__(self, base: Base, layer: int, precision: Precision) -> None:
         super().__init__()
         prefix = f"model.layers.{layer}."
-        self._between = making.between
         self.shape: Shape = base.shape
 
         def projection(*names: str) -> _Projection:
             weights = {name: base.weight(f"{prefix}{name}.weight") for name in names}
-            return _Projection(weights, making)
+            return _Projection(weights, precision)
 
         self.qkv = projection("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
         self.o = projection("self_attn.o_proj")
@@ -182,47 +178,48 @@ class _Block(nn.Module):
             self.register_buffer(name, torch.from_numpy(base.weight(f"{prefix}{norm}.weight")))
 
     def projections(self) -> tuple["_Projection", ...]:
-        """In the order in which `forward` takes their adapters."""
+        """In the order of the adapters that `forward` takes."""
         return self.qkv, self.o, self.gate_up, self.down
 
     def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], batch: Sequences, adapters: list[tuple[Tensor, Tensor]]
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], batch: Sequences, adapters: list[tuple[Tensor, Tensor]]
     ) -> Tensor:
-        norm, eps = self._between.norm, self.shape.eps
+        eps = self.shape.eps
         qkv, o, gate_up, down = adapters
-        x = x + self.o(self._attention(self.qkv(norm(x, self.before_attention, eps), qkv), turn, batch), o)
-        return x + self.down(self._between.gated(self.gate_up(norm(x, self.before_ffn, eps), gate_up)), down)
+        x = x + self.o(self._attention(self.qkv(_rms_norm(x, self.before_attention, eps), qkv), rotation, batch), o)
+        return x + self.down(_swiglu(self.gate_up(_rms_norm(x, self.before_ffn, eps), gate_up)), down)
 
-    def _attention(self, qkv: Tensor, turn: tuple[Tensor, Tensor], batch: Sequences) -> Tensor:
+    def _attention(self, qkv: Tensor, rotation: tuple[Tensor, Tensor], batch: Sequences) -> Tensor:
         s = self.shape
         heads = qkv.view(len(qkv), s.n_heads + 2 * s.n_kv_heads, s.head_dim)
         qk, v = heads.split([s.n_heads + s.n_kv_heads, s.n_kv_heads], 1)
         # (n_rows, heads, longest, head_dim)
-        qk, v = batch.rows(self._between.turned(qk, *turn)).transpose(1, 2), batch.rows(v).transpose(1, 2)
+        qk, v = batch.rows(_rotated(qk, *rotation)).transpose(1, 2), batch.rows(v).transpose(1, 2)
         q, k = qk.split([s.n_heads, s.n_kv_heads], 1)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return batch.flat(out.transpose(1, 2).flatten(2))
 
 
 class _Projection(nn.Module):
-    """Frozen matrices of the same input, one below the other, each with LoRA of its own."""
+    """Frozen matrices with the same input, stacked, each with its own LoRA."""
 
-    def __init__(self, weights: Mapping[str, np.ndarray], making: _Making) -> None:
+    def __init__(self, weights: Mapping[str, np.ndarray], precision: Precision) -> None:
         super().__init__()
         self.names = tuple(weights)
         self.outs = [len(weight) for weight in weights.values()]
         frozen = torch.from_numpy(np.concatenate(list(weights.values())))
         self.n_in = frozen.shape[1]
-        rounded = making.precision == "int8"
-        self.frozen = _Rounded(frozen, making.between) if rounded else _Exact(frozen, making.precision)
+        self.frozen = _Int8Matrix(frozen) if precision == "int8" else _FloatMatrix(frozen, precision)
 
     def forward(self, x: Tensor, adapter: tuple[Tensor, Tensor]) -> Tensor:
-        """`adapter`: A (matrices · rank, in) and B (out, rank), scaled, each one below the other."""
-        return _Adapted.apply(x.to(self.frozen.kind), *adapter, self.frozen, self.outs)
+        """`adapter`: the stacked A (matrices · rank, in) and the stacked, scaled B (out, rank)."""
+        return _LoraProduct.apply(x.to(self.frozen.kind), *adapter, self.frozen, self.outs)
 
 
-class _Exact(nn.Module):
-    """A frozen matrix (out, in)."""
+class _FloatMatrix(nn.Module):
+    """A frozen matrix (out, in) in float32 or bfloat16."""
+
+    weight: Tensor
 
     def __init__(self, weight: Tensor, precision: Precision) -> None:
         super().__init__()
@@ -238,29 +235,32 @@ class _Exact(nn.Module):
         return g @ self.weight
 
 
-class _Rounded(nn.Module):
-    """The same in 8 bits with a scale per row; what it is multiplied with is rounded likewise."""
+class _Int8Matrix(nn.Module):
+    """A frozen matrix (out, in) in 8 bits with a scale per row; the other factor of a product is rounded likewise."""
 
     kind = torch.float32
+    weight: Tensor
+    scale: Tensor
 
-    def __init__(self, weight: Tensor, between: "_Between") -> None:
+    def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self._between = between
         weight, scale = _rounded(weight)
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale.T.contiguous())  # (1, out)
 
     def product(self, x: Tensor) -> Tensor:
-        rounded, scale = self._between.rounded(x)
-        return self._between.scaled(torch._int_mm(rounded, self.weight.T), scale, self.scale)
+        """x · Wᵀ"""
+        rounded, scale = _rounded(x)
+        return torch._int_mm(rounded, self.weight.T).float() * scale * self.scale
 
     def back(self, g: Tensor) -> Tensor:
-        rounded, scale = self._between.rounded_scaled(g, self.scale)
-        return self._between.scaled(torch._int_mm(rounded, self.weight), scale, None)
+        """g · W"""
+        rounded, scale = _rounded(g * self.scale)
+        return torch._int_mm(rounded, self.weight).float() * scale
 
 
-class _Adapted(torch.autograd.Function):
-    """y = W x + B A x for matrices one below the other; gradients for x, A and B, none for W."""
+class _LoraProduct(torch.autograd.Function):
+    """y = W x + B A x for stacked matrices; gradients for x, A and B, none for W."""
 
     @staticmethod
     def forward(ctx, x: Tensor, a: Tensor, b: Tensor, frozen, outs: list[int]) -> Tensor:
@@ -286,21 +286,21 @@ class _Adapted(torch.autograd.Function):
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Cross-entropy per row of hidden states against a frozen output matrix, a few rows of logits at a time.
+    """Cross-entropy per row of hidden states with a frozen output matrix, a few rows of logits at a time.
 
-    The gradient is made with the loss, while the logits are there: they are neither kept nor computed twice.
+    The gradient is computed together with the loss, so that logits are neither stored nor computed twice.
     """
 
     @staticmethod
     def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         losses, gradients = [], []
-        for rows, aims in zip(hidden.to(head.dtype).split(_CHUNK), targets.split(_CHUNK), strict=True):
+        for rows, labels in zip(hidden.to(head.dtype).split(_CHUNK), targets.split(_CHUNK), strict=True):
             logits = (rows @ head.T).float()
-            at = torch.arange(len(aims), device=aims.device), aims
+            at = torch.arange(len(labels), device=labels.device), labels
             logits -= logits.amax(1, keepdim=True)
-            aimed = logits[at]
+            of_labels = logits[at]
             total = logits.exp_().sum(1, keepdim=True)
-            losses.append(total.log().squeeze(1) - aimed)
+            losses.append(total.log().squeeze(1) - of_labels)
             if ctx.needs_input_grad[0]:
                 logits /= total
                 logits[at] -= 1
@@ -315,49 +315,24 @@ class _CrossEntropy(torch.autograd.Function):
         return gradient * g[:, None], None, None
 
 
-# ── between the products ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class _Between(NamedTuple):
-    """What a CPU spends on memory, not on arithmetic: one pass each when compiled."""
-
-    norm: Callable[[Tensor, Tensor, float], Tensor]
-    gated: Callable[[Tensor], Tensor]
-    turned: Callable[[Tensor, Tensor, Tensor], Tensor]
-    rounded: Callable[[Tensor], tuple[Tensor, Tensor]]
-    rounded_scaled: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    scaled: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-
-
-def _between(fused: bool) -> _Between:
-    plain = (_norm, _gated, _turned, _rounded, _rounded_scaled, _scaled)
-    return _Between(*(torch.compile(part, dynamic=True) if fused else part for part in plain))
-
-
-def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root mean square normalisation (Zhang and Sennrich 2019)."""
     return F.rms_norm(x, x.shape[-1:], weight, eps)
 
 
-def _gated(x: Tensor) -> Tensor:
+def _swiglu(x: Tensor) -> Tensor:
+    """Gated linear unit with SiLU (Shazeer 2020); `x`: gate and input, side by side."""
     gate, up = x.chunk(2, dim=1)
     return F.silu(gate) * up
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021): the first half of each head turned with the second."""
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021): the first half of each head rotated with the second."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 def _rounded(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row in 8 bits, and its scale."""
+    """Each row of `x` in 8 bits, and its scale (rows, 1)."""
     scale = x.abs().amax(dim=1, keepdim=True).div(127).clamp(min=1e-30)
     return (x / scale).round().to(torch.int8), scale
-
-
-def _rounded_scaled(x: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    return _rounded(x * columns)
-
-
-def _scaled(x: Tensor, rows: Tensor, columns: Tensor | None) -> Tensor:
-    return x.float() * rows if columns is None else x.float() * rows * columns

@@ -1,6 +1,7 @@
-"""Supervised fine-tuning: the cross-entropy of a role's own tokens, given all that it had read before them."""
+"""The two losses: supervised fine-tuning (SFT) on a role's own tokens, and preference optimisation (DPO) on pairs.
 
-from collections.abc import Sequence
+Knows token ids; nothing of dialogues, rules or how the examples and pairs were made.
+"""
 
 import numpy as np
 import polars as pl
@@ -10,19 +11,19 @@ from torch import Tensor
 
 from crslib.errors import CrsError
 from crslib.identity import digest
-from crslib.training.fit import batches
+from crslib.training.fit import Rows, batches
 from crslib.training.model import LoraLlama, Sequences
 
 
-class OwnWords:
-    """The objective of SFT over a frame with columns `tokens` List(Int32) and `target` List(Boolean).
+class SFTObjective:
+    """Cross-entropy of a role's own tokens over a frame with columns `tokens` List(Int32) and `target` List(Boolean).
 
-    Every target counts the same, whichever example it is in. An example whose first token is a target loses that one:
-    nothing precedes it. Raises `CrsError` when the lists of a row differ in length or are longer than `n_ctx`.
+    Every target token has the same weight. A target without a preceding token, the first of an example, is dropped.
+    Raises `CrsError` when the lists of a row differ in length or are longer than `n_ctx`.
     """
 
     def __init__(self, examples: pl.DataFrame, device: torch.device, n_ctx: int) -> None:
-        self._tokens, targets = lists(examples, "tokens"), lists(examples, "target")
+        self._tokens, targets = _arrays(examples, "tokens"), _arrays(examples, "target")
         for tokens, target in zip(self._tokens, targets, strict=True):
             if not len(tokens) == len(target) <= n_ctx:
                 raise CrsError(
@@ -35,31 +36,28 @@ class OwnWords:
         self.weights = np.array([len(at) for at in self._at], dtype=np.int64)
         self.identity = digest([[t.tolist() for t in self._tokens], [a.tolist() for a in self._at]], "examples")
 
-    def losses(self, model: LoraLlama, rows: Sequence[int]) -> Tensor:
-        """Nats of every target of examples `rows`, one after the other."""
+    def losses(self, model: LoraLlama, rows: Rows) -> Tensor:
+        """Nats of every target of examples `rows`, (n,), in order."""
         batch = Sequences([self._tokens[row] for row in rows], self._device)
         starts = np.cumsum([0, *self.lengths[rows][:-1]])
         at = np.concatenate([self._at[row] + start for row, start in zip(rows, starts, strict=True)])
         index = torch.from_numpy(at).to(self._device)
         return model.token_losses(batch, index, batch.tokens[index + 1])
 
-    def sums(self, model: LoraLlama, rows: Sequence[int]) -> dict[str, Tensor]:
+    def sums(self, model: LoraLlama, rows: Rows) -> dict[str, Tensor]:
         """`loss`: nats, summed over targets."""
         return {"loss": self.losses(model, rows).sum()}
 
 
-def lists(frame: pl.DataFrame, column: str) -> list[np.ndarray]:
-    """A list column as one array per row."""
-    return [values.to_numpy() for values in frame[column]]
+class DPOObjective:
+    """Direct preference optimisation (Rafailov et al. 2023, eq. 7) over a frame with columns `prompt`, `chosen` and
+    `rejected`, all List(Int32).
 
-
-class Preferences:
-    """The objective of DPO over a frame with columns `prompt`, `chosen`, `rejected`, all List(Int32).
-
-    Ids of the continuations include the token that ends them. `beta`: how strongly the reference holds. `sft`: weight
-    of the chosen continuation's cross-entropy per token, which keeps its likelihood from falling with the rejected
-    one's (RPO: Pang et al. 2024; 0 is plain DPO). A pair counts 1. Raises `CrsError` for an empty text or one longer
-    than the model can read.
+    The reference is `model` as it is when the objective is created. Ids of the continuations include the token that
+    ends them. `beta`: strength of the pull towards the reference. `sft`: weight of the chosen continuation's
+    cross-entropy per token, which keeps its likelihood from falling with the rejected one's (RPO: Pang et al. 2024;
+    0 is plain DPO). Every pair has weight 1. Raises `CrsError` for an empty text or one longer than the model's
+    context.
     """
 
     def __init__(
@@ -73,7 +71,7 @@ class Preferences:
         batch_tokens: int = 2048,
     ) -> None:
         self._beta, self._sft, self._device = beta, sft, device
-        prompts, *continuations = (lists(pairs, name) for name in ("prompt", "chosen", "rejected"))
+        prompts, *continuations = (_arrays(pairs, name) for name in ("prompt", "chosen", "rejected"))
         self._tokens, self._n = [], []
         for prompt, *both in zip(prompts, *continuations, strict=True):
             whole = [np.concatenate([prompt, continuation]) for continuation in both]
@@ -90,7 +88,7 @@ class Preferences:
             for rows in batches(np.arange(len(pairs)), self.lengths, batch_tokens):
                 self._reference[rows] = self.log_probabilities(model, rows).cpu().numpy()
 
-    def log_probabilities(self, model: LoraLlama, rows: Sequence[int]) -> Tensor:
+    def log_probabilities(self, model: LoraLlama, rows: Rows) -> Tensor:
         """log π(chosen | prompt) and log π(rejected | prompt) of pairs `rows`, (n, 2), in nats."""
         sequences = [tokens for row in rows for tokens in self._tokens[row]]
         counts = [n for row in rows for n in self._n[row]]
@@ -102,14 +100,19 @@ class Preferences:
         owner = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(self._device)
         return -losses.new_zeros(len(counts)).index_add(0, owner, losses).view(-1, 2)
 
-    def sums(self, model: LoraLlama, rows: Sequence[int]) -> dict[str, Tensor]:
+    def sums(self, model: LoraLlama, rows: Rows) -> dict[str, Tensor]:
         """Over pairs: `loss`, `accuracy` (the chosen one has the larger implicit reward), `margin` (of the rewards)."""
-        found = self.log_probabilities(model, rows)
+        log_probabilities = self.log_probabilities(model, rows)
         reference = torch.from_numpy(self._reference[rows]).to(self._device)
-        rewards = self._beta * (found - reference)
+        rewards = self._beta * (log_probabilities - reference)
         margin = rewards[:, 0] - rewards[:, 1]
         loss = -F.logsigmoid(margin)
         if self._sft:
             lengths = torch.tensor([self._n[row][0] for row in rows], device=self._device)
-            loss = loss - self._sft * found[:, 0] / lengths
+            loss = loss - self._sft * log_probabilities[:, 0] / lengths
         return {"loss": loss.sum(), "accuracy": (margin > 0).float().sum(), "margin": margin.detach().sum()}
+
+
+def _arrays(frame: pl.DataFrame, column: str) -> list[np.ndarray]:
+    """A list column as one array per row."""
+    return [values.to_numpy() for values in frame[column]]

@@ -1,8 +1,8 @@
-"""Whether an utterance is a good one for its party, by rules that a program can check: what preferences are made of.
+"""Rules that score an utterance: how good it is for its party. Preference pairs are made from these scores.
 
-A rule gives 1 where it is kept, 0 where it is broken, something between in part, and None where it has nothing to say.
-It reads the dialogue as rows of table `turns` (role, text, items, notes), all linked to one catalogue. Patterns, not a
-model: they see a part of what is wrong, and people break them too, which is why people's figures stand beside theirs.
+A rule returns 1 where the utterance follows it, 0 where it breaks it, something between for a part, and None where it
+does not apply. It reads the dialogue as rows of table `turns` (role, text, items, notes), all linked to one catalogue.
+Rules are patterns, not a model: they find a part of the faults, and human utterances break them too.
 
 Knows nothing of prompts, tokens and models, and of the held-out items of a run.
 """
@@ -20,77 +20,97 @@ from crslib.dialogue.words import words
 Scores = dict[str, float | None]
 
 LONGEST = {USER: 30, RECOMMENDER: 32}  # words; 97.5 % of the turns in ReDial's training dialogues have no more
-ALIKE = 85  # rapidfuzz's ratio of two turns' words, 0 to 100, from which they are the same sentence again
+ALIKE = 85  # rapidfuzz's ratio of the words of two turns, 0 to 100, from which one repeats the other
 _PAST = frozenset(("seen", "saw", "watched"))
-_SENTENCE = 4  # words; shorter turns ("I loved it!") may come again
+_SENTENCE = 4  # words; shorter turns ("I loved it!") may be repeated
 
 WEIGHTS: Mapping[str, Mapping[str, float]] = {
-    USER: {"reaction": 3.0, "summary": 2.0, "unasked": 1.0, "again": 1.0, "ends": 2.0, "length": 1.0},
-    RECOMMENDER: {"new": 3.0, "exists": 3.0, "heeds": 1.0, "again": 1.0, "ends": 2.0, "length": 1.0},
+    USER: {
+        "agrees_with_note": 3.0,
+        "agrees_with_summary": 2.0,
+        "no_unprompted_title": 1.0,
+        "no_self_repetition": 1.0,
+        "well_formed": 2.0,
+        "not_too_long": 1.0,
+    },
+    RECOMMENDER: {
+        "no_repeat": 3.0,
+        "title_exists": 3.0,
+        "follows_genres": 1.0,
+        "no_self_repetition": 1.0,
+        "well_formed": 2.0,
+        "not_too_long": 1.0,
+    },
 }
-"""What breaking a rule costs; a rule of 1 outweighs no other. The first are the faults the adapters are known for."""
+"""The cost of breaking each rule, by role: highest for the known faults of the adapters; a cost of 1 outweighs no
+other."""
+RULES = tuple(dict.fromkeys(rule for weights in WEIGHTS.values() for rule in weights))
 
 
-def summary(turn: Turn, profile: Mapping[str, Any]) -> float | None:
-    """0 where the user's words contradict the profile (columns `liked_genres`, `disliked_genres`, `loved_items`,
-    `disliked_items`; see `metrics.consistency.preferences`), 1 where they agree, None where they speak of none of it.
+# ── the user ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def agrees_with_summary(turn: Turn, profile: Mapping[str, Any]) -> float | None:
+    """0 where the user contradicts the profile (columns `liked_genres`, `disliked_genres`, `loved_items`,
+    `disliked_items`; see `stances.statements`), 1 where they agree, None where they mention none of it.
     """
     contradicts = [contradicts for _, _, contradicts in stances.statements(turn, profile, {})]
     return float(not any(contradicts)) if contradicts else None
 
 
-def unasked(turn: Turn, said: Sequence[Turn]) -> float | None:
-    """Whether items that the user brings up exist, and are not brought up only to say that they were not seen.
+def no_unprompted_title(turn: Turn, history: Sequence[Turn]) -> float | None:
+    """0 where the user brings up an item that does not exist, or only to say that they have not seen it.
 
-    None for a user who brings up nothing that was not mentioned before.
+    None for a user who brings up no new item.
     """
-    mentioned = {item_key(mention) for earlier in said for mention in earlier["items"]}
-    own = {item_key(mention): mention["item_id"] for mention in turn["items"] if item_key(mention) not in mentioned}
-    for key, item_id in own.items():
+    mentioned = {item_key(mention) for earlier in history for mention in earlier["items"]}
+    new = {item_key(mention): mention["item_id"] for mention in turn["items"] if item_key(mention) not in mentioned}
+    for key, item_id in new.items():
         if item_id is None or react("", turn, key, alone=False).seen is False:
             return 0.0
-    return 1.0 if own else None
+    return 1.0 if new else None
 
 
 # ── the recommender ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def new(turn: Turn, said: Sequence[Turn]) -> float | None:
-    """0 where the recommender names an item again that it had named before, unless the user has just spoken of it.
+def no_repeat(turn: Turn, history: Sequence[Turn]) -> float | None:
+    """0 where the recommender names an item in a second turn, unless the user has just mentioned it.
 
-    None where it names nothing. A title twice in one turn is once.
+    None where it names nothing.
     """
     if not turn["items"]:
         return None
-    earlier = {item_key(mention) for other in said if other["role"] == RECOMMENDER for mention in other["items"]}
-    asked = {item_key(mention) for mention in said[-1]["items"]} if said and said[-1]["role"] == USER else set()
+    earlier = {item_key(mention) for other in history if other["role"] == RECOMMENDER for mention in other["items"]}
+    last = history[-1] if history else None
+    asked = {item_key(mention) for mention in last["items"]} if last is not None and last["role"] == USER else set()
     return float(not any(item_key(mention) in earlier - asked for mention in turn["items"]))
 
 
-def exists(turn: Turn) -> float | None:
-    """Share of the titles named that are in the catalogue; None where nothing is named."""
-    found = [float(mention["item_id"] is not None) for mention in turn["items"]]
-    return sum(found) / len(found) if found else None
+def title_exists(turn: Turn) -> float | None:
+    """Share of the named titles that are in the catalogue; None where nothing is named."""
+    known = [float(mention["item_id"] is not None) for mention in turn["items"]]
+    return sum(known) / len(known) if known else None
 
 
-def heeds(turn: Turn, said: Sequence[Turn], genres: Mapping[str, Sequence[str]]) -> float | None:
-    """Share of the recommended items whose genres are what the user said: none that was refused and, where some are
-    wanted, one of those. The last word on a genre counts.
+def follows_genres(turn: Turn, history: Sequence[Turn], genres: Mapping[str, Sequence[str]]) -> float | None:
+    """Share of the recommended items with none of the genres that the user refused and, where the user asked for some,
+    with one of those. The last statement on a genre counts.
 
-    `genres`: of each item. None where no genre was said, or no item with known genres is recommended; what the user
-    had named is no recommendation.
+    `genres`: of each item. None where the user spoke of no genre, or no item with known genres is recommended; an item
+    that the user had named is not a recommendation.
     """
-    wanted, refused = stated(said)
-    named = {mention["item_id"] for other in said if other["role"] == USER for mention in other["items"]}
+    wanted, refused = stated_genres(history)
+    named = {mention["item_id"] for other in history if other["role"] == USER for mention in other["items"]}
     of = [set(genres.get(mention["item_id"], ())) for mention in turn["items"] if mention["item_id"] not in named]
-    kept = [float(not own & refused and (not wanted or bool(own & wanted))) for own in of if own]
-    return sum(kept) / len(kept) if kept and wanted | refused else None
+    fits = [float(not own & refused and (not wanted or bool(own & wanted))) for own in of if own]
+    return sum(fits) / len(fits) if fits and wanted | refused else None
 
 
-def stated(said: Sequence[Turn]) -> tuple[set[str], set[str]]:
-    """The genres that the user asked for, and those refused. What was said of having seen a film is neither."""
+def stated_genres(history: Sequence[Turn]) -> tuple[set[str], set[str]]:
+    """The genres that the user asked for and those refused. Statements about films already seen are neither."""
     signs: dict[str, float] = {}
-    for turn in said:
+    for turn in history:
         if turn["role"] == USER:
             for clause, sign in lexicon.clauses(turn["text"]):
                 if not _PAST.intersection(clause):
@@ -101,26 +121,25 @@ def stated(said: Sequence[Turn]) -> tuple[set[str], set[str]]:
 # ── either ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def again(turn: Turn, said: Sequence[Turn]) -> float | None:
-    """0 where a sentence is (almost) one that its speaker said before, titles included; None where nothing can be
-    compared: no earlier own turn, or few words."""
+def no_self_repetition(turn: Turn, history: Sequence[Turn]) -> float | None:
+    """0 where a turn, titles included, is almost the same as an earlier one of its speaker; None where it has fewer
+    than four words, or there is no earlier one."""
     mine = words(turn["text"])
-    own = [" ".join(words(earlier["text"])) for earlier in said if earlier["role"] == turn["role"]]
+    own = [" ".join(words(earlier["text"])) for earlier in history if earlier["role"] == turn["role"]]
     if not own or len(mine) < _SENTENCE:
         return None
     return float(all(fuzz.ratio(" ".join(mine), one) < ALIKE for one in own))
 
 
-def ends(raw: str, finish: str) -> float:
-    """1 for words that the speaker ended, and that reach the other party as they were made: one line, whole brackets.
-
-    `raw`: the model's own text; `finish`: see table `turns`.
+def well_formed(raw: str, finish: str) -> float:
+    """1 for an utterance that the model ended itself and that reaches the other party unchanged: one line, whole
+    brackets. `raw`: the model's own text; `finish`: see table `turns`.
     """
     return float(finish == "end" and raw == clean(raw))
 
 
-def length(turn: Turn) -> float:
-    """1 for a turn no longer than people's are (`LONGEST`). What is shorter is worth no less and no more."""
+def not_too_long(turn: Turn) -> float:
+    """1 for a turn of at most `LONGEST` words. Shorter turns earn nothing more."""
     return float(len(words(turn["text"])) <= LONGEST[turn["role"]])
 
 
@@ -128,18 +147,30 @@ def length(turn: Turn) -> float:
 
 
 def scores(
-    turn: Turn, said: Sequence[Turn], raw: str, *, profile: Mapping[str, Any], genres: Mapping[str, Sequence[str]]
+    turn: Turn, history: Sequence[Turn], raw: str, *, profile: Mapping[str, Any], genres: Mapping[str, Sequence[str]]
 ) -> Scores:
-    """Every rule of the speaker's `WEIGHTS`, by name. `said`: the dialogue before; `profile` is the user's and read for
-    its turns only; for the others see the rules."""
-    both: Scores = {"again": again(turn, said), "ends": ends(raw, turn["finish"]), "length": length(turn)}
+    """The score of every rule in the speaker's `WEIGHTS`. `history`: the dialogue before the turn; `profile`: of the
+    user, read for the user's turns only; for the others see the rules."""
+    both: Scores = {
+        "no_self_repetition": no_self_repetition(turn, history),
+        "well_formed": well_formed(raw, turn["finish"]),
+        "not_too_long": not_too_long(turn),
+    }
     if turn["role"] == USER:
-        own = {"reaction": reaction(turn, said), "summary": summary(turn, profile), "unasked": unasked(turn, said)}
+        own = {
+            "agrees_with_note": reaction(turn, history),
+            "agrees_with_summary": agrees_with_summary(turn, profile),
+            "no_unprompted_title": no_unprompted_title(turn, history),
+        }
     else:
-        own = {"new": new(turn, said), "exists": exists(turn), "heeds": heeds(turn, said, genres)}
+        own = {
+            "no_repeat": no_repeat(turn, history),
+            "title_exists": title_exists(turn),
+            "follows_genres": follows_genres(turn, history, genres),
+        }
     return own | both
 
 
-def total(found: Mapping[str, float | None], role: str) -> float:
-    """Minus what the broken rules cost: 0 is faultless. A rule with nothing to say costs nothing."""
-    return -sum(weight * (1 - score) for rule, weight in WEIGHTS[role].items() if (score := found[rule]) is not None)
+def total(by_rule: Mapping[str, float | None], role: str) -> float:
+    """Minus the cost of the broken rules: 0 is faultless. A rule that does not apply costs nothing."""
+    return -sum(weight * (1 - score) for rule, weight in WEIGHTS[role].items() if (score := by_rule[rule]) is not None)

@@ -1,31 +1,34 @@
-"""From examples or pairs to an adapter that a simulation runs on.
+"""`crs train` and `crs prefer`: ReDial's training dialogues in, an adapter that a simulation can use out.
 
-A training is a folder: `checkpoint.pt` while it lasts; then `log.parquet`, the PEFT folder `peft`, `ROLE.gguf` and the
-model card `README.md`.
+A training has a folder. While it lasts, that holds `checkpoint.pt`; afterwards `log.parquet`, `figures.json`, the PEFT
+folder `peft`, `ROLE.gguf` and the model card `README.md`. A killed training resumes from its checkpoint.
 """
 
+import contextlib
 import json
-import os
-import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from crslib.data.corpora import Dialogue
+from crslib.config import PreferenceParameters, TrainingParameters, n_threads, resolve
+from crslib.data.catalog import Catalog
+from crslib.data.corpora import Dialogue, redial
 from crslib.dialogue.templates import ChatTemplate
-from crslib.engines import llama
+from crslib.dialogue.utterances import USER
+from crslib.dialogue.views import NOTE_KINDS
+from crslib.engines import llama, weights
+from crslib.engines.base import Sampling
+from crslib.engines.loading import CACHE
 from crslib.errors import CrsError
-from crslib.identity import file_sha256
-from crslib.store import Progress, no_progress, write_parquet, writing
-from crslib.training import adapter, examples, losses
-from crslib.training.adapter import Format, export, imported
-from crslib.training.base import Base, Shape
+from crslib.identity import derive_seed
+from crslib.judging.llm import LocalJudge
+from crslib.store import Progress, Run, no_progress, write_parquet, writing
+from crslib.training import adapter, cards, examples, losses, preferences
+from crslib.training.base import Base
 
 if TYPE_CHECKING:
     import torch
@@ -35,185 +38,204 @@ if TYPE_CHECKING:
 
 RANK, ALPHA = 16, 32.0
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}
-"""Tokens to compute at once on each kind of device."""
+"""Tokens computed at once on each kind of device."""
 CHECKPOINT = "checkpoint.pt"
+_MAX_TOKENS = 1024  # of an example of SFT
+_DPO_STEP_TOKENS = 4096  # some six pairs
+_WIDTH = 16  # continuations decoded at once
+_N_CTX = 1024
 
 
-def train(
-    role: str,
-    dialogues: Sequence[Dialogue],
-    items: pl.DataFrame,
-    to: Path,
-    settings: "Settings",
-    *,
-    model: str = llama.BUILT_IN,
-    init: Path | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    resume: bool = False,
-    validation: float = 0.05,
-    max_tokens: int = 1024,
-    negative_weight: int = 1,
-    without: str = "",
-    fmt: Format = "Q8_0",
-    source: str = "",
-    command: str = "",
-    threads: int | None = None,
-    progress: Progress = no_progress,
-) -> dict[str, Any]:
-    """SFT of `role` (of `examples.ROLES`) on `dialogues` (train split); the folder `to` is filled. Returns the figures.
+# ── supervised fine-tuning ──────────────────────────────────────────────────────────────────────────────────────────
 
-    `items`: table `items` of the corpus. `init`: an adapter to continue from, PEFT folder or LoRA GGUF. `device`: auto,
-    cpu or cuda; `precision`: auto (see `chosen`), float32, bfloat16 or int8. `validation`: share of dialogues kept,
-    with their people, to find the best moment. `without`: of `examples.WITHOUT`, an ablation. `source`: what the data
-    are and under which licence, `command`: what was typed; both for the card. Figures: validation loss before and
-    after per kind, tokens, seconds, tokens per second.
-    Raises `CrsError` for what is wrong with files, settings or data, and where the extra `train` is not installed.
+
+def train(parameters: TrainingParameters, progress: Progress = no_progress) -> dict[str, Any]:
+    """SFT of a role; fills the folder of `parameters` and returns the figures. `progress` counts tokens.
+
+    Figures: `before` and `after`, the validation loss in nats per own token by kind of token (empty without
+    validation); `examples`, `validation_examples`, `tokens`, `seconds`, `tokens_per_s`, `device`, `precision`.
+    Raises `CrsError` for unusable files, settings or data, and where the extra `train` is not installed.
     """
     need_extra()
     from crslib.training.fit import fit
-    from crslib.training.objectives import OwnWords
+    from crslib.training.objectives import SFTObjective
 
-    where, how = chosen(device, precision, threads)
-    speaker = llama.Model(llama.model_path(model))
-    try:
-        template = ChatTemplate(*speaker.chat_template)
-        made = examples.examples(
+    dialogues = training_dialogues(parameters)
+    device, precision = resolve_device(parameters.device, parameters.precision, parameters.threads)
+    settings = _settings(parameters, device)
+    with contextlib.closing(llama.Model(llama.model_path(parameters.model))) as tokenizer:
+        rows = examples.examples(
             dialogues,
-            role,
-            speaker,
-            template,
-            items,
-            negative_weight=negative_weight,
-            max_tokens=max_tokens,
-            **examples.WITHOUT[without],
+            parameters.role,
+            tokenizer,
+            ChatTemplate(*tokenizer.chat_template),
+            redial.items(),
+            negative_weight=parameters.negative_weight,
+            max_tokens=_MAX_TOKENS,
+            **examples.WITHOUT[parameters.without],
         )
-    finally:
-        speaker.close()
-    training, held = examples.split(made, validation, settings.seed)
-    pupil, base = load(model, init, settings.seed, where, how)
-    objective = OwnWords(training, where, base.shape.n_ctx)
-    check = OwnWords(held, where, base.shape.n_ctx) if len(held) else None
-    before = _figures(pupil, held, settings.batch_tokens)
-    log = fit(pupil, objective, check, settings, to / CHECKPOINT, resume=resume, progress=progress)
-    figures = _speed(log, where, how) | {
+    training, held_out = examples.split(rows, parameters.validation, settings.seed)
+    init = resolve(parameters.init) if parameters.init else None
+    model, base = load_model(parameters.model, init, settings.seed, device, precision)
+    objective = SFTObjective(training, device, base.shape.n_ctx)
+    validation = SFTObjective(held_out, device, base.shape.n_ctx) if len(held_out) else None
+    checkpoint = parameters.folder / CHECKPOINT
+    before = _losses(model, held_out, settings.batch_tokens)
+    log = fit(model, objective, validation, settings, checkpoint, resume=checkpoint.exists(), progress=progress)
+    figures = _speed(log, device, precision) | {
         "examples": len(training),
-        "validation_examples": len(held),
+        "validation_examples": len(held_out),
         "before": before,
-        "after": _figures(pupil, held, settings.batch_tokens),
+        "after": _losses(model, held_out, settings.batch_tokens),
     }
-    told = asdict(settings) | {"negative_weight": negative_weight, "without": without}
-    finish(pupil, base, role, to, log, figures, fmt, card(role, base, figures, told, init, source, command))
+    options = asdict(settings) | {"negative_weight": parameters.negative_weight, "without": parameters.without}
+    source = f"{len(dialogues)} dialogues of ReDial's training part (Li et al. 2018, CC BY 4.0)"
+    card = cards.model_card(parameters, base, figures, options, init, source)
+    _write(model, base, parameters.role, parameters.folder, log, figures, card)
     return figures
 
 
-def prefer(
-    role: str,
-    pairs: pl.DataFrame,
-    held: pl.DataFrame,
-    init: Path,
-    to: Path,
-    settings: "Settings",
-    *,
-    beta: float = 0.1,
-    sft: float = 0.0,
-    model: str = llama.BUILT_IN,
-    device: str = "auto",
-    precision: str = "auto",
-    resume: bool = False,
-    fmt: Format = "Q8_0",
-    source: str = "",
-    command: str = "",
-    threads: int | None = None,
-    progress: Progress = no_progress,
-) -> dict[str, Any]:
-    """DPO on `pairs` (columns prompt, chosen, rejected) from the SFT adapter `init`; see `train`.
+def training_dialogues(parameters: TrainingParameters | PreferenceParameters) -> list[Dialogue]:
+    """ReDial's training dialogues in file order, without the first `skip` and at most `limit` of them.
 
-    `held`: pairs to find the best moment with; may be empty. `beta`, `sft`: see `dpo.Preferences`. A learning rate of
-    some 5e-5 and one epoch are usual. Figures: `before` and `after` on `held` (loss, accuracy and margin of the
-    rewards). Raises `CrsError` as `train` does.
+    Raises `CrsError` for files that cannot be read and where `skip` leaves no dialogue.
+    """
+    dialogues = redial.read(resolve(parameters.redial), "train")
+    if parameters.skip >= len(dialogues):
+        raise CrsError(f"skip = {parameters.skip} leaves none of {len(dialogues)} dialogues; skip fewer")
+    return dialogues[parameters.skip :][: parameters.limit or None]
+
+
+# ── preference optimisation ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def make_pairs(parameters: PreferenceParameters, progress: Progress = no_progress) -> pl.DataFrame:
+    """Pairs for DPO from the adapter's own continuations: the columns of `preferences.PAIRS`. `progress` counts
+    contexts.
+
+    A user's contexts are moments in which one film was named for the first time, with each kind of private note equally
+    often; a recommender's are any of its turns. The folder of `parameters` gets `journal.jsonl` with the continuations
+    (a killed call resumes from it), `candidates.parquet` with their scores and `pairs.jsonl`, the pairs as TRL reads
+    them. Raises `CrsError` for files that cannot be read or written and where no continuation is clearly better than
+    another.
+    """
+    need_extra()
+    catalog = Catalog(redial.items())
+    contexts = _sample_contexts(training_dialogues(parameters), parameters, catalog)
+    merged = weights.merged(llama.model_path(parameters.model), _start_as_gguf(parameters), "Q8_0", CACHE)
+    threads = n_threads(parameters.threads)
+    with (
+        contextlib.closing(llama.Model(merged)) as model,
+        contextlib.closing(
+            llama.LlamaEngine(model, None, Sampling(), n_ctx=_N_CTX, width=_WIDTH, threads=threads)
+        ) as engine,
+    ):
+        with Run(parameters.folder).journal() as journal:
+            drawn = preferences.candidates(contexts, engine, parameters.draws, parameters.seed, journal, progress)
+        scored = preferences.with_rule_scores(contexts, drawn, catalog)
+        if parameters.judge:
+            with LocalJudge(llama.model_path(parameters.judge), threads) as judge:
+                judged = preferences.judge_scores(judge, contexts, drawn)
+            scored = preferences.with_judge_scores(scored, judged)
+        pairs = preferences.select_pairs(contexts, scored, engine)
+    write_parquet(scored, parameters.folder / "candidates.parquet")
+    with writing(parameters.folder / "pairs.jsonl") as temporary:
+        preferences.messages(contexts, pairs).write_ndjson(temporary)
+    if pairs.is_empty():
+        raise CrsError(f"in {len(contexts)} contexts no continuation is clearly better than another; give more")
+    return pairs
+
+
+def prefer(parameters: PreferenceParameters, pairs: pl.DataFrame, progress: Progress = no_progress) -> dict[str, Any]:
+    """DPO on `pairs` (columns of `preferences.PAIRS`) from the adapter of SFT; see `train`. `progress` counts tokens.
+
+    The pairs of a share of the dialogues are held out for validation. Figures as in `train`, but `before` and `after`
+    hold `loss`, `accuracy` and `margin` of the implicit rewards; `beta`, `sft`. Raises `CrsError` as `train` does.
     """
     need_extra()
     from crslib.training.fit import evaluate, fit
-    from crslib.training.objectives import Preferences
+    from crslib.training.objectives import DPOObjective
 
-    where, how = chosen(device, precision, threads)
-    pupil, base = load(model, init, settings.seed, where, how)
-    both = [
-        Preferences(frame, pupil, where, beta=beta, sft=sft, batch_tokens=settings.batch_tokens)
-        for frame in (pairs, held)
-    ]
-    objective, check = both[0], both[1] if len(held) else None
-    before = evaluate(pupil, check, settings.batch_tokens) if check else {}
-    log = fit(pupil, objective, check, settings, to / CHECKPOINT, resume=resume, progress=progress)
-    figures = _speed(log, where, how) | {
-        "examples": len(pairs),
-        "validation_examples": len(held),
-        "beta": beta,
-        "sft": sft,
+    training, held_out = _split_pairs(pairs, parameters.validation, parameters.seed)
+    device, precision = resolve_device(parameters.device, parameters.precision, parameters.threads)
+    settings = _settings(parameters, device, step_tokens=_DPO_STEP_TOKENS)
+    model, base = load_model(parameters.model, parameters.start, settings.seed, device, precision)
+    options: dict[str, Any] = {"beta": parameters.beta, "sft": parameters.sft}
+    sizes = {"batch_tokens": settings.batch_tokens}
+    objective = DPOObjective(training, model, device, **options, **sizes)
+    validation = DPOObjective(held_out, model, device, **options, **sizes) if len(held_out) else None
+    checkpoint = parameters.folder / CHECKPOINT
+    before = evaluate(model, validation, settings.batch_tokens) if validation else {}
+    log = fit(model, objective, validation, settings, checkpoint, resume=checkpoint.exists(), progress=progress)
+    figures = _speed(log, device, precision) | {
+        "examples": len(training),
+        "validation_examples": len(held_out),
+        **options,
         "before": before,
-        "after": evaluate(pupil, check, settings.batch_tokens) if check else {},
+        "after": evaluate(model, validation, settings.batch_tokens) if validation else {},
     }
-    told = asdict(settings) | {"beta": beta, "sft": sft}
-    finish(pupil, base, role, to, log, figures, fmt, card(role, base, figures, told, init, source, command))
+    source = "its own continuations of moments in ReDial's training part (Li et al. 2018, CC BY 4.0)"
+    card = cards.model_card(parameters, base, figures, asdict(settings) | options, parameters.start, source)
+    _write(model, base, parameters.role, parameters.folder, log, figures, card)
     return figures
 
 
-def compared(figures: Mapping[str, Any]) -> pl.DataFrame:
-    """The figures of `train` or `prefer` on what was not trained on, as rows (figure, before, after)."""
-    before, after = figures["before"], figures["after"]
-    return pl.DataFrame(
-        [(name, before[name], after[name]) for name in before],
-        schema={"figure": pl.String, "before": pl.Float64, "after": pl.Float64},
-        orient="row",
-    )
+def _sample_contexts(
+    dialogues: Sequence[Dialogue], parameters: PreferenceParameters, catalog: Catalog
+) -> list[preferences.Context]:
+    contexts = preferences.human_contexts(dialogues, parameters.role, catalog)
+    if parameters.role != USER:
+        return preferences.sample(contexts, {"": parameters.contexts}, parameters.seed)
+    each = -(-parameters.contexts // len(NOTE_KINDS))
+    forced = preferences.with_forced_notes(contexts)
+    return preferences.sample(forced, dict.fromkeys(NOTE_KINDS.values(), each), parameters.seed)
 
 
-def load(
+def _split_pairs(pairs: pl.DataFrame, share: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Pairs to train on, and those of `share` of the dialogues."""
+    dialogue = pl.col("context_id").str.split(":").list.first()
+    dialogues = pairs.select(dialogue.unique())["context_id"].to_list()
+    dialogues.sort(key=lambda one: derive_seed(seed, "held", one))
+    held_out = dialogue.is_in(dialogues[: round(share * len(dialogues))])
+    return pairs.filter(~held_out), pairs.filter(held_out)
+
+
+def _start_as_gguf(parameters: PreferenceParameters) -> Path:
+    """The adapter of SFT as llama.cpp reads it."""
+    if parameters.start.is_file():
+        return parameters.start
+    shape = Base(llama.model_path(parameters.model)).shape
+    path = parameters.folder / "start.gguf"
+    adapter.write_gguf(adapter.read_peft(parameters.start, shape), shape, path, "F16")
+    return path
+
+
+# ── model and device ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def load_model(
     model: str, init: Path | None, seed: int, device: "torch.device", precision: "Precision"
 ) -> tuple["LoraLlama", Base]:
-    """The base ready to be trained on `device`, with the adapter `init` (PEFT folder or LoRA GGUF) or a new one of rank
-    `RANK`, which changes nothing yet."""
+    """The base `model` on `device` with the adapter `init` (PEFT folder or LoRA GGUF) or a new one of rank `RANK`.
+
+    Raises `CrsError` when a file is unfit.
+    """
     from crslib.training.model import LoraLlama
 
     base = Base(llama.model_path(model))
-    start = read(init, base.shape) if init else None
+    start = adapter.read(init, base.shape) if init else None
     rank, alpha = (start.rank, start.alpha) if start else (RANK, ALPHA)
-    fused = device.type == "cuda" or bool(shutil.which(os.environ.get("CXX", "g++")))
-    pupil = LoraLlama(base, rank=rank, alpha=alpha, seed=seed, precision=precision, fused=fused)
+    loaded = LoraLlama(base, rank=rank, alpha=alpha, seed=seed, precision=precision)
     if start:
-        pupil.load(start.pairs)
-    return pupil.to(device), base
+        loaded.load(start.pairs)
+    return loaded.to(device), base
 
 
-def read(path: Path, shape: Shape) -> adapter.Adapter:
-    """The adapter of a PEFT folder or a LoRA GGUF. Raises `CrsError` where it does not fit a base of `shape`."""
-    if path.is_file():
-        return imported(path, shape)
-    found = adapter.read(path)
-    found.check(shape, path)
-    return found
+def resolve_device(device: str, precision: str, threads: int = 0) -> tuple["torch.device", "Precision"]:
+    """The device and the precision of its products; also sets torch to `threads` CPU threads (0: all).
 
-
-def finish(
-    model: "LoraLlama", base: Base, name: str, to: Path, log: pl.DataFrame, figures: Any, fmt: Format, text: str
-) -> None:
-    """Writes what a training leaves behind and removes its checkpoint."""
-    learnt = adapter.Adapter.of(model)
-    adapter.write(learnt, to / "peft", base.shape.name)
-    export(learnt, base.shape, to / f"{name}.gguf", fmt, name=f"crs {name}")
-    write_parquet(log, to / "log.parquet")
-    for file, content in (("figures.json", json.dumps(figures, indent=2) + "\n"), ("README.md", text)):
-        with writing(to / file) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    (to / CHECKPOINT).unlink(missing_ok=True)
-
-
-def chosen(device: str, precision: str, threads: int | None = None) -> tuple["torch.device", "Precision"]:
-    """The device and how its products are computed: without a wish in bfloat16 on CUDA and on a CPU that multiplies it
-    (`multiplies_bfloat16`), elsewhere in float32; `int8` may be faster on a CPU, and is less exact.
-
-    `threads` of a CPU, all without it. Raises `CrsError` for a device that is not there.
+    `device`: auto, cpu or cuda. `precision`: float32, bfloat16, int8 (CPU only: faster on some, less exact) or auto,
+    which is bfloat16 on CUDA and on CPUs that multiply it, else float32. Raises `CrsError` for what is not available.
     """
     import torch
 
@@ -226,16 +248,16 @@ def chosen(device: str, precision: str, threads: int | None = None) -> tuple["to
         raise CrsError(f"precision {precision!r} is not possible on {device}; choose one of {', '.join(allowed[:3])}")
     if precision == "auto":
         precision = "bfloat16" if device == "cuda" or multiplies_bfloat16() else "float32"
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(n_threads(threads))
     return torch.device(device), precision  # type: ignore[return-value]
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for it: with them products are faster than float32's, without much slower."""
+    """Whether this CPU has instructions for bfloat16 products; without them bfloat16 is slower than float32."""
     import torch
 
-    has = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older versions of torch
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def need_extra() -> None:
@@ -245,49 +267,51 @@ def need_extra() -> None:
         raise CrsError(f"training needs {' and '.join(missing)}; run `pip install 'crslib[train]'`")
 
 
-def card(
-    name: str, base: Base, figures: Any, settings: Mapping[str, Any], init: Path | None, source: str, command: str
-) -> str:
-    """A model card (Markdown)."""
-    return "\n".join(
-        [
-            f"# Adapter: {name}",
-            "",
-            f"LoRA for {base.shape.name}, `{base.path.name}` (SHA-256 {file_sha256(base.path)}), in format v1.",
-            "",
-            f"- Data: {source or 'not stated'}; {figures['examples']} examples trained on.",
-            f"- Started from: {_origin(init)}.",
-            f"- Made by: {f'`{command}`' if command else 'a call of the library'}.",
-            f"- Settings: {json.dumps(settings)}.",
-            f"- Hardware: {figures['device']} ({platform.machine()}), {figures['precision']}, "
-            f"torch {version('torch')}; {figures['tokens']:,} tokens in {figures['seconds']:,.0f} s.",
-            "- Licence: that of the base for the adapter (Apache-2.0 for SmolLM2), with attribution to the data above.",
-            "",
-            *_checked(figures),
-        ]
+def _settings(
+    parameters: TrainingParameters | PreferenceParameters, device: "torch.device", **sizes: int
+) -> "Settings":
+    from crslib.training.fit import Settings
+
+    return Settings(
+        epochs=parameters.epochs,
+        lr=parameters.lr,
+        seed=parameters.seed,
+        batch_tokens=BATCH_TOKENS[device.type],
+        **sizes,
     )
 
 
-def _origin(init: Path | None) -> str:
-    if init is None:
-        return "the base"
-    file = init if init.is_file() else init / "adapter_model.safetensors"
-    return f"the adapter {init.name} (SHA-256 of {file.name}: {file_sha256(file)})"
+# ── results ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _checked(figures: Any) -> list[str]:
-    """The part of a card that says what training did to people who were left out of it."""
-    if not figures["validation_examples"]:
-        return ["Nothing was kept for checks.", ""]
-    return [
-        f"On {figures['validation_examples']} examples of people not trained on (cross-entropy in nats per own "
-        "token, by kind; of preferences loss, accuracy and margin):",
-        "",
-        "| | before | after |",
-        "|---|---|---|",
-        *(f"| {name} | {value:.3f} | {figures['after'][name]:.3f} |" for name, value in figures["before"].items()),
-        "",
-    ]
+def before_and_after(figures: Mapping[str, Any]) -> pl.DataFrame:
+    """The validation figures of `train` or `prefer` as rows (figure, before, after)."""
+    before, after = figures["before"], figures["after"]
+    return pl.DataFrame(
+        [(name, before[name], after[name]) for name in before],
+        schema={"figure": pl.String, "before": pl.Float64, "after": pl.Float64},
+        orient="row",
+    )
+
+
+def _write(
+    model: "LoraLlama",
+    base: Base,
+    role: str,
+    folder: Path,
+    log: pl.DataFrame,
+    figures: Mapping[str, Any],
+    card: str,
+) -> None:
+    """Writes the results of a training and removes its checkpoint."""
+    trained = adapter.Adapter.of(model)
+    adapter.write_peft(trained, folder / "peft", base.shape.name)
+    adapter.write_gguf(trained, base.shape, folder / f"{role}.gguf", name=f"crs {role}")
+    write_parquet(log, folder / "log.parquet")
+    for file, content in (("figures.json", json.dumps(figures, indent=2) + "\n"), ("README.md", card)):
+        with writing(folder / file) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def _speed(log: pl.DataFrame, device: "torch.device", precision: str) -> dict[str, Any]:
@@ -296,8 +320,9 @@ def _speed(log: pl.DataFrame, device: "torch.device", precision: str) -> dict[st
     return figures | {"tokens_per_s": tokens / seconds}
 
 
-def _figures(model: "LoraLlama", held: pl.DataFrame, batch_tokens: int) -> dict[str, float]:
-    if held.is_empty():
+def _losses(model: "LoraLlama", held_out: pl.DataFrame, batch_tokens: int) -> dict[str, float]:
+    """Nats per own token by kind of token."""
+    if held_out.is_empty():
         return {}
-    found = losses.table(losses.by_trainer(model, held, batch_tokens), examples.KINDS)
-    return dict(zip(found["kind"], found["loss"], strict=True))
+    table = losses.table(losses.by_trainer(model, held_out, batch_tokens), examples.KINDS)
+    return dict(table.select("kind", "loss").iter_rows())

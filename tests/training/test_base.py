@@ -25,7 +25,7 @@ def test_unpermuted_is_the_inverse_of_permuted(heads: int, pairs: int, columns: 
 
 
 def test_another_architecture_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(CrsError, match=r"architecture gemma3, training knows llama; use a llama-family GGUF"):
+    with pytest.raises(CrsError, match=r"architecture gemma3, training needs llama; use a llama-family GGUF"):
         Base(write_gguf(tmp_path / "other.gguf", "gemma3"))
 
 

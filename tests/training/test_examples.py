@@ -41,7 +41,7 @@ def make(
     user: str = "a",
     recommender: str = "b",
 ) -> Dialogue:
-    """A dialogue; `{1}` in a text is the mention of item 1."""
+    """A dialogue; `{1}` in a text is a mention of item 1."""
     items = ITEMS if items is None else items
     messages = []
     for role, text in said:
@@ -60,18 +60,18 @@ TALK = make(
 )
 
 
-def learnt(row: dict[str, Sequence[int]], kind: int) -> str:
+def of_kind(row: dict[str, Sequence[int]], kind: int) -> str:
     return TOKENIZER.decode([token for token, one in zip(row["tokens"], row["kind"], strict=True) if one == kind])
 
 
-# ── what the seeker knows ───────────────────────────────────────────────────────────────────────────────────────────
+# ── knowledge of the seeker ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_targets_are_what_was_suggested_and_pleased() -> None:
+def test_targets_are_items_suggested_and_liked() -> None:
     assert targets(TALK) == ["2"]
 
 
-def test_the_summary_speaks_of_other_items_and_the_attributes_of_what_is_asked_for(items: pl.DataFrame) -> None:
+def test_the_summary_has_other_items_and_the_attributes_what_is_asked_for(items: pl.DataFrame) -> None:
     known = Seekers(items.with_columns(genres=pl.lit(["action", "thriller"]))).knowledge(TALK)
     assert known.summary == (f"You enjoy action and thriller movies. You loved {HEAT}. You did not like {HILL}.")
     assert known.attributes == "thriller movie from the 1990s"
@@ -82,8 +82,8 @@ def test_the_rules_of_a_summary(items: pl.DataFrame) -> None:
         "1": Item(HEAT, False, True, True, ""),
         "2": Item(MATRIX, False, None, True, ""),
         "3": Item(HILL, False, True, False, ""),
-        "4": Item("King Kong (1933)", False, False, True, ""),  # would like to see it: not loved
-        "6": Item(UP, False, False, False, ""),  # would not: not disliked
+        "4": Item("King Kong (1933)", False, False, True, ""),  # would like to see it, so not loved
+        "6": Item(UP, False, False, False, ""),  # would not like to see it, so not disliked
         "9": Item("Unknown", True, True, None, ""),
     }
     facts = Seekers(items).facts(make((USER, "{1} {2} {3}"), items=labels))
@@ -97,14 +97,14 @@ def test_the_rules_of_a_summary(items: pl.DataFrame) -> None:
     }
 
 
-def test_who_asks_for_nothing_looks_for_what_they_love(items: pl.DataFrame) -> None:
+def test_without_requests_the_attributes_are_the_loved_genres(items: pl.DataFrame) -> None:
     seekers = Seekers(items)
     assert seekers.knowledge(make((USER, "Hi, I like {1}"))).attributes == "crime/action movie"  # rarer first
     assert seekers.knowledge(make((USER, "Hi, something with al pacino"))).attributes == "movie with Al Pacino"
     assert (
         seekers.knowledge(make((USER, "by Michael Mann. No horror, no action"))).attributes == "movie by Michael Mann"
     )
-    # What comes after the recommender's first suggestion is no request: it may speak of a target.
+    # What follows the recommender's first suggestion does not count as a request: it may be about a target.
     late = make((USER, "Hi"), (RECOMMENDER, "{2}?"), (USER, "That comedy!"), items={"2": ITEMS["2"]})
     assert seekers.knowledge(late).attributes == ""
 
@@ -151,8 +151,8 @@ def test_no_target_reaches_a_users_system_message(dialogue: Dialogue) -> None:
     system = view(dialogue, USER, seekers).messages[0].text
     keys = {title_key(split_year(dialogue.items[item].name)[0]) for item in targets(dialogue)}
     facts = seekers.facts(dialogue)
-    told = [dialogue.items[item].name for item in (*facts["loved_items"], *facts["disliked_items"])]
-    assert not keys & {title_key(split_year(name)[0]) for name in told}
+    summarised = [dialogue.items[item].name for item in (*facts["loved_items"], *facts["disliked_items"])]
+    assert not keys & {title_key(split_year(name)[0]) for name in summarised}
     assert not [item for item in targets(dialogue) if f" {dialogue.items[item].name}" in system]
 
 
@@ -160,12 +160,12 @@ def test_no_target_reaches_a_users_system_message(dialogue: Dialogue) -> None:
 def test_the_system_message_does_not_depend_on_the_targets(talk: tuple[Said, dict[str, Item]]) -> None:
     said, labels = talk
     dialogue = make(*said, items=labels)
-    aims = targets(dialogue)
+    own_targets = targets(dialogue)
     keys = [title_key(split_year(item.name)[0]) for item in labels.values()]
-    assume(len(set(keys)) == len(keys))  # a namesake of a target is not told of either
-    other = {f"x{item}" if item in aims else item: one for item, one in labels.items()}
-    other |= {f"x{item}": replace(labels[item], name=f"Other {item} (1950)") for item in aims}
-    for item in aims:
+    assume(len(set(keys)) == len(keys))  # the summary leaves out namesakes of targets too
+    other = {f"x{item}" if item in own_targets else item: one for item, one in labels.items()}
+    other |= {f"x{item}": replace(labels[item], name=f"Other {item} (1950)") for item in own_targets}
+    for item in own_targets:
         said = [(role, text.replace(f"{{{item}}}", f"{{x{item}}}")) for role, text in said]
     seekers = Seekers(FACTS)
     one, two = (view(each, USER, seekers).messages[0] for each in (dialogue, make(*said, items=other)))
@@ -185,19 +185,19 @@ def test_nothing_private_reaches_the_recommender(dialogue: Dialogue) -> None:
 
 
 @given(dialogues)
-def test_exactly_the_own_words_and_their_ends_are_learnt(dialogue: Dialogue) -> None:
+def test_exactly_the_own_words_and_their_ends_are_targets(dialogue: Dialogue) -> None:
     for role in ROLES:
         seen = view(dialogue, role, Seekers(FACTS))
         own = [message.text for message in seen.messages if message.role == "assistant"]
         rows = examples([dialogue], role, TOKENIZER, TEMPLATE, FACTS).to_dicts()
         assert len(rows) == bool(own)
         for row in rows:
-            said = [token for token, target in zip(row["tokens"], row["target"], strict=True) if target]
+            own_tokens = [token for token, target in zip(row["tokens"], row["target"], strict=True) if target]
             # With this tokenizer every character is a token, so the end token is the "<" of "<|im_end|>".
-            assert TOKENIZER.decode(said) == "".join(f"{text}<" for text in own)
+            assert TOKENIZER.decode(own_tokens) == "".join(f"{text}<" for text in own)
             assert row["kind"].count(END) == len(own)
             titles = "".join(text[start:end] for text in own for _, start, end in training.mentions(text))
-            assert learnt(row, TITLE) == titles
+            assert of_kind(row, TITLE) == titles
             assert row["target"] == [kind != CONTEXT for kind in row["kind"]]
             assert row["kind"][-1] == END
 
@@ -205,34 +205,34 @@ def test_exactly_the_own_words_and_their_ends_are_learnt(dialogue: Dialogue) -> 
 # ── examples ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_user_hears_with_notes_and_leaves_after_the_recommenders_last_word(items: pl.DataFrame) -> None:
+def test_a_user_has_notes_and_leaves_after_the_recommenders_last_turn(items: pl.DataFrame) -> None:
     (row,) = examples([TALK], USER, TOKENIZER, TEMPLATE, items).to_dicts()
     assert (row["dialogue_id"], row["worker"], row["partner"]) == ("7", "a", "b")
     text = TOKENIZER.decode(row["tokens"])
     assert f"[[{HILL}]]?\n({MATRIX}: not seen, interested; {HILL}: seen, disliked)<|im_end|>" in text
     assert text.endswith("<|im_start|>user\nEnjoy<|im_end|>\n<|im_start|>assistant\n<")
-    assert learnt(row, TEXT) == "Hi, a thriller from the 90s please, no comedy. I like  sounds good"
-    assert learnt(row, END) == "<<<"
+    assert of_kind(row, TEXT) == "Hi, a thriller from the 90s please, no comedy. I like  sounds good"
+    assert of_kind(row, END) == "<<<"
     stays = make((RECOMMENDER, "Hi"), (USER, "Bye"))
     (row,) = examples([stays], USER, TOKENIZER, TEMPLATE, items).to_dicts()
     assert TOKENIZER.decode(row["tokens"]).endswith("assistant\nBye<")
 
 
-def test_tokens_are_those_that_a_simulation_feeds(items: pl.DataFrame) -> None:
+def test_tokens_equal_those_of_a_simulation(items: pl.DataFrame) -> None:
     user, recommender = UserView(Seekers(items).knowledge(TALK)), RecommenderView()
     rows = {
         role: examples([TALK], role, TOKENIZER, TEMPLATE, items)["tokens"].to_list()[0] for role in (USER, RECOMMENDER)
     }
     for turn in TALK.turns:
-        said = tuple(TOKENIZER.encode(turn.text))
+        own = tuple(TOKENIZER.encode(turn.text))
         speaker, role = (user, USER) if turn.role == USER else (recommender, RECOMMENDER)
-        prompt = [*TEMPLATE.encode(speaker.messages, TOKENIZER), *said]
+        prompt = [*TEMPLATE.encode(speaker.messages, TOKENIZER), *own]
         assert rows[role][: len(prompt)] == prompt
         if turn.role == USER:
-            user.say(turn.text, said)
+            user.say(turn.text, own)
             recommender.hear(turn.text)
         else:
-            recommender.say(turn.text, said)
+            recommender.say(turn.text, own)
             notes = {
                 m.name: Note(m.name, TALK.items[m.item_id].seen, TALK.items[m.item_id].liked) for m in turn.mentions
             }
@@ -241,25 +241,25 @@ def test_tokens_are_those_that_a_simulation_feeds(items: pl.DataFrame) -> None:
 
 
 def test_ablations(items: pl.DataFrame) -> None:
-    def told(**options: bool) -> str:
+    def text(**options: bool) -> str:
         return TOKENIZER.decode(examples([TALK], USER, TOKENIZER, TEMPLATE, items, **options)["tokens"].to_list()[0])
 
-    assert "not seen" not in told(notes=False)
-    assert "You loved" in told(notes=False)
-    assert "You loved" not in told(knowledge=False)
-    assert "Looking for" not in told(knowledge=False)
-    assert "not seen" in told(knowledge=False)
+    assert "not seen" not in text(notes=False)
+    assert "You loved" in text(notes=False)
+    assert "You loved" not in text(knowledge=False)
+    assert "Looking for" not in text(knowledge=False)
+    assert "not seen" in text(knowledge=False)
 
 
-def test_baselines_know_the_targets(items: pl.DataFrame) -> None:
+def test_views_of_baselines_have_the_targets(items: pl.DataFrame) -> None:
     one, other = (
         examples([TALK], role, TOKENIZER, TEMPLATE, items).row(0, named=True) for role in (SCRIPTED, USER_TARGET)
     )
     assert f"The recommender suggests: {MATRIX}<" in TOKENIZER.decode(one["tokens"])
-    assert learnt(one, END) == "<"
-    assert learnt(one, TEXT).endswith("\nUser:  sounds good\nRecommender: Enjoy")
+    assert of_kind(one, END) == "<"
+    assert of_kind(one, TEXT).endswith("\nUser:  sounds good\nRecommender: Enjoy")
     assert f"You hope to hear of: {MATRIX}<" in TOKENIZER.decode(other["tokens"])
-    assert learnt(other, END) == "<<<"
+    assert of_kind(other, END) == "<<<"
     with pytest.raises(CrsError, match="unknown role 'judge'; known are user, recommender, scripted, user-target"):
         examples([TALK], "judge", TOKENIZER, TEMPLATE, items)
 
@@ -273,7 +273,7 @@ def test_ablations_have_one_list_of_names() -> None:
     )
 
 
-def test_negative_notes_come_more_often(items: pl.DataFrame) -> None:
+def test_dialogues_with_negative_notes_are_repeated(items: pl.DataFrame) -> None:
     glad = make((USER, "{3}"), (RECOMMENDER, "{2}"), (USER, "ok"), dialogue_id="8")
     rows = examples([TALK, glad], USER, TOKENIZER, TEMPLATE, items, negative_weight=3)
     assert rows["dialogue_id"].to_list() == ["7", "7", "7", "8"]
@@ -324,7 +324,7 @@ def test_a_template_that_rewrites_the_past_is_refused() -> None:
         seen.say(text)
     encode(seen, TOKENIZER, TEMPLATE)
     for template in (rewriting, dropping):
-        with pytest.raises(CrsError, match="template rewrites what was said before"):
+        with pytest.raises(CrsError, match="template rewrites past messages"):
             encode(seen, TOKENIZER, template)
 
 
@@ -336,9 +336,9 @@ def test_messages_as_trl_reads_them(items: pl.DataFrame) -> None:
         {"role": "system", "content": "You are a movie recommender."},
         {"role": "user", "content": TALK.turns[0].text},
     ]
-    said = messages([TALK], USER, items)["messages"].to_list()[0]
-    assert [one["role"] for one in said] == ["system", "assistant", "user", "assistant", "user", "assistant"]
-    assert said[-1]["content"] == ""
+    contents = messages([TALK], USER, items)["messages"].to_list()[0]
+    assert [one["role"] for one in contents] == ["system", "assistant", "user", "assistant", "user", "assistant"]
+    assert contents[-1]["content"] == ""
 
 
 # ── split ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -354,18 +354,18 @@ def frame(pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
     st.sampled_from([0.0, 0.1, 0.5, 0.9]),
     st.integers(0, 5),
 )
-def test_nobody_is_on_both_sides(pairs: list[tuple[str, str]], share: float, seed: int) -> None:
+def test_no_worker_is_on_both_sides(pairs: list[tuple[str, str]], share: float, seed: int) -> None:
     train, validation = split(frame(pairs), share, seed)
-    people = [set(one["worker"]) | set(one["partner"]) for one in (train, validation)]
-    assert not people[0] & people[1]
+    workers = [set(one["worker"]) | set(one["partner"]) for one in (train, validation)]
+    assert not workers[0] & workers[1]
     assert not set(train["dialogue_id"]) & set(validation["dialogue_id"])
     assert len(validation) >= round(share * len(pairs))
     swapped = [(b, a) for a, b in pairs]
     assert split(frame(swapped), share, seed)[1]["dialogue_id"].to_list() == validation["dialogue_id"].to_list()
 
 
-def test_circles_of_people_are_not_torn() -> None:
-    """Two groups that never meet: the validation side is one of them, and nothing is left out."""
+def test_separate_groups_of_workers_are_not_split() -> None:
+    """Of two groups that never meet, the validation side is one, and nothing is left out."""
     pairs = [(f"{group}{a}", f"{group}{b}") for group in "xy" for a, b in pairwise([1, 2, 3, 4, 1, 3])]
     for seed in range(4):
         train, validation = split(frame(pairs), 0.5, seed)
@@ -408,8 +408,8 @@ def test_with_a_models_own_tokenizer(items: pl.DataFrame) -> None:
         assert tokens == whole[: len(tokens)]
         ends = [token for token, kind in zip(tokens, kinds, strict=True) if kind == END]
         assert model.decode(ends) == "<|im_end|>" * len(ends)
-        told = model.decode([token for token, kind in zip(tokens, kinds, strict=True) if kind == TITLE])
+        titles = model.decode([token for token, kind in zip(tokens, kinds, strict=True) if kind == TITLE])
         own = [message.text for message in seen.messages if message.role == "assistant"]
         spelt = "".join(f"[[{name}]]" for text in own for name, *_ in training.mentions(text))
-        assert told.replace(" ", "") == spelt.replace(" ", "")
+        assert titles.replace(" ", "") == spelt.replace(" ", "")
     model.close()

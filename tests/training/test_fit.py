@@ -17,22 +17,9 @@ from crslib.errors import CrsError
 from crslib.training import losses
 from crslib.training.adapter import Adapter
 from crslib.training.base import Base
-from crslib.training.fit import (
-    Settings,
-    batches,
-    evaluate,
-    fit,
-    plan,
-)
-from crslib.training.model import (
-    LoraLlama,
-    Precision,
-    Sequences,
-)
-from crslib.training.objectives import (
-    OwnWords,
-    Preferences,
-)
+from crslib.training.fit import Settings, batches, evaluate, fit, plan
+from crslib.training.model import LoraLlama, Precision, Sequences
+from crslib.training.objectives import DPOObjective, SFTObjective
 from tests.support.tiny_llama import make_examples, write_gguf
 
 CPU = torch.device("cpu")
@@ -48,8 +35,8 @@ def model_of(base: Base, precision: Precision = "float32") -> LoraLlama:
     return LoraLlama(base, rank=4, alpha=8, seed=0, precision=precision)
 
 
-def objective(examples: pl.DataFrame) -> OwnWords:
-    return OwnWords(examples, CPU, 128)
+def objective(examples: pl.DataFrame) -> SFTObjective:
+    return SFTObjective(examples, CPU, 128)
 
 
 def test_loss_is_that_of_the_marked_tokens_given_all_before_them(base: Base) -> None:
@@ -72,13 +59,13 @@ def test_size_of_batches_does_not_change_the_mean(base: Base) -> None:
     assert means == pytest.approx([means[0]] * 3, abs=1e-5)
 
 
-def test_batches_hold_every_row_once_and_keep_to_their_size() -> None:
+def test_batches_hold_every_row_once_and_have_a_largest_size() -> None:
     lengths = np.array([5, 9, 3, 7, 20, 5])
     parts = batches(np.arange(6), lengths, 12)
     assert [part.tolist() for part in parts] == [[4], [1], [3, 0], [5, 2]]
 
 
-def test_every_epoch_has_each_example_once_in_an_order_of_its_own() -> None:
+def test_every_epoch_has_each_example_once_in_its_own_order() -> None:
     lengths = np.arange(5, 45)
     steps = plan(lengths, FAST)
     order = np.concatenate(steps)
@@ -93,7 +80,7 @@ def test_steps_can_be_counted_in_examples() -> None:
 
 
 def test_training_learns_and_logs(base: Base, tmp_path: Path) -> None:
-    model, told = model_of(base), []
+    model, reached = model_of(base), []
     own, held = objective(make_examples(10)), objective(make_examples(4, seed=9))
     log = fit(
         model,
@@ -101,15 +88,15 @@ def test_training_learns_and_logs(base: Base, tmp_path: Path) -> None:
         held,
         Settings(epochs=20, lr=2e-2, step_tokens=100, checks=1),
         tmp_path / "checkpoint.pt",
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda done, total: reached.append((done, total)),
     )
     assert log["loss"][-1] < log["loss"][0] / 2
-    assert log["tokens"][-1] == 20 * own.lengths.sum() == told[-1][0] == told[-1][1]
+    assert log["tokens"][-1] == 20 * own.lengths.sum() == reached[-1][0] == reached[-1][1]
     assert log["validation"].drop_nulls().len() == 20
     assert log["epoch"][-1] == pytest.approx(20)
     assert log["lr"].max() == pytest.approx(2e-2)
     best = log["validation"].min()
-    assert log["validation"].drop_nulls()[-1] > best, "random tokens can't be learnt: the end is not the best"
+    assert log["validation"].drop_nulls()[-1] > best, "random tokens cannot be learned: the end is not the best"
     assert evaluate(model, held, 100)["loss"] == pytest.approx(best, abs=1e-6)
 
 
@@ -150,7 +137,7 @@ def _train_until_killed(gguf: Path, checkpoint: Path, when: int) -> None:
     fit(model, objective(make_examples(16)), None, FAST, checkpoint, save_every=0, progress=kill)
 
 
-def test_training_goes_on_after_kill_9_in_another_process(base: Base, tmp_path: Path) -> None:
+def test_training_resumes_after_kill_9_in_another_process(base: Base, tmp_path: Path) -> None:
     own, whole, resumed = objective(make_examples(16)), model_of(base), model_of(base)
     expected = fit(whole, own, None, FAST, tmp_path / "whole.pt")
     arguments = tmp_path / "tiny.gguf", tmp_path / "killed.pt", 4
@@ -158,11 +145,11 @@ def test_training_goes_on_after_kill_9_in_another_process(base: Base, tmp_path: 
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    told = []
+    reached = []
     log = fit(
-        resumed, own, None, FAST, tmp_path / "killed.pt", resume=True, progress=lambda done, total: told.append(done)
+        resumed, own, None, FAST, tmp_path / "killed.pt", resume=True, progress=lambda done, total: reached.append(done)
     )
-    assert len(told) < expected.height, "what was done before is not done again"
+    assert len(reached) < expected.height, "finished steps are not repeated"
     assert log.drop("seconds").equals(expected.drop("seconds"))
     for name, pair in Adapter.of(whole).pairs.items():
         for one, other in zip(pair, Adapter.of(resumed).pairs[name], strict=True):
@@ -174,7 +161,7 @@ def test_checkpoint_of_other_settings_is_refused(base: Base, tmp_path: Path) -> 
     fit(model_of(base), own, None, FAST, tmp_path / "checkpoint.pt")
     other = replace(FAST, lr=5e-3)
     for model, settings in ((model_of(base), other), (model_of(base, "bfloat16"), FAST)):
-        with pytest.raises(CrsError, match="is of other settings, examples or precision"):
+        with pytest.raises(CrsError, match="has other settings, examples or precision"):
             fit(model, own, None, settings, tmp_path / "checkpoint.pt", resume=True)
 
 
@@ -184,11 +171,11 @@ def test_damaged_checkpoint_is_refused(base: Base, tmp_path: Path) -> None:
         fit(model_of(base), objective(make_examples(6)), None, FAST, tmp_path / "checkpoint.pt", resume=True)
 
 
-def test_nothing_to_learn_and_too_long_are_refused(base: Base, tmp_path: Path) -> None:
+def test_no_examples_and_long_ones_are_refused(base: Base, tmp_path: Path) -> None:
     with pytest.raises(CrsError, match="no examples"):
         fit(model_of(base), objective(make_examples(0)), None, FAST, tmp_path / "checkpoint.pt")
     with pytest.raises(CrsError, match="max_tokens=10"):
-        OwnWords(make_examples(20), CPU, 10)
+        SFTObjective(make_examples(20), CPU, 10)
 
 
 # ── losses ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -205,7 +192,7 @@ def test_table_of_losses_weighs_tokens_and_splits_kinds(base: Base) -> None:
     assert table.filter(pl.col("low") <= pl.col("loss"), pl.col("loss") <= pl.col("high")).height == 3
 
 
-def test_transformers_finds_the_same_losses(base: Base) -> None:
+def test_transformers_has_the_same_losses(base: Base) -> None:
     pytest.importorskip("transformers", reason="needs the extra train")
     from crslib.training.base import transformers_model
 
@@ -227,25 +214,25 @@ def make_pairs(n: int) -> pl.DataFrame:
 
 def test_loss_of_the_reference_itself_is_log_two(base: Base) -> None:
     model = model_of(base)
-    found = evaluate(model, Preferences(make_pairs(6), model, CPU), 50)
-    assert found["loss"] == pytest.approx(np.log(2), abs=1e-6)
-    assert found["margin"] == pytest.approx(0, abs=1e-6)
+    means = evaluate(model, DPOObjective(make_pairs(6), model, CPU), 50)
+    assert means["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert means["margin"] == pytest.approx(0, abs=1e-6)
 
 
 def test_log_probability_is_that_of_the_continuation(base: Base) -> None:
     model = model_of(base)
     pairs = pl.DataFrame({"prompt": [[1, 2]], "chosen": [[3, 4]], "rejected": [[5]]})
     with torch.no_grad():
-        found = Preferences(pairs, model, CPU).log_probabilities(model, [0])[0]
+        ours = DPOObjective(pairs, model, CPU).log_probabilities(model, [0])[0]
         logits = model(Sequences([np.array([1, 2, 3])], CPU)) @ model.head.T
     after = logits.log_softmax(1)
-    assert found.tolist() == pytest.approx([float(after[1, 3] + after[2, 4]), float(after[1, 5])], abs=1e-4)
+    assert ours.tolist() == pytest.approx([float(after[1, 3] + after[2, 4]), float(after[1, 5])], abs=1e-4)
 
 
 @pytest.mark.parametrize("sft", [0.0, 1.0])
-def test_preferences_are_learnt(base: Base, tmp_path: Path, sft: float) -> None:
+def test_preferences_are_learned(base: Base, tmp_path: Path, sft: float) -> None:
     model = model_of(base)
-    pairs = Preferences(make_pairs(8), model, CPU, sft=sft)
+    pairs = DPOObjective(make_pairs(8), model, CPU, sft=sft)
     log = fit(model, pairs, pairs, Settings(epochs=10, lr=2e-2, step_tokens=60, checks=1), tmp_path / "checkpoint.pt")
     last = log.drop_nulls("validation").row(-1, named=True)
     assert last["accuracy"] == 1
@@ -255,7 +242,7 @@ def test_preferences_are_learnt(base: Base, tmp_path: Path, sft: float) -> None:
 
 def test_term_for_the_chosen_text_is_its_cross_entropy_per_token(base: Base) -> None:
     model, frame = model_of(base), make_pairs(4)
-    plain, added = (Preferences(frame, model, CPU, sft=weight) for weight in (0.0, 0.5))
+    plain, added = (DPOObjective(frame, model, CPU, sft=weight) for weight in (0.0, 0.5))
     with torch.no_grad():
         chosen = plain.log_probabilities(model, [2])[0, 0]
         both = [float(p.sums(model, [2])["loss"]) for p in (plain, added)]
@@ -265,4 +252,4 @@ def test_term_for_the_chosen_text_is_its_cross_entropy_per_token(base: Base) -> 
 def test_empty_continuation_is_refused(base: Base) -> None:
     pairs = make_pairs(1).with_columns(rejected=pl.Series([[]], dtype=pl.List(pl.Int32)))
     with pytest.raises(CrsError, match="leave it out"):
-        Preferences(pairs, model_of(base), CPU)
+        DPOObjective(pairs, model_of(base), CPU)

@@ -11,14 +11,8 @@ pytest.importorskip("safetensors", reason="needs the extra train")
 from crslib.errors import CrsError
 from crslib.training import adapter
 from crslib.training.adapter import Adapter
-from crslib.training.base import (
-    Base,
-    transformers_model,
-)
-from crslib.training.model import (
-    LoraLlama,
-    Sequences,
-)
+from crslib.training.base import Base, transformers_model
+from crslib.training.model import LoraLlama, Sequences
 from tests.support.tiny_llama import N_VOCAB, write_gguf
 
 CPU = torch.device("cpu")
@@ -30,7 +24,7 @@ def base(tmp_path: Path) -> Base:
 
 
 def model_of(base: Base, precision: str = "float32", *, trained: bool = True) -> LoraLlama:
-    """With B drawn at random, as after some training."""
+    """With random B, as after some training."""
     model = LoraLlama(base, rank=4, alpha=8, seed=1, precision=precision)
     if trained:
         random = np.random.default_rng(2)
@@ -56,10 +50,10 @@ def test_new_adapter_changes_nothing(base: Base) -> None:
     assert torch.allclose(logits(model_of(base, trained=False), tokens), expected, atol=1e-4)
 
 
-def test_peft_reads_what_was_learnt(base: Base, tmp_path: Path) -> None:
+def test_peft_reads_the_trained_adapter(base: Base, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft", reason="needs the extra train")
     model = model_of(base)
-    adapter.write(Adapter.of(model), tmp_path / "peft", "tiny")
+    adapter.write_peft(Adapter.of(model), tmp_path / "peft", "tiny")
     theirs = peft.PeftModel.from_pretrained(transformers_model(base), tmp_path / "peft").eval()
     (tokens,) = sequences(20)
     with torch.no_grad():
@@ -68,30 +62,31 @@ def test_peft_reads_what_was_learnt(base: Base, tmp_path: Path) -> None:
     assert torch.allclose(logits(model, tokens), expected, atol=5e-3)  # the folder holds float16
 
 
-def test_read_returns_what_write_wrote(base: Base, tmp_path: Path) -> None:
+def test_a_peft_folder_is_read_as_it_was_written(base: Base, tmp_path: Path) -> None:
     written = Adapter.of(model_of(base))
-    adapter.write(written, tmp_path, "tiny")
-    found = adapter.read(tmp_path)
-    assert (found.rank, found.alpha, list(found.pairs)) == (4, 8.0, sorted(written.pairs))
+    adapter.write_peft(written, tmp_path, "tiny")
+    again = adapter.read_peft(tmp_path, base.shape)
+    assert (again.rank, again.alpha, list(again.pairs)) == (4, 8.0, sorted(written.pairs))
     for name, pair in written.pairs.items():
-        for ours, theirs in zip(pair, found.pairs[name], strict=True):
+        for ours, theirs in zip(pair, again.pairs[name], strict=True):
             assert np.array_equal(ours.astype(np.float16), theirs)
 
 
-def test_folder_without_adapter_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CrsError, match="give a PEFT folder"):
-        adapter.read(tmp_path)
+def test_folder_without_adapter_is_refused(base: Base, tmp_path: Path) -> None:
+    with pytest.raises(CrsError, match="give a PEFT folder or a GGUF"):
+        adapter.read(tmp_path, base.shape)
 
 
 def test_adapter_of_another_base_is_refused(base: Base, tmp_path: Path) -> None:
-    found = Adapter.of(model_of(base))
+    own = Adapter.of(model_of(base)).pairs
     name = "model.layers.1.mlp.up_proj"
-    pairs = {**found.pairs, name: (found.pairs[name][0][:, 1:], found.pairs[name][1])}
+    other = Adapter(4, 8, {**own, name: (own[name][0][:, 1:], own[name][1])})
+    adapter.write_peft(other, tmp_path, "other")
     with pytest.raises(CrsError, match=f"does not fit tiny .at {name}."):
-        Adapter(4, 8, pairs).check(base.shape, tmp_path)
+        adapter.read_peft(tmp_path, base.shape)
 
 
-def test_neighbours_in_a_batch_do_not_matter(base: Base) -> None:
+def test_other_sequences_of_a_batch_do_not_matter(base: Base) -> None:
     model = model_of(base)
     parts = sequences(7, 31, 18)
     together = logits(model, *parts)
@@ -99,7 +94,7 @@ def test_neighbours_in_a_batch_do_not_matter(base: Base) -> None:
     assert torch.allclose(together, alone, atol=1e-4)
 
 
-def test_a_token_does_not_see_those_behind_it(base: Base) -> None:
+def test_a_token_does_not_see_later_ones(base: Base) -> None:
     model = model_of(base)
     (tokens,) = sequences(12)
     assert torch.allclose(logits(model, tokens)[:5], logits(model, tokens[:5]), atol=1e-4)
@@ -111,7 +106,7 @@ def test_gradients_equal_those_of_peft(base: Base, tmp_path: Path) -> None:
     model.load(
         {n: tuple(h.astype(np.float16).astype(np.float32) for h in p) for n, p in Adapter.of(model).pairs.items()}
     )
-    adapter.write(Adapter.of(model), tmp_path / "peft", "tiny")
+    adapter.write_peft(Adapter.of(model), tmp_path / "peft", "tiny")
     theirs = peft.PeftModel.from_pretrained(transformers_model(base), tmp_path / "peft", is_trainable=True).float()
     long, short = sequences(30, 11)
     at = torch.tensor([4, 5, 28, 30 + 9])
@@ -123,7 +118,7 @@ def test_gradients_equal_those_of_peft(base: Base, tmp_path: Path) -> None:
             out[places], torch.from_numpy(tokens)[[p + 1 for p in places]], reduction="sum"
         ).backward()
     expected = dict(theirs.named_parameters())
-    gradients = model.adapter(model.learnt.grad)
+    gradients = model.adapter(model.lora.grad)
     assert len(gradients) == 14
     for name, pair in gradients.items():
         for half, ours in zip("AB", pair, strict=True):
@@ -140,6 +135,6 @@ def test_fewer_bits_are_close_forward_and_backward(base: Base, precision: str) -
     for loss in losses:
         loss.mean().backward()
     assert float((losses[0] - losses[1]).detach().abs().mean()) < 0.03
-    one, other = (model.learnt.grad for model in (exact, coarse))
+    one, other = (model.lora.grad for model in (exact, coarse))
     assert other.dtype == torch.float32
     assert float(torch.cosine_similarity(one, other, dim=0)) > 0.99

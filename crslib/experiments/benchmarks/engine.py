@@ -5,7 +5,6 @@ something elsewhere. Knows nothing of what is said.
 """
 
 import multiprocessing
-import os
 import resource
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from crslib.config import ProfileParameters, SimulationParameters, resolve
+from crslib.config import ProfileParameters, SimulationParameters, n_threads, resolve
 from crslib.data import tables
 from crslib.dialogue.utterances import RECOMMENDER
 from crslib.engines import llama
@@ -233,7 +232,7 @@ def _rehearse(parameters: SimulationParameters, pipe: Connection) -> None:
 def _plain(parameters: SimulationParameters, n: int, pipe: Connection) -> None:
     """Gets a range of people, answers with the seconds that a plain loop takes for them, one after the other."""
     people = _population(n)
-    threads = parameters.threads or os.cpu_count() or 1
+    threads = n_threads(parameters.threads)
     sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
     free = parameters.model_copy(update={"grounding": "off"})
     with closing(llama.Model(llama.model_path(parameters.user_model))) as model, suppress(EOFError):

@@ -1,8 +1,8 @@
-"""Whether a simulated user answers as its private notes have it, when they are forced on it: each kind alike often.
+"""Whether a simulated user's answers agree with its private notes, with every kind of note equally often.
 
-People's notes are nearly all positive, so a simulation alone hardly shows a user that agrees with everything. Moments
-of human test dialogues in which one film was named for the first time are given a note of each kind, and the user's
-answers are read by patterns (`training.rules.reaction`).
+In ReDial nearly all notes are positive, so a simulation hardly reveals a user that agrees with everything. Here moments
+of human test dialogues in which one film was named for the first time get a forced note of each kind, and patterns read
+the user's answers (`dialogue.reactions.reaction`).
 """
 
 from pathlib import Path
@@ -13,13 +13,14 @@ from crslib import stats
 from crslib.config import SimulationParameters
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import redial
+from crslib.dialogue.utterances import USER
 from crslib.dialogue.views import NOTE_KINDS
 from crslib.engines.loading import open_engines
 from crslib.reporting import text
 from crslib.store import Progress, no_progress
 from crslib.training import preferences
 
-FIRST, FITTING = "first draw", "resampled"
+FIRST, RESAMPLED = "first draw", "resampled"
 ANSWERS = ("follows", "open", "contradicts")
 SCHEMA = {
     "kind": pl.String,
@@ -39,27 +40,27 @@ def measure(
     draws: int,
     progress: Progress = no_progress,
 ) -> pl.DataFrame:
-    """The columns of `SCHEMA`: of each kind of note, how many of `n` moments are answered in which way.
+    """The columns of `SCHEMA`: for each kind of note the share of `n` moments with each kind of answer.
 
-    `follows`: all that the note knows and the answer speaks of agrees, and it speaks of some; `open`: it speaks of
-    nothing; `contradicts`: some of it is said to the contrary. `way`: the first draw, or the first of up to `draws`
-    that does not contradict, which is what `resample` does in a simulation. `path`: ReDial, whose test part is used;
-    the user is that of `parameters`. Raises `CrsError` for files that cannot be read.
+    `follows`: the answer mentions what the note knows and agrees; `open`: it mentions none of it; `contradicts`: it
+    disagrees in something. `way`: the first draw, or the first of up to `draws` that does not contradict, as `resample`
+    does in a simulation. `path`: ReDial, whose test part is used; the user is that of `parameters`. `progress` counts
+    moments. Raises `CrsError` for files that cannot be read.
     """
     catalog = Catalog(redial.items())
-    contexts = preferences.of_people(redial.read(path, "test"), "user", catalog)
+    contexts = preferences.human_contexts(redial.read(path, "test"), USER, catalog)
     kinds = list(NOTE_KINDS.values())
-    contexts = preferences.draw(preferences.forced(contexts), dict.fromkeys(kinds, n), 0)
+    contexts = preferences.sample(preferences.with_forced_notes(contexts), dict.fromkeys(kinds, n), 0)
     with open_engines(parameters) as (user, _):
-        made = preferences.candidates(contexts, user, draws, parameters.seed, progress=progress)
-    judged = preferences.judge(contexts, made, catalog).drop_nulls("reaction")
+        drawn = preferences.candidates(contexts, user, draws, parameters.seed, progress=progress)
+    scored = preferences.with_rule_scores(contexts, drawn, catalog).drop_nulls("agrees_with_note")
     kind = pl.DataFrame([(one.context_id, one.kind) for one in contexts], schema=["context_id", "kind"], orient="row")
-    reaction = pl.col("reaction")
-    answer = pl.when(reaction == 0).then(2).when(reaction == 0.5).then(1).otherwise(0)
-    judged = judged.join(kind, on="context_id").with_columns(answer.alias("answer")).sort("context_id", "draw")
-    fitting = judged.with_columns((pl.col("answer") == 2).alias("refused")).sort("context_id", "refused", "draw")
+    agrees = pl.col("agrees_with_note")
+    answer = pl.when(agrees == 0).then(2).when(agrees == 0.5).then(1).otherwise(0)
+    first = scored.join(kind, on="context_id").with_columns(answer.alias("answer")).sort("context_id", "draw")
+    resampled = first.with_columns((pl.col("answer") == 2).alias("refused")).sort("context_id", "refused", "draw")
     rows = []
-    for way, frame in ((FIRST, judged), (FITTING, fitting)):
+    for way, frame in ((FIRST, first), (RESAMPLED, resampled)):
         taken = frame.unique("context_id", keep="first", maintain_order=True)
         for of in kinds:
             answers = taken.filter(kind=of)["answer"]
@@ -73,10 +74,10 @@ def measure(
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def formatted(found: pl.DataFrame) -> str:
-    """`measure`'s figures as a Markdown table."""
+def formatted(measured: pl.DataFrame) -> str:
+    """The result of `measure` as a Markdown table."""
     cells = []
-    for (kind, way, n), part in found.group_by("kind", "way", "n", maintain_order=True):
+    for (kind, way, n), part in measured.group_by("kind", "way", "n", maintain_order=True):
         shares = [text.estimate(*row, ".0%") for row in part.select("share", "low", "high").iter_rows()]
         cells.append((kind, way, *shares, n))
     return text.markdown(("note", "drawn", "follows", "leaves open", "contradicts", "n"), cells)

@@ -1,17 +1,16 @@
-"""What dialogues are worth as training data: a new recommender's adapter learns from N of them and is tried on people.
+"""The worth of dialogues as training data: a recommender is trained on N of them and tested on human dialogues.
 
-Every source, simulated or human, gives N dialogues; each time an adapter begins anew on the base and learns the
-recommender's words by the project's own SFT, with the same seed and in the same number of steps whatever the source.
-It then meets human test dialogues: how likely are a human recommender's words to it, and at which place does it rank
-the film that this recommender goes on to name? The base without an adapter is the point N = 0.
+Every source, simulated or human, gives N dialogues. For each source and N a new adapter of the base is trained on the
+recommender's words by the project's own SFT, with the same seed and number of steps for every source. On human test
+dialogues it is then measured how likely the human recommender's words are under it, and at which rank it puts the film
+that this recommender names next. The base without an adapter is the point N = 0.
 
-Of a run only the words of its dialogues are read, as its recommender said and heard them; of people the training part
-teaches and the test part measures. Knows nothing of how the dialogues came about.
+Of a run only the texts of its dialogues are used. Of ReDial the training part is a source and the test part the test.
+Knows nothing of how the dialogues were made.
 """
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ import polars as pl
 from scipy.special import logsumexp
 
 from crslib import schemas, stats
+from crslib.config import n_threads
 from crslib.data import exports
 from crslib.data.corpora import Dialogue, Turn, redial
 from crslib.dialogue.templates import ChatTemplate
@@ -35,7 +35,7 @@ from crslib.identity import digest, file_sha256
 from crslib.reporting import text
 from crslib.store import Progress, Run, no_progress
 from crslib.training import examples, losses, run
-from crslib.training.adapter import Adapter, export
+from crslib.training.adapter import Adapter, write_gguf
 
 HUMAN = "human"
 ALL, FILM = "nats per own token", "nats per film"
@@ -47,7 +47,7 @@ POINTS = {
     "n": pl.Int64,
     "steps": pl.Int64,
     "tokens": pl.Int64,
-    "learnt": pl.Int64,
+    "own_tokens": pl.Int64,
     "metric": pl.String,
     **dict.fromkeys(("value", "low", "high"), pl.Float64),
 }
@@ -59,10 +59,10 @@ DIFFERENCES = {
     **dict.fromkeys(("value", "low", "high"), pl.Float64),
 }
 Parts = list[tuple[str, str, float, float]]  # dialogue_id, metric, part, whole: a figure is Σ part / Σ whole
-_STEP = 4  # dialogues before each step of the optimizer: of so few dialogues the usual 8,192 tokens made two steps
+_STEP = 4  # dialogues per step of the optimizer; with the usual 8,192 tokens so few dialogues would make two steps
 _BATCH = 1024
 _MAX_TOKENS = 1024
-_N_CTX = 2048  # of the reader of titles
+_N_CTX = 2048  # for ranking titles
 _TIMES = 1000
 
 
@@ -75,42 +75,42 @@ def measure(
     n_test: int = 100,
     n_films: int = 500,
     model: str = llama.BUILT_IN,
-    threads: int | None = None,
+    threads: int = 0,
     progress: Progress = no_progress,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Figures of every point (`POINTS`) and differences between sources of the same size (`DIFFERENCES`).
 
-    `path`: ReDial's zip or folder; `runs`: folders, each a source of its condition's name. Of every source the first N
-    dialogues in a seeded order are taken, so smaller sets lie in larger ones, and runs for the same people give the
-    same people. Test dialogues (`n_test`, 0: all) and films are the same for all. `tokens` were read and `learnt` are
-    the recommender's own among them. Cross-entropies are in nats; films are ranked as `recommender.TitleModel` does,
-    among the `n_films` that human training dialogues name most (0: all of ReDial's), those named before left out, given
-    the turns before; `FILM` is the cross-entropy of the named one among them. Intervals: 95 %, test dialogues
-    resampled; those of differences pair the dialogues, and none knows what another seed of training would give.
+    `path`: ReDial's zip or folder; `runs`: folders, each a source named after its condition. Of every source the first
+    N dialogues in a seeded order are used, so smaller sets are parts of larger ones, and runs with the same profiles
+    give dialogues of the same profiles. Test dialogues (`n_test`, 0: all) and films are the same for all sources.
+    `tokens` are those read in training, `own_tokens` the recommender's among them. Cross-entropies are in nats. Films
+    are ranked by `recommender.TitleModel` given the turns before, among the `n_films` that human training dialogues
+    name most (0: all of ReDial's) without those already named; `FILM` is the cross-entropy of the named one. Intervals:
+    95 %, test dialogues resampled, paired in differences; they do not cover the choice of another training seed.
 
-    The folder `to` keeps adapters, and a journal of finished points: what was killed goes on. `progress` counts
-    dialogues, learnt from and tested on. Raises `CrsError` for files that cannot be read, a source with too
-    few dialogues, and where the extra `train` is not installed.
+    The folder `to` gets the adapters and a journal of finished points, from which a killed call resumes. `progress`
+    counts dialogues of training and test. Raises `CrsError` for files that cannot be read, a source with too few
+    dialogues, and where the extra `train` is not installed.
     """
     run.need_extra()
     train, test = redial.read(path, "train"), drawn(redial.read(path, "test"), n_test)
     sources = _simulated(runs) | {HUMAN: train}
-    chosen = {name: _first(name, found, max(sizes)) for name, found in sources.items()}
+    chosen = {name: _first(name, dialogues, max(sizes)) for name, dialogues in sources.items()}
     films = often_named(redial.movies(path), train, n_films)
     points = [(BASE, 0), *((name, n) for n in sorted(set(sizes)) for name in chosen)]
     total = sum(n + len(test) for _, n in points)
-    with contextlib.closing(llama.Model(llama.model_path(model))) as speaker, Run(to).journal() as journal:
-        bench = _Bench(speaker, model, test, films, to, threads)
+    with contextlib.closing(llama.Model(llama.model_path(model))) as opened, Run(to).journal() as journal:
+        bench = _Bench(opened, model, test, films, to, threads)
         known = {record["key"]: record for record in journal.records}
         records, done = [], 0
         for name, n in points:
-            made = bench.encoded(chosen[name][:n] if n else [])
-            if (key := bench.key(made)) not in known:
+            rows = bench.encode(chosen[name][:n] if n else [])
+            if (key := bench.key(rows)) not in known:
 
-                def tell(reached: int, before: int = done) -> None:
-                    progress(before + reached, total)
+                def count(some: int, before: int = done) -> None:
+                    progress(before + some, total)
 
-                known[key] = {"key": key, **bench.point(f"{name}-{n}", made, key, tell)}
+                known[key] = {"key": key, **bench.point(f"{name}-{n}", rows, key, count)}
                 journal.append(known[key])
             records.append({**known[key], "source": name, "n": n})
             done += n + len(test)
@@ -121,8 +121,8 @@ def measure(
 # ── sources ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def spoken(turns: pl.DataFrame) -> list[Dialogue]:
-    """The dialogues of a run's table `turns` as words alone: no notes, no people, no items beyond the words."""
+def as_texts(turns: pl.DataFrame) -> list[Dialogue]:
+    """The dialogues of a run's table `turns` as texts alone, without notes, workers and items."""
     return [
         Dialogue(dialogue_id, "", "", tuple(Turn(row["role"], row["text"], (), None) for row in rows), {})
         for dialogue_id, rows in exports.talks(turns)
@@ -130,23 +130,23 @@ def spoken(turns: pl.DataFrame) -> list[Dialogue]:
 
 
 def _simulated(runs: Sequence[Path]) -> dict[str, list[Dialogue]]:
-    found: dict[str, list[Dialogue]] = {}
+    sources: dict[str, list[Dialogue]] = {}
     for folder in map(Run, runs):
         dialogues = folder.read("dialogues")
         if dialogues.is_empty():
             raise CrsError(f"{folder.path} has no dialogues; give the folder of a finished run")
         name = dialogues["condition"][0]
-        if name in (*found, BASE, HUMAN):
+        if name in (*sources, BASE, HUMAN):
             raise CrsError(f"two sources are called {name!r}; give runs of different conditions (-p condition=NAME)")
-        found[name] = spoken(folder.read("turns"))
-    return found
+        sources[name] = as_texts(folder.read("turns"))
+    return sources
 
 
 def _first(name: str, dialogues: Sequence[Dialogue], n: int) -> list[Dialogue]:
     """The first `n` in a seeded order of those in which the recommender speaks."""
     able = [one for one in dialogues if any(turn.role == RECOMMENDER for turn in one.turns)]
     if len(able) < n:
-        raise CrsError(f"{name} has {len(able)} dialogues to learn from, {n} are asked for; give smaller sizes")
+        raise CrsError(f"{name} has {len(able)} dialogues to train on, {n} are asked for; give smaller sizes")
     return drawn(able, n)
 
 
@@ -156,89 +156,89 @@ def often_named(names: Mapping[str, str], dialogues: Sequence[Dialogue], n: int)
     for mention in (mention for one in dialogues for turn in one.turns for mention in turn.mentions):
         if mention.item_id in count:
             count[mention.item_id] += 1
-    kept = sorted(names, key=lambda item: (-count[item], item))[: n or None]
-    return {item: names[item] for item in sorted(kept)}
+    most = sorted(names, key=lambda item: (-count[item], item))[: n or None]
+    return {item: names[item] for item in sorted(most)}
 
 
 # ── one point ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class _Bench:
-    """What all points have in common: base, settings, test dialogues and films."""
+    """What all points share: base, settings, test dialogues and films."""
 
     def __init__(
         self,
-        speaker: llama.Model,
+        opened: llama.Model,
         model: str,
         test: Sequence[Dialogue],
         films: Mapping[str, str],
         to: Path,
-        threads: int | None,
+        threads: int,
     ) -> None:
         from crslib.training.fit import Settings
 
-        self._speaker, self._model, self._to, self._films = speaker, model, to, films
-        self._threads = threads or os.cpu_count() or 1
-        self._template = ChatTemplate(*speaker.chat_template)
+        self._opened, self._model, self._to, self._films = opened, model, to, films
+        self._threads = n_threads(threads)
+        self._template = ChatTemplate(*opened.chat_template)
         self._settings = Settings(epochs=1, step_examples=_STEP, batch_tokens=_BATCH)
-        self._where, self._how = run.chosen("auto", "auto", self._threads)
-        self._test, self._cases = self.encoded(test), recommender.cases(test)
+        self._device, self._precision = run.resolve_device("auto", "auto", self._threads)
+        self._test, self._cases = self.encode(test), recommender.cases(test)
         self._identity = [
-            file_sha256(speaker.path),
+            file_sha256(opened.path),
             asdict(self._settings),
             self._test["tokens"].to_list(),
             dict(films),
-            self._how,
+            self._precision,
         ]
 
-    def encoded(self, dialogues: Sequence[Dialogue]) -> pl.DataFrame:
-        """What the recommender reads and says in them: the columns of `examples.SCHEMA`."""
-        none = pl.DataFrame(schema=dict(schemas.TABLES["items"]))  # a recommender is told of no items
-        return examples.examples(dialogues, RECOMMENDER, self._speaker, self._template, none, max_tokens=_MAX_TOKENS)
+    def encode(self, dialogues: Sequence[Dialogue]) -> pl.DataFrame:
+        """The recommender's side of dialogues: the columns of `examples.SCHEMA`."""
+        no_items = pl.DataFrame(schema=dict(schemas.TABLES["items"]))  # a recommender's view has no items
+        return examples.examples(dialogues, RECOMMENDER, self._opened, self._template, no_items, max_tokens=_MAX_TOKENS)
 
-    def key(self, made: pl.DataFrame) -> str:
-        """Of everything that a point's figures depend on but the number of threads, which moves last digits."""
-        return digest([*self._identity, made["tokens"].to_list(), made["kind"].to_list()], "usefulness")
+    def key(self, rows: pl.DataFrame) -> str:
+        """A hash of all that decides a point's figures, except the number of threads, which changes last digits."""
+        return digest([*self._identity, rows["tokens"].to_list(), rows["kind"].to_list()], "usefulness")
 
     @functools.cached_property
-    def _pupil(self) -> tuple[Any, Any, Mapping[str, Any]]:
-        """The base with a new adapter, and the adapter as it began."""
-        pupil, base = run.load(self._model, None, self._settings.seed, self._where, self._how)
-        return pupil, base, Adapter.of(pupil).pairs
+    def _untrained(self) -> tuple[Any, Any, Mapping[str, Any]]:
+        """The base with a new adapter, its file, and the values of the new adapter."""
+        model, base = run.load_model(self._model, None, self._settings.seed, self._device, self._precision)
+        return model, base, Adapter.of(model).pairs
 
-    def point(self, name: str, made: pl.DataFrame, key: str, tell: Callable[[int], None]) -> dict[str, Any]:
-        """Trains on the examples `made`, if there are any, and measures; `tell` is told dialogues done."""
-        pupil, base, beginning = self._pupil
-        pupil.load(beginning)
+    def point(self, name: str, rows: pl.DataFrame, key: str, count: Callable[[int], None]) -> dict[str, Any]:
+        """Trains on the examples `rows`, if there are any, and tests; `count` gets the number of dialogues done."""
+        model, base, new = self._untrained
+        model.load(new)
         steps, adapter = 0, None
-        if len(made):
+        if len(rows):
             from crslib.training.fit import fit
-            from crslib.training.objectives import OwnWords
+            from crslib.training.objectives import SFTObjective
 
             checkpoint, adapter = self._to / f"{key}.pt", self._to / f"{name}.gguf"
             log = fit(
-                pupil,
-                OwnWords(made, self._where, base.shape.n_ctx),
+                model,
+                SFTObjective(rows, self._device, base.shape.n_ctx),
                 None,
                 self._settings,
                 checkpoint,
                 resume=True,
-                progress=lambda done, total: tell(len(made) * done // total),
+                progress=lambda done, total: count(len(rows) * done // total),
             )
             steps = len(log)
-            export(Adapter.of(pupil), base.shape, adapter, name=name)
-        sums = losses.by_trainer(pupil, self._test, 2 * _BATCH, lambda done, _: tell(len(made) + done))
+            write_gguf(Adapter.of(model), base.shape, adapter, name=name)
+        sums = losses.by_trainer(model, self._test, 2 * _BATCH, lambda done, _: count(len(rows) + done))
         with contextlib.closing(
-            llama.LlamaEngine(self._speaker, adapter, n_ctx=_N_CTX, width=1, threads=self._threads)
+            llama.LlamaEngine(self._opened, adapter, n_ctx=_N_CTX, width=1, threads=self._threads)
         ) as reader:
             places = list(ranked(reader, self._cases, self._films))
-        if len(made):
+        if len(rows):
             checkpoint.unlink()
-        count = examples.count(made)
+        counts = examples.count(rows)
         return {
             "steps": steps,
-            "tokens": count["tokens"],
-            "learnt": sum(count[kind] for kind in KINDS),
+            "tokens": counts["tokens"],
+            "own_tokens": sum(counts[kind] for kind in KINDS),
             "parts": [*word_parts(sums), *film_parts(places)],
         }
 
@@ -267,7 +267,7 @@ def word_parts(sums: pl.DataFrame) -> Parts:
 
 
 def film_parts(places: Sequence[tuple[str, int, float]]) -> Parts:
-    """From `ranked`: what each named film counts in each metric of films."""
+    """From `ranked`: each named film's part in each metric of films."""
     rows: Parts = []
     for dialogue_id, place, nats in places:
         gained = recommender.gains(np.array([place]))
@@ -276,20 +276,20 @@ def film_parts(places: Sequence[tuple[str, int, float]]) -> Parts:
 
 
 def figures(records: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    """The columns of `POINTS` for records (source, n, steps, tokens, learnt, parts), in their order."""
+    """The columns of `POINTS` for records (source, n, steps, tokens, own_tokens, parts), in their order."""
     rows = []
     for record in records:
         parts = _parts(record)
-        found = stats.ratios(parts, parts["dialogue_id"], times=_TIMES, seed=0)
-        about = [record[name] for name in ("source", "n", "steps", "tokens", "learnt")]
-        rows += [(*about, name, (e := found[name]).value, e.low, e.high) for name in METRICS if name in found]
+        estimates = stats.ratios(parts, parts["dialogue_id"], times=_TIMES, seed=0)
+        about = [record[name] for name in ("source", "n", "steps", "tokens", "own_tokens")]
+        rows += [(*about, name, (e := estimates[name]).value, e.low, e.high) for name in METRICS if name in estimates]
     return pl.DataFrame(rows, schema=POINTS, orient="row")
 
 
 def differences(records: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> pl.DataFrame:
     """The columns of `DIFFERENCES`: the first of `sources` minus each other one, at every size that both have.
 
-    A difference of two figures over the same test dialogues, which are resampled together.
+    Both figures are of the same test dialogues, which are resampled together.
     """
     by_point = {(record["source"], record["n"]): _parts(record) for record in records}
     rows = []
@@ -300,11 +300,14 @@ def differences(records: Sequence[Mapping[str, Any]], sources: Sequence[str]) ->
                 of = both.filter(metric=metric).sort("dialogue_id")
                 if len(of):
                     part, whole = (of["part"] - of["part_against"]).to_numpy(), of["whole"].to_numpy()
-                    found = stats.bootstrap(
-                        lambda drawn, p=part, w=whole: (drawn @ p) / (drawn @ w), len(of), times=_TIMES, seed=0
-                    )
-                    rows.append((sources[0], against, n, metric, found.value, found.low, found.high))
+                    estimate = stats.bootstrap(functools.partial(_ratios, part, whole), len(of), times=_TIMES, seed=0)
+                    rows.append((sources[0], against, n, metric, estimate.value, estimate.low, estimate.high))
     return pl.DataFrame(rows, schema=DIFFERENCES, orient="row")
+
+
+def _ratios(part: np.ndarray, whole: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Σ part / Σ whole of each resample `drawn` (times, n)."""
+    return (drawn @ part) / (drawn @ whole)
 
 
 def _parts(record: Mapping[str, Any]) -> pl.DataFrame:
@@ -313,17 +316,17 @@ def _parts(record: Mapping[str, Any]) -> pl.DataFrame:
     return parts.group_by("dialogue_id", "metric").agg(pl.col("part", "whole").sum()).sort("dialogue_id", "metric")
 
 
-def formatted(points: pl.DataFrame, differed: pl.DataFrame) -> str:
+def formatted(points: pl.DataFrame, differences: pl.DataFrame) -> str:
     """Both frames of `measure` as Markdown tables."""
     rows = [
-        (source, n, f"{tokens:,}, {learnt:,}", *_cells(part, ".3f"))
-        for (source, n, _, tokens, learnt), part in points.group_by(*list(POINTS)[:5], maintain_order=True)
+        (source, n, f"{tokens:,}, {own:,}", *_cells(part, ".3f"))
+        for (source, n, _, tokens, own), part in points.group_by(*list(POINTS)[:5], maintain_order=True)
     ]
     tables = [text.markdown(("trained on", "dialogues", "tokens read, own", *METRICS), rows)]
-    if len(differed):
+    if len(differences):
         rows = [
             (f"{source} − {against}", n, *_cells(part, "+.3f"))
-            for (source, against, n), part in differed.group_by("source", "against", "n", maintain_order=True)
+            for (source, against, n), part in differences.group_by("source", "against", "n", maintain_order=True)
         ]
         tables.append(text.markdown(("difference", "dialogues", *METRICS), rows))
     return "\n\n".join(tables)

@@ -1,4 +1,4 @@
-"""What dialogues teach: figures by hand, and a whole measurement on a random llama that reads by the word."""
+"""Usefulness: figures by hand, and a whole measurement with a random llama whose tokens are words."""
 
 import json
 import math
@@ -27,9 +27,9 @@ from tests.support.tiny_llama import N_VOCAB, write_gguf
 from tests.support.tiny_redial import write
 
 
-def test_of_a_run_only_words_are_learnt() -> None:
+def test_of_a_run_only_texts_are_used() -> None:
     secret = {("a.0", 1): [("Up (2009)", True, False)]}
-    (one,) = usefulness.spoken(talk({"a.0": ["R: Seen [[Up (2009)]]?", "U: No"]}, secret)[1])
+    (one,) = usefulness.as_texts(talk({"a.0": ["R: Seen [[Up (2009)]]?", "U: No"]}, secret)[1])
     assert [(turn.role, turn.text, turn.mentions) for turn in one.turns] == [
         (RECOMMENDER, "Seen [[Up (2009)]]?", ()),
         (USER, "No", ()),
@@ -45,16 +45,16 @@ def test_films_named_most_by_hand() -> None:
 
 def test_places_and_shares_by_hand() -> None:
     films = {item: NAMES[item] for item in ("2", "3", "4")}
-    found = list(usefulness.ranked(RuleModel(), recommender.cases(TEST), films))
+    places = list(usefulness.ranked(RuleModel(), recommender.cases(TEST), films))
     # Up is read as 4 bytes, The Matrix as 16, Notting Hill as 18, a nat each; then Up is out and Heat no candidate.
-    assert found == [
+    assert places == [
         ("a", 1, pytest.approx(math.log(1 + math.exp(4 - 16) + math.exp(4 - 18)))),
         ("a", 1, pytest.approx(math.log(1 + math.exp(16 - 18)))),
     ]
 
 
 def _record(source: str, n: int, parts: list[tuple[str, str, float, float]]) -> dict[str, object]:
-    return {"source": source, "n": n, "steps": 1, "tokens": 9, "learnt": 4, "parts": parts}
+    return {"source": source, "n": n, "steps": 1, "tokens": 9, "own_tokens": 4, "parts": parts}
 
 
 def test_figures_and_differences_by_hand() -> None:
@@ -68,16 +68,16 @@ def test_figures_and_differences_by_hand() -> None:
     words = usefulness.word_parts(sums)
     films = usefulness.film_parts([("a", 1, 0.5), ("a", 20, 2.5)])
     better = [(dialogue, metric, part / 2, whole) for dialogue, metric, part, whole in words]
-    records = [_record("people", 3, words + films), _record("run", 3, better), _record("run", 6, better)]
-    found = {row[:2] + row[5:6]: row[6] for row in usefulness.figures(records).iter_rows()}
-    assert found["people", 3, usefulness.ALL] == pytest.approx((6 + 1 + 5) / 6)
-    assert found["people", 3, "outside titles"] == pytest.approx((6 + 5) / 4)
-    assert found["people", 3, "inside titles"] == pytest.approx(1 / 2)
-    assert found["people", 3, usefulness.FILM] == pytest.approx(1.5)
-    assert [found["people", 3, name] for name in usefulness.RANKS] == pytest.approx([0.5, 0.5, 1, (1 + 1 / 20) / 2])
-    assert ("people", 3, "end of turn") not in found
-    differed = usefulness.differences(records, ["run", "people"])
-    assert differed.select("source", "against", "n").unique().rows() == [("run", "people", 3)]
+    records = [_record("human", 3, words + films), _record("run", 3, better), _record("run", 6, better)]
+    value = {row[:2] + row[5:6]: row[6] for row in usefulness.figures(records).iter_rows()}
+    assert value["human", 3, usefulness.ALL] == pytest.approx((6 + 1 + 5) / 6)
+    assert value["human", 3, "outside titles"] == pytest.approx((6 + 5) / 4)
+    assert value["human", 3, "inside titles"] == pytest.approx(1 / 2)
+    assert value["human", 3, usefulness.FILM] == pytest.approx(1.5)
+    assert [value["human", 3, name] for name in usefulness.RANKS] == pytest.approx([0.5, 0.5, 1, (1 + 1 / 20) / 2])
+    assert ("human", 3, "end of turn") not in value
+    differed = usefulness.differences(records, ["run", "human"])
+    assert differed.select("source", "against", "n").unique().rows() == [("run", "human", 3)]
     assert differed["metric"].to_list() == [usefulness.ALL, "outside titles", "inside titles"]
     assert differed["value"].to_list() == pytest.approx([-1, -11 / 8, -1 / 4])
     low, high = differed.select("low", "high").row(0)
@@ -86,7 +86,7 @@ def test_figures_and_differences_by_hand() -> None:
 
 
 class Words:
-    """A tokenizer of words for a vocabulary of `N_VOCAB`, in the place of `llama.Model`."""
+    """Replaces `llama.Model`: a tokenizer of words with a vocabulary of `N_VOCAB`."""
 
     chat_template = ("", "", "")
 
@@ -100,7 +100,7 @@ class Words:
 
 
 class Even:
-    """All titles of a length are alike, in the place of `llama.LlamaEngine`."""
+    """Replaces `llama.LlamaEngine`: titles of the same length are equally likely."""
 
     def __init__(self, model: Words, adapter: Path | None, **_: object) -> None:
         assert adapter is None or adapter.stat().st_size
@@ -115,7 +115,6 @@ class Even:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """Arguments of `measure`: six human dialogues, two tested on, two runs of six short and six long ones."""
-    monkeypatch.setenv("CXX", "no-such-compiler")
     tiny = write_gguf(tmp_path / "tiny.gguf")
     monkeypatch.setattr(llama, "model_path", lambda name: tiny)
     monkeypatch.setattr(llama, "Model", Words)
@@ -141,7 +140,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     return {"path": tmp_path / "redial", "runs": [tmp_path / "short", tmp_path / "long"], "to": tmp_path / "to"}
 
 
-def test_killed_it_goes_on_and_all_learn_in_as_many_steps(bench: dict[str, object], tmp_path: Path) -> None:
+def test_a_killed_call_resumes_and_all_sources_have_as_many_steps(bench: dict[str, object], tmp_path: Path) -> None:
     class KilledError(Exception):
         pass
 
@@ -153,17 +152,17 @@ def test_killed_it_goes_on_and_all_learn_in_as_many_steps(bench: dict[str, objec
     with pytest.raises(KilledError):
         usefulness.measure(**bench, sizes=[6, 5], progress=kill)
     journal = tmp_path / "to" / "journal.jsonl"
-    begun = journal.read_bytes()
-    assert 0 < begun.count(b"\n") < 7
-    told: list[tuple[int, int]] = []
-    points, differed = usefulness.measure(**bench, sizes=[6, 5], progress=lambda *reached: told.append(reached))
-    assert journal.read_bytes().startswith(begun)
+    before = journal.read_bytes()
+    assert 0 < before.count(b"\n") < 7
+    reached: list[tuple[int, int]] = []
+    points, differed = usefulness.measure(**bench, sizes=[6, 5], progress=lambda *count: reached.append(count))
+    assert journal.read_bytes().startswith(before)
     assert points.equals(whole[0]) and differed.equals(whole[1])
-    assert told[-1] == (3 * 11 + 7 * 2,) * 2
+    assert reached[-1] == (3 * 11 + 7 * 2,) * 2
     assert not list((tmp_path / "to").glob("*.pt"))
     steps = points.unique(["source", "n"], maintain_order=True).select("source", "n", "steps")
     assert steps.rows() == [("base", 0, 0), *((s, n, 2) for n in (5, 6) for s in ("short", "long", "human"))]
-    size = dict(points.filter(n=6).select("source", "learnt").iter_rows())
+    size = dict(points.filter(n=6).select("source", "own_tokens").iter_rows())
     assert size["short"] == 6 * 2 < size["long"]
     assert set(differed.select("source", "against", "n").unique().iter_rows()) == {
         ("short", against, n) for against in ("long", "human") for n in (5, 6)
@@ -184,7 +183,7 @@ def test_the_command_writes_table_figures_and_curves(bench: dict[str, object], t
     assert "tokens of the recommender" in (tmp_path / "curve.svg").read_text(encoding="utf-8")
     again = CliRunner().invoke(main, [*command, "--size", "7"])
     assert again.exit_code == 1
-    assert "long has 6 dialogues to learn from, 7 are asked for" in again.output
+    assert "long has 6 dialogues to train on, 7 are asked for" in again.output
 
 
 def test_two_runs_of_a_name_are_refused(bench: dict[str, object], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Adapters as GGUF: what llama.cpp would compute with them equals what was trained."""
+"""Adapters as GGUF: llama.cpp computes with them what was trained."""
 
 from pathlib import Path
 
@@ -10,35 +10,28 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra train")
 pytest.importorskip("safetensors", reason="needs the extra train")
 
-from crslib.engines import (
-    llama,
-    weights,
-)
+from crslib.engines import llama, weights
 from crslib.errors import CrsError
 from crslib.training import losses
-from crslib.training.adapter import (
-    Adapter,
-    export,
-    imported,
-)
+from crslib.training.adapter import Adapter, read_gguf, write_gguf
 from crslib.training.base import Base
 from crslib.training.model import LoraLlama
-from tests.support.tiny_llama import write_gguf
+from tests.support.tiny_llama import write_gguf as write_base
 
 
 def trained(base: Base, rank: int = 4) -> Adapter:
-    found = Adapter.of(LoraLlama(base, rank=rank, alpha=8, seed=0, precision="float32"))
+    new = Adapter.of(LoraLlama(base, rank=rank, alpha=8, seed=0, precision="float32"))
     random = np.random.default_rng(3)
     scale = 0.02 if base.shape.n_layers > 10 else 0.3
-    pairs = {n: (a, random.normal(size=b.shape, scale=scale).astype(np.float32)) for n, (a, b) in found.pairs.items()}
+    pairs = {n: (a, random.normal(size=b.shape, scale=scale).astype(np.float32)) for n, (a, b) in new.pairs.items()}
     return Adapter(rank, 8.0, pairs)
 
 
 @pytest.mark.parametrize(("fmt", "largest"), [("F16", 2e-3), ("Q8_0", 2e-2)])
-def test_merging_the_export_equals_adding_the_low_rank_products(tmp_path: Path, fmt: str, largest: float) -> None:
-    base = Base(write_gguf(tmp_path / "tiny.gguf"))
+def test_merging_the_file_equals_adding_the_low_rank_products(tmp_path: Path, fmt: str, largest: float) -> None:
+    base = Base(write_base(tmp_path / "tiny.gguf"))
     adapter = trained(base)
-    export(adapter, base.shape, tmp_path / "adapter.gguf", fmt)
+    write_gguf(adapter, base.shape, tmp_path / "adapter.gguf", fmt)
     merged = Base(weights.merged(base.path, tmp_path / "adapter.gguf", "F16", tmp_path / "cache"))
     for name, (a, b) in adapter.pairs.items():
         expected = base.weight(f"{name}.weight") + 8 / 4 * b @ a
@@ -46,8 +39,8 @@ def test_merging_the_export_equals_adding_the_low_rank_products(tmp_path: Path, 
 
 
 def test_formats_and_metadata(tmp_path: Path) -> None:
-    base = Base(write_gguf(tmp_path / "tiny.gguf"))
-    export(trained(base), base.shape, tmp_path / "adapter.gguf", "Q8_0", name="user", about="a test")
+    base = Base(write_base(tmp_path / "tiny.gguf"))
+    write_gguf(trained(base), base.shape, tmp_path / "adapter.gguf", "Q8_0", name="user")
     reader = gguf.GGUFReader(tmp_path / "adapter.gguf")
     values = {name: field.contents() for name, field in reader.fields.items()}
     assert values["general.type"] == "adapter"
@@ -60,19 +53,19 @@ def test_formats_and_metadata(tmp_path: Path) -> None:
 
 
 def test_unknown_format_is_refused(tmp_path: Path) -> None:
-    base = Base(write_gguf(tmp_path / "tiny.gguf"))
+    base = Base(write_base(tmp_path / "tiny.gguf"))
     with pytest.raises(CrsError, match="choose F16 or Q8_0"):
-        export(trained(base), base.shape, tmp_path / "adapter.gguf", "Q4_0")  # type: ignore[arg-type]
+        write_gguf(trained(base), base.shape, tmp_path / "adapter.gguf", "Q4_0")  # type: ignore[arg-type]
 
 
 @pytest.mark.model
 def test_llama_cpp_loses_the_same_as_the_trainer(tmp_path: Path) -> None:
-    """Merged into F16, so that llama.cpp does not round what it multiplies with."""
+    """Merged into F16, so that llama.cpp does not round the inputs of its products."""
     base = Base(llama.model_path(llama.BUILT_IN))
     adapter = trained(base, rank=8)
     model = LoraLlama(base, rank=8, alpha=8, seed=0, precision="float32")
     model.load(adapter.pairs)
-    export(adapter, base.shape, tmp_path / "adapter.gguf", "Q8_0")
+    write_gguf(adapter, base.shape, tmp_path / "adapter.gguf", "Q8_0")
     path = weights.merged(base.path, tmp_path / "adapter.gguf", "F16", tmp_path / "cache")
     speaker = llama.Model(path)
     texts = ["Have you seen [[Heat (1995)]]?", "I like comedies with a happy ending.", "Bye! Thanks for the tip."]
@@ -90,23 +83,23 @@ def test_llama_cpp_loses_the_same_as_the_trainer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("fmt", "largest"), [("F16", 1e-3), ("Q8_0", 2e-2)])
-def test_an_export_can_be_read_again(tmp_path: Path, fmt: str, largest: float) -> None:
-    base = Base(write_gguf(tmp_path / "tiny.gguf"))
+def test_a_gguf_is_read_as_it_was_written(tmp_path: Path, fmt: str, largest: float) -> None:
+    base = Base(write_base(tmp_path / "tiny.gguf"))
     adapter = trained(base)
-    export(adapter, base.shape, tmp_path / "adapter.gguf", fmt)
-    again = imported(tmp_path / "adapter.gguf", base.shape)
+    write_gguf(adapter, base.shape, tmp_path / "adapter.gguf", fmt)
+    again = read_gguf(tmp_path / "adapter.gguf", base.shape)
     assert (again.rank, again.alpha, list(again.pairs)) == (adapter.rank, adapter.alpha, list(adapter.pairs))
     for name, pair in adapter.pairs.items():
         assert all(np.abs(x - y).max() < largest for x, y in zip(pair, again.pairs[name], strict=True)), name
 
 
-def test_what_is_no_adapter_of_this_base_is_refused(tmp_path: Path) -> None:
-    base = Base(write_gguf(tmp_path / "tiny.gguf"))
+def test_a_file_without_adapter_of_this_base_is_refused(tmp_path: Path) -> None:
+    base = Base(write_base(tmp_path / "tiny.gguf"))
     (tmp_path / "text").write_text("no adapter")
     with pytest.raises(CrsError, match="cannot read the adapter"):
-        imported(tmp_path / "none.gguf", base.shape)
+        read_gguf(tmp_path / "none.gguf", base.shape)
     for path in (tmp_path / "text", base.path):
         with pytest.raises(CrsError, match="is no LoRA for tiny"):
-            imported(path, base.shape)
+            read_gguf(path, base.shape)
     with pytest.raises(CrsError, match=r"is no LoRA for tiny|does not fit tiny"):
-        imported(llama.adapter_path("data/adapters/user.gguf"), base.shape)
+        read_gguf(llama.adapter_path("data/adapters/user.gguf"), base.shape)

@@ -1,0 +1,73 @@
+"""The model card of an adapter: base, data, command, settings, hardware and validation figures, as Markdown."""
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from crslib.config import PreferenceParameters, TrainingParameters
+from crslib.identity import file_sha256
+from crslib.training.base import Base
+
+
+def model_card(
+    parameters: TrainingParameters | PreferenceParameters,
+    base: Base,
+    figures: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    init: Path | None,
+    source: str,
+) -> str:
+    """The card (Markdown). `figures`: of `run.train` or `run.prefer`; `init`: the adapter that training started from;
+    `source`: the data and their licence."""
+    return "\n".join(
+        [
+            f"# Adapter: {parameters.role}",
+            "",
+            f"LoRA for {base.shape.name}, `{base.path.name}` (SHA-256 {file_sha256(base.path)}), in format v1.",
+            "",
+            f"- Data: {source}; {figures['examples']} training examples.",
+            f"- Started from: {_origin(init)}.",
+            f"- Command: `{_command(parameters)}`.",
+            f"- Settings: {json.dumps(settings)}.",
+            f"- Hardware: {figures['device']} ({platform.machine()}), {figures['precision']}, "
+            f"torch {version('torch')}; {figures['tokens']:,} tokens in {figures['seconds']:,.0f} s.",
+            "- Licence: that of the base for the adapter (Apache-2.0 for SmolLM2), with attribution to the data above.",
+            "",
+            *_validation(figures),
+        ]
+    )
+
+
+def _command(parameters: TrainingParameters | PreferenceParameters) -> str:
+    """The command that repeats a training. Of paths only the last part, since folders differ between machines."""
+    name = "train" if isinstance(parameters, TrainingParameters) else "prefer"
+    words = [f"crs {name} {parameters.role}"]
+    for field, info in type(parameters).model_fields.items():
+        value = getattr(parameters, field)
+        if field not in ("role", "to", "device", "threads") and value != info.default:
+            words.append(f"--{field.replace('_', '-')} {Path(value).name if isinstance(value, str) else value}")
+    return " ".join(words)
+
+
+def _origin(init: Path | None) -> str:
+    if init is None:
+        return "the base"
+    file = init if init.is_file() else init / "adapter_model.safetensors"
+    return f"the adapter {init.name} (SHA-256 of {file.name}: {file_sha256(file)})"
+
+
+def _validation(figures: Mapping[str, Any]) -> list[str]:
+    if not figures["validation_examples"]:
+        return ["There was no validation.", ""]
+    return [
+        f"On {figures['validation_examples']} validation examples (of SFT cross-entropy in nats per own token, by kind "
+        "of token; of DPO loss, accuracy and margin):",
+        "",
+        "| | before | after |",
+        "|---|---|---|",
+        *(f"| {name} | {value:.3f} | {figures['after'][name]:.3f} |" for name, value in figures["before"].items()),
+        "",
+    ]
