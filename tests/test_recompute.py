@@ -112,7 +112,7 @@ def test_no_metric_comes_from_the_library() -> None:
     readers |= {"dialogue.reactions.react", "recommender.prior.ItemPrior", "recommender.prior.Utterance"}
     readers |= {"data.corpora.frames", "data.corpora.redial"}
     same_draws_and_models = {"identity.derive_seed", "dialogue.templates.ChatTemplate", "config.SimulationParameters"}
-    same_draws_and_models |= {"engines.loading.prepared", "training.examples.examples"}
+    same_draws_and_models |= {"engines.loading.engine_files", "training.examples.examples"}
     assert imported(readings) == {f"crslib.{name}" for name in readers | same_draws_and_models}
 
 

@@ -18,41 +18,40 @@ def bench() -> None:
 
 @bench.command("engine")
 @click.option("--dialogues", default=128, show_default=True, type=click.IntRange(1), help="Dialogues of the engine.")
-@click.option("--plain", default=16, show_default=True, type=click.IntRange(1), help="Of them, by a plain loop too.")
+@click.option("--plain", default=16, show_default=True, type=click.IntRange(1), help="Dialogues of the plain loop.")
 @PARAMETERS
 @JSON
 def bench_engine(dialogues: int, plain: int, assignments: Sequence[str], file: Path | None) -> None:
-    """Dialogues per minute against a plain loop over two `Llama` objects and against llama.cpp's own ceiling.
+    """Dialogues per minute, compared with a plain loop over two `Llama` objects and with llama.cpp alone.
 
-    Like against like: the plain loop cannot keep to real titles, so the engine decodes freely too, unless told
-    otherwise (-p grounding=prior). Some twelve minutes on two cores; with few dialogues the rows that run empty at
-    the end weigh more.
+    The plain loop cannot restrict decoding to real titles. So the engine decodes freely too, unless -p grounding=prior
+    is given. Takes some twelve minutes on two cores. With few dialogues the idle rows at the end weigh more.
     """
     from crslib.experiments.benchmarks import engine
 
     parameters = SimulationParameters.parse({"grounding": "off", **read_assignments(assignments)})
     with counting("dialogues") as progress:
-        found = engine.measure(parameters, dialogues, plain, progress)
-    console.print("\n".join(engine.lines(found)), markup=False, soft_wrap=True)
-    write_json(found, file)
+        figures = engine.measure(parameters, dialogues, plain, progress)
+    console.print("\n".join(engine.lines(figures)), markup=False, soft_wrap=True)
+    write_json(figures, file)
 
 
 @bench.command("scaling")
 @click.argument("counts", nargs=-1, type=click.IntRange(1))
-@click.option("--models", is_flag=True, help="With the models; short dialogues (-p max_turns=1) make that bearable.")
+@click.option("--models", is_flag=True, help="With the models; -p max_turns=1 shortens it.")
 @PARAMETERS
 @JSON
 def bench_scaling(counts: Sequence[int], models: bool, assignments: Sequence[str], file: Path | None) -> None:
-    """Cost per dialogue of everything but the models, for COUNTS dialogues (100 1000 5000 unless given)."""
+    """Cost per dialogue of everything except the models, for COUNTS dialogues (default: 100 1000 5000)."""
     from crslib.experiments.benchmarks import engine
 
     parameters = SimulationParameters.parse(read_assignments(assignments))
     with counting("dialogues") as progress:
-        found = engine.scaling(parameters, counts or (100, 1000, 5000), models, progress)
-    for row in found.iter_rows(named=True):
+        costs = engine.scaling(parameters, counts or (100, 1000, 5000), models, progress)
+    for row in costs.iter_rows(named=True):
         line = f"{row['dialogues']:6} dialogues  {row['ms_per_dialogue']:6.2f} ms each  {row['peak_rss_mb']:6.0f} MiB"
         console.print(line, soft_wrap=True)
-    write_json(found.to_dicts(), file)
+    write_json(costs.to_dicts(), file)
 
 
 CORPUS = click.option("--corpus", type=click.Choice(["redial"]), default="redial", show_default=True)

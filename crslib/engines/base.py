@@ -1,5 +1,9 @@
-"""What an engine is. It knows nothing of roles, profiles, items or chat formats."""
+"""What an engine is: the contract of token ids in, token ids out.
 
+Knows nothing of roles, profiles, items or chat formats.
+"""
+
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -26,26 +30,26 @@ class Constraint(Protocol):
     """Token ids (int32) that may not be drawn where `allowed` leaves the model free."""
 
     def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Token ids (int32) that may follow the utterance `ids` and the log-weights (float32) added to their logits.
+        """Token ids (int32) that may follow the utterance `ids`, and log-weights (float32) to add to their logits.
 
         None leaves the model free.
         """
         ...
 
     def forced(self, ids: Sequence[int]) -> list[int]:
-        """Token ids that must follow `ids`, where there is no choice: they are fed without being drawn."""
+        """Token ids that must follow `ids` because there is no choice: they are fed without being drawn."""
         ...
 
     def open(self, ids: Sequence[int]) -> bool:
-        """Whether `ids` ends inside something that should be finished even beyond the longest utterance."""
+        """Whether `ids` ends inside something that should be finished even beyond `max_tokens`."""
         ...
 
 
 @dataclass(frozen=True)
 class Request:
-    """One utterance to generate. `key` names the sequence whose cached prefix is reused, one per dialogue.
+    """One utterance to generate. `key` names the dialogue, whose cached tokens are used again.
 
-    `n_shared`: so many leading tokens of the prompt begin other dialogues too; they are computed once for all.
+    `n_shared`: how many leading tokens of the prompt other dialogues begin with too; they are computed once for all.
     """
 
     key: str
@@ -57,11 +61,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """One generated utterance, the end token left out.
+    """One generated utterance without its end token.
 
     `logprobs`: the model's own log-probability of each id (nats, temperature 1, before truncation and constraint).
-    `n_cached`: how many tokens of the prompt were there from the dialogue's earlier requests; the rest is new to it.
-    Only a person leaves ("left"); a model that has no more to say ends at once.
+    `n_cached`: how many tokens of the prompt were cached from the dialogue's earlier requests; the rest is new.
+    `finish`: a person who goes has "left"; a model that has nothing more to say ends with an empty utterance.
     """
 
     ids: tuple[int, ...]
@@ -71,16 +75,20 @@ class Completion:
 
 
 class Engine(Protocol):
-    """A model with its adapter and sampling; it makes `width` utterances at a time, of any number of dialogues.
+    """A model with its adapter and sampling. It generates `width` utterances at a time, for any number of dialogues.
 
-    Contract: a completion depends on `identity` and on the requests so far of its own key; not on other keys, on the
+    Contract: a completion depends on `identity` and on the requests so far with its own key; not on other keys, on the
     order or moment of requests, or on the number of threads.
     """
 
     identity: Mapping[str, Any]
     width: int
     chat_template: tuple[str, str, str]  # Jinja source, text of the begin token, text of the end token
-    pieces: Sequence[bytes]  # of every token of the vocabulary; empty for control and end tokens
+
+    @property
+    def pieces(self) -> Sequence[bytes]:
+        """The bytes of every token of the vocabulary; empty for control and end tokens."""
+        ...
 
     def encode(self, text: str, *, control: bool = False) -> list[int]: ...
 
@@ -88,32 +96,46 @@ class Engine(Protocol):
 
     @property
     def pending(self) -> int:
-        """How many requests have not ended: they wait, or their utterances are in the making."""
+        """How many requests have not ended: they are queued, or their utterances are being generated."""
         ...
 
     def submit(self, request: Request) -> None:
-        """Puts a request in line; a key has one at a time."""
+        """Queues a request; a key may have one at a time."""
         ...
 
-    def step(self) -> list[tuple[str, Completion]]:
-        """Begins an utterance that waits, if a row is free; else takes one step: one more token of every utterance.
+    def step(self) -> Sequence[tuple[str, Completion]]:
+        """Begins a queued utterance if there is room, else takes one step: one more token of every utterance.
 
-        Returns (key, completion) of those that have ended by it; another engine may go on between any two calls.
+        Returns (key, completion) of those that have ended by it. Between two calls another engine may be stepped.
         """
         ...
 
     def release(self, key: str) -> None:
-        """Frees the sequence of a dialogue that has ended."""
+        """Frees what is cached for a dialogue that has ended."""
         ...
 
     def close(self) -> None: ...
 
 
+class RequestQueue:
+    """The queue of an engine that completes a request within one step: it implements `pending` and `submit`."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Request] = deque()
+
+    @property
+    def pending(self) -> int:
+        return len(self._queue)
+
+    def submit(self, request: Request) -> None:
+        self._queue.append(request)
+
+
 def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
-    """One completion per request, in order; no two of them with the same key."""
+    """One completion per request, in order. No two requests may have the same key."""
     for request in requests:
         engine.submit(request)
-    done: dict[str, Completion] = {}
-    while len(done) < len(requests):
-        done.update(engine.step())
-    return [done[request.key] for request in requests]
+    completions: dict[str, Completion] = {}
+    while len(completions) < len(requests):
+        completions.update(engine.step())
+    return [completions[request.key] for request in requests]

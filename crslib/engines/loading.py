@@ -1,4 +1,4 @@
-"""From the parameters of a simulation to open engines: which weights, which adapter, merged or not.
+"""From the parameters of a simulation to open engines: which files, which form of the weights, which sampling.
 
 Knows files and parameters, nothing of dialogues.
 """
@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from crslib.config import SimulationParameters, n_threads, resolve
 from crslib.dialogue.utterances import RECOMMENDER, USER
@@ -15,75 +15,116 @@ from crslib.engines import llama, preparation, weights
 from crslib.engines.base import Engine, Sampling
 
 CACHE = resolve(".cache/weights")
+"""Folder of the merged weights and of the measurements that choose their format."""
+SomeEngine = TypeVar("SomeEngine", bound=llama.LlamaEngine)
+
+
+@contextlib.contextmanager
+def open_engines(
+    parameters: SimulationParameters,
+    engine_type: type[SomeEngine] = llama.LlamaEngine,  # type: ignore[assignment]
+) -> Iterator[tuple[SomeEngine, SomeEngine]]:
+    """The user's and the recommender's engine; both are closed at the end.
+
+    Adapters are merged into the weights (once, cached) unless `parameters.weights` is "as they are". Roles that have
+    the same GGUF file then share it. Raises `CrsError` when a file cannot be read or does not fit.
+    """
+    with contextlib.ExitStack() as stack:
+        feeder = None
+        if n_threads(parameters.threads) > 1 and parameters.width > 1:
+            feeder = stack.enter_context(contextlib.closing(llama.Feeder()))
+        models: dict[Path, llama.Model] = {}
+        user, recommender = (
+            _open(stack, parameters, model, adapter, sampling(parameters), models, feeder, engine_type)
+            for model, adapter in (
+                (parameters.user_model, parameters.user_adapter),
+                (parameters.recommender_model, parameters.recommender_adapter),
+            )
+        )
+        yield user, recommender
+
+
+@contextlib.contextmanager
+def open_engine(
+    parameters: SimulationParameters, model: str, adapter: str, drawing: Sampling | None = None
+) -> Iterator[llama.LlamaEngine]:
+    """One engine: GGUF `model` with `adapter` ("" for none), closed at the end.
+
+    Size and form of the weights are those of `parameters`; so is the sampling unless `drawing` is given. Raises
+    `CrsError` when a file cannot be read or does not fit.
+    """
+    with contextlib.ExitStack() as stack:
+        yield _open(stack, parameters, model, adapter, drawing or sampling(parameters), {}, None, llama.LlamaEngine)
+
+
+def sampling(parameters: SimulationParameters) -> Sampling:
+    """How `parameters` have tokens drawn."""
+    return Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
+
+
+def engine_files(
+    parameters: SimulationParameters, model: str, adapter: str
+) -> tuple[Path, Path | None, dict[str, Any]]:
+    """The files of an engine of GGUF `model` with `adapter`, with merged weights made if they are missing.
+
+    Returns the weights, the adapter if it is not merged into them, and what the weights were made of
+    (`llama.source`). Raises `CrsError` when a file cannot be read or does not fit.
+    """
+    model_path, adapter_path = llama.model_path(model), llama.adapter_path(adapter)
+    form = weights_form(parameters, model_path, adapter_path)
+    source = llama.source(model_path, adapter_path, form)
+    if adapter_path and form != llama.AS_THEY_ARE:
+        return weights.merged(model_path, adapter_path, form, CACHE), None, source
+    return model_path, adapter_path, source
 
 
 def weights_form(
     parameters: SimulationParameters,
     model: Path,
     adapter: Path | None,
-    tell: Callable[[str], None] = lambda what: None,
-) -> str:
-    """The form of the weights that `parameters.weights` means for these files here; `tell` hears of a measurement."""
-    if parameters.weights != "fastest" or adapter is None:
-        return parameters.weights if adapter else llama.AS_THEY_ARE
-    return preparation.best(model, adapter, CACHE, tell)
+    report: Callable[[str], None] = lambda what: None,
+) -> weights.Format | Literal["as they are"]:
+    """The form of the weights for these files on this machine: a format to merge the adapter into, or "as they are".
 
-
-@contextlib.contextmanager
-def open_engines(parameters: SimulationParameters) -> Iterator[tuple[llama.LlamaEngine, llama.LlamaEngine]]:
-    """The user's and the recommender's engine. Adapters are merged into the weights (once, cached) unless told not to;
-    roles that then have the same GGUF file share it. Raises `CrsError` when a file is unfit."""
-    sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
-    with contextlib.ExitStack() as stack:
-        models: dict[Path, llama.Model] = {}
-        stack.callback(lambda: [model.close() for model in models.values()])
-        feeder = llama.Feeder() if n_threads(parameters.threads) > 1 and parameters.width > 1 else None
-        if feeder:
-            stack.callback(feeder.close)
-        engines = []
-        for model, adapter in (
-            (parameters.user_model, parameters.user_adapter),
-            (parameters.recommender_model, parameters.recommender_adapter),
-        ):
-            engines.append(open_engine(parameters, model, adapter, sampling, models, feeder))
-            stack.callback(engines[-1].close)
-        yield engines[0], engines[1]
-
-
-def open_engine(
-    parameters: SimulationParameters,
-    model: str,
-    adapter: str,
-    sampling: Sampling,
-    models: dict[Path, llama.Model],
-    feeder: llama.Feeder | None = None,
-) -> llama.LlamaEngine:
-    """The engine of GGUF `model` with `adapter`, the size that `parameters` say; the caller closes it, and the models.
-
-    `models`: those open already, by file, to be shared; a new one is added. `feeder`: feeds prompts beside it. Raises
-    `CrsError` when a file is unfit.
+    `parameters.weights` = "fastest" is measured once (a minute or so, announced by `report`) and cached. Raises
+    `CrsError` when a file cannot be read or does not fit.
     """
-    path, beside, source = prepared(parameters, model, adapter)
-    if path not in models:
-        models[path] = llama.Model(path, source)
-    size = {"n_ctx": parameters.n_ctx, "width": parameters.width, "threads": n_threads(parameters.threads)}
-    return llama.LlamaEngine(models[path], beside, sampling, **size, feeder=feeder)
-
-
-def prepared(parameters: SimulationParameters, model: str, adapter: str) -> tuple[Path, Path | None, dict[str, Any]]:
-    """The files that an engine of GGUF `model` with `adapter` speaks with: the weights, the adapter beside them if it
-    is not merged into them, and what they were made of. Raises `CrsError` when a file is unfit."""
-    path, beside = llama.model_path(model), llama.adapter_path(adapter)
-    form = weights_form(parameters, path, beside)
-    source = llama.source(path, beside, form)
-    if beside and form != llama.AS_THEY_ARE:
-        return weights.merged(path, beside, form, CACHE), None, source
-    return path, beside, source
+    if adapter is None:
+        return llama.AS_THEY_ARE
+    if parameters.weights != "fastest":
+        return parameters.weights
+    return preparation.best(model, adapter, CACHE, report)
 
 
 def engine_record(user: Engine, recommender: Engine) -> dict[str, dict[str, Any]]:
-    """What `run.json` says of the two engines: identity and the hash of the chat template, per role."""
+    """What `run.json` records of the two engines, by role: identity and the SHA-256 of the chat template."""
     return {
         role: {**engine.identity, "chat_template_sha256": hashlib.sha256(engine.chat_template[0].encode()).hexdigest()}
         for role, engine in ((USER, user), (RECOMMENDER, recommender))
     }
+
+
+def _open(
+    stack: contextlib.ExitStack,
+    parameters: SimulationParameters,
+    model: str,
+    adapter: str,
+    drawing: Sampling,
+    models: dict[Path, llama.Model],
+    feeder: llama.Feeder | None,
+    engine_type: type[SomeEngine],
+) -> SomeEngine:
+    """Opens an engine until `stack` closes, with a model of `models` (by file) or a new one, which is added."""
+    path, unmerged, source = engine_files(parameters, model, adapter)
+    if path not in models:
+        models[path] = stack.enter_context(contextlib.closing(llama.Model(path, source)))
+    engine = engine_type(
+        models[path],
+        unmerged,
+        drawing,
+        n_ctx=parameters.n_ctx,
+        width=parameters.width,
+        threads=n_threads(parameters.threads),
+        feeder=feeder,
+    )
+    return stack.enter_context(contextlib.closing(engine))

@@ -1,42 +1,36 @@
-"""A person at the keyboard as an engine, and an engine that is overheard: so a simulation can have a person in it.
+"""A person at the keyboard as an engine, and an engine that reports its utterances: a simulation with a person in it.
 
-Knows nothing of roles, screens and items: two functions ask and tell.
+Knows nothing of roles, screens and items: one function asks the person, another receives the model's utterances.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from crslib.engines.base import Completion, Engine, Request
+from crslib.engines.base import Completion, Engine, RequestQueue
 
 
-class Person:
-    """An engine whose utterances a person types, in the tokens of the engine `beside` it; one at a time.
+class Person(RequestQueue):
+    """An engine whose utterances a person types, one at a time.
 
-    `ask` gives what the person says next, or None when they go. It is asked when the simulation waits for them.
+    The person's text is encoded with the tokens of `partner`, the engine of the other role. `ask` returns what the
+    person says next, or None when they leave; it is called when the simulation waits for them.
     """
 
     width = 1
 
-    def __init__(self, beside: Engine, ask: Callable[[], str | None]) -> None:
+    def __init__(self, partner: Engine, ask: Callable[[], str | None]) -> None:
+        super().__init__()
         self.identity: Mapping[str, Any] = {"engine": "person"}
-        self.chat_template, self.pieces = beside.chat_template, beside.pieces
-        self.encode, self.decode = beside.encode, beside.decode
+        self.chat_template, self.pieces = partner.chat_template, partner.pieces
+        self.encode, self.decode = partner.encode, partner.decode
         self._ask = ask
-        self._waiting: list[Request] = []
-        self._read: dict[str, int] = {}
-
-    @property
-    def pending(self) -> int:
-        return len(self._waiting)
-
-    def submit(self, request: Request) -> None:
-        self._waiting.append(request)
+        self._read: dict[str, int] = {}  # tokens that the person has read, by key
 
     def step(self) -> list[tuple[str, Completion]]:
         """Waits for the person. `n_cached` is what they had read when they spoke last."""
-        if not self._waiting:
+        if not self._queue:
             return []
-        request = self._waiting.pop(0)
+        request = self._queue.popleft()
         n_read, self._read[request.key] = self._read.get(request.key, 0), len(request.prompt)
         text = self._ask()
         ids = () if text is None else tuple(self.encode(text))
@@ -46,14 +40,14 @@ class Person:
         self._read.pop(key, None)
 
     def close(self) -> None:
-        self._waiting.clear()
+        self._queue.clear()
 
 
-class Overheard:
-    """An engine around another that tells each utterance, as text, when it ends."""
+class Observed:
+    """An engine around another that passes the text of each utterance to `on_utterance` when it ends."""
 
-    def __init__(self, engine: Engine, tell: Callable[[str], None]) -> None:
-        self._engine, self._tell = engine, tell
+    def __init__(self, engine: Engine, on_utterance: Callable[[str], None]) -> None:
+        self._engine, self._on_utterance = engine, on_utterance
         self.identity, self.width = engine.identity, engine.width
         self.chat_template, self.pieces = engine.chat_template, engine.pieces
         self.encode, self.decode = engine.encode, engine.decode
@@ -66,5 +60,5 @@ class Overheard:
     def step(self) -> Sequence[tuple[str, Completion]]:
         ended = self._engine.step()
         for _, completion in ended:
-            self._tell(self.decode(completion.ids))
+            self._on_utterance(self.decode(completion.ids))
         return ended

@@ -1,7 +1,7 @@
-"""Which form of the weights an engine should speak with on this CPU: measured once, not guessed.
+"""Which format of merged weights suits this CPU: measured once, not guessed.
 
-The adapter is merged into the base in every format that llama.cpp computes with natively; each is timed and held
-against the unmerged original. Knows no roles: an adapter is an adapter.
+The adapter is merged into the base in every format that llama.cpp computes with natively. Each is timed and compared
+with the base and the adapter unmerged. Knows nothing of roles.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from crslib.engines import llama, weights
 from crslib.identity import digest, file_sha256
 from crslib.store import writing
 
-MAX_LOSS = 0.02  # nats per token: what a format may change the model
-MARGIN = 1.25  # another format than the first must be so much faster: a busy machine shall not decide what is said
+MAX_LOSS = 0.02  # nats per token that a format may lose
+MARGIN = 1.25  # how many times as fast as the first another format must be: noise must not change the text of runs
 _WIDTH, _CONTEXT, _FED = 16, 200, 32
 _TEXT = """<|im_start|>system
 You are a movie recommender.<|im_end|>
@@ -42,11 +42,11 @@ You are welcome. Enjoy the movie! Bye.<|im_end|>
 """
 
 
-def best(model: Path, adapter: Path, cache: Path, tell: Callable[[str], None] = lambda what: None) -> weights.Format:
-    """The format that `adapter` should be merged into on this CPU: the fastest of those that lose at most `MAX_LOSS`.
+def best(model: Path, adapter: Path, cache: Path, report: Callable[[str], None] = lambda what: None) -> weights.Format:
+    """The format to merge `adapter` into on this CPU: the fastest of those that lose at most `MAX_LOSS`.
 
-    The first of `weights.FORMATS` stays unless another is `MARGIN` times as fast. Measured once (half a minute or one;
-    `tell` hears of it) and kept in `cache` by files, CPU and version of llama.cpp. Raises `CrsError` as
+    It is the first of `weights.FORMATS` unless another is `MARGIN` times as fast. Measured once (up to a minute,
+    announced by `report`) and cached in `cache` by files, CPU and version of llama.cpp. Raises `CrsError` as
     `weights.merged` does.
     """
     key = {
@@ -57,56 +57,57 @@ def best(model: Path, adapter: Path, cache: Path, tell: Callable[[str], None] = 
     }
     path = cache / f"{digest(key, 'formats')}.json"
     if not path.exists():
-        tell(f"measuring once which weights are the fastest here for {adapter.stem}")
-        measured = measure(model, adapter, cache)
+        report(f"measuring once which weights are the fastest here for {adapter.stem}")
+        figures = measure(model, adapter, cache)
         with writing(path) as temporary:
-            temporary.write_text(json.dumps({**key, "formats": measured}, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps({**key, "formats": figures}, indent=1) + "\n", encoding="utf-8")
     return choose(json.loads(path.read_text(encoding="utf-8"))["formats"])
 
 
-def choose(measured: Mapping[str, Mapping[str, float]]) -> weights.Format:
-    """The format to take, by the figures of `measure`."""
+def choose(figures: Mapping[weights.Format, Mapping[str, float]]) -> weights.Format:
+    """The format that `best` gives for these figures of `measure`."""
     first = weights.FORMATS[0]
-    good = [f for f in weights.FORMATS if measured[f]["loss"] <= MAX_LOSS]
-    fastest = max(good, key=lambda f: measured[f]["tokens_per_s"], default=first)
-    return fastest if measured[fastest]["tokens_per_s"] > MARGIN * measured[first]["tokens_per_s"] else first
+    accurate = [f for f in weights.FORMATS if figures[f]["loss"] <= MAX_LOSS]
+    fastest = max(accurate, key=lambda f: figures[f]["tokens_per_s"], default=first)
+    return fastest if figures[fastest]["tokens_per_s"] > MARGIN * figures[first]["tokens_per_s"] else first
 
 
-def measure(model: Path, adapter: Path, cache: Path) -> dict[str, dict[str, float]]:
-    """Of every format: `loss` (nats per token), `prefill` and `decode` (tokens/s) and `tokens_per_s` of both together.
+def measure(model: Path, adapter: Path, cache: Path) -> dict[weights.Format, dict[str, float]]:
+    """By format: `loss` (nats per token), `prefill` and `decode` (tokens/s) and `tokens_per_s` of both together.
 
-    `loss` is the Kullback–Leibler divergence of the next token's distribution from that of the base with the adapter
-    beside it, averaged over a dialogue: by so much its cross-entropy rises on the model's own words. The times are the
-    best of two rounds over all formats, of pieces of 32 tokens and steps of 16 rows behind 200 tokens; in
-    `tokens_per_s` two tokens are fed for each one drawn. Formats that lose too much are not timed (0). Files of
-    formats that are not chosen are removed again.
+    `loss` is the Kullback–Leibler divergence of the next token's distribution from that of the base with the unmerged
+    adapter, averaged over a dialogue: the rise of the cross-entropy on the model's own words. The speeds are the best
+    of two rounds over all formats, for pieces of 32 tokens and steps of 16 rows behind 200 tokens; `tokens_per_s`
+    assumes two tokens fed for each one drawn. Formats that lose too much are not timed (0). Files of formats that are
+    not chosen are removed.
     """
     threads = n_threads(0)
     files = {fmt: weights.merged(model, adapter, fmt, cache) for fmt in weights.FORMATS}
     with contextlib.closing(llama.Model(model)) as opened:
         text = opened.encode(_TEXT, control=True)
         original = _log_probabilities(opened, adapter, text, threads)
-    found: dict[str, dict[str, float]] = {}
+    figures: dict[weights.Format, dict[str, float]] = {}
     for fmt, path in files.items():
         with contextlib.closing(llama.Model(path)) as opened:
-            prepared = _log_probabilities(opened, None, text, threads)
-        loss = float((np.exp(original) * (original - prepared)).sum(axis=1).mean())
-        found[fmt] = {"loss": round(loss, 5), "prefill": 0.0, "decode": 0.0, "tokens_per_s": 0.0}
-    passed = [fmt for fmt, figures in found.items() if figures["loss"] <= MAX_LOSS]
+            merged = _log_probabilities(opened, None, text, threads)
+        loss = float((np.exp(original) * (original - merged)).sum(axis=1).mean())
+        figures[fmt] = {"loss": round(loss, 5), "prefill": 0.0, "decode": 0.0, "tokens_per_s": 0.0}
+    accurate = [fmt for fmt, row in figures.items() if row["loss"] <= MAX_LOSS]
     for _ in range(2):
-        for fmt in passed:
+        for fmt in accurate:
             with (
                 contextlib.closing(llama.Model(files[fmt])) as opened,
-                contextlib.closing(llama.LlamaEngine(opened, n_ctx=256, width=_WIDTH, threads=threads)) as engine,
+                contextlib.closing(llama.MeasuredEngine(opened, n_ctx=256, width=_WIDTH, threads=threads)) as engine,
             ):
-                fed, stepped, _ = engine.rehearse([(_CONTEXT, _FED)] * 6, _CONTEXT, 6)
-            found[fmt]["prefill"] = max(found[fmt]["prefill"], round(6 * _FED / fed, 1))
-            found[fmt]["decode"] = max(found[fmt]["decode"], round(6 * _WIDTH / stepped, 1))
-    for figures in (found[fmt] for fmt in passed):
-        figures["tokens_per_s"] = round(3 / (2 / figures["prefill"] + 1 / figures["decode"]), 1)
-    for fmt in found.keys() - {choose(found)}:
+                fed, stepped, _ = engine.measure_ceiling([(_CONTEXT, _FED)] * 6, _CONTEXT, 6)
+            row = figures[fmt]
+            row["prefill"] = max(row["prefill"], round(6 * _FED / fed, 1))
+            row["decode"] = max(row["decode"], round(6 * _WIDTH / stepped, 1))
+    for row in (figures[fmt] for fmt in accurate):
+        row["tokens_per_s"] = round(3 / (2 / row["prefill"] + 1 / row["decode"]), 1)
+    for fmt in figures.keys() - {choose(figures)}:
         files[fmt].unlink()
-    return found
+    return figures
 
 
 def cpu() -> str:

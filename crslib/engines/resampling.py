@@ -1,7 +1,7 @@
-"""Reject and resample: an engine that draws an utterance again, a few times, while the caller refuses it.
+"""Rejection sampling: an engine that draws an utterance again, up to a limit, while the caller refuses it.
 
-The text stays what the contract of `base.Engine` says it depends on, as long as what is accepted does. Knows nothing
-of why an utterance is refused.
+The contract of `base.Engine` still holds if the decision to accept depends on the utterance and its own dialogue alone.
+Knows nothing of why an utterance is refused.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ Accept = Callable[[Completion], bool]
 
 
 @dataclass
-class _Asked:
+class _Attempt:
     request: Request
     accept: Accept
     draws: int = 0
@@ -23,10 +23,11 @@ class _Asked:
 
 
 class Resampling:
-    """An engine around another: up to `times` draws of each utterance, of which the first accepted one counts.
+    """An engine around another: up to `times` draws of each utterance; the first accepted one is the completion.
 
-    Where all are refused, the last one does. The first draw has the request's own seed, so what is accepted at once is
-    what the other engine says by itself. A further draw costs its own tokens: the prompt is in the cache.
+    If all are refused, the last one is. The first draw has the request's own seed, so an utterance that is accepted at
+    once is the one that the other engine gives by itself. A further draw costs its new tokens only: the prompt is
+    cached.
     """
 
     def __init__(self, engine: Engine, times: int) -> None:
@@ -34,8 +35,8 @@ class Resampling:
         self.identity: Mapping[str, Any] = {**engine.identity, "resample": times}
         self.width, self.chat_template = engine.width, engine.chat_template
         self.encode, self.decode, self.release, self.close = engine.encode, engine.decode, engine.release, engine.close
-        self.refused = 0  # draws that were made again
-        self._asked: dict[str, _Asked] = {}
+        self.refused = 0  # how many draws were refused
+        self._attempts: dict[str, _Attempt] = {}
 
     @property
     def pieces(self) -> Sequence[bytes]:
@@ -46,25 +47,27 @@ class Resampling:
         return self.engine.pending
 
     def submit(self, request: Request, accept: Accept = lambda completion: True) -> None:
-        """Puts a request in line. `accept` is asked of every draw but the last, which is not refused."""
-        self._asked[request.key] = _Asked(request, accept)
+        """Queues a request. `accept` decides about every draw but the last, which is never refused."""
+        self._attempts[request.key] = _Attempt(request, accept)
         self.engine.submit(request)
 
     def step(self) -> list[tuple[str, Completion]]:
-        """As the other engine; utterances that are refused go back in line.
+        """As the other engine's; a refused utterance is queued again.
 
-        `n_cached` counts from before the first draw: what was new to the dialogue then, not to the draw.
+        `n_cached` is that of the first draw: what was new to the dialogue, not to the draw.
         """
         ended = []
         for key, completion in self.engine.step():
-            asked = self._asked[key]
-            asked.n_cached = asked.n_cached if asked.draws else completion.n_cached
-            asked.draws += 1
-            last = completion.finish == "context_full" or asked.draws >= self.times
-            if last or asked.accept(completion):
-                del self._asked[key]
-                ended.append((key, replace(completion, n_cached=asked.n_cached)))
+            attempt = self._attempts[key]
+            attempt.n_cached = attempt.n_cached if attempt.draws else completion.n_cached
+            attempt.draws += 1
+            last = completion.finish == "context_full" or attempt.draws >= self.times
+            if last or attempt.accept(completion):
+                del self._attempts[key]
+                ended.append((key, replace(completion, n_cached=attempt.n_cached)))
             else:
                 self.refused += 1
-                self.engine.submit(replace(asked.request, seed=derive_seed(asked.request.seed, "again", asked.draws)))
+                self.engine.submit(
+                    replace(attempt.request, seed=derive_seed(attempt.request.seed, "again", attempt.draws))
+                )
         return ended

@@ -1,25 +1,24 @@
-"""An engine without a model, for tests: a Python function writes the replies, every character is a token."""
+"""An engine without a model: a Python function writes the utterances, and every character is a token."""
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from crslib.engines.base import Completion, Request
+from crslib.engines.base import Completion, Request, RequestQueue
 
 CONTROL = 1 << 21  # added to the code point of template text: control text and plain text never share an id
 
 
-class ScriptedEngine:
+class ScriptedEngine(RequestQueue):
     """Replies are `reply(prompt_text, seed)`; an empty reply is an empty utterance."""
 
     def __init__(self, reply: Callable[[str, int], str], width: int = 4, n_ctx: int = 100_000, name: str = "") -> None:
+        super().__init__()
         self.reply, self.width, self.n_ctx = reply, width, n_ctx
         self.identity: Mapping[str, Any] = {"engine": "scripted", "name": name, "width": width}
         self.chat_template = ("", "", "")  # the default ChatML
-        self.pieces: list[bytes] = []  # it draws no tokens, so constraints are not for it
+        self.pieces: list[bytes] = []  # it draws no tokens, so it needs none for constraints
         self.prompts: list[tuple[str, str]] = []  # (key, whole prompt text) of every request, for assertions
-        self.alive: dict[str, tuple[int, ...]] = {}  # tokens of each dialogue not yet forgotten
-        self._waiting: deque[Request] = deque()
+        self.alive: dict[str, tuple[int, ...]] = {}  # tokens of each dialogue that was not released yet
 
     def encode(self, text: str, *, control: bool = False) -> list[int]:
         return [ord(character) | (CONTROL if control else 0) for character in text]
@@ -27,16 +26,9 @@ class ScriptedEngine:
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(chr(token & ~CONTROL) for token in ids)
 
-    @property
-    def pending(self) -> int:
-        return len(self._waiting)
-
-    def submit(self, request: Request) -> None:
-        self._waiting.append(request)
-
     def step(self) -> list[tuple[str, Completion]]:
-        """Completes `width` requests, the last come first: nobody may rely on their order."""
-        taken = [self._waiting.pop() for _ in range(min(self.width, len(self._waiting)))]
+        """Completes up to `width` requests, the newest first: a caller must not rely on their order."""
+        taken = [self._queue.pop() for _ in range(min(self.width, len(self._queue)))]
         return [(request.key, self._complete(request)) for request in taken]
 
     def _complete(self, request: Request) -> Completion:

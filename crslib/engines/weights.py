@@ -1,7 +1,7 @@
-"""Weights made ready for an engine: a LoRA adapter merged into its base once, kept in a cache by hash.
+"""GGUF files with a LoRA adapter merged into its base, made once and cached by hash.
 
-An adapter that is applied while running costs a fifth of the decoding speed, and the 4-bit format of the built-in
-base is among the slowest to compute with. Which format is the fastest depends on the CPU, so `preparation` measures.
+An adapter that is not merged costs a fifth of the decoding speed, and the 4-bit format of the built-in base is among
+the slowest to compute with. Which format is the fastest depends on the CPU; `preparation` measures it.
 
 Knows files, not engines.
 """
@@ -22,7 +22,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def merged(model: Path, adapter: Path, fmt: Format, cache: Path) -> Path:
-    """A GGUF file in `cache` with `adapter` merged into `model`, made when it is not there yet.
+    """A GGUF file in `cache` with `adapter` merged into `model`; it is written if it is missing.
 
     W' = W + (alpha / r) · B · A for every adapted matrix (Hu et al. 2021, eq. 3), stored as `fmt`; all other tensors
     and the metadata are copied. Raises `CrsError` when a file cannot be read, the two do not fit, or the cache cannot
@@ -56,14 +56,14 @@ class _Deltas:
 
 
 def read(path: Path, what: str) -> gguf.GGUFReader:
-    """A GGUF file, opened; `what` it is called. Raises `CrsError` when it is missing or damaged."""
+    """Opens a GGUF file. `what` names it in the `CrsError` that is raised when it is missing or damaged."""
     try:
         return _opened(path, path.stat().st_mtime_ns)
     except (OSError, ValueError, IndexError, KeyError) as error:
         raise CrsError(f"the {what} {path} is damaged ({str(error).splitlines()[0]}); get it again") from None
 
 
-@functools.lru_cache(maxsize=2)  # to read a vocabulary of 49,000 words takes three seconds
+@functools.lru_cache(maxsize=2)  # reading a vocabulary of 49,000 tokens takes three seconds
 def _opened(path: Path, changed: int) -> gguf.GGUFReader:
     return gguf.GGUFReader(path)
 

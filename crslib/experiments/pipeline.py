@@ -25,8 +25,7 @@ from traitlets.config import Config
 
 from crslib.config import ROOT, RunParameters, resolve
 from crslib.engines import llama, preparation
-from crslib.engines.base import Sampling
-from crslib.engines.loading import weights_form
+from crslib.engines.loading import sampling, weights_form
 from crslib.errors import CrsError
 from crslib.identity import digest, file_sha256, sources_sha256
 from crslib.store import Run, check_writable, now, unwritable
@@ -91,9 +90,8 @@ def plan(given: Mapping[str, Any], reports: Path, report: Callable[[str], None] 
 def _engine(
     parameters: RunParameters, model: Path, adapter: Path | None, report: Callable[[str], None]
 ) -> dict[str, Any]:
-    sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
     source = llama.source(model, adapter, weights_form(parameters, model, adapter, report))
-    return llama.identity(source, sampling, parameters.n_ctx, parameters.width)
+    return llama.identity(source, sampling(parameters), parameters.n_ctx, parameters.width)
 
 
 def _source_hash(notebook: str) -> str:

@@ -6,9 +6,8 @@ audit of their prompts counts the targets in them. The loop itself has no way to
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -99,11 +98,7 @@ def open_writer(parameters: SimulationParameters) -> Iterator[llama.LlamaEngine]
     """The engine of a model that writes whole dialogues: `user_model` with `user_adapter`, and room for a script."""
     sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, _SCRIPT)
     roomy = parameters.model_copy(update={"n_ctx": max(parameters.n_ctx, _N_CTX)})
-    models: dict[Path, llama.Model] = {}
-    with ExitStack() as stack:
-        stack.callback(lambda: [model.close() for model in models.values()])
-        writer = open_engine(roomy, parameters.user_model, parameters.user_adapter, sampling, models)
-        stack.callback(writer.close)
+    with open_engine(roomy, parameters.user_model, parameters.user_adapter, sampling) as writer:
         yield writer
 
 

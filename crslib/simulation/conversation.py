@@ -19,10 +19,9 @@ from crslib.data.catalog import Catalog
 from crslib.dialogue import utterances, views
 from crslib.dialogue.stop_reasons import stop_sentence
 from crslib.dialogue.utterances import RECOMMENDER, USER
-from crslib.engines import llama
-from crslib.engines.base import Engine, Sampling
+from crslib.engines.base import Engine
 from crslib.engines.loading import open_engine
-from crslib.engines.person import Overheard, Person
+from crslib.engines.person import Observed, Person
 from crslib.errors import CrsError
 from crslib.identity import derive_seed
 from crslib.simulation.loop import simulate
@@ -75,17 +74,10 @@ def converse(
     holdouts = built.holdouts.join(chosen, on="profile_id", how="semi")
     replace(built, profiles=chosen, holdouts=holdouts).write(run)
     other = RECOMMENDER if role == USER else USER
-    models: dict[Any, llama.Model] = {}
-    sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
     model, adapter = getattr(parameters, f"{other}_model"), getattr(parameters, f"{other}_adapter")
-    engine = open_engine(parameters.model_copy(update={"width": 1}), model, adapter, sampling, models)
-    try:
+    with open_engine(parameters.model_copy(update={"width": 1}), model, adapter) as engine:
         begin()
         reason, turns = _talk(role, engine, population, parameters, run, ask, show)
-    finally:
-        engine.close()
-        for opened in models.values():
-            opened.close()
     lines = [views.note_line([views.Note.of(note) for note in notes]) for notes in turns["notes"]]
     return Ending(
         stop_sentence(reason), *chosen.select("summary", "attributes").row(0), [line for line in lines if line]
@@ -117,7 +109,7 @@ def _talk(
         show(role, utterances.clean(text))
         return text
 
-    person, model = Person(engine, typed), Overheard(engine, lambda text: show(other, utterances.clean(text)))
+    person, model = Person(engine, typed), Observed(engine, lambda text: show(other, utterances.clean(text)))
     user, recommender = (person, model) if role == USER else (model, person)
     run.update(run_id=run.path.name, parameters=parameters.model_dump())
     with run.journal() as journal:

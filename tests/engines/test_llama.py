@@ -1,4 +1,4 @@
-"""The real 135M model: bit-equal text whatever lies around a dialogue, and clear words for bad files."""
+"""The real 135M model: text that is bit-equal whatever else the engine does, and clear errors for bad files."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -15,20 +15,30 @@ from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.views import Message
 from crslib.engines import weights
 from crslib.engines.base import Completion, Request, Sampling, complete
-from crslib.engines.llama import AS_THEY_ARE, Feeder, LlamaEngine, Model, adapter_path, identity, model_path, source
+from crslib.engines.llama import (
+    AS_THEY_ARE,
+    Feeder,
+    LlamaEngine,
+    MeasuredEngine,
+    Model,
+    adapter_path,
+    identity,
+    model_path,
+    source,
+)
 from crslib.errors import CrsError
 
 pytestmark = pytest.mark.model
 ADAPTER = ROOT / "data" / "adapters" / "user.gguf"
-HEARD = [
+OTHER_PARTY = [
     "Hi, what movies do you like?",
     "Have you seen [[Titanic (1997)]]?",
     "How about [[Saw (2004)]] and [[It (2017)]]?",
 ]
 
 
-class Free:
-    """What every constraint of these tests has: nothing forbidden, forced or left open."""
+class Unconstrained:
+    """The base of the constraints of these tests: it forbids and forces nothing and never keeps an utterance open."""
 
     never = np.zeros(0, np.int32)
 
@@ -48,7 +58,7 @@ def model() -> Iterator[Model]:
 
 def talk(
     model: Model,
-    people: Sequence[int],
+    dialogues: Sequence[int],
     *,
     width: int = 4,
     threads: int = 2,
@@ -56,50 +66,50 @@ def talk(
     together: int = 99,
     feeder: Feeder | None = None,
 ) -> dict[int, list[Completion]]:
-    """A short talk with each person: `together` of them at a time are given to the engine."""
+    """The completions of short dialogues; requests of `together` dialogues at a time are submitted."""
     template = ChatTemplate(*model.chat_template)
     sampling = Sampling(max_tokens=16)
     engine = LlamaEngine(model, ADAPTER, sampling, n_ctx=512, width=width, threads=threads, feeder=feeder)
-    views = {p: [Message("system", f"You like the {1900 + 7 * p}s. " * (1 + p % 3))] for p in people}
-    said: dict[int, list[Completion]] = {p: [] for p in people}
+    views = {p: [Message("system", f"You like the {1900 + 7 * p}s. " * (1 + p % 3))] for p in dialogues}
+    completions: dict[int, list[Completion]] = {p: [] for p in dialogues}
     for turn in range(turns):
         for view in views.values():
-            view.append(Message("user", HEARD[turn]))
-        for begin in range(0, len(people), together):
-            group = people[begin : begin + together]
+            view.append(Message("user", OTHER_PARTY[turn]))
+        for begin in range(0, len(dialogues), together):
+            group = dialogues[begin : begin + together]
             requests = [Request(str(p), tuple(template.encode(views[p], model)), seed=100 * p + turn) for p in group]
-            for person, completion in zip(group, complete(engine, requests), strict=True):
-                said[person].append(completion)
-                views[person].append(Message("assistant", "", completion.ids))
+            for dialogue, completion in zip(group, complete(engine, requests), strict=True):
+                completions[dialogue].append(completion)
+                views[dialogue].append(Message("assistant", "", completion.ids))
     engine.close()
-    return said
+    return completions
 
 
-def talk_apart(model: Model, people: Sequence[int], turns: int = 3) -> dict[int, list[Completion]]:
-    """The same talks, each at its own pace: whoever has ended an utterance hears the next at once."""
+def talk_apart(model: Model, dialogues: Sequence[int], turns: int = 3) -> dict[int, list[Completion]]:
+    """The same dialogues, each at its own pace: the next request follows as soon as an utterance has ended."""
     template = ChatTemplate(*model.chat_template)
     engine = LlamaEngine(model, ADAPTER, Sampling(max_tokens=16), n_ctx=512, width=4, threads=2)
-    views = {p: [Message("system", f"You like the {1900 + 7 * p}s. " * (1 + p % 3))] for p in people}
-    said: dict[int, list[Completion]] = {p: [] for p in people}
+    views = {p: [Message("system", f"You like the {1900 + 7 * p}s. " * (1 + p % 3))] for p in dialogues}
+    completions: dict[int, list[Completion]] = {p: [] for p in dialogues}
 
-    def ask(person: int) -> None:
-        turn = len(said[person])
-        views[person].append(Message("user", HEARD[turn]))
-        prompt = tuple(template.encode(views[person], model))
-        engine.submit(Request(str(person), prompt, seed=100 * person + turn))
+    def ask(dialogue: int) -> None:
+        turn = len(completions[dialogue])
+        views[dialogue].append(Message("user", OTHER_PARTY[turn]))
+        prompt = tuple(template.encode(views[dialogue], model))
+        engine.submit(Request(str(dialogue), prompt, seed=100 * dialogue + turn))
 
-    waiting = list(people)
+    waiting = list(dialogues)
     while waiting or engine.pending:
-        for person in waiting[:2]:  # they come in twos, while others are in the middle of a word
-            ask(person)
+        for dialogue in waiting[:2]:  # two begin with each step, while the utterances of others are incomplete
+            ask(dialogue)
         del waiting[:2]
         for key, completion in engine.step():
-            said[int(key)].append(completion)
+            completions[int(key)].append(completion)
             views[int(key)].append(Message("assistant", "", completion.ids))
-            if len(said[int(key)]) < turns:
+            if len(completions[int(key)]) < turns:
                 ask(int(key))
     engine.close()
-    return said
+    return completions
 
 
 @pytest.fixture(scope="module")
@@ -110,48 +120,50 @@ def reference(model: Model) -> dict[int, list[Completion]]:
 @pytest.mark.parametrize(
     "case", ["shuffled, fewer threads", "alone", "in small groups", "among others", "at their own pace"]
 )
-def test_text_is_bit_equal_whatever_is_around(model: Model, reference: dict[int, list[Completion]], case: str) -> None:
-    people = list(range(6))
-    random.Random(3).shuffle(people)
+def test_text_does_not_depend_on_other_dialogues(
+    model: Model, reference: dict[int, list[Completion]], case: str
+) -> None:
+    dialogues = list(range(6))
+    random.Random(3).shuffle(dialogues)
     arrangements = {
-        "shuffled, fewer threads": lambda: talk(model, people, threads=1),
+        "shuffled, fewer threads": lambda: talk(model, dialogues, threads=1),
         "alone": lambda: talk(model, [5]),
-        "in small groups": lambda: talk(model, people[:4], together=2),
-        "at their own pace": lambda: talk_apart(model, people),
+        "in small groups": lambda: talk(model, dialogues[:4], together=2),
+        "at their own pace": lambda: talk_apart(model, dialogues),
         "among others": lambda: talk(model, [20, 21, 3, 22, 23, 24, 4]),
     }
-    found = arrangements[case]()
-    shared = found.keys() & reference.keys()
+    completions = arrangements[case]()
+    shared = completions.keys() & reference.keys()
     assert shared
-    for person in shared:
-        assert found[person] == reference[person]  # ids, log-probabilities to the last bit, finish, what was cached
+    for dialogue in shared:  # ids, log-probabilities to the last bit, finish, n_cached
+        assert completions[dialogue] == reference[dialogue]
 
 
-def test_text_is_bit_equal_whoever_feeds_it(model: Model, reference: dict[int, list[Completion]]) -> None:
-    """Some prompts are fed by the feeder's thread, some by the engine's own: which is a matter of moments."""
+def test_text_does_not_depend_on_the_thread_that_feeds_it(model: Model, reference: dict[int, list[Completion]]) -> None:
+    """Some prompts are fed by the feeder's thread, some by the engine's own; which ones is a matter of timing."""
     feeder = Feeder()
     assert talk(model, range(6), feeder=feeder) == reference
     feeder.close()
 
 
 class Eager(Feeder):
-    """A feeder that has done everything before anybody can take it back."""
+    """A feeder that has done a job before anybody can cancel it."""
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        asked = super().submit(work, *arguments)
-        wait([asked])
-        return asked
+        job = super().submit(work, *arguments)
+        wait([job])
+        return job
 
 
 class Asleep(Feeder):
-    """A feeder that begins with nothing."""
+    """A feeder that never begins a job."""
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
         return Future()
 
 
 @pytest.mark.parametrize("kind", [Eager, Asleep])
-def test_text_is_bit_equal_if_the_feeder_feeds_all_or_nothing(
+def test_text_is_the_same_if_the_feeder_feeds_all_or_nothing(
     model: Model, reference: dict[int, list[Completion]], kind: type[Feeder]
 ) -> None:
     feeder = kind()
@@ -159,7 +171,7 @@ def test_text_is_bit_equal_if_the_feeder_feeds_all_or_nothing(
     feeder.close()
 
 
-def test_what_stops_the_feeder_is_raised_by_the_engine(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_feeder_is_raised_by_the_engine(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     feeder = Eager()
     engine = LlamaEngine(model, None, n_ctx=256, width=2, feeder=feeder)
 
@@ -174,44 +186,46 @@ def test_what_stops_the_feeder_is_raised_by_the_engine(model: Model, monkeypatch
     feeder.close()
 
 
-def test_an_engine_that_is_closed_takes_back_what_it_has_asked_for(model: Model) -> None:
-    feeder, going, begun = Feeder(), Event(), Event()
-    feeder.submit(lambda: (begun.set(), going.wait()))  # it has its hands full
+def test_closing_an_engine_cancels_its_jobs_of_the_feeder(model: Model) -> None:
+    feeder, released, begun = Feeder(), Event(), Event()
+    feeder.submit(lambda: (begun.set(), released.wait()))  # the feeder is busy
     begun.wait()
-    engine = LlamaEngine(model, None, n_ctx=256, width=2, feeder=feeder)
+    engine = MeasuredEngine(model, None, n_ctx=256, width=2, feeder=feeder)
     for key in "abc":
         engine.submit(Request(key, tuple(model.encode("Hello there")), 1))
     (work,) = engine.work[1:]
     engine.close()
-    going.set()
+    released.set()
     feeder.close()
     assert not work.fed
     assert not feeder.busy
 
 
 @pytest.mark.parametrize(("n", "width"), [(640, 2), (300, 1), (258 + 129, 2)])
-def test_late_in_a_long_dialogue_the_number_of_threads_changes_nothing(model: Model, n: int, width: int) -> None:
-    """Behind more than 256 tokens llama.cpp would share a single token's attention out among its threads: the last one
-    of a prompt that is drawn again, that of a step of one row, or what is left over of 129 new ones."""
+def test_text_late_in_a_long_dialogue_does_not_depend_on_the_number_of_threads(
+    model: Model, n: int, width: int
+) -> None:
+    """Behind more than 256 tokens llama.cpp would divide the attention of a single token among its threads: of the last
+    token of a prompt that is drawn again, of a step with one row, or of the rest of 129 new tokens."""
     prompt = tuple(model.encode("I liked that film a lot. " * 200)[:n])
-    said = []
+    completions = []
     for threads in (1, 2):
         engine = LlamaEngine(model, ADAPTER, Sampling(max_tokens=4), n_ctx=768, width=width, threads=threads)
         (early,) = complete(engine, [Request("a", prompt[:258], 1)])
         (first,) = complete(engine, [Request("b", prompt, 1, n_shared=258)])
         (again,) = complete(engine, [Request("b", prompt, 2)])
         assert again.n_cached == n - 1
-        said.append((early, first, again))
+        completions.append((early, first, again))
         engine.close()
-    assert said[0] == said[1]
+    assert completions[0] == completions[1]
 
 
-def test_what_was_said_is_worth_testing(reference: dict[int, list[Completion]]) -> None:
-    texts = {completion.ids for said in reference.values() for completion in said}
-    assert len(texts) > 12
-    assert all(completion.n_cached > 0 for said in reference.values() for completion in said[1:])
-    assert {completion.finish for said in reference.values() for completion in said} >= {"end"}
-    assert all(logprob <= 0 for said in reference.values() for c in said for logprob in c.logprobs)
+def test_the_dialogues_of_these_tests_differ_and_use_the_cache(reference: dict[int, list[Completion]]) -> None:
+    completions = [completion for dialogue in reference.values() for completion in dialogue]
+    assert len({completion.ids for completion in completions}) > 12
+    assert all(completion.n_cached > 0 for dialogue in reference.values() for completion in dialogue[1:])
+    assert "end" in {completion.finish for completion in completions}
+    assert all(logprob <= 0 for completion in completions for logprob in completion.logprobs)
 
 
 def test_control_tokens_come_from_templates_only(model: Model) -> None:
@@ -226,7 +240,7 @@ def test_text_survives_tokenization(model: Model, text: str) -> None:
     assert model.decode(model.encode(text)) == text
 
 
-def test_greedy_is_the_best_token(model: Model) -> None:
+def test_greedy_decoding_takes_the_most_likely_token(model: Model) -> None:
     engine = LlamaEngine(model, None, Sampling(temperature=0, max_tokens=8), n_ctx=256, width=2, threads=2)
     prompt = tuple(model.encode("The capital of France is"))
     first, second = complete(engine, [Request("a", prompt, 1), Request("b", prompt, 2)])
@@ -235,21 +249,21 @@ def test_greedy_is_the_best_token(model: Model) -> None:
     engine.close()
 
 
-def test_constraint_leaves_only_what_it_allows(model: Model) -> None:
+def test_a_constraint_allows_its_tokens_only(model: Model) -> None:
     allowed = model.encode(" yes")[:1] + model.encode(" no")[:1]
 
-    class YesNo(Free):
+    class YesNo(Unconstrained):
         def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
             return np.array(allowed, np.int32), np.array([0.0, -50.0], np.float32)
 
     engine = LlamaEngine(model, None, Sampling(temperature=1, top_p=1, min_p=0, max_tokens=4), n_ctx=256, width=2)
     prompt = tuple(model.encode("The answer is"))
-    found = complete(engine, [Request(str(k), prompt, k, YesNo()) for k in range(5)])
-    assert {token for completion in found for token in completion.ids} == {allowed[0]}
+    completions = complete(engine, [Request(str(k), prompt, k, YesNo()) for k in range(5)])
+    assert {token for completion in completions for token in completion.ids} == {allowed[0]}
     engine.close()
 
 
-class Spelt(Free):
+class FixedText(Unconstrained):
     """Allows one text only: its first tokens are drawn, the others are forced, and it is open to its end."""
 
     def __init__(self, text: Sequence[int], drawn: int) -> None:
@@ -265,12 +279,12 @@ class Spelt(Free):
         return len(ids) < len(self.text)
 
 
-def test_forced_tokens_are_said_and_what_is_open_is_finished(model: Model) -> None:
+def test_forced_tokens_are_part_of_the_utterance_and_open_ones_are_finished(model: Model) -> None:
     text = model.encode(" The Big Lebowski (1998)]]")
     engine = LlamaEngine(model, None, Sampling(max_tokens=3), n_ctx=256, width=2)
     prompt = tuple(model.encode("I liked [["))
     drawn, forced = complete(
-        engine, [Request("a", prompt, 1, Spelt(text, 99)), Request("b", prompt, 1, Spelt(text, 2))]
+        engine, [Request("a", prompt, 1, FixedText(text, 99)), Request("b", prompt, 1, FixedText(text, 2))]
     )
     assert drawn.ids == forced.ids == tuple(text)
     assert drawn.logprobs == forced.logprobs
@@ -278,12 +292,12 @@ def test_forced_tokens_are_said_and_what_is_open_is_finished(model: Model) -> No
     engine.close()
 
 
-def test_never_holds_where_the_model_is_free(model: Model) -> None:
+def test_never_applies_where_the_model_is_free(model: Model) -> None:
     engine = LlamaEngine(model, None, Sampling(temperature=0, max_tokens=1), n_ctx=256, width=1)
     prompt = tuple(model.encode("The capital of France is"))
     (first,) = complete(engine, [Request("a", prompt, 1)])
 
-    class Not(Free):
+    class Not(Unconstrained):
         never = np.array(first.ids, np.int32)
 
         def allowed(self, ids: Sequence[int]) -> None:
@@ -294,29 +308,29 @@ def test_never_holds_where_the_model_is_free(model: Model) -> None:
     engine.close()
 
 
-def test_a_shared_beginning_changes_nothing_whoever_comes_first(model: Model) -> None:
+def test_text_does_not_depend_on_which_dialogue_feeds_a_shared_beginning_first(model: Model) -> None:
     beginning = model.encode("You are a movie recommender. ")
-    asked = [
+    requests = [
         Request(str(k), (*beginning, *model.encode(f"Say something about film {k}.")), k, n_shared=len(beginning))
         for k in range(5)
     ]
-    said = []
-    for order in (asked, asked[::-1], asked[3:]):
-        engine = LlamaEngine(model, None, Sampling(max_tokens=12), n_ctx=256, width=2)
-        said.append(dict(zip([r.key for r in order], complete(engine, order), strict=True)))
+    completions = []
+    for order in (requests, requests[::-1], requests[3:]):
+        engine = MeasuredEngine(model, None, Sampling(max_tokens=12), n_ctx=256, width=2)
+        completions.append(dict(zip([r.key for r in order], complete(engine, order), strict=True)))
         assert sum(n for _, n in engine.work[0].fed) < sum(len(r.prompt) for r in order)
         engine.close()
-    assert said[0] == said[1]
-    assert said[2] == {key: said[0][key] for key in said[2]}
+    assert completions[0] == completions[1]
+    assert completions[2] == {key: completions[0][key] for key in completions[2]}
 
 
-def test_scores_are_the_log_probabilities_of_what_is_said(model: Model) -> None:
-    """Against the engine's own account of forced words; beginnings in common and earlier prompts change nothing."""
+def test_scores_are_the_log_probabilities_of_the_texts(model: Model) -> None:
+    """As the engine records them for forced tokens; shared prefixes and earlier prompts change nothing."""
     prompt = model.encode("My favourite film is")
     texts = [model.encode(text) for text in (" Heat", " Heathers", " The Matrix", " The Matrix Reloaded", " Up")]
     engine = LlamaEngine(model, None, Sampling(temperature=1, top_p=1, min_p=0), n_ctx=256, width=2)
-    said = complete(engine, [Request(str(k), tuple(prompt), k, Spelt(text, 0)) for k, text in enumerate(texts)])
-    expected = [sum(c.logprobs[: len(text)]) for c, text in zip(said, texts, strict=True)]
+    forced = complete(engine, [Request(str(k), tuple(prompt), k, FixedText(text, 0)) for k, text in enumerate(texts)])
+    expected = [sum(c.logprobs[: len(text)]) for c, text in zip(forced, texts, strict=True)]
     engine.score(model.encode("My favourite dish"), texts[:1])
     np.testing.assert_allclose(engine.score(prompt, texts), expected, atol=0.05)
     np.testing.assert_allclose(engine.score(prompt, texts[::-1]), expected[::-1], atol=0.05)
@@ -325,18 +339,7 @@ def test_scores_are_the_log_probabilities_of_what_is_said(model: Model) -> None:
     engine.close()
 
 
-def test_rehearsal_does_the_same_work(model: Model) -> None:
-    engine = LlamaEngine(model, None, Sampling(max_tokens=8), n_ctx=256, width=2)
-    complete(engine, [Request("a", tuple(model.encode("Tell me of a film. " * 9)), 1)])
-    (before,) = engine.work
-    prefill, decode, seconds = engine.rehearse(before.fed, 40, before.steps)
-    assert prefill > 0 < decode
-    assert seconds >= prefill + decode
-    assert engine.work[0] is before
-    engine.close()
-
-
-def test_context_full_and_forget(model: Model) -> None:
+def test_a_full_context_ends_the_utterance_and_release_clears_the_cache(model: Model) -> None:
     engine = LlamaEngine(model, None, Sampling(max_tokens=500), n_ctx=256, width=1)
     long = tuple(model.encode("word " * 250))
     (cut,) = complete(engine, [Request("a", long, 1)])
@@ -350,7 +353,7 @@ def test_context_full_and_forget(model: Model) -> None:
     engine.close()
 
 
-def test_bad_files_are_told_in_one_sentence(model: Model, tmp_path: Path) -> None:
+def test_bad_files_raise_one_sentence(model: Model, tmp_path: Path) -> None:
     with pytest.raises(CrsError, match=r"cannot read the model .*No such file"):
         model_path(str(tmp_path / "missing.gguf"))
     (tmp_path / "page.gguf").write_text("<html>not found</html>")
@@ -367,54 +370,54 @@ def test_bad_files_are_told_in_one_sentence(model: Model, tmp_path: Path) -> Non
         LlamaEngine(model, tmp_path / "other.gguf", width=1)
 
 
-def test_identity_knows_what_changes_the_text() -> None:
+def test_identity_depends_on_everything_that_changes_the_text() -> None:
     model = model_path("smollm2")
 
-    def made(adapter: Path | None = ADAPTER, width: int = 8, form: str = "Q8_0", **sampling: float) -> dict:
+    def identify(adapter: Path | None = ADAPTER, width: int = 8, form: str = "Q8_0", **sampling: float) -> dict:
         return identity(source(model, adapter, form), Sampling(**sampling), 512, width)
 
-    assert made() == made()
-    assert made() not in [
-        made(adapter=None),
-        made(temperature=0.8),
-        made(width=16),
-        made(form="BF16"),
-        made(form=AS_THEY_ARE),
+    assert identify() == identify()
+    assert identify() not in [
+        identify(adapter=None),
+        identify(temperature=0.8),
+        identify(width=16),
+        identify(form="BF16"),
+        identify(form=AS_THEY_ARE),
     ]
 
 
 # ── merged weights ──
 
 
-def test_merged_weights_say_the_same(model: Model, tmp_path: Path) -> None:
-    """Log-probabilities of one text, adapter beside the weights and inside: a hundredth of a nat apart per token."""
+def test_merged_weights_give_the_same_probabilities(model: Model, tmp_path: Path) -> None:
+    """Log-probabilities of one text with the adapter unmerged and merged: a hundredth of a nat apart per token."""
     path = weights.merged(model.path, ADAPTER, "Q8_0", tmp_path)
-    inside = Model(path)
+    merged_model = Model(path)
     prompt = ChatTemplate(*model.chat_template).encode([Message("system", "You are a movie recommender.")], model)
     text = model.encode("Hi! I am looking for a good comedy like [[The Hangover (2009)]]. Have you seen it?")
 
-    class Forced(Free):
+    class Forced(Unconstrained):
         def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
             return np.array([text[len(ids)]], np.int32), np.zeros(1, np.float32)
 
-    found = []
-    for weighted, adapter in ((model, ADAPTER), (inside, None), (model, None)):
-        engine = LlamaEngine(weighted, adapter, Sampling(max_tokens=len(text)), n_ctx=256, width=1)
-        (said,) = complete(engine, [Request("a", tuple(prompt), 1, Forced())])
-        assert said.ids == tuple(text)
-        found.append(np.array(said.logprobs))
+    logprobs = []
+    for weights_of, adapter in ((model, ADAPTER), (merged_model, None), (model, None)):
+        engine = LlamaEngine(weights_of, adapter, Sampling(max_tokens=len(text)), n_ctx=256, width=1)
+        (completion,) = complete(engine, [Request("a", tuple(prompt), 1, Forced())])
+        assert completion.ids == tuple(text)
+        logprobs.append(np.array(completion.logprobs))
         engine.close()
-    inside.close()
-    beside, merged, base = found
-    assert abs(beside.mean() - merged.mean()) < 0.02
-    assert np.abs(beside - merged).mean() < 0.1
-    assert abs(beside.mean() - base.mean()) > 0.3  # the adapter does something
+    merged_model.close()
+    unmerged, merged, base = logprobs
+    assert abs(unmerged.mean() - merged.mean()) < 0.02
+    assert np.abs(unmerged - merged).mean() < 0.1
+    assert abs(unmerged.mean() - base.mean()) > 0.3  # the adapter changes the model
     before = path.stat().st_mtime_ns
     assert weights.merged(model.path, ADAPTER, "Q8_0", tmp_path) == path
     assert path.stat().st_mtime_ns == before
 
 
-def test_what_cannot_be_merged_is_told(model: Model, tmp_path: Path) -> None:
+def test_files_that_cannot_be_merged_raise_one_sentence(model: Model, tmp_path: Path) -> None:
     (tmp_path / "other.gguf").write_bytes(ADAPTER.read_bytes().replace(b"llama", b"bloom", 1))
     with pytest.raises(CrsError, match="does not fit the model"):
         weights.merged(model.path, tmp_path / "other.gguf", "Q8_0", tmp_path)

@@ -1,6 +1,7 @@
 """A person in the place of one of the two models."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import polars as pl
@@ -22,7 +23,7 @@ def talk(
 ) -> tuple[list[tuple[str, str]], conversation.Ending, Run, ScriptedEngine]:
     """What was told, how it ended, the run, and the other's engine."""
     engine = ScriptedEngine(reply, 1)
-    monkeypatch.setattr(conversation, "open_engine", lambda *given: engine)
+    monkeypatch.setattr(conversation, "open_engine", lambda *given: closing(engine))
     told: list[tuple[str, str]] = []
     parameters = RunParameters(opener="user", grounding="off", n_profiles=4)
     typed = iter(types)

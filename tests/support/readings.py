@@ -317,14 +317,14 @@ def foresight(run: Mapping[str, Any], test: Any) -> Values:
     from crslib.config import SimulationParameters
     from crslib.dialogue.templates import ChatTemplate
     from crslib.engines import llama
-    from crslib.engines.loading import prepared
+    from crslib.engines.loading import engine_files
     from crslib.training.examples import examples
 
     given = SimulationParameters(**{name: run[name] for name in SimulationParameters.model_fields})
     order = sorted(test, key=lambda dialogue: derive_seed(0, "measured", dialogue.dialogue_id))[:50]
     values = {}
     for role in ROLES:
-        path, adapter, _ = prepared(given, *(run[f"{role}_{what}"] for what in ("model", "adapter")))
+        path, adapter, _ = engine_files(given, *(run[f"{role}_{what}"] for what in ("model", "adapter")))
         kind = run["baseline"] or role if role == "user" else role
         with closing(llama.Model(path)) as speaker:
             template = ChatTemplate(*speaker.chat_template)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def test_a_dialogue_is_stored_as_a_run_and_its_engine_closed(tmp_path: Path, mon
     closed = threading.Event()
     engine = ScriptedEngine(lambda prompt, seed: "Try [[Heat (1995)]]", 1)
     monkeypatch.setattr(engine, "close", closed.set)
-    monkeypatch.setattr(conversation, "open_engine", lambda *given: engine)
+    monkeypatch.setattr(conversation, "open_engine", lambda *given: closing(engine))
     talk = Talk(RunParameters(opener="user", grounding="off", n_profiles=4), tmp_path)
     talk.do("start", {"role": "user"})
     wait_until(lambda: talk.state["phase"] == "yours")

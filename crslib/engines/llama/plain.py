@@ -1,49 +1,50 @@
-"""The engine that a plain program would have."""
+"""What `LlamaEngine` is measured against: the high-level `Llama`, used as a plain program would use it."""
 
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import llama_cpp as lc
 
-from crslib.engines.base import Completion, Request, Sampling
+from crslib.engines.base import Completion, Finish, RequestQueue, Sampling
 from crslib.engines.llama.model import AS_THEY_ARE, Model, source
 
 
-class PlainEngine:
+class PlainEngine(RequestQueue):
     """One role as a plain program would run it: a high-level `Llama` with its adapter, one utterance at a time.
 
-    It keeps the tokens of one dialogue only. What `LlamaEngine` is measured against; nothing else uses it.
+    It caches the tokens of the last dialogue only, ignores constraints and records no log-probabilities (all 0).
     """
 
     width = 1
 
-    def __init__(self, model: Model, adapter: Path, sampling: Sampling, *, n_ctx: int, threads: int) -> None:
+    def __init__(self, model: Model, adapter: Path | None, sampling: Sampling, *, n_ctx: int, threads: int) -> None:
+        super().__init__()
         self.model, self.sampling, self.chat_template = model, sampling, model.chat_template
         self.encode, self.decode = model.encode, model.decode
         self.identity: Mapping[str, Any] = {"engine": "plain", **source(model.path, adapter, AS_THEY_ARE)}
-        together = {"n_ctx": n_ctx, "n_threads": threads, "n_threads_batch": threads}
-        self._llama = lc.Llama(str(model.path), lora_path=str(adapter), verbose=False, **together)
-        self._waiting: deque[Request] = deque()
-        self.drawn = 0
+        self._llama = lc.Llama(
+            str(model.path),
+            lora_path=str(adapter) if adapter else None,
+            n_ctx=n_ctx,
+            n_threads=threads,
+            n_threads_batch=threads,
+            verbose=False,
+        )
 
     @property
-    def pending(self) -> int:
-        return len(self._waiting)
-
-    def submit(self, request: Request) -> None:
-        self._waiting.append(request)
+    def pieces(self) -> list[bytes]:
+        return self.model.pieces
 
     def step(self) -> list[tuple[str, Completion]]:
-        request = self._waiting.popleft()
-        s, ids, finish = self.sampling, [], "max_tokens"
+        request, s = self._queue.popleft(), self.sampling
+        ids: list[int] = []
+        finish: Finish = "max_tokens"
         self._llama.set_seed(request.seed)
-        drawn = self._llama.generate(
+        tokens = self._llama.generate(
             list(request.prompt), temp=s.temperature, top_p=s.top_p, min_p=s.min_p, top_k=0, repeat_penalty=1.0
         )
-        for token in drawn:
-            self.drawn += 1
+        for token in tokens:
             if token in self.model.ends:
                 finish = "end"
                 break
@@ -53,7 +54,7 @@ class PlainEngine:
         return [(request.key, Completion(tuple(ids), (0.0,) * len(ids), finish, 0))]
 
     def release(self, key: str) -> None:
-        """Nothing is kept."""
+        """Does nothing: there is no cache per dialogue."""
 
     def close(self) -> None:
         self._llama.close()

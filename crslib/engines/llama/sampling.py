@@ -12,21 +12,24 @@ _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32
 
 
 def chain(sampling: Sampling, seed: int, *, truncated: bool = True) -> Any:
-    """The chain that draws a token; a constraint's choices are not truncated again, so it is exact there."""
-    made = lc.llama_sampler_chain_init(lc.llama_sampler_chain_default_params())
+    """A llama.cpp sampler chain, which the caller frees.
+
+    Without `truncated` it has no `min_p` and `top_p`: a constraint's choices are drawn with their exact probabilities.
+    """
+    samplers = lc.llama_sampler_chain_init(lc.llama_sampler_chain_default_params())
     if sampling.temperature == 0:
-        lc.llama_sampler_chain_add(made, lc.llama_sampler_init_greedy())
-        return made
+        lc.llama_sampler_chain_add(samplers, lc.llama_sampler_init_greedy())
+        return samplers
     if truncated:
-        lc.llama_sampler_chain_add(made, lc.llama_sampler_init_min_p(sampling.min_p, 1))
-        lc.llama_sampler_chain_add(made, lc.llama_sampler_init_top_p(sampling.top_p, 1))
-    lc.llama_sampler_chain_add(made, lc.llama_sampler_init_temp(sampling.temperature))
-    lc.llama_sampler_chain_add(made, lc.llama_sampler_init_dist(seed))
-    return made
+        lc.llama_sampler_chain_add(samplers, lc.llama_sampler_init_min_p(sampling.min_p, 1))
+        lc.llama_sampler_chain_add(samplers, lc.llama_sampler_init_top_p(sampling.top_p, 1))
+    lc.llama_sampler_chain_add(samplers, lc.llama_sampler_init_temp(sampling.temperature))
+    lc.llama_sampler_chain_add(samplers, lc.llama_sampler_init_dist(seed))
+    return samplers
 
 
 def sample(sampler: Any, ids: np.ndarray, logits: np.ndarray) -> int:
-    """Draws one of `ids` with the chain."""
+    """Draws one of `ids`, which have these `logits`, with a chain."""
     candidates = np.zeros(len(ids), _CANDIDATE)
     candidates["id"], candidates["logit"] = ids, logits
     data = ctypes.cast(candidates.ctypes.data, ctypes.POINTER(lc.llama_token_data))

@@ -20,7 +20,7 @@ from crslib.dialogue.scripts import SCRIPTED
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.engines import llama, weights
-from crslib.engines.loading import CACHE, prepared
+from crslib.engines.loading import CACHE, engine_files
 from crslib.identity import derive_seed
 from crslib.metrics import Result, Results
 from crslib.reporting import text
@@ -115,7 +115,7 @@ def foresight(dialogues: Sequence[Dialogue], run: Mapping[str, Any], *, times: i
         (USER, run["baseline"] or USER, parameters.user_model, parameters.user_adapter),
         (RECOMMENDER, RECOMMENDER, parameters.recommender_model, parameters.recommender_adapter),
     ):
-        path, unmerged, _ = prepared(parameters, model, file)
+        path, unmerged, _ = engine_files(parameters, model, file)
         with contextlib.closing(llama.Model(path)) as opened:
             rows = examples.examples(
                 drawn(dialogues, N_FORESIGHT),
