@@ -19,9 +19,10 @@ test: $(TESTS)           ## all tests
 lab: $(LAB)              ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
-lint: $(TESTS)           ## style
+lint: $(TESTS)           ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean:                   ## removes the environment, not the runs
 	rm -rf $(VENV)

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from crslib.config import SimulationParameters, n_threads, resolve
 from crslib.dialogue.utterances import RECOMMENDER, USER
@@ -19,11 +19,22 @@ CACHE = resolve(".cache/weights")
 SomeEngine = TypeVar("SomeEngine", bound=llama.LlamaEngine)
 
 
-@contextlib.contextmanager
+@overload
 def open_engines(
     parameters: SimulationParameters,
-    engine_type: type[SomeEngine] = llama.LlamaEngine,  # type: ignore[assignment]
-) -> Iterator[tuple[SomeEngine, SomeEngine]]:
+) -> contextlib.AbstractContextManager[tuple[llama.LlamaEngine, llama.LlamaEngine]]: ...
+
+
+@overload
+def open_engines(
+    parameters: SimulationParameters, engine_type: type[SomeEngine]
+) -> contextlib.AbstractContextManager[tuple[SomeEngine, SomeEngine]]: ...
+
+
+@contextlib.contextmanager
+def open_engines(
+    parameters: SimulationParameters, engine_type: type[llama.LlamaEngine] = llama.LlamaEngine
+) -> Iterator[tuple[Any, Any]]:
     """The user's and the recommender's engine; both are closed at the end.
 
     Adapters are merged into the weights (once, cached) unless `parameters.weights` is "as they are". Roles that have

@@ -268,5 +268,5 @@ def _unpaired(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) ->
 
 
 def _difference(row: Mapping[str, Any]) -> str:
-    shown = text.estimate(row["difference"], row["low"], row["high"], "+.3f")
+    shown = text.estimate(row["difference"], row["low"], row["high"], form="+.3f")
     return f"{METRICS[row['metric']].title} {shown}"

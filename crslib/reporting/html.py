@@ -324,7 +324,7 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
 def _auc(auc: dict[str, Any] | None) -> str:
     if auc is None:
         return ""
-    return f"AUC on hidden ratings {text.estimate(auc['value'], auc['low'], auc['high'], '.3f')}, {auc['n']} users"
+    return f"AUC on hidden ratings {text.estimate(auc['value'], auc['low'], auc['high'], form='.3f')}, {auc['n']} users"
 
 
 def _weights(engine: dict[str, Any]) -> str:

@@ -15,8 +15,8 @@ def number(value: Any) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
 
 
-def estimate(value: float | None, low: float | None, high: float | None, form: str = "") -> str:
-    """`0.52 [0.41, 0.63]`; without an interval where an end is None, `–` where the value is.
+def estimate(value: float | None, low: float | None, high: float | None, *, form: str = "") -> str:
+    """`0.52 [0.41, 0.63]`; without an interval where an end is None, `–` where the value is None.
 
     `form`: a format specification such as `+.3f` or `.0%`; empty: `number`.
     """

@@ -79,9 +79,8 @@ def converse(
         begin()
         reason, turns = _talk(role, engine, population, parameters, run, ask, show)
     lines = [views.note_line([views.Note.of(note) for note in notes]) for notes in turns["notes"]]
-    return Ending(
-        stop_sentence(reason), *chosen.select("summary", "attributes").row(0), [line for line in lines if line]
-    )
+    summary, attributes = chosen.select("summary", "attributes").row(0)
+    return Ending(stop_sentence(reason), summary, attributes, [line for line in lines if line])
 
 
 def new_run(reports: Path) -> Run:

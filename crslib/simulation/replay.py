@@ -52,7 +52,9 @@ class Reader(Protocol):
     """The part of an engine that reads text without drawing any."""
 
     chat_template: tuple[str, str, str]
-    pieces: Sequence[bytes]
+
+    @property
+    def pieces(self) -> Sequence[bytes]: ...
 
     def encode(self, text: str, *, control: bool = False) -> list[int]: ...
 

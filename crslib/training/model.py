@@ -8,7 +8,7 @@ Knows tokens and weights; nothing of dialogues or files.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,12 +50,12 @@ class _Scatter(torch.autograd.Function):
     """Copies rows to `places` of a larger tensor of zeros. Nothing is summed, so the result is deterministic."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, places: Tensor, n: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, places: Tensor, n: int) -> Tensor:
         ctx.save_for_backward(places)
         return x.new_zeros(n, *x.shape[1:]).index_copy_(0, places, x)
 
     @staticmethod
-    def backward(ctx, g: Tensor):
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         return g.index_select(0, *ctx.saved_tensors), None, None
 
 
@@ -63,13 +63,13 @@ class _Gather(torch.autograd.Function):
     """The inverse of `_Scatter`."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, places: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
         ctx.save_for_backward(places)
         ctx.shape = x.shape
         return x.index_select(0, places)
 
     @staticmethod
-    def backward(ctx, g: Tensor):
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         (places,) = ctx.saved_tensors
         return g.new_zeros(ctx.shape).index_copy_(0, places, g), None
 
@@ -263,7 +263,7 @@ class _LoraProduct(torch.autograd.Function):
     """y = W x + B A x for stacked matrices; gradients for x, A and B, none for W."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, a: Tensor, b: Tensor, frozen, outs: list[int]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, frozen: Any, outs: list[int]) -> Tensor:
         low = x @ a.T
         y = frozen.product(x)
         for part, part_low, part_b in zip(y.split(outs, 1), low.split(b.shape[1], 1), b.split(outs), strict=True):
@@ -273,7 +273,7 @@ class _LoraProduct(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, g: Tensor):
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, low, a, b = ctx.saved_tensors
         frozen, outs = ctx.rest
         g_low, g_b, rank = torch.empty_like(low), torch.empty_like(b), b.shape[1]
@@ -292,7 +292,7 @@ class _CrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         losses, gradients = [], []
         for rows, labels in zip(hidden.to(head.dtype).split(_CHUNK), targets.split(_CHUNK), strict=True):
             logits = (rows @ head.T).float()
@@ -310,7 +310,7 @@ class _CrossEntropy(torch.autograd.Function):
         return torch.cat(losses)
 
     @staticmethod
-    def backward(ctx, g: Tensor):
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * g[:, None], None, None
 

@@ -120,8 +120,8 @@ def _contexts(
     for number, row in enumerate(rows):
         if row["role"] == role:
             moment, own = f"{dialogue_id}:{number:02d}", row["notes"]
-            note = own[0] if len(own) == 1 else {}
-            kind = "several" if len(own) > 1 else NOTE_KINDS.get((note.get("seen"), note.get("liked")), "")
+            kinds = [NOTE_KINDS.get((note["seen"], note["liked"]), "") for note in own]
+            kind = "several" if len(kinds) > 1 else "".join(kinds)
             view = tuple(messages[: number + 1])
             yield Context(moment, moment, role, kind, view, tuple(history), tuple(own), profile)
         history.append({name: row[name] for name in ("role", "text", "notes")} | {"items": catalog.link(row["text"])})

@@ -37,7 +37,7 @@ def test_floats_have_three_significant_digits(value: object, shown: str) -> None
 def test_an_estimate_has_an_interval_where_both_ends_are_known(
     ends: tuple[float | None, float | None, float | None], form: str, shown: str
 ) -> None:
-    assert text.estimate(*ends, form) == shown
+    assert text.estimate(*ends, form=form) == shown
 
 
 def test_no_cell_ends_its_column_or_row() -> None:

@@ -99,7 +99,7 @@ def formatted(figures: dict[str, Any]) -> str:
     other = {name: {(row["role"], row["act"]): row for row in figures[name]} for name in ("held_out", "commonest_act")}
     for row in figures["cross_validation"]:
         key = row["role"], row["act"]
-        shown = [text.estimate(row["f1"], row["low"], row["high"], ".2f"), _cell(row["kappa"])]
+        shown = [text.estimate(row["f1"], row["low"], row["high"], form=".2f"), _cell(row["kappa"])]
         shown += [_cell((rows.get(key) or {}).get("f1")) for rows in other.values()]
         cells.append((*key, row["labelled"], *shown))
     return text.markdown(columns, cells)

@@ -151,7 +151,7 @@ def formatted(measured: pl.DataFrame) -> str:
         low, high = part.filter(kind=losses.ALL).select("low", "high").row(0)
         kinds = " / ".join(f"{loss[kind]:.2f}" for kind in examples.KINDS.values() if kind in loss)
         name = f"{adapter}, without {without}" if without else adapter
-        cells.append((role, name, runtime, text.estimate(loss[losses.ALL], low, high, ".3f"), kinds, n))
+        cells.append((role, name, runtime, text.estimate(loss[losses.ALL], low, high, form=".3f"), kinds, n))
     columns = ("role", "adapter", "runtime", "nats per own token", "text / title / end", "dialogues")
     return text.markdown(columns, cells)
 

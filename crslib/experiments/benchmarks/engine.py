@@ -172,7 +172,8 @@ def _talk(
     _ = chosen.sha256
     with tempfile.TemporaryDirectory() as folder, Run(Path(folder)).journal() as journal:
         started = perf_counter()
-        simulate(chosen, *engines, parameters, journal, progress)
+        user, recommender = engines
+        simulate(chosen, user, recommender, parameters, journal, progress)
         return perf_counter() - started
 
 

@@ -78,6 +78,6 @@ def formatted(measured: pl.DataFrame) -> str:
     """The result of `measure` as a Markdown table."""
     cells = []
     for (kind, way, n), part in measured.group_by("kind", "way", "n", maintain_order=True):
-        shares = [text.estimate(*row, ".0%") for row in part.select("share", "low", "high").iter_rows()]
+        shares = [text.estimate(*row, form=".0%") for row in part.select("share", "low", "high").iter_rows()]
         cells.append((kind, way, *shares, n))
     return text.markdown(("note", "drawn", "follows", "leaves open", "contradicts", "n"), cells)

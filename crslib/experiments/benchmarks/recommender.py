@@ -251,7 +251,7 @@ def formatted(measured: pl.DataFrame) -> str:
     for ranker, figures in record(measured).items():
         cells = []
         for metric in METRICS:
-            cells.append(text.estimate(figures[metric], *figures["intervals"][metric], ".3f"))
+            cells.append(text.estimate(figures[metric], *figures["intervals"][metric], form=".3f"))
         lines.append(f"{ranker:<27}" + "".join(f"{cell:>22}" for cell in cells))
     lines.append("published, with other contexts and candidates:")
     for system, values in PUBLISHED.items():

@@ -43,7 +43,7 @@ N_KNOWN = 5  # a twin's film is drawn from so many, the best-known that are poss
 Talk = tuple[pl.DataFrame, pl.DataFrame]
 """Tables `dialogues` and `turns`."""
 
-CHANGES = {
+CHANGES: schemas.Schema = {
     "profile_id": pl.String,
     "old": pl.String,
     "new": pl.String,
@@ -63,7 +63,7 @@ ALIKE: Mapping[str, str] = {
     "turns_apart": "turns more or fewer",
     "words_apart": "words more or fewer",
 }
-SCHEMA = {
+SCHEMA: schemas.Schema = {
     "kind": pl.String,
     "measure": pl.String,
     **dict.fromkeys((FACTUAL, TWIN, PLACEBO, "effect", "low", "high", "p"), pl.Float64),
@@ -138,7 +138,7 @@ def other_film(people: pl.DataFrame, training: pl.DataFrame, items: pl.DataFrame
 
 def _twins(rows: list[dict[str, Any]], changes: list[tuple[Any, ...]]) -> Twins:
     frame = pl.DataFrame(rows, schema=dict(schemas.TABLES["profiles"]))
-    return Twins(frame, pl.DataFrame(changes, schema=CHANGES, orient="row"))
+    return Twins(frame, pl.DataFrame(changes, schema=dict(CHANGES), orient="row"))
 
 
 # ── what they say ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -225,7 +225,7 @@ def effects(
     is null for `ALIKE`, whose measures are themselves comparisons with that dialogue. No rows without `changes`.
     """
     if changes.is_empty():
-        return pl.DataFrame(schema=SCHEMA)
+        return pl.DataFrame(schema=dict(SCHEMA))
     named = {FACTUAL: factual, TWIN: twin, PLACEBO: placebo}
     values = [
         frame.with_columns(pl.lit(name).alias("whose"))
@@ -242,7 +242,7 @@ def effects(
             p = stats.sign_flips(a - b, times=10 * times, seed=seed) if effect.n > 1 else None
             means = (pairs[whose].mean() for whose in named)
             rows.append((kind, name, *means, effect.value, effect.low, effect.high, p, effect.n))
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    return pl.DataFrame(rows, schema=dict(SCHEMA), orient="row")
 
 
 def changed(kind: str, changes: pl.DataFrame, talk: Talk, items: pl.DataFrame) -> pl.DataFrame:
@@ -331,9 +331,9 @@ def formatted(found: pl.DataFrame) -> str:
     for row in found.iter_rows(named=True):
         form = ".0%" if row["measure"] in CHANGED else ".2f"
         whose = "the" if row["kind"] == GENRE else "a genre of the"
-        name = (CHANGED | ALIKE)[row["measure"]].format(kind=row["kind"], whose=whose)
+        name = {**CHANGED, **ALIKE}[row["measure"]].format(kind=row["kind"], whose=whose)
         means = ("" if row[who] is None else f"{row[who]:{form}}" for who in (FACTUAL, TWIN, PLACEBO))
-        effect = text.estimate(row["effect"], row["low"], row["high"], f"+{form}")
+        effect = text.estimate(row["effect"], row["low"], row["high"], form=f"+{form}")
         p = "" if row["p"] is None else f"{row['p']:.3f}"
         cells.append((row["kind"], name, *means, effect, p, row["n"]))
     return text.markdown(columns, cells)

@@ -334,4 +334,4 @@ def formatted(points: pl.DataFrame, differences: pl.DataFrame) -> str:
 
 def _cells(part: pl.DataFrame, form: str) -> list[str]:
     rows = {metric: row for metric, *row in part.select("metric", "value", "low", "high").iter_rows()}
-    return [text.estimate(*rows.get(metric, (None, None, None)), form) for metric in METRICS]
+    return [text.estimate(*rows.get(metric, (None, None, None)), form=form) for metric in METRICS]
