@@ -1,4 +1,4 @@
-"""`crs bench`: commands that measure this installation and its models, print what they found and keep it as JSON."""
+"""`crs bench`: commands that measure this installation and its models, print the figures and can write them as JSON."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from crslib.store import writing
 
 @click.group()
 def bench() -> None:
-    """Measures this installation and its models: speed, adapters, foresight of the recommender."""
+    """Measures this installation and its models: speed, adapters, recommendations, controllability, usefulness."""
 
 
 @bench.command("engine")
@@ -73,23 +73,21 @@ TABLES = click.option(
 @bench.command("recommender")
 @CORPUS
 @PATH
-@click.option(
-    "--no-model", is_flag=True, help="Popularity and item prior only: a minute instead of a quarter of an hour."
-)
+@click.option("--no-model", is_flag=True, help="Only popularity and item prior: one minute instead of fifteen.")
 @JSON
 def bench_recommender(corpus: str, path: Path, no_model: bool, file: Path | None) -> None:
-    """How well the next film a human recommender names is foreseen: popularity, item prior, language model, both."""
+    """How well the next film that a human recommender names is ranked: popularity, item prior, language model, both."""
     from crslib.engines.loading import open_engines
     from crslib.experiments.benchmarks import recommender
 
     with counting("turns") as progress:
         if no_model:
-            found = recommender.measure(path, progress=progress)
+            ranks = recommender.measure(path, progress=progress)
         else:
             with open_engines(SimulationParameters(n_ctx=2048, width=1)) as (_, reader):
-                found = recommender.measure(path, reader, progress=progress)
-    console.print(recommender.formatted(found), markup=False, soft_wrap=True)
-    write_json(recommender.record(found), file)
+                ranks = recommender.measure(path, reader, progress=progress)
+    console.print(recommender.formatted(ranks), markup=False, soft_wrap=True)
+    write_json(recommender.record(ranks), file)
 
 
 @bench.command("linking")
@@ -98,7 +96,7 @@ def bench_recommender(corpus: str, path: Path, no_model: bool, file: Path | None
 @TABLES
 @JSON
 def bench_linking(corpus: str, path: Path, data: Path, file: Path | None) -> None:
-    """How well titles typed without brackets are found: over the corpus's own films and over those of DATA."""
+    """How well titles typed without brackets are linked: to the corpus's own films and to those of DATA."""
     from crslib.data.catalog import Catalog
     from crslib.data.corpora import redial
     from crslib.data.tables import load
@@ -106,11 +104,11 @@ def bench_linking(corpus: str, path: Path, data: Path, file: Path | None) -> Non
 
     test = redial.read(path, "test")
     own = linking.corpus_items(redial.movies(path), redial.read(path, "train"))
-    found = {name: linking.measure(test, Catalog(items)) for name, items in (("own", own), ("data", load(data)[0]))}
-    for name, frame in found.items():
+    scores = {name: linking.measure(test, Catalog(items)) for name, items in (("own", own), ("data", load(data)[0]))}
+    for name, frame in scores.items():
         title = {"own": f"the {own.height} films of {corpus}", "data": f"the films of {data}"}[name]
         console.print(f"{title}\n{linking.formatted(frame)}\n", markup=False, soft_wrap=True)
-    write_json({name: frame.to_dicts() for name, frame in found.items()}, file)
+    write_json({name: frame.to_dicts() for name, frame in scores.items()}, file)
 
 
 @bench.command("adapters")
@@ -121,15 +119,21 @@ def bench_linking(corpus: str, path: Path, data: Path, file: Path | None) -> Non
     nargs=3,
     multiple=True,
     metavar="ROLE NAME FILE",
-    help="An adapter (GGUF), in the order of the table; without any those of data/adapters.",
+    help="An adapter (GGUF); repeat it, in the order of the table. Default: those of data/adapters.",
 )
 @click.option("--dialogues", default=0, show_default=True, type=click.IntRange(0), help="Test dialogues; 0 is all.")
-@click.option("--runtimes", default=50, show_default=True, type=click.IntRange(1), help="Of them, in llama.cpp too.")
+@click.option(
+    "--runtimes",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many of these are also read in llama.cpp and transformers.",
+)
 @click.option(
     "--without",
     default="",
     type=click.Choice(["", "notes", "summary and attributes"]),
-    help="The adapters were trained without it (crs train --without): only their rows, in that view.",
+    help="The adapters were trained without this part (crs train --without); measures them in that view only.",
 )
 @JSON
 def bench_adapters(
@@ -149,9 +153,9 @@ def bench_adapters(
     if unknown := [role for role, *_ in given if role not in ROLES]:
         fail(f"unknown role {unknown[0]!r}; choose one of {', '.join(ROLES)}")
     with counting("dialogues") as progress:
-        found = measuring.measure(path, given, dialogues, runtimes, without=without, progress=progress)
-    console.print(measuring.formatted(found), markup=False, soft_wrap=True)
-    write_json(found.to_dicts(), file)
+        losses = measuring.measure(path, given, dialogues, runtimes, without=without, progress=progress)
+    console.print(measuring.formatted(losses), markup=False, soft_wrap=True)
+    write_json(losses.to_dicts(), file)
 
 
 @bench.command("training")
@@ -162,54 +166,60 @@ def bench_training(device: str, file: Path | None) -> None:
     from crslib.experiments.benchmarks import training
 
     with counting("steps") as progress:
-        found = training.measure(device, progress)
-    for precision, rate in found.iter_rows():
+        speeds = training.measure(device, progress)
+    for precision, rate in speeds.iter_rows():
         console.print(f"{precision:9} {rate:8,.0f} tokens/s")
-    write_json(found.to_dicts(), file)
+    write_json(speeds.to_dicts(), file)
 
 
 @bench.command("notes")
 @PATH
-@click.option("--moments", default=50, show_default=True, type=click.IntRange(1), help="Of each kind of note.")
-@click.option("--draws", default=4, show_default=True, type=click.IntRange(1), help="Answers at most, when resampled.")
+@click.option("--moments", default=50, show_default=True, type=click.IntRange(1), help="Moments per kind of note.")
+@click.option(
+    "--draws",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Most draws of an answer when it is resampled.",
+)
 @PARAMETERS
 @JSON
 def bench_notes(path: Path, moments: int, draws: int, assignments: Sequence[str], file: Path | None) -> None:
-    """Whether the simulated user answers as its private notes have it (-p user_adapter=FILE for another user)."""
+    """Whether the simulated user answers in agreement with its private notes (-p user_adapter=FILE: another user)."""
     from crslib.experiments.benchmarks import notes
 
     parameters = SimulationParameters.parse({"n_ctx": 1024, **read_assignments(assignments)})
     with counting("moments") as progress:
-        found = notes.measure(path, parameters, moments, draws, progress)
-    console.print(notes.formatted(found), markup=False, soft_wrap=True)
-    write_json(found.to_dicts(), file)
+        shares = notes.measure(path, parameters, moments, draws, progress)
+    console.print(notes.formatted(shares), markup=False, soft_wrap=True)
+    write_json(shares.to_dicts(), file)
 
 
 @bench.command("twins")
-@click.option("--people", default=48, show_default=True, type=click.IntRange(2), help="Who get twins.")
+@click.option("--profiles", default=48, show_default=True, type=click.IntRange(2), help="Profiles that get twins.")
 @click.option(
     "--to",
     "folder",
     type=click.Path(path_type=Path),
     default=ROOT / "reports/twins",
     show_default="reports/twins",
-    help="Folder for the dialogues; a killed call goes on there.",
+    help="Folder for the dialogues; a call that was killed continues there.",
 )
 @PARAMETERS
 @JSON
-def bench_twins(people: int, folder: Path, assignments: Sequence[str], file: Path | None) -> None:
-    """Whether a change of one wish or one loved film changes the dialogue in that, and in little else.
+def bench_twins(profiles: int, folder: Path, assignments: Sequence[str], file: Path | None) -> None:
+    """Whether a changed wish, or another loved film, changes the dialogue in that respect and in little else.
 
-    Twins have the same seeds as the people they are made from; what another seed changes stands beside. The recommender
-    opens, unless told otherwise (with -p opener=mixed another seed may also mean that the other one opens).
+    A twin differs from its profile in one thing and has the same seeds. The placebo, the same profile with another
+    seed, shows how much dialogues differ anyway. The recommender opens, so that the seed cannot change who does.
     """
     from crslib.experiments.benchmarks import twins
 
     parameters = SimulationParameters.parse({"opener": "recommender", **read_assignments(assignments)})
     with counting("dialogues") as progress:
-        found = twins.measure(parameters, people, folder, progress)
-    console.print(twins.formatted(found), markup=False, soft_wrap=True)
-    write_json(found.to_dicts(), file)
+        effects = twins.measure(parameters, profiles, folder, progress)
+    console.print(twins.formatted(effects), markup=False, soft_wrap=True)
+    write_json(effects.to_dicts(), file)
 
 
 @bench.command("usefulness")
@@ -217,7 +227,7 @@ def bench_twins(people: int, folder: Path, assignments: Sequence[str], file: Pat
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--size", "sizes", multiple=True, type=click.IntRange(1), default=(50, 100, 200), show_default=True,
-    help="Dialogues to learn from; give it several times.",
+    help="Training dialogues; can be repeated.",
 )  # fmt: skip
 @click.option("--dialogues", default=100, show_default=True, type=click.IntRange(0), help="Test dialogues; 0 is all.")
 @click.option("--films", default=500, show_default=True, type=click.IntRange(0), help="Films to rank; 0 is all.")
@@ -235,21 +245,21 @@ def bench_usefulness(
     path: Path, runs: Sequence[Path], sizes: Sequence[int], dialogues: int, films: int, to: Path, threads: int,
     chart: Path | None, file: Path | None,
 ) -> None:  # fmt: skip
-    """What the dialogues of RUNS (folders) teach a recommender, against as many human ones (needs the extra `train`).
+    """What a recommender learns from the dialogues of RUNS (folders), compared with as many human ones.
 
-    For every source and size a new adapter is trained and tried on ReDial's test dialogues. Killed, it goes on; a point
-    that was measured is not measured again. The first run is held against the other sources.
+    For every source and size a new adapter is trained and tested on ReDial's test dialogues. A call that was killed
+    continues. The first run is compared with each other source. Needs the extra `train`.
     """
     from crslib.experiments.benchmarks import usefulness
     from crslib.reporting import charts
 
     with counting("dialogues") as progress:
-        points, differed = usefulness.measure(
+        points, differences = usefulness.measure(
             path, [run.resolve() for run in runs], sizes, to, n_test=dialogues, n_films=films, threads=threads,
             progress=progress,
         )  # fmt: skip
-    console.print(usefulness.formatted(points, differed), markup=False, soft_wrap=True)
+    console.print(usefulness.formatted(points, differences), markup=False, soft_wrap=True)
     if chart is not None:
         with writing(chart) as temporary:
             temporary.write_text(charts.svg(charts.usefulness(points.filter(metric=usefulness.ALL))), encoding="utf-8")
-    write_json({"points": points.to_dicts(), "differences": differed.to_dicts()}, file)
+    write_json({"points": points.to_dicts(), "differences": differences.to_dicts()}, file)

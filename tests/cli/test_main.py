@@ -41,6 +41,13 @@ def test_unwritable_reports_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "choose a writable folder" in result.stderr
 
 
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_the_package_is_the_command(option: str) -> None:
+    shown = subprocess.run([sys.executable, "-m", "crslib", option], capture_output=True, text=True, check=True).stdout
+    assert shown.startswith("Usage: crs [OPTIONS] COMMAND")
+    assert subprocess.run([sys.executable, "-m", "crslib", "bench", "twins", option], check=True, capture_output=True)
+
+
 def test_runs_of_an_empty_folder(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["runs", "--reports", str(tmp_path)])
     assert (result.exit_code, result.output) == (0, "")

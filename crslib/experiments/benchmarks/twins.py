@@ -1,9 +1,9 @@
-"""What one change of a profile does to the dialogue: counterfactual twins, and a placebo beside them.
+"""Counterfactual twins: what one change of a profile does to its dialogue, compared with a placebo.
 
-A person talks three times with the same recommender: as they are; as their twin, who looks for another genre or loved
-another film, with the same seeds; and as they are once more with other seeds, which is the placebo: so much do
-dialogues differ by themselves. If the simulation can be controlled, the twin's dialogue differs from the placebo's in
-what was changed and is otherwise more like the first than that. Knows nothing of held-out items.
+Each profile talks three times with the same recommender. Factual: as it is. Twin: with another target genre or another
+loved film, and the same seeds. Placebo: unchanged, with another seed, which shows how much dialogues differ anyway. If
+the simulation can be controlled, the twin's dialogue differs from the placebo's in what was changed, and is otherwise
+more similar to the factual one. Knows nothing of held-out items.
 """
 
 import random
@@ -38,7 +38,7 @@ from crslib.users.profiles import build, summarise
 
 GENRE, FILM = "genre", "film"
 FACTUAL, TWIN, PLACEBO = "factual", "twin", "placebo"
-N_KNOWN = 5  # a twin's film is drawn from so many, the best-known that are possible
+N_KNOWN = 5  # a twin's film is drawn from this many candidates, the best-known ones
 
 Talk = tuple[pl.DataFrame, pl.DataFrame]
 """Tables `dialogues` and `turns`."""
@@ -73,28 +73,30 @@ SCHEMA: schemas.Schema = {
 
 @dataclass(frozen=True)
 class Twins:
-    """`profiles`: a table of that name, of twins who differ from the people of the same ids in one thing. `changes`:
-    the columns of `CHANGES`; `old` and `new` are genres or item ids, the others the genres that go with them."""
+    """`profiles`: a table of that name, of twins that differ from the profiles with the same ids in one thing.
+
+    `changes`: the columns of `CHANGES`. `old` and `new` are genres or item ids, the other columns their genres.
+    """
 
     profiles: pl.DataFrame
     changes: pl.DataFrame
 
 
-# ── who they are ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── profiles of twins ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def other_genre(people: pl.DataFrame, items: pl.DataFrame, min_k: int, seed: int) -> Twins:
-    """Twins of `people` (table `profiles`) who look for another genre than the first that these look for.
+def other_genre(profiles: pl.DataFrame, items: pl.DataFrame, min_k: int, seed: int) -> Twins:
+    """Twins that look for another genre in place of their first target genre.
 
-    Drawn from what anybody of them looks for, so that it is not in the own summary and at least `min_k` of `items`
-    match all the attributes. Who looks for no genre has no twin, nor has one for whom none is left. What the summary
-    says of the old genre stays: a user may go on naming it with good reason.
+    The new genre is one that some profile looks for. It is not in the twin's own summary, and at least `min_k` of
+    `items` match all attributes with it. A profile without a target genre, or for which no genre remains, has no twin.
+    The summary stays as it is, so a user may still name the old genre for a good reason.
     """
-    asked = sorted({genre for genres in people["target_genres"] for genre in genres})
+    wished = sorted({genre for genres in profiles["target_genres"] for genre in genres})
     rows, changes = [], []
-    for row in people.sort("profile_id").iter_rows(named=True):
+    for row in profiles.sort("profile_id").iter_rows(named=True):
         own = {genre for name in ("target_genres", "liked_genres", "disliked_genres") for genre in row[name]}
-        others = [genre for genre in asked if genre not in own]
+        others = [genre for genre in wished if genre not in own]
         random.Random(derive_seed(seed, "twin", GENRE, row["profile_id"])).shuffle(others)
         for new in others if row["target_genres"] else ():
             old, *rest = row["target_genres"]
@@ -106,21 +108,21 @@ def other_genre(people: pl.DataFrame, items: pl.DataFrame, min_k: int, seed: int
     return _twins(rows, changes)
 
 
-def other_film(people: pl.DataFrame, training: pl.DataFrame, items: pl.DataFrame, seed: int) -> Twins:
-    """Twins of `people` (table `profiles`) whose summary names another film than the first that these loved.
+def other_film(profiles: pl.DataFrame, training: pl.DataFrame, items: pl.DataFrame, seed: int) -> Twins:
+    """Twins whose summary names another film in place of the first one that they loved.
 
-    It is one of the best-known that the same person liked (`training`: visible ratings) and that have no genre in
-    common with the old one: so the private notes, which stay as they are, are true of both. Who liked no such film has
-    no twin.
+    The new film is one of the best-known that the same user liked (`training`: visible ratings) and that share no genre
+    with the old one. So the private notes, which stay as they are, are true of both. Without such a film there is no
+    twin.
     """
     names = item_names(items)
     genres = dict(items.select("item_id", "genres").iter_rows())
-    history = training.join(people, on="user_id", how="semi")
+    history = training.join(profiles, on="user_id", how="semi")
     history = histories.standardise(history, histories.scales(history)).filter("liked")
     best_known = history.join(items, on="item_id").sort("n_ratings", "item_id", descending=[True, False])
     liked = {user: part["item_id"].to_list() for (user,), part in best_known.group_by("user_id", maintain_order=True)}
     rows, changes = [], []
-    for row in people.sort("profile_id").iter_rows(named=True):
+    for row in profiles.sort("profile_id").iter_rows(named=True):
         old, *rest = row["loved_items"] or [None]
         possible = [
             item
@@ -141,7 +143,7 @@ def _twins(rows: list[dict[str, Any]], changes: list[tuple[Any, ...]]) -> Twins:
     return Twins(frame, pl.DataFrame(changes, schema=dict(CHANGES), orient="row"))
 
 
-# ── what they say ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── dialogues of twins ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def talks(
@@ -155,8 +157,8 @@ def talks(
 ) -> dict[str, Talk]:
     """The dialogues of `population` (`FACTUAL`), with the next seed (`PLACEBO`), and of the twins by their kind.
 
-    Dialogue ids, and so the seeds of every turn, are the same but for the placebo. Each kind is kept in a folder of its
-    name below `folder`; a killed call goes on there. Raises `CrsError` as `simulate` does.
+    Dialogue ids, and so the seeds of every turn, are the same except for the placebo. Each kind has a folder of its
+    name below `folder`; a call that was killed continues there. Raises `CrsError` as `simulate` does.
     """
     again = parameters.model_copy(update={"seed": parameters.seed + 1})
     cast = {FACTUAL: (population, parameters), PLACEBO: (population, again)}
@@ -178,7 +180,7 @@ def talks(
     return talk
 
 
-# ── what it did ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── effects ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def measure(
@@ -187,9 +189,9 @@ def measure(
     folder: Path,
     progress: Progress = no_progress,
 ) -> pl.DataFrame:
-    """`effects` of both changes for `n` people of the built-in data; `p` corrected for all rows (Holm).
+    """`effects` of both changes for `n` profiles of the built-in data; `p` corrected for all rows (Holm).
 
-    The dialogues are kept in `folder`. Raises `CrsError` as `simulate` does.
+    The dialogues are stored in `folder`. Raises `CrsError` as `simulate` does.
     """
     chosen = ProfileParameters(n_profiles=n, seed=parameters.seed)
     built = build(*tables.load(resolve("data")), chosen)
@@ -199,12 +201,13 @@ def measure(
     }
     with open_engines(parameters) as (user, recommender):
         population = Population(built.profiles, built.items, built.training)
-        made = talks(population, twins, user, recommender, parameters, folder, progress)
-    found = pl.concat(
-        effects(kind, of.changes, made[FACTUAL], made[kind], made[PLACEBO], built.items) for kind, of in twins.items()
+        by_kind = talks(population, twins, user, recommender, parameters, folder, progress)
+    table = pl.concat(
+        effects(kind, of.changes, by_kind[FACTUAL], by_kind[kind], by_kind[PLACEBO], built.items)
+        for kind, of in twins.items()
     )
-    tested = found["p"].is_not_null().arg_true()
-    return found.with_columns(found["p"].scatter(tested, stats.holm(found["p"].drop_nulls().to_numpy())))
+    tested = table["p"].is_not_null().arg_true()
+    return table.with_columns(table["p"].scatter(tested, stats.holm(table["p"].drop_nulls().to_numpy())))
 
 
 def effects(
@@ -218,11 +221,11 @@ def effects(
     times: int = 1000,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """The columns of `SCHEMA`, a row per measure of `CHANGED` and `ALIKE`: means over the twins' dialogues, each
-    weighing alike, and as `effect` the twin's minus the placebo's, paired by dialogue id.
+    """The columns of `SCHEMA`, a row per measure of `CHANGED` and `ALIKE`: unweighted means over the twins' dialogues,
+    and as `effect` the twin's mean minus the placebo's, paired by dialogue id.
 
-    With a 95 % interval (bootstrap) and `p` of a sign-flip test; `n` pairs, those in which both are defined. `factual`
-    is null for `ALIKE`, whose measures are themselves comparisons with that dialogue. No rows without `changes`.
+    With a 95 % bootstrap interval and the `p` of a sign-flip test. `n` counts the pairs in which both are defined.
+    `factual` is null for `ALIKE`, whose measures compare with the factual dialogue. No rows without `changes`.
     """
     if changes.is_empty():
         return pl.DataFrame(schema=dict(SCHEMA))
@@ -246,11 +249,11 @@ def effects(
 
 
 def changed(kind: str, changes: pl.DataFrame, talk: Talk, items: pl.DataFrame) -> pl.DataFrame:
-    """The measures of `CHANGED`, a row per dialogue of a person in `changes`: (dialogue_id, measure, value).
+    """The measures of `CHANGED`, a row per dialogue of a profile in `changes`: (dialogue_id, measure, value).
 
     `says_…`: 1 if the user says the genre in any of its words (titles do not count), or names the film. `recommends_…`:
-    the share of recommended films of the catalogue that have the genre, or for a film any of its genres; null where
-    none is recommended.
+    share of the recommended catalogue films with the genre, or for a film with any of its genres; null where none is
+    recommended.
     """
     dialogues, turns = talk
     about = dialogues.select("dialogue_id", "profile_id").join(changes, on="profile_id").sort("dialogue_id")
@@ -286,9 +289,9 @@ def changed(kind: str, changes: pl.DataFrame, talk: Talk, items: pl.DataFrame) -
 def alike(factual: Talk, other: Talk) -> pl.DataFrame:
     """The measures of `ALIKE` for the dialogues that are in both: (dialogue_id, measure, value).
 
-    `words_alike`: twice the longest common subsequence over the words of both, from 0 to 1, titles and words for genres
-    left out: those are what was changed. `films_alike`: recommended items in both over those in either (Jaccard), null
-    without any. `turns_before_parting`: the turns until the first that is not the same to the letter.
+    `words_alike`: twice the longest common subsequence over the words of both, from 0 to 1, without titles and words
+    for genres, since those were changed. `films_alike`: recommended items in both over those in either (Jaccard), null
+    without any. `turns_before_parting`: turns until the first that differs in any character.
     """
     mine, theirs = _texts(factual), _texts(other)
     films, others = _films(factual), _films(other)
@@ -318,17 +321,17 @@ def _words(texts: list[str]) -> list[str]:
 
 
 def _films(talk: Talk) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {name: set() for name in talk[0]["dialogue_id"]}
+    films: dict[str, set[str]] = {name: set() for name in talk[0]["dialogue_id"]}
     for name, item in recommended(facts(*talk)).select("dialogue_id", "item").iter_rows():
-        found[name].add(item)
-    return found
+        films[name].add(item)
+    return films
 
 
-def formatted(found: pl.DataFrame) -> str:
-    """`measure`'s figures as a Markdown table."""
+def formatted(effects: pl.DataFrame) -> str:
+    """The result of `measure` as a Markdown table."""
     columns = ("changed", "what", "factual", "twin", "placebo", "twin minus placebo", "p", "pairs")
     cells = []
-    for row in found.iter_rows(named=True):
+    for row in effects.iter_rows(named=True):
         form = ".0%" if row["measure"] in CHANGED else ".2f"
         whose = "the" if row["kind"] == GENRE else "a genre of the"
         name = {**CHANGED, **ALIKE}[row["measure"]].format(kind=row["kind"], whose=whose)
