@@ -74,7 +74,7 @@ def test_a_killed_sweep_continues_and_a_failing_condition_stops_no_other(tmp_pat
     for info in infos:
         folder = reports / "runs" / info["run_id"]
         if info["status"] == "error":
-            assert re.fullmatch(r"n_profiles = 100000 but only \d+ people.*", info["error"])  # one sentence, one line
+            assert re.fullmatch(r"n_profiles = 100000 but only \d+ users.*", info["error"])  # one sentence, one line
             assert "Traceback" in info["traceback"]
             assert (folder / "01_profiles.ipynb").exists()
         else:
