@@ -2,10 +2,11 @@
 
     python -m tests.recompute RUN_FOLDER [--redial PATH] [--models] [--human FOLDER] [--draws N]
 
-Nothing of crslib is imported: every metric is implemented again from its definition (`crslib.metrics.METRICS`), in SQL
-or with a well-known library. What needs a tagger, phrase patterns or a model first is in `readings`. Prints a line per
-metric and ends with status 1 when one differs. Knows nothing of intervals. Metrics of random draws are computed from
-other draws; the table states the tolerance.
+This module imports nothing of crslib: every metric is implemented again from its definition (`crslib.metrics.METRICS`),
+in SQL or with a well-known library. Metrics that need a tagger, phrase patterns or a model are in
+`tests.support.readings`, which takes those, and no metric, from crslib. Prints a line per metric and ends with status 1
+when one differs. Knows nothing of intervals. Metrics of random draws are computed from other draws; the table states
+the tolerance.
 """
 
 import argparse
@@ -27,11 +28,11 @@ from scipy import stats
 from tests.support import readings
 
 EXACT = 1e-9
-STATES, LOGITS = 1e-6, 2e-3  # an indefinite root; another way through llama.cpp
+STATES, LOGITS = 1e-6, 2e-3  # tolerances: of a matrix root, and of llama.cpp called in another way
 BUDGET, SAMPLE, DRAWS = 1000, 30, 100  # words of distinct-n, utterances of self-BLEU, draws behind a stored figure
 ROLES = ("user", "recommender")
 
-# Options that metrics need.
+# The options of this script that metrics need.
 NEEDS = {
     "two_sample": "--redial",
     "two_sample_length": "--redial",
@@ -237,8 +238,8 @@ def sampled(con: duckdb.DuckDBPyConnection, draws: int) -> dict[str, Figure]:
 
 
 def drawn(values: list[float], how: str) -> Figure:
-    """Their mean; the stored value is a mean of `DRAWS` others. The tolerance is the difference that chance exceeds
-    once in 10,000 (Student's t)."""
+    """The mean of `values`; the stored value is the mean of `DRAWS` other draws. The tolerance is the difference that
+    chance exceeds once in 10,000 times (Student's t)."""
     error = np.std(values, ddof=1) * np.sqrt(1 / len(values) + 1 / DRAWS)
     return float(np.mean(values)), f"{how}: {len(values)}", float(stats.t.ppf(1 - 5e-5, len(values) - 1) * error)
 
@@ -265,7 +266,7 @@ def self_bleu(spoken: list[list[list[str]]], draw: np.random.Generator) -> float
 
 
 def leaks(con: duckdb.DuckDBPyConnection) -> dict[str, Figure]:
-    """Prompts that hold `Title (Year)` of a held-out item, or private text, that no turn before them held."""
+    """Prompts that hold `Title (Year)` of a held-out item, or private text, that no earlier turn holds."""
     before = """
         SELECT coalesce(string_agg(text, ' | ' ORDER BY turn), '') FROM turns
         WHERE turns.dialogue_id = prompts.dialogue_id AND turns.turn < prompts.turn"""
@@ -330,7 +331,7 @@ def read(text: str) -> list[str]:
 
 
 def alike(title: str, year: int | None, spoken: list[str]) -> bool:
-    """Whether words in a row are 90 % similar to the title, with the same numbers; one short word needs its year."""
+    """Whether successive words are 90 % similar to the title, with the same numbers; one short word needs its year."""
     wanted = read(title)
     if len(wanted) == 1 and len(wanted[0]) < 8:
         if year is None:
@@ -353,9 +354,9 @@ def from_readings(
     def exactly(values: readings.Values, how: str, tolerance: float = EXACT) -> dict[str, Figure]:
         return {name: (value, how, tolerance) for name, value in values.items()}
 
-    figures = exactly(readings.acts(con, human), "scipy jensenshannon, of the tagger's acts")
-    figures |= exactly(readings.answers(con), "plain loops, of what the phrases find")
-    figures |= exactly(readings.guesswork(con, first_named(con)), "plain loops, of the item prior")
+    figures = exactly(readings.acts(con, human), "scipy jensenshannon, on the tagger's acts")
+    figures |= exactly(readings.answers(con), "plain loops, over what the phrase patterns read")
+    figures |= exactly(readings.guesswork(con, first_named(con)), "plain loops, over the ranks of the item prior")
     info = json.loads(path.read_text(encoding="utf-8")) if (path := run / "run.json").exists() else {}
     given = info.get("parameters", {})
     test, turns, train = readings.human_dialogues(redial) if redial else ((), pl.DataFrame(), pl.DataFrame())
@@ -364,7 +365,7 @@ def from_readings(
         figures |= exactly(readings.cross_entropy(con, train), "Kneser–Ney, another implementation")
     if models:
         exact, samples = readings.embeddings(con, human, 10 * draws)
-        figures |= exactly(exact, "scipy sqrtm, of the model's states", STATES)
+        figures |= exactly(exact, "scipy sqrtm, on the model's states", STATES)
         figures |= {name: drawn(values, "singular values, own draws") for name, values in samples.items()}
     if redial and models and given.get("baseline", "scripted") != "scripted":
         figures |= exactly(readings.foresight(given, test), "llama-cpp-python's Llama", LOGITS)

@@ -1,4 +1,4 @@
-"""The script that recomputes a run's metrics: it agrees with the library, by its own means, and reports differences."""
+"""The script that recomputes a run's metrics agrees with the library, does not use it, and reports differences."""
 
 import ast
 import random
@@ -16,7 +16,7 @@ from tests.support import readings
 from tests.support.metrics_frames import NAMES, table, talk
 
 TITLES = [*NAMES, "Ghost Film (1900)"]
-SAID = [
+PHRASES = [
     "hi",
     "what do you like?",
     "I've seen it — great",
@@ -32,7 +32,7 @@ SAID = [
 def some_talk(draw: random.Random) -> list[str]:
     turns = []
     for n in range(draw.choice([0, 1, *range(4, 12)])):
-        words = draw.choices(SAID, k=draw.randint(1, 4))
+        words = draw.choices(PHRASES, k=draw.randint(1, 4))
         words += [f"[[{name}]]" for name in draw.choices(TITLES, k=draw.choice([0, 0, 1, 1, 2]))]
         turns.append(f"{'UR'[n % 2]}: {' '.join(words).strip()}")
     return turns
@@ -43,15 +43,17 @@ def run(items: pl.DataFrame, tmp_path: Path) -> Path:
     """Forty dialogues of random words, some of them silent, with leaks planted in two prompts."""
     draw = random.Random(1)
     names = [f"p{n:02d}" for n in range(40)]
-    talks = {name_: some_talk(draw) for name_ in names}
+    talks = {profile_id: some_talk(draw) for profile_id in names}
     noted = {
-        (name_, n): [(name, draw.random() < 0.5, draw.choice([True, False, None])) for name in dict.fromkeys(TITLES)
-                      if f"[[{name}]]" in turns[n - 1]]
-        for name_, turns in talks.items() for n in range(2, len(turns), 2)
+        (profile_id, n): [
+            (name, draw.random() < 0.5, draw.choice([True, False, None]))
+            for name in dict.fromkeys(TITLES) if f"[[{name}]]" in turns[n - 1]
+        ]
+        for profile_id, turns in talks.items() for n in range(2, len(turns), 2)
     }  # fmt: skip
     profiles = [
         {
-            "profile_id": name_,
+            "profile_id": profile_id,
             "summary": "You enjoy crime movies. You loved Up (2009).",
             "attributes": "action movie",
             "target_genres": draw.choice([["action"], ["comedy", "romance"], []]),
@@ -61,20 +63,20 @@ def run(items: pl.DataFrame, tmp_path: Path) -> Path:
             "liked_genres": draw.sample(["action", "family", "romance", "western"], k=draw.randint(0, 3)),
             "k_anonymity": 0,
         }
-        for name_ in names
+        for profile_id in names
     ]
     for row in profiles:
         attributes = {name: row[f"target_{name}"] for name in ("genres", "decade", "actor", "director")}
         row["k_anonymity"] = catalog.matches(items, **attributes).sum()
     hidden = [
-        {"profile_id": name_, "item_id": item, "rating": 4.0, "liked": draw.random() < 0.8}
-        for name_ in names for item in draw.sample("12346", k=draw.randint(0, 3))
+        {"profile_id": profile_id, "item_id": item, "rating": 4.0, "liked": draw.random() < 0.8}
+        for profile_id in names for item in draw.sample("12346", k=draw.randint(0, 3))
     ]  # fmt: skip
     leak = {("p08", "U"): "You want Heat (1995).", ("p09", "R"): "You enjoy crime movies", ("p09", "U"): "Heat (1995)"}
     prompts = [
-        {"dialogue_id": name_, "turn": n, "role": {"U": "user", "R": "recommender"}[turn[0]],
-         "text": "x " + leak.get((name_, turn[0]), "") * (n < 2), "n_tokens": 1}
-        for name_, turns in talks.items() for n, turn in enumerate(turns)
+        {"dialogue_id": profile_id, "turn": n, "role": {"U": "user", "R": "recommender"}[turn[0]],
+         "text": "x " + leak.get((profile_id, turn[0]), "") * (n < 2), "n_tokens": 1}
+        for profile_id, turns in talks.items() for n, turn in enumerate(turns)
     ]  # fmt: skip
     hidden = [row for row in hidden if row["profile_id"] not in ("p08", "p09")]
     hidden += [{"profile_id": p, "item_id": "1", "rating": 5.0, "liked": True} for p in ("p08", "p09")]

@@ -1,9 +1,8 @@
-"""From people's votes to figures: win rates, strengths, agreement and quality of raters, pairs needed.
+"""Figures from people's votes: win rates, strengths, agreement and quality of raters, pairs needed.
 
-Frames of votes in, frames of figures out. Attention checks, and the second showing of a pair, count for the quality of
-raters only. Intervals resample dialogues and raters independently, so that they hold for other dialogues and other
-raters (Owen, The pigeonhole bootstrap, 2007). Knows neither studies nor pages nor runs; `verdicts` has the figures of
-judging models.
+Attention checks, and the second showing of a pair, count only for the quality of raters. Intervals resample dialogues
+and raters independently, so that they hold for other dialogues and other raters (Owen, The pigeonhole bootstrap, 2007).
+Knows neither studies nor pages nor runs; `verdicts` has the figures of judging models.
 """
 
 import math
@@ -34,9 +33,9 @@ _FIGURE = {"value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
 def comparisons(votes: pl.DataFrame) -> pl.DataFrame:
     """The votes that compare conditions, as seen from the condition that comes first in the alphabet.
 
-    Columns pair_id, unit (id of the simulated dialogue, which stands for one profile), criterion, rater, a, b
-    (conditions) and score: 1 for a, 0 for a tie, -1 for b. Attention checks, missing answers and a rater's second
-    answer to the same question are left out.
+    Columns pair_id, unit (id of the simulated dialogue: one per profile), criterion, rater, a, b (conditions) and
+    score: 1 for a, 0 for a tie, -1 for b. Attention checks, missing answers and a rater's second answer to the same
+    question are left out.
     """
     mirrored = pl.col("left_condition") > pl.col("right_condition")
     return (
@@ -87,7 +86,7 @@ def win_rates(votes: pl.DataFrame, *, times: int = TIMES, seed: int = 0) -> pl.D
 def turing_test(votes: pl.DataFrame, *, times: int = TIMES, seed: int = 0) -> pl.DataFrame:
     """How often people identify the human dialogue: condition (of the simulated one), value, low, high, ties, votes, n
     (dialogues of the condition), raters. `value`: share of votes for the human dialogue on criterion `REAL`, ties
-    counted half; 0.5: people cannot tell the two apart.
+    counted half; 0.5: people cannot distinguish the two.
     """
     rates = win_rates(votes.filter(criterion=REAL), times=times, seed=seed).filter(
         (pl.col("a") == HUMAN) | (pl.col("b") == HUMAN)
@@ -107,7 +106,7 @@ def turing_test(votes: pl.DataFrame, *, times: int = TIMES, seed: int = 0) -> pl
 
 
 def length_baseline(pairs: pl.DataFrame) -> pl.DataFrame:
-    """`value` of `turing_test` for a rater who always takes the dialogue with more words for the human one: condition,
+    """The `value` of `turing_test` for a rater who always votes for the dialogue with more words: condition,
     length_baseline. `pairs`: the table; attention checks and pairs without a human dialogue are left out.
     """
     left, right = (
@@ -252,9 +251,9 @@ def alpha(coincidence: np.ndarray) -> np.ndarray:
 
 def raters(votes: pl.DataFrame, checked: Sequence[str]) -> pl.DataFrame:
     """The quality of each rater: rater, votes, passed and checks (attention checks in the criteria `checked`),
-    consistent and repeats (the same choice when a pair came again with exchanged sides), agrees (share of equal answers
-    with each other rater), left (share of choices other than ties), ties (share), seconds (median per answer). Null
-    where a rater was asked nothing of that kind."""
+    consistent and repeats (the same choice when a pair was shown again with exchanged sides), agrees (share of equal
+    answers with each other rater), left (share of choices other than ties), ties (share), seconds (median per answer).
+    Null where a rater was asked nothing of that kind."""
     answers = votes.filter(pl.col("choice").is_not_null())
     corrupted_right = pl.col("right_condition").is_in(CHECKS)
     intact = pl.when(corrupted_right).then(pl.lit("left")).otherwise(pl.lit("right"))

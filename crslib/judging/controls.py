@@ -1,7 +1,7 @@
 """Controls for judges: corrupted copies of a dialogue, which an attentive reader never prefers to the original.
 
-A judging model is asked about all kinds of corruption (`rubrics`), people about some (attention checks in `pairs`).
-Knows neither judges nor pairs.
+A judging model is asked about all kinds of corruption (`rubrics`); people are asked about two of them (attention checks
+in `pairs`). Knows neither judges nor pairs.
 """
 
 from collections.abc import Sequence

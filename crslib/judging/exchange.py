@@ -20,7 +20,6 @@ from crslib.errors import CrsError
 from crslib.judging.study import CHOICES, Study
 from crslib.store import writing
 
-FORMS = ("csv", "jsonl", "potato", "labelstudio")
 _VOTE = dict(schemas.TABLES["votes"])
 
 
@@ -28,7 +27,7 @@ _VOTE = dict(schemas.TABLES["votes"])
 
 
 def write(study: Study, form: str, folder: Path) -> list[Path]:
-    """Writes the study for `form` into `folder`; returns the files.
+    """Writes the study for `form` (csv, jsonl, potato or labelstudio) into `folder`; returns the files.
 
     csv, jsonl: `pairs` (pair_id, left, right, profile: texts) and `votes` (the table, which names conditions: do not
     show it to raters). potato: `config.yaml` and `pairs.jsonl`. labelstudio: `config.xml` and `tasks.json`. Raises

@@ -1,6 +1,6 @@
-"""Who answers: a judging model, from a GGUF file or behind an HTTP endpoint, that chooses among a few options.
+"""A judging model, from a GGUF file or behind an HTTP endpoint, that chooses among a few options.
 
-Knows neither dialogues nor criteria nor what the answers are used for (`rubrics`).
+Knows neither dialogues nor criteria: `rubrics` asks the questions.
 """
 
 import os
@@ -28,8 +28,10 @@ _FILLER = "(?:the|answer|is|dialogue|mark|option)"
 
 
 class Judge(Protocol):
-    """A model that chooses among options. `identity`, messages and options decide the answer, as far as the model
-    allows."""
+    """A model that chooses among options.
+
+    `identity`, messages and options determine the answer, as far as the model is deterministic.
+    """
 
     name: str
     identity: Mapping[str, Any]
@@ -84,8 +86,8 @@ class LocalJudge:
 class EndpointJudge:
     """A model behind an OpenAI-compatible endpoint (POST /chat/completions). Messages are sent as JSON strings.
 
-    The option that it names has probability 1; a text that names no option is no answer. Failures that may pass (no
-    connection, status 429 or 5xx) are tried again a few times.
+    The option that it names has probability 1; a text that names no option is no answer. Failures that may be temporary
+    (no connection, status 429 or 5xx) are tried again a few times.
     """
 
     def __init__(self, url: str, model: str, *, timeout: float = _TIMEOUT, retries: int = _RETRIES) -> None:
@@ -166,7 +168,7 @@ def _remedy(error: Any) -> str:
 def open_judge(model: str = "smollm2", endpoint: str = "", endpoint_model: str = "", threads: int = 0) -> Judge:
     """The model `endpoint_model` behind `endpoint` where these are given, else the GGUF `model` (a path, or `smollm2`).
 
-    Raises `CrsError` when only one of the two is given, or as the class of judge does.
+    Raises `CrsError` when only one of the two is given, and as `LocalJudge` or `EndpointJudge`.
     """
     if bool(endpoint) != bool(endpoint_model):
         raise CrsError("an endpoint needs both --endpoint URL and --endpoint-model NAME")

@@ -24,7 +24,7 @@ from crslib.store import Run
 
 CHECKS = (SHUFFLED, REPEATING)
 """Conditions that exist in attention checks only: corrupted copies of a dialogue."""
-EVERY = 10  # pairs per attention check, and per pair that is shown a second time
+EVERY = 10  # pairs per attention check, and pairs per pair that is shown a second time
 CHECK_TURNS = 6  # least length of a dialogue in a check: corruption of a shorter one is hard to notice
 
 _Dialogues = Mapping[str, dict[str, Any]]
@@ -46,14 +46,14 @@ def build(runs: Mapping[str, Run], n_pairs: int, seed: int, redial: Path | None 
     """`n_pairs` pairs from two or more runs (condition → run), and attention checks in addition: table `pairs`.
 
     A pair is one profile's dialogue (of the same id) under two conditions. All pairs of conditions are equally
-    frequent, each condition is as often left as right (±1), and no profile comes twice before all have come once. Turns
-    without text are not shown, nor dialogues in which one party says nothing. A check sets a dialogue against a copy
-    with shuffled turns (`shuffled`) or with one text for all turns of the recommender (`repeating`). Profiles that are
-    in no pair are preferred for checks.
+    frequent, each condition is as often left as right (±1), and no profile is used twice before all are used once.
+    Turns without text are not shown, nor dialogues in which one party says nothing. A check sets a dialogue against a
+    copy with shuffled turns (`shuffled`) or with one text for all turns of the recommender (`repeating`). Profiles that
+    are in no pair are preferred for checks.
 
     With `redial` (ReDial's zip or folder) one run is enough. A pair then is one of its dialogues and a human one with
-    the same opener and the same number of turns, both in the form of `turing.normalise` and without a profile. No
-    human dialogue comes twice.
+    the same opener and the same number of turns, both in the form of `turing.normalise` and without a profile. No human
+    dialogue is used twice.
 
     Raises `CrsError` for too few runs, a condition with the name of a check or `human`, or too few dialogues.
     """
@@ -77,15 +77,15 @@ def build(runs: Mapping[str, Run], n_pairs: int, seed: int, redial: Path | None 
         raise CrsError(f"{n_pairs} pairs asked for, but {names} have {available} {which}; ask for as many at most")
     rows: list[dict[str, Any]] = []
     used: set[str] = set()
-    times = dict.fromkeys(candidates, 0)
+    n_drawn = dict.fromkeys(candidates, 0)
     while len(rows) < n_pairs:
         for number, (conditions, rest) in enumerate(candidates.items()):
             if rest and len(rows) < n_pairs:
                 pair = next((pair for pair in rest if pair[1]["dialogue_id"] not in used), rest[0])
                 rest.remove(pair)
                 used.update(side["dialogue_id"] for side in pair)
-                rows.append(_row(*(pair if (times[conditions] + number) % 2 == 0 else reversed(pair))))
-                times[conditions] += 1
+                rows.append(_row(*(pair if (n_drawn[conditions] + number) % 2 == 0 else reversed(pair))))
+                n_drawn[conditions] += 1
     return schemas.check(pl.DataFrame(rows + _checks(dialogues, used, n_pairs, seed), schema=_SCHEMA), "pairs")
 
 
@@ -132,15 +132,15 @@ def _of_same_profile(dialogues: Mapping[str, _Dialogues], seed: int) -> _Candida
 
 def _with_human(dialogues: Mapping[str, _Dialogues], human: _Dialogues, seed: int) -> _Candidates:
     """For `human` and each condition the pairs of a human dialogue and a simulated one of the same shape, in random
-    order. No human dialogue comes twice: a rater who meets it again would know that it is the real one."""
-    free = defaultdict(list)
+    order. No human dialogue is used twice: a rater who sees it again would know that it is the real one."""
+    unused = defaultdict(list)
     for name in _shuffled(human, seed):
-        free[turing.shape(human[name])].append(human[name])
+        unused[turing.shape(human[name])].append(human[name])
     candidates: _Candidates = {(HUMAN, condition): [] for condition in dialogues}
     # conditions take turns, so that none of them uses up the rare shapes
     for names in zip_longest(*(_shuffled(own, seed) for own in dialogues.values())):
         for condition, name in zip(dialogues, names, strict=True):
-            if name is not None and (matches := free[turing.shape(dialogues[condition][name])]):
+            if name is not None and (matches := unused[turing.shape(dialogues[condition][name])]):
                 candidates[HUMAN, condition].append((matches.pop(0), dialogues[condition][name]))
     return candidates
 

@@ -1,9 +1,9 @@
-"""The questions to a judging model and the run of all of them: tables `votes`, `controls` and `marks`.
+"""The questions to a judging model, and the tables of its answers: `votes`, `controls` and `marks`.
 
 Two dialogues of the same profile under two conditions are compared in both orders, every dialogue gets marks, and each
 dialogue of the first condition is compared with its own corrupted copies (`controls`). Every answer is on disk before
-the next question, under a hash of the question, so that no question is asked twice. Knows neither which kind of judge
-answers (`llm`) nor what the answers amount to (`verdicts`).
+the next question, under a hash of the question, so that no question is asked twice. Knows neither the kinds of judges
+(`llm`) nor the figures that follow from the answers (`verdicts`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +54,7 @@ class Transcript:
         return sum(len(utterances.plain(text).split()) for _, text in self.turns)
 
     def __str__(self) -> str:
-        # One line per turn, which begins with its role: no text can pass for a line of the prompt around it.
+        # Each turn is one line that begins with its role, so that no text can imitate a line of the prompt around it.
         names = {USER: "User", RECOMMENDER: "Recommender"}
         return "\n".join(f"{names[role]}: {utterances.plain(utterances.one_line(text))}" for role, text in self.turns)
 
@@ -128,9 +128,9 @@ def judge_runs(
 ) -> Run:
     """`judge_dialogues` of `runs`, in a folder below `reports` that belongs to this judge and these runs.
 
-    Returns the folder, which holds tables `votes`, `controls` and `marks`. Questions that were asked before are read
-    from its journal, whatever number of profiles they were asked for. Raises `CrsError` as `judge_dialogues`, and when
-    a table of a run is missing.
+    Returns the folder, which holds tables `votes`, `controls` and `marks`. Answers to questions that were asked before,
+    with any number of profiles, are read from its journal. Raises `CrsError` as `judge_dialogues`, and when a table of
+    a run is missing.
     """
     dialogues = [transcripts(run) for run in runs]
     run_ids = [sorted({dialogue.run_id for dialogue in run.values()}) for run in dialogues]
@@ -158,9 +158,9 @@ def judge_dialogues(
     of every other run and with its own corrupted copies, in both orders; each dialogue of every run gets marks. A judge
     sees the profile of the first run, because the summary may be worded differently in another condition.
 
-    Profiles are drawn from those in all runs, in an order that depends on `seed`: a larger number begins with the same
-    ones. `progress` counts questions. Raises `CrsError` for fewer than two runs, two runs of the same condition, or
-    runs without a common dialogue.
+    Profiles are drawn from those in all runs, in an order that depends on `seed`: a larger number includes the profiles
+    of a smaller one. `progress` counts questions. Raises `CrsError` for fewer than two runs, two runs of the same
+    condition, or runs without a common dialogue.
     """
     names = [next(iter(run.values())).condition if run else "" for run in runs]
     if len(runs) < 2 or len(set(names)) < len(names):

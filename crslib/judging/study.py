@@ -2,8 +2,8 @@
 
 A study is a folder with `study.json`, table `pairs` and `votes.jsonl`, an append-only journal of votes, undos and first
 visits. Every answer is on disk before the next question is shown. Several raters, also in several processes, write to
-the same journal: each locks it for one record. A rater's page gets only what it shows: no condition, no id and no sign
-of an attention check.
+the same journal: each locks it for one record. A rater's page receives only what it shows: no condition, no id and no
+sign of an attention check.
 """
 
 import json
@@ -82,7 +82,7 @@ class Study:
     # ── requests of a rater's page ────────────────────────────────────────────────────────────────────────────────
 
     def state(self, rater: str) -> dict[str, Any]:
-        """What this rater's page shows now. A new rater is recorded, and so gets their own order and sides. Raises
+        """What this rater's page shows now. A new rater is recorded, which determines their order and sides. Raises
         `CrsError` for an empty name or one over 40 characters."""
         rater = one_line(rater)
         if not 0 < len(rater) <= 40:

@@ -1,8 +1,8 @@
 """Human dialogues for the question "real or simulated?": read from ReDial and brought into the form of simulated ones.
 
-What raters can tell the two apart by should be the content, not how it was stored or typed. `normalise` therefore
-levels the form of both. Left as they are: misspelt words, titles typed without a link, films newer than the catalogue,
-and that no mark shows where one message of a turn ends and the next begins. Knows neither pairs nor votes.
+Raters should distinguish the two by their content, not by how they were stored or typed. `normalise` therefore brings
+both into one form. It does not change misspelt words, titles typed without a link and films newer than the catalogue,
+and it does not mark where one message of a turn ends and the next begins. Knows neither pairs nor votes.
 """
 
 import re
@@ -16,7 +16,7 @@ from crslib.data.titles import split_year
 from crslib.dialogue.utterances import RECOMMENDER, USER, mention, mentions, replace_mentions
 
 HUMAN = "human"
-"""The condition of dialogues between people."""
+"""The condition of human dialogues."""
 NO_PROFILE = {"profile_id": "", "summary": "", "attributes": ""}
 
 _TITLE = "\ue000"  # placeholder that protects a title from the rules below; `utterances.one_line` removes it from texts
@@ -32,8 +32,8 @@ def human_dialogues(path: Path, catalog: Catalog) -> dict[str, dict[str, Any]]:
     (empty) and turns.
 
     `path`: ReDial's zip or folder. Only the test part is used, as in every evaluation, because adapters are trained on
-    the other. Consecutive messages of one party are one turn. Dialogues in which one party says nothing, or a film has
-    no year, are left out. Raises `CrsError` as `redial.read`.
+    the other part. Consecutive messages of one party are one turn. Dialogues in which one party says nothing, or a film
+    has no year, are left out. Raises `CrsError` as `redial.read`.
     """
     dialogues = {}
     for dialogue in redial.read(path, "test"):
@@ -49,7 +49,7 @@ def normalise(turns: Sequence[Mapping[str, str]], catalog: Catalog) -> list[dict
 
     Films are written as in the catalogue. Around a title and after a punctuation mark there is one blank, before a mark
     none. Quotes are straight. `I` and the first letter of a sentence are capitals. A turn has no final full stop,
-    because people leave it off half of the time.
+    because half of the human turns have none.
     """
     normalised = []
     for turn in turns:
@@ -71,5 +71,5 @@ def _catalogue_name(name: str, catalog: Catalog) -> str:
 
 
 def shape(dialogue: Mapping[str, Any]) -> tuple[str, int]:
-    """The opener and the number of turns. Two dialogues of the same shape cannot be told apart by either."""
+    """The opener and the number of turns. Dialogues of one shape differ in neither."""
     return dialogue["turns"][0]["role"], len(dialogue["turns"])

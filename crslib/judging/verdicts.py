@@ -1,12 +1,11 @@
-"""From the answers of a judging model to figures: who wins, and how far the judge can be relied on.
+"""From the answers of a judging model to figures: who wins, and how consistent the judge is.
 
-A rater that saw a pair in both orders has a verdict only where both answers agree, else the pair is a tie (Zheng et
-al., Judging LLM-as-a-Judge, 2023). Intervals resample pairs. Knows neither dialogues nor judges; `analysis` has the
-figures of human votes.
+A pair that a rater saw in both orders is decided only if both answers agree, else it is a tie (Zheng et al., Judging
+LLM-as-a-Judge, 2023). Intervals resample pairs. Knows neither dialogues nor judges; `analysis` has the figures of human
+votes, `reporting.judge` the sentences on how far a judge can be relied on.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,7 +27,7 @@ FIGURES: Mapping[str, pl.DataType | type[pl.DataType]] = {
 DEFINITIONS: Mapping[str, str] = {
     "wins": "share of pairs won by the first condition, ties count half; 0.5: neither is better",
     "flips": "share of pairs with another verdict when the two dialogues change places",
-    "left": "share of choices other than ties that name the dialogue shown first; 0.5: no preference for a place",
+    "left": "share of choices other than ties for the dialogue shown first; 0.5: no preference for a place",
     "wins_averaged": "share of pairs in which the first condition has the higher probability, averaged over both "
     "orders, so that a preference for one place cancels out",
     "unanswered": "share of questions without a usable answer",
@@ -131,8 +130,8 @@ def rubric(marks: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
 
 
 def agreement(votes: pl.DataFrame, human: pl.DataFrame, first: str, seed: int = 0) -> pl.DataFrame:
-    """`agreement` and `kappa` of the verdicts in `votes` with those in `human`, the votes of people, on the same pairs
-    and criteria: the columns of `FIGURES`. Every person's verdict counts. Raises `CrsError` without a common pair."""
+    """`agreement` and `kappa` of the verdicts in `votes` with those in `human`, people's votes, on the same pairs and
+    criteria: the columns of `FIGURES`. Each rater's verdict counts. Raises `CrsError` without a common pair."""
     from sklearn.metrics import cohen_kappa_score
 
     keys = ("condition", "criterion", "pair_id")
@@ -160,50 +159,3 @@ def figures(
     first = votes["left_condition"][0]
     parts = [pairwise(votes, first), pairwise(controls, first, "controls"), rubric(marks)]
     return pl.concat([*parts, agreement(votes, human, first)] if human is not None else parts)
-
-
-def trust(figures: pl.DataFrame) -> list[str]:
-    """Whether a judge can be relied on, in sentences, from its controls, its flips and its agreement with people.
-
-    It can if, with 95 % confidence, it prefers the intact dialogue to every kind of corrupted copy, and gives more than
-    half of these pairs the same verdict in both orders. A coin would do neither.
-    """
-    wins = figures.filter(part="controls", figure="wins")
-    flips = figures.filter(part="controls", figure="flips")
-    if wins.is_empty():
-        return ["It is unknown whether this judge can be relied on: it has answered no controls."]
-    failed = wins.filter(~(pl.col("low") > CHANCE).fill_null(False)).height
-    unsteady = flips.filter(~(pl.col("high") < CHANCE).fill_null(False)).height
-    if not failed and not unsteady:
-        head = "This judge passes its controls."
-    elif failed == wins.height:
-        head = "Do not rely on this judge: there is no sign that it tells intact dialogues from corrupted ones."
-    else:
-        head = "Do not rely on this judge alone: it fails some of its controls."
-    lines = [
-        head,
-        f"It prefers an intact dialogue to a corrupted copy: {_list(wins)} (chance: 0.5; {max(wins['n'])} dialogues).",
-        f"Its verdict on them changes when the two change places: {_list(flips)} (a coin: 0.5).",
-    ]
-    averaged = figures.filter(part="controls", figure="wins_averaged")
-    if not averaged.is_empty():
-        lines.append(f"Averaged over both orders it prefers the intact one: {_list(averaged)} (chance: 0.5).")
-    for row in figures.filter(part="pairs", criterion="overall", figure="flips").iter_rows(named=True):
-        lines.append(f"Against condition {row['condition']} its verdict changes in {estimate_text(row)} of the pairs.")
-    spread = figures.filter(part="marks", figure="spread")
-    if not spread.is_empty():
-        mean = float(np.mean(spread["value"].to_numpy()))
-        lines.append(f"Its marks of 1 to 5 have a standard deviation of {mean:.2f} within a condition.")
-    for row in figures.filter(figure="kappa").iter_rows(named=True):
-        lines.append(f"Its kappa with people on {row['criterion']} is {row['value']:.2f} ({row['n']} verdicts).")
-    return lines
-
-
-def _list(rows: pl.DataFrame) -> str:
-    return ", ".join(f"{row['condition']} {estimate_text(row)}" for row in rows.iter_rows(named=True))
-
-
-def estimate_text(row: Mapping[str, Any]) -> str:
-    """`value [low, high]` of a row of figures with two decimals; without the interval where `low` is null."""
-    interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
-    return f"{row['value']:.2f}{interval}"

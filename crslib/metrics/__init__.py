@@ -1,4 +1,9 @@
-"""Metrics of simulated dialogues, one module per family; `METRICS` holds the definitions of all of them.
+"""Metrics of simulated dialogues, next to those of human dialogues.
+
+Each module of metrics (`leakage`, `guesswork`, `recommendation`, `realism`, `acts`, `two_sample`, `embedding`, `ngram`,
+`diversity`, `consistency`) defines its own; `METRICS` holds all definitions. `evaluate` computes what needs neither
+models nor human texts, `extended` adds the other results to the tables. `facts` counts what happens in dialogues,
+`reference` holds the statistics of human dialogues, `control` evaluates dialogues against another profile.
 
 A metric is a share or mean over dialogues (numerator and denominator per dialogue, resampled together) or a value of
 the whole run. A metric with nothing to count is undefined and absent from the tables, never 0.

@@ -1,7 +1,7 @@
 """Dialogue acts of simulated and human turns: their shares, and the divergence of their distributions.
 
-The same tagger (`dialogue/acts.py`) labels both, so its errors are in both; where words differ, so may the errors.
-Knows nothing of words.
+The same tagger (`dialogue.acts`) labels both and makes errors on both, not necessarily equally many. Knows nothing of
+words.
 """
 
 import numpy as np
@@ -22,10 +22,10 @@ def unigrams(acts: pl.DataFrame) -> pl.DataFrame:
 
 
 def bigrams(acts: pl.DataFrame) -> pl.DataFrame:
-    """(dialogue_id, role, gram, weight): each two turns in a row, of whichever parties, have weight 1, divided evenly
-    among the pairs of an act of the first and an act of the second; `role` is that of the second.
+    """(dialogue_id, role, gram, weight): each two successive turns of a dialogue, of either party, have weight 1,
+    divided evenly among the pairs of an act of the first and an act of the second; `role` is that of the second.
 
-    No pair reaches beyond its dialogue; silent turns do not count.
+    Turns without text do not count.
     """
     placed = acts.with_columns(pl.col("turn").rank("dense").over("dialogue_id").cast(pl.Int64).alias("place"))
     before = placed.select("dialogue_id", pl.col("place") + 1, pl.col("role").alias("role_before"), act_before="act")
@@ -51,31 +51,32 @@ def jensen_shannon(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 GRAMS = {"act": unigrams, "act_bigram": bigrams}
 
 
-def _metrics(name: str, title: str, unit: str, of_role: str) -> list[Metric]:
-    """Divergences of one kind of gram, of both parties together and of either."""
+def _metrics(name: str, title: str, unit: str, weights: str, of_role: str) -> list[Metric]:
+    """Divergences of one kind of gram, over both parties together and over each."""
 
     def metric(prefix: str, scope: str, whose: str, *, claimed: bool) -> Metric:
         return Metric(f"{prefix}{name}_divergence", "realism", f"{title}, {scope}: Jensen–Shannon", "bits", "lower",
-            f"Jensen–Shannon divergence (base 2) of the distributions of {unit}; of {whose}, run against human "
-            "dialogues. Acts: 12 of users, 6 of recommenders, labelled on both sides by the tagger of data/acts, which "
-            f"states its accuracy. {FLOOR}",
+            f"Jensen–Shannon divergence (base 2) of the distributions of {unit} in the run and in human dialogues, "
+            f"over {whose}. {weights} Acts: 12 of users, 6 of recommenders, labelled on both sides by the tagger of "
+            f"data/acts, where its accuracy is stated. {FLOOR}",
             "acts: Cai and Chen, UMAP 2020; divergence: Lin, IEEE Transactions on Information Theory 1991",
             settings=f"splits:{N_SPLITS}", chart=claimed,
             claim="is closer to human dialogues" if claimed else None)  # fmt: skip
 
     return [
-        metric("", "both", "both parties, role and act together", claimed=False),
+        metric("", "both", "the turns of both parties, with the role as a part of the act", claimed=False),
         *per_role(metric("{role}_", "{role}", f"{{role}} turns{of_role}", claimed=name == "act")),
     ]
 
 
 METRICS = (
-    *_metrics("act", "Dialogue acts", "acts; each turn has weight 1, divided evenly among its acts", ""),
+    *_metrics("act", "Dialogue acts", "acts", "Each turn has weight 1, divided evenly among its acts.", ""),
     *_metrics(
         "act_bigram",
         "Dialogue acts in a row",
-        "pairs of an act and an act of the next turn; each two turns have weight 1, divided evenly among their pairs",
-        " (the second of the two)",
+        "pairs of an act and an act of the next turn",
+        "Each two successive turns have weight 1, divided evenly among their pairs.",
+        " as the second of the two turns",
     ),
 )
 
@@ -83,8 +84,8 @@ METRICS = (
 def divergences(acts: pl.DataFrame, human: pl.DataFrame, *, times: int, seed: int) -> dict[str, Result]:
     """`[{role}_]{gram}_divergence` of a run from human dialogues.
 
-    `acts`, `human`: columns of `dialogue.acts.SCHEMA`. Without a role: of both parties, role and act together; with it:
-    of its turns, or of its turns after the other's.
+    `acts`, `human`: columns of `dialogue.acts.SCHEMA`. Without a role: of both parties, with the role as a part of the
+    act; with a role: of its turns or, for bigrams, of pairs whose second turn is its own.
     """
     results = {}
     for name, grams in GRAMS.items():

@@ -1,4 +1,4 @@
-"""What a metric is and what measuring one gives. Knows no particular metric."""
+"""The definition of a metric, and the result of measuring it. Knows no particular metric."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,10 +24,11 @@ class Metric:
     """The definition of a metric.
 
     `direction`: higher or lower is better, human (closer to human dialogues is better), or none (a description).
+    `unit`: of its value; share, distance and index lie between 0 and 1. `source`: the publication that defines it.
     `settings`: what its value depends on, as `key:value|key:value`. `resampling`: its interval comes from a bootstrap
     over dialogues, from half-samples (see `stats`), or it has none; `max_resamples`: at most so many of them.
-    `headline`: its label at the head of a run's report, where it is shown. `chart`: it is drawn in comparisons.
-    `claim`: the claim of the paper that it tests.
+    `headline`: its label among the figures at the top of a run's report; empty: it is not among them. `chart`: it is
+    drawn in comparisons. `claim`: the claim of the paper that it tests.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Metric:
     claim: Claim | None = None
 
     def signature(self, n: int, times: int, seed: int) -> str:
-        """What has to be equal for two values to be comparable, as sacrebleu does (Post, A Call for Clarity in
+        """What has to be equal for two values to be comparable, in the manner of sacrebleu (Post, A Call for Clarity in
         Reporting BLEU Scores, WMT 2018): version of crslib, `n` (dialogues or, of leaks, prompts), kind and number of
         resamples, seed, settings."""
         resamples = min(times, self.max_resamples or times)
@@ -56,7 +57,7 @@ class Metric:
 @dataclass(frozen=True)
 class Result:
     """A metric of a run, the same of human dialogues, and the floor of a distance: the 95 % quantile of the distances
-    between two samples of human dialogues. None: there is none."""
+    between two samples of human dialogues. None where a metric has no such value."""
 
     estimate: stats.Estimate
     human: float | None = None

@@ -1,7 +1,7 @@
-"""Whether the user stays true to its profile: reactions against private notes, words against the summary.
+"""Whether the user is consistent with its profile: reactions with the private notes, preferences with the summary.
 
-By phrase patterns, not by a model: what cannot be decided is left out, and `reactions_decidable` is the share that can.
-Knows nothing of held-out items.
+Utterances are read by phrase patterns, not by a model. What these cannot decide is left out; `reactions_decidable` is
+the share that they can. Knows nothing of held-out items.
 """
 
 import re
@@ -21,8 +21,9 @@ from crslib.metrics.facts import Facts
 
 METRICS = (
     Metric("reaction_consistency", "consistency", "Reaction agrees with the private note", "share", "higher",
-        "Of the items on which both the note and the user's words (phrase patterns) state having seen it or liking it, "
-        "the share on which they agree in all that both state. Human dialogues: words against the seeker's own form.",
+        "Of the items for which both the note and the user's words (read by phrase patterns) state whether it was seen "
+        "or whether it is liked, the share for which they agree in everything that both state. Human dialogues: the "
+        "seeker's words against the answers in the seeker's form.",
         headline="reactions agree with the note", chart=True, claim="is more consistent"),
     Metric("reactions_decidable", "consistency", "Reactions that can be decided", "share", "none",
         "Share of the items with a note on which the user's words state something that the note states too."),
@@ -43,11 +44,11 @@ METRICS = (
 # ── reactions ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def judged(facts: Facts) -> pl.DataFrame:
-    """Reactions to items on which there is a note, with `decidable` and `consistent` (null where not decidable).
+def against_notes(facts: Facts) -> pl.DataFrame:
+    """Reactions (`FRAMES`) to items with a note, with `kind` (of `NOTE_KINDS`), `decidable` and `consistent`.
 
-    Decidable: note and words both state whether it was seen, or whether it is liked. Consistent: they agree in all that
-    both state.
+    Decidable: note and words both state whether the item was seen, or whether it is liked. Consistent: they agree in
+    everything that both state; null where not decidable.
     """
     seen, liked = pl.col("note_seen") == pl.col("says_seen"), pl.col("note_liked") == pl.col("says_liked")
     decidable = seen.is_not_null() | liked.is_not_null()
@@ -60,7 +61,7 @@ def judged(facts: Facts) -> pl.DataFrame:
 
 def reaction_parts(facts: Facts) -> pl.DataFrame:
     """Parts (dialogue_id, metric, part, whole) of the consistency of reactions, over all notes and per kind of note."""
-    rows = judged(facts)
+    rows = against_notes(facts)
     decided = rows.drop_nulls("consistent")
     frames = [
         rows.select("dialogue_id", pl.lit("reactions_decidable").alias("metric"), pl.col("decidable").alias("value")),
@@ -84,7 +85,7 @@ def reaction_table(facts: Facts, human: Facts) -> pl.DataFrame:
     """
     frames = []
     for source, side in (("simulated", facts), ("human", human)):
-        rows = judged(side).drop_nulls("kind").select("kind", seen="says_seen", liked="says_liked")
+        rows = against_notes(side).drop_nulls("kind").select("kind", seen="says_seen", liked="says_liked")
         answers = rows.unpivot(index="kind", variable_name="question", value_name="says").with_columns(
             pl.when("says")
             .then(pl.lit("yes"))
@@ -112,15 +113,16 @@ def _kind() -> pl.Expr:
     return kind
 
 
-# ── the profile in the user's own words ─────────────────────────────────────────────────────────────────────────
+# ── preferences and target attributes ────────────────────────────────────────────────────────────────────────────
 
 
 def profile_parts(
     turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame
 ) -> pl.DataFrame:
-    """Parts of contradictions of the summary and of attribute coverage, from what users say (table `turns`)."""
-    statements = preferences(turns, dialogues, profiles, items)
-    contradicted = statements.select(
+    """Parts (dialogue_id, metric, part, whole) of contradictions of the summary and of attribute coverage, from what
+    users say (table `turns`)."""
+    stated = preferences(turns, dialogues, profiles, items)
+    contradicted = stated.select(
         "dialogue_id", pl.lit("contradictions").alias("metric"), pl.col("contradicts").alias("value")
     )
     attributes = attributes_said(turns, dialogues, profiles).select(
@@ -135,8 +137,8 @@ def preferences(
 ) -> pl.DataFrame:
     """What users say about genres and items of their summary: (dialogue_id, turn, about, says, contradicts).
 
-    A statement is a clause that says of a genre that the profile enjoys or does not, or of a linked item that it loved
-    or did not like, that the user likes it, dislikes it or has not seen it (`dialogue.stances`).
+    A row is a clause that states that the user likes, dislikes or has not seen something. It is about a genre that the
+    profile likes or dislikes, or about a linked item that the profile loved or did not like (`dialogue.stances`).
     """
     titles = dict(items.select("item_id", "title").iter_rows())
     known = {row["profile_id"]: row for row in profiles.iter_rows(named=True)}
@@ -171,8 +173,8 @@ def attributes_said(turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.D
     rows = []
     for dialogue_id, profile_id in dialogues.select("dialogue_id", "profile_id").sort("dialogue_id").iter_rows():
         for attribute, says in _attributes(known.get(profile_id, {})):
-            said = [n for n, text in enumerate(talk.get(dialogue_id, ()), start=1) if says(text)]
-            rows.append((dialogue_id, attribute, said[0] if said else None))
+            n_turns = [n for n, text in enumerate(talk.get(dialogue_id, ()), start=1) if says(text)]
+            rows.append((dialogue_id, attribute, n_turns[0] if n_turns else None))
     return pl.DataFrame(
         rows, schema={"dialogue_id": pl.String, "attribute": pl.String, "n_turn": pl.Int32}, orient="row"
     )
@@ -182,11 +184,12 @@ def coverage_by_turn(
     turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, *, times: int, seed: int
 ) -> pl.DataFrame:
     """Share of a dialogue's target attributes that the user has said by their n-th turn: (n_turn, value, low, high)."""
-    said = attributes_said(turns, dialogues, profiles)
+    attributes = attributes_said(turns, dialogues, profiles)
     n_turns = turns.filter(pl.col("role") == USER).group_by("dialogue_id").len().select(pl.col("len").max()).item()
     rows = []
-    for n_turn in range(1, (n_turns or 0) + 1) if len(said) else ():
-        share = said.group_by("dialogue_id").agg((pl.col("n_turn") <= n_turn).fill_null(False).mean().alias("share"))
+    for n_turn in range(1, (n_turns or 0) + 1) if len(attributes) else ():
+        reached = (pl.col("n_turn") <= n_turn).fill_null(False)
+        share = attributes.group_by("dialogue_id").agg(reached.mean().alias("share"))
         values = share.sort("dialogue_id")["share"].to_numpy()
         estimate = stats.mean(values, times=times, seed=seed)
         assert estimate is not None
@@ -212,7 +215,7 @@ def _names_genre(genre: str) -> Callable[[str], bool]:
 
 def _names_person(person: str) -> Callable[[str], bool]:
     parts = words(person)
-    # A family name alone is how people speak of actors; very short ones are other words too.
+    # Actors are often called by their family name alone; a very short one may be another word.
     either = [" ".join(parts), *parts[-1:]] if len(parts[-1]) > 3 else [" ".join(parts)]
     name = re.compile(f" (?:{'|'.join(map(re.escape, either))})(?:'s)? ")
     return lambda text: name.search(f" {' '.join(words(text))} ") is not None

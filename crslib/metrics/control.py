@@ -1,7 +1,7 @@
 """A negative control: each dialogue is evaluated against another profile with its history and hidden items.
 
-Metrics that depend on the profile (do answers agree with the notes, are hidden items found, is the summary
-contradicted) must get worse; one that does not measures something else. The dialogues stay the same, so both
+Metrics that depend on the profile (agreement with the notes, recall of hidden items, contradictions of the summary)
+must get worse; a metric that does not get worse measures something else. The dialogues stay the same, so the two
 evaluations are paired.
 """
 
@@ -18,7 +18,8 @@ from crslib.users.opinions import Opinions
 
 
 def strangers(profile_ids: Sequence[str], seed: int) -> dict[str, str]:
-    """Another profile for each: the next one in a random circle of all. Raises `CrsError` for fewer than two."""
+    """Another profile for each of `profile_ids`: the next one in a random circle of all. Raises `CrsError` for fewer
+    than two."""
     names = sorted(profile_ids)
     if len(names) < 2:
         raise CrsError("judged_by = 'another' needs two or more profiles; raise n_profiles")

@@ -1,7 +1,9 @@
-"""How varied the dialogues are, in words and in items. Distinct-n alone is not realism: see the human value.
+"""How varied the dialogues are, in words and in items. Dialogues more varied than human ones are not more realistic:
+compare each value with the human one.
 
-Repetition grows with the amount of text, so every metric is taken at a fixed amount: distinct-n over `BUDGET` words,
-self-BLEU over `SAMPLE` utterances of as many dialogues, duplicates, entropy and Gini at equal numbers of dialogues.
+Repetition grows with the amount of text, so every metric is measured on a fixed amount: distinct-n on `BUDGET` words,
+self-BLEU on `SAMPLE` utterances, each of another dialogue, and duplicates, entropy and Gini on equal numbers of
+dialogues.
 """
 
 import itertools
@@ -24,9 +26,9 @@ from crslib.metrics.recommendation import gini, item_counts
 BUDGET = 1000  # words of distinct-n
 ORDERS = (1, 2, 3)
 SAMPLE = 30  # utterances of self-BLEU, each of another dialogue
-DRAWS = 100  # random samples of text, of which the value is the mean
+DRAWS = 100  # random samples of text; the value is their mean
 HALF_DRAWS = 10  # the same within each half-sample
-TIMES = 100  # half-samples at most for the intervals of distinct-n and self-BLEU: each is counted anew
+TIMES = 100  # most half-samples for the intervals of distinct-n and self-BLEU, which are slow to count
 
 TEXT_METRICS = (
     *per_role(
@@ -50,8 +52,8 @@ TEXT_METRICS = (
     *per_role(
         Metric("{role}_duplicates", "diversity", "Utterances that also occur in another dialogue, {role}", "share",
             "lower",
-            "Share of the {role}'s utterances with the same words as one of its utterances in another dialogue. Human "
-            "dialogues: at the same number of dialogues.",
+            "Share of the {role}'s utterances with the same words as one of its utterances in another dialogue. Human: "
+            "the same in as many human dialogues.",
             settings="tok:words", resampling="half")
     ),
     *per_role(
@@ -63,8 +65,8 @@ TEXT_METRICS = (
 )  # fmt: skip
 ITEM_METRICS = (
     Metric("item_entropy", "diversity", "Entropy of recommended items", "bits", "higher",
-        "−Σ p log₂ p over the catalogue items recommended, each once a dialogue. Human dialogues: at the same number "
-        "of dialogues.",
+        "−Σ p log₂ p over the catalogue items recommended, p: an item's share of all recommendations, each item once a "
+        "dialogue. Human: the same in as many human dialogues.",
         resampling="half", chart=True, claim="is more diverse"),
 )  # fmt: skip
 
@@ -77,13 +79,13 @@ def parts(facts: Facts) -> pl.DataFrame:
 
 
 def texts(turns: pl.DataFrame, *, times: int, seed: int) -> dict[str, stats.Estimate]:
-    """Distinct-n and self-BLEU of either role (table `turns`), where there is enough text."""
+    """`{role}_distinct_{n}` and `{role}_self_bleu` of table `turns`, where there is enough text."""
     estimates = {}
     for role in (USER, RECOMMENDER):
         ordered = turns.filter(pl.col("role") == role).sort("dialogue_id", "turn")
         dialogues = ordered.group_by("dialogue_id", maintain_order=True).agg("text")["text"]
-        read = ([said for text in texts if (said := words(text))] for texts in dialogues)
-        spoken = [dialogue for dialogue in read if dialogue]
+        utterances = ([tokens for text in texts if (tokens := words(text))] for texts in dialogues)
+        spoken = [dialogue for dialogue in utterances if dialogue]
         for order, estimate in zip(ORDERS, distinct(spoken, times=times, seed=seed), strict=True):
             if estimate is not None:
                 estimates[f"{role}_distinct_{order}"] = estimate
@@ -142,7 +144,8 @@ def _grams(spoken: Spoken, order: int) -> list[tuple[np.ndarray, np.ndarray]]:
 def _distinct(
     grams: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], lengths: np.ndarray, orders: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """(orders of dialogues, n-gram orders): the share in the first `BUDGET` words, NaN with fewer."""
+    """The share of different n-grams in the first `BUDGET` words, (orders of dialogues, n-gram orders); NaN with fewer
+    words."""
     values = np.full((len(orders), len(grams)), np.nan)
     for row, order in enumerate(orders):
         read = np.cumsum(lengths[order])

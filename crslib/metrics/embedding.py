@@ -33,9 +33,9 @@ from crslib.schemas import Schema
 from crslib.store import Progress, no_progress
 
 LAYER = 5  # of 30, from 0; the later ones are not computed
-COMPONENTS = 12  # principal components: a default run has some 400 turns of either role
-PER_COMPONENT = 10  # turns that each of them needs
-PREFIX = "<|im_start|>user\n"  # before every turn, of either role: the state of a first token depends on nothing else
+COMPONENTS = 12  # principal components; a default run has some 400 turns of either role
+PER_COMPONENT = 10  # turns needed for each component
+PREFIX = "<|im_start|>user\n"  # before every turn, of either role: the state of a first token has no context
 _FILES = ("embeddings.parquet", "axes.parquet", "embeddings.json")
 _THOUSANDTHS = 1000  # places are stored as whole numbers
 _PLACES: Schema = {"dialogue_id": pl.String, "role": pl.String, "place": pl.Array(pl.Int16, COMPONENTS)}
@@ -47,9 +47,9 @@ _SETTINGS = f"model:smollm2|layer:{LAYER}"
 FRECHET = per_role(
     Metric("{role}_frechet", "realism", "Fréchet distance of the {role}'s turns", "variances", "lower",
         "|m₁ − m₂|² + Tr(C₁ + C₂ − 2 (C₁ C₂)^½) of the {role}'s turns, run against human dialogues, as a share of the "
-        f"variance of human turns, on the first {COMPONENTS} principal components of these; a turn is {_EMBEDDING}. "
-        f"Grows as turns get fewer. Human: mean over {N_SPLITS} draws of as many human dialogues (at most half) "
-        "against the rest; floor: their 95 % quantile.",
+        f"variance of human turns, on the first {COMPONENTS} principal components of these; a turn's embedding is "
+        f"{_EMBEDDING}. It grows as the number of turns falls. Human: mean over {N_SPLITS} draws of as many human "
+        "dialogues as the run has (at most half of them) against the rest; floor: the 95 % quantile of these draws.",
         "Heusel et al., GANs Trained by a Two Time-Scale Update Rule, NeurIPS 2017",
         settings=f"{_SETTINGS}|components:{COMPONENTS}|splits:{N_SPLITS}", chart=True,
         claim="is closer to human dialogues")
@@ -57,8 +57,8 @@ FRECHET = per_role(
 VENDI = per_role(
     Metric("{role}_vendi", "diversity", f"Effective number of different turns among {SAMPLE}, {{role}} (Vendi)",
         "turns", "higher",
-        f"exp of the entropy of the eigenvalues of K/n, K the cosines of {SAMPLE} turns, one each of {SAMPLE} random "
-        f"dialogues; mean of {DRAWS} samples; a turn is {_EMBEDDING}.",
+        f"exp of the entropy of the eigenvalues of K/n, K the cosines of the embeddings of {SAMPLE} turns, one "
+        f"each of {SAMPLE} random dialogues; mean of {DRAWS} samples; a turn's embedding is {_EMBEDDING}.",
         "Friedman and Dieng, The Vendi Score, TMLR 2023", settings=f"{_SETTINGS}|sample:{SAMPLE}|draws:{DRAWS}",
         resampling="half", max_resamples=TIMES, chart=True, claim="is more diverse")
 )  # fmt: skip
@@ -159,7 +159,7 @@ def measure(embedded: Mapping[str, Embedded], source: Mapping[str, Any]) -> Huma
 def _axes(standardised: np.ndarray) -> np.ndarray:
     variances, vectors = np.linalg.eigh(np.cov(standardised, rowvar=False, bias=True))
     variances, vectors = variances[::-1][:COMPONENTS], vectors[:, ::-1][:, :COMPONENTS]
-    # An axis has no direction of its own: its largest entry is positive.
+    # The sign of an axis is arbitrary; fixing it makes the stored files reproducible.
     signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
     return vectors * signs / np.sqrt(variances.sum())
 
@@ -263,7 +263,7 @@ def _sums(turns: Embedded) -> np.ndarray:
 def _moments(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means (k, d), covariances (k, d, d) of turns, each dialogue (row of `sums`) counted as `counts` (k, n) says."""
     total = counts @ sums
-    width = math.isqrt(sums.shape[1])  # 1 + d + d² lies between d² and (d + 1)²
+    width = math.isqrt(sums.shape[1])  # d² < 1 + d + d² < (d + 1)²
     mean = total[:, 1 : width + 1] / total[:, :1]
     second = (total[:, width + 1 :] / total[:, :1]).reshape(-1, width, width)
     return mean, second - mean[:, :, None] * mean[:, None, :]

@@ -1,5 +1,4 @@
-"""All metrics of a run next to those of human dialogues. The only module that reads profiles, held-out items and
-dialogues together.
+"""All metrics of a run that need neither models nor human texts, next to those of human dialogues.
 
 Knows nothing of files and charts.
 """
@@ -34,14 +33,15 @@ def evaluate(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Tables `scores` (one value per dialogue and metric) and `metrics` (one row per metric) of a run.
 
-    A pooled share weights dialogues by what they hold, so it need not be the mean of the scores. The numbers of leaks
-    have no interval: every prompt is read, nothing is estimated. Raises `CrsError` when the dialogues are of other
-    profiles than those given.
+    `human`: statistics of human dialogues; `n_bootstrap`: resamples of dialogues behind each 95 % interval. A share
+    over all turns or items weights long dialogues more, so it need not be the mean of the scores. The numbers of leaks
+    have no interval, because every prompt is read and nothing is estimated. Raises `CrsError` when the dialogues are of
+    other profiles than those given.
     """
-    strange = dialogues.join(profiles, on="profile_id", how="anti").sort("dialogue_id")
-    if strange.height:
+    unknown = dialogues.join(profiles, on="profile_id", how="anti").sort("dialogue_id")
+    if unknown.height:
         raise CrsError(
-            f"dialogue {strange['dialogue_id'][0]!r} is of profile {strange['profile_id'][0]!r}, which table profiles "
+            f"dialogue {unknown['dialogue_id'][0]!r} is of profile {unknown['profile_id'][0]!r}, which table profiles "
             "lacks; run 02_simulate again after 01_profiles"
         )
     counted = facts(dialogues, turns)
@@ -84,7 +84,7 @@ def evaluate(
 def extended(
     scores: pl.DataFrame, metrics: pl.DataFrame, results: Results, *, times: int, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Tables `scores` and `metrics` of a run with further results, in place of those of the same name.
+    """Tables `scores` and `metrics` of a run with further results, which replace those of the same metrics.
 
     `times`, `seed`: those with which `results` were measured.
     """
@@ -111,15 +111,15 @@ def _common(counted: Facts) -> pl.DataFrame:
 
 
 def human_estimates(human: Human, *, times: int, seed: int) -> dict[str, stats.Estimate]:
-    """The metrics of human dialogues: those counted from their facts, with intervals from `times` resamples, and the
-    stored ones, which need their words."""
+    """The metrics of human dialogues: those counted from their facts, with intervals from `times` resamples, and those
+    stored as values, because they need the texts."""
     counted = stats.ratios(_common(human.facts), human.facts.dialogue_ids, times=times, seed=seed)
     stored = {name: stats.Estimate(**estimate) for name, estimate in human.reference.items()}
     return counted | stored
 
 
 def _leaks(audit: leakage.Audit) -> pl.DataFrame:
-    """(dialogue_id, metric, part): the number of prompts with a finding."""
+    """(dialogue_id, metric, part): the number of prompts with a leak."""
     prompts = audit.findings.filter(pl.col("turn") >= 0).unique(["dialogue_id", "turn", "role"])
     leaked = (
         pl.when(pl.col("kind") == "hidden title").then(pl.lit("leaked_titles")).otherwise(pl.lit("leaked_profiles"))
@@ -132,7 +132,7 @@ def _leaks(audit: leakage.Audit) -> pl.DataFrame:
 
 
 def _per_dialogue(leaks: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
-    """Parts of the leaks of every dialogue with prompts, 0 where there was none."""
+    """(dialogue_id, metric, part, whole): leaks of every dialogue with prompts, 0 where there is none."""
     role = pl.when(pl.col("role") == "user").then(pl.lit("leaked_titles")).otherwise(pl.lit("leaked_profiles"))
     read = prompts.select("dialogue_id", role.alias("metric")).unique().sort("dialogue_id", "metric")
     return read.join(leaks, on=["dialogue_id", "metric"], how="left", maintain_order="left").select(
@@ -176,7 +176,7 @@ def _metrics(results: Mapping[str, Result], times: int, seed: int) -> pl.DataFra
 
 
 def _within(bound: float | None, unit: str) -> float | None:
-    """A bound of an interval, cut to the range of its unit: a shifted interval may leave it."""
+    """A bound of an interval, cut to the range of its unit, which a shifted interval may leave."""
     least = -math.inf if unit == "bits saved" else 0.0
     most = 1.0 if unit in ("share", "distance", "index") else math.inf
     return None if bound is None else min(max(bound, least), most)

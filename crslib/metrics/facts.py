@@ -1,7 +1,7 @@
 """Counts of what happens in dialogues, as numbers without texts: the same for simulated and for human ones.
 
-The realism, diversity and consistency metrics read these frames only, so that runs can be compared with human dialogues
-of which no text is stored. Knows nothing of profiles and targets.
+Most metrics of realism, recommendation, diversity and consistency read only these frames, so that runs can be compared
+with human dialogues of which no text is stored. Knows nothing of profiles and targets.
 """
 
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ class Facts:
 def facts(dialogues: pl.DataFrame, turns: pl.DataFrame) -> Facts:
     """Counts of the tables `dialogues` and `turns`. Turns without text do not count."""
     turns = turns.filter(pl.col("text").str.strip_chars() != "").sort("dialogue_id", "turn")
-    said = pl.Series("utterance", [" ".join(words(text)) for text in turns["text"]], dtype=pl.String)
+    spoken = pl.Series("utterance", [" ".join(words(text)) for text in turns["text"]], dtype=pl.String)
     counted = turns.select(
         "dialogue_id",
         "turn",
@@ -69,7 +69,7 @@ def facts(dialogues: pl.DataFrame, turns: pl.DataFrame) -> Facts:
         n_words().alias("n_words"),
         pl.col("items").list.len().cast(pl.Int32).alias("n_items"),
         pl.col("text").str.contains("?", literal=True).alias("asks"),
-        (said.rank("dense") - 1).cast(pl.Int32).alias("utterance"),
+        (spoken.rank("dense") - 1).cast(pl.Int32).alias("utterance"),
     )
     return Facts(
         dialogues["dialogue_id"].unique().sort().alias("dialogue_id"),

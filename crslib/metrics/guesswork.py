@@ -2,12 +2,12 @@
 
 The reader is the item prior of `recommender.prior`, which guesses the catalogue's items in the order of its ranking.
 Guesswork is log₂ of the rank of a hidden item, in bits: one bit less means half as many guesses (Massey, Guessing and
-Entropy, ISIT 1994; in bits as in Bonneau, The Science of Guessing, S&P 2012). A mean rank or percentile depends mostly
-on the items that nobody finds; a best or reciprocal rank depends on the few that are found at once and on how many
-items there are to find.
+Entropy, ISIT 1994; in bits as in Bonneau, The Science of Guessing, S&P 2012). A mean rank or percentile would depend
+mostly on the items with the worst ranks; a best or reciprocal rank would depend mostly on the few best ranks and on the
+number of hidden items.
 
-A user who knows no hidden item should not save more guesses than its target attributes would. Knows nothing of
-prompts: `leakage` audits those.
+The words of a user who knows no hidden item should not save more guesses than its target attributes do. Knows nothing
+of prompts, which `leakage` audits.
 """
 
 from collections import defaultdict
@@ -36,7 +36,7 @@ METRICS = (
         Metric(name, "leakage", f"Guesswork of a hidden item given {title}", "bits", "none",
             "Mean over dialogues of the mean log₂ rank of the held-out liked items in the catalogue, ranked by the "
             f"item prior given {text}. Items that the user links are left out of the ranking. A target that the user "
-            "names before the recommender has rank 1 given the words; one that it names after it is left out.",
+            "names before the recommender does has rank 1 given the words; one that the user names later is left out.",
             _SOURCE, chart=name == WORDS)
         for name, (title, text) in _GIVEN.items()
     ),

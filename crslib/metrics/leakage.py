@@ -5,9 +5,9 @@ The audit reads exactly what was fed to the models. Titles are matched as whole 
 - `Title (Year)` always; the bare title if it has two words or eight letters, in any case;
 - a shorter one ("Heat", "Her") only as it is capitalised and not at the start of a sentence, so that ordinary words do
   not count as titles;
-- never inside the name of another item ("Alien" in "Alien: Covenant") or of the profile's own people and genres.
+- never inside the name of another item ("Alien" in "Alien: Covenant"), or of a person or genre of the profile.
 
-What was already said in the dialogue is no leak: utterances are searched in the same way.
+What an utterance of the dialogue already holds is no leak: utterances are searched in the same way.
 """
 
 import re
@@ -38,7 +38,7 @@ METRICS = (
         resampling="none", claim="leaks less"),
     Metric("leaked_profiles", "leakage", "Recommender prompts with private text", "prompts", "lower",
         "Number of recommender prompts with a sentence of the summary, the attributes, their headings or a private "
-        "note that was not said in the dialogue; every prompt is read.",
+        "note that no utterance held before; every prompt is read.",
         resampling="none", claim="leaks less"),
     Metric("target_named_by_user", "leakage", "User names a target first", "share", "lower",
         "Share of dialogues in which the user names a held-out liked item before the recommender does: by a link, or "
@@ -47,8 +47,8 @@ METRICS = (
         "liked.",
         settings=f"ratio:{FUZZY}", chart=True, claim="leaks less"),
     Metric("first_turn_hits", "leakage", "Hits in the recommender's first turn", "share", "none",
-        "Share of dialogues whose first recommender turn names a held-out liked item: many, if the recommender knows "
-        "the target."),
+        "Share of dialogues whose first recommender turn names a held-out liked item; a high share is a sign that the "
+        "recommender knows the target."),
     Metric("k_anonymity", "leakage", "Items that match the target attributes (median)", "items", "higher",
         "Median over dialogues of the number of catalogue items that have all target attributes.", _ANONYMITY),
     Metric("k_anonymity_min", "leakage", "Items that match the target attributes (minimum)", "items", "higher",
@@ -81,12 +81,12 @@ class Audit:
     @property
     def counts(self) -> dict[str, int]:
         """For `run.json`: prompts read, and prompts (or profiles) with a finding of each kind."""
-        n_found = Counter(self.findings.unique(["dialogue_id", "turn", "role", "kind"])["kind"])
+        n_by_kind = Counter(self.findings.unique(["dialogue_id", "turn", "role", "kind"])["kind"])
         return {
             "user_prompts": self.n_user_prompts,
             "recommender_prompts": self.n_recommender_prompts,
             "profiles": self.n_profiles,
-            **{kind.replace(" ", "_"): n_found[kind] for kind in KINDS},
+            **{kind.replace(" ", "_"): n_by_kind[kind] for kind in KINDS},
         }
 
     def table(self) -> pl.DataFrame:
@@ -115,10 +115,10 @@ def audit(
 ) -> Audit:
     """Reads every prompt (table `prompts`) for hidden items and for private text, and every profile for hidden items.
 
-    All held-out items count as hidden, liked or not. A recommender prompt may repeat private text as often as it was
-    said in the dialogue; once more is a leak.
+    All held-out items count as hidden, liked or not. A recommender prompt may hold a private text as often as the
+    utterances before it do; once more is a leak.
     """
-    searches = _Titles(items)
+    titles = _Titles(items)
     hidden = {key[0]: rows["item_id"].to_list() for key, rows in holdouts.sort("item_id").group_by("profile_id")}
     known = {row["profile_id"]: row for row in profiles.iter_rows(named=True)}
     owner = dict(dialogues.select("dialogue_id", "profile_id").iter_rows())
@@ -130,7 +130,7 @@ def audit(
         text = _CONTROL.sub("\n", prompt["text"])
         if prompt["role"] == USER:
             targets = hidden.get(owner.get(prompt["dialogue_id"], ""), [])
-            unsaid = searches.unsaid(targets, text, history, _own_words(profile))
+            unsaid = titles.unsaid(targets, text, history, _own_words(profile))
             leaks = [("hidden title", name) for name in unsaid]
         else:
             leaks = list(_private(profile, text, [RECOMMENDER_SYSTEM, *history]))
@@ -187,7 +187,7 @@ def _private(profile: Mapping[str, Any], prompt: str, history: Sequence[str]) ->
 
 
 def _count(phrase: str, text: str) -> int:
-    """Occurrences of `phrase`; two in a row may share the space between them."""
+    """Occurrences of `phrase`; successive ones may share the space between them."""
     return len(re.findall(f"(?={re.escape(phrase)})", text))
 
 

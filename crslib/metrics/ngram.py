@@ -1,4 +1,4 @@
-"""Cross-entropy of simulated words under a trigram model of human dialogues, which shares nothing with the simulators.
+"""Cross-entropy of simulated words under a trigram model of human dialogues, which is none of the simulators' models.
 
 Trigrams of human training dialogues with interpolated Kneser–Ney smoothing. The model reads each utterance on its own
 and every film title as the same word.
@@ -15,7 +15,7 @@ from crslib.dialogue.utterances import RECOMMENDER, USER, between
 from crslib.dialogue.words import words
 from crslib.metrics.base import PARTS, Metric, Result, Results, per_role
 
-START, END, FILM = "<s>", "</s>", "<film>"  # no word holds a bracket
+START, END, FILM = "<s>", "</s>", "<film>"  # no real word holds a bracket
 _RARE = "<rare>"
 
 METRICS = (
@@ -66,7 +66,7 @@ class Trigrams:
         self._n_types = len(self._known | {_RARE, END})
 
     def nats(self, utterance: Sequence[str]) -> float:
-        """−log P of an utterance and its end; there is one word more than it has."""
+        """−log P of an utterance, in nats: a sum over its words and its end."""
         total = 0.0
         for gram in self._grams(utterance):
             p = 1 / self._n_types

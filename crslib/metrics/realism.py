@@ -1,7 +1,7 @@
 """How close simulated dialogues are to human ones: who opens, how long turns are, how often they ask or name items.
 
-Shares and means come with those of human dialogues. Whole distributions have two distances to those of human dialogues,
-and a floor: the distance between two samples of human dialogues. Knows nothing of the words.
+Shares and means come with those of human dialogues. Distributions come with two distances to those of human dialogues,
+and with a floor: a high quantile of the distances between two samples of human dialogues. Knows nothing of the words.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from crslib.metrics.facts import Facts
 
 N_SPLITS = 200  # random splits of the human dialogues for a floor
 FLOOR = (
-    f"Observations of all dialogues are pooled. Human: mean over {N_SPLITS} draws of as many human dialogues (at most "
-    "half) against the rest; floor: their 95 % quantile."
+    f"Observations of all dialogues are pooled. Human: mean over {N_SPLITS} draws of as many human dialogues as the "
+    "run has (at most half of them) against the rest; floor: the 95 % quantile of these draws."
 )
 MARGINALS = {  # title and unit
     "user_words": ("words per user turn", "words"),

@@ -1,6 +1,7 @@
-"""Whether the recommender finds what the user would like: held-out recall, attributes, acceptance, repeats, variety.
+"""Whether the recommender names items that the user would like: recall of held-out items, match of attributes,
+acceptance, repeats, concentration.
 
-Reads held-out items, after the simulation; nothing of them is ever shown to a model.
+Reads held-out items, after the simulation only.
 """
 
 import numpy as np
@@ -18,8 +19,8 @@ CUTOFFS = (1, 3, 5, 10)
 METRICS = (
     *(
         Metric(f"recall_at_{n}", "recommendation", f"Recall@{n} of held-out liked items", "share", "higher",
-            f"Mean over dialogues of |first {n} of L ∩ T| / |T|; L, the recommended items: distinct items that the "
-            "recommender names, in order, without those that the user named before, unknown titles taking a rank; T: "
+            f"Mean over dialogues of |(first {n} of L) ∩ T| / |T|. L: the distinct items that the recommender names, "
+            "in order, without those that the user named before; a title that is not in the catalogue takes a rank. T: "
             "the profile's held-out liked items.",
             "Herlocker et al., Evaluating Collaborative Filtering Recommender Systems, TOIS 2004", chart=n == 5,
             claim="recommends better" if n == 5 else None)
@@ -28,7 +29,7 @@ METRICS = (
     Metric("hits", "recommendation", "Dialogues with a hit", "share", "higher",
         "Share of dialogues in which the recommender names at least one held-out liked item that the user had not "
         "named.",
-        headline="dialogues found a hidden film", chart=True, claim="recommends better"),
+        headline="dialogues recommend a hidden film", chart=True, claim="recommends better"),
     Metric("attribute_match", "recommendation", "Attribute match of recommendations", "share", "higher",
         "Mean over recommended catalogue items of the share of target attributes (each genre, decade, actor, "
         "director) they have; attributes unknown for an item are left out.",
@@ -53,7 +54,7 @@ METRICS = (
         resampling="half"),
     Metric("gini", "recommendation", "Concentration of recommendations (Gini)", "index", "human",
         "Gini coefficient of the recommendation counts of the items recommended at least once: 0 where all counts are "
-        "equal. Human dialogues: at the same number of dialogues.",
+        "equal. Human: the same in as many human dialogues.",
         "Fleder and Hosanagar, Blockbuster Culture's Next Rise or Fall, Management Science 2009", resampling="half",
         chart=True),
 )  # fmt: skip
@@ -117,7 +118,8 @@ def behaviour(facts: Facts) -> pl.DataFrame:
 def parts(
     facts: Facts, dialogues: pl.DataFrame, profiles: pl.DataFrame, holdouts: pl.DataFrame, items: pl.DataFrame
 ) -> pl.DataFrame:
-    """Parts of recall, hits, attribute match and preference coverage; `behaviour` has the others."""
+    """Parts (dialogue_id, metric, part, whole) of the metrics that need the profile: recall, hits, attribute match and
+    preference coverage; `behaviour` has the others."""
     return pl.concat(
         [
             _recall(facts, dialogues, holdouts),
@@ -243,7 +245,7 @@ def _preference_coverage(
 
 
 def item_counts(facts: Facts) -> sparse.csr_array:
-    """How often each catalogue item was recommended in each dialogue: (dialogues, items), dialogues sorted by id."""
+    """Whether (0 or 1) each catalogue item was recommended in each dialogue: (dialogues, items), dialogues by id."""
     rows = recommended(facts).filter("linked")
     names = rows["item"].unique().sort()
     index = pl.DataFrame({"item": names}).with_row_index("column")

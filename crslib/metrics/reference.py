@@ -1,8 +1,8 @@
-"""Statistics of human dialogues that runs are compared with. No texts, no persons.
+"""Statistics of human dialogues that runs are compared with. They hold no text and name no person.
 
 Built once from ReDial's test set by `crs data reference`; the evaluation needs only the result. Metrics that need the
-words themselves (distinct-n, self-BLEU) are stored as values; all others are counted from the stored facts, so that
-there is a floor for any number of dialogues.
+words themselves (distinct-n, self-BLEU) are stored as values; all others are counted from the stored facts, so that a
+floor can be computed for any number of dialogues.
 """
 
 import json
@@ -40,7 +40,7 @@ class Human:
 def measure(dialogues: Sequence[Dialogue]) -> Human:
     """The statistics of human dialogues. Dialogues are numbered in their order; items keep the corpus's ids."""
     numbered = anonymous(dialogues)
-    heads, turns = frames(numbered)
+    rows, turns = frames(numbered)
     estimates = diversity.texts(turns, times=N_BOOTSTRAP, seed=SEED)
     # The closest match to a held-out item: what the recommender suggested and the seeker liked, by the form.
     targets = [
@@ -54,13 +54,13 @@ def measure(dialogues: Sequence[Dialogue]) -> Human:
         pl.DataFrame(targets, schema={"dialogue_id": pl.String, "item_id": pl.String}, orient="row"),
         _items(numbered),
     )
-    estimates |= stats.ratios(named, heads["dialogue_id"], times=N_BOOTSTRAP, seed=SEED)
+    estimates |= stats.ratios(named, rows["dialogue_id"], times=N_BOOTSTRAP, seed=SEED)
     messages = np.array([sum(turn.n_messages or 0 for turn in dialogue.turns) for dialogue in numbered], dtype=float)
     if (mean := stats.ratio(messages, np.ones(len(messages)), times=N_BOOTSTRAP, seed=SEED)) is not None:
         estimates["messages"] = mean
     tagger = dialogue_acts.read()
     stored = {name: vars(estimate) for name, estimate in sorted(estimates.items())}
-    return Human(facts(heads, turns), tagger.tag(turns), tagger, stored)
+    return Human(facts(rows, turns), tagger.tag(turns), tagger, stored)
 
 
 def anonymous(dialogues: Sequence[Dialogue]) -> list[Dialogue]:

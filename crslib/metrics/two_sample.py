@@ -2,7 +2,7 @@
 Two-Sample Tests, ICLR 2017).
 
 Accuracy on turns of dialogues that the classifier was not trained on: 0.5 is chance, 1 is perfect. Film titles are
-masked: which films come up is measured elsewhere. A control reads the length of a turn only.
+masked, because other metrics measure which films are named. A control reads the length of a turn only.
 """
 
 import math
@@ -25,13 +25,13 @@ SCHEMA = {
     "n_dialogues": pl.Int64,
 }
 _FOLDS = 5
-_TOKEN = r"\w+|[^\w\s]"  # words and single punctuation marks, case kept
-_LONGEST = 40  # words; longer turns are alike to the control
+_TOKEN = r"\w+|[^\w\s]"  # words and single punctuation marks; case matters
+_LONGEST = 40  # words; the control does not distinguish longer turns
 
 _DEFINITION = (
-    "Accuracy, mean of both sides, of a logistic regression on {features}, on turns of dialogues that it was not "
-    "trained on, as many human dialogues as simulated ones; 0.5 is chance. Human: one half of ReDial's test dialogues "
-    "against the other; floor: the upper end of its interval."
+    "Accuracy (mean of both sides' shares of correctly classified turns) of a logistic regression on {features}, on "
+    "turns of dialogues that it was not trained on, with as many human as simulated dialogues; 0.5 is chance. Human: "
+    "one half of ReDial's test dialogues against the other; floor: the upper end of its interval."
 )
 _SOURCE = "Lopez-Paz and Oquab, Revisiting Classifier Two-Sample Tests, ICLR 2017"
 METRICS = per_role(
@@ -80,11 +80,11 @@ def evaluate(turns: pl.DataFrame, human: pl.DataFrame, *, times: int, seed: int)
         return Results({}, missing="no human dialogues to compare with; set `redial`")
     results = {}
     order = sorted(human["dialogue_id"].unique(), key=lambda dialogue: derive_seed(seed, "halves", dialogue))
-    few = order[: min(len(order) // 2, turns["dialogue_id"].n_unique())]
-    some, others = (human.filter(pl.col("dialogue_id").is_in(part)) for part in (few, order[len(order) // 2 :]))
+    first_half = order[: min(len(order) // 2, turns["dialogue_id"].n_unique())]
+    one, other = (human.filter(pl.col("dialogue_id").is_in(part)) for part in (first_half, order[len(order) // 2 :]))
     for role in (USER, RECOMMENDER):
         runs = two_sample(turns, human, role, times=times, seed=seed)
-        halves = two_sample(some, others, role, times=times, seed=seed)
+        halves = two_sample(one, other, role, times=times, seed=seed)
         for row, half in zip(runs.iter_rows(named=True), halves.iter_rows(named=True), strict=False):
             name = f"{role}_two_sample" + ("" if row["features"] == WORDS else "_length")
             estimate = stats.Estimate(row["accuracy"], row["low"], row["high"], row["n_dialogues"])

@@ -1,6 +1,8 @@
-"""Charts and HTML pages of what was computed elsewhere: of a run and of several (`html`), of people's votes (`study`)
-and of a judging model's answers (`judge`). `charts` draws frames. Modules are imported one by one, because charts take
-a second to load.
+"""Charts and HTML pages of what was computed elsewhere.
+
+`html` writes the reports of a run and of a sweep, `study` that of people's votes, `judge` that of a judging model's
+answers. `charts` draws frames; `text` writes numbers, intervals and tables. Modules are imported one by one, because
+charts take a second to load.
 """
 
-__all__ = ["charts", "html", "judge", "study"]
+__all__ = ["charts", "html", "judge", "study", "text"]

@@ -58,7 +58,7 @@ def _curve(frame: pl.DataFrame, x: str, y: str) -> alt.Chart:
 
 def success_by_turn(curve: pl.DataFrame) -> alt.Chart:
     """`recommendation.hit_by_turn`: n_turn, value, low, high (shares of dialogues)."""
-    return _curve(curve, "recommender's turn", "dialogues that found a hidden film")
+    return _curve(curve, "recommender's turn", "dialogues that recommended a hidden film")
 
 
 def coverage_by_turn(curve: pl.DataFrame) -> alt.Chart:
@@ -207,7 +207,7 @@ def conditions(metrics: pl.DataFrame, domain: tuple[float, float] | None = None)
 
 
 def learning(log: pl.DataFrame) -> alt.Chart:
-    """Loss over the tokens read, from a training's log: of each step, and on validation dialogues."""
+    """Loss over the tokens read, of each step and on validation dialogues, from a training's log (`fit.LOG`)."""
     base = alt.Chart(log).encode(x=alt.X("tokens:Q", title="tokens read", axis=alt.Axis(format="~s")))
     loss = alt.Y("loss:Q", title="nats per own token", scale=alt.Scale(zero=False))
     steps = base.mark_line(color=SIMULATED, opacity=0.6).encode(y=loss)
@@ -216,13 +216,14 @@ def learning(log: pl.DataFrame) -> alt.Chart:
 
 
 def usefulness(points: pl.DataFrame) -> alt.ConcatChart:
-    """`benchmarks.usefulness.measure`'s points of one metric: source, n, own_tokens, metric, value, low, high; over
-    the training dialogues and over the recommender's own tokens in them. The point without dialogues starts every line.
+    """Points of one metric from `experiments.benchmarks.usefulness.measure`: source, n, own_tokens, metric, value, low,
+    high; over the training dialogues and over the recommender's own tokens in them. Every line starts at the point with
+    n = 0.
     """
     title = points["metric"][0]
-    begin = points.filter(n=0).drop("source")
+    untrained = points.filter(n=0).drop("source")
     trained = points.filter(pl.col("n") > 0)
-    whole = pl.concat([trained.select("source").unique().join(begin, how="cross").select(points.columns), trained])
+    whole = pl.concat([trained.select("source").unique().join(untrained, how="cross").select(points.columns), trained])
 
     def panel(x: str, words: str) -> alt.LayerChart:
         base = alt.Chart(whole.sort("source", "n")).encode(
@@ -238,13 +239,13 @@ def usefulness(points: pl.DataFrame) -> alt.ConcatChart:
 def win_rates(wins: pl.DataFrame) -> alt.FacetChart:
     """How often people prefer one condition to another: a, b, criterion, value, low, high; half is marked."""
     shown = wins.with_columns(pl.format("{} against {}", "a", "b").alias("match"))
-    layers = _against_chance(shown, "criterion", "share of votes for the first, ties half")
+    layers = _against_chance(shown, "criterion", "share of votes for the first, ties counted half")
     return layers.facet(facet=alt.Facet("match:N", title=None), columns=1)
 
 
 def turing_test(shares: pl.DataFrame) -> alt.LayerChart:
-    """How often people recognise the human dialogue: condition next to it, value, low, high; half is marked."""
-    return _against_chance(shares, "condition", "share of votes for the human dialogue, ties half")
+    """How often people identify the human dialogue: condition of the other one, value, low, high; half is marked."""
+    return _against_chance(shares, "condition", "share of votes for the human dialogue, ties counted half")
 
 
 def _against_chance(shares: pl.DataFrame, row: str, title: str) -> alt.LayerChart:

@@ -112,7 +112,7 @@ def _page(dialogue: Dialogue) -> dict[str, Any]:
 def write_judged(
     path: Path, title: str, lines: Sequence[str], figures: pl.DataFrame, definitions: Mapping[str, str]
 ) -> Path:
-    """Writes the report of a judge: `lines` state how far it can be trusted (`verdicts.trust`), `figures` are those of
+    """Writes the report of a judge: `lines` state how far it can be relied on (`judge.trust`), `figures` are those of
     `verdicts.FIGURES`; returns `path`."""
     return _write(
         path,
@@ -126,10 +126,10 @@ def write_judged(
 
 
 def judged(figures: pl.DataFrame, lines: Sequence[str]) -> list[Figure]:
-    """A judge's figures as charts, each with how far the judge can be trusted (the first of `lines`)."""
+    """A judge's figures as charts, each with how far the judge can be relied on (the first of `lines`)."""
     wanted = (
         ("Controls: the judge prefers the intact dialogue to its corrupted copy", "controls", "wins", "condition"),
-        ("Controls: its verdict changes when the two change places", "controls", "flips", "condition"),
+        ("Controls: its verdict changes when the two dialogues change places", "controls", "flips", "condition"),
         ("The judge prefers the first condition", "pairs", "wins", "label"),
         ("Marks", "marks", "mark", "label"),
     )
@@ -183,8 +183,8 @@ def _render(template: str, **content: Any) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """A page for a notebook, in a frame of its own that keeps its style out of the notebook. Its scripts run only with
-    `scripts`, and never reach the notebook."""
+    """A page for a notebook, in a frame of its own, so that its style does not change the notebook's. Scripts run only
+    with `scripts`, and cannot reach the notebook."""
 
     html: str
     height: int = 640
@@ -205,7 +205,7 @@ def show(run: Run, dialogue_ids: Iterable[str]) -> Shown:
 
 
 def _tiles(metrics: pl.DataFrame) -> list[dict[str, str]]:
-    """The leaks, and the metrics with a headline."""
+    """The figures at the top of a run's report: the leaks, and the metrics with a headline."""
     rows = {row["metric"]: row for row in metrics.iter_rows(named=True)}
     leaks = [rows[name] for name in ("leaked_titles", "leaked_profiles") if name in rows]
     n_leaks, n_read = sum(row["value"] for row in leaks), sum(row["n"] for row in leaks)

@@ -1,5 +1,6 @@
-"""The votes of a study as a page and as lines: figures from `judging.analysis`, with a sentence each on how to read
-them.
+"""The votes of a study as a page and as lines.
+
+The figures are those of `judging.analysis`, each with a sentence on how to read it.
 """
 
 from pathlib import Path
@@ -8,14 +9,13 @@ import polars as pl
 
 from crslib.judging import analysis, verdicts
 from crslib.judging.study import Study
-from crslib.judging.verdicts import estimate_text
-from crslib.reporting import charts, html
+from crslib.reporting import charts, html, text
 from crslib.reporting.html import Figure, Table
 from crslib.schemas import empty
 from crslib.store import Run, write_parquet
 
 _TURING_TEST = (
-    "Share of votes for the human dialogue, ties counted half; 0.5: people cannot tell the two apart. Both dialogues "
+    "Share of votes for the human dialogue, ties counted half; 0.5: people cannot distinguish the two. Both dialogues "
     "of a pair have the same opener and number of turns. length_baseline: the share for always choosing the one with "
     "more words."
 )
@@ -45,7 +45,7 @@ def figures(votes: pl.DataFrame) -> list[Figure]:
     if turing_test.height:
         reading = (
             "Share of votes for the human dialogue, by the condition of the other one; at the dashed line people "
-            "cannot tell the two apart."
+            "cannot distinguish the two."
         )
         shown.append(Figure("Which is real?", reading, charts.turing_test(turing_test)))
     if win_rates.height:
@@ -62,7 +62,7 @@ def tables(study: Study, votes: pl.DataFrame, judge_votes: pl.DataFrame | None =
     checked = [question.criterion for question in study.questions if question.check]
     shown = [
         Table("Who wins", "Share of votes for a over b, ties counted half.", analysis.win_rates(votes)),
-        Table("Strengths", "Log-odds with mean 0; ties is the model's ν.", analysis.strengths(votes)),
+        Table("Strengths", "Log-odds with mean 0; ties: the model's parameter ν.", analysis.strengths(votes)),
         Table(
             "Do raters agree?",
             "Krippendorff's alpha, ordinal: 1 full agreement, 0 as by chance. Needs two raters on a pair.",
@@ -70,20 +70,21 @@ def tables(study: Study, votes: pl.DataFrame, judge_votes: pl.DataFrame | None =
         ),
         Table(
             "Raters",
-            "Attention checks passed, the same choice when a pair came again, agreement with each other rater per "
+            "Attention checks passed, the same choice when a pair was shown again, agreement with each other rater per "
             "answer, share of left choices and of ties, median seconds. No vote is left out because of these figures.",
             analysis.raters(votes, checked),
         ),
         Table(
             "How many pairs does it take?",
-            "Pairs with one vote each at which a win rate is detected in 80 % of studies (two-sided sign test, 5 %), "
-            "with the share of ties in these votes.",
+            "Number of pairs, with one vote each, at which 80 % of studies detect a win rate (two-sided sign test, "
+            "5 %), with the share of ties in these votes.",
             analysis.power(votes),
         ),
         Table(
             "Automatic metrics against people",
-            "Kendall's tau of differences over pairs; same: share of the decided pairs (no tie) in which people prefer "
-            "the higher value. The ten smallest p, not corrected: of so many tests some are small by chance.",
+            "tau: Kendall's, of a metric's difference and people's preference over pairs; same: share of the decided "
+            "pairs (no tie) in which people prefer the higher value. The ten smallest p, not corrected: of so many "
+            "tests some are small by chance.",
             analysis.metric_agreement(votes, _scores(study)).sort("p", "metric", "criterion").head(10),
         ),
     ]
@@ -104,17 +105,17 @@ def _scores(study: Study) -> pl.DataFrame:
 def lines(votes: pl.DataFrame) -> list[str]:
     """The main figures of these votes (table `votes`) in words, one line each."""
     shown = [
-        f"human dialogues identified against {row['condition']}: {estimate_text(row)}, {row['ties']:.0%} ties, "
+        f"human dialogues identified against {row['condition']}: {text.row_estimate(row)}, {row['ties']:.0%} ties, "
         f"{row['n']} pairs, {row['raters']} raters; 0.50 is chance"
         for row in analysis.turing_test(votes).iter_rows(named=True)
     ]
     shown += [
-        f"{row['criterion']}: {row['a']} over {row['b']} {estimate_text(row)}, {row['ties']:.0%} ties, "
+        f"{row['criterion']}: {row['a']} over {row['b']} {text.row_estimate(row)}, {row['ties']:.0%} ties, "
         f"{row['n']} pairs, {row['raters']} raters"
         for row in analysis.win_rates(votes).iter_rows(named=True)
     ]
     shown += [
-        f"{row['criterion']}: alpha {estimate_text(row)}, {row['n']} pairs"
+        f"{row['criterion']}: alpha {text.row_estimate(row)}, {row['n']} pairs"
         for row in analysis.agreement(votes).iter_rows(named=True)
         if row["value"] is not None
     ]

@@ -1,6 +1,6 @@
 """Numbers, intervals and tables as text. Computes nothing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -24,6 +24,11 @@ def estimate(value: float | None, low: float | None, high: float | None, *, form
         return "–"
     shown = [number(one) if not form else format(one, form) for one in (value, low, high) if one is not None]
     return shown[0] if len(shown) < 3 else f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+
+def row_estimate(row: Mapping[str, Any]) -> str:
+    """`estimate` of a row with columns value, low and high, with two decimals."""
+    return estimate(row["value"], row["low"], row["high"], form=".2f")
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -24,13 +24,15 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 """Number formats of an adapter's GGUF."""
 _BLOCK = 32  # numbers of a row that share a scale in Q8_0
 _PREFIX = "base_model.model."
-_PLAIN = {"bias": "none", "fan_in_fan_out": False, "modules_to_save": None, "use_dora": False, "use_rslora": False}
+_PLAIN_LORA = {"bias": "none", "fan_in_fan_out": False, "modules_to_save": None, "use_dora": False, "use_rslora": False}
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A (rank, in) and B (out, rank), float32, of each linear layer by its `transformers` name:
-    W' = W + (alpha / rank) · B · A (Hu et al. 2021, eq. 3)."""
+    """`pairs`: A (rank, in) and B (out, rank), float32, of each linear layer by its `transformers` name.
+
+    The adapted layer is W' = W + (alpha / rank) · B · A (Hu et al. 2021, eq. 3).
+    """
 
     rank: int
     alpha: float
@@ -74,17 +76,18 @@ def read_peft(folder: Path, shape: Shape) -> Adapter:
     except OSError as error:
         raise CrsError(f"cannot read the adapter {folder}: {error.strerror}; give a PEFT folder or a GGUF") from None
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CrsError(f"the adapter {folder} is damaged ({str(error).splitlines()[0]}); make it again") from None
-    odd = [name for name, plain in _PLAIN.items() if config.get(name, plain) != plain]
-    odd += [name for name in ("rank_pattern", "alpha_pattern") if config.get(name)]
-    if config.get("peft_type") != "LORA" or odd:
-        raise CrsError(f"the adapter {folder} is not plain LoRA ({', '.join(odd) or 'peft_type'}); train one without")
+        raise CrsError(f"the adapter {folder} is damaged ({str(error).splitlines()[0]}); train it again") from None
+    unsupported = [name for name, plain in _PLAIN_LORA.items() if config.get(name, plain) != plain]
+    unsupported += [name for name in ("rank_pattern", "alpha_pattern") if config.get(name)]
+    if config.get("peft_type") != "LORA" or unsupported:
+        options = ", ".join(unsupported) or "peft_type"
+        raise CrsError(f"the adapter {folder} is not plain LoRA ({options}); train one without these options")
     halves: dict[str, dict[str, np.ndarray]] = {}
     for key, value in tensors.items():
         name, _, half = key.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".lora_")
         halves.setdefault(name, {})[half] = value.astype(np.float32)
     if any(set(pair) != {"A", "B"} for pair in halves.values()):
-        raise CrsError(f"the adapter {folder} lacks a half of some layer; make it again")
+        raise CrsError(f"the adapter {folder} lacks A or B of a layer; train it again")
     adapter = Adapter(rank, alpha, {name: (pair["A"], pair["B"]) for name, pair in sorted(halves.items())})
     adapter.check(shape, folder)
     return adapter
@@ -119,7 +122,7 @@ def write_peft(adapter: Adapter, folder: Path, base: str) -> None:
 
 
 def read_gguf(path: Path, shape: Shape) -> Adapter:
-    """The adapter of a LoRA GGUF for a llama base of `shape`; a half stored in Q8_0 comes back rounded.
+    """The adapter of a LoRA GGUF for a llama base of `shape`; matrices stored in Q8_0 are read as rounded there.
 
     Raises `CrsError` when it is missing, damaged, no LoRA, or for another base.
     """
@@ -148,9 +151,9 @@ def read_gguf(path: Path, shape: Shape) -> Adapter:
 def write_gguf(adapter: Adapter, shape: Shape, path: Path, fmt: Format = "Q8_0", *, name: str = "") -> None:
     """Writes `adapter`, trained on a llama base of `shape`, as a LoRA GGUF called `name`, atomically.
 
-    Rows of B are put into llama.cpp's order where it differs (queries and keys). In `Q8_0` a matrix with rows that are
-    no multiple of 32 long stays F16: B, with a usual rank. Raises `CrsError` when the adapter does not fit the base or
-    the file cannot be written.
+    Rows of B are put into llama.cpp's order where it differs (queries and keys). `Q8_0` needs rows whose length is a
+    multiple of 32; other matrices stay F16, which with a usual rank are all B. Raises `CrsError` when the adapter does
+    not fit the base or the file cannot be written.
     """
     if fmt not in FORMATS:
         raise CrsError(f"adapter format {fmt!r} is not known; choose {' or '.join(FORMATS)}")
@@ -178,7 +181,7 @@ def write_gguf(adapter: Adapter, shape: Shape, path: Path, fmt: Format = "Q8_0",
         writer.close()
 
 
-# ── what fits a base ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── fit to a base ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _misfit(path: Path, shape: Shape, layer: str) -> CrsError:

@@ -36,7 +36,11 @@ _ROPE_FACTORS = "rope_freqs.weight"
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a llama model. `rope` (head_dim / 2): rotation angle per position of each pair of a head's numbers."""
+    """Sizes of a llama model.
+
+    `eps`: added to the mean square in a norm. `tied`: the output matrix is the embedding. `rope` (head_dim / 2,):
+    radians per position by which each pair of a head's numbers is rotated.
+    """
 
     name: str
     n_layers: int
@@ -70,8 +74,8 @@ class Base:
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         self._files = {_transformers_name(name): name for name in self._tensors if name != _ROPE_FACTORS}
         if "" in self._files or self._text("llama.rope.scaling.type") not in ("", "none", "linear"):
-            odd = self._files.get("") or "its rope scaling"
-            raise CrsError(f"{path} is no plain llama ({odd} is not supported in training); use another base")
+            part = self._files.get("") or "its rope scaling"
+            raise CrsError(f"{path} is not a plain llama (training does not support {part}); use another base")
         self.shape = self._shape()
 
     @property
@@ -126,8 +130,11 @@ class Base:
 
 
 def permuted(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """Rows of a query or key matrix in llama.cpp's order: it rotates neighbouring numbers of a head as a pair,
-    `transformers` those of the first half with those of the second."""
+    """A query or key matrix (out, in) with its rows in llama.cpp's order.
+
+    llama.cpp rotates neighbouring numbers of a head as a pair; `transformers` rotates each number of a head's first
+    half with the one at the same place of the second half.
+    """
     rows, columns = weight.shape
     return weight.reshape(n_heads, 2, rows // n_heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
@@ -139,7 +146,7 @@ def unpermuted(weight: np.ndarray, n_heads: int) -> np.ndarray:
 
 
 def _transformers_name(name: str) -> str:
-    """Empty for a tensor that a plain llama does not have."""
+    """The name in `transformers`; empty for a tensor that a plain llama does not have."""
     if name in _OUTSIDE:
         return _OUTSIDE[name]
     parts = name.split(".")

@@ -20,8 +20,11 @@ def model_card(
     init: Path | None,
     source: str,
 ) -> str:
-    """The card (Markdown). `figures`: of `run.train` or `run.prefer`; `init`: the adapter that training started from;
-    `source`: the data and their licence."""
+    """The card (Markdown).
+
+    `figures`: of `run.train` or `run.prefer`; `settings`: of the training, by name; `init`: the adapter that training
+    started from, None for a new one; `source`: the data and their licence.
+    """
     return "\n".join(
         [
             f"# Adapter: {parameters.role}",
@@ -42,7 +45,7 @@ def model_card(
 
 
 def _command(parameters: TrainingParameters | PreferenceParameters) -> str:
-    """The command that repeats a training. Of paths only the last part, since folders differ between machines."""
+    """The command that repeats a training. Paths are cut to their last part, since folders differ between machines."""
     name = "train" if isinstance(parameters, TrainingParameters) else "prefer"
     words = [f"crs {name} {parameters.role}"]
     for field, info in type(parameters).model_fields.items():

@@ -1,9 +1,9 @@
 """Human dialogues as training examples: token ids in the view of a role, and which of them the role wrote.
 
 An example has the tokens that the role's model would be fed in a simulation of the same dialogue: the same views,
-template and pieces of text. The role's own words and the tokens that end them are the targets. Where the recommender
-spoke last, the seeker's empty turn (they leave) is added; where the seeker spoke last, nothing is added, since what
-would have followed is unknown.
+template and pieces of text. The role's own words and the tokens that end them are the targets of training. Where the
+recommender spoke last, an empty turn of the seeker, who leaves, is added. Where the seeker spoke last, nothing is
+added, since it is unknown what would have followed.
 
 Knows nothing of models and optimisers.
 """
@@ -43,7 +43,8 @@ SCHEMA: dict[str, Any] = {
     "target": pl.List(pl.Boolean),
     "kind": pl.List(pl.UInt8),
 }
-_MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
+MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+"""The type of a list of messages as TRL reads them."""
 
 
 # ── one dialogue as a role sees it ──────────────────────────────────────────────────────────────────────────────────
@@ -71,10 +72,11 @@ def view(dialogue: Dialogue, role: str, seekers: Seekers, *, notes: bool = True,
 
 
 def turn_rows(dialogue: Dialogue, *, notes: bool = True, leaving: bool = False) -> list[dict[str, Any]]:
-    """The turns as rows of table `turns` (role, text, notes). The notes of a seeker's turn are their answers on what
-    the recommender has just named, targets included: they are spoken of by now. None of them without `notes`.
+    """The turns as rows of table `turns` (role, text, notes).
 
-    `leaving`: with an empty turn of the seeker at the end where the recommender had the last word.
+    The notes of a seeker's turn are their answers on the items that the recommender has just named. Targets are among
+    them, because they have been named by then. Without `notes` there are none. `leaving`: adds an empty turn of the
+    seeker where the recommender spoke last.
     """
     rows: list[dict[str, Any]] = []
     named: list[dict[str, Any]] = []
@@ -108,19 +110,19 @@ def _negative(dialogue: Dialogue) -> bool:
 # ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def encode(seen: View, tokenizer: Tokenizer, template: ChatTemplate) -> tuple[list[int], list[int]]:
+def encode(own_view: View, tokenizer: Tokenizer, template: ChatTemplate) -> tuple[list[int], list[int]]:
     """Token ids of a view up to the end of the party's last own message, and the kind of each.
 
     The ids equal those of a simulation, where each text is tokenized separately. Raises `CrsError` for a template that
     changes an own message after its turn.
     """
-    ids = template.encode(seen.messages, tokenizer)
+    ids = template.encode(own_view.messages, tokenizer)
     kinds = [CONTEXT] * len(ids)
     stop = 0
-    for number, message in enumerate(seen.messages):
+    for number, message in enumerate(own_view.messages):
         if message.role != "assistant":
             continue
-        prompt, own = template.encode(seen.messages[:number], tokenizer), tokenizer.encode(message.text)
+        prompt, own = template.encode(own_view.messages[:number], tokenizer), tokenizer.encode(message.text)
         start, stop = len(prompt), len(prompt) + len(own)
         if ids[:stop] != [*prompt, *own] or stop == len(ids):
             raise CrsError("the model's chat template rewrites past messages; train on a GGUF with another one")
@@ -130,7 +132,10 @@ def encode(seen: View, tokenizer: Tokenizer, template: ChatTemplate) -> tuple[li
 
 
 def _kinds(text: str, ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
-    """TITLE for a token with any part of a title: one that is in neither the text before it nor the text after it."""
+    """TITLE for every token that holds a part of a title, TEXT for the others.
+
+    A token is free of a title if it is also a token of the text before the title alone, or of the text after it alone.
+    """
     kinds = [TEXT] * len(ids)
     for _, start, end in mentions(text):
         first = _n_common(tokenizer.encode(text[:start]), ids)
@@ -159,17 +164,17 @@ def examples(
 ) -> pl.DataFrame:
     """One row per dialogue in which `role` (of `ROLES`) speaks, in order: the columns of `SCHEMA`.
 
-    `worker` is the person who wrote the targets, `partner` the other one (of a script: seeker, recommender). `tokens`
-    and `kind` are those of `encode`, `target` marks the targets. `items`: table `items` of the corpus, for summaries
-    and attributes. A dialogue in which the recommender names an item that the seeker does not like comes
+    `worker` is the person who wrote the targets, `partner` the other one (for a script: the seeker, the recommender).
+    `tokens` and `kind` are those of `encode`, `target` marks the targets. `items`: table `items` of the corpus, for
+    summaries and attributes. A dialogue in which the recommender names an item that the seeker does not like comes
     `negative_weight` times. An example longer than `max_tokens` is cut after the last own message that fits.
     """
     seekers = Seekers(items)
     caching = SimpleNamespace(encode=cache(tokenizer.encode))  # each text of a view is encoded many times
     rows = []
     for dialogue in dialogues:
-        seen = view(dialogue, role, seekers, notes=notes, knowledge=knowledge)
-        tokens, kinds = _shortened(*encode(seen, caching, template), max_tokens)
+        own_view = view(dialogue, role, seekers, notes=notes, knowledge=knowledge)
+        tokens, kinds = _shortened(*encode(own_view, caching, template), max_tokens)
         if not tokens:
             continue
         workers = (dialogue.user, dialogue.recommender)
@@ -189,18 +194,18 @@ def _shortened(tokens: list[int], kinds: list[int], most: int | None) -> tuple[l
 def messages(
     dialogues: Sequence[Dialogue], role: str, items: pl.DataFrame, *, notes: bool = True, knowledge: bool = True
 ) -> pl.DataFrame:
-    """The same dialogues as TRL reads them: `dialogue_id` and `messages`, a list of `role` and `content`.
+    """Dialogues in the form that TRL reads: `dialogue_id` and `messages`, a list of `role` and `content`.
 
     `assistant` is the trained role; its last message may be empty (the user leaves).
     """
     seekers = Seekers(items)
     rows = []
     for dialogue in dialogues:
-        seen = view(dialogue, role, seekers, notes=notes, knowledge=knowledge)
-        if any(message.role == "assistant" for message in seen.messages):
-            contents = [{"role": message.role, "content": message.text} for message in seen.messages]
+        turns = view(dialogue, role, seekers, notes=notes, knowledge=knowledge).messages
+        if any(message.role == "assistant" for message in turns):
+            contents = [{"role": message.role, "content": message.text} for message in turns]
             rows.append((dialogue.dialogue_id, contents))
-    return pl.DataFrame(rows, schema={"dialogue_id": pl.String, "messages": pl.List(_MESSAGE)}, orient="row")
+    return pl.DataFrame(rows, schema={"dialogue_id": pl.String, "messages": MESSAGES}, orient="row")
 
 
 # ── training and validation ─────────────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,7 @@
 """The training loop: AdamW on an adapter, for any loss. A killed training resumes from its last checkpoint.
 
-Only the order of examples is random, and it derives from seed and epoch. So step, adapter and optimizer are all that a
-checkpoint holds, and on a CPU with the same number of threads a resumed training ends bit by bit the same.
+Only the order of examples is random, and it is derived from seed and epoch. A checkpoint therefore holds no random
+state. On a CPU with the same number of threads a resumed training ends with the same bits as an uninterrupted one.
 
 Knows examples by their number and weight only.
 """
@@ -64,7 +64,7 @@ class Settings:
     seed: int = 0
 
 
-LOG = {
+LOG = {  # columns of the log, see `fit`
     "step": pl.Int64,
     "epoch": pl.Float64,
     "tokens": pl.Int64,
@@ -168,7 +168,7 @@ def step(
     for part in batches(rows, objective.lengths, batch_tokens):
         loss = objective.sums(model, part)["loss"] / weight
         loss.backward()
-        losses.append(loss.detach())  # read at the end only, so that a GPU is not waited for
+        losses.append(loss.detach())  # read at the end only: each reading makes the CPU wait for the GPU
     torch.nn.utils.clip_grad_norm_([model.lora], _CLIP)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -1,10 +1,10 @@
 """The knowledge of a human dialogue's seeker: the summary and attributes that a simulated user would have.
 
-Targets are the items that the recommender suggested and the seeker liked or would like to see. Nothing here depends on
-them: with other targets every letter stays the same. The summary comes from the labels of the other items, in the
-words of `profiles`. The attributes are what the seeker asks for before the recommender names an item, or else the
-genres of what they love. (In a simulation the attributes are those of held-out items. Attributes of a human dialogue's
-targets would give the user wishes that the seeker did not have when they asked.)
+Targets are the items that the recommender suggested and the seeker liked or would like to see. The knowledge does not
+depend on them: with other targets every letter stays the same. The summary comes from the labels of the other items, in
+the words of `users.profiles`. The attributes are what the seeker asks for before the recommender names an item, or else
+the genres of what they love. (In a simulation the attributes are those of held-out items. Attributes of a human
+dialogue's targets would give the user wishes that the seeker did not have when they asked.)
 """
 
 import math
@@ -36,8 +36,8 @@ class Seekers:
     def __init__(self, items: pl.DataFrame) -> None:
         """`items`: table `items`; an item that is not in it has no genres, year, directors and cast."""
         self._facts = {row["item_id"]: row for row in items.iter_rows(named=True)}
-        often = Counter(genre for row in self._facts.values() for genre in row["genres"])
-        self._rarity = {genre: math.log(len(self._facts) / n) for genre, n in often.items()}
+        frequency = Counter(genre for row in self._facts.values() for genre in row["genres"])
+        self._rarity = {genre: math.log(len(self._facts) / n) for genre, n in frequency.items()}
         self._persons = _persons(items)
 
     def knowledge(self, dialogue: Dialogue) -> UserKnowledge:
@@ -54,9 +54,9 @@ class Seekers:
         first, then rarest in the corpus. A decade is liked with at least two loved items and half of them, a director
         with at least two; a genre is disliked with at least two disliked items and no loved one.
         """
-        judged = [(item_id, item.liked) for item_id, item in _others(dialogue).items() if item.seen is not False]
-        loved = [item_id for item_id, liked in judged if liked]
-        disliked = [item_id for item_id, liked in judged if liked is False]
+        labelled = [(item_id, item.liked) for item_id, item in _others(dialogue).items() if item.seen is not False]
+        loved = [item_id for item_id, liked in labelled if liked]
+        disliked = [item_id for item_id, liked in labelled if liked is False]
         genres, disliked_genres = self._traits(loved, "genres"), self._traits(disliked, "genres")
         typical = sorted(genres, key=lambda genre: (-genres[genre], -self._rarity[genre], genre))
         decades = Counter(year // 10 * 10 for item in loved if (year := self._facts.get(item, {}).get("year")))
@@ -98,7 +98,10 @@ class Seekers:
 
 
 def _others(dialogue: Dialogue) -> dict[str, Any]:
-    """The items of a dialogue that do not have the title of a target; a film may have several ids, and years."""
+    """The items of a dialogue without those that have a target's title, each title once.
+
+    Titles are compared because ReDial may give one film several ids and years.
+    """
     key = {item_id: titles.title_key(titles.split_year(item.name)[0]) for item_id, item in dialogue.items.items()}
     excluded = {key[item_id] for item_id in targets(dialogue)}
     first: dict[str, str] = {}
@@ -125,15 +128,15 @@ def _frequent(counted: Counter[Any], least: float) -> list[Any]:
 
 
 def _persons(items: pl.DataFrame) -> dict[str, tuple[str, str]]:
-    """The words of full names as they are typed → what the person mostly is (actor or director), and the name."""
-    films: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    """Full name as the lower-case words that a seeker types → (actor or director, whichever is more frequent; name)."""
+    kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for directors, cast in items.select("directors", "cast").iter_rows():
         for kind, names in (("actor", cast), ("director", directors)):
             for name in names:
-                films[name][kind] += 1
+                kinds[name][kind] += 1
     named = {}
-    for name in sorted(films):
+    for name in sorted(kinds):
         words = lexicon.tokens(name)
         if len(words) in (2, 3):
-            named[" ".join(words)] = (films[name].most_common(1)[0][0], name)
+            named[" ".join(words)] = (kinds[name].most_common(1)[0][0], name)
     return named

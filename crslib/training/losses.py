@@ -1,8 +1,9 @@
-"""Cross-entropy of a role's own tokens in nats, by kind of token, in any of three runtimes.
+"""Cross-entropy of a role's own tokens in nats, by kind of token, in one of three runtimes: the trainer, `transformers`
+and llama.cpp.
 
 Examples have columns dialogue_id, tokens, target and, optionally, kind; without it all targets are of kind 0. Every
 function but `table` returns a frame (dialogue_id, kind UInt8, nats Float64, n Int64): sums over an example's targets.
-Knows nothing of how the examples were made.
+Does not know where the examples come from.
 """
 
 from collections.abc import Iterator, Mapping

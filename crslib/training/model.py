@@ -2,7 +2,8 @@
 
 Sequences are concatenated without padding; only attention separates them again. Projections of the same input are one
 product. With `int8` the frozen matrices and their inputs are rounded to 8 bits row by row, forward and backward, and
-the adapter stays exact (SwitchBack, Wortsman et al. 2023). The base is a 4-bit file whose inputs llama.cpp rounds too.
+the adapter stays exact (SwitchBack, Wortsman et al. 2023). llama.cpp, too, rounds the inputs of the 4-bit base to 8
+bits.
 
 Knows tokens and weights; nothing of dialogues or files.
 """
@@ -83,8 +84,8 @@ class LoraLlama(nn.Module):
 
     A is drawn as in PEFT (uniform, Kaiming with a = √5) and B is zero, so a new adapter changes nothing.
 
-    All of A and B are one parameter, `lora`, float32: casting, clipping and stepping it is one operation each instead
-    of hundreds, which would keep a GPU waiting.
+    All of A and B are one parameter, `lora`, float32, so that casting, clipping and stepping it is one operation each.
+    Hundreds of small operations would leave a GPU idle.
     """
 
     embedding: Tensor
@@ -158,6 +159,8 @@ class LoraLlama(nn.Module):
 
 
 class _Block(nn.Module):
+    """A transformer block: attention and feed-forward network, each with a norm before it."""
+
     before_attention: Tensor
     before_ffn: Tensor
 
@@ -178,7 +181,7 @@ class _Block(nn.Module):
             self.register_buffer(name, torch.from_numpy(base.weight(f"{prefix}{norm}.weight")))
 
     def projections(self) -> tuple["_Projection", ...]:
-        """In the order of the adapters that `forward` takes."""
+        """The projections in the order of the adapters that `forward` takes."""
         return self.qkv, self.o, self.gate_up, self.down
 
     def forward(
@@ -321,7 +324,7 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def _swiglu(x: Tensor) -> Tensor:
-    """Gated linear unit with SiLU (Shazeer 2020); `x`: gate and input, side by side."""
+    """Gated linear unit with SiLU (Shazeer 2020); `x` (T, 2 · ffn): gates, then inputs."""
     gate, up = x.chunk(2, dim=1)
     return F.silu(gate) * up
 

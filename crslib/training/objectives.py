@@ -1,6 +1,6 @@
 """The two losses: supervised fine-tuning (SFT) on a role's own tokens, and preference optimisation (DPO) on pairs.
 
-Knows token ids; nothing of dialogues, rules or how the examples and pairs were made.
+Knows token ids only: no dialogues, no rules, and not where examples and pairs come from.
 """
 
 import numpy as np

@@ -2,8 +2,8 @@
 
 A context is the view of one party before its turn in a human dialogue. The model after SFT continues it a few times,
 the rules of `rewards` and optionally a judge score the continuations, and the best and the worst of a context become a
-pair where they clearly differ. The two should differ in nothing but what the rules are about: both name titles or
-neither does, and on average both are equally long.
+pair where they clearly differ. The two should differ only in what the rules score: both name titles or neither does,
+and chosen and rejected continuations have the same mean length.
 
 Knows nothing of how a model is trained on the pairs. The rules see the profile; the recommender's prompt never does.
 """
@@ -64,7 +64,6 @@ PAIRS: dict[str, Any] = {
     "chosen_text": pl.String,
     "rejected_text": pl.String,
 }
-_MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 
 
 @dataclass(frozen=True)
@@ -179,8 +178,9 @@ def candidates(
 ) -> pl.DataFrame:
     """`n` continuations of each context: the columns of `CANDIDATES`, sorted. `raw` is the model's own text.
 
-    The draws of a context share its key, so its prompt is read once. Each draw has its own seed and does not depend on
-    the number of draws. Contexts in `journal` are not continued again. `progress` counts contexts.
+    All draws of a context have the same request key, so that the engine reads its prompt once. Each draw has its own
+    seed and does not depend on the number of draws. Contexts in `journal` are not continued again. `progress` counts
+    contexts.
     """
     template = ChatTemplate(*engine.chat_template)
     rows = []
@@ -194,20 +194,21 @@ def candidates(
     room = ALIVE_PER_ROW * engine.width
     for start in range(0, len(left), room):
         progress(len(contexts) - len(left) + start, len(contexts))
-        some, new = left[start : start + room], []
-        prompts = [tuple(template.encode(context.messages, engine)) for context in some]
+        batch, new_rows = left[start : start + room], []
+        prompts = [tuple(template.encode(context.messages, engine)) for context in batch]
         for number in range(n):
             requests = [
                 Request(context.context_id, prompt, derive_seed(seed, "candidate", context.context_id, number))
-                for context, prompt in zip(some, prompts, strict=True)
+                for context, prompt in zip(batch, prompts, strict=True)
             ]
-            for request, one in zip(requests, complete(engine, requests), strict=True):
-                new.append([request.key, number, list(one.ids), engine.decode(one.ids), one.finish])
-        for context in some:
+            for request, completion in zip(requests, complete(engine, requests), strict=True):
+                ids = completion.ids
+                new_rows.append([request.key, number, list(ids), engine.decode(ids), completion.finish])
+        for context in batch:
             engine.release(context.context_id)
         if journal is not None:
-            journal.append({"key": key, "rows": new})
-        rows += new
+            journal.append({"key": key, "rows": new_rows})
+        rows += new_rows
     progress(len(contexts), len(contexts))
     return pl.DataFrame(rows, schema=CANDIDATES, orient="row").sort("context_id", "draw")
 
@@ -237,8 +238,7 @@ def _as_turn(raw: str, finish: str, role: str, notes: Sequence[Mapping[str, Any]
 
 
 def with_judge_scores(scored: pl.DataFrame, judged: Sequence[float], weight: float = JUDGE_WEIGHT) -> pl.DataFrame:
-    """`scored` with a judge's score of every row, 0 to 1, as column `judge`; the total falls by `weight` times what is
-    missing to 1."""
+    """`scored` with a judge's scores, 0 to 1, as column `judge`; each lowers its total by `weight` · (1 − score)."""
     judge = pl.Series("judge", judged, dtype=pl.Float64)
     return scored.with_columns(judge, pl.col("total") - weight * (1 - judge))
 
@@ -279,10 +279,10 @@ def select_pairs(
     """At most one pair per context: the columns of `PAIRS`, sorted by context.
 
     The chosen candidate scores above 0 in every rule and above one half in `agrees_with_note`; its total is higher by
-    at least `margin`. Both name items or neither does, so that neither silence nor talk is rewarded, and neither has
-    more than `longer` times the tokens of the other. Of several such pairs the one with the largest difference counts,
-    then the one of most similar length. Empty turns are left out. Finally, per role, the pairs that differ most in
-    length are removed until chosen and rejected continuations have the same mean length. `chosen` and `rejected` end
+    at least `margin`. Both name items or neither does, so that pairs teach to name neither more nor fewer, and neither
+    has more than `longer` times the tokens of the other. Of several such pairs the one with the largest difference
+    counts, then the one of most similar length. Empty turns are left out. Finally, per role, the pairs that differ most
+    in length are removed until chosen and rejected continuations have the same mean length. `chosen` and `rejected` end
     with the template's end-of-turn token where the utterance ended. Raises `CrsError` for a template without one.
     """
     template = ChatTemplate(*engine.chat_template)
@@ -313,7 +313,7 @@ def _comparable(one: Mapping[str, Any], other: Mapping[str, Any], longer: float)
 
 
 def _faultless(row: Mapping[str, Any]) -> bool:
-    """Breaks no rule entirely, and says something of what its notes know."""
+    """No rule has the score 0, and the reply agrees with a part of its notes at least."""
     agrees = row["agrees_with_note"]
     return all(row[rule] != 0 for rule in rewards.RULES) and (agrees is None or agrees > 0.5)
 
@@ -323,22 +323,22 @@ def _score(row: Mapping[str, Any], rule: str) -> float:
 
 
 def _balanced(frame: pl.DataFrame) -> pl.DataFrame:
-    """Without the pairs that make one side longer than the other on average, per role."""
+    """`frame` without the pairs that make chosen or rejected continuations longer on average, per role."""
     surplus = pl.col("chosen").list.len().cast(pl.Int64) - pl.col("rejected").list.len().cast(pl.Int64)
     removed: list[str] = []
     for _, part in frame.with_columns(surplus.alias("surplus")).sort("role").group_by("role", maintain_order=True):
-        left = int(part["surplus"].sum())
-        side = 1 if left > 0 else -1
-        for context_id, more in (
-            part.sort(side * pl.col("surplus"), "context_id", descending=[True, False])
+        total = int(part["surplus"].sum())
+        sign = 1 if total > 0 else -1
+        for context_id, n_longer in (
+            part.sort(sign * pl.col("surplus"), "context_id", descending=[True, False])
             .select("context_id", "surplus")
             .iter_rows()
         ):
-            if side * more <= 0 or side * left <= 0:
+            if sign * n_longer <= 0 or sign * total <= 0:
                 break
-            if side * (left - more) >= 0:
+            if sign * (total - n_longer) >= 0:
                 removed.append(context_id)
-                left -= more
+                total -= n_longer
     return frame.filter(~pl.col("context_id").is_in(removed)).sort("context_id")
 
 
@@ -367,12 +367,16 @@ def count(pairs: pl.DataFrame) -> pl.DataFrame:
 
 
 def messages(contexts: Sequence[Context], pairs: pl.DataFrame) -> pl.DataFrame:
-    """The pairs as TRL reads them: `context_id`; `prompt`, `chosen` and `rejected` as lists of `role` and `content`."""
+    """The pairs in the form that TRL reads: `context_id`; `prompt`, `chosen` and `rejected` as lists of `role` and
+    `content`."""
     by_id = {context.context_id: context for context in contexts}
     rows = []
     for context_id, chosen, rejected in pairs.select("context_id", "chosen_text", "rejected_text").iter_rows():
         prompt = [{"role": message.role, "content": message.text} for message in by_id[context_id].messages]
         sides = [[{"role": "assistant", "content": text}] for text in (chosen, rejected)]
         rows.append((context_id, prompt, *sides))
-    schema: dict[str, Any] = {"context_id": pl.String, "prompt": _MESSAGES, "chosen": _MESSAGES, "rejected": _MESSAGES}
+    schema: dict[str, Any] = {
+        "context_id": pl.String,
+        **dict.fromkeys(("prompt", "chosen", "rejected"), examples.MESSAGES),
+    }
     return pl.DataFrame(rows, schema=schema, orient="row")

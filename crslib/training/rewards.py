@@ -1,8 +1,9 @@
-"""Rules that score an utterance: how good it is for its party. Preference pairs are made from these scores.
+"""Rules that score an utterance by what is right for its speaker. Preference pairs are selected by these scores.
 
-A rule returns 1 where the utterance follows it, 0 where it breaks it, something between for a part, and None where it
-does not apply. It reads the dialogue as rows of table `turns` (role, text, items, notes), all linked to one catalogue.
-Rules are patterns, not a model: they find a part of the faults, and human utterances break them too.
+A rule returns 1 where the utterance follows it, 0 where it breaks it, a value between where it follows it in part, and
+None where the rule does not apply. It reads the dialogue as rows of table `turns` (role, text, items, notes), all
+linked to one catalogue. Rules are phrase patterns, not a model: they miss some faults, and human utterances break them
+too.
 
 Knows nothing of prompts, tokens and models, and of the held-out items of a run.
 """
@@ -42,8 +43,8 @@ WEIGHTS: Mapping[str, Mapping[str, float]] = {
         "not_too_long": 1.0,
     },
 }
-"""The cost of breaking each rule, by role: highest for the known faults of the adapters; a cost of 1 outweighs no
-other."""
+"""The cost of breaking each rule, by role: highest for the known faults of the adapters. A single rule of cost 1 never
+outweighs another rule."""
 RULES = tuple(dict.fromkeys(rule for weights in WEIGHTS.values() for rule in weights))
 
 
@@ -94,16 +95,16 @@ def title_exists(turn: Turn) -> float | None:
 
 
 def follows_genres(turn: Turn, history: Sequence[Turn], genres: Mapping[str, Sequence[str]]) -> float | None:
-    """Share of the recommended items with none of the genres that the user refused and, where the user asked for some,
-    with one of those. The last statement on a genre counts.
+    """Share of the recommended items that have no genre that the user refused and, if the user asked for any, at least
+    one that it asked for. The last statement on a genre counts.
 
-    `genres`: of each item. None where the user spoke of no genre, or no item with known genres is recommended; an item
-    that the user had named is not a recommendation.
+    `genres`: item id → genres. None where the user spoke of no genre, or no item with known genres is recommended; an
+    item that the user had named is not a recommendation.
     """
     wanted, refused = stated_genres(history)
     named = {mention["item_id"] for other in history if other["role"] == USER for mention in other["items"]}
-    of = [set(genres.get(mention["item_id"], ())) for mention in turn["items"] if mention["item_id"] not in named]
-    fits = [float(not own & refused and (not wanted or bool(own & wanted))) for own in of if own]
+    of_items = [set(genres.get(mention["item_id"], ())) for mention in turn["items"] if mention["item_id"] not in named]
+    fits = [float(not own & refused and (not wanted or bool(own & wanted))) for own in of_items if own]
     return sum(fits) / len(fits) if fits and wanted | refused else None
 
 
@@ -118,12 +119,12 @@ def stated_genres(history: Sequence[Turn]) -> tuple[set[str], set[str]]:
     return {genre for genre, sign in signs.items() if sign > 0}, {genre for genre, sign in signs.items() if sign < 0}
 
 
-# ── either ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── both roles ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def no_self_repetition(turn: Turn, history: Sequence[Turn]) -> float | None:
-    """0 where a turn, titles included, is almost the same as an earlier one of its speaker; None where it has fewer
-    than four words, or there is no earlier one."""
+    """0 where a turn, titles included, is almost the same as an earlier one of its speaker, else 1; None where it has
+    fewer than four words, or there is no earlier one."""
     mine = words(turn["text"])
     own = [" ".join(words(earlier["text"])) for earlier in history if earlier["role"] == turn["role"]]
     if not own or len(mine) < _SENTENCE:
@@ -143,14 +144,14 @@ def not_too_long(turn: Turn) -> float:
     return float(len(words(turn["text"])) <= LONGEST[turn["role"]])
 
 
-# ── all of them ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── all rules ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def scores(
     turn: Turn, history: Sequence[Turn], raw: str, *, profile: Mapping[str, Any], genres: Mapping[str, Sequence[str]]
 ) -> Scores:
-    """The score of every rule in the speaker's `WEIGHTS`. `history`: the dialogue before the turn; `profile`: of the
-    user, read for the user's turns only; for the others see the rules."""
+    """The score of every rule in the speaker's `WEIGHTS`. `history`: the dialogue before the turn; `raw` and `genres`:
+    see `well_formed` and `follows_genres`; `profile`: see `agrees_with_summary`, read for user turns only."""
     both: Scores = {
         "no_self_repetition": no_self_repetition(turn, history),
         "well_formed": well_formed(raw, turn["finish"]),
@@ -172,5 +173,5 @@ def scores(
 
 
 def total(by_rule: Mapping[str, float | None], role: str) -> float:
-    """Minus the cost of the broken rules: 0 is faultless. A rule that does not apply costs nothing."""
+    """Minus the cost of the broken rules; 0: none is broken. A rule that does not apply costs nothing."""
     return -sum(weight * (1 - score) for rule, weight in WEIGHTS[role].items() if (score := by_rule[rule]) is not None)

@@ -1,7 +1,7 @@
 """`crs train` and `crs prefer`: ReDial's training dialogues in, an adapter that a simulation can use out.
 
-A training has a folder. While it lasts, that holds `checkpoint.pt`; afterwards `log.parquet`, `figures.json`, the PEFT
-folder `peft`, `ROLE.gguf` and the model card `README.md`. A killed training resumes from its checkpoint.
+A training has a folder, which holds `checkpoint.pt` during training, and afterwards `log.parquet`, `figures.json`, the
+PEFT folder `peft`, `ROLE.gguf` and the model card `README.md`. A killed training resumes from its checkpoint.
 """
 
 import contextlib

@@ -1,6 +1,8 @@
-"""Pages for people: rating pairs and chatting with a simulator in JupyterLab (`widgets`), the rating page for a browser
-(`server`), and a viewer of dialogues as one HTML file (`viewer`). Modules are imported one by one, so that raters wait
-for no model and the viewer for no server.
+"""Pages to rate pairs of dialogues, to talk with a simulator and to view dialogues.
+
+`widgets` shows rating and talking in JupyterLab, `server` the rating page in a browser; `viewer` writes dialogues as
+one HTML file. `talk` is the state of a dialogue with a simulator, `assets` joins the files of `page/`. Modules are
+imported one by one, so that raters need not wait for a model, nor the viewer for a server.
 """
 
 __all__ = ["server", "viewer", "widgets"]

@@ -1,6 +1,7 @@
-"""A dialogue of a person with a simulator, as the state of a page. It runs in a thread, because a person takes time.
+"""A dialogue of a person with a simulator, as the state of a page.
 
-Knows neither widgets nor browsers: `do` takes a page's requests, and `show` gets every new state.
+It runs in a thread of its own, so that the page stays responsive. Knows neither widgets nor browsers: `do` takes a
+page's requests, and `show` gets every new state.
 """
 
 import queue
@@ -72,14 +73,14 @@ class Talk:
     def _talk(self, role: str, profile: str) -> None:
         run = new_run(self._reports)
         try:
-            self._hold(role, profile, run)
+            self._converse(role, profile, run)
         except Exception as error:
             why = str(error) if isinstance(error, CrsError) else f"It failed: {type(error).__name__}: {error}"
             self._change(phase="over" if self.state["turns"] else "start", note=why)
             if not isinstance(error, CrsError):
                 raise
 
-    def _hold(self, role: str, profile: str, run: Run) -> None:
+    def _converse(self, role: str, profile: str, run: Run) -> None:
         def ask() -> str | None:
             if self._typed.empty():
                 self._change(phase="yours")

@@ -1,7 +1,7 @@
 """A viewer for the dialogues of one or several runs: an HTML document for a notebook, or a file that a browser opens.
 
 The document holds page, script and data; it fetches nothing and needs no server. Texts of dialogues are data, never
-markup. How likely each word was comes from `crslib.simulation.replay`.
+markup. The probability of each word comes from `simulation.replay`.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""The judge behind an endpoint, against a local server. (The GGUF judge: `tests/training/test_command.py`.)"""
+"""The judge behind an endpoint, against a local server. (`tests/training/test_run.py` asks a GGUF judge.)"""
 
 import json
 import threading
@@ -100,7 +100,7 @@ def test_a_text_that_names_no_option_is_no_answer(serve) -> None:
     assert EndpointJudge(serve((200, "I like trains.")).url, "m").ask(ASKED, "AB") is None
 
 
-def test_failures_that_may_pass_are_tried_again(serve) -> None:
+def test_temporary_failures_are_tried_again(serve) -> None:
     server = serve((500, b"oops"), (429, b"{}"), (200, "A"))
     assert EndpointJudge(server.url, "m").ask(ASKED, "AB") == [1, 0]
     assert len(server.requests) == 3
@@ -118,7 +118,7 @@ def test_failures_that_may_pass_are_tried_again(serve) -> None:
         (200, b"[1]", "no chat completion"),
     ],
 )
-def test_other_failures_are_one_sentence(serve, status: int, content: bytes, message: str) -> None:
+def test_other_failures_are_errors(serve, status: int, content: bytes, message: str) -> None:
     with pytest.raises(CrsError, match=message):
         EndpointJudge(serve((status, content)).url, "m", retries=1).ask(ASKED, "AB")
 

@@ -1,4 +1,4 @@
-"""Which pairs people see: balanced, with attention checks."""
+"""The pairs that raters see: balanced, with attention checks."""
 
 from collections import Counter
 from pathlib import Path

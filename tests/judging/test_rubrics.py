@@ -19,6 +19,7 @@ from crslib.errors import CrsError
 from crslib.judging import rubrics, verdicts
 from crslib.judging.criteria import read_rubrics
 from crslib.judging.rubrics import Transcript
+from crslib.reporting import judge as judge_report
 from crslib.store import Run, journal, read_parquet
 from tests.conftest import make_profiles
 from tests.judging.test_llm import serve  # noqa: F401
@@ -131,7 +132,7 @@ def test_a_judge_that_always_chooses_the_first(tmp_path: Path) -> None:
     assert figure(tables, "pairs", "flips") == [1, 1]
     assert figure(tables, "controls", "wins") == [0.5] * 3
     assert figure(tables, "marks", "mark") == [1] * 4
-    assert "no sign" in verdicts.trust(verdicts.figures(**tables))[0]
+    assert "no sign" in judge_report.trust(verdicts.figures(**tables))[0]
     for name, table in tables.items():
         schemas.check(table, name)
 
@@ -218,7 +219,7 @@ def test_the_command_judges_and_reports(serve, tmp_path: Path) -> None:  # noqa:
     given += ["--reports", str(tmp_path), "--pairs", "3", "--json", str(tmp_path / "out.json")]
     result = CliRunner().invoke(main, [*given, "--votes", str(tmp_path / "people.parquet")])
     assert result.exit_code == 0, result.output
-    assert "Do not rely on this judge: there is no sign that it tells intact" in result.output
+    assert "Do not rely on this judge: there is no sign that it distinguishes intact" in result.output
     report = Path(result.stdout.split()[-1])
     html = report.read_text(encoding="utf-8")
     assert "Do not rely on this judge" in html and "<svg" in html and "<script" not in html

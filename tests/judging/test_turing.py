@@ -129,7 +129,9 @@ def rated(study: Study) -> None:
             state = study.vote(rater, key, state["order"], state["criterion"], choice, 1.0)
 
 
-def test_raters_who_always_know_get_1_and_random_ones_one_half(paths: list[Path], redial: Path, tmp_path: Path) -> None:
+def test_the_share_is_1_for_raters_who_always_know_and_one_half_for_random_ones(
+    paths: list[Path], redial: Path, tmp_path: Path
+) -> None:
     (real,) = (question for question in read_questions() if question.criterion == analysis.REAL)
     knowing = Study.of(store.find_runs(paths), 10, 0, [real], tmp_path / "people", redial)
     rated(knowing)

@@ -95,22 +95,3 @@ def test_agreement_with_people() -> None:
     assert figures["kappa"] == pytest.approx((0.75 - 0.5) / (1 - 0.5))
     with pytest.raises(CrsError, match="other pairs"):
         verdicts.agreement(judge, votes(("z", X, "left")), X)
-
-
-def controls(wins: float, flips: float, n: int = 40) -> pl.DataFrame:
-    rows = [
-        ("controls", "shuffled", "overall", name, value, value - 0.1, value + 0.1, n)
-        for name, value in (("wins", wins), ("flips", flips))
-    ]
-    return pl.DataFrame(rows, schema=dict(verdicts.FIGURES), orient="row")
-
-
-def test_trust_follows_from_the_figures() -> None:
-    assert verdicts.trust(controls(0.9, 0.2))[0] == "This judge passes its controls."
-    assert "no sign" in verdicts.trust(controls(0.55, 0.2))[0]
-    head, wins, flips = verdicts.trust(controls(0.9, 0.45))  # its interval reaches a coin's 0.5
-    assert "fails some" in head
-    assert "shuffled 0.90 [0.80, 1.00]" in wins
-    assert "shuffled 0.45 [0.35, 0.55]" in flips
-    assert "It is unknown" in verdicts.trust(controls(0.9, 0.2).clear())[0]
-    assert "It is unknown" not in verdicts.trust(controls(0.9, 0.2))[0]

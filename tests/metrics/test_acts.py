@@ -1,3 +1,5 @@
+"""Distributions of dialogue acts and their divergence, by hand and against scipy."""
+
 import math
 
 import numpy as np
@@ -12,11 +14,11 @@ from crslib.metrics import acts
 def tags(**dialogues: list[str]) -> pl.DataFrame:
     """Dialogues of turns `U:act+act` and `R:act`, silent ones empty."""
     rows = [
-        (dialogue_id, turn, {"U": "user", "R": "recommender"}[said[0]], act)
+        (dialogue_id, turn, {"U": "user", "R": "recommender"}[tagged[0]], act)
         for dialogue_id, turns in dialogues.items()
-        for turn, said in enumerate(turns)
-        if said
-        for act in said[2:].split("+")
+        for turn, tagged in enumerate(turns)
+        if tagged
+        for act in tagged[2:].split("+")
     ]
     return pl.DataFrame(rows, schema=tagger.SCHEMA, orient="row")
 
@@ -36,7 +38,7 @@ def grams(frame: pl.DataFrame) -> dict[str, float]:
     return dict(frame.group_by("gram").agg(pl.col("weight").sum()).sort("gram").iter_rows())
 
 
-def test_each_turn_and_each_two_turns_have_weight_one() -> None:
+def test_each_turn_and_each_two_successive_turns_have_weight_one() -> None:
     talk = tags(d=["U:a+b", "", "R:x", "U:b"], e=["R:x"])
     assert grams(acts.unigrams(talk)) == {"recommender: x": 2.0, "user: a": 0.5, "user: b": 1.5}
     # The silent turn does not count, and no pair goes from one dialogue into the next.

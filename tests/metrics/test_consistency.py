@@ -1,3 +1,5 @@
+"""Reactions against notes, preferences against the summary, and target attributes in words."""
+
 import polars as pl
 import pytest
 
@@ -39,10 +41,10 @@ def test_reactions_against_notes(reactions: tuple[pl.DataFrame, pl.DataFrame]) -
     assert share(parts, "consistency_unseen_interested") is None  # nothing decidable: absent, not 0
 
 
-def test_reaction_table(reactions: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+def test_the_table_of_reactions_has_shares_of_answers(reactions: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     counted = facts(*reactions)
-    table_ = consistency.reaction_table(counted, counted).filter(source="human", kind="seen_liked")
-    assert table_.select("question", "answer", "count", "share").rows() == [
+    liked = consistency.reaction_table(counted, counted).filter(source="human", kind="seen_liked")
+    assert liked.select("question", "answer", "count", "share").rows() == [
         ("liked", "no", 1, 0.5),
         ("liked", "yes", 1, 0.5),
         ("seen", "yes", 2, 1.0),
@@ -106,7 +108,7 @@ def test_contradictions_and_attribute_coverage(items: pl.DataFrame) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attribute", "text", "said"),
+    ("attribute", "text", "expected"),
     [
         ({"target_decade": 1990}, "a 1990s movie", True),
         ({"target_decade": 1990}, "from the '90s", True),
@@ -127,8 +129,8 @@ def test_contradictions_and_attribute_coverage(items: pl.DataFrame) -> None:
         ({"target_actor": "Hugh Grant"}, "I granted it", False),
     ],
 )
-def test_ways_to_say_an_attribute(attribute: dict[str, object], text: str, said: bool) -> None:
+def test_ways_to_say_an_attribute(attribute: dict[str, object], text: str, expected: bool) -> None:
     dialogues, turns = talk({"p": [f"U: {text}"]})
     profiles = table("profiles", [{"profile_id": "p", **attribute}])
     rows = consistency.attributes_said(turns, dialogues, profiles)
-    assert (rows["n_turn"][0] is not None) == said
+    assert (rows["n_turn"][0] is not None) == expected

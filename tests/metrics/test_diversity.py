@@ -1,3 +1,5 @@
+"""Diversity of words and items, by hand and against sacrebleu."""
+
 import math
 
 import numpy as np

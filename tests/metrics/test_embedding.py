@@ -152,7 +152,7 @@ def test_the_model_reads_each_text_by_itself_as_it_read_the_stored_ones(shared_d
     with embedding.reader() as reader:
         forwards = embedding.embed(turns, reader)
         alone = reader.states("have you seen FILM ?")
-        reader.states("a longer text that says something else of FILM, to leave other cells behind")
+        reader.states("a longer text that says something else of FILM, to fill other cells")
         assert np.array_equal(reader.states("have you seen FILM ?"), alone)
     human = embedding.read(STORED)
     assert human.source == embedding.source()

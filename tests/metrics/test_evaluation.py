@@ -1,3 +1,5 @@
+"""All metrics of a small run, and the definitions of metrics."""
+
 import polars as pl
 import pytest
 
@@ -81,7 +83,7 @@ def test_human_values_and_floors(items: pl.DataFrame) -> None:
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows.values() if row["low"] is not None)
 
 
-def test_every_metric_that_comes_out_is_defined_and_in_order(items: pl.DataFrame) -> None:
+def test_every_computed_metric_is_defined_and_in_order(items: pl.DataFrame) -> None:
     scores, metrics = evaluated(items, run(6))
     order = list(METRICS)
     assert metrics["metric"].to_list() == sorted(metrics["metric"], key=order.index)
@@ -168,7 +170,7 @@ def test_no_interval_leaves_the_range_of_its_figure(items: pl.DataFrame) -> None
 
 
 def test_dialogues_of_other_profiles_are_refused(items: pl.DataFrame) -> None:
-    """Profiles were made again in the notebooks, but not the dialogues."""
+    """01_profiles was run again without 02_simulate."""
     tables = run(4)
     tables["profiles"] = tables["profiles"].filter(pl.col("profile_id") != "p02")
     with pytest.raises(CrsError, match=r"dialogue 'p02' is of profile 'p02', which .* lacks; run 02_simulate again"):

@@ -1,3 +1,5 @@
+"""Counts of what happens in dialogues."""
+
 from crslib.metrics.facts import FRAMES, facts
 from tests.support.metrics_frames import talk
 
@@ -38,6 +40,6 @@ def test_facts_of_a_dialogue() -> None:
     ]
 
 
-def test_a_dialogue_does_not_answer_to_the_one_before() -> None:
+def test_a_turn_does_not_answer_to_the_dialogue_before() -> None:
     dialogues, turns = talk({"p": ["R: See [[Heat (1995)]]"], "q": ["U: loved it"]})
     assert facts(dialogues, turns).reactions.is_empty()

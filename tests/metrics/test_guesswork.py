@@ -1,3 +1,5 @@
+"""Ranks of hidden items given words, attributes and nothing, by hand."""
+
 from math import log2
 
 import polars as pl

@@ -1,3 +1,5 @@
+"""The audit detects planted leaks and nothing else; who names a target first."""
+
 import polars as pl
 import pytest
 
@@ -91,7 +93,7 @@ def test_a_clean_run_has_no_finding(items: pl.DataFrame) -> None:
         ("6", "You loved Up (2009)."),
     ],
 )
-def test_a_hidden_title_in_a_user_prompt_is_found(items: pl.DataFrame, item: str, words: str) -> None:
+def test_a_hidden_title_in_a_user_prompt_is_detected(items: pl.DataFrame, item: str, words: str) -> None:
     audit = audited(items, hidden=[item], prompts=planted(1, "You loved Notting Hill (1999).", words))
     assert audit.findings.select("turn", "role", "kind").rows() == [(1, "user", "hidden title")]
 
@@ -137,7 +139,7 @@ def test_a_title_that_was_named_before_is_no_leak_and_one_named_later_is(items: 
         ("(Heat (1995): not seen, interested; Up (2009): seen)", "private note"),
     ],
 )
-def test_private_text_in_a_recommender_prompt_is_found(items: pl.DataFrame, words: str, kind: str) -> None:
+def test_private_text_in_a_recommender_prompt_is_detected(items: pl.DataFrame, words: str, kind: str) -> None:
     audit = audited(items, hidden=["1"], prompts=planted(2, "A crime movie", f"{words}\nA crime movie"))
     assert audit.findings.select("turn", "role", "kind").rows() == [(2, "recommender", kind)]
     assert audit.counts[kind.replace(" ", "_")] == 1
@@ -153,7 +155,7 @@ def test_what_the_user_said_is_no_leak_but_a_repetition_is(items: pl.DataFrame) 
     assert kinds == ["profile text"]
 
 
-def test_a_hidden_item_in_the_profile_is_found(items: pl.DataFrame) -> None:
+def test_a_hidden_item_in_the_profile_is_detected(items: pl.DataFrame) -> None:
     audit = audited(items, hidden=["6"], profile={"loved_items": ["3", "6"]})
     assert audit.findings["kind"].to_list() == ["hidden item in profile"]
     assert audit.counts["hidden_item_in_profile"] == 1
@@ -181,7 +183,7 @@ def test_who_named_a_target_first(items: pl.DataFrame) -> None:
         ("b", "1", 1, 0),
         ("c", "2", 0, None),  # misspelt, but near enough
         ("d", "1", None, None),  # one short word is no title
-        ("e", "5", 0, 1),  # the bare title is there; which film is meant is open
+        ("e", "5", 0, 1),  # the bare title could mean either film
         ("f", "1", None, None),
     ]
     assert share(leakage.named_by_user_first(turns, targets, items), "target_named_by_user") == pytest.approx(3 / 6)

@@ -1,3 +1,5 @@
+"""Means, shares and distances to human dialogues, by hand and against scipy."""
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,7 +11,7 @@ from tests.support.metrics_frames import share, talk
 
 
 def counted(*lengths: list[int]) -> Facts:
-    """Dialogues of user turns with so many words."""
+    """Dialogues of user turns with these numbers of words."""
     return facts(*talk({f"d{i}": [f"U: {'word ' * n}" for n in turns] for i, turns in enumerate(lengths)}))
 
 

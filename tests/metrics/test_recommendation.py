@@ -1,3 +1,5 @@
+"""Metrics of recommendation on two dialogues, by hand."""
+
 import numpy as np
 import polars as pl
 import pytest
@@ -46,7 +48,7 @@ def test_recall_hits_and_first_turn(
 ) -> None:
     profiles = table("profiles", [{"profile_id": "p"}, {"profile_id": "q"}])
     parts = recommendation.parts(facts(*run), run[0], profiles, holdouts, items)
-    # p: targets 1 and 5; ranks ghost, 2, 1, 6, so 1 is found at rank 3 and 5 was the user's own. q: 2 at rank 1.
+    # p: targets 1 and 5; ranks ghost, 2, 1, 6, so 1 has rank 3, and the user named 5 first. q: 2 at rank 1.
     assert share(parts, "recall_at_1") == pytest.approx((0 + 1) / 2)
     assert share(parts, "recall_at_3") == pytest.approx((0.5 + 1) / 2)
     assert share(parts, "recall_at_10") == pytest.approx((0.5 + 1) / 2)
@@ -64,7 +66,7 @@ def test_a_profile_without_liked_holdouts_has_no_recall(
     assert parts.filter(metric="recall_at_1")["dialogue_id"].to_list() == ["q"]
 
 
-def test_hit_by_turn_keeps_dialogues_that_have_ended(
+def test_hit_by_turn_counts_dialogues_that_have_ended(
     run: tuple[pl.DataFrame, pl.DataFrame], holdouts: pl.DataFrame
 ) -> None:
     curve = recommendation.hit_by_turn(facts(*run), run[0], holdouts, times=100, seed=0)
@@ -97,7 +99,7 @@ def test_attribute_match_and_preference_coverage(
     assert share(parts, "preference_coverage") == pytest.approx((2 / 4 + 0) / 2)
 
 
-def test_behaviour(run: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+def test_acceptance_repeats_and_validity(run: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     parts = recommendation.behaviour(facts(*run))
     # Recommender: 3 + 2 + 2 mentions and 1; The Matrix is named again in a later turn.
     assert share(parts, "repeats") == pytest.approx(1 / 8)

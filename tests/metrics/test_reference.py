@@ -1,3 +1,5 @@
+"""The stored statistics of human dialogues: numbers only, and those of ReDial."""
+
 import json
 from pathlib import Path
 

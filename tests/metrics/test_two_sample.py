@@ -1,4 +1,4 @@
-"""The two-sample test detects differences and only differences, and its control sees lengths alone."""
+"""The two-sample test detects differences only where there are some, and its control detects lengths only."""
 
 import random
 import re

@@ -77,7 +77,7 @@ def test_metrics_are_those_of_the_table(run: Run) -> None:
     assert "tile bad" in html
     assert "AUC on hidden ratings 0.700 [0.600, 0.800], 9 users" in html
     assert "of 70 prompts audited" in html
-    assert "<b>33%</b>dialogues found a hidden film" in html
+    assert "<b>33%</b>dialogues recommend a hidden film" in html
     assert "95 %: 11.0 to 13.0 · human: 11.7" in html
     assert "<code>crslib:9|n:5</code>" in html
     row = re.search(r"<tr><td[^>]*>Turns per dialogue.*?</tr>", html)

@@ -1,4 +1,4 @@
-"""Adapters as GGUF: llama.cpp computes with them what was trained."""
+"""Adapters as GGUF: merged or read again, they are the trained ones."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_merging_the_file_equals_adding_the_low_rank_products(tmp_path: Path, fm
         assert np.abs(merged.weight(f"{name}.weight") - expected).max() < largest, name
 
 
-def test_formats_and_metadata(tmp_path: Path) -> None:
+def test_a_gguf_has_the_formats_and_metadata_that_llama_cpp_reads(tmp_path: Path) -> None:
     base = Base(write_base(tmp_path / "tiny.gguf"))
     write_gguf(trained(base), base.shape, tmp_path / "adapter.gguf", "Q8_0", name="user")
     reader = gguf.GGUFReader(tmp_path / "adapter.gguf")
@@ -59,7 +59,7 @@ def test_unknown_format_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.model
-def test_llama_cpp_loses_the_same_as_the_trainer(tmp_path: Path) -> None:
+def test_llama_cpp_has_the_same_losses_as_the_trainer(tmp_path: Path) -> None:
     """Merged into F16, so that llama.cpp does not round the inputs of its products."""
     base = Base(llama.model_path(llama.BUILT_IN))
     adapter = trained(base, rank=8)
@@ -93,7 +93,7 @@ def test_a_gguf_is_read_as_it_was_written(tmp_path: Path, fmt: str, largest: flo
         assert all(np.abs(x - y).max() < largest for x, y in zip(pair, again.pairs[name], strict=True)), name
 
 
-def test_a_file_without_adapter_of_this_base_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_adapter_of_this_base_is_refused(tmp_path: Path) -> None:
     base = Base(write_base(tmp_path / "tiny.gguf"))
     (tmp_path / "text").write_text("no adapter")
     with pytest.raises(CrsError, match="cannot read the adapter"):

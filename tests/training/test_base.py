@@ -1,4 +1,4 @@
-"""Base weights out of a GGUF file: names, order of rows, what is refused."""
+"""Base weights from a GGUF file: order of rows, shape, and files that are refused."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_unpermuted_is_the_inverse_of_permuted(heads: int, pairs: int, columns: 
     assert np.array_equal(unpermuted(permuted(weight, heads), heads), weight)
 
 
-def test_another_architecture_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CrsError, match=r"architecture gemma3, training needs llama; use a llama-family GGUF"):
         Base(write_gguf(tmp_path / "other.gguf", "gemma3"))
 

@@ -1,3 +1,5 @@
+"""Human dialogues as examples: knowledge of the seeker, tokens and their kinds, and the split by workers."""
+
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -35,7 +37,7 @@ ITEMS = {
 
 
 def make(
-    *said: tuple[str, str],
+    *spoken: tuple[str, str],
     items: dict[str, Item] | None = None,
     dialogue_id: str = "7",
     user: str = "a",
@@ -44,7 +46,7 @@ def make(
     """A dialogue; `{1}` in a text is a mention of item 1."""
     items = ITEMS if items is None else items
     messages = []
-    for role, text in said:
+    for role, text in spoken:
         ids = [part.split("}")[0] for part in text.split("{")[1:]]
         for item_id in ids:
             text = text.replace(f"{{{item_id}}}", mention(items[item_id].name))
@@ -77,7 +79,7 @@ def test_the_summary_has_other_items_and_the_attributes_what_is_asked_for(items:
     assert known.attributes == "thriller movie from the 1990s"
 
 
-def test_the_rules_of_a_summary(items: pl.DataFrame) -> None:
+def test_the_facts_of_a_summary_follow_from_the_labels(items: pl.DataFrame) -> None:
     labels = {
         "1": Item(HEAT, False, True, True, ""),
         "2": Item(MATRIX, False, None, True, ""),
@@ -116,16 +118,16 @@ LABELS = st.dictionaries(
 )
 
 
-Said = list[tuple[str, str]]
+Spoken = list[tuple[str, str]]
 
 
 @st.composite
-def talks(draw: st.DrawFn) -> tuple[Said, dict[str, Item]]:
-    """What `make` takes."""
+def talks(draw: st.DrawFn) -> tuple[Spoken, dict[str, Item]]:
+    """The turns and the items that `make` takes."""
     labels = draw(LABELS)
     texts = st.lists(st.sampled_from(["hi", "a comedy", "bye", "", *[f"{{{item}}}" for item in labels]]), max_size=3)
-    said = st.lists(st.tuples(st.sampled_from([USER, RECOMMENDER]), texts.map(" ".join).map(str.strip)), max_size=8)
-    return draw(said), labels
+    spoken = st.lists(st.tuples(st.sampled_from([USER, RECOMMENDER]), texts.map(" ".join).map(str.strip)), max_size=8)
+    return draw(spoken), labels
 
 
 dialogues = talks().map(lambda talk: make(*talk[0], items=talk[1]))
@@ -157,26 +159,26 @@ def test_no_target_reaches_a_users_system_message(dialogue: Dialogue) -> None:
 
 
 @given(talks())
-def test_the_system_message_does_not_depend_on_the_targets(talk: tuple[Said, dict[str, Item]]) -> None:
-    said, labels = talk
-    dialogue = make(*said, items=labels)
+def test_the_system_message_does_not_depend_on_the_targets(talk: tuple[Spoken, dict[str, Item]]) -> None:
+    spoken, labels = talk
+    dialogue = make(*spoken, items=labels)
     own_targets = targets(dialogue)
     keys = [title_key(split_year(item.name)[0]) for item in labels.values()]
     assume(len(set(keys)) == len(keys))  # the summary leaves out namesakes of targets too
     other = {f"x{item}" if item in own_targets else item: one for item, one in labels.items()}
     other |= {f"x{item}": replace(labels[item], name=f"Other {item} (1950)") for item in own_targets}
     for item in own_targets:
-        said = [(role, text.replace(f"{{{item}}}", f"{{x{item}}}")) for role, text in said]
+        spoken = [(role, text.replace(f"{{{item}}}", f"{{x{item}}}")) for role, text in spoken]
     seekers = Seekers(FACTS)
-    one, two = (view(each, USER, seekers).messages[0] for each in (dialogue, make(*said, items=other)))
+    one, two = (view(each, USER, seekers).messages[0] for each in (dialogue, make(*spoken, items=other)))
     assert one == two
 
 
 @given(dialogues)
 def test_nothing_private_reaches_the_recommender(dialogue: Dialogue) -> None:
-    seen = view(dialogue, RECOMMENDER, Seekers(FACTS))
-    assert [message.text for message in seen.messages[1:]] == [turn.text for turn in dialogue.turns]
-    assert seen.messages[0] == RecommenderView().messages[0]
+    whole = view(dialogue, RECOMMENDER, Seekers(FACTS))
+    assert [message.text for message in whole.messages[1:]] == [turn.text for turn in dialogue.turns]
+    assert whole.messages[0] == RecommenderView().messages[0]
     # Other labels, other facts, the same example.
     blank = {item: Item(one.name, None, None, None, "") for item, one in dialogue.items.items()}
     bare = Dialogue("7", "a", "b", dialogue.turns, blank)
@@ -187,8 +189,8 @@ def test_nothing_private_reaches_the_recommender(dialogue: Dialogue) -> None:
 @given(dialogues)
 def test_exactly_the_own_words_and_their_ends_are_targets(dialogue: Dialogue) -> None:
     for role in ROLES:
-        seen = view(dialogue, role, Seekers(FACTS))
-        own = [message.text for message in seen.messages if message.role == "assistant"]
+        own_view = view(dialogue, role, Seekers(FACTS))
+        own = [message.text for message in own_view.messages if message.role == "assistant"]
         rows = examples([dialogue], role, TOKENIZER, TEMPLATE, FACTS).to_dicts()
         assert len(rows) == bool(own)
         for row in rows:
@@ -240,7 +242,7 @@ def test_tokens_equal_those_of_a_simulation(items: pl.DataFrame) -> None:
     assert rows[USER][:-1] == TEMPLATE.encode(user.messages, TOKENIZER)
 
 
-def test_ablations(items: pl.DataFrame) -> None:
+def test_ablations_remove_notes_or_knowledge(items: pl.DataFrame) -> None:
     def text(**options: bool) -> str:
         return TOKENIZER.decode(examples([TALK], USER, TOKENIZER, TEMPLATE, items, **options)["tokens"].to_list()[0])
 
@@ -307,9 +309,9 @@ class Pairs:
     ],
 )
 def test_a_token_that_is_partly_title_counts_as_title(text: str, kinds: list[int]) -> None:
-    seen = RecommenderView()
-    seen.say(text)
-    assert [kind for kind in encode(seen, Pairs(), TEMPLATE)[1] if kind != CONTEXT] == [*kinds, END]
+    own_view = RecommenderView()
+    own_view.say(text)
+    assert [kind for kind in encode(own_view, Pairs(), TEMPLATE)[1] if kind != CONTEXT] == [*kinds, END]
 
 
 def test_a_template_that_rewrites_the_past_is_refused() -> None:
@@ -318,14 +320,14 @@ def test_a_template_that_rewrites_the_past_is_refused() -> None:
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
     dropping = ChatTemplate("{% for m in messages[-2:] %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>")
-    seen = RecommenderView()
+    own_view = RecommenderView()
     for text in ("a", "b", "c"):
-        seen.hear(text)
-        seen.say(text)
-    encode(seen, TOKENIZER, TEMPLATE)
+        own_view.hear(text)
+        own_view.say(text)
+    encode(own_view, TOKENIZER, TEMPLATE)
     for template in (rewriting, dropping):
         with pytest.raises(CrsError, match="template rewrites past messages"):
-            encode(seen, TOKENIZER, template)
+            encode(own_view, TOKENIZER, template)
 
 
 def test_messages_as_trl_reads_them(items: pl.DataFrame) -> None:
@@ -377,10 +379,10 @@ def test_separate_groups_of_workers_are_not_split() -> None:
         split(frame(pairs), 1, 0)
 
 
-# ── the real thing ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── ReDial, and the tokenizer of a model ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_real_dialogues(shared_data: Path) -> None:
+def test_no_summary_of_redial_holds_a_target_and_counts_add_up(shared_data: Path) -> None:
     items, dialogues = redial.items(), redial.read(shared_data / "redial", "train")[::20]
     seekers = Seekers(items)
     for dialogue in dialogues:
@@ -399,17 +401,17 @@ def test_real_dialogues(shared_data: Path) -> None:
 
 
 @pytest.mark.model
-def test_with_a_models_own_tokenizer(items: pl.DataFrame) -> None:
+def test_kinds_of_tokens_with_the_tokenizer_of_a_model(items: pl.DataFrame) -> None:
     model = Model(model_path("smollm2"))
     template = ChatTemplate(*model.chat_template)
     for role in ROLES:
-        tokens, kinds = encode(seen := view(TALK, role, Seekers(items)), model, template)
-        whole = template.encode(seen.messages, model)
+        tokens, kinds = encode(own_view := view(TALK, role, Seekers(items)), model, template)
+        whole = template.encode(own_view.messages, model)
         assert tokens == whole[: len(tokens)]
         ends = [token for token, kind in zip(tokens, kinds, strict=True) if kind == END]
         assert model.decode(ends) == "<|im_end|>" * len(ends)
         titles = model.decode([token for token, kind in zip(tokens, kinds, strict=True) if kind == TITLE])
-        own = [message.text for message in seen.messages if message.role == "assistant"]
+        own = [message.text for message in own_view.messages if message.role == "assistant"]
         spelt = "".join(f"[[{name}]]" for text in own for name, *_ in training.mentions(text))
         assert titles.replace(" ", "") == spelt.replace(" ", "")
     model.close()

@@ -1,4 +1,4 @@
-"""The loop: which tokens count, batches, schedule, checkpoints and resuming."""
+"""The training loop and both losses: targets, batches, steps, checkpoints and resuming."""
 
 import multiprocessing
 import os
@@ -81,11 +81,11 @@ def test_steps_can_be_counted_in_examples() -> None:
 
 def test_training_learns_and_logs(base: Base, tmp_path: Path) -> None:
     model, reached = model_of(base), []
-    own, held = objective(make_examples(10)), objective(make_examples(4, seed=9))
+    own, held_out = objective(make_examples(10)), objective(make_examples(4, seed=9))
     log = fit(
         model,
         own,
-        held,
+        held_out,
         Settings(epochs=20, lr=2e-2, step_tokens=100, checks=1),
         tmp_path / "checkpoint.pt",
         progress=lambda done, total: reached.append((done, total)),
@@ -97,7 +97,7 @@ def test_training_learns_and_logs(base: Base, tmp_path: Path) -> None:
     assert log["lr"].max() == pytest.approx(2e-2)
     best = log["validation"].min()
     assert log["validation"].drop_nulls()[-1] > best, "random tokens cannot be learned: the end is not the best"
-    assert evaluate(model, held, 100)["loss"] == pytest.approx(best, abs=1e-6)
+    assert evaluate(model, held_out, 100)["loss"] == pytest.approx(best, abs=1e-6)
 
 
 class _KilledError(Exception):
@@ -106,9 +106,9 @@ class _KilledError(Exception):
 
 @pytest.mark.parametrize("when", [1, 4, 7])
 def test_resumed_training_ends_as_if_it_had_not_been_killed(base: Base, tmp_path: Path, when: int) -> None:
-    own, held = objective(make_examples(16)), objective(make_examples(4, seed=9))
+    own, held_out = objective(make_examples(16)), objective(make_examples(4, seed=9))
     whole, broken = model_of(base), model_of(base)
-    expected = fit(whole, own, held, FAST, tmp_path / "whole.pt")
+    expected = fit(whole, own, held_out, FAST, tmp_path / "whole.pt")
 
     def kill(done: int, total: int) -> None:
         kill.steps += 1
@@ -117,9 +117,9 @@ def test_resumed_training_ends_as_if_it_had_not_been_killed(base: Base, tmp_path
 
     kill.steps = 0
     with pytest.raises(_KilledError):
-        fit(broken, own, held, FAST, tmp_path / "broken.pt", save_every=0, progress=kill)
+        fit(broken, own, held_out, FAST, tmp_path / "broken.pt", save_every=0, progress=kill)
     resumed = model_of(base)
-    log = fit(resumed, own, held, FAST, tmp_path / "broken.pt", resume=True)
+    log = fit(resumed, own, held_out, FAST, tmp_path / "broken.pt", resume=True)
     assert log.drop("seconds").equals(expected.drop("seconds"))
     for name, pair in Adapter.of(whole).pairs.items():
         for one, other in zip(pair, Adapter.of(resumed).pairs[name], strict=True):
@@ -181,7 +181,7 @@ def test_no_examples_and_long_ones_are_refused(base: Base, tmp_path: Path) -> No
 # ── losses ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_table_of_losses_weighs_tokens_and_splits_kinds(base: Base) -> None:
+def test_the_table_of_losses_is_per_token_and_per_kind(base: Base) -> None:
     model, examples = model_of(base), make_examples(8)
     sums = losses.by_trainer(model, examples, 50)
     table = losses.table(sums, {1: "odd", 2: "even"})
@@ -212,7 +212,7 @@ def make_pairs(n: int) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.List(pl.Int32)))
 
 
-def test_loss_of_the_reference_itself_is_log_two(base: Base) -> None:
+def test_the_dpo_loss_of_the_reference_itself_is_log_two(base: Base) -> None:
     model = model_of(base)
     means = evaluate(model, DPOObjective(make_pairs(6), model, CPU), 50)
     assert means["loss"] == pytest.approx(np.log(2), abs=1e-6)
@@ -240,7 +240,7 @@ def test_preferences_are_learned(base: Base, tmp_path: Path, sft: float) -> None
     assert last["validation"] < log["loss"][0]
 
 
-def test_term_for_the_chosen_text_is_its_cross_entropy_per_token(base: Base) -> None:
+def test_the_sft_term_of_dpo_is_the_cross_entropy_of_the_chosen_text_per_token(base: Base) -> None:
     model, frame = model_of(base), make_pairs(4)
     plain, added = (DPOObjective(frame, model, CPU, sft=weight) for weight in (0.0, 0.5))
     with torch.no_grad():

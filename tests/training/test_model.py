@@ -127,7 +127,7 @@ def test_gradients_equal_those_of_peft(base: Base, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["int8", "bfloat16"])
-def test_fewer_bits_are_close_forward_and_backward(base: Base, precision: str) -> None:
+def test_losses_and_gradients_in_fewer_bits_are_close_to_exact_ones(base: Base, precision: str) -> None:
     exact, coarse = model_of(base), model_of(base, precision)
     (tokens,) = sequences(40)
     batch, at = Sequences([tokens], CPU), torch.arange(39)

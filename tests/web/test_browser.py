@@ -45,8 +45,8 @@ def page(browser: Any) -> Iterator[Any]:
         yield context.new_page()
 
 
-def make_study(folder: Path, n_people: int, n_pairs: int) -> Study:
-    return open_study(make_runs(folder, n_people), n_pairs, 0, folder / "people")
+def make_study(folder: Path, n_profiles: int, n_pairs: int) -> Study:
+    return open_study(make_runs(folder, n_profiles), n_pairs, 0, folder / "people")
 
 
 def start(study: Study, port: int = 0) -> tuple[subprocess.Popen[str], str]:

@@ -96,7 +96,7 @@ def test_a_person_who_says_nothing_for_long_has_left(new_talk: Callable, monkeyp
     assert talk.state["note"] == "The user left."
 
 
-def test_an_error_is_one_sentence_and_one_can_begin_again(new_talk: Callable) -> None:
+def test_an_error_is_shown_and_a_new_dialogue_can_begin(new_talk: Callable) -> None:
     def fails(role: str, parameters: RunParameters, run: Run, ask: Callable, *given: Any) -> Ending:
         raise CrsError("there is no profile 'x' among 4")
 

@@ -5,7 +5,7 @@ import { element, utterance } from "./element.js";
 
 const ROLES = [
   { role: "user", name: "User", other: "recommender", what: "You look for a film; a model recommends." },
-  { role: "recommender", name: "Recommender", other: "user", what: "You recommend; a simulated person reacts." },
+  { role: "recommender", name: "Recommender", other: "user", what: "You recommend; a simulated user reacts." },
 ];
 const PATIENCE_MS = 10_000; // for the kernel's first reply to a request
 

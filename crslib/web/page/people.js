@@ -11,7 +11,7 @@ const ANSWERS = [
 ];
 const RETRY_MS = 1000;
 
-// randomUUID is missing where the page is not on loopback nor behind TLS
+// randomUUID exists only on loopback and behind TLS
 const newKey = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("-");
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -121,7 +121,7 @@ export function mount(root, send, { rater = "", onRater = () => {}, keysFrom = r
       : ANSWERS.map(({ choice, label, hint, keys }) =>
           element(
             "button",
-            // the second click of a double click would answer the next question
+            // else the second click of a double click would answer the next question
             { type: "button", class: `answer ${choice}`, "aria-keyshortcuts": keys.join(" "), onclick: (event) => event.detail < 2 && answer(choice) },
             label,
             element("kbd", { "aria-hidden": "true" }, hint),

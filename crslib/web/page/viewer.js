@@ -1,4 +1,4 @@
-// The viewer of dialogues: a list to filter and order, and the chosen dialogue side by side with another run's dialogue of
+// The viewer of dialogues: a list to filter and sort, and the chosen dialogue side by side with another run's dialogue of
 // the same profile. It shows the rows of crslib/web/viewer.py, sends no request and computes no figure.
 
 import { element } from "./element.js";
@@ -73,7 +73,7 @@ function mount(root, { runs, metrics, dialogues }) {
         (!bounded || (value(dialogue) >= from && value(dialogue) <= to)),
     );
     if (metric) {
-      const last = descending ? -Infinity : Infinity; // without a value: at the end, either way
+      const last = descending ? -Infinity : Infinity; // dialogues without a value come last in either order
       listed.sort((a, b) => (descending ? 1 : -1) * ((value(b) ?? last) - (value(a) ?? last) || 0));
     }
     count.textContent = `${listed.length} of ${dialogues.length} dialogues`;
@@ -211,7 +211,7 @@ function mount(root, { runs, metrics, dialogues }) {
   const tokens = (pieces) =>
     table(["Token", "Probability", "ln p"], pieces.filter(([, , logprob]) => logprob !== null).map(([text, , logprob]) => [[text, percent(Math.exp(logprob)), nats(logprob)], false]));
 
-  // ── the whole ──────────────────────────────────────────────────────────────────────────────────────────────────
+  // ── the page ───────────────────────────────────────────────────────────────────────────────────────────────────
 
   const bound = (label, name, none) => {
     const input = element("input", { type: "number", step: "any", oninput: () => { wanted[name] = input.value === "" ? none : Number(input.value); filter(); } });
