@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from crslib.data.catalog import item_names
 from crslib.dialogue import utterances, views
+from crslib.dialogue.scripts import SCRIPTED, USER_TARGET
 from crslib.dialogue.stop_reasons import STOP_REASONS
 from crslib.metrics import METRICS, Metric
 from crslib.reporting import charts, text
@@ -50,6 +51,13 @@ class Table:
     frame: pl.DataFrame
 
 
+_WHO_KNOWS = {
+    "": "Two independent models talk; neither knows a target. Reference-free conversational recommendation, simulated.",
+    USER_TARGET: "Two models talk; the user knows titles of its targets. A baseline, not reference-free.",
+    SCRIPTED: "One model writes both sides and knows the targets. A baseline, not reference-free.",
+}
+
+
 def write(run: Run, figures: Sequence[Figure]) -> Path:
     """Writes `report.html` from the run's tables and the given charts; returns its path.
 
@@ -61,8 +69,8 @@ def write(run: Run, figures: Sequence[Figure]) -> Path:
         run.path / "report.html",
         "report.html",
         title=f"{parameters.get('condition', 'by hand')}: {dialogues.height} simulated dialogues",
-        subtitle="Two independent models talk; neither knows a target. Reference-free conversational recommendation, "
-        "simulated.",
+        subtitle=_WHO_KNOWS.get(parameters.get("baseline", ""), _WHO_KNOWS[""]),
+        targets_known=bool(parameters.get("baseline")),
         tiles=_tiles(metrics),
         families=_families(metrics),
         charts=_drawn(figures),

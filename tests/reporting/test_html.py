@@ -71,6 +71,21 @@ def test_no_text_becomes_markup_and_nothing_is_fetched(run: Run) -> None:
     assert "default-src 'none'" in html
 
 
+@pytest.mark.parametrize(
+    ("baseline", "sentence"),
+    [
+        ("", "neither knows a target"),
+        ("user-target", "the user knows titles of its targets"),
+        ("scripted", "One model writes both sides"),
+    ],
+)
+def test_the_report_says_who_knows_the_targets(run: Run, baseline: str, sentence: str) -> None:
+    run.update(parameters={"condition": "c", "baseline": baseline})
+    html = " ".join(write(run, []).read_text(encoding="utf-8").split())
+    assert sentence in html
+    assert ("neither" in html) == (not baseline)
+
+
 def test_metrics_are_those_of_the_table(run: Run) -> None:
     html = write(run, []).read_text(encoding="utf-8")
     assert "<b>2</b>leaks in prompts" in html
