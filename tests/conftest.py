@@ -1,4 +1,4 @@
-"""Data of tests: a tiny catalogue, and where larger things are found when they are at hand."""
+"""Data of tests: a tiny catalogue, profiles, and the folder of larger data sets where there is one."""
 
 import os
 from pathlib import Path
@@ -10,13 +10,13 @@ from hypothesis import settings
 from crslib import schemas
 from crslib.config import ROOT
 
-settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+settings.register_profile("tests", deadline=None)  # a slow machine is no failure
 settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of the ReDial and MovieLens files; tests that need it are skipped without."""
+    """Folder of the ReDial and MovieLens files; tests that need it are skipped where it is missing."""
     folder = Path(os.environ.get("CRS_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no data at {folder}; set CRS_DATA to the folder that holds redial/ and ml-latest-small/")
@@ -44,7 +44,7 @@ def items() -> pl.DataFrame:
 
 
 def make_profiles(ids: list[str]) -> pl.DataFrame:
-    """Profiles with given ids; each has words of its own, so a test can tell them apart."""
+    """Profiles with given ids; each has words of its own, by which a test recognises it."""
     schema = dict(schemas.TABLES["profiles"])
     rows = []
     for number, profile_id in enumerate(ids):

@@ -116,14 +116,14 @@ def _link(films: Sequence[Mapping[str, Any]], facts: Iterable[Mapping[str, Any]]
         for number, title, genres in by_year[film["year"]]
         if genres.intersection(split_genres(film["genres"])) and _similar(film["main"][0], title)
     ]
-    ours, theirs = Counter(movie_id for movie_id, _ in pairs), Counter(number for _, number in pairs)
-    unique = {movie_id: free[number] for movie_id, number in pairs if ours[movie_id] == theirs[number] == 1}
+    n_facts, n_films = Counter(movie_id for movie_id, _ in pairs), Counter(number for _, number in pairs)
+    unique = {movie_id: free[number] for movie_id, number in pairs if n_facts[movie_id] == n_films[number] == 1}
     return linked | unique
 
 
-def _similar(one: str, other: str) -> bool:
-    a, b = titles.title_key(one), titles.title_key(other)
-    if a in titles.title_parts(other) or b in titles.title_parts(one):
+def _similar(first: str, second: str) -> bool:
+    a, b = titles.title_key(first), titles.title_key(second)
+    if a in titles.title_parts(second) or b in titles.title_parts(first):
         return True
-    digits = re.findall(r"\d", a) == re.findall(r"\d", b)
-    return digits and len(a) >= titles.MIN_FUZZY_LENGTH and fuzz.ratio(a, b) >= titles.MIN_SIMILARITY
+    same_digits = re.findall(r"\d", a) == re.findall(r"\d", b)
+    return same_digits and len(a) >= titles.MIN_FUZZY_LENGTH and fuzz.ratio(a, b) >= titles.MIN_SIMILARITY

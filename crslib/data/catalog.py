@@ -66,8 +66,8 @@ def item_names(items: pl.DataFrame) -> dict[str, str]:
 
 
 class Catalog:
-    """Items by name. Linking prefers precision: a wrong link counts as a recommendation that nobody gave, a missing
-    link only as an unknown title.
+    """Items by name. Linking prefers precision: a wrong link invents a recommendation, a missing link only
+    counts as an unknown title.
     """
 
     def __init__(self, items: pl.DataFrame) -> None:
@@ -123,11 +123,11 @@ class Catalog:
 
     def spot(self, text: str) -> list[dict[str, Any]]:
         """Items named outside brackets, as rows of `schemas.MENTION`: `text[start:end]` is `title`, which includes a
-        year after it. Spans do not overlap, neither each other nor mentions in brackets; each has an item.
+        year after it. Spans overlap neither each other nor mentions in brackets. Every row has an item.
 
         A title is a match when the log odds that it is one, and not ordinary words, are at least `spotting.SURE`. They
         grow with the rarity of its words (Zipf's law), the item's ratings, capitals, a year or quotation marks around
-        it and words before it ("have you seen"). The longest match wins; names of persons also match, but no item. A
+        it and words before it ("have you seen"). The longest match wins; a person's name is a match without an item. A
         later number of a series, another year and the name of a whole series do not match.
         """
         return self._spotter.spot(text)

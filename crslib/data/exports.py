@@ -1,7 +1,8 @@
 """A run's dialogues as training data: for TRL, in ReDial's schema, for DialogueKit, and as Parquet with a data card.
 
-A test reads every format back with the reader it is for. Summaries, attributes and notes are only in what trains a user
-simulator (`messages` of the user) and, but for notes, in `dataset`; held-out items are in no format.
+Tests read every format back with the software that it is for. Summaries and attributes are only in the user's
+`messages` (which train a user simulator) and in `dataset`. Notes are only in the user's `messages` and, as the answers
+in the forms, in `redial`. Held-out items are in no format.
 """
 
 import json
@@ -72,19 +73,19 @@ def write(run: Run, form: str, role: str, folder: Path) -> Path:
 
 
 def messages(dialogues: pl.DataFrame, turns: pl.DataFrame, profiles: pl.DataFrame, role: str) -> pl.DataFrame:
-    """For SFT of `role` (user or recommender) with TRL: `dialogue_id` and `messages`, lists of `role` and `content`.
+    """TRL's data for SFT of `role` (user or recommender): `dialogue_id` and `messages`, lists of `role` and `content`.
 
     `assistant` is the role that is trained. A user's messages contain its summary, attributes and notes, and an empty
-    last message where it left; a recommender's contain the utterances alone.
+    last message where the user left; a recommender's contain the utterances alone.
     """
     profile_of = _profiles(dialogues, profiles)
     left = set(dialogues.filter(stop_reason="user_left")["dialogue_id"])
     rows = []
     for dialogue_id, talk in talks(turns):
-        seen = view(talk, role, profile_of[dialogue_id])
+        party_view = view(talk, role, profile_of[dialogue_id])
         if role == USER and dialogue_id in left and talk[-1]["role"] == RECOMMENDER:
-            seen.say("")
-        rows.append((dialogue_id, [{"role": one.role, "content": one.text} for one in seen.messages]))
+            party_view.say("")
+        rows.append((dialogue_id, [{"role": message.role, "content": message.text} for message in party_view.messages]))
     return pl.DataFrame(rows, schema={"dialogue_id": pl.String, "messages": _MESSAGES}, orient="row")
 
 
@@ -92,7 +93,7 @@ def redial(dialogues: pl.DataFrame, turns: pl.DataFrame) -> Rows:
     """One record per dialogue in the schema of ReDial's files (Li et al. 2018): movies in texts are `@id`.
 
     ReDial's ids are numbers. Where those of the catalogue are not, the mentioned items are numbered from 1 in the order
-    of their ids. A title in no catalogue stays text. The forms of both parties hold the answers of the user's notes.
+    of their ids. A title without an item stays text. The forms of both parties hold the answers in the user's notes.
     """
     owner = dict(dialogues.select("dialogue_id", "profile_id").iter_rows())
     item_ids = sorted({item["item_id"] for items in turns["items"] for item in items if item["item_id"]})
@@ -111,8 +112,8 @@ def redial(dialogues: pl.DataFrame, turns: pl.DataFrame) -> Rows:
                     answers.setdefault(str(number[key]), form)
             for note in row["notes"]:
                 if note["item_id"] in number:
-                    known = {"seen": _ANSWER[note["seen"]], "liked": _ANSWER[note["liked"]]}
-                    answers[str(number[note["item_id"]])].update(known)
+                    noted = {"seen": _ANSWER[note["seen"]], "liked": _ANSWER[note["liked"]]}
+                    answers[str(number[note["item_id"]])].update(noted)
         user = worker[owner[dialogue_id]]
         records.append(
             {

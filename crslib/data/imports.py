@@ -31,9 +31,9 @@ def split_genres(cell: str | None) -> list[str]:
 
 def split_names(cell: str | None) -> list[str]:
     """The names of persons in a cell, in order: separated by `|` if it has one, else by commas, where "Jr." and "III"
-    belong to the name before. Titles of nobility and names of list pages are left out."""
+    belong to the name before. Titles of nobility, list pages and some other jobs are left out."""
     names: list[str] = []
-    for name in (each.strip() for each in (cell or "").split("|" if "|" in (cell or "") else ",")):
+    for name in (part.strip() for part in (cell or "").split("|" if "|" in (cell or "") else ",")):
         if names and re.fullmatch(r"[JS]r\.?|I{2,3}|IV", name):
             names[-1] += f", {name}" if name[0] in "JS" else f" {name}"
         elif name and not re.match(r"\d+(st|nd|rd|th) |list of |art director|dialogue writer", name):
@@ -51,7 +51,7 @@ def import_ratings(ratings: Path, items: Path | None, folder: Path) -> Imported:
     are read from the file of ratings.
 
     Of items with the same title and year only the one with the most ratings is written, because a mention could mean
-    either. Raises `CrsError` for the first thing that is wrong.
+    either. Raises `CrsError` for the first error in the files.
     """
     rated = text_tables.read(ratings, ratings)
     if items is None:
@@ -67,7 +67,7 @@ def import_ratings(ratings: Path, items: Path | None, folder: Path) -> Imported:
 
 
 ITEM_COLUMNS = ("year", "genres", "directors", "cast", "imdb_id")
-_OTHER_NAMES = {
+_ALIASES = {
     "actors": "cast",
     "director": "directors",
     "genre": "genres",
@@ -87,13 +87,13 @@ def select_columns(
     optional: Sequence[str],
     remedy: str = "rename the column that holds it, or add it",
 ) -> pl.DataFrame:
-    """The columns of a table that are `needed` or `optional`, renamed from other usual names of them.
+    """The columns of a table that are `needed` or `optional`, under these names; `_ALIASES` are renamed.
 
     Raises `CrsError` when a needed column is missing (`remedy`: what to do then), when two columns have one meaning,
     and for a table without rows.
     """
     known = {name.replace("_", ""): name for name in (*needed, *optional)}
-    known |= {other: name for other, name in _OTHER_NAMES.items() if name in (*needed, *optional)}
+    known |= {alias: name for alias, name in _ALIASES.items() if name in (*needed, *optional)}
     chosen: dict[str, str] = {}
     for column in table.columns:
         name = known.get(re.sub(r"[^a-z0-9]", "", column.lower()))
@@ -133,8 +133,10 @@ def parse_ratings(table: pl.DataFrame, label: Path, items: pl.DataFrame) -> pl.D
     if not (is_first := table.select(pair.is_first_distinct()).to_series()).all():
         user, item = table.filter(~is_first).select("user_id", "item_id").row(0)
         same = (pl.col("user_id") == user) & (pl.col("item_id") == item)
-        one, two = table.with_row_index("row", offset=1).filter(same)["row"].head(2)
-        raise CrsError(f"{label}, rows {one} and {two}: user {user!r} rates item {item!r} twice; keep one of the rows")
+        first, second = table.with_row_index("row", offset=1).filter(same)["row"].head(2)
+        raise CrsError(
+            f"{label}, rows {first} and {second}: user {user!r} rates item {item!r} twice; keep one of the rows"
+        )
     unknown = pl.col("item_id").is_in(items["item_id"].implode()).not_()
     _refuse(table, label, unknown, "item {item_id!r} is not among the items; add it there or delete the row")
     if "rated_at" not in table.columns:
@@ -175,23 +177,23 @@ def parse_items(table: pl.DataFrame, label: Path) -> pl.DataFrame:
     row_of: dict[str, int] = {}
     for number, cells in enumerate(table.iter_rows(named=True), start=1):
         item_id, title = cells["item_id"], utterances.one_line(cells["title"])
-        if (one := row_of.setdefault(item_id, number)) != number:
-            raise CrsError(f"{label}, rows {one} and {number}: both are item {item_id!r}; keep one of the rows")
-        given = cells.get("year")
-        if given is not None and not re.fullmatch(r"[12]\d{3}(\.0+)?", given):
+        if (first := row_of.setdefault(item_id, number)) != number:
+            raise CrsError(f"{label}, rows {first} and {number}: both are item {item_id!r}; keep one of the rows")
+        year_cell = cells.get("year")
+        if year_cell is not None and not re.fullmatch(r"[12]\d{3}(\.0+)?", year_cell):
             raise CrsError(
-                f"{label}, row {number}: year {given[:60]!r} is not a year such as 1999; correct or clear it"
+                f"{label}, row {number}: year {year_cell[:60]!r} is not a year such as 1999; correct or clear it"
             )
-        bare, year = split_year(title)
-        if given is not None and year != int(float(given)):
-            bare, year = title, int(float(given))
-        if not bare:
+        bare_title, year = split_year(title)
+        if year_cell is not None and year != int(float(year_cell)):
+            bare_title, year = title, int(float(year_cell))
+        if not bare_title:
             raise CrsError(f"{label}, row {number}: the title holds no visible character; fill it in or delete the row")
         imdb_id = cells.get("imdb_id")
         rows.append(
             {
                 "item_id": item_id,
-                "title": bare,
+                "title": bare_title,
                 "year": year,
                 "genres": split_genres(cells.get("genres")),
                 "directors": split_names(cells.get("directors")),

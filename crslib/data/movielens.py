@@ -66,8 +66,8 @@ def split_title(title: str) -> tuple[str, list[str]]:
     main, rest = matched.groups() if matched else (title, "")
     if not main or main.endswith(": Or"):  # "(500) Days of Summer", "Birdman: Or (The Unexpected Virtue …)"
         return _natural_order(title), []
-    alternatives = [re.sub(r"^a\.?k\.?a\.? ", "", each[1:-1].strip()) for each in re.findall(_PARENTHESIS, rest)]
-    return _natural_order(main), [_natural_order(other) for other in alternatives]
+    alternatives = [re.sub(r"^a\.?k\.?a\.? ", "", part[1:-1].strip()) for part in re.findall(_PARENTHESIS, rest)]
+    return _natural_order(main), [_natural_order(alternative) for alternative in alternatives]
 
 
 def _natural_order(title: str) -> str:
@@ -92,7 +92,10 @@ def _read(path: Path, label: Path) -> pl.DataFrame:
 
 
 def _known_files(path: Path, unpacked: Path) -> dict[str, Path]:
-    """The files of `_LAYOUTS` and `links.csv` in a folder, or in an archive, whose copies go to `unpacked`, by name."""
+    """By name, the files of `_LAYOUTS` and `links.csv` in a folder or archive; an archive's are put into `unpacked`.
+
+    Raises `CrsError` for a damaged archive and when no layout is complete.
+    """
     wanted = [name for layout in _LAYOUTS for name in layout] + ["links.csv"]
     files: dict[str, Path] = {}
     if path.is_dir():

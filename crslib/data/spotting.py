@@ -1,4 +1,4 @@
-"""Titles outside brackets: every run of words that is some item's title is weighed against being ordinary words.
+"""Titles outside brackets: words that match an item's title are a mention if that is likelier than ordinary words.
 
 Knows titles, names of persons and numbers of ratings; nothing of users or files.
 """
@@ -34,10 +34,10 @@ _LOG_ODDS: Mapping[str, float] = {
     "year": 9.0,  # the item's year follows
     "year in parentheses": 14.0,
     "quoted": 6.0,
-    "capital": 3.5,  # its words but the small ones have capitals that no start of a sentence explains
+    "capital": 3.5,  # its words, except small ones, have capitals that are not due to the start of a sentence
     "another capital": 1.5,
     "no capital": -3.0,
-    "one small word": -2.0,  # a single word without a capital
+    "one small word": -2.0,  # it is a single word without a capital
     "alone": 3.0,  # it is the whole sentence
     "cue": 2.0,  # after "seen", "about", "called", … or before "is", "was"
     "article": 0.3,
@@ -167,7 +167,7 @@ class _Match(NamedTuple):
 
 
 class Spotter:
-    """Finds titles among ordinary words; `Catalog.spot` says how."""
+    """Recognises titles among ordinary words, as `Catalog.spot` describes."""
 
     def __init__(
         self, items: pl.DataFrame, by_key: Mapping[str, list[Entry]], by_part: Mapping[str, list[Entry]]
@@ -226,7 +226,7 @@ class Spotter:
                 yield match
 
     def _look_up(self, key: str, words: list[str]) -> tuple[Sequence[Entry], str]:
-        """The entries that `key` may mean, and what of them it is: `key`, `part` or `misspelt`."""
+        """The entries that `key` may mean, and how it matches them: `key`, `part` or `misspelt`."""
         if words[0] in ARTICLES:  # `_weigh` adds the article
             return (), ""
         if key in self._by_key:
@@ -299,7 +299,7 @@ class Spotter:
         return _Match(first, last, start, end, entry.item_id, log_odds) if log_odds >= SURE else None
 
     def _is_series(self, entry: Entry) -> bool:
-        """Whether the longer titles that begin with this one have more ratings in all: "Batman" may mean any film."""
+        """Whether longer titles that begin with this one have more ratings together: "Batman" may mean any of them."""
         return self._longer_titles[_without_article(entry.words)] > self._ratings[entry.item_id]
 
 
@@ -341,15 +341,15 @@ def _capitals(tokens: Sequence[_Token], run: Sequence[_Token]) -> list[str]:
         return ["no capital"]
     if len(others) > 1 and sum(others) >= 0.5 * len(others):
         return []
-    large = [token for token in run if token.word not in _SMALL] or run
-    capitals = [token.capital for token in large if token.capital is not None]
+    content = [token for token in run if token.word not in _SMALL] or run
+    capitals = [token.capital for token in content if token.capital is not None]
     if capitals and all(capitals):
         return ["capital", *["another capital"] * (len(capitals) - 1)]
     return ["no capital"] if capitals and not any(capitals) else []
 
 
 def _is_continued(tokens: Sequence[_Token], last: int) -> bool:
-    """Whether the next word makes it a later film of a series, or many: "Rocky 7", "Hostel part 3", "Saw movies"."""
+    """Whether the next word makes it a later film of a series, or several: "Rocky 7", "Hostel part 3", "Saw movies"."""
     following = [*tokens[last + 1 : last + 3]]
     if not following or following[0].apart:
         return False
@@ -370,14 +370,14 @@ def _maybe_misspelt(words: Sequence[str], title: tuple[str, ...]) -> bool:
     title = _without_article(title)
     if len(words) != len(title):
         return False
-    differing = [(word, other) for word, other in zip(words, title, strict=True) if word != other]
+    differing = [(word, title_word) for word, title_word in zip(words, title, strict=True) if word != title_word]
     return all(
         word not in _RANKS
         and not word.isdigit()
-        and not other.isdigit()
-        and word.rstrip("s") != other.rstrip("s")
-        and fuzz.ratio(word, other) >= 75
-        for word, other in differing
+        and not title_word.isdigit()
+        and word.rstrip("s") != title_word.rstrip("s")
+        and fuzz.ratio(word, title_word) >= 75
+        for word, title_word in differing
     )
 
 

@@ -1,0 +1,19 @@
+"""Conversation format v1, and how utterances are read; knows nothing of data, models and engines.
+
+Writing: `utterances` (mentions and plain text), `views` (what each party sees), `templates` (views as token ids),
+`scripts` (formats in which a model knows the targets), `stop_reasons` (why a dialogue ended). Reading: `acts` (what a
+turn does), `lexicon` (words on films), `reactions` (seen, liked), `stances` (for or against the profile), `words`.
+"""
+
+__all__ = [
+    "acts",
+    "lexicon",
+    "reactions",
+    "scripts",
+    "stances",
+    "stop_reasons",
+    "templates",
+    "utterances",
+    "views",
+    "words",
+]

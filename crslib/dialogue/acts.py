@@ -1,8 +1,8 @@
 """Dialogue acts: what a turn does (seek, accept, reject, recommend, explain, …), by a small linear tagger.
 
 The acts are the user intents and recommender actions of IARD (Cai and Chen, UMAP 2020); a turn may have several. Each
-act has a logistic regression on words, pairs of words, who spoke before, and who named a film first. All titles are one
-word, and the length of a turn is no feature. The tagger's weights are two tables in `data/acts`, with a file of their
+act has a logistic regression on words, pairs of words and the turns before (see `features`). All titles count as the
+same word. The length of a turn is no feature. The tagger's weights are two tables in `data/acts`, with a file of their
 measured accuracy. Knows nothing of metrics.
 """
 
@@ -91,7 +91,7 @@ def features(turns: pl.DataFrame) -> pl.DataFrame:
             "(own film again)": any(named.get(film) == role for film in films),
             "(other's film again)": any(named.get(film, role) != role for film in films),
         }
-        pairs = (f"{one} {other}" for one, other in pairwise(tokens))
+        pairs = (f"{first} {second}" for first, second in pairwise(tokens))
         present = {*tokens, *pairs, *(name for name, holds in context.items() if holds)}
         rows.append((dialogue_id, turn, role, sorted(present)))
         named = {**dict.fromkeys(films, role), **named}
@@ -128,9 +128,11 @@ class Tagger:
             if role not in self.weights:
                 raise CrsError(f"turns of role {role!r} have no acts; roles are {', '.join(self.weights)}")
             names = np.array(self.weights[role].columns[1:])
-            where, which = np.nonzero(_tags(self.scores(part["features"], str(role))))
+            turn_rows, act_columns = np.nonzero(_tags(self.scores(part["features"], str(role))))
             rows.append(
-                part[where].select("dialogue_id", "turn", "role", pl.Series("act", names[which], dtype=pl.String))
+                part[turn_rows].select(
+                    "dialogue_id", "turn", "role", pl.Series("act", names[act_columns], dtype=pl.String)
+                )
             )
         return pl.concat([pl.DataFrame(schema=SCHEMA), *rows]).sort("dialogue_id", "turn", "act")
 
@@ -143,8 +145,8 @@ class Tagger:
 
 def _tags(scores: np.ndarray) -> np.ndarray:
     tags = scores >= 0
-    lacking = np.flatnonzero(~tags.any(axis=1))
-    tags[lacking, scores[lacking].argmax(axis=1)] = True
+    untagged = np.flatnonzero(~tags.any(axis=1))
+    tags[untagged, scores[untagged].argmax(axis=1)] = True
     return tags
 
 
@@ -202,27 +204,27 @@ def named(labelled: pl.DataFrame) -> pl.DataFrame:
 def fit(labelled: pl.DataFrame) -> Tagger:
     """A tagger of the acts in `labelled` (dialogue_id, turn, role, text, acts), its weights rounded to three decimals.
 
-    L2-regularized logistic regression. The biases are set so that, in cross-validation, as many turns get an act as
-    people gave it to: the tagger's purpose is shares of acts, and at a probability of 0.5 rare acts would get lost.
+    L2-regularized logistic regression. The biases are set in cross-validation: each act is given to as many turns as
+    the annotators gave it to. The tagger is used for shares of acts, and a threshold of 0.5 would lose rare acts.
     """
-    seen = features(labelled).join(labelled.select("dialogue_id", "turn", "acts"), on=["dialogue_id", "turn"])
+    tagged = features(labelled).join(labelled.select("dialogue_id", "turn", "acts"), on=["dialogue_id", "turn"])
     weights = {}
     for role in (USER, RECOMMENDER):
-        part = seen.filter(role=role).sort("dialogue_id", "turn")
+        part = tagged.filter(role=role).sort("dialogue_id", "turn")
         vocabulary = _vocabulary(part)
         present = _presence(part["features"], vocabulary)
         names = part["acts"].explode().unique().sort().to_list()
         fold = part["dialogue_id"].replace_strict(folds(part["dialogue_id"])).to_numpy()
         columns = {}
         for name in names:
-            has = part["acts"].list.contains(name).to_numpy()
-            blind = np.zeros(len(has))
+            labels = part["acts"].list.contains(name).to_numpy()
+            held_out_scores = np.zeros(len(labels))
             for number in range(FOLDS):
-                inner, intercept = _regression(present[fold != number], has[fold != number])
-                blind[fold == number] = present[fold == number] @ inner + intercept
-            own, intercept = _regression(present, has)
-            least = np.sort(blind)[-has.sum()]
-            columns[name] = np.round([intercept - least, *own], 3) + 0.0
+                coefficients, intercept = _regression(present[fold != number], labels[fold != number])
+                held_out_scores[fold == number] = present[fold == number] @ coefficients + intercept
+            coefficients, intercept = _regression(present, labels)
+            threshold = np.sort(held_out_scores)[-labels.sum()]
+            columns[name] = np.round([intercept - threshold, *coefficients], 3) + 0.0
         weights[role] = pl.DataFrame({"feature": [_BIAS, *vocabulary], **columns})
     return Tagger(weights)
 
@@ -240,16 +242,16 @@ def folds(dialogue_ids: pl.Series) -> dict[str, int]:
     return {dialogue_id: place % FOLDS for place, dialogue_id in enumerate(order)}
 
 
-def _vocabulary(seen: pl.DataFrame) -> list[str]:
-    pairs = seen.select("dialogue_id", "features").explode("features").unique()
+def _vocabulary(turns: pl.DataFrame) -> list[str]:
+    pairs = turns.select("dialogue_id", "features").explode("features").unique()
     common = pairs.group_by("features").len().filter(pl.col("len") >= MIN_DIALOGUES)
     return sorted(common["features"])
 
 
-def _regression(present: sparse.csr_array, has: np.ndarray) -> tuple[np.ndarray, float]:
+def _regression(present: sparse.csr_array, labels: np.ndarray) -> tuple[np.ndarray, float]:
     from sklearn.linear_model import LogisticRegression  # slow to import, and not needed to read acts
 
-    if not has.any() or has.all():
-        return np.zeros(present.shape[1]), 10.0 if has.any() else -10.0
-    model = LogisticRegression(C=_C, solver="liblinear").fit(present, has)
+    if not labels.any() or labels.all():
+        return np.zeros(present.shape[1]), 10.0 if labels.any() else -10.0
+    model = LogisticRegression(C=_C, solver="liblinear").fit(present, labels)
     return model.coef_[0], float(model.intercept_[0])

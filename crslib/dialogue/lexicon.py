@@ -1,7 +1,7 @@
-"""What words say about films, in English as people type it: praise and blame, genres, decades, refusals.
+"""What words say about films, in informal English: praise and blame, genres, decades, refusals.
 
-The one list of such words. Word lists and patterns, no statistics; written for talk about films. `reactions` reads more
-closely what a user answers about one film. Knows nothing of catalogues and models.
+Word lists and patterns for talk about films, without statistics. All modules that need such words take them from here;
+only `reactions` has phrases of its own, for a user's answer about one film. Knows nothing of catalogues and models.
 """
 
 import re
@@ -78,9 +78,9 @@ _YES = re.compile(
 _NO = re.compile(r"^\W*(no|nope|nah|not really|not a fan|i don't|i dont|i do not|i didn't|i hate)\b")
 
 
-# The words that sentences are made of, and those that talk about films is full of. scikit-learn's list of stop words
-# has "bill", "fire" and "twelve" too, which are words of titles, and takes 90 MiB to import.
-_OF_SENTENCES = _TOKEN.findall(
+# Function words, and words that are frequent in talk about films. scikit-learn's list of stop words is not used: it has
+# "bill", "fire" and "twelve", which are words of titles, and takes 90 MiB to import.
+_FUNCTION_WORDS = _TOKEN.findall(
     "a an the this that these those some any each every either neither both all few many much more most less least"
     " other others another such same one two three first last own enough several none"
     " i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his himself she her hers"
@@ -95,12 +95,12 @@ _OF_SENTENCES = _TOKEN.findall(
     " no not never ever always often sometimes already still again almost also too very quite rather just only even"
     " else then there here now when where why how once perhaps maybe well back please further away elsewhere"
 )
-_OF_FILMS = _TOKEN.findall(
+_FREQUENT_WORDS = _TOKEN.findall(
     "movie movies film films watch watched watching seen saw see like liked likes love loved good great best really"
     " think know want looking look thing things time don't i'm it's kind heard recommend recommendation suggestion"
     " thanks thank hello yes haven't new old man men day night life story big little girl boy years"
 )
-COMMON = frozenset(_OF_SENTENCES + _OF_FILMS)  # words by which no film can be recognised
+COMMON = frozenset(_FUNCTION_WORDS + _FREQUENT_WORDS)  # words by which no film can be recognised
 
 
 # ── words ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -122,15 +122,15 @@ def clauses(text: str) -> list[tuple[list[str], float]]:
 
 
 def genres(words: Sequence[str]) -> list[str]:
-    """The genres that the words of a clause (see `tokens`) speak of, one after the other; "musical" is two."""
+    """The genres that the words of a clause (see `tokens`) name, in order; "musical" names two, musical and music."""
     return [genre for word in words for genre in GENRES_OF.get(word, ())]
 
 
 def asks_for(genre: str, words: Sequence[str]) -> bool:
-    """Whether the words of a clause (see `tokens`) speak of films of `genre`: by a word of `genres` or by its own name.
+    """Whether the words of a clause (see `tokens`) speak of films of `genre`: by its own name or a word in `GENRES_OF`.
 
-    Stricter than `genres`: words that judge a film ("it was funny") count in phrases like "funny movie" and "something
-    funny" only.
+    Stricter than `genres`: a word that mostly judges a film ("it was funny") counts only in phrases like "funny movie"
+    and "something funny".
     """
     name = tokens(genre)
     if any(list(words[start : start + len(name)]) == name for start in range(len(words))):
@@ -159,9 +159,9 @@ def age(text: str) -> set[str]:
 
 
 def polarity(text: str) -> int:
-    """1 where `text` praises what it speaks of, -1 where it blames it, 0 where it does not judge.
+    """1 where `text` praises something, -1 where it criticises something, 0 where it does not judge.
 
-    "not bad" is praise, "not a fan" blame, and "have not seen it" no judgement.
+    "not bad" is praise, "not a fan" is criticism, and "have not seen it" no judgement.
     """
     score = 0
     for clause in _CLAUSE.split(_NOT_SEEN.sub(" ", _normalised(text))):
@@ -172,7 +172,10 @@ def polarity(text: str) -> int:
 
 
 def answer(text: str) -> int:
-    """What the user's reply says of what the recommender has just named: its polarity, or else its first yes or no."""
+    """The user's judgement, in a reply, of what the recommender has just named: 1, -1 or 0.
+
+    The reply's `polarity`; where that is 0, a yes (1) or no (-1) at its beginning.
+    """
     if verdict := polarity(text):
         return verdict
     text = _NOT_SEEN.sub(" ", _normalised(text))

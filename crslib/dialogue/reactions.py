@@ -13,8 +13,8 @@ from typing import Any
 from crslib.dialogue import utterances
 from crslib.dialogue.utterances import RECOMMENDER, item_key
 
-# In a phrase `a|b` are alternatives, `*` stands for up to three words, `~` for up to three adverbs and the like, `^`
-# and `$` for the ends of the clause.
+# In a phrase `a|b` are alternatives, `*` means up to three words, `~` up to three adverbs and similar words, `^`
+# and `$` the ends of the clause.
 _FILM = "it|this|that|them|those|these|both|one|ones|movie|movies|film|films"
 _SEE = "see|watch|check|rent|catch|try"
 _GOOD = (
@@ -120,7 +120,7 @@ Turn = Mapping[str, Any]  # a row of table `turns`
 
 @dataclass(frozen=True)
 class Reaction:
-    """What is said about one item; None: nothing that the phrases recognise."""
+    """Whether an item was seen and liked, according to the user's words or to a note; None: not answered."""
 
     seen: bool | None
     liked: bool | None
@@ -128,9 +128,9 @@ class Reaction:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the user's words answer about one item (`item_key`) just named, and what the note on it answers.
+    """What the user answers about an item (`item_key`) that was just named: in words (`says`) and in the note on it.
 
-    Without a note both of its answers are None.
+    Without a note its two answers are None.
     """
 
     item: str
@@ -144,13 +144,14 @@ class Reply:
 def react(question: str, reply: Turn, item: str, *, alone: bool) -> Reaction:
     """What the turn `reply` (text, items) says about `item` (`item_key`), which the utterance `question` named.
 
-    `alone`: the question named no other item. Clauses that name the item count; if it is alone also those that name
-    none; else those that name none but speak of all of them. Clauses that contradict one another decide nothing.
+    A clause that names the item counts. A clause that names no item counts if the question named this item only
+    (`alone`), or if the clause speaks of all items ("both", "any"). A clause that names another item does not count.
+    Where the clauses that count contradict one another, the answer is None.
     """
     asked = any(_ASKS_IF_SEEN.search(clause) for clause in clauses(utterances.plain(question))[-1:])
     stand_ins = (
-        (one["start"], one["end"], f" it {_THIS} " if item_key(one) == item else f" {_OTHER} ")
-        for one in reply["items"]
+        (mention["start"], mention["end"], f" it {_THIS} " if item_key(mention) == item else f" {_OTHER} ")
+        for mention in reply["items"]
     )
     seen: list[bool] = []
     liked: list[bool] = []
@@ -158,10 +159,10 @@ def react(question: str, reply: Turn, item: str, *, alone: bool) -> Reaction:
         if _OTHER in clause or not (alone or _THIS in clause or _ALL.search(clause)):
             continue
         clause = clause.replace(_THIS, "")
-        if (says := says_seen(clause, answers=asked and number == 0)) is not None:
-            seen.append(says)
-        if (says := says_liked(clause)) is not None:
-            liked.append(says)
+        if (answer := says_seen(clause, answers=asked and number == 0)) is not None:
+            seen.append(answer)
+        if (answer := says_liked(clause)) is not None:
+            liked.append(answer)
     return Reaction(_agreed(seen), _agreed(liked))
 
 
@@ -178,7 +179,7 @@ def clauses(text: str) -> list[str]:
 
 
 def says_seen(clause: str, *, answers: bool = False) -> bool | None:
-    """Whether a clause (of `clauses`) says that "it" was seen; `answers`: it is the answer to that very question."""
+    """Whether a clause (of `clauses`) says that "it" was seen; `answers`: it answers "have you seen it?"."""
     if _SAYS_SEEN_BEFORE.search(clause):
         return True
     if _SAYS_UNSEEN.search(clause):
@@ -237,5 +238,5 @@ def reaction(turn: Turn, history: Sequence[Turn]) -> float | None:
 
 
 def fits(turn: Turn, history: Sequence[Turn]) -> bool:
-    """Whether nothing in the user's reply contradicts its notes."""
+    """Whether the user's reply contradicts none of its notes (see `reaction`)."""
     return reaction(turn, history) != 0

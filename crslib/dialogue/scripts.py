@@ -2,7 +2,7 @@
 
 `scripted`: one model writes both sides of a dialogue and knows targets, summary and attributes. `user-target`: the user
 of format v1 that also knows the targets; the recommender's view is the same as in a simulation. This module is separate
-from `views`, so that the views of a simulation have no way to the targets.
+from `views`, so that the views of a simulation cannot reach the targets.
 """
 
 import re

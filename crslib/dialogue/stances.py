@@ -9,24 +9,25 @@ from typing import Any
 
 from crslib.dialogue import lexicon, reactions, utterances
 
-_OF_THE_OTHER = re.compile(r"\b(?:you|your)\b")
+_ABOUT_RECOMMENDER = re.compile(r"\b(?:you|your)\b")
 _ITEM = re.compile(r"\bitem(\d+)x\b")
 
 
 def statements(
     turn: Mapping[str, Any], profile: Mapping[str, Any], titles: Mapping[str, str]
 ) -> Iterator[tuple[str, str, bool]]:
-    """What a user turn says for or against something the profile has a view on: (about, says, contradicts) of each.
+    """What a user's turn says for or against items and genres of the profile: (about, says, contradicts) of each.
 
     `turn`: a row of table `turns`; `profile`: columns `liked_genres` … `disliked_items`; `titles`: item id to title.
-    `says`: likes, dislikes or, of an item, unseen, as `reactions` reads a clause with "it" for the item or genre.
-    Clauses that speak of "you" are left out.
+    `about`: title or genre. `says`: `likes`, `dislikes` or, of an item only, `unseen`, as `reactions` reads the clause
+    after "it" has replaced the item or genre. `contradicts`: whether the profile says otherwise. Clauses about "you"
+    (the recommender) are left out.
     """
     loved, disliked = set(profile["loved_items"] or ()), set(profile["disliked_items"] or ())
     enjoyed, rejected = profile["liked_genres"] or [], profile["disliked_genres"] or []
     spans = [(item["start"], item["end"], f" item{number}x ") for number, item in enumerate(turn["items"])]
     for clause in reactions.clauses(utterances.plain(utterances.replace_spans(turn["text"], spans))):
-        if _OF_THE_OTHER.search(clause):
+        if _ABOUT_RECOMMENDER.search(clause):
             continue
         named = [turn["items"][int(number)] for number in _ITEM.findall(clause)]
         says = _says(_ITEM.sub("it", clause)) if named else None

@@ -56,8 +56,8 @@ class ChatTemplate:
     def encode(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
         """Token ids of the view, up to where the party's next utterance begins.
 
-        A template without a system role, or in which the assistant may not open, gets the system text inside a first
-        user message. Raises `CrsError` when the template refuses that too.
+        If the template has no system role or does not let the assistant begin, the system text becomes the beginning of
+        the first user message. Raises `CrsError` when the template refuses that too.
         """
         messages = list(messages)
         try:

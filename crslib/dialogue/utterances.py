@@ -48,7 +48,7 @@ def mentions(text: str) -> list[tuple[str, int, int]]:
 
 
 def item_key(mention: Mapping[str, Any]) -> str:
-    """What makes two mentions (or notes) speak of the same item: its id, or the title where no catalogue has it.
+    """The same text for all mentions and notes of one item: its id, or its title where no catalogue has it.
 
     `mention`: a row with `item_id` and `title`.
     """
@@ -56,21 +56,21 @@ def item_key(mention: Mapping[str, Any]) -> str:
 
 
 def replace_mentions(text: str, by: str | Callable[[str], str]) -> str:
-    """`text` with `by`, or what `by` makes of the item's name, in the place of every mention."""
+    """`text` with every mention replaced by `by`; if `by` is a function, by its result for the item's name."""
     return MENTION.sub(lambda match: by if isinstance(by, str) else by(match[1]), text)
 
 
 def replace_spans(text: str, spans: Iterable[tuple[int, int, str]]) -> str:
-    """`text` with other words in the place of parts of it: (start, end, words) each, in any order, none overlapping."""
+    """`text` with spans replaced by other words: (start, end, words) of each, in any order, none overlapping."""
     spans = sorted(spans)
     parts = between(text, [(start, end) for start, end, _ in spans])
     return parts[0] + "".join(words + part for (_, _, words), part in zip(spans, parts[1:], strict=True))
 
 
 def between(text: str, spans: Iterable[tuple[int, int]] | None = None) -> list[str]:
-    """The parts of `text` before, between and after `spans` (start, end), one more than there are; None: its mentions.
+    """The parts of `text` before, between and after `spans` (start, end), so one part more than spans.
 
-    Spans are in order, none overlapping; a part may be empty.
+    `spans` are in order, none overlapping; None means the mentions of `text`. A part may be empty.
     """
     if spans is None:
         spans = [(start, end) for _, start, end in mentions(text)]

@@ -1,7 +1,7 @@
 """Conversation format v1 (DESIGN §4): how a dialogue looks to each party. The information barrier is in the types.
 
-A `UserView` is built from what a user simulator may know. A `RecommenderView` is built from nothing, so there is no
-parameter through which a profile could reach it. Neither knows of held-out items.
+A `UserView` is built from what a user simulator may know. A `RecommenderView` has no parameter, so no profile can reach
+it. Neither knows of held-out items.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,7 +57,7 @@ def note_line(notes: Sequence[Note]) -> str:
 
 @dataclass(frozen=True)
 class UserKnowledge:
-    """All that a user simulator holds before the dialogue: texts, never items it has not met."""
+    """All that a user simulator knows before the dialogue: two texts, no item ids."""
 
     summary: str
     attributes: str
@@ -106,7 +106,7 @@ class RecommenderView(View):
 
     @classmethod
     def of(cls, turns: Iterable[Turn]) -> Self:
-        """The recommender's view after `turns`: made from nothing but their roles and texts."""
+        """The recommender's view after `turns`: built from their roles and texts alone."""
         view = cls()
         for turn in turns:
             view.follow(turn)
@@ -152,10 +152,13 @@ class UserView(View):
 
 
 def replay(turns: Sequence[Turn], user: UserView) -> Iterator[View]:
-    """Before each turn of a recorded dialogue the view that its speaker had; `user`: the user's before the first."""
+    """For each turn of a recorded dialogue, the view that its speaker had before it.
+
+    `user`: the user's view before the first turn. The two views grow as the iterator advances: read each at once.
+    """
     recommender = RecommenderView()
     for number, turn in enumerate(turns):
         yield user if turn["role"] == USER else recommender
-        answer: Turn = turns[number + 1] if number + 1 < len(turns) else {}
-        user.follow(turn, answer.get("notes", ()))
+        following: Turn = turns[number + 1] if number + 1 < len(turns) else {}
+        user.follow(turn, following.get("notes", ()))
         recommender.follow(turn)

@@ -27,12 +27,12 @@ class Constraint(Protocol):
     """Restricts the next token of one utterance, e.g. to a trie of titles."""
 
     never: np.ndarray
-    """Token ids (int32) that may not be drawn where `allowed` leaves the model free."""
+    """Token ids (int32) that may not be drawn where `allowed` returns None."""
 
     def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
         """Token ids (int32) that may follow the utterance `ids`, and log-weights (float32) to add to their logits.
 
-        None leaves the model free.
+        None: every token but those of `never`.
         """
         ...
 
@@ -65,7 +65,7 @@ class Completion:
 
     `logprobs`: the model's own log-probability of each id (nats, temperature 1, before truncation and constraint).
     `n_cached`: how many tokens of the prompt were cached from the dialogue's earlier requests; the rest is new.
-    `finish`: a person who goes has "left"; a model that has nothing more to say ends with an empty utterance.
+    `finish`: why it ended. "left" is for a person who leaves; a model leaves with an empty utterance and "end".
     """
 
     ids: tuple[int, ...]
@@ -90,9 +90,13 @@ class Engine(Protocol):
         """The bytes of every token of the vocabulary; empty for control and end tokens."""
         ...
 
-    def encode(self, text: str, *, control: bool = False) -> list[int]: ...
+    def encode(self, text: str, *, control: bool = False) -> list[int]:
+        """Token ids of `text`; control tokens are recognised only with `control`."""
+        ...
 
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        ...
 
     @property
     def pending(self) -> int:
@@ -106,7 +110,7 @@ class Engine(Protocol):
     def step(self) -> Sequence[tuple[str, Completion]]:
         """Begins a queued utterance if there is room, else takes one step: one more token of every utterance.
 
-        Returns (key, completion) of those that have ended by it. Between two calls another engine may be stepped.
+        Returns (key, completion) of the utterances that have ended. Between two calls another engine may be stepped.
         """
         ...
 
@@ -114,7 +118,9 @@ class Engine(Protocol):
         """Frees what is cached for a dialogue that has ended."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Frees what the engine holds; it cannot be used afterwards."""
+        ...
 
 
 class RequestQueue:

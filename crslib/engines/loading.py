@@ -69,16 +69,16 @@ def open_engine(
 
 
 def sampling(parameters: SimulationParameters) -> Sampling:
-    """How `parameters` have tokens drawn."""
+    """The sampling that `parameters` ask for."""
     return Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
 
 
 def engine_files(
     parameters: SimulationParameters, model: str, adapter: str
 ) -> tuple[Path, Path | None, dict[str, Any]]:
-    """The files of an engine of GGUF `model` with `adapter`, with merged weights made if they are missing.
+    """The files of an engine of GGUF `model` with `adapter`; merged weights are written if they are missing.
 
-    Returns the weights, the adapter if it is not merged into them, and what the weights were made of
+    Returns the weights, the adapter if it is not merged into them, and what the weights were made from
     (`llama.source`). Raises `CrsError` when a file cannot be read or does not fit.
     """
     model_path, adapter_path = llama.model_path(model), llama.adapter_path(adapter)

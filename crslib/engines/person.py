@@ -27,7 +27,7 @@ class Person(RequestQueue):
         self._read: dict[str, int] = {}  # tokens that the person has read, by key
 
     def step(self) -> list[tuple[str, Completion]]:
-        """Waits for the person. `n_cached` is what they had read when they spoke last."""
+        """Waits for the person. `n_cached`: how many tokens they had read when they last wrote."""
         if not self._queue:
             return []
         request = self._queue.popleft()

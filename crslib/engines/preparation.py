@@ -19,8 +19,8 @@ from crslib.identity import digest, file_sha256
 from crslib.store import writing
 
 MAX_LOSS = 0.02  # nats per token that a format may lose
-MARGIN = 1.25  # how many times as fast as the first another format must be: noise must not change the text of runs
-_WIDTH, _CONTEXT, _FED = 16, 200, 32
+MARGIN = 1.25  # how many times as fast as the first another format must be: noise must not change the texts of runs
+_WIDTH, _CONTEXT, _FED = 16, 200, 32  # of the measurement: rows, tokens before a step, tokens of a prefill
 _TEXT = """<|im_start|>system
 You are a movie recommender.<|im_end|>
 <|im_start|>user
@@ -67,8 +67,8 @@ def best(model: Path, adapter: Path, cache: Path, report: Callable[[str], None] 
 def choose(figures: Mapping[weights.Format, Mapping[str, float]]) -> weights.Format:
     """The format that `best` gives for these figures of `measure`."""
     first = weights.FORMATS[0]
-    accurate = [f for f in weights.FORMATS if figures[f]["loss"] <= MAX_LOSS]
-    fastest = max(accurate, key=lambda f: figures[f]["tokens_per_s"], default=first)
+    accurate = [fmt for fmt in weights.FORMATS if figures[fmt]["loss"] <= MAX_LOSS]
+    fastest = max(accurate, key=lambda fmt: figures[fmt]["tokens_per_s"], default=first)
     return fastest if figures[fastest]["tokens_per_s"] > MARGIN * figures[first]["tokens_per_s"] else first
 
 
@@ -77,7 +77,7 @@ def measure(model: Path, adapter: Path, cache: Path) -> dict[weights.Format, dic
 
     `loss` is the Kullback–Leibler divergence of the next token's distribution from that of the base with the unmerged
     adapter, averaged over a dialogue: the rise of the cross-entropy on the model's own words. The speeds are the best
-    of two rounds over all formats, for pieces of 32 tokens and steps of 16 rows behind 200 tokens; `tokens_per_s`
+    of two rounds over all formats, for pieces of 32 tokens and steps of 16 rows after 200 tokens; `tokens_per_s`
     assumes two tokens fed for each one drawn. Formats that lose too much are not timed (0). Files of formats that are
     not chosen are removed.
     """

@@ -25,9 +25,8 @@ class _Attempt:
 class Resampling:
     """An engine around another: up to `times` draws of each utterance; the first accepted one is the completion.
 
-    If all are refused, the last one is. The first draw has the request's own seed, so an utterance that is accepted at
-    once is the one that the other engine gives by itself. A further draw costs its new tokens only: the prompt is
-    cached.
+    If all are refused, the last draw is the completion. The first draw has the request's own seed, so where it is
+    accepted, the completion is the wrapped engine's. A further draw costs its new tokens only: the prompt is cached.
     """
 
     def __init__(self, engine: Engine, times: int) -> None:
@@ -52,7 +51,7 @@ class Resampling:
         self.engine.submit(request)
 
     def step(self) -> list[tuple[str, Completion]]:
-        """As the other engine's; a refused utterance is queued again.
+        """As the wrapped engine's step; a refused utterance is queued again.
 
         `n_cached` is that of the first draw: what was new to the dialogue, not to the draw.
         """

@@ -1,4 +1,4 @@
-"""GGUF files with a LoRA adapter merged into its base, made once and cached by hash.
+"""GGUF files with a LoRA adapter merged into its base, written once and cached by hash.
 
 An adapter that is not merged costs a fifth of the decoding speed, and the 4-bit format of the built-in base is among
 the slowest to compute with. Which format is the fastest depends on the CPU; `preparation` measures it.

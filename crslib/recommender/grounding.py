@@ -1,4 +1,4 @@
-"""Grounded decoding (DESIGN §6): the recommender names titles that exist, by the model and the item prior together.
+"""Grounded decoding (DESIGN §6): the recommender names real titles, chosen by model and item prior together.
 
 Sees the dialogue and catalogue statistics of training ratings, nothing of the user.
 """
@@ -28,7 +28,7 @@ class Grounding:
         self._titles = Titles(list(item_names(items).values()), engine.pieces, engine.encode)
 
     def constraint(self, history: Sequence[Utterance], temperature: float) -> Constraint:
-        """For the recommender's next utterance after `history`: utterances and links, no private note.
+        """The constraint of the recommender's next utterance. `history`: the utterances so far and their linked items.
 
         An item that the user named may be named again, with the prior of the most likely other item: that is an
         answer, not a recommendation. The weights are added before the division by `temperature` and scaled up by it, so
@@ -42,5 +42,5 @@ class Grounding:
         if self._prior is not None:
             prior = self._prior.log_prior(history, recommended | named)
             prior[[self._rows[item] for item in named]] = prior.max()
-        out = [self._rows[item] for item in recommended]
-        return self._titles.constraint(prior, out, weight=temperature or 1.0)
+        excluded = [self._rows[item] for item in recommended]
+        return self._titles.constraint(prior, excluded, weight=temperature or 1.0)

@@ -1,8 +1,8 @@
 """The item prior: which items the recommender is likely to name next, given the dialogue alone.
 
-A log-linear model over the catalogue. Its evidence is what either party has said so far: the items mentioned and what
-was thought of them, and the genres, people, times and title words that were named. It is fitted on catalogue facts and
-training ratings. It knows nothing of profiles, held-out ratings or language models.
+A log-linear model over the catalogue. Its evidence is the dialogue so far: the items mentioned and the opinions on
+them, and the genres, persons, years and title words that either party named. It is fitted on catalogue facts and
+training ratings. Knows nothing of profiles, held-out ratings or language models.
 """
 
 from collections import Counter, defaultdict
@@ -22,14 +22,14 @@ from crslib.dialogue.utterances import USER
 
 FEATURES = (
     "popularity",  # log share of the training ratings
-    "neighbours",  # log share of the ratings of people who liked what was mentioned
-    "words",  # the same of the dialogues in which the same words were said; without texts a constant
-    "regression",  # log of the value that a linear regression on items and words predicts; likewise
+    "neighbours",  # log share of the ratings of users who liked what was mentioned
+    "words",  # log share of the ratings of users who wrote the same words; a constant without texts
+    "regression",  # log of what a linear regression on items and words predicts; a constant without texts
     "genres",  # genres asked for, less those refused, weighted by their rarity
     "latest_genres",  # the same of the user's last utterance
     "people",  # directors and actors named
     "years",  # decades named, or "new" and "old"
-    "title",  # nearly the cosine with the words that were said
+    "title",  # almost the cosine with the words of the dialogue
     "same_genres",  # cosine with the genres of the items mentioned
     "same_people",  # directors and actors in common with the items mentioned
     "same_title",  # cosine with the title words of the items mentioned: series
@@ -50,7 +50,7 @@ CATALOGUE = dict.fromkeys(FEATURES, 0.0) | {
     "same_title": 1.14,
     "same_years": 0.27,
 }
-# Over ReDial's own movies, where the "ratings" are what other people mentioned in their dialogues; 2,215 turns.
+# Over ReDial's own movies, where a "rating" is a mention of the movie in another dialogue; 2,215 turns.
 DIALOGUES = CATALOGUE | {
     "popularity": 0.12,
     "neighbours": 0.34,
@@ -71,11 +71,11 @@ DIALOGUES = CATALOGUE | {
 _MENTION = {(USER, 1): 1.0, (USER, 0): 1.0, (USER, -1): -0.3, ("", 1): 1.0, ("", 0): 0.6, ("", -1): -0.2}
 _RECOMMENDERS_WORDS = 0.5  # how much the recommender's own words count, the user's counting 1
 _SMOOTHING = 3.0  # weight of popularity in a walk
-_N_SAID = 5  # users that must have said a word for it to be a feature
+_MIN_USERS = 5  # users that must have written a word for it to be a feature
 _PENALTY = 40.0  # ridge penalty of the regression
 _WORD = 0.3  # weight of a word in it, an item having 1
 _FLOOR = 0.01  # added to its predictions, so that they have a logarithm
-_LONG = 8.0  # rarity (nats) in the length of a title for the cosine with the words said
+_LONG = 8.0  # rarity (nats) in the length of a title, for feature `title`
 _N_NEW = 4  # years before the newest item of the catalogue that still count as "new"
 _OLD = 1985  # items before this year are "old"
 
@@ -114,7 +114,7 @@ class ItemPrior:
     """
 
     def __init__(self, items: pl.DataFrame, liked: sparse.csr_array, texts: Sequence[str] = ()) -> None:
-        """`items` sorted by item_id; `liked` (n_users, n_items) of 0/1; `texts`: what each user said."""
+        """`items` sorted by item_id; `liked` (n_users, n_items) of 0/1; `texts`: what each user wrote, or none."""
         self.item_ids: list[str] = items["item_id"].to_list()
         self._rows = {item: row for row, item in enumerate(self.item_ids)}
         self._n_likes = np.asarray(liked.sum(axis=0), dtype=np.float32).ravel()
@@ -133,14 +133,17 @@ class ItemPrior:
         self._genre = {genre: column for column, genre in enumerate(genres)}
         self._genres = _indicator(labels, self._genre).toarray()
         self._genre_rarity = _rarity(self._genres)
-        self._person = {name: column for column, name in enumerate(sorted(_people(items)))}
-        self._people = _indicator(_credits(items), self._person)
+        credits = _credits(items)
+        self._person = {
+            name: column for column, name in enumerate(sorted({name for names in credits for name in names}))
+        }
+        self._people = _indicator(credits, self._person)
         words = [
             sorted(set(data_titles.title_words(title)) - lexicon.COMMON - lexicon.GENRES_OF.keys())
             for title in items["title"]
         ]
         self._word = {word: column for column, word in enumerate(sorted({w for row in words for w in row}))}
-        self._called = _called(self._person, self._people, self._word)
+        self._full_names = _full_names(self._person, self._people, self._word)
         titles = _indicator(words, self._word)
         self._titles = sparse.csr_array(titles * _rarity(titles)[None, :])
         self._year = items["year"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
@@ -150,8 +153,8 @@ class ItemPrior:
     def fit(cls, items: pl.DataFrame, ratings: pl.DataFrame, texts: Mapping[str, str] | None = None) -> Self:
         """The prior of tables `items` and `ratings` (training ratings only). Deterministic, whatever the row order.
 
-        A rating at or above its user's own mean counts as liked. `texts`: what each user of `ratings` said, where the
-        ratings come from dialogues; then the features `words` and `regression` are more than constants.
+        A rating at or above its user's own mean counts as liked. `texts`: what each user of `ratings` wrote, where
+        the ratings come from dialogues; without it the features `words` and `regression` are constants.
         """
         items = items.sort("item_id")
         ratings = ratings.join(items, on="item_id", how="semi")
@@ -165,7 +168,10 @@ class ItemPrior:
     def log_prior(
         self, turns: Sequence[Utterance], exclude: Collection[str] = (), weights: Mapping[str, float] = CATALOGUE
     ) -> np.ndarray:
-        """Log-probability (float32) of each of `item_ids` to be the next item; -inf for those in `exclude`."""
+        """Log-probability (float32, nats) of each of `item_ids` to be the next item; -inf for those in `exclude`.
+
+        `weights`: the weight of each of `FEATURES` in the model.
+        """
         scores = np.array([weights[name] for name in FEATURES], dtype=np.float32) @ self.features(turns)
         scores[[self._rows[item] for item in exclude if item in self._rows]] = -np.inf
         top = scores.max()
@@ -181,34 +187,38 @@ class ItemPrior:
         weight = np.array(list(evidence.items.values()), dtype=np.float32)
         liked = np.maximum(weight, 0)
         zero = np.zeros(len(self.item_ids), np.float32)
-        out = dict.fromkeys(FEATURES, zero)
-        out["popularity"] = np.log(popularity)
+        feature = dict.fromkeys(FEATURES, zero)
+        feature["popularity"] = np.log(popularity)
         reached = self._likers[rows].T @ (weight / np.maximum(self._n_likes[rows], 1))
-        out["neighbours"] = np.log(np.maximum(self._back @ reached, 0) + _SMOOTHING * popularity)
+        feature["neighbours"] = np.log(np.maximum(self._back @ reached, 0) + _SMOOTHING * popularity)
         if self._vocabulary:
             words = np.array(sorted(self._vocabulary[w] for w in evidence.grams if w in self._vocabulary), np.int64)
             walked = self._back @ (self._from_words[words].sum(axis=0) / np.sqrt(max(len(words), 1)))
-            out["words"] = np.log(np.maximum(walked, 0) + popularity)
+            feature["words"] = np.log(np.maximum(walked, 0) + popularity)
             columns = np.concatenate([rows, len(self.item_ids) + words])
             values = np.concatenate([np.ones(len(rows)), np.full(len(words), _WORD)]).astype(np.float32)
-            out["regression"] = np.log(np.maximum(self._regression(columns, values), 0) + _FLOOR)
-        out["genres"] = self._genres @ (self._genre_rarity * _vector(evidence.genres, self._genre))
-        out["latest_genres"] = self._genres @ (self._genre_rarity * _vector(evidence.latest_genres, self._genre))
-        out["people"] = self._people @ _vector(evidence.people, self._person)
-        out["years"] = self._in_years(evidence.years)
+            feature["regression"] = np.log(np.maximum(self._regression(columns, values), 0) + _FLOOR)
+        feature["genres"] = self._genres @ (self._genre_rarity * _vector(evidence.genres, self._genre))
+        feature["latest_genres"] = self._genres @ (self._genre_rarity * _vector(evidence.latest_genres, self._genre))
+        feature["people"] = self._people @ _vector(evidence.people, self._person)
+        feature["years"] = self._in_years(evidence.years)
         length = np.sqrt(_LONG * np.asarray(self._titles.sum(axis=1)).ravel()) + 1e-9
-        out["title"] = (self._titles @ _vector(evidence.words, self._word)) / length
+        feature["title"] = (self._titles @ _vector(evidence.words, self._word)) / length
         if liked.any():
-            profile = self._genres[rows].T @ weight
-            out["same_genres"] = self._genres @ profile / (self._norms["genres"] * (np.linalg.norm(profile) + 1e-9))
-            out["same_people"] = np.minimum(self._people @ (self._people[rows].T @ weight), 3)
-            profile = self._titles[rows].T @ liked
-            out["same_title"] = self._titles @ profile / (self._norms["titles"] * (np.linalg.norm(profile) + 1e-9))
+            mentioned = self._genres[rows].T @ weight
+            feature["same_genres"] = (
+                self._genres @ mentioned / (self._norms["genres"] * (np.linalg.norm(mentioned) + 1e-9))
+            )
+            feature["same_people"] = np.minimum(self._people @ (self._people[rows].T @ weight), 3)
+            mentioned = self._titles[rows].T @ liked
+            feature["same_title"] = (
+                self._titles @ mentioned / (self._norms["titles"] * (np.linalg.norm(mentioned) + 1e-9))
+            )
             dated = ~np.isnan(self._year[rows]) & (liked > 0)
             if dated.any():
                 centre = np.average(self._year[rows][dated], weights=liked[dated])
-                out["same_years"] = -np.nan_to_num(np.abs(self._year - centre) / 10, nan=1.0).clip(max=5)
-        return np.stack([np.asarray(out[name], dtype=np.float32) for name in FEATURES])
+                feature["same_years"] = -np.nan_to_num(np.abs(self._year - centre) / 10, nan=1.0).clip(max=5)
+        return np.stack([np.asarray(feature[name], dtype=np.float32) for name in FEATURES])
 
     # ── evidence ──
 
@@ -238,7 +248,7 @@ class ItemPrior:
                 evidence.words[word] = max(value, 0.0)
         for n in (3, 2, 1):
             for start in range(len(tokens) - n + 1):
-                if name := self._called.get(" ".join(tokens[start : start + n])):
+                if name := self._full_names.get(" ".join(tokens[start : start + n])):
                     evidence.people[name] = value
         clause = " ".join(tokens)
         for decade in lexicon.decades(clause):
@@ -282,18 +292,18 @@ class _Regression:
         self._scale = 1 / (1 - leverage)
 
     def __call__(self, columns: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """The expected value (n_items,) of each item given `values` of `columns`; meaningless for these columns."""
+        """The expected value (n_items,) of each item given `values` of `columns`; not valid for those items."""
         return self._scale * (self._items @ (self._inverse @ (self._users[columns].T @ values)))
 
 
 def _vocabulary(texts: Sequence[str]) -> tuple[dict[str, int], sparse.csr_array]:
-    """The column of each word and pair of words that at least `_N_SAID` and at most a quarter of the users said, and
-    the matrix (n_users, n_columns) of who said it (0/1)."""
-    said_by = [{gram for tokens, _ in lexicon.clauses(text) for gram in _grams(tokens)} for text in texts]
-    count = Counter(gram for grams in said_by for gram in grams)
-    frequent = sorted(gram for gram, n in count.items() if _N_SAID <= n <= len(texts) / 4)
+    """The column of each word and pair of words that at least `_MIN_USERS` and at most a quarter of the users wrote,
+    and the matrix (n_users, n_columns) of who wrote it (0/1)."""
+    grams_of_users = [{gram for tokens, _ in lexicon.clauses(text) for gram in _grams(tokens)} for text in texts]
+    count = Counter(gram for grams in grams_of_users for gram in grams)
+    frequent = sorted(gram for gram, n in count.items() if _MIN_USERS <= n <= len(texts) / 4)
     column = {gram: number for number, gram in enumerate(frequent)}
-    return column, _indicator([grams & column.keys() for grams in said_by], column)
+    return column, _indicator([grams & column.keys() for grams in grams_of_users], column)
 
 
 def _grams(tokens: Sequence[str]) -> list[str]:
@@ -320,29 +330,26 @@ def _norm(rows: np.ndarray) -> np.ndarray:
 
 
 def _credits(items: pl.DataFrame) -> list[list[str]]:
-    return [[*(d or ()), *(c or ())] for d, c in items.select("directors", "cast").iter_rows()]
+    """The directors and the cast of each item."""
+    return [[*(directors or ()), *(cast or ())] for directors, cast in items.select("directors", "cast").iter_rows()]
 
 
-def _people(items: pl.DataFrame) -> set[str]:
-    return {name for row in _credits(items) for name in row}
-
-
-def _called(person: Mapping[str, int], credits: sparse.csr_array, title_words: Collection[str]) -> dict[str, str]:
-    """Names that people are mentioned by → full name: the full name, and a last name that only one person has, of three
-    films or more."""
+def _full_names(person: Mapping[str, int], credits: sparse.csr_array, title_words: Collection[str]) -> dict[str, str]:
+    """Name as it is mentioned → full name: the full name itself, and a last name that only one person of three films or
+    more has."""
     films = np.asarray(credits.sum(axis=0)).ravel()
-    called: dict[str, str] = {}
+    full_names: dict[str, str] = {}
     last: defaultdict[str, list[str]] = defaultdict(list)
     for name, column in person.items():
         words = lexicon.tokens(name)
         if len(words) in (2, 3):
-            called.setdefault(" ".join(words), name)
+            full_names.setdefault(" ".join(words), name)
             if len(words[-1]) > 5 and films[column] >= 3:
                 last[words[-1]].append(name)
     for word, names in last.items():
         if len(names) == 1 and not (word in lexicon.COMMON or word in lexicon.GENRES_OF or word in title_words):
-            called.setdefault(word, names[0])
-    return called
+            full_names.setdefault(word, names[0])
+    return full_names
 
 
 def _rarity(indicator: np.ndarray | sparse.csr_array) -> np.ndarray:

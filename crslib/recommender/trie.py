@@ -5,8 +5,8 @@ disjoint sets, one for each next token:
 
     P(token) ∝ P_model(token) · (mass of the titles that continue with it / mass of the titles here) ^ weight
 
-Only at the end of a title do spellings differ: `)` `]]`, but `)]` `].` at the end of a sentence; there the model
-chooses among all of them. The model also decides whether and where to mention a title. Knows titles, tokens with their
+Spellings differ only at the end of a title (`)` `]]`, or `)]` `].` at the end of a sentence). There the model chooses
+among all of them. The model also decides whether and where to mention a title. Knows titles, tokens with their
 bytes, and a prior; nothing of items, dialogues, models or how a token is drawn.
 """
 
@@ -36,11 +36,11 @@ class Titles:
 
     def __init__(self, names: Sequence[str], pieces: Sequence[bytes], encode: Callable[[str], Sequence[int]]) -> None:
         self.pieces = pieces
-        inner = [_mentioned(name) for name in names]
-        spelled = sorted((_spell(name, pieces, encode), name) for name in set(inner))
+        written = [_mentioned(name) for name in names]
+        spelled = sorted((_spell(name, pieces, encode), name) for name in set(written))
         self.spellings = [spelling for spelling, _ in spelled]
         self.rows = {name.encode(): row for row, (_, name) in enumerate(spelled)}
-        self.row_of = np.array([self.rows[name.encode()] for name in inner], np.intp)
+        self.row_of = np.array([self.rows[name.encode()] for name in written], np.intp)
         # tokens[depth, row]; titles with the same beginning are neighbours. Twice `_END` after the longest.
         columns = [*zip_longest(*self.spellings, fillvalue=_END), *[[_END] * len(spelled)] * 2]
         self.tokens = np.array(columns, np.int32)
@@ -56,7 +56,8 @@ class Titles:
         arrays = {piece: np.array(tokens, np.int32) for piece, tokens in closing.items()}
         self.closing = {token: arrays[piece] for token, piece in enumerate(pieces) if piece and piece in arrays}
         self.closing[_END] = arrays[b""]
-        # Outside a mention: tokens that open one and go on; where no title is left, all tokens that lead to one.
+        # Forbidden outside a mention: tokens that open one and continue after `[[`; where no title is left, all tokens
+        # that open one or may begin to.
         self.never = _where(pieces, lambda piece: b"[[" in piece[:-1])
         self.never_opening = _where(pieces, lambda piece: b"[[" in piece or piece.endswith(b"["))
 
@@ -76,9 +77,9 @@ class Titles:
                 f"the prior has shape {log_prior.shape} or is not a number somewhere; "
                 f"give a log-mass below infinity for each of the {len(self.row_of)} names"
             )
-        out = np.zeros(len(self.spellings), bool)
-        out[self.row_of[list(excluded)]] = True
-        log_prior[out[self.row_of]] = -np.inf
+        is_excluded = np.zeros(len(self.spellings), bool)
+        is_excluded[self.row_of[list(excluded)]] = True
+        log_prior[is_excluded[self.row_of]] = -np.inf
         below_top = log_prior - log_prior.max(initial=np.finfo(np.float64).min)
         mass = np.exp(np.maximum(below_top, -_SPAN), where=log_prior > -np.inf, out=np.zeros_like(log_prior))
         return TitleConstraint(self, np.bincount(self.row_of, mass, len(self.spellings)), weight)
@@ -87,21 +88,22 @@ class Titles:
 class TitleConstraint:
     """Restricts the mentions in one utterance to titles (`engines.base.Constraint`), each at most once.
 
-    Drawn token by token at temperature 1 and without truncation, titles have the probability that the module's
-    formula gives along their tokens. A call whose ids extend those of the last call processes the new ids only.
+    Where tokens are drawn at temperature 1 and without truncation, a title has the probability that the module's
+    formula gives along its tokens. A call whose ids extend those of the last call processes the new ids only.
     """
 
     never: np.ndarray
     """Tokens (int32) that may not be drawn where `allowed` returns None, for the ids of the last call."""
 
     def __init__(self, titles: Titles, mass: np.ndarray, weight: float) -> None:
-        self._titles, self._given, self._weight = titles, mass, weight
+        self._titles, self._initial_mass, self._weight = titles, mass, weight
         self._start()
 
     def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
         """Tokens (int32) that may follow the utterance `ids`, and log-weights (float32) to add to their logits.
 
-        None outside a mention: every token but those of `never`. `[` always opens a mention: the next token is `[`.
+        None outside a mention: every token but those of `never` may follow. After a `[` only another `[` may follow, so
+        that a bracket always opens a mention.
         """
         self._follow(ids)
         titles, lo, hi = self._titles, self._lo, self._hi
@@ -146,7 +148,7 @@ class TitleConstraint:
 
     def _start(self) -> None:
         self._ids: list[int] = []
-        self._mass = self._given.copy()
+        self._mass = self._initial_mass.copy()
         self._bracket = False  # whether the text outside a mention ends with a `[`
         self._name: bytes | None = None  # the text since `[[`; None outside a mention
         self._lo, self._hi, self._depth = 0, 0, 0  # rows of the titles that begin with it, and its number of tokens
@@ -184,7 +186,8 @@ class TitleConstraint:
         if after.startswith(b"]"):
             self._mass[self._lo : self._hi] = 0
             self._restrict()
-        # Drawn tokens leave a mention only by closing it. Other text may name no title that is left: it is no mention.
+        # Allowed tokens leave a mention only by closing it. Text from elsewhere may name no title that is left; then it
+        # is no mention.
         if after or not self._mass[self._lo : self._hi].any():
             self._name, self._bracket = None, piece.endswith(b"[")
 

@@ -144,7 +144,7 @@ class Opinions:
 
 
 def auc(model: TasteModel, profiles: pl.DataFrame, judged: pl.DataFrame) -> pl.DataFrame:
-    """How well `model` separates liked items from others: (profile_id, n items, auc), sorted by profile.
+    """How well `model` separates liked items from others: `profile_id`, `n` (items), `auc`, sorted by profile.
 
     `auc` is the probability that a liked item of `judged` (`profile_id`, `item_id`, `liked`) has a higher prediction
     than one not liked, ties counting half. Items outside the catalogue are left out, and profiles that do not have both
@@ -156,7 +156,7 @@ def auc(model: TasteModel, profiles: pl.DataFrame, judged: pl.DataFrame) -> pl.D
     rows = []
     for (profile,), part in judged.group_by("profile_id", maintain_order=True):
         predicted, liked = model.predict(part["user_id"][0], part["item_id"]), part["liked"].to_numpy()
-        known = ~np.isnan(predicted)
-        if 0 < liked[known].sum() < known.sum():
-            rows.append((profile, int(known.sum()), float(roc_auc_score(liked[known], predicted[known]))))
+        listed = ~np.isnan(predicted)  # in the catalogue
+        if 0 < liked[listed].sum() < listed.sum():
+            rows.append((profile, int(listed.sum()), float(roc_auc_score(liked[listed], predicted[listed]))))
     return pl.DataFrame(rows, schema={"profile_id": pl.String, "n": pl.Int64, "auc": pl.Float64}, orient="row")

@@ -96,17 +96,19 @@ def build(items: pl.DataFrame, ratings: pl.DataFrame, parameters: ProfileParamet
     source = affinities if taste else hidden.filter("liked").join(traits, on="item_id").sort("user_id", "item_id")
     evidence = {user: part for (user,), part in source.group_by("user_id", maintain_order=True)}
     rows = []
-    for known in facts.iter_rows(named=True):
-        rng = random.Random(derive_seed(parameters.seed, "target", known["user_id"]))
+    for user_facts in facts.iter_rows(named=True):
+        rng = random.Random(derive_seed(parameters.seed, "target", user_facts["user_id"]))
         if taste:
-            wanted = from_taste(evidence.get(known["user_id"], affinities.clear()), known["liked_genres"], enough, rng)
+            wanted = from_taste(
+                evidence.get(user_facts["user_id"], affinities.clear()), user_facts["liked_genres"], enough, rng
+            )
         else:
-            wanted = from_heldout(evidence[known["user_id"]], weight, enough, rng)
+            wanted = from_heldout(evidence[user_facts["user_id"]], weight, enough, rng)
         target, relaxed = relax(wanted, parameters.min_k, matching)
         rows.append(
             {
-                **known,
-                "summary": summarise(known, names),
+                **user_facts,
+                "summary": summarise(user_facts, names),
                 "attributes": str(target),
                 "target_mode": parameters.target_mode,
                 "target_genres": target.genres,
@@ -150,7 +152,7 @@ def _choose(training: pl.DataFrame, hidden: pl.DataFrame, parameters: ProfilePar
 
 
 def _profile_id(user_id: str) -> str:
-    """`u` and the user id; of an id with other characters than letters, digits, - and _ a readable part and a hash."""
+    """`u` and the user id. A long id, or one with other characters than letters, digits, - and _, is cut and hashed."""
     if re.fullmatch(r"[A-Za-z0-9_-]{1,40}", user_id):
         return f"u{user_id}"
     return f"u{re.sub(r'[^A-Za-z0-9_-]+', '-', user_id)[:24]}.{digest(user_id, 'user')}"
@@ -162,7 +164,7 @@ def _profile_id(user_id: str) -> str:
 def _traits(items: pl.DataFrame) -> pl.DataFrame:
     """What a taste may depend on, by item: `item_id`, `genres`, `decade`, `directors`, `stars`, `n_ratings`.
 
-    `stars`: the up to five people of the cast whose films have the most training ratings.
+    `stars`: up to five of the cast, those whose films have the most training ratings.
     """
     return histories.query(
         """

@@ -33,18 +33,18 @@ _SECOND_PERSON = re.compile(r"\b(?:you|your|yours)\b", re.IGNORECASE)
 REJECTED = pl.DataFrame(schema=dict.fromkeys(("profile_id", "reason", "wording"), pl.String))
 
 
-def worded(built: ProfileTables, parameters: ProfileParameters) -> tuple[ProfileTables, pl.DataFrame]:
-    """`built` with summaries in the style of `summary_style`, and the wordings that were rejected (see `reword`).
+def worded(tables: ProfileTables, parameters: ProfileParameters) -> tuple[ProfileTables, pl.DataFrame]:
+    """`tables` with summaries in the style of `summary_style`, and the wordings that were rejected (see `reword`).
 
     Decoding is greedy, because the built-in model then invents less. Raises `CrsError` when the model cannot be loaded.
     """
     if parameters.summary_style == "template":
-        return built, REJECTED.clear()
+        return tables, REJECTED.clear()
     model = llama.Model(llama.model_path(parameters.summary_model))
     engine = llama.LlamaEngine(model, None, Sampling(temperature=0, max_tokens=128), n_ctx=1024, width=8)
     try:
-        profiles, rejected = reword(built.profiles, built.holdouts, built.items, engine, parameters.seed)
-        return replace(built, profiles=profiles), rejected
+        profiles, rejected = reword(tables.profiles, tables.holdouts, tables.items, engine, parameters.seed)
+        return replace(tables, profiles=profiles), rejected
     finally:
         engine.close()
         model.close()
@@ -56,16 +56,16 @@ def reword(
     """`profiles` with summaries in a model's words where these passed the check (`fault`), and the rejected wordings.
 
     The model sees the template summary only; where its wording fails, the template stays. The second frame has
-    `profile_id`, `reason`, `wording` of the rejected ones, sorted by profile. It may quote a held-out title, so it is
-    for whoever may read `holdouts`, never for a simulation.
+    `profile_id`, `reason`, `wording` of the rejected ones, sorted by profile. It may quote a held-out title, so a
+    simulation must not read it.
     """
     template = templates.ChatTemplate(*engine.chat_template)
     names = catalog.item_names(items)
-    spoken = frozenset(_words(title) for title in items["title"])
+    title_phrases = frozenset(_words(title) for title in items["title"])
     genres = frozenset(genre for genres in items["genres"] for genre in genres)
     hidden = {profile: part["item_id"].to_list() for (profile,), part in holdouts.group_by("profile_id")}
     rows = [row for row in profiles.sort("profile_id").iter_rows(named=True) if row["summary"]]
-    worded: dict[str, str] = {}
+    accepted: dict[str, str] = {}
     rejected = []
     for start in range(0, len(rows), engine.width):
         batch = rows[start : start + engine.width]
@@ -83,12 +83,16 @@ def reword(
             engine.release(profile)
             wording = utterances.one_line(engine.decode(completion.ids))
             withheld = [names[item] for item in hidden.get(profile, []) if item in names]
-            reason = "cut short" if completion.finish != "end" else fault(wording, row, names, withheld, spoken, genres)
+            reason = (
+                "cut short"
+                if completion.finish != "end"
+                else fault(wording, row, names, withheld, title_phrases, genres)
+            )
             if reason:
                 rejected.append({"profile_id": profile, "reason": reason, "wording": wording})
             else:
-                worded[profile] = wording
-    passed = pl.col("profile_id").replace_strict(worded, default=None, return_dtype=pl.String)
+                accepted[profile] = wording
+    passed = pl.col("profile_id").replace_strict(accepted, default=None, return_dtype=pl.String)
     return (
         profiles.with_columns(pl.coalesce(passed, "summary").alias("summary")),
         pl.DataFrame(rejected, schema=REJECTED.schema),
@@ -100,14 +104,14 @@ def fault(
     facts: Mapping[str, Any],
     names: Mapping[str, str],
     withheld: Sequence[str],
-    spoken: Set[str],
+    title_phrases: Set[str],
     genres: Set[str],
 ) -> str:
     """Why `wording` may not replace the template summary of `facts` (a row of table `profiles`); empty if it may.
 
-    `names`: item id to `Title (Year)`. `withheld`: names of the person's held-out items. `spoken`, `genres`: the
-    words of all titles and all genres of the catalogue. Errs towards rejection: a wrong one costs nothing, because
-    the template stays.
+    `names`: item id to `Title (Year)`. `withheld`: names of the profile's held-out items. `title_phrases`: the
+    words of each title of the catalogue (see `_words`); `genres`: all its genres. Doubtful wordings are rejected: that
+    costs nothing, because the template stays.
     """
     wording = re.sub(r"\bscience fiction\b", "sci-fi", wording, flags=re.IGNORECASE)
     known = [names[item] for item in (*facts["loved_items"], *facts["disliked_items"])]
@@ -115,7 +119,7 @@ def fault(
     disliked = [_title(names[item]) for item in facts["disliked_items"]]
     # Names lose their full stops ("Dr. Strangelove"), so that a full stop is the end of a sentence.
     for name in (*liked, *disliked):
-        wording = wording.replace(name, _unstopped(name))
+        wording = wording.replace(name, _without_stops(name))
     sentences = [sentence for sentence in re.split(r"(?<=[.!?])\s+", wording) if _words(sentence)]
     if not sentences:
         return "empty"
@@ -125,7 +129,7 @@ def fault(
         return "not in the second person"
     if any(_gives_away(wording, _title(name), known) for name in withheld):
         return "held-out title"
-    if invented := _invented(sentences, facts["summary"], spoken):
+    if invented := _invented(sentences, facts["summary"], title_phrases):
         return f"not among the facts: {invented}"
     decade = [] if facts["liked_decade"] is None else [f"{facts['liked_decade']}s"]
     for fact in (*facts["liked_genres"], *decade, *liked, *disliked, *facts["disliked_genres"]):
@@ -134,7 +138,7 @@ def fault(
     for sentence in sentences:
         rest = sentence  # a title may contain "No" or "Horror"
         for name in (*liked, *disliked):
-            rest = rest.replace(_unstopped(name), "")
+            rest = rest.replace(_without_stops(name), "")
         if new := [genre for genre in sorted(genres) if _says(rest, genre) and not _says(facts["summary"], genre)]:
             return f"not among the facts: {new[0]}"
         likes = any(_says(sentence, n) for n in liked) or any(_says(rest, g) for g in facts["liked_genres"])
@@ -149,7 +153,7 @@ def _title(name: str) -> str:
     return titles.split_year(name)[0]
 
 
-def _unstopped(name: str) -> str:
+def _without_stops(name: str) -> str:
     return re.sub(r"[.!?]", " ", name)
 
 
@@ -164,7 +168,7 @@ def _says(text: str, fact: str) -> bool:
 
 
 def _gives_away(wording: str, title: str, known: Sequence[str]) -> bool:
-    """Whether the wording has a withheld title: its words, of a long title also similar words (partial ratio >= 90)."""
+    """Whether the wording has the words of a withheld title or, if it is long, similar ones (partial ratio >= 90)."""
     text, key = f" {_words(wording)} ", re.sub(r"^(?:the|a|an) (?=.)", "", _words(title))
     for name in known:
         if name != _title(name):  # without its year a known title may be the beginning of a withheld one
@@ -174,7 +178,7 @@ def _gives_away(wording: str, title: str, known: Sequence[str]) -> bool:
     return phrase in text or (len(key) >= 10 and fuzz.partial_ratio(key, text) >= 90)
 
 
-def _invented(sentences: Sequence[str], summary: str, spoken: Set[str]) -> str:
+def _invented(sentences: Sequence[str], summary: str, title_phrases: Set[str]) -> str:
     """The first name, number or title in the sentences that the summary does not have; empty if there is none."""
     for sentence in sentences:
         for position, token in enumerate(re.findall(r"[^\W_]+", sentence)):
@@ -184,7 +188,7 @@ def _invented(sentences: Sequence[str], summary: str, spoken: Set[str]) -> str:
         for start, end in itertools.combinations(range(len(words) + 1), 2):
             # A single word is looked up only at the beginning of a sentence, where any word has a capital.
             phrase = " ".join(words[start:end])
-            if phrase in spoken and (end - start > 1 or not start) and not _says(summary, phrase):
+            if phrase in title_phrases and (end - start > 1 or not start) and not _says(summary, phrase):
                 return phrase
         for quoted in re.findall(r"[\"“]([^\"“”]+)[\"”]", sentence):
             if not _says(summary, quoted):

@@ -13,10 +13,10 @@ import polars as pl
 from crslib.data import catalog
 from crslib.dialogue import utterances
 
-N_STARS = 5  # a cast list names extras too; only its best-known people are worth asking for
+N_STARS = 5  # a cast list names extras too; only its best-known actors are worth asking for
 
 
-# ── attributes ──────────────────────────────────────────────────────────────────────────────────────────
+# ── attributes ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def relax(target: Target, min_k: int, matching: Callable[[Target], int]) -> tupl
     return target, dropped
 
 
-# Requests come in several shapes: (number of genres, other attribute) → weight.
+# Requests come in several shapes: (number of genres, further attribute) → weight.
 _SHAPES = {(2, "decade"): 3, (2, ""): 2, (1, "decade"): 2, (1, "actor"): 2, (1, "director"): 1}
 
 
@@ -81,34 +81,34 @@ def from_heldout(
     """Attributes that at least one held-out liked item has: those of the item whose genres are the most typical.
 
     A genre's weight is its count among these items times log(catalogue / items of that genre), so that "drama", half of
-    any catalogue, is not everybody's most typical genre. Ties are drawn.
+    any catalogue, is not every user's most typical genre. Ties are broken at random.
     """
-    often = Counter(genre for genres in liked["genres"] for genre in genres)
-    typical = {genre: (often[genre] * weight(genre), genre) for genre in often}
-    n_genres, other = _shape(rng)
+    count = Counter(genre for genres in liked["genres"] for genre in genres)
+    typicality = {genre: (count[genre] * weight(genre), genre) for genre in count}
+    n_genres, further = _shape(rng)
 
     def best(genres: Sequence[str]) -> list[str]:
-        return sorted(genres, key=typical.__getitem__, reverse=True)[:n_genres]
+        return sorted(genres, key=typicality.__getitem__, reverse=True)[:n_genres]
 
     draws = {item: rng.random() for item in liked["item_id"]}
     anchor = max(
         liked.iter_rows(named=True),
-        key=lambda item: (sum(typical[genre][0] for genre in best(item["genres"])), draws[item["item_id"]]),
+        key=lambda item: (sum(typicality[genre][0] for genre in best(item["genres"])), draws[item["item_id"]]),
     )
     people = {"actor": anchor["stars"], "director": anchor["directors"]}
-    return _target(best(anchor["genres"]), other, anchor["decade"], people, enough, rng)
+    return _target(best(anchor["genres"]), further, anchor["decade"], people, enough, rng)
 
 
 def from_taste(
     affinities: pl.DataFrame, liked_genres: Sequence[str], enough: Callable[[Target], bool], rng: random.Random
 ) -> Target:
-    """Attributes drawn from the visible taste; no item need have them all.
+    """Attributes drawn from the visible taste; there may be no item that has all of them.
 
-    Genres are drawn from the liked ones (or else is the one of highest affinity), a decade in proportion to the liked
-    items, actors and directors from those of positive affinity.
+    Genres are drawn from the liked ones; a user without any gets the genre of highest affinity. A decade is drawn in
+    proportion to the liked items, an actor or director among those of positive affinity.
     """
     ranked = affinities.sort("affinity", "name", descending=[True, False])
-    n_genres, other = _shape(rng)
+    n_genres, further = _shape(rng)
 
     def names(kind: str, *conditions: pl.Expr) -> list[str]:
         return ranked.filter(pl.col("kind") == kind, *conditions)["name"].to_list()
@@ -118,7 +118,7 @@ def from_taste(
     decades = affinities.filter(pl.col("kind") == "decade", pl.col("n_liked") > 0)
     decade = int(rng.choices(decades["name"], weights=decades["n_liked"].to_list())[0]) if decades.height else None
     people = {kind: names(kind, pl.col("affinity") > 0)[:20] for kind in ("actor", "director")}
-    return _target(drawn, other, decade, people, enough, rng)
+    return _target(drawn, further, decade, people, enough, rng)
 
 
 def _shape(rng: random.Random) -> tuple[int, str]:
@@ -127,7 +127,7 @@ def _shape(rng: random.Random) -> tuple[int, str]:
 
 def _target(
     genres: Sequence[str],
-    other: str,
+    further: str,
     decade: int | None,
     people: Mapping[str, Sequence[str]],
     enough: Callable[[Target], bool],
@@ -138,9 +138,9 @@ def _target(
     An actor or director with enough items for `min_k` is the only attribute: with a genre, hardly any item would match.
     Others come with genre and decade, so that these remain when relaxation drops the actor or director.
     """
-    if candidates := people.get(other):
-        alone = [Target(actor=name) if other == "actor" else Target(director=name) for name in candidates]
-        if known := [target for target in alone if enough(target)][:N_STARS]:
-            return rng.choice(known)
+    if candidates := people.get(further):
+        alone = [Target(actor=name) if further == "actor" else Target(director=name) for name in candidates]
+        if sufficient := [target for target in alone if enough(target)][:N_STARS]:
+            return rng.choice(sufficient)
         return replace(alone[0], genres=tuple(genres), decade=decade)
-    return Target(tuple(genres), decade if other or not genres else None)
+    return Target(tuple(genres), decade if further or not genres else None)

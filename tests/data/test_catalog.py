@@ -69,7 +69,7 @@ def test_training_statistics_count_the_given_ratings_only(items: pl.DataFrame) -
 # ── links ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_built_in_item_is_found_by_its_name(builtin: pl.DataFrame) -> None:
+def test_every_built_in_item_is_linked_by_its_name(builtin: pl.DataFrame) -> None:
     catalog = Catalog(builtin)
     for item_id in builtin["item_id"]:
         name = catalog.name(item_id)
@@ -198,7 +198,7 @@ def test_find_accepts_any_text(text: str) -> None:
         catalog.link(name)
 
 
-def test_titles_that_people_typed_are_linked_correctly(builtin: pl.DataFrame, shared_data: Path) -> None:
+def test_titles_typed_by_hand_are_linked_correctly(builtin: pl.DataFrame, shared_data: Path) -> None:
     """ReDial's titles, with IMDb ids as truth; the limits are a little below the measured values (.986, .964)."""
     truth = dict(builtin.drop_nulls("imdb_id").select("imdb_id", "item_id").iter_rows())
     catalog = Catalog(builtin.filter(pl.col("imdb_id").is_not_null()))

@@ -60,13 +60,13 @@ def run(tmp_path: Path) -> Run:
 
 
 def export(run: Run, form: str, to: Path, role: str = "recommender") -> Path:
-    done = CliRunner().invoke(main, ["export", str(run.path), "--as", form, "--role", role, "--to", str(to)])
-    assert done.exit_code == 0, done.output
-    return Path(done.output.strip().replace("\n", ""))
+    result = CliRunner().invoke(main, ["export", str(run.path), "--as", form, "--role", role, "--to", str(to)])
+    assert result.exit_code == 0, result.output
+    return Path(result.output.strip().replace("\n", ""))
 
 
 def test_messages_are_the_views_of_the_two_parties(run: Run, tmp_path: Path) -> None:
-    user, other = (
+    user, recommender = (
         [json.loads(line)["messages"] for line in export(run, "trl", tmp_path, role).read_text().splitlines()]
         for role in ("user", "recommender")
     )
@@ -75,8 +75,8 @@ def test_messages_are_the_views_of_the_two_parties(run: Run, tmp_path: Path) -> 
     assert user[0][2]["content"].endswith(f"({HEAT}: seen, disliked; {NOPE}: not seen)")
     assert user[0][-1]["content"] == ""  # the user left
     assert user[1][-1] == {"role": "user", "content": "Hi"}
-    assert other[0][0]["content"] == views.RECOMMENDER_SYSTEM
-    assert not [word for word in ("secret", "hush", "seen,", "disliked") if word in json.dumps(other)]
+    assert recommender[0][0]["content"] == views.RECOMMENDER_SYSTEM
+    assert not [word for word in ("secret", "hush", "seen,", "disliked") if word in json.dumps(recommender)]
 
 
 def test_the_redial_export_is_read_back_by_our_reader(run: Run, tmp_path: Path) -> None:
@@ -109,10 +109,14 @@ def test_dialoguekit_reads_its_export(run: Run, tmp_path: Path) -> None:
     first = json.loads(path.read_text())[0]
     assert first["conversation"][1]["utterance"] == f"Seen {HEAT} or {NOPE} @7?"
     reader = pytest.importorskip("dialoguekit.utils.dialogue_reader", reason="dialoguekit is not installed")
-    one, other = reader.json_to_dialogues(str(path))
-    assert [utterance.text for utterance in one.utterances][2:] == ["Hated it", "<b>Sorry</b> <|im_end|>"]
-    assert [utterance.participant.name for utterance in one.utterances] == ["USER", "AGENT"] * 2
-    assert (one.user_id, one.conversation_id, len(other.utterances)) == ("u0", "u0.0", 1)
+    first_dialogue, second_dialogue = reader.json_to_dialogues(str(path))
+    assert [utterance.text for utterance in first_dialogue.utterances][2:] == ["Hated it", "<b>Sorry</b> <|im_end|>"]
+    assert [utterance.participant.name for utterance in first_dialogue.utterances] == ["USER", "AGENT"] * 2
+    assert (first_dialogue.user_id, first_dialogue.conversation_id, len(second_dialogue.utterances)) == (
+        "u0",
+        "u0.0",
+        1,
+    )
 
 
 def test_the_dataset_has_a_card_and_is_read_by_datasets(run: Run, tmp_path: Path) -> None:
@@ -145,6 +149,6 @@ def test_no_text_becomes_a_mention(typed: str) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    done = CliRunner().invoke(main, ["export", str(tmp_path), "--to", str(tmp_path / "to")])
-    assert done.exit_code == 1
-    assert "dialogues.parquet" in done.output
+    result = CliRunner().invoke(main, ["export", str(tmp_path), "--to", str(tmp_path / "to")])
+    assert result.exit_code == 1
+    assert "dialogues.parquet" in result.output

@@ -64,10 +64,10 @@ def test_the_split_is_a_partition_in_time_independent_of_order_and_other_users(r
     visible, hidden = histories.split(ratings_of(*rows), share)
     assert sorted(visible.rows() + hidden.rows(), key=str) == sorted(ratings_of(*rows).rows(), key=str)
     for user in {row[0] for row in rows}:
-        mine, theirs = visible.filter(pl.col("user_id") == user), hidden.filter(pl.col("user_id") == user)
-        assert mine.height >= 1
-        early = mine["rated_at"].fill_null(-1).max()
-        assert all(early <= late for late in theirs["rated_at"].fill_null(-1))
+        early, late = visible.filter(pl.col("user_id") == user), hidden.filter(pl.col("user_id") == user)
+        assert early.height >= 1
+        latest_visible = early["rated_at"].fill_null(-1).max()
+        assert all(latest_visible <= time for time in late["rated_at"].fill_null(-1))
     user = random.choice(rows)[0]
     alone = histories.split(ratings_of(*[row for row in rows if row[0] == user]), share)
     assert alone[1].equals(hidden.filter(pl.col("user_id") == user))

@@ -117,8 +117,8 @@ def test_import_of_parquet_equals_import_of_csv(tmp_path: Path, write: Callable[
         }
     ).write_parquet(tmp_path / "items")
     imports.import_ratings(tmp_path / "ratings", tmp_path / "items", tmp_path / "parquet")
-    for one, other in zip(tables.load(tmp_path / "csv"), tables.load(tmp_path / "parquet"), strict=True):
-        assert one.equals(other)
+    for from_csv, from_parquet in zip(tables.load(tmp_path / "csv"), tables.load(tmp_path / "parquet"), strict=True):
+        assert from_csv.equals(from_parquet)
 
 
 def test_one_file_may_hold_both(tmp_path: Path, write: Callable[..., Path]) -> None:
@@ -277,8 +277,7 @@ def test_a_failed_import_leaves_the_old_data(tmp_path: Path, write: Callable[...
 
 def test_load_refuses_ratings_of_unknown_items(tmp_path: Path, write: Callable[..., Path]) -> None:
     imports.import_ratings(write(RATINGS), write(ITEMS, "items.csv"), tmp_path / "to")
-    other = schemas.empty("items")
-    other.write_parquet(tmp_path / "to" / "items.parquet")
+    schemas.empty("items").write_parquet(tmp_path / "to" / "items.parquet")
     with pytest.raises(CrsError, match="rates item '1'"):
         tables.load(tmp_path / "to")
     (tmp_path / "to" / "items.parquet").write_bytes(b"junk")

@@ -44,7 +44,7 @@ NAMED = films(
     ("29", "Batman", 1989, 300),
     ("30", "Batman Begins", 2005, 500),
     ("31", "Star Wars", 1977, 600),
-    ("32", "Everything Else People Rate", 1999, 100_000),
+    ("32", "Everything Else Users Rate", 1999, 100_000),
 ).with_columns(directors=pl.Series([["Lincoln Titanic"]] + [[]] * 31), cast=pl.Series([["Jack Frozen", "Cher"]] * 32))
 
 

@@ -6,7 +6,7 @@ from crslib.data.titles import split_year, title_key, title_parts, title_words
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         ("The Godfather", "Godfather, The"),
         ("The Godfather Part II", "Godfather: Part 2, The"),
@@ -20,12 +20,12 @@ from crslib.data.titles import split_year, title_key, title_parts, title_words
         ("Star Wars: Episode V – The Empire Strikes Back", "Star Wars: Episode V - The Empire Strikes Back"),
     ],
 )
-def test_spellings_of_one_title_share_a_key(one: str, other: str) -> None:
-    assert title_key(one) == title_key(other)
+def test_spellings_of_one_title_share_a_key(first: str, second: str) -> None:
+    assert title_key(first) == title_key(second)
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         ("V for Vendetta", "5 for Vendetta"),
         ("X-Men", "10-Men"),
@@ -34,8 +34,8 @@ def test_spellings_of_one_title_share_a_key(one: str, other: str) -> None:
         ("A", "The"),
     ],
 )
-def test_other_titles_have_another_key(one: str, other: str) -> None:
-    assert title_key(one) != title_key(other)
+def test_other_titles_have_another_key(first: str, second: str) -> None:
+    assert title_key(first) != title_key(second)
 
 
 def test_words_keep_the_article_and_a_title_of_signs_is_its_key() -> None:

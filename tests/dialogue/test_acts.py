@@ -20,12 +20,12 @@ def turns(*texts: str, dialogue_id: str = "d") -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def seen(*texts: str) -> list[set[str]]:
+def features(*texts: str) -> list[set[str]]:
     return [set(row) for row in acts.features(turns(*texts))["features"]]
 
 
 def test_features_are_words_pairs_and_context() -> None:
-    first, second = seen("R: Seen [[Up (2009)]]?", "U: I've SEEN it!")
+    first, second = features("R: Seen [[Up (2009)]]?", "U: I've SEEN it!")
     assert first == {"seen", "FILM", "?", "seen FILM", "FILM ?", "(opens)", "(own first turn)", "(new film)"}
     assert second == {
         "i've", "seen", "it", "!", "i've seen", "seen it", "it !",
@@ -34,8 +34,8 @@ def test_features_are_words_pairs_and_context() -> None:
 
 
 def test_features_say_who_named_a_film_first() -> None:
-    found = seen("U: [[Up (2009)]]", "R: [[up (2009)]] [[Heat (1995)]]", "U: [[Heat (1995)]]", "U: [[Up (2009)]]")
-    films = [{name for name in row if "film" in name and name != "(after a film)"} for row in found]
+    rows = features("U: [[Up (2009)]]", "R: [[up (2009)]] [[Heat (1995)]]", "U: [[Heat (1995)]]", "U: [[Up (2009)]]")
+    films = [{name for name in row if "film" in name and name != "(after a film)"} for row in rows]
     assert films == [
         {"(new film)"}, {"(new film)", "(other's film again)"}, {"(other's film again)"}, {"(own film again)"},
     ]  # fmt: skip
@@ -48,7 +48,7 @@ def test_features_do_not_cross_dialogues() -> None:
 
 def test_any_text_has_features() -> None:
     strange = "U: <b>\x00\x1b[0m</b> &amp; [[]] [[x]] ]] ‮ FILM 映画 {{ 1 }} \\N"
-    (row,) = seen(strange)
+    (row,) = features(strange)
     assert {"b", "0m", "amp", "FILM", "film", "映画", "1", "n"} <= row
     assert acts.read().tag(turns(strange)).height >= 1
 
@@ -61,7 +61,7 @@ WEIGHTS = {
 
 def test_tags_computed_by_hand() -> None:
     tagged = Tagger(WEIGHTS).tag(turns("U: Hi hi!", "R: Why?", "U: no", "R: "))
-    # Hi hi!: greet −1 + 2, shout −1 + 0.5 + 0.4; Why?: 0 is enough; no: nothing is, so the first of the two nearest.
+    # Hi hi!: greet −1 + 2, shout −1 + 0.5 + 0.4; Why?: 0 is enough; no: none reaches 0, so the first of the highest.
     assert tagged.schema == pl.Schema(SCHEMA)
     assert tagged.rows() == [("d", 0, "user", "greet"), ("d", 1, "recommender", "ask"), ("d", 2, "user", "greet")]
     assert Tagger(WEIGHTS).tag(turns("U: ")).is_empty()
@@ -72,15 +72,15 @@ def test_tags_computed_by_hand() -> None:
 def labelled() -> pl.DataFrame:
     """Forty dialogues: greetings, questions, and films that are named with or without one."""
     generator = np.random.default_rng(0)
-    said = {"hi": "hello there", "ask": "what do you like ?", "name": "try [[Up (2009)]]"}
+    words = {"hi": "hello there", "ask": "what do you like ?", "name": "try [[Up (2009)]]"}
     frames = []
     for number in range(40):
-        texts, has = [], []
+        texts, labels = [], []
         for place in range(4):
-            chosen = [act for act in said if generator.random() < 0.5] or ["hi"]
-            texts.append(f"{'UR'[place % 2]}: {' '.join(said[act] for act in chosen)}")
-            has.append([*chosen, "noise"] if generator.random() < 0.2 else chosen)
-        frames.append(turns(*texts, dialogue_id=f"{number:02d}").with_columns(acts=pl.Series(has)))
+            chosen = [act for act in words if generator.random() < 0.5] or ["hi"]
+            texts.append(f"{'UR'[place % 2]}: {' '.join(words[act] for act in chosen)}")
+            labels.append([*chosen, "noise"] if generator.random() < 0.2 else chosen)
+        frames.append(turns(*texts, dialogue_id=f"{number:02d}").with_columns(acts=pl.Series(labels)))
     return pl.concat(frames)
 
 
@@ -101,9 +101,9 @@ def test_stored_weights_score_as_scikit_learn_does(tmp_path: Path) -> None:
         scores = stored.scores(part["features"], role)
         for place, name in enumerate(names):
             has = part["acts"].list.contains(name).to_numpy()
-            own = LogisticRegression(C=0.3, solver="liblinear").fit(present, has).decision_function(present)
-            moved = own - scores[:, place]  # the bias is moved so that acts are as frequent as people gave them
-            assert moved == pytest.approx(moved.mean(), abs=0.001 * table.height)
+            reference = LogisticRegression(C=0.3, solver="liblinear").fit(present, has).decision_function(present)
+            shift = reference - scores[:, place]  # only the bias differs: it makes acts as frequent as in the labels
+            assert shift == pytest.approx(shift.mean(), abs=0.001 * table.height)
             if name != "noise":
                 assert ((scores[:, place] >= 0) == has).all()
 
@@ -144,16 +144,16 @@ def test_the_shipped_tagger_reads_plain_cases() -> None:
             "R: You're welcome, bye",
         )
     )
-    said = {turn: set(part["act"]) for (turn,), part in tagged.group_by("turn")}
-    assert said[0] == {"other", "request"}
-    assert "first query" in said[1]
-    assert said[2] == {"recommend by asking"}
-    assert {"accept", "other"} <= said[3]
-    assert said[4] == {"other"}
+    acts_of = {turn: set(part["act"]) for (turn,), part in tagged.group_by("turn")}
+    assert acts_of[0] == {"other", "request"}
+    assert "first query" in acts_of[1]
+    assert acts_of[2] == {"recommend by asking"}
+    assert {"accept", "other"} <= acts_of[3]
+    assert acts_of[4] == {"other"}
 
 
 def test_training_again_gives_the_shipped_weights_byte_for_byte(shared_data: Path, tmp_path: Path) -> None:
-    learnt = acts.named(iard.read(shared_data / "iard")).filter(split="train")
-    acts.write(acts.fit(learnt), tmp_path)
+    training = acts.named(iard.read(shared_data / "iard")).filter(split="train")
+    acts.write(acts.fit(training), tmp_path)
     for role in (USER, RECOMMENDER):
         assert (tmp_path / f"{role}.csv").read_bytes() == (acts.FOLDER / f"{role}.csv").read_bytes()

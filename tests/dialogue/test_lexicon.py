@@ -37,7 +37,7 @@ def test_single_years_count_as_decades_on_request() -> None:
     assert lexicon.decades("a movie of 1994 or the 80s", years=True) == [1980, 1990]
 
 
-def test_clauses_have_the_sign_of_what_is_refused() -> None:
+def test_a_clause_with_a_negation_or_refusal_has_sign_minus_one() -> None:
     clauses = lexicon.clauses("I want a sci-fi movie, but no [[Alien (1979)]] and nothing scary")
     assert [sign for _, sign in clauses] == [1, -1, -1]
     assert clauses[0][0] == ["i", "want", "a", "scifi", "movie"]
@@ -53,7 +53,7 @@ def test_words_that_judge_a_film_ask_for_a_genre_in_phrases_only() -> None:
     assert lexicon.asks_for("comedy", lexicon.tokens("comedies"))
 
 
-def test_a_genre_outside_the_lexicon_is_found_by_its_name() -> None:
+def test_a_genre_outside_the_lexicon_is_recognised_by_its_name() -> None:
     assert lexicon.asks_for("Road Movie", lexicon.tokens("any road movie"))
     assert not lexicon.asks_for("Road Movie", lexicon.tokens("a movie on the road"))
 

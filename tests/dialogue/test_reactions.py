@@ -9,11 +9,13 @@ TWO = "How about [[Heat (1995)]] or [[Up (2009)]]?"
 
 def turn(role: str, text: str, *notes: tuple[str, bool | None, bool | None]) -> dict[str, object]:
     """A row of table `turns`; item ids are names."""
-    named = [(name, start, end) for name, start, end in utterances.mentions(text)]
     return {
         "role": role,
         "text": text,
-        "items": [{"item_id": name, "title": name, "start": start, "end": end} for name, start, end in named],
+        "items": [
+            {"item_id": name, "title": name, "start": start, "end": end}
+            for name, start, end in utterances.mentions(text)
+        ],
         "notes": [{"item_id": name, "title": name, "seen": seen, "liked": liked} for name, seen, liked in notes],
     }
 
@@ -57,7 +59,7 @@ def test_yes_and_no_answer_only_the_question_that_asks_whether_it_was_seen() -> 
     assert read("Do you want action, like [[Heat (1995)]]?", "Yes.").seen is None
 
 
-def test_clauses_that_name_another_item_say_nothing_of_this_one() -> None:
+def test_clauses_that_name_another_item_do_not_count() -> None:
     assert read(ONE, "I loved [[Up (2009)]].") == Reaction(None, None)
     assert read(ONE, "I loved [[Heat (1995)]]. I hated [[Up (2009)]].") == Reaction(True, True)
 
@@ -69,7 +71,7 @@ def test_with_two_items_only_words_on_all_or_on_this_one_count() -> None:
     assert read(TWO, "I loved [[Heat (1995)]]!", "Up (2009)") == Reaction(None, None)
 
 
-def test_contradicting_clauses_decide_nothing() -> None:
+def test_contradicting_clauses_give_no_answer() -> None:
     assert read(ONE, "I haven't seen it. Yes I have seen this one.").seen is None
 
 

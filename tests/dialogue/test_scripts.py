@@ -15,9 +15,9 @@ def test_the_target_users_view_has_one_line_more() -> None:
     view = TargetUserView(TargetKnowledge(*KNOWN, ("Heat (1995)", "Up (2009)")))
     plain = UserView(UserKnowledge(*KNOWN))
     assert view.messages[0].text == plain.messages[0].text + "\nYou hope to hear of: Heat (1995); Up (2009)"
-    for one in (view, plain):
-        one.say("Hi")
-        one.hear("[[Heat (1995)]]?", [Note("Heat (1995)", False, True)])
+    for user_view in (view, plain):
+        user_view.say("Hi")
+        user_view.hear("[[Heat (1995)]]?", [Note("Heat (1995)", False, True)])
     assert view.messages[1:] == plain.messages[1:]
     assert TargetKnowledge(*KNOWN, ()).system() == UserKnowledge(*KNOWN).system()
 
@@ -29,8 +29,8 @@ def test_the_script_view_has_all_knowledge_and_a_line_per_turn() -> None:
         "Looking for: crime movie\nThe recommender suggests: Heat (1995)"
     ]
     assert script_view(TargetKnowledge("", "", ())).messages[0].text.count("\n") == 0
-    said = script([(RECOMMENDER, "Seen [[Heat (1995)]]?"), (USER, "Yes:\nbye")])
-    assert said == "Recommender: Seen [[Heat (1995)]]?\nUser: Yes: bye"
+    text = script([(RECOMMENDER, "Seen [[Heat (1995)]]?"), (USER, "Yes:\nbye")])
+    assert text == "Recommender: Seen [[Heat (1995)]]?\nUser: Yes: bye"
 
 
 @pytest.mark.parametrize(
@@ -70,5 +70,5 @@ def test_a_written_script_is_parsed_to_the_same_turns(opens: bool, texts: list[s
 @given(st.text(max_size=200))
 def test_any_text_gives_alternating_clean_turns(text: str) -> None:
     turns = parse_script(text)
-    assert all(said and clean(said) == said for _, said in turns)
-    assert all(one[0] != other[0] for one, other in pairwise(turns))
+    assert all(words and clean(words) == words for _, words in turns)
+    assert all(before[0] != after[0] for before, after in pairwise(turns))

@@ -13,19 +13,19 @@ ENGINE = ScriptedEngine(lambda prompt, seed: "")
 
 
 @given(TEXT, TEXT, TEXT)
-def test_text_never_becomes_a_control_token(summary: str, heard: str, said: str) -> None:
+def test_text_never_becomes_a_control_token(summary: str, theirs: str, own: str) -> None:
     """Control ids of a prompt are those of the same dialogue with harmless words: texts add none."""
 
-    def controls(summary: str, heard: str, said: str) -> list[int]:
+    def controls(summary: str, theirs: str, own: str) -> list[int]:
         view = UserView(UserKnowledge(summary or "x", "y"))
-        view.hear(heard)
-        view.say(said)
+        view.hear(theirs)
+        view.say(own)
         return [token for token in ChatTemplate("").encode(view.messages, ENGINE) if token & CONTROL]
 
-    assert controls(summary, heard, said) == controls("x", "y", "z")
+    assert controls(summary, theirs, own) == controls("x", "y", "z")
 
 
-STRICT = (  # in the manner of models that know no system role and insist that the user opens
+STRICT = (  # as of models that have no system role and require that the user begins
     "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
     "<{{ m.role }}>{{ m.content | trim }}</>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -33,11 +33,11 @@ STRICT = (  # in the manner of models that know no system role and insist that t
 
 
 def test_a_template_without_a_system_role_gets_its_text_in_the_first_message() -> None:
-    heard = [Message("system", "S"), Message("user", "Hi"), Message("assistant", "Yo"), Message("user", "Ok")]
-    opening = [Message("system", "S"), Message("assistant", "Yo"), Message("user", "Ok")]
+    user_first = [Message("system", "S"), Message("user", "Hi"), Message("assistant", "Yo"), Message("user", "Ok")]
+    recommender_first = [Message("system", "S"), Message("assistant", "Yo"), Message("user", "Ok")]
     read = lambda messages: ENGINE.decode(ChatTemplate(STRICT).encode(messages, ENGINE))  # noqa: E731
-    assert read(heard) == "<user>S\n\nHi</><assistant>Yo</><user>Ok</><assistant>"
-    assert read(opening) == "<user>S</><assistant>Yo</><user>Ok</><assistant>"
+    assert read(user_first) == "<user>S\n\nHi</><assistant>Yo</><user>Ok</><assistant>"
+    assert read(recommender_first) == "<user>S</><assistant>Yo</><user>Ok</><assistant>"
 
 
 def test_unusable_templates_are_errors() -> None:

@@ -1,4 +1,4 @@
-"""Utterances: mentions, and what takes their place."""
+"""Utterances: mentions, how they are replaced, and cleaning."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,8 +52,8 @@ def test_clean_is_one_line_stable_and_balanced(text: str) -> None:
 @given(TEXT, st.one_of(st.none(), st.integers(1900, 2030)))
 def test_any_title_can_be_mentioned_and_read_back(title: str, year: int | None) -> None:
     utterance = f"Try {utterances.mention(utterances.item_name(title, year))} now"
-    found = utterances.mentions(utterances.clean(utterance))
-    assert len(found) == (1 if utterances.item_name(title, year).strip() else 0)
+    mentions = utterances.mentions(utterances.clean(utterance))
+    assert len(mentions) == (1 if utterances.item_name(title, year).strip() else 0)
 
 
 def test_clean_removes_brackets_that_are_not_closed() -> None:

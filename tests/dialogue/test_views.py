@@ -10,7 +10,7 @@ from crslib.engines.scripted import ScriptedEngine
 ENGINE = ScriptedEngine(lambda prompt, seed: "")
 
 
-def seen(view: views.View) -> str:
+def rendered(view: views.View) -> str:
     return ENGINE.decode(ChatTemplate("").encode(view.messages, ENGINE))
 
 
@@ -19,7 +19,7 @@ def test_the_user_view_has_the_exact_text_of_format_v1() -> None:
     view.hear(
         "Seen [[Heat (1995)]] or [[Up (2009)]]?", [Note("Heat (1995)", True, True), Note("Up (2009)", False, False)]
     )
-    assert seen(view) == (
+    assert rendered(view) == (
         "<|im_start|>system\nYou are chatting with a movie recommender.\nAbout you: You enjoy drama movies.\n"
         "Looking for: comedy movie from the 1990s<|im_end|>\n"
         "<|im_start|>user\nSeen [[Heat (1995)]] or [[Up (2009)]]?\n"
@@ -31,7 +31,7 @@ def test_the_recommender_view_is_the_dialogue_alone() -> None:
     view = RecommenderView()
     view.hear("Hi")
     view.say("Hello!")
-    assert seen(view) == (
+    assert rendered(view) == (
         "<|im_start|>system\nYou are a movie recommender.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
         "<|im_start|>assistant\nHello!<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -59,7 +59,7 @@ def test_the_users_view_of_a_recorded_dialogue_is_the_original_one() -> None:
     assert UserView.of(TURNS, KNOWN).messages == view.messages
 
 
-def test_the_recommenders_view_of_a_recorded_dialogue_is_made_of_words_alone() -> None:
+def test_the_recommenders_view_of_a_recorded_dialogue_has_roles_and_texts_alone() -> None:
     view = RecommenderView.of({"role": turn["role"], "text": turn["text"]} for turn in TURNS)
     assert RecommenderView.of(TURNS).messages == view.messages
     assert [message.text for message in view.messages[1:]] == [turn["text"] for turn in TURNS]
@@ -67,8 +67,8 @@ def test_the_recommenders_view_of_a_recorded_dialogue_is_made_of_words_alone() -
 
 
 def test_replay_gives_the_speakers_view_before_each_turn() -> None:
-    own = [(len(view.messages), type(view)) for view in views.replay(TURNS, UserView(KNOWN))]
-    assert own == [(1, UserView), (2, RecommenderView), (3, UserView), (4, RecommenderView)]
+    speakers_views = [(len(view.messages), type(view)) for view in views.replay(TURNS, UserView(KNOWN))]
+    assert speakers_views == [(1, UserView), (2, RecommenderView), (3, UserView), (4, RecommenderView)]
 
 
 def test_kinds_of_notes_have_the_same_words_as_views() -> None:

@@ -38,7 +38,7 @@ OTHER_PARTY = [
 
 
 class Unconstrained:
-    """The base of the constraints of these tests: it forbids and forces nothing and never keeps an utterance open."""
+    """Base class of the constraints in these tests: no token is forbidden or forced, no utterance stays open."""
 
     never = np.zeros(0, np.int32)
 
@@ -147,7 +147,7 @@ def test_text_does_not_depend_on_the_thread_that_feeds_it(model: Model, referenc
 
 
 class Eager(Feeder):
-    """A feeder that has done a job before anybody can cancel it."""
+    """A feeder that completes a job before it can be cancelled."""
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
         job = super().submit(work, *arguments)
@@ -205,7 +205,7 @@ def test_closing_an_engine_cancels_its_jobs_of_the_feeder(model: Model) -> None:
 def test_text_late_in_a_long_dialogue_does_not_depend_on_the_number_of_threads(
     model: Model, n: int, width: int
 ) -> None:
-    """Behind more than 256 tokens llama.cpp would divide the attention of a single token among its threads: of the last
+    """After more than 256 tokens llama.cpp would divide the attention of a single token among its threads: of the last
     token of a prompt that is drawn again, of a step with one row, or of the rest of 129 new tokens."""
     prompt = tuple(model.encode("I liked that film a lot. " * 200)[:n])
     completions = []

@@ -9,14 +9,14 @@ from crslib.identity import derive_seed
 def test_the_first_accepted_draw_counts() -> None:
     replies = iter(("no", "no", "yes", "never drawn"))
     engine = ScriptedEngine(lambda prompt, seed: next(replies))
-    twice = Resampling(engine, 4)
-    twice.submit(Request("a", (1, 2, 3), 7), lambda completion: engine.decode(completion.ids) == "yes")
+    resampling = Resampling(engine, 4)
+    resampling.submit(Request("a", (1, 2, 3), 7), lambda completion: engine.decode(completion.ids) == "yes")
     ended: list[tuple[str, Completion]] = []
-    while twice.pending:
-        ended += twice.step()
-    assert [(key, engine.decode(one.ids), one.n_cached) for key, one in ended] == [("a", "yes", 0)]
+    while resampling.pending:
+        ended += resampling.step()
+    assert [(key, engine.decode(completion.ids), completion.n_cached) for key, completion in ended] == [("a", "yes", 0)]
     assert len(engine.prompts) == 3
-    assert twice.refused == 2
+    assert resampling.refused == 2
 
 
 def test_the_last_draw_counts_where_all_are_refused_and_other_requests_are_unaffected() -> None:
@@ -27,12 +27,12 @@ def test_the_last_draw_counts_where_all_are_refused_and_other_requests_are_unaff
         return str(seed)
 
     engine = ScriptedEngine(reply, width=1)
-    twice = Resampling(engine, 2)
-    twice.submit(Request("a", (1,), 7), lambda completion: False)
-    twice.submit(Request("b", (1,), 8))
+    resampling = Resampling(engine, 2)
+    resampling.submit(Request("a", (1,), 7), lambda completion: False)
+    resampling.submit(Request("b", (1,), 8))
     ended: dict[str, Completion] = {}
-    while twice.pending:
-        ended.update(twice.step())
+    while resampling.pending:
+        ended.update(resampling.step())
     assert engine.decode(ended["a"].ids) == str(derive_seed(7, "again", 1))
     assert engine.decode(ended["b"].ids) == "8"
     assert sorted(seeds) == sorted([7, 8, derive_seed(7, "again", 1)])
@@ -40,8 +40,8 @@ def test_the_last_draw_counts_where_all_are_refused_and_other_requests_are_unaff
 
 def test_it_is_an_engine_with_the_draws_in_its_identity() -> None:
     engine = ScriptedEngine(lambda prompt, seed: str(seed), n_ctx=5)
-    twice = Resampling(engine, 3)
-    assert twice.identity == {**engine.identity, "resample": 3}
-    assert complete(twice, [Request("a", (1,), 1)]) == complete(engine, [Request("b", (1,), 1)])
-    twice.submit(Request("c", (1,) * 5, 1), lambda completion: False)
-    assert twice.step()[0][1].finish == "context_full"
+    resampling = Resampling(engine, 3)
+    assert resampling.identity == {**engine.identity, "resample": 3}
+    assert complete(resampling, [Request("a", (1,), 1)]) == complete(engine, [Request("b", (1,), 1)])
+    resampling.submit(Request("c", (1,) * 5, 1), lambda completion: False)
+    assert resampling.step()[0][1].finish == "context_full"

@@ -9,7 +9,7 @@ from crslib.recommender.prior import _PENALTY, DIALOGUES, FEATURES, ItemPrior, U
 
 @pytest.fixture
 def ratings() -> pl.DataFrame:
-    """Two people: the first likes Heat and The Matrix, the second Notting Hill and Up."""
+    """Two users: the first likes Heat and The Matrix, the second Notting Hill and Up."""
     rows = [("a", "1", 5.0), ("a", "2", 5.0), ("b", "3", 5.0), ("b", "6", 5.0)]
     return pl.DataFrame([(*row, None) for row in rows], schema=dict(schemas.TABLES["ratings"]), orient="row")
 
@@ -24,9 +24,9 @@ def test_prior_is_a_distribution_without_the_excluded(items: pl.DataFrame, ratin
 
 def test_row_order_changes_nothing(items: pl.DataFrame, ratings: pl.DataFrame) -> None:
     turns = [Utterance("user", "A funny one like [[Heat (1995)]] with Al Pacino from the 90s", ["1"])]
-    one = ItemPrior.fit(items, ratings).log_prior(turns)
-    other = ItemPrior.fit(items.reverse(), ratings.reverse()).log_prior(turns)
-    assert one.tobytes() == other.tobytes()
+    original = ItemPrior.fit(items, ratings).log_prior(turns)
+    reordered = ItemPrior.fit(items.reverse(), ratings.reverse()).log_prior(turns)
+    assert original.tobytes() == reordered.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -76,20 +76,20 @@ def test_the_name_of_a_series_raises_its_films_but_not_a_persons() -> None:
     ]
     films = pl.DataFrame([(*row, None, 0, None) for row in rows], schema=dict(schemas.TABLES["items"]), orient="row")
     prior = ItemPrior.fit(films, pl.DataFrame([], schema=dict(schemas.TABLES["ratings"])))
-    said = prior.log_prior([Utterance("user", "any harry potter film?")])
-    assert said.argmax() == 0
-    assert np.ptp(said[1:]) == 0  # the actress of that name is not meant
+    log_prior = prior.log_prior([Utterance("user", "any harry potter film?")])
+    assert log_prior.argmax() == 0
+    assert np.ptp(log_prior[1:]) == 0  # the actress of that name is not meant
     assert prior.log_prior([Utterance("user", "a scary movie")]).argmax() == 1  # a genre here, no title
 
 
-def test_words_raise_items_of_dialogues_in_which_they_were_said(items: pl.DataFrame) -> None:
-    """Six people say "submarine" and mention Up, six "desert" and mention The Matrix."""
+def test_words_raise_the_items_that_users_of_the_same_words_mention(items: pl.DataFrame) -> None:
+    """Six users say "submarine" and mention Up, six "desert" and mention The Matrix."""
     pairs = (
         [(f"s{n}", "6") for n in range(6)] + [(f"d{n}", "2") for n in range(6)] + [(f"x{n}", "1") for n in range(18)]
     )
     ratings = pl.DataFrame([(*p, 1.0, None) for p in pairs], schema=dict(schemas.TABLES["ratings"]), orient="row")
-    said = {"s": "a submarine please", "d": "set in a desert", "x": "whatever you say"}
-    prior = ItemPrior.fit(items, ratings, {user: said[user[0]] for user, _ in pairs})
+    texts = {"s": "a submarine please", "d": "set in a desert", "x": "whatever you say"}
+    prior = ItemPrior.fit(items, ratings, {user: texts[user[0]] for user, _ in pairs})
     features = prior.features([Utterance("user", "I dream of a submarine")])
     rows = [prior.item_ids.index(item) for item in ("6", "2")]
     for name in ("words", "regression"):
@@ -105,5 +105,5 @@ def test_the_regression_is_ease_in_its_dual_form() -> None:
     inverse = np.linalg.inv(users.T @ users + _PENALTY * np.eye(4))
     weights = -inverse / np.diag(inverse)
     expected = 1.0 * weights[0] + 0.3 * weights[3]
-    found = _Regression(users, 3)(np.array([0, 3]), np.array([1.0, 0.3]))
-    assert found[1:] == pytest.approx(expected[1:3])
+    values = _Regression(users, 3)(np.array([0, 3]), np.array([1.0, 0.3]))
+    assert values[1:] == pytest.approx(expected[1:3])

@@ -78,15 +78,15 @@ def test_weight_is_the_exponent_of_the_prior() -> None:
 
 def test_the_closing_token_may_include_the_end_of_the_title_and_the_next_words() -> None:
     constraint = titles(["a (1)", "a (1) b"]).constraint(np.log([1.0, 3.0]))
-    said = ids_of(b"[[", b"a", b" (", b"1")
-    assert weights(constraint, said) == pytest.approx({b")": 1, b")]]": 1 / 4})
-    assert weights(constraint, [*said, *ids_of(b")")]) == pytest.approx(
+    written = ids_of(b"[[", b"a", b" (", b"1")
+    assert weights(constraint, written) == pytest.approx({b")": 1, b")]]": 1 / 4})
+    assert weights(constraint, [*written, *ids_of(b")")]) == pytest.approx(
         {b"]": 1 / 4, b"]]": 1 / 4, b"]].": 1 / 4, b" ": 3 / 4}
     )
-    assert weights(constraint, [*said, *ids_of(b")", b"]")]) == {b"]": 1, b"],": 1}
+    assert weights(constraint, [*written, *ids_of(b")", b"]")]) == {b"]": 1, b"],": 1}
     for closing in ([b")", b"]", b"],"], [b")]]"], [b")", b"]]."]):
-        assert not constraint.open([*said, *ids_of(*closing)])
-        assert weights(constraint, [*said, *ids_of(*closing, b" [[", b"a", b" (", b"1", b")")]) == {b" ": 1}
+        assert not constraint.open([*written, *ids_of(*closing)])
+        assert weights(constraint, [*written, *ids_of(*closing, b" [[", b"a", b" (", b"1", b")")]) == {b" ": 1}
 
 
 def test_items_of_one_name_add_up_and_are_excluded_together() -> None:
@@ -97,10 +97,10 @@ def test_items_of_one_name_add_up_and_are_excluded_together() -> None:
 
 def test_a_title_is_allowed_once() -> None:
     constraint = titles(["a", "b"]).constraint(np.zeros(2))
-    said = ids_of(b"[[", b"a", b"]]", b" [[")
-    assert weights(constraint, said) == {b"b": 1}
-    assert constraint.forced(said) == ids_of(b"b")
-    assert weights(constraint, said[:1]).keys() == {b"a", b"b"}  # going back forgets what came after
+    written = ids_of(b"[[", b"a", b"]]", b" [[")
+    assert weights(constraint, written) == {b"b": 1}
+    assert constraint.forced(written) == ids_of(b"b")
+    assert weights(constraint, written[:1]).keys() == {b"a", b"b"}  # shorter ids undo what followed them
 
 
 def test_outside_a_mention_only_tokens_that_open_one_and_go_on_are_excluded() -> None:
@@ -118,18 +118,18 @@ def test_a_bracket_opens_a_mention() -> None:
 
 def test_without_a_title_left_no_mention_is_opened() -> None:
     openers = {b"[", b" [[", b"[[", b"]] [[", b"[['", b"[[["}
-    one = titles(["a"])
-    none = one.constraint(np.zeros(1), [0])
+    only_a = titles(["a"])
+    none = only_a.constraint(np.zeros(1), [0])
     assert {PIECES[t] for t in none.never} == openers
-    for said in (
+    for written in (
         [],
         ids_of(b"["),
         ids_of(b"[", b"["),
         ids_of(b"[["),
     ):  # a bracket that comes nevertheless opens no mention
-        assert none.allowed(said) is None
-        assert none.forced(said) == []
-    constraint = one.constraint(np.zeros(1))
+        assert none.allowed(written) is None
+        assert none.forced(written) == []
+    constraint = only_a.constraint(np.zeros(1))
     assert b"[" not in {PIECES[t] for t in constraint.never}
     assert constraint.allowed(ids_of(b"[[", b"a", b"]]")) is None
     assert {PIECES[t] for t in constraint.never} == openers
@@ -149,17 +149,17 @@ def test_forced_tokens_are_those_shared_by_all_titles_left() -> None:
 
 def test_an_utterance_is_open_until_the_mention_is_closed() -> None:
     constraint = titles(["ab"]).constraint(np.zeros(1))
-    said = ids_of(b"(", b"[", b"[", b"ab", b"]", b"]")
-    assert [constraint.open(said[:n]) for n in range(7)] == [False] * 3 + [True] * 3 + [False]
+    written = ids_of(b"(", b"[", b"[", b"ab", b"]", b"]")
+    assert [constraint.open(written[:n]) for n in range(7)] == [False] * 3 + [True] * 3 + [False]
 
 
 @pytest.mark.parametrize("words", [[b"c"], [b"a"], [b"]]"], [b"ab", b"],"], [b"ab", b"]", b" "], [b"ab", b"ab"]])
 def test_text_that_no_title_fits_is_no_mention(words: list[bytes]) -> None:
     constraint = titles(["ab"]).constraint(np.zeros(1))
-    said = ids_of(b"[[", *words)
-    assert not constraint.open(said)
-    assert constraint.allowed(said) is None
-    assert constraint.forced([*said, *ids_of(b"[[")]) == ids_of(b"ab")
+    written = ids_of(b"[[", *words)
+    assert not constraint.open(written)
+    assert constraint.allowed(written) is None
+    assert constraint.forced([*written, *ids_of(b"[[")]) == ids_of(b"ab")
 
 
 def test_a_mass_below_floating_point_is_still_allowed() -> None:
@@ -195,9 +195,9 @@ def test_brackets_in_a_name_become_round() -> None:
 # ── by enumeration ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def model_logit(said: bytes, piece: bytes) -> float:
+def model_logit(written: bytes, piece: bytes) -> float:
     """A language model with fixed arbitrary numbers."""
-    return random.Random(said + b"|" + piece).gauss(0, 2)
+    return random.Random(written + b"|" + piece).gauss(0, 2)
 
 
 def drawn(constraint: TitleConstraint, pieces: Sequence[bytes], logit: Callable[[bytes, bytes], float]) -> dict:
@@ -207,13 +207,13 @@ def drawn(constraint: TitleConstraint, pieces: Sequence[bytes], logit: Callable[
     paths = [(opener, 1.0)]
     while paths:
         ids, chance = paths.pop()
-        said = b"".join(pieces[t] for t in ids)[2:]
+        written = b"".join(pieces[t] for t in ids)[2:]
         if not constraint.open(ids):
-            name = said.split(b"]]")[0]
+            name = written.split(b"]]")[0]
             names[name] = names.get(name, 0.0) + chance
             continue
         tokens, logs = constraint.allowed(ids)  # type: ignore[misc]
-        scores = np.exp([logit(said, pieces[t]) + w for t, w in zip(tokens, logs, strict=True)])
+        scores = np.exp([logit(written, pieces[t]) + w for t, w in zip(tokens, logs, strict=True)])
         paths += [([*ids, int(t)], chance * s / scores.sum()) for t, s in zip(tokens, scores, strict=True)]
     return names
 
@@ -250,23 +250,24 @@ def defined(mass: dict[str, float], pieces: Sequence[bytes], logit: Callable[[by
     """The same from the definition: P(token) ∝ P_model(token) · (mass of the titles going on with it / mass here)."""
     all_ways = {(name, way) for name in mass for way in ways(name, pieces)}
 
-    def titles_behind(said: Way) -> set[str]:
-        return {name for name, way in all_ways if way[: len(said)] == said}
+    def titles_from(written: Way) -> set[str]:
+        return {name for name, way in all_ways if way[: len(written)] == written}
 
     names: dict[bytes, float] = {}
     paths: list[tuple[Way, float]] = [((), 1.0)]
     while paths:
-        said, chance = paths.pop()
-        here = titles_behind(said)
-        if finished := [name for name, way in all_ways if way == said]:
+        written, chance = paths.pop()
+        here = titles_from(written)
+        if finished := [name for name, way in all_ways if way == written]:
             assert here == {*finished}
             names[finished[0].encode()] = names.get(finished[0].encode(), 0.0) + chance
             continue
         worth = {
-            piece: math.exp(logit(b"".join(said), piece)) * sum(mass[name] for name in titles_behind((*said, piece)))
-            for piece in {way[len(said)] for _, way in all_ways if way[: len(said)] == said}
+            piece: math.exp(logit(b"".join(written), piece))
+            * sum(mass[name] for name in titles_from((*written, piece)))
+            for piece in {way[len(written)] for _, way in all_ways if way[: len(written)] == written}
         }
-        paths += [((*said, piece), chance * value / sum(worth.values())) for piece, value in worth.items()]
+        paths += [((*written, piece), chance * value / sum(worth.values())) for piece, value in worth.items()]
     return names
 
 
@@ -284,7 +285,7 @@ def cases(draw: st.DrawFn, closing: bool = True) -> tuple[list[str], list[float]
     without tokens that close a mention."""
     names = draw(NAMES)
     mass = draw(st.lists(st.sampled_from([0.0, 0.1, 1.0, 2.0, 30.0]), min_size=len(names), max_size=len(names)))
-    out = draw(st.lists(st.sampled_from(range(len(names))), max_size=2))
+    excluded = draw(st.lists(st.sampled_from(range(len(names))), max_size=2))
     pieces = [b"[[", *(bytes((b,)) for b in sorted({*LETTERS.encode(), *b"[]. \n"}))]
     talk = " ".join(f" [[{name}]]. (" for name in names).encode()
     for _ in range(draw(st.integers(0, 8))):
@@ -292,32 +293,32 @@ def cases(draw: st.DrawFn, closing: bool = True) -> tuple[list[str], list[float]
         piece = talk[begin : begin + draw(st.integers(2, 7))]
         if closing or b"]" not in piece:
             pieces.append(piece)
-    return names, mass, out, list(dict.fromkeys(pieces))
+    return names, mass, excluded, list(dict.fromkeys(pieces))
 
 
-def of_mass(names: Sequence[str], mass: Sequence[float], out: Sequence[int]) -> dict[str, float]:
+def of_mass(names: Sequence[str], mass: Sequence[float], excluded: Sequence[int]) -> dict[str, float]:
     """The titles that are allowed, with the mass of all items of that name."""
-    gone = {names[i] for i in out}
+    excluded_names = {names[i] for i in excluded}
     total: dict[str, float] = {}
     for name, m in zip(names, mass, strict=True):
-        if name not in gone and m > 0:
+        if name not in excluded_names and m > 0:
             total[name] = total.get(name, 0.0) + m
     return total
 
 
-def constrained(names: Sequence[str], mass: Sequence[float], out: Sequence[int], pieces: Sequence[bytes]):
+def constrained(names: Sequence[str], mass: Sequence[float], excluded: Sequence[int], pieces: Sequence[bytes]):
     with np.errstate(divide="ignore"):
-        return Titles(names, pieces, tokenizer(pieces)).constraint(np.log(mass), out)
+        return Titles(names, pieces, tokenizer(pieces)).constraint(np.log(mass), excluded)
 
 
 @settings(max_examples=150)
 @given(cases())
 def test_titles_are_drawn_with_the_defined_probability(case) -> None:
-    names, mass, out, pieces = case
-    assume(expected := of_mass(names, mass, out))
-    found = drawn(constrained(*case), pieces, model_logit)
-    assert found.keys() == {name.encode() for name in expected}  # all titles that are allowed, and no others
-    assert found == pytest.approx(defined(expected, pieces, model_logit), rel=1e-4)
+    names, mass, excluded, pieces = case
+    assume(expected := of_mass(names, mass, excluded))
+    probabilities = drawn(constrained(*case), pieces, model_logit)
+    assert probabilities.keys() == {name.encode() for name in expected}  # all titles that are allowed, and no others
+    assert probabilities == pytest.approx(defined(expected, pieces, model_logit), rel=1e-4)
 
 
 @settings(max_examples=100)
@@ -325,23 +326,23 @@ def test_titles_are_drawn_with_the_defined_probability(case) -> None:
 def test_an_indifferent_model_draws_from_the_prior_whatever_the_tokens(case) -> None:
     expected = of_mass(*case[:3])
     assume(expected)
-    found = drawn(constrained(*case), case[3], lambda said, piece: 0.0)
+    probabilities = drawn(constrained(*case), case[3], lambda written, piece: 0.0)
     total = sum(expected.values())
-    assert found == pytest.approx({name.encode(): m / total for name, m in expected.items()}, rel=1e-4)
+    assert probabilities == pytest.approx({name.encode(): m / total for name, m in expected.items()}, rel=1e-4)
 
 
 @settings(max_examples=200)
 @given(cases(), st.integers(0, 2**32))
 def test_whatever_is_drawn_only_titles_left_are_mentioned_and_once(case, seed: int) -> None:
-    names, mass, out, pieces = case
-    make = Titles(names, pieces, tokenizer(pieces))
+    names, mass, excluded, pieces = case
+    all_titles = Titles(names, pieces, tokenizer(pieces))
     with np.errstate(divide="ignore"):
         prior = np.log(mass)
-    constraint, rng = make.constraint(prior, out), random.Random(seed)
+    constraint, rng = all_titles.constraint(prior, excluded), random.Random(seed)
     ids: list[int] = []
     for _ in range(40):
         choice, forced = constraint.allowed(ids), constraint.forced(ids)
-        fresh = make.constraint(prior, out)
+        fresh = all_titles.constraint(prior, excluded)
         again = fresh.allowed(ids)
         assert fresh.forced(ids) == forced
         assert (again is None) == (choice is None)
@@ -356,9 +357,9 @@ def test_whatever_is_drawn_only_titles_left_are_mentioned_and_once(case, seed: i
         # Brackets are rare in dialogues and common here.
         ids.append(rng.choice([t for t in tokens if b"[" in pieces[t]] or tokens if rng.random() < 0.3 else tokens))
     text = b"".join(pieces[t] for t in ids).decode("utf-8", "replace")
-    said = [name for name, _, _ in utterances.mentions(utterances.clean(text))]
-    assert len(said) == len(set(said))
-    assert {*said} <= of_mass(names, mass, out).keys()
+    written = [name for name, _, _ in utterances.mentions(utterances.clean(text))]
+    assert len(written) == len(set(written))
+    assert {*written} <= of_mass(names, mass, excluded).keys()
 
 
 # ── the built-in vocabulary and catalogue ───────────────────────────────────────────────────────────────────────
@@ -379,10 +380,10 @@ def test_every_title_can_be_written_in_the_tokenizers_tokens_and_in_no_others(mo
     opening = "Have you seen [["
     opened = model.encode(opening)
     for name in [name for name in names if name[0].isalnum()][::50]:
-        for behind in ("]].", "]]?", "]] yet"):
+        for closing in ("]].", "]]?", "]] yet"):
             constraint = catalogue.constraint(np.zeros(len(names)))
             ids = list(opened)
-            for token in model.encode(f"{opening}{name}{behind}")[len(opened) :]:
+            for token in model.encode(f"{opening}{name}{closing}")[len(opened) :]:
                 if not constraint.open(ids):
                     break
                 forced, choice = constraint.forced(ids), constraint.allowed(ids)

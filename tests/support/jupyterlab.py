@@ -29,15 +29,15 @@ def serving(notebook: nbformat.NotebookNode, folder: Path) -> Iterator[str]:
     words = ["--no-browser", "--allow-root", "--ServerApp.token=t", "--ServerApp.port=0"]
     words += [f"--ServerApp.root_dir={folder}", "--LabApp.extension_manager=readonly"]
     words += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    own = {f"JUPYTER_{name}_DIR": str(folder / name) for name in ("CONFIG", "DATA", "RUNTIME")}
+    folders = {f"JUPYTER_{name}_DIR": str(folder / name) for name in ("CONFIG", "DATA", "RUNTIME")}
     settings = folder / "CONFIG" / "labconfig" / "default_setting_overrides.json"
     settings.parent.mkdir(parents=True)
     quiet = {
         "apputils-extension:notification": {"fetchNews": "false"},
         "docmanager-extension:plugin": {"autosave": False},
     }
-    settings.write_text(json.dumps({f"@jupyterlab/{plugin}": given for plugin, given in quiet.items()}))
-    environment = os.environ | own | {"PYTHONPATH": str(ROOT)}
+    settings.write_text(json.dumps({f"@jupyterlab/{plugin}": values for plugin, values in quiet.items()}))
+    environment = os.environ | folders | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "jupyterlab", *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment)
     try:
@@ -51,7 +51,7 @@ def serving(notebook: nbformat.NotebookNode, folder: Path) -> Iterator[str]:
 
 
 def _wait_until_ready(address: str, process: subprocess.Popen[str]) -> None:
-    """Waits until the server answers; its log announces that too early."""
+    """Waits until the server answers; its log says so too early."""
     while process.poll() is None:
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"{address}/api?token=t").close()

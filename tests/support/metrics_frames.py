@@ -30,7 +30,7 @@ def talk(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Tables `dialogues` and `turns` from utterances `U: …` and `R: …`; profile p of dialogue p.0 (or p).
 
-    `notes`: (dialogue, turn) → (name, seen, liked) of the items the user's turn answers to.
+    `notes`: (dialogue, turn) → (name, seen, liked) of the items that the user's turn answers.
     """
     heads, rows = [], []
     for dialogue_id, utterances in dialogues.items():
@@ -70,6 +70,6 @@ def talk(
 
 
 def share(parts: pl.DataFrame, metric: str) -> float | None:
-    """Σ part / Σ whole of a metric; None when it is not there."""
+    """Σ part / Σ whole of a metric; None without such a row."""
     rows = parts.filter(pl.col("metric") == metric)
     return rows["part"].sum() / rows["whole"].sum() if len(rows) else None

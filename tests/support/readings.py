@@ -73,13 +73,13 @@ def _grams(acts: pl.DataFrame) -> Mapping[tuple[str, str], Counter[tuple[str, ..
     turns = acts.sort("dialogue_id", "turn", "act").group_by("dialogue_id", "turn", "role", maintain_order=True)
     before, last = None, []
     for (dialogue, _, role), turn in turns:
-        own = [(str(role), act) for act in turn["act"]]
-        pairs = [(*one, *other) for one in last for other in own] if dialogue == before else []
-        for name, grams in (("act", own), ("act_bigram", pairs)):
+        acts_here = [(str(role), act) for act in turn["act"]]
+        pairs = [(*first, *second) for first in last for second in acts_here] if dialogue == before else []
+        for name, grams in (("act", acts_here), ("act_bigram", pairs)):
             for scope in ("", str(role)):
                 for gram in grams:
                     grams_of[name, scope][gram] += 1 / len(grams)
-        before, last = dialogue, own
+        before, last = dialogue, acts_here
     return grams_of
 
 
@@ -151,9 +151,13 @@ def guesswork(con: duckdb.DuckDBPyConnection, first: Mapping[tuple[str, str], Ma
     bits: defaultdict[str, list[float]] = defaultdict(list)
     for dialogue, targets in wanted.items():
         linked = {item for spoken in talks[dialogue] for item in spoken.items} - {item for item, _ in targets}
-        own = {"words": talks[dialogue], "attributes": [Utterance("user", attributes[dialogue] or "")], "nothing": []}
+        evidence = {
+            "words": talks[dialogue],
+            "attributes": [Utterance("user", attributes[dialogue] or "")],
+            "nothing": [],
+        }
         means = {}
-        for name, spoken in own.items():
+        for name, spoken in evidence.items():
             score = {i: s for i, s in zip(prior.item_ids, prior.log_prior(spoken), strict=True) if i not in linked}
             left = np.array(list(score.values()))
             places = [
@@ -187,7 +191,7 @@ def two_sample(con: duckdb.DuckDBPyConnection, human: pl.DataFrame, seed: int) -
         rows = []
         for side, talks in enumerate(sides):
             order = sorted(talks, key=lambda dialogue: derive_seed(seed, "two samples", dialogue))
-            rows += [(text, side, f"{side}:{one}") for one in sorted(order[:n]) for text in talks[one]]
+            rows += [(text, side, f"{side}:{dialogue}") for dialogue in sorted(order[:n]) for text in talks[dialogue]]
         texts, side, groups = (np.array(column) for column in zip(*rows, strict=True))
         lengths = np.array([[min(len(_words(text)), 40)] for text in texts])
         for name, reader, inputs in (
@@ -291,10 +295,10 @@ def embeddings(con: duckdb.DuckDBPyConnection, human: Path, draws: int) -> tuple
             if sum(map(len, turns)) >= 10 * len(basis):
                 ours = np.concatenate(turns) @ np.array(basis).T
                 theirs = places.filter(role=role)["place"].to_numpy() / 1000
-                one, other = (np.cov(side, rowvar=False, bias=True) for side in (ours, theirs))
+                our_covariance, their_covariance = (np.cov(side, rowvar=False, bias=True) for side in (ours, theirs))
                 between = ((ours.mean(axis=0) - theirs.mean(axis=0)) ** 2).sum()
-                root = linalg.sqrtm(one @ other).real
-                distances[f"{role}_frechet"] = float(between + np.trace(one + other - 2 * root))
+                root = linalg.sqrtm(our_covariance @ their_covariance).real
+                distances[f"{role}_frechet"] = float(between + np.trace(our_covariance + their_covariance - 2 * root))
             if len(turns) >= 30:
                 samples = [
                     np.array([turns[i][draw.integers(len(turns[i]))] for i in draw.permutation(len(turns))[:30]])

@@ -1,4 +1,4 @@
-"""Texts as people and models may write them, for tests that hold for any text."""
+"""Texts as persons and models may write them, for tests that hold for any text."""
 
 from hypothesis import strategies as st
 

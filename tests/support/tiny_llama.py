@@ -1,4 +1,4 @@
-"""A random llama of two layers as a GGUF file, and random examples for it: what training is tested with."""
+"""A random llama of two layers as a GGUF file, and random examples for it: for tests of training."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def write_gguf(path: Path, architecture: str = "llama", seed: int = 0) -> Path:
 
 
 def make_examples(n: int, seed: int = 0) -> pl.DataFrame:
-    """Random tokens, 5 to 40 an example, a third of them targets; the first one never is."""
+    """Random tokens, 5 to 40 an example, a third of them targets; the first never is, the last always."""
     random = np.random.default_rng(seed)
     rows = []
     for number in range(n):

@@ -22,14 +22,14 @@ def ratings_frame(rows: list[tuple]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=dict(schemas.TABLES["ratings"]), orient="row")
 
 
-def people(**users: str) -> pl.DataFrame:
+def profiles_frame(**users: str) -> pl.DataFrame:
     return pl.DataFrame({"profile_id": list(users), "user_id": list(users.values())})
 
 
 @pytest.fixture(scope="module")
 def camps() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """40 people who rate 20 of 60 films: half like action and dislike romance, the other half the reverse. Items,
-    their ratings, and the same people's opinion of the films they did not rate."""
+    """40 users who rate 20 of 60 films: half like action and dislike romance, the other half the reverse. Items,
+    their ratings, and the same users' opinions of the films that they did not rate."""
     rng = random.Random(5)
     genres = {f"{number:02d}": ["action" if number % 2 else "romance"] for number in range(60)}
     rated, judged = [], []
@@ -50,7 +50,7 @@ def test_seen_items_are_liked_by_the_users_own_mean(camps) -> None:
     training = ratings_frame(
         [("a", "00", 5.0, 1), ("a", "01", 4.0, 1), ("a", "02", 4.5, 1), ("b", "00", 4.0, 1), ("b", "01", 1.0, 1)]
     )
-    known = Opinions(people(pa="a", pb="b"), training, items)
+    known = Opinions(profiles_frame(pa="a", pb="b"), training, items)
     assert known.of("pa", "00") == (True, True)
     assert known.of("pa", "01") == (True, False)
     assert known.of("pa", "02") == (True, True)
@@ -59,14 +59,14 @@ def test_seen_items_are_liked_by_the_users_own_mean(camps) -> None:
 
 
 def test_an_unknown_title_has_no_opinion(camps) -> None:
-    known = Opinions(people(pa="1"), camps[1], camps[0])
+    known = Opinions(profiles_frame(pa="1"), camps[1], camps[0])
     assert known.of("pa", None) == (False, None)
     assert known.of("pa", "not in the catalogue") == (False, None)
 
 
 def test_unseen_items_follow_the_taste(camps) -> None:
     items, training, judged = camps
-    known = Opinions(people(**{f"p{user}": str(user) for user in range(40)}), training, items)
+    known = Opinions(profiles_frame(**{f"p{user}": str(user) for user in range(40)}), training, items)
     answers = [(known.of(profile, number), liked) for profile, number, liked in judged.rows()]
     assert all(seen is False for (seen, _), _ in answers)
     assert np.mean([interested == liked for (_, interested), liked in answers]) > 0.95
@@ -87,7 +87,7 @@ def test_the_model_does_not_depend_on_the_order_of_rows(camps) -> None:
 
 
 def test_quality_is_the_mean_z_shrunk_to_the_prediction_from_genres() -> None:
-    """Two people, mean 3 and sd 1; with equal content and popularity the prior is one number for both items."""
+    """Two users, mean 3 and sd 1; with equal content and popularity the prior is one number for both items."""
     rows = [(user, number, rating, None) for user in "ab" for number, rating in (("1", 4.0), ("2", 2.0))]
     model = TasteModel.fit(ratings_frame(rows), items_frame({"1": ["drama"], "2": ["drama"]}))
     high, low = model.quality
@@ -119,7 +119,7 @@ def test_a_user_without_ratings_has_the_average_taste(camps) -> None:
 
 def test_a_catalogue_without_genres_and_years_is_no_error() -> None:
     items = items_frame({"1": [], "2": []}, year=None)
-    assert Opinions(people(p="a"), ratings_frame([("a", "1", 3.0, None)]), items).of("p", "2")[0] is False
+    assert Opinions(profiles_frame(p="a"), ratings_frame([("a", "1", 3.0, None)]), items).of("p", "2")[0] is False
 
 
 class Fixed(TasteModel):
@@ -139,9 +139,9 @@ def test_auc_by_hand() -> None:
         ("s", "1", True),  # only one kind
     ]
     judged = pl.DataFrame(rows, schema=["profile_id", "item_id", "liked"], orient="row")
-    areas = opinions.auc(Fixed(), people(p="a", q="b", r="c", s="d"), judged)
+    areas = opinions.auc(Fixed(), profiles_frame(p="a", q="b", r="c", s="d"), judged)
     assert areas.rows() == [("p", 4, 1.0), ("q", 3, 0.5), ("r", 2, 0.5)]
-    assert opinions.auc(Fixed(), people(z="z"), judged).is_empty()
+    assert opinions.auc(Fixed(), profiles_frame(z="z"), judged).is_empty()
 
 
 def test_the_taste_model_beats_the_item_mean_on_the_built_in_data() -> None:
@@ -151,11 +151,11 @@ def test_the_taste_model_beats_the_item_mean_on_the_built_in_data() -> None:
     built = profiles.build(items, ratings, ProfileParameters(n_profiles=600))
     model = TasteModel.fit(built.training, built.items)
 
-    class Everybody(TasteModel):
+    class AverageTaste(TasteModel):
         def _taste(self, user_id):
             return np.zeros(self.features.shape[1])
 
-    everybody = Everybody(built.items["item_id"].to_list(), model.quality, model.features, 0.0)
-    personal, common = (opinions.auc(m, built.profiles, built.holdouts)["auc"].mean() for m in (model, everybody))
+    average = AverageTaste(built.items["item_id"].to_list(), model.quality, model.features, 0.0)
+    personal, common = (opinions.auc(m, built.profiles, built.holdouts)["auc"].mean() for m in (model, average))
     assert personal > 0.66
     assert personal > common + 0.01

@@ -1,4 +1,4 @@
-"""Summaries, target attributes and held-out items; what a model's wording may not do."""
+"""Summaries, target attributes and held-out items."""
 
 import random
 import re
@@ -32,7 +32,7 @@ def ratings_frame(rows: list[tuple]) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def world() -> tuple[pl.DataFrame, pl.DataFrame]:
-    """80 films with unmistakable titles; 24 people with 30 ratings each, one after the other."""
+    """80 films with unmistakable titles; 24 users with 30 ratings each, at times 0 to 29."""
     rng = random.Random(7)
     films = [
         item(
@@ -74,11 +74,11 @@ def test_tables_have_their_schemas_and_are_sorted(built) -> None:
 
 def test_holdouts_are_all_hidden_ratings_of_the_profiled_users_and_not_in_training(built, world) -> None:
     visible, hidden = histories.split(world[1], 0.2)
-    people = built.profiles.select("profile_id", "user_id")
-    expected = hidden.join(people, on="user_id").select("profile_id", "item_id", "rating")
+    profiled = built.profiles.select("profile_id", "user_id")
+    expected = hidden.join(profiled, on="user_id").select("profile_id", "item_id", "rating")
     assert sorted(built.holdouts.drop("liked").rows()) == sorted(expected.rows())
     assert built.training.equals(visible)
-    pairs = built.holdouts.join(people, on="profile_id").join(built.training, on=["user_id", "item_id"])
+    pairs = built.holdouts.join(profiled, on="profile_id").join(built.training, on=["user_id", "item_id"])
     assert pairs.is_empty()
 
 
@@ -120,7 +120,7 @@ def test_summary_and_taste_depend_on_the_visible_part_only(built, world) -> None
     rng, rows = random.Random(1), []
     for user, part in hidden.group_by("user_id", maintain_order=True):
         others = rng.sample([number for number in items["item_id"] if number not in seen[user[0]]], part.height)
-        rows += [(user[0], other, 5.0, time) for other, time in zip(others, part["rated_at"], strict=True)]
+        rows += [(user[0], number, 5.0, time) for number, time in zip(others, part["rated_at"], strict=True)]
     mode = built.profiles["target_mode"][0]
     changed = profiles.build(
         items, pl.concat([visible, ratings_frame(rows)]), parameters(target_mode=mode, n_profiles=20)
@@ -178,7 +178,7 @@ def test_all_kinds_of_attributes_occur_and_are_relaxed(world) -> None:
     assert all(relaxed for relaxed in strict["relaxed"].to_list())
 
 
-def test_too_few_people_and_too_small_a_catalogue_are_errors(world) -> None:
+def test_too_few_users_and_too_small_a_catalogue_are_errors(world) -> None:
     items, ratings = world
     with pytest.raises(CrsError, match="n_profiles = 25 but only 24 users"):
         profiles.build(items, ratings, parameters(n_profiles=25))
@@ -269,7 +269,7 @@ def test_facts_of_a_history_computed_by_hand() -> None:
     )
 
 
-def test_stars_are_the_people_of_the_most_rated_films() -> None:
+def test_stars_are_the_actors_of_the_most_rated_films() -> None:
     films = [
         item("a", "A", 1990, cast=["Zed", "Extra", "Star", "Star"]),
         item("b", "B", 1990, cast=["Star"]),
@@ -350,8 +350,8 @@ def test_profiles_of_the_built_in_data_name_no_held_out_item(mode) -> None:
     names = {
         number: utterances.item_name(title, year) for number, title, year in items["item_id", "title", "year"].rows()
     }
-    told = built.holdouts.join(built.profiles, on="profile_id").select("item_id", "summary", "attributes")
-    assert not [names[number] for number, summary, text in told.rows() if names[number] in summary + text]
+    texts = built.holdouts.join(built.profiles, on="profile_id").select("item_id", "summary", "attributes")
+    assert not [names[number] for number, summary, text in texts.rows() if names[number] in summary + text]
     assert built.profiles["k_anonymity"].min() >= 20
     assert built.profiles["attributes"].n_unique() >= 100
     pattern = (

@@ -21,7 +21,7 @@ FILMS = [
     item(7, "True Romance", 1993),
     item(8, "Alien", 1979, ["horror", "western"]),
 ]
-PERSON = {
+TASTE = {
     **FACTS,
     "liked_genres": ["crime", "sci-fi"],
     "liked_decade": 1970,
@@ -37,10 +37,10 @@ GOOD = (
 
 
 def reworded(reply, width: int = 4, **changes) -> tuple[pl.DataFrame, pl.DataFrame, ScriptedEngine]:
-    """Two people of the same facts; only the first has held-out items: 4, 5 and 6."""
+    """Two profiles with the same facts, reworded; only the first has held-out items: 4, 5 and 6."""
     items = items_frame(FILMS)
     names = {film["item_id"]: utterances.item_name(film["title"], film["year"]) for film in FILMS}
-    row = dict.fromkeys(schemas.TABLES["profiles"]) | PERSON | changes
+    row = dict.fromkeys(schemas.TABLES["profiles"]) | TASTE | changes
     row |= {"summary": profiles.summarise(row, names), "attributes": "hush movie", "target_genres": [], "relaxed": []}
     frame = pl.DataFrame(
         [{**row, "profile_id": f"u{n}", "user_id": str(n)} for n in (1, 2)], schema=dict(schemas.TABLES["profiles"])
@@ -119,8 +119,8 @@ def test_science_fiction_counts_as_sci_fi() -> None:
 def test_an_utterance_that_was_cut_short_is_rejected() -> None:
     class Cut(ScriptedEngine):
         def _complete(self, request):
-            done = super()._complete(request)
-            return Completion(done.ids, done.logprobs, "max_tokens", done.n_cached)
+            whole = super()._complete(request)
+            return Completion(whole.ids, whole.logprobs, "max_tokens", whole.n_cached)
 
     items = items_frame(FILMS)
     frame, _, _ = reworded(lambda prompt, seed: "")

@@ -1,6 +1,6 @@
-"""The official file of a corpus, downloaded from its authors or copied from a file at hand, and checked either way.
+"""The official file of a corpus, downloaded from its authors or copied from a local file, and checked by its SHA-256.
 
-Knows where the file is and its SHA-256, not what is in it.
+Knows nothing of the content of the file.
 """
 
 import shutil
@@ -43,7 +43,7 @@ CORPORA: Mapping[str, Corpus] = {
 def fetch(name: str, folder: Path, path: Path | None = None, *, progressbar: bool = False) -> Path:
     """Puts the file of corpus `name` (of `CORPORA`) into `folder`/`name` and returns its path.
 
-    A file that is there already and is the official one stays. `path`: a copy at hand, or the folder that holds it;
+    An official file that is already there is not downloaded again. `path`: a local copy, or the folder that holds it;
     nothing is downloaded then. Raises `CrsError` offline, for a file that is not the official one, and when `folder`
     cannot be written.
     """

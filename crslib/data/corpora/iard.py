@@ -5,8 +5,8 @@ Reads `umap2020_IARD_Cai.json`. An utterance there is a turn here: all that one 
 has one or more acts (15 user intents, 9 recommender actions, `OTH` for both roles); which of its messages holds which
 act is not recorded.
 
-Corrected while reading: messages are joined by three dots, which cannot be told from dots that a person typed, so both
-become blanks; films are written `@id <Title (Year)>`, sometimes with the title twice; HTML entities. Some codes differ
+Corrected while reading: messages are joined by three dots, and a person may have typed such dots too: both become
+blanks; films are written `@id <Title (Year)>`, sometimes with the title twice; HTML entities. Some codes differ
 from those in the paper: CLQ is its CLA, R-ANS its ANS, RESP its RES.
 """
 
@@ -51,7 +51,7 @@ def read(path: Path) -> pl.DataFrame:
             (dialogue_id, turn, *_turn(utterance), "test" if int(dialogue_id) >= _FIRST_TEST else "train")
             for dialogue_id, dialogue in content.items()
             for turn, utterance in enumerate(
-                sorted(dialogue["dialogue_info"].values(), key=lambda one: int(one["utterance_pos"]))
+                sorted(dialogue["dialogue_info"].values(), key=lambda entry: int(entry["utterance_pos"]))
             )
         ]
     except OSError as error:

@@ -41,7 +41,7 @@ GENRES = frozenset(_GENRES.split())
 
 
 def read(path: Path, split: Split) -> list[Dialogue]:
-    """The dialogues of one split in file order, each conversation once.
+    """The dialogues of one split in file order; a conversation that occurs twice is read once.
 
     `path`: the official zip, a folder or one `.jsonl` file. In a zip or folder every `.jsonl` file whose name starts
     with the split is read. Raises `CrsError` when there is none, when a line is not a ReDial dialogue, and for a file
@@ -214,14 +214,14 @@ def _utterance(raw: str, titles: Mapping[str, str]) -> tuple[str, list[str]]:
 
 
 def _items(record: Mapping[str, Any], turns: Sequence[Turn], titles: Mapping[str, str]) -> dict[str, Item]:
-    own, other = dict(record["initiatorQuestions"] or {}), dict(record["respondentQuestions"] or {})
+    seeker, recommender = dict(record["initiatorQuestions"] or {}), dict(record["respondentQuestions"] or {})
     first_speaker = first_speakers(turns)
     items = {}
-    for item_id in dict.fromkeys([*first_speaker, *own, *other]):
+    for item_id in dict.fromkeys([*first_speaker, *seeker, *recommender]):
         if item_id not in titles:
             continue
-        source = USER if item_id in own else RECOMMENDER if item_id in other else ""
-        answers = own.get(item_id) or other.get(item_id) or {}
+        source = USER if item_id in seeker else RECOMMENDER if item_id in recommender else ""
+        answers = seeker.get(item_id) or recommender.get(item_id) or {}
         suggested, seen, liked = (_ANSWERS.get(answers.get(name, 2)) for name in ("suggested", "seen", "liked"))
         if suggested is None and item_id in first_speaker:
             suggested = first_speaker[item_id] == RECOMMENDER

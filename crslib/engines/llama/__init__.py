@@ -30,7 +30,7 @@ shape:
 - A decode feeds the prompt of one dialogue only, in pieces of a fixed size.
 - A step always decodes `width` rows; an idle row holds a dummy token.
 - The beginning that all dialogues share is fed once, as a prefill of its own, whichever dialogue comes first.
-- No token is fed alone: behind a long context llama.cpp would divide the attention of a single token among the
+- No token is fed alone: after a long context llama.cpp would divide the attention of a single token among the
   threads, and the rounding would depend on their number.
 
 This holds on one CPU model and build of llama.cpp. Another CPU or a GPU rounds differently, so now and then another

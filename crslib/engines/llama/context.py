@@ -165,7 +165,7 @@ class Context:
 def _pieces(tokens: Sequence[int], start: int) -> Iterator[tuple[int, Sequence[int]]]:
     """Cuts `tokens` from `start` on into what one decode feeds, as (position, tokens). No piece is a single token.
 
-    Behind more than 256 tokens llama.cpp divides the attention of a single token among its threads, and the rounding
+    After more than 256 tokens llama.cpp divides the attention of a single token among its threads, and the rounding
     depends on their number.
     """
     while start < len(tokens):

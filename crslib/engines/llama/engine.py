@@ -120,11 +120,11 @@ class LlamaEngine:
         if self._feeder and self._feeder_context:
             future: Future[_Fed] = self._feeder.submit(self._feed_ahead, self._feeder_context, request)
         else:
-            future = Future()  # nobody begins it: the engine will cancel it and feed the prompt itself
+            future = Future()  # never begun: the engine cancels it and feeds the prompt itself
         self._queue.append((request, future))
 
     def step(self) -> list[tuple[str, Completion]]:
-        """Begins a queued utterance if a row is free, else draws a token in every row. Returns what has ended by it."""
+        """Begins a queued utterance if a row is free, else draws a token in every row. Returns those that ended."""
         slot = next((slot for slot, row in enumerate(self._rows) if row is None), None)
         fed = None if slot is None else self._next_fed(slot)
         if slot is None or fed is None:
@@ -158,7 +158,7 @@ class LlamaEngine:
     # ── prompts ──
 
     def _next_fed(self, slot: int) -> _Fed | None:
-        """The next request with its prompt fed: by the feeder if it has done one, else here into row `slot`.
+        """The next request with its prompt fed: by the feeder if it has fed one, else here into row `slot`.
 
         None if nothing is queued, or if the feeder is feeding the only queued prompt and other utterances can go on.
         """
@@ -198,7 +198,7 @@ class LlamaEngine:
         return _Fed(request, n_cached, context.logits(1)[0])
 
     def _feed_ahead(self, context: Context, request: Request) -> _Fed:
-        """The same in the feeder's thread and context, with a copy of the cells and logits."""
+        """As `_feed`, in the feeder's thread and context, with a copy of the cells and logits."""
         fed = self._feed(context, 0, request)
         if fed.logits is not None:
             fed.logits, fed.snapshot = fed.logits.copy(), context.snapshot(0, list(request.prompt))
@@ -302,8 +302,9 @@ class LlamaEngine:
     def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> np.ndarray:
         """log P(continuation | prompt) of each continuation, float64 in nats, at temperature 1.
 
-        A prefix that continuations share is computed once; so is one that the prompt shares with the last call's. Not
-        for use while utterances are being generated. Raises `CrsError` when the longest text does not fit the context.
+        A prefix that continuations share is computed once. A prefix that the prompt shares with that of the last call
+        is not computed again. Not for use while utterances are being generated. Raises `CrsError` when the longest text
+        does not fit the context.
         """
         if len(prompt) + max(map(len, continuations), default=0) >= self._n_ctx:
             raise CrsError(f"a prompt of {len(prompt)} tokens leaves no room in n_ctx = {self._n_ctx}; raise n_ctx")

@@ -66,7 +66,7 @@ def _gguf(path: Path, what: str) -> Path:
 
 
 def source(model: Path, adapter: Path | None, form: str) -> dict[str, Any]:
-    """What the weights of an engine are made of: the SHA-256 of the files, and how they are combined.
+    """What the weights of an engine were made from: the SHA-256 of the files, and how they are combined.
 
     `form`: the format of the weights with the adapter merged into them, or "as they are": not merged.
     """
@@ -94,8 +94,8 @@ def identity(source: Mapping[str, Any], sampling: Sampling, n_ctx: int, width: i
 class Model:
     """Weights and vocabulary of one GGUF file; both roles may share them.
 
-    `source`: what the file was made of (`source`), if an adapter was merged into it. Raises `CrsError` when the file
-    cannot be loaded.
+    `source`: what the weights were made from (see function `source`), if an adapter was merged into them. Raises
+    `CrsError` when the file cannot be loaded.
     """
 
     def __init__(self, path: Path, source: Mapping[str, Any] | None = None) -> None:
@@ -120,6 +120,7 @@ class Model:
         )
 
     def encode(self, text: str, *, control: bool = False) -> list[int]:
+        """Token ids of `text`; control tokens are recognised only with `control`."""
         raw = text.encode()
         room = len(raw) + 8
         ids = (lc.llama_token * room)()
@@ -127,6 +128,7 @@ class Model:
         return ids[:count]
 
     def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, control tokens spelled out; bytes that are not UTF-8 become U+FFFD."""
         return b"".join(self._all_pieces[token] for token in ids).decode("utf-8", "replace")
 
     @functools.cached_property

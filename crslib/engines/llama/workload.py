@@ -1,6 +1,6 @@
 """What an engine computes, counted and timed, and the time that llama.cpp alone needs for the same work.
 
-A `MeasuredEngine` says what a `LlamaEngine` says; it only counts and times. Knows nothing of dialogues.
+A `MeasuredEngine` generates the same text as a `LlamaEngine`; it also counts and times. Knows nothing of dialogues.
 """
 
 from collections import deque
@@ -87,7 +87,7 @@ class MeasuredEngine(LlamaEngine):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The feeder computes nothing for this engine meanwhile. The time until it has stopped counts as `waiting`."""
+        """A block in which the feeder computes nothing for this engine. The time until it stops counts as `waiting`."""
         begun = perf_counter()
         self._recall()
         self._context.work.waiting += perf_counter() - begun
@@ -100,14 +100,14 @@ class MeasuredEngine(LlamaEngine):
                 self._queue.append((request, future))
 
     def measure_ceiling(self, fed: Sequence[tuple[int, int]], context: int, steps: int) -> tuple[float, float, float]:
-        """Seconds that llama.cpp alone needs for work of this size: in prefills, in steps, and from begin to end.
+        """Seconds that llama.cpp alone needs for work of this size: in prefills, in steps, and in all.
 
-        `fed`: (tokens before, tokens fed) of each prefill. `steps`: steps with every row busy, behind `context` tokens.
+        `fed`: (tokens before, tokens fed) of each prefill. `steps`: steps with every row busy, after `context` tokens.
         With a feeder both threads work, so the last figure is less than the sum of the others. Nothing is drawn, and
         `work` does not count any of it. Not for use while requests are pending.
         """
         filler = (self.model.encode(" and")[0],) * (self._n_ctx - 1)
-        before = [part.work for part in self._contexts]
+        saved = [each.work for each in self._contexts]
         self.reset_work()
         cells = self._shared_cells(self._context, 0, filler)
         for slot in range(self.width):
@@ -118,12 +118,12 @@ class MeasuredEngine(LlamaEngine):
         # From the longest to the shortest, so that a row only needs to drop cells.
         prefills = deque(sorted(((min(start, self._n_ctx - 1 - n), n) for start, n in fed), reverse=True))
 
-        def feed(part: Context) -> None:
+        def feed(into: Context) -> None:
             while prefills:
                 with suppress(IndexError):  # the other thread may have taken the last one
                     start, n = prefills.popleft()
-                    part.drop(0, start)
-                    part.prefill(0, filler[: start + n], start)
+                    into.drop(0, start)
+                    into.prefill(0, filler[: start + n], start)
 
         begun = perf_counter()
         feeding = self._feeder.submit(feed, self._feeder_context) if self._feeder and self._feeder_context else None
@@ -140,11 +140,11 @@ class MeasuredEngine(LlamaEngine):
         if feeding:
             feeding.result()
         seconds = perf_counter() - begun - self._context.work.parking
-        done = self.work
-        for part, work in zip(self._contexts, before, strict=True):
-            part.work = work
+        measured = self.work
+        for each, work in zip(self._contexts, saved, strict=True):
+            each.work = work
         self._scored = []
-        return sum(work.prefill for work in done), sum(work.decode for work in done), seconds
+        return sum(work.prefill for work in measured), sum(work.decode for work in measured), seconds
 
     @property
     def _contexts(self) -> list[MeasuredContext]:

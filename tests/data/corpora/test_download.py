@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(server: Server, tmp_pat
         fetch("tiny", tmp_path / "file")
 
 
-def test_a_file_at_hand_is_checked_and_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_file_is_checked_and_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, "http://127.0.0.1:9/a.zip")
     given = tmp_path / "mine.zip"
     given.write_bytes(CONTENT)
@@ -131,8 +131,8 @@ def test_the_command_prints_path_licence_and_citation(tmp_path: Path, monkeypatc
     given.write_bytes(CONTENT)
     serve(monkeypatch, "http://127.0.0.1:9/a.zip")
     monkeypatch.setitem(download.CORPORA, "redial", download.CORPORA["tiny"])
-    done = CliRunner().invoke(main, ["data", "fetch", "redial", "--path", str(given), "--to", str(tmp_path / "to")])
-    assert done.output == f"{tmp_path / 'to' / 'redial' / 'a.zip'}\nlicence: CC0\ncite: Nobody 1900\n"
+    result = CliRunner().invoke(main, ["data", "fetch", "redial", "--path", str(given), "--to", str(tmp_path / "to")])
+    assert result.output == f"{tmp_path / 'to' / 'redial' / 'a.zip'}\nlicence: CC0\ncite: Nobody 1900\n"
 
 
 def test_an_unknown_corpus_is_named() -> None:

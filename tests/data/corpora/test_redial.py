@@ -38,7 +38,7 @@ def line(**changes: Any) -> dict[str, Any]:
 
 def read(tmp_path: Path, *lines: dict[str, Any]) -> list[Dialogue]:
     path = tmp_path / "train_x.jsonl"
-    path.write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
+    path.write_text("".join(json.dumps(record) + "\n" for record in lines), encoding="utf-8")
     return redial.read(path, "train")
 
 
@@ -60,13 +60,21 @@ def test_messages_of_one_speaker_are_one_turn_in_format_v1(tmp_path: Path) -> No
 
 
 def test_answers_are_the_seekers_or_else_the_recommenders(tmp_path: Path) -> None:
-    (own,) = read(tmp_path, line())
-    assert (own.items["10"].suggested, own.items["10"].seen, own.items["10"].liked) == (True, False, None)
-    assert own.items["10"].source == "user"
-    (other,) = read(tmp_path, line(initiatorQuestions=[]))
-    assert (other.items["10"].seen, other.items["10"].liked, other.items["10"].source) == (True, True, "recommender")
+    (both_forms,) = read(tmp_path, line())
+    assert (both_forms.items["10"].suggested, both_forms.items["10"].seen, both_forms.items["10"].liked) == (
+        True,
+        False,
+        None,
+    )
+    assert both_forms.items["10"].source == "user"
+    (one_form,) = read(tmp_path, line(initiatorQuestions=[]))
+    assert (one_form.items["10"].seen, one_form.items["10"].liked, one_form.items["10"].source) == (
+        True,
+        True,
+        "recommender",
+    )
     # Neither form has item 11: only who named it first is known.
-    assert (other.items["11"].suggested, other.items["11"].seen, other.items["11"].source) == (False, None, "")
+    assert (one_form.items["11"].suggested, one_form.items["11"].seen, one_form.items["11"].source) == (False, None, "")
 
 
 def test_empty_lists_instead_of_mappings_are_read(tmp_path: Path) -> None:
@@ -149,7 +157,7 @@ def test_frames_are_tables_of_a_run_with_notes_on_the_turn_before(tmp_path: Path
     schemas.check(turns, "turns")
     assert dialogues.select("opener", "n_turns", "condition").rows() == [("user", 5, "human")]
     notes = turns["notes"].to_list()
-    assert [len(one) for one in notes] == [0, 0, 2, 0, 0]
+    assert [len(notes_of_turn) for notes_of_turn in notes] == [0, 0, 2, 0, 0]
     assert notes[2][0] == {"item_id": "10", "title": "Airplane! (1980)", "seen": False, "liked": None}
     assert notes[2][1] == {"item_id": "11", "title": "Why Him? (2016)", "seen": True, "liked": True}
     assert turns["items"].list.len().to_list() == [1, 2, 0, 0, 0]
