@@ -92,11 +92,11 @@ def select_columns(
     Raises `CrsError` when a needed column is missing (`remedy`: what to do then), when two columns have one meaning,
     and for a table without rows.
     """
-    known = {name.replace("_", ""): name for name in (*needed, *optional)}
-    known |= {alias: name for alias, name in _ALIASES.items() if name in (*needed, *optional)}
+    name_of = {name.replace("_", ""): name for name in (*needed, *optional)}
+    name_of |= {alias: name for alias, name in _ALIASES.items() if name in (*needed, *optional)}
     chosen: dict[str, str] = {}
     for column in table.columns:
-        name = known.get(re.sub(r"[^a-z0-9]", "", column.lower()))
+        name = name_of.get(re.sub(r"[^a-z0-9]", "", column.lower()))
         if name is None:
             continue
         if name in chosen and column != name and chosen[name] != name:

@@ -229,9 +229,9 @@ def reaction(turn: Turn, history: Sequence[Turn]) -> float | None:
     """
     scores = []
     for reply in replies(history[-1], turn) if history else ():
-        for known, says in ((reply.note.seen, reply.says.seen), (reply.note.liked, reply.says.liked)):
-            if known is not None:
-                scores.append(0.5 if says is None else float(says == known))
+        for noted, says in ((reply.note.seen, reply.says.seen), (reply.note.liked, reply.says.liked)):
+            if noted is not None:
+                scores.append(0.5 if says is None else float(says == noted))
     if not scores or 0 in scores:
         return 0.0 if scores else None
     return sum(scores) / len(scores)

@@ -98,8 +98,8 @@ def _content(items: pl.DataFrame) -> np.ndarray:
 def _quality(content: np.ndarray, item: np.ndarray, z: np.ndarray) -> np.ndarray:
     """Each item's mean z, shrunk to the prediction from content and popularity. (n_items,)"""
     n = np.bincount(item, minlength=len(content))
-    known = np.hstack([content, np.log1p(n)[:, None]])
-    prior = known @ _ridge(known[item], z, PRIOR_RIDGE)
+    predictors = np.hstack([content, np.log1p(n)[:, None]])
+    prior = predictors @ _ridge(predictors[item], z, PRIOR_RIDGE)
     return (np.bincount(item, z, minlength=len(n)) + ITEM_WEIGHT * prior) / (n + ITEM_WEIGHT)
 
 

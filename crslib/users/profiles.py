@@ -170,10 +170,10 @@ def _traits(items: pl.DataFrame) -> pl.DataFrame:
         """
         WITH people AS (
             SELECT item_id, n_ratings, unnest(list_distinct("cast")) AS person FROM items
-        ), known AS (
+        ), famed AS (
             SELECT item_id, person, sum(n_ratings) OVER (PARTITION BY person) AS fame FROM people
         ), stars AS (
-            SELECT item_id, list(person ORDER BY fame DESC, person)[:$n_stars] AS stars FROM known GROUP BY item_id
+            SELECT item_id, list(person ORDER BY fame DESC, person)[:$n_stars] AS stars FROM famed GROUP BY item_id
         )
         SELECT item_id, list_sort(list_distinct(genres)) AS genres, year // 10 * 10 AS decade,
                list_sort(list_distinct(directors)) AS directors, coalesce(stars, []) AS stars, n_ratings

@@ -114,7 +114,7 @@ def fault(
     costs nothing, because the template stays.
     """
     wording = re.sub(r"\bscience fiction\b", "sci-fi", wording, flags=re.IGNORECASE)
-    known = [names[item] for item in (*facts["loved_items"], *facts["disliked_items"])]
+    summarised = [names[item] for item in (*facts["loved_items"], *facts["disliked_items"])]
     liked = [*(_title(names[item]) for item in facts["loved_items"]), *facts["liked_directors"]]
     disliked = [_title(names[item]) for item in facts["disliked_items"]]
     # Names lose their full stops ("Dr. Strangelove"), so that a full stop is the end of a sentence.
@@ -127,7 +127,7 @@ def fault(
         return "more than five sentences"
     if not _SECOND_PERSON.search(wording) or _FIRST_PERSON.search(wording):
         return "not in the second person"
-    if any(_gives_away(wording, _title(name), known) for name in withheld):
+    if any(_gives_away(wording, _title(name), summarised) for name in withheld):
         return "held-out title"
     if invented := _invented(sentences, facts["summary"], title_phrases):
         return f"not among the facts: {invented}"
@@ -167,11 +167,11 @@ def _says(text: str, fact: str) -> bool:
     return f" {_words(fact)} " in f" {_words(text)} "
 
 
-def _gives_away(wording: str, title: str, known: Sequence[str]) -> bool:
+def _gives_away(wording: str, title: str, summarised: Sequence[str]) -> bool:
     """Whether the wording has the words of a withheld title or, if it is long, similar ones (partial ratio >= 90)."""
     text, key = f" {_words(wording)} ", re.sub(r"^(?:the|a|an) (?=.)", "", _words(title))
-    for name in known:
-        if name != _title(name):  # without its year a known title may be the beginning of a withheld one
+    for name in summarised:
+        if name != _title(name):  # without its year a title of the summary may be the beginning of a withheld one
             text = text.replace(f" {_words(name)} ", " / ")
     # Below four letters only a whole word counts; below ten, a ratio of 90 leaves no room for a different letter.
     phrase = f" {key}" if len(key) >= 4 else f" {key} "

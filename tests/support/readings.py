@@ -59,10 +59,10 @@ def acts(con: duckdb.DuckDBPyConnection, human: Path) -> Values:
     values = {}
     for name in ("act", "act_bigram"):
         for role in ("", *ROLES):
-            ours, theirs = (side[name, role] for side in sides)
-            if ours and theirs:
-                both = sorted(ours | theirs)
-                distance = jensenshannon([ours[gram] for gram in both], [theirs[gram] for gram in both], base=2)
+            simulated, of_humans = (side[name, role] for side in sides)
+            if simulated and of_humans:
+                both = sorted(simulated | of_humans)
+                distance = jensenshannon([simulated[gram] for gram in both], [of_humans[gram] for gram in both], base=2)
                 values[f"{role}_{name}_divergence".removeprefix("_")] = float(distance) ** 2
     return values
 
@@ -293,12 +293,16 @@ def embeddings(con: duckdb.DuckDBPyConnection, human: Path, draws: int) -> tuple
                 np.array([(state[text] - centre) / scale for text in of_dialogue]) for of_dialogue in talks.values()
             ]
             if sum(map(len, turns)) >= 10 * len(basis):
-                ours = np.concatenate(turns) @ np.array(basis).T
-                theirs = places.filter(role=role)["place"].to_numpy() / 1000
-                our_covariance, their_covariance = (np.cov(side, rowvar=False, bias=True) for side in (ours, theirs))
-                between = ((ours.mean(axis=0) - theirs.mean(axis=0)) ** 2).sum()
-                root = linalg.sqrtm(our_covariance @ their_covariance).real
-                distances[f"{role}_frechet"] = float(between + np.trace(our_covariance + their_covariance - 2 * root))
+                simulated = np.concatenate(turns) @ np.array(basis).T
+                of_humans = places.filter(role=role)["place"].to_numpy() / 1000
+                simulated_covariance, human_covariance = (
+                    np.cov(side, rowvar=False, bias=True) for side in (simulated, of_humans)
+                )
+                between = ((simulated.mean(axis=0) - of_humans.mean(axis=0)) ** 2).sum()
+                root = linalg.sqrtm(simulated_covariance @ human_covariance).real
+                distances[f"{role}_frechet"] = float(
+                    between + np.trace(simulated_covariance + human_covariance - 2 * root)
+                )
             if len(turns) >= 30:
                 samples = [
                     np.array([turns[i][draw.integers(len(turns[i]))] for i in draw.permutation(len(turns))[:30]])

@@ -101,10 +101,10 @@ def build_items(path: Path, facts: Path, to: Path = ITEMS) -> pl.DataFrame:
     `path`: the official zip or a folder with `movies_with_mentions.csv`; `facts`: JSON lines with movieId, genre,
     director, star and imdb_id. Raises `CrsError` when one of them cannot be read.
     """
-    known = {}
+    fact_of = {}
     try:
         for fact in map(json.loads, facts.read_text(encoding="utf-8").splitlines()):
-            known[str(fact["movieId"])] = fact
+            fact_of[str(fact["movieId"])] = fact
     except OSError as error:
         raise CrsError(f"cannot read {facts}: {error.strerror}; give the JSON lines with facts of movies") from None
     except (ValueError, KeyError, TypeError):
@@ -113,7 +113,7 @@ def build_items(path: Path, facts: Path, to: Path = ITEMS) -> pl.DataFrame:
         ) from None
     rows = []
     for item_id, name in sorted(movies(path).items()):
-        fact = known.get(item_id, {})
+        fact = fact_of.get(item_id, {})
         title, year = split_year(name)
         rows.append(
             {
