@@ -6,12 +6,12 @@ same comparison on its test set is the human value of the consistency metrics.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from crslib.dialogue import utterances
 from crslib.dialogue.utterances import RECOMMENDER, item_key
+from crslib.dialogue.views import Turn
 
 # In a phrase `a|b` are alternatives, `*` means up to three words, `~` up to three adverbs and similar words, `^`
 # and `$` the ends of the clause.
@@ -113,9 +113,6 @@ _ASKS_IF_SEEN = _compile("have|did|had you|u|ya|ever * see|seen|watch|watched")
 _YES, _NO = _compile("^ yes|yeah|yep|yup|yea|ya|sure|absolutely"), _compile("^ no|nope|nah")
 _ASKS = _compile("^ is|was|are|does|do|did|have|has|what|who|how|would|which")
 _ALL = _compile("both|all|any|either|neither|none|those|them|these|each")
-
-
-Turn = Mapping[str, Any]  # a row of table `turns`
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crslib.config import SimulationParameters
+from crslib.data.catalog import Catalog
 from crslib.dialogue import reactions
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER, clean, plain
-from crslib.dialogue.views import Note, RecommenderView, UserKnowledge, UserView, View
+from crslib.dialogue.views import RecommenderView, UserKnowledge, UserView, View
 from crslib.engines.base import Completion, Engine, Request
 from crslib.engines.loading import engine_record
 from crslib.engines.resampling import Resampling
 from crslib.identity import derive_seed
+from crslib.recommender.grounding import Grounding
 from crslib.recommender.prior import Utterance
 from crslib.simulation.dialogues import Dialogues, wanted, words_key
 from crslib.simulation.population import Population
@@ -47,9 +49,10 @@ def simulate(
     profiles = wanted(population.profiles, parameters)
     waiting = deque(sorted(profiles.keys() - journal.dialogue_ids))
     alive: dict[str, _Dialogue] = {}
+    grounding = population.grounding(recommender, parameters.grounding)
     parties: dict[str, _Party] = {
         USER: _User(user, population, parameters),
-        RECOMMENDER: _Recommender(recommender, population, parameters),
+        RECOMMENDER: _Recommender(recommender, population.catalog, grounding, parameters),
     }
     room = round(ALIVE_PER_ROW * max(user.width, recommender.width))
     progress(len(profiles) - len(waiting), len(profiles))
@@ -65,7 +68,9 @@ def simulate(
             dialogue = alive[dialogue_id]
             party.answer(dialogue, completion)
             if dialogue.stop_reason is None:
-                parties[dialogue.speaker].ask(dialogue)
+                listener = parties[dialogue.speaker]
+                listener.hear(dialogue)
+                listener.ask(dialogue)
                 continue
             user.release(dialogue_id)
             recommender.release(dialogue_id)
@@ -83,7 +88,7 @@ class _Dialogue:
     recommender: RecommenderView = field(default_factory=RecommenderView)
     turns: list[dict[str, Any]] = field(default_factory=list)
     prompts: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[dict[str, Any]] = field(default_factory=list)  # of the items in the recommender's last utterance
+    notes: list[dict[str, Any]] = field(default_factory=list)  # the user's, on the recommender's last utterance
     stop_reason: str | None = None
 
     @property
@@ -118,21 +123,28 @@ def _begin(
 
 
 class _Party(ABC):
-    """One role's engine with its chat template: asks for utterances from the role's view, and takes them in."""
+    """One role's engine with its chat template: hears the other party, and is asked from the role's view alone."""
 
     role: str
 
-    def __init__(self, engine: Engine, empty: View, population: Population, parameters: SimulationParameters) -> None:
+    def __init__(self, engine: Engine, empty: View, catalog: Catalog, parameters: SimulationParameters) -> None:
         """`empty`: a view of this role without anything of a dialogue; what it shares with others is computed once."""
-        self.engine, self._population, self._parameters = engine, population, parameters
+        self.engine, self._catalog, self._parameters = engine, catalog, parameters
         self._template = ChatTemplate(*engine.chat_template)
         self._beginning = self._template.encode(empty.messages, engine)
         self._requests: dict[str, Request] = {}
 
+    @abstractmethod
+    def _view(self, dialogue: _Dialogue) -> View:
+        """The role's view of a dialogue."""
+
+    @abstractmethod
+    def hear(self, dialogue: _Dialogue) -> None:
+        """Takes the other party's last turn into the role's view."""
+
     def ask(self, dialogue: _Dialogue) -> None:
         """Requests the role's next utterance, from its view alone."""
-        view = dialogue.user if self.role == USER else dialogue.recommender
-        prompt = tuple(self._template.encode(view.messages, self.engine))
+        prompt = tuple(self._template.encode(self._view(dialogue).messages, self.engine))
         seed = derive_seed(self._parameters.seed, dialogue.dialogue_id, self.role, len(dialogue.turns))
         n_shared = next(
             (i for i, (a, b) in enumerate(zip(prompt, self._beginning, strict=False)) if a != b), len(prompt) - 1
@@ -145,7 +157,7 @@ class _Party(ABC):
         self.engine.submit(request)
 
     def answer(self, dialogue: _Dialogue, completion: Completion) -> None:
-        """Adds an utterance to the dialogue and to both views, or ends the dialogue.
+        """Adds an utterance to the dialogue and to the role's own view, or ends the dialogue.
 
         What was newly fed before it is stored for the audit.
         """
@@ -157,33 +169,40 @@ class _Party(ABC):
         dialogue.stop_reason = _ends_before(self.role, text, completion)
         if dialogue.stop_reason is not None:
             return
-        items = self._population.catalog.link(text)
         dialogue.turns.append(
             {
                 "turn": len(dialogue.turns),
                 "role": self.role,
                 "text": text,
-                "items": items,
+                "items": self._catalog.link(text),
                 "notes": dialogue.notes if self.role == USER else [],
                 "n_tokens": len(completion.ids),
                 "mean_logprob": sum(completion.logprobs) / len(completion.logprobs) if completion.logprobs else None,
                 "finish": completion.finish,
             }
         )
-        self._say(dialogue, text, completion.ids, items)
+        self._view(dialogue).say(text, completion.ids)
         dialogue.stop_reason = _ends_after(dialogue.turns, completion, self._parameters.max_turns)
-
-    @abstractmethod
-    def _say(self, dialogue: _Dialogue, text: str, ids: Sequence[int], items: list[dict[str, Any]]) -> None:
-        """Passes an utterance, and the items that it names, on to both views."""
 
 
 class _User(_Party):
     role = USER
 
     def __init__(self, engine: Engine, population: Population, parameters: SimulationParameters) -> None:
-        self._resampling = Resampling(engine, parameters.resample)
-        super().__init__(self._resampling, UserView(UserKnowledge("", "")), population, parameters)
+        self._resampling, self._population = Resampling(engine, parameters.resample), population
+        super().__init__(self._resampling, UserView(UserKnowledge("", "")), population.catalog, parameters)
+
+    def _view(self, dialogue: _Dialogue) -> UserView:
+        return dialogue.user
+
+    def hear(self, dialogue: _Dialogue) -> None:
+        """With private notes on the items just named, each once: what the user remembers or thinks of them."""
+        turn, notes = dialogue.turns[-1], {}
+        for item in turn["items"] if self._parameters.memory else ():
+            seen, liked = self._population.opinions.of(dialogue.profile_id, item["item_id"])
+            notes[item["title"]] = {"item_id": item["item_id"], "title": item["title"], "seen": seen, "liked": liked}
+        dialogue.notes = list(notes.values())
+        dialogue.user.follow(turn, dialogue.notes)
 
     def _submit(self, request: Request, dialogue: _Dialogue) -> None:
         """A reply that contradicts its private notes is drawn again, up to `resample` times."""
@@ -191,7 +210,7 @@ class _User(_Party):
 
         def fits(completion: Completion) -> bool:
             text = clean(self.engine.decode(completion.ids))
-            turn = {"role": USER, "text": text, "items": self._population.catalog.link(text), "notes": notes}
+            turn = {"role": USER, "text": text, "items": self._catalog.link(text), "notes": notes}
             return reactions.fits(turn, history)
 
         if notes:
@@ -199,37 +218,29 @@ class _User(_Party):
         else:
             self._resampling.submit(request)
 
-    def _say(self, dialogue: _Dialogue, text: str, ids: Sequence[int], items: list[dict[str, Any]]) -> None:
-        dialogue.user.say(text, ids)
-        dialogue.recommender.hear(text)
-        dialogue.notes = []
-
 
 class _Recommender(_Party):
+    """Gets no population: neither profiles nor opinions can reach it."""
+
     role = RECOMMENDER
 
-    def __init__(self, engine: Engine, population: Population, parameters: SimulationParameters) -> None:
-        super().__init__(engine, RecommenderView(), population, parameters)
-        self._grounding = population.grounding(engine, parameters.grounding)
+    def __init__(
+        self, engine: Engine, catalog: Catalog, grounding: Grounding | None, parameters: SimulationParameters
+    ) -> None:
+        super().__init__(engine, RecommenderView(), catalog, parameters)
+        self._grounding = grounding
+
+    def _view(self, dialogue: _Dialogue) -> RecommenderView:
+        return dialogue.recommender
+
+    def hear(self, dialogue: _Dialogue) -> None:
+        dialogue.recommender.follow(dialogue.turns[-1])
 
     def _submit(self, request: Request, dialogue: _Dialogue) -> None:
         if self._grounding is not None:
             constraint = self._grounding.constraint(utterances_of(dialogue.turns), self._parameters.temperature)
             request = replace(request, constraint=constraint)
         self.engine.submit(request)
-
-    def _say(self, dialogue: _Dialogue, text: str, ids: Sequence[int], items: list[dict[str, Any]]) -> None:
-        dialogue.recommender.say(text, ids)
-        dialogue.notes = self._notes(items, dialogue.profile_id) if self._parameters.memory else []
-        dialogue.user.hear(text, [Note.of(note) for note in dialogue.notes])
-
-    def _notes(self, items: list[dict[str, Any]], profile_id: str) -> list[dict[str, Any]]:
-        """What the user of the dialogue remembers or thinks of the items just named, each once."""
-        notes = {}
-        for item in items:
-            seen, liked = self._population.opinions.of(profile_id, item["item_id"])
-            notes[item["title"]] = {"item_id": item["item_id"], "title": item["title"], "seen": seen, "liked": liked}
-        return list(notes.values())
 
 
 def utterances_of(turns: Sequence[Mapping[str, Any]]) -> list[Utterance]:

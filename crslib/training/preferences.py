@@ -18,10 +18,9 @@ import polars as pl
 
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import Dialogue
-from crslib.dialogue.reactions import Turn
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import USER, clean
-from crslib.dialogue.views import NOTE_KINDS, Message, UserKnowledge, UserView
+from crslib.dialogue.views import NOTE_KINDS, Message, Turn, UserKnowledge, UserView
 from crslib.engines.base import Engine, Request, complete
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, digest

@@ -14,8 +14,9 @@ from typing import Any
 from rapidfuzz import fuzz
 
 from crslib.dialogue import lexicon, stances
-from crslib.dialogue.reactions import Turn, react, reaction
+from crslib.dialogue.reactions import react, reaction
 from crslib.dialogue.utterances import RECOMMENDER, USER, clean, item_key
+from crslib.dialogue.views import Turn
 from crslib.dialogue.words import words
 
 Scores = dict[str, float | None]

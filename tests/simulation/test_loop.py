@@ -18,6 +18,7 @@ from crslib.engines.loading import open_engines
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
 from crslib.recommender.prior import Utterance
+from crslib.simulation import loop
 from crslib.simulation.dialogues import Dialogues
 from crslib.simulation.loop import simulate
 from crslib.simulation.population import Population
@@ -298,6 +299,23 @@ def test_inputs_have_no_way_to_held_out_items() -> None:
         source = (ROOT / "crslib/simulation" / f"{name}.py").read_text(encoding="utf-8")
         assert "holdout" not in source
     assert not {"rating", "liked", "item_id"} & set(schemas.TABLES["profiles"])
+
+
+def test_the_recommenders_side_of_the_loop_is_given_nothing_of_a_profile(items: pl.DataFrame) -> None:
+    """Neither directly nor through anything that it holds."""
+    population = Population(make_profiles(["u1"]), items, NO_RATINGS, Fixed())
+    parameters = SimulationParameters(grounding="off")
+    party = loop._Recommender(ScriptedEngine(chatter), population.catalog, None, parameters)
+    waiting, reached = [party], set()
+    while waiting:
+        held = waiting.pop()
+        if id(held) in reached:
+            continue
+        reached.add(id(held))
+        assert held is not population.profiles and held is not population.opinions and held is not population
+        parts = [*held, *(held.values() if isinstance(held, dict) else ())] if isinstance(held, dict | list) else []
+        waiting += [*parts, *getattr(held, "__dict__", {}).values()]
+    assert id(population.items) in reached
 
 
 class Eavesdropper:
