@@ -120,6 +120,10 @@ class SimulationParameters(Parameters):
     )
     resample: int = Field(1, ge=1, description="most draws of a user's reply, until one agrees with its private notes")
     memory: bool = Field(True, description="private notes: what the user remembers or thinks of mentioned items")
+    facts: bool = Field(True, description="catalogue facts of mentioned items in the recommender's view")
+    styles: str = _path(
+        "data/human/styles.parquet", description="how each party writes is drawn from it; empty: no styles"
+    )
     temperature: float = Field(0.7, ge=0, le=5, description="0 is greedy")
     top_p: float = Field(0.95, gt=0, le=1, description="nucleus sampling")
     min_p: float = Field(0.02, ge=0, le=1, description="least probability relative to the best token's")
@@ -191,14 +195,16 @@ class TrainingParameters(_LearningParameters):
     lr: float = Field(2e-3, gt=0, description="peak learning rate")
     negative_weight: int = Field(1, ge=1, description="copies of each dialogue in which something is disliked")
     validation: float = Field(0.05, ge=0, lt=1, description="share of dialogues, by person, held out for validation")
-    without: Literal["", "notes", "summary and attributes"] = Field(
-        "", description="ablation: part removed from a user's view, notes or summary and attributes; empty: none"
+    without: Literal["", "notes", "summary and attributes", "facts", "style"] = Field(
+        "", description="ablation: part removed from the role's view; empty: none"
     )
 
     @model_validator(mode="after")
     def _private(self) -> Self:
-        if self.without and self.role not in ("user", "user-target"):
-            raise ValueError(f"without = {self.without!r} is for the roles user and user-target; leave it out")
+        users = ("user", "user-target")
+        having = {"facts": ("recommender",), "style": (*users, "recommender")}.get(self.without, users)
+        if self.without and self.role not in having:
+            raise ValueError(f"without = {self.without!r} is for {' and '.join(having)}; leave it out")
         return self
 
     @property

@@ -76,6 +76,17 @@ TABLES: Mapping[str, Schema] = {
         "seed": pl.Int64,
         "stop_reason": pl.String,
         "n_turns": pl.Int32,
+        "user_style": pl.String,
+        "recommender_style": pl.String,
+    },
+    # How human speakers write (`dialogue.styles`), and in how many dialogues.
+    "styles": {
+        "role": pl.String,
+        "length": pl.String,
+        "capitals": pl.String,
+        "stops": pl.String,
+        "exclamations": pl.String,
+        "n": pl.Int32,
     },
     # `text` is format v1 (`[[Title (Year)]]`); `items[].start/end` index its characters, brackets included;
     # `item_id` is null for a title that is not in the catalogue. `notes` is what the user privately remembers or thinks

@@ -131,9 +131,9 @@ def bench_linking(corpus: str, path: Path, data: Path, file: Path | None) -> Non
 )
 @click.option(
     "--without",
-    default="",
-    type=click.Choice(["", "notes", "summary and attributes"]),
-    help="The adapters were trained without this part (crs train --without); measures them in that view only.",
+    multiple=True,
+    type=click.Choice(["notes", "summary and attributes", "facts", "style"]),
+    help="A part that the adapters were trained without (crs train --without); measures them in that view only.",
 )
 @JSON
 def bench_adapters(
@@ -141,7 +141,7 @@ def bench_adapters(
     adapters: Sequence[tuple[str, str, str]],
     dialogues: int,
     runtimes: int,
-    without: str,
+    without: Sequence[str],
     file: Path | None,
 ) -> None:
     """Cross-entropy of adapters on ReDial's test dialogues, by torch and by llama.cpp (needs the extra `train`)."""

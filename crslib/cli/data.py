@@ -56,6 +56,20 @@ def reference(redial: Path, folder: Path) -> None:
     console.print(str(folder), soft_wrap=True)
 
 
+@data.command("styles")
+@click.option("--redial", type=click.Path(path_type=Path), required=True, help="ReDial's zip, folder or train .jsonl.")
+@click.option("--to", "folder", type=click.Path(path_type=Path), default=ROOT / "data/human", show_default="data/human")
+def styles_(redial: Path, folder: Path) -> None:
+    """Writes how often people write in which style (ReDial's training set; numbers only)."""
+    from crslib.data.corpora import redial as corpus
+    from crslib.store import write_parquet
+    from crslib.training.knowledge import styles_of
+
+    table = styles_of(corpus.read(redial, "train"))
+    write_parquet(table, folder / "styles.parquet")
+    console.print(f"{folder / 'styles.parquet'}: {table.height} styles", soft_wrap=True)
+
+
 @data.command("acts")
 @click.option("--iard", type=click.Path(path_type=Path), required=True, help="IARD's JSON file or its folder.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), default=ROOT / "data/acts", show_default="data/acts")

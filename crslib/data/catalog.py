@@ -1,8 +1,8 @@
 """Tables of items, and the catalogue that links names in utterances to items. Knows nothing of users or files."""
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,10 @@ from crslib.data.titles import (
     title_words,
 )
 from crslib.dialogue import utterances
+from crslib.dialogue.views import ItemFacts
 from crslib.errors import CrsError
+
+N_GENRES, N_MAKERS, N_STARS = 3, 1, 3  # at most, in the facts that a recommender looks up
 
 
 def matches(
@@ -65,6 +68,28 @@ def item_names(items: pl.DataFrame) -> dict[str, str]:
     return {item_id: utterances.item_name(title, year) for item_id, title, year in rows}
 
 
+def lookup(items: pl.DataFrame) -> dict[str, ItemFacts]:
+    """What a recommender may say of each item of table `items`: genres, directors, and leading actors, a few of each.
+
+    A cast that names extras too is in no order: of more than `N_STARS` those lead whose films have the most ratings.
+    """
+    fame: Counter[str] = Counter()
+    for cast, n_ratings in items.select("cast", "n_ratings").iter_rows():
+        fame.update(dict.fromkeys(cast, n_ratings or 0))
+    names = item_names(items)
+    return {
+        item_id: ItemFacts(
+            names[item_id], tuple(genres[:N_GENRES]), tuple(directors[:N_MAKERS]), tuple(_leading(cast, fame))
+        )
+        for item_id, genres, directors, cast in items.select("item_id", "genres", "directors", "cast").iter_rows()
+    }
+
+
+def _leading(cast: Sequence[str], fame: Mapping[str, int]) -> list[str]:
+    ranked = sorted(cast, key=lambda person: (-fame[person], person)) if len(cast) > N_STARS else cast
+    return list(ranked[:N_STARS])
+
+
 class Catalog:
     """Items by name. Linking prefers precision: a wrong link invents a recommendation, a missing link only
     counts as an unknown title.
@@ -91,6 +116,11 @@ class Catalog:
                 self._by_part[part].append(entry)
         for item_id, name in self._names.items():
             self._by_name.setdefault(utterances.mention(name)[2:-2], item_id)
+
+    @cached_property
+    def lookup(self) -> dict[str, ItemFacts]:
+        """`lookup` of the items."""
+        return lookup(self.items)
 
     def name(self, item_id: str) -> str:
         """`Title (Year)`. Raises `CrsError` for an id that is not in the catalogue."""

@@ -12,9 +12,11 @@ from typing import Any
 
 import polars as pl
 
+from crslib.data.catalog import lookup
 from crslib.dialogue import utterances
+from crslib.dialogue.styles import Style
 from crslib.dialogue.utterances import RECOMMENDER, USER, plain
-from crslib.dialogue.views import RecommenderView, UserKnowledge, UserView
+from crslib.dialogue.views import Lookup, RecommenderView, UserKnowledge, UserView
 from crslib.store import Run, write_parquet, writing
 
 FORMS = ("dataset", "trl", "redial", "dialoguekit")
@@ -40,11 +42,18 @@ def talks(turns: pl.DataFrame) -> Iterator[tuple[str, Rows]]:
         yield str(dialogue_id), talk.to_dicts()
 
 
-def view(rows: Rows, role: str, profile: Mapping[str, Any]) -> UserView | RecommenderView:
-    """A whole dialogue (of `talks`) in the view that `role` had of it; `profile` (row of `profiles`) is the user's."""
+def view(
+    rows: Rows, role: str, dialogue: Mapping[str, Any], profile: Mapping[str, Any], facts: Lookup
+) -> UserView | RecommenderView:
+    """A whole dialogue (of `talks`) in the view that `role` had of it.
+
+    `dialogue`: its row of table `dialogues`; `profile`: the user's row of `profiles`; `facts`: those that the
+    recommender could look up.
+    """
+    style = Style.parse(dialogue[f"{role}_style"])
     if role == RECOMMENDER:
-        return RecommenderView.of(rows)
-    return UserView.of(rows, UserKnowledge(profile["summary"], profile["attributes"]))
+        return RecommenderView.of(rows, facts, style)
+    return UserView.of(rows, UserKnowledge(profile["summary"], profile["attributes"], style))
 
 
 def write(run: Run, form: str, role: str, folder: Path) -> Path:
@@ -59,7 +68,8 @@ def write(run: Run, form: str, role: str, folder: Path) -> Path:
         _write(card(run.info, frame), folder / "README.md")
     elif form == "trl":
         path = folder / f"{role}.jsonl"
-        _write(lines(messages(dialogues, turns, profiles, role).to_dicts()), path)
+        facts = lookup(run.read("items")) if run.info.get("parameters", {}).get("facts") else {}
+        _write(lines(messages(dialogues, turns, profiles, facts, role).to_dicts()), path)
     elif form == "redial":
         path = folder / "train_data.jsonl"
         _write(lines(redial(dialogues, turns)), path)
@@ -72,17 +82,20 @@ def write(run: Run, form: str, role: str, folder: Path) -> Path:
 # ── the formats ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def messages(dialogues: pl.DataFrame, turns: pl.DataFrame, profiles: pl.DataFrame, role: str) -> pl.DataFrame:
+def messages(
+    dialogues: pl.DataFrame, turns: pl.DataFrame, profiles: pl.DataFrame, facts: Lookup, role: str
+) -> pl.DataFrame:
     """TRL's data for SFT of `role` (user or recommender): `dialogue_id` and `messages`, lists of `role` and `content`.
 
     `assistant` is the role that is trained. A user's messages contain its summary, attributes and notes, and an empty
-    last message where the user left; a recommender's contain the utterances alone.
+    last message where the user left; a recommender's contain the utterances and, of the items in them, `facts`.
     """
+    row_of = {row["dialogue_id"]: row for row in dialogues.iter_rows(named=True)}
     profile_of = _profiles(dialogues, profiles)
     left = set(dialogues.filter(stop_reason="user_left")["dialogue_id"])
     rows = []
     for dialogue_id, talk in talks(turns):
-        party_view = view(talk, role, profile_of[dialogue_id])
+        party_view = view(talk, role, row_of[dialogue_id], profile_of[dialogue_id], facts)
         if role == USER and dialogue_id in left and talk[-1]["role"] == RECOMMENDER:
             party_view.say("")
         rows.append((dialogue_id, [{"role": message.role, "content": message.text} for message in party_view.messages]))

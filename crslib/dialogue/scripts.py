@@ -27,7 +27,7 @@ _LINE = re.compile(
 class TargetKnowledge(UserKnowledge):
     """A user's knowledge with the names of the target items (`Title (Year)`)."""
 
-    titles: tuple[str, ...]
+    titles: tuple[str, ...] = ()
 
     def system(self) -> str:
         """The system message of a `UserView`, with a line of the targets' names, if there are any."""

@@ -1,13 +1,14 @@
 """Conversation format v1 (DESIGN §4): how a dialogue looks to each party. The information barrier is in the types.
 
-A `UserView` is built from what a user simulator may know. A `RecommenderView` has no parameter, so no profile can reach
-it. Neither knows of held-out items.
+A `UserView` is built from what a user simulator may know. A `RecommenderView` gets utterances, facts of items that were
+mentioned, and a `Style`, which holds no text of its own: no profile can reach it. Neither knows of held-out items.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from crslib.dialogue.styles import Style
 from crslib.dialogue.utterances import RECOMMENDER, USER, one_line
 
 Turn = Mapping[str, Any]  # role and text; a user's turn also `notes`, on the items that the turn before it named
@@ -57,10 +58,11 @@ def note_line(notes: Sequence[Note]) -> str:
 
 @dataclass(frozen=True)
 class UserKnowledge:
-    """All that a user simulator knows before the dialogue: two texts, no item ids."""
+    """All that a user simulator knows before the dialogue: two texts and how it writes, no item ids."""
 
     summary: str
     attributes: str
+    style: Style | None = None
 
     def system(self) -> str:
         """The system message of the user's view."""
@@ -69,7 +71,49 @@ class UserKnowledge:
             lines.append(f"About you: {one_line(self.summary)}")
         if self.attributes:
             lines.append(f"Looking for: {one_line(self.attributes)}")
+        if self.style:
+            lines.append(self.style.line)
         return "\n".join(lines)
+
+
+# ── what the recommender looks up ───────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class ItemFacts:
+    """What the catalogue says of an item that was mentioned. Lists may be empty."""
+
+    name: str
+    genres: tuple[str, ...]
+    makers: tuple[str, ...]
+    stars: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """`crime/drama, by Francis Ford Coppola, with Marlon Brando, Al Pacino, James Caan`."""
+        makers, stars = ", ".join(self.makers), ", ".join(self.stars)
+        parts = ["/".join(self.genres), f"by {makers}" if makers else "", f"with {stars}" if stars else ""]
+        return ", ".join(one_line(part) for part in parts if part)
+
+
+Lookup = Mapping[str, ItemFacts]
+"""Facts by item id."""
+
+
+def facts_line(facts: Sequence[ItemFacts]) -> str:
+    """`(Title (Year): crime/drama, by …, with …; …)`; empty without anything to say."""
+    parts = [f"{one_line(item.name)}: {item.words}" for item in facts if item.words]
+    return f"({'; '.join(parts)})" if parts else ""
+
+
+def looked_up(turns: Sequence[Turn], lookup: Lookup) -> list[ItemFacts]:
+    """The facts that the recommender's view gets with the last of `turns`, one of the user's.
+
+    They are of the items that were mentioned for the first time in it or in the recommender's turn before it.
+    """
+    before = {item["item_id"] for turn in turns[:-2] for item in turn["items"]}
+    new = dict.fromkeys(item["item_id"] for turn in turns[-2:] for item in turn["items"])
+    return [lookup[item_id] for item_id in new if item_id in lookup and item_id not in before]
 
 
 # ── views ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -99,29 +143,30 @@ class View:
 
 
 class RecommenderView(View):
-    """Knows the dialogue and nothing else."""
+    """Knows the dialogue, facts of the items mentioned in it, and how to write."""
 
-    def __init__(self) -> None:
-        super().__init__(RECOMMENDER_SYSTEM)
+    def __init__(self, style: Style | None = None) -> None:
+        super().__init__(f"{RECOMMENDER_SYSTEM}\n{style.line}" if style else RECOMMENDER_SYSTEM)
 
     @classmethod
-    def of(cls, turns: Iterable[Turn]) -> Self:
-        """The recommender's view after `turns`: built from their roles and texts alone."""
-        view = cls()
-        for turn in turns:
-            view.follow(turn)
+    def of(cls, turns: Sequence[Turn], lookup: Lookup | None = None, style: Style | None = None) -> Self:
+        """The recommender's view after `turns`: built from their roles, texts and, with a `lookup`, items alone."""
+        view = cls(style)
+        for number, turn in enumerate(turns, start=1):
+            view.follow(turn, looked_up(turns[:number], lookup) if lookup and turn["role"] == USER else ())
         return view
 
-    def hear(self, text: str) -> None:
-        """An utterance of the user."""
-        self.messages.append(Message("user", text))
+    def hear(self, text: str, facts: Sequence[ItemFacts] = ()) -> None:
+        """An utterance of the user, with what the catalogue says of items just mentioned."""
+        line = facts_line(facts)
+        self.messages.append(Message("user", f"{text}\n{line}" if line else text))
 
-    def follow(self, turn: Turn) -> None:
+    def follow(self, turn: Turn, facts: Sequence[ItemFacts] = ()) -> None:
         """The next turn of a recorded dialogue."""
         if turn["role"] == RECOMMENDER:
             self.say(turn["text"])
         else:
-            self.hear(turn["text"])
+            self.hear(turn["text"], facts)
 
 
 class UserView(View):
@@ -151,14 +196,18 @@ class UserView(View):
             self.hear(turn["text"], [Note.of(note) for note in notes])
 
 
-def replay(turns: Sequence[Turn], user: UserView) -> Iterator[View]:
+def replay(
+    turns: Sequence[Turn], user: UserView, lookup: Lookup | None = None, style: Style | None = None
+) -> Iterator[View]:
     """For each turn of a recorded dialogue, the view that its speaker had before it.
 
-    `user`: the user's view before the first turn. The two views grow as the iterator advances: read each at once.
+    `user`: the user's view before the first turn; `lookup` and `style` are the recommender's. The two views grow as the
+    iterator advances: read each at once.
     """
-    recommender = RecommenderView()
+    recommender = RecommenderView(style)
     for number, turn in enumerate(turns):
         yield user if turn["role"] == USER else recommender
         following: Turn = turns[number + 1] if number + 1 < len(turns) else {}
         user.follow(turn, following.get("notes", ()))
-        recommender.follow(turn)
+        facts = looked_up(turns[: number + 1], lookup) if lookup and turn["role"] == USER else ()
+        recommender.follow(turn, facts)

@@ -67,7 +67,7 @@ def plan(given: Mapping[str, Any], reports: Path, report: Callable[[str], None] 
         )
     }
     check_writable(reports)  # errors come before the measurement of weights, which takes a minute
-    inputs = {
+    inputs: dict[str, Any] = {
         "notebooks": {name: _source_hash(name) for name in parameters.stages},
         # The notebooks only call the library, so its sources decide what they compute.
         "library": sources_sha256(suffixes=(".py", ".html")),
@@ -75,6 +75,10 @@ def plan(given: Mapping[str, Any], reports: Path, report: Callable[[str], None] 
         "human": {path.name: file_sha256(path) for path in sorted(human.iterdir()) if path.suffix != ".md"},
         **{role: _engine(parameters, *paths, report) for role, paths in files.items()},
     }
+    if parameters.styles:
+        if not (styles := resolve(parameters.styles)).is_file():
+            raise CrsError(f"no file {styles} with styles; run `crs data reference` or leave `styles` empty")
+        inputs["styles"] = file_sha256(styles)
     if parameters.redial:
         redial = resolve(parameters.redial)
         if not redial.exists():

@@ -15,6 +15,7 @@ import polars as pl
 from crslib.config import BaselineParameters, SimulationParameters
 from crslib.data.catalog import item_names
 from crslib.dialogue.scripts import SCRIPTED, TargetKnowledge, TargetUserView, parse_script, script_view
+from crslib.dialogue.styles import Style
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import UserView
@@ -51,13 +52,14 @@ class InformedPopulation(Population):
         """The population whose tables lie in the folder of `run`. Raises `CrsError` when one is missing or damaged."""
         return cls(run.read("profiles"), run.read("items"), run.read("ratings"), run.read("holdouts"))
 
-    def knowledge(self, profile: Mapping[str, Any]) -> TargetKnowledge:
-        """What a model knows of the person of a row of table `profiles`."""
-        return TargetKnowledge(profile["summary"], profile["attributes"], self.titles.get(profile["profile_id"], ()))
+    def knowledge(self, profile: Mapping[str, Any], style: Style | None = None) -> TargetKnowledge:
+        """What a model knows of the person of a row of table `profiles`, who writes in `style`."""
+        titles = self.titles.get(profile["profile_id"], ())
+        return TargetKnowledge(profile["summary"], profile["attributes"], style, titles)
 
-    def view(self, profile: Mapping[str, Any]) -> UserView:
+    def view(self, profile: Mapping[str, Any], style: Style | None = None) -> UserView:
         """A user's view that begins with its targets."""
-        return TargetUserView(self.knowledge(profile))
+        return TargetUserView(self.knowledge(profile, style))
 
     @cached_property
     def sha256(self) -> str:
@@ -170,6 +172,8 @@ def _record(
             "seed": parameters.seed,
             "stop_reason": "script_cut" if cut else "script_ended",
             "n_turns": len(turns),
+            "user_style": None,
+            "recommender_style": None,
         },
         "turns": turns,
         "prompts": [{**fed, "role": role} for role in (USER, RECOMMENDER)],

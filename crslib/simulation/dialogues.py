@@ -7,9 +7,9 @@ from typing import Any, Self
 import polars as pl
 
 from crslib import schemas
-from crslib.config import SimulationParameters
+from crslib.config import SimulationParameters, resolve
 from crslib.engines.base import Engine
-from crslib.identity import digest, sources_sha256
+from crslib.identity import digest, file_sha256, sources_sha256
 from crslib.simulation.population import Population
 from crslib.store import Journal, Run
 
@@ -69,10 +69,11 @@ def wanted(profiles: pl.DataFrame, parameters: SimulationParameters) -> dict[str
 def words_key(parameters: SimulationParameters, population: Population, engines: Sequence[Engine]) -> str:
     """What stands for all that decides the words of a population's dialogues, and for nothing else.
 
-    Parameters but for the condition's name, the population's tables, the engines' identities, and the sources of
-    `DECIDE_THE_WORDS`.
+    Parameters but for the condition's name, the population's tables, the engines' identities, the styles, and the
+    sources of `DECIDE_THE_WORDS`.
     """
     given = {name: value for name, value in parameters.identity().items() if name != "condition"}
     identities = [dict(engine.identity) for engine in engines]
+    styles = file_sha256(resolve(parameters.styles)) if parameters.styles else ""
     sources = sources_sha256(DECIDE_THE_WORDS)
-    return digest([given, population.sha256, identities, sources], "words")
+    return digest([given, population.sha256, identities, styles, sources], "words")

@@ -1,7 +1,8 @@
 """The loop: two models talk, turn by turn, many dialogues side by side, and nobody knows a target.
 
 A `Population` has no table with a held-out item. Each party answers from its own view: the recommender's is a
-`RecommenderView`, which starts empty and gets utterances only; the user's holds its knowledge and its private notes.
+`RecommenderView`, which starts empty and gets utterances and facts of the items in them; the user's holds its knowledge
+and its private notes.
 """
 
 from abc import ABC, abstractmethod
@@ -10,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import polars as pl
+
 from crslib.config import SimulationParameters
 from crslib.data.catalog import Catalog
-from crslib.dialogue import reactions
+from crslib.dialogue import reactions, styles
+from crslib.dialogue.styles import Style
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER, clean, plain
-from crslib.dialogue.views import RecommenderView, UserKnowledge, UserView, View
+from crslib.dialogue.views import RecommenderView, UserKnowledge, UserView, View, looked_up
 from crslib.engines.base import Completion, Engine, Request
 from crslib.engines.loading import engine_record
 from crslib.engines.resampling import Resampling
@@ -50,6 +54,7 @@ def simulate(
     waiting = deque(sorted(profiles.keys() - journal.dialogue_ids))
     alive: dict[str, _Dialogue] = {}
     grounding = population.grounding(recommender, parameters.grounding)
+    writers = styles.read(parameters.styles)
     parties: dict[str, _Party] = {
         USER: _User(user, population, parameters),
         RECOMMENDER: _Recommender(recommender, population.catalog, grounding, parameters),
@@ -59,7 +64,7 @@ def simulate(
     while waiting or alive:
         while waiting and len(alive) < room:
             dialogue_id = waiting.popleft()
-            dialogue = alive[dialogue_id] = _begin(dialogue_id, profiles[dialogue_id], population, parameters)
+            dialogue = alive[dialogue_id] = _begin(dialogue_id, profiles[dialogue_id], population, writers, parameters)
             parties[dialogue.speaker].ask(dialogue)
         # The party with more to do goes on: with more dialogues alive than rows, the rows of its engine are nearly all
         # busy and the feeder has something in hand.
@@ -85,7 +90,8 @@ class _Dialogue:
     profile_id: str
     opener: str
     user: UserView
-    recommender: RecommenderView = field(default_factory=RecommenderView)
+    recommender: RecommenderView
+    styles: Mapping[str, Style | None]
     turns: list[dict[str, Any]] = field(default_factory=list)
     prompts: list[dict[str, Any]] = field(default_factory=list)
     notes: list[dict[str, Any]] = field(default_factory=list)  # the user's, on the recommender's last utterance
@@ -107,19 +113,30 @@ class _Dialogue:
             "seed": seed,
             "stop_reason": self.stop_reason,
             "n_turns": len(self.turns),
+            **{f"{role}_style": None if style is None else str(style) for role, style in self.styles.items()},
         }
         turns, prompts = ([{**key, **row} for row in rows] for rows in (self.turns, self.prompts))
         return {"dialogue": dialogue, "turns": turns, "prompts": prompts}
 
 
 def _begin(
-    dialogue_id: str, profile: Mapping[str, Any], population: Population, parameters: SimulationParameters
+    dialogue_id: str,
+    profile: Mapping[str, Any],
+    population: Population,
+    writers: pl.DataFrame,
+    parameters: SimulationParameters,
 ) -> _Dialogue:
     opener: str = parameters.opener
     if opener == "mixed":
         chance = derive_seed(parameters.seed, dialogue_id, "opener") / 0xFFFFFFFF
         opener = RECOMMENDER if chance < HUMAN_RECOMMENDER_OPENS else USER
-    return _Dialogue(dialogue_id, profile["profile_id"], opener, population.view(profile))
+    # A person writes alike in all of its dialogues; who recommends is somebody else in each.
+    drawn = {
+        role: styles.draw(writers, role, derive_seed(parameters.seed, writer, role, "style"))
+        for role, writer in ((USER, profile["profile_id"]), (RECOMMENDER, dialogue_id))
+    }
+    user = population.view(profile, drawn[USER])
+    return _Dialogue(dialogue_id, profile["profile_id"], opener, user, RecommenderView(drawn[RECOMMENDER]), drawn)
 
 
 class _Party(ABC):
@@ -229,12 +246,14 @@ class _Recommender(_Party):
     ) -> None:
         super().__init__(engine, RecommenderView(), catalog, parameters)
         self._grounding = grounding
+        self._lookup = catalog.lookup if parameters.facts else {}
 
     def _view(self, dialogue: _Dialogue) -> RecommenderView:
         return dialogue.recommender
 
     def hear(self, dialogue: _Dialogue) -> None:
-        dialogue.recommender.follow(dialogue.turns[-1])
+        """With facts of the items named since the recommender was last asked, each once."""
+        dialogue.recommender.follow(dialogue.turns[-1], looked_up(dialogue.turns, self._lookup))
 
     def _submit(self, request: Request, dialogue: _Dialogue) -> None:
         if self._grounding is not None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 import polars as pl
 
 from crslib.data.catalog import Catalog
+from crslib.dialogue.styles import Style
 from crslib.dialogue.views import UserKnowledge, UserView
 from crslib.engines.base import Engine
 from crslib.identity import digest
@@ -72,9 +73,9 @@ class Population:
         vars(other).pop("sha256", None)
         return other
 
-    def view(self, profile: Mapping[str, Any]) -> UserView:
-        """What the user of a row of table `profiles` sees before the first word."""
-        return UserView(UserKnowledge(profile["summary"], profile["attributes"]))
+    def view(self, profile: Mapping[str, Any], style: Style | None = None) -> UserView:
+        """What the user of a row of table `profiles`, who writes in `style`, sees before the first word."""
+        return UserView(UserKnowledge(profile["summary"], profile["attributes"], style))
 
     def grounding(self, recommender: Engine, kind: str) -> Grounding | None:
         """What keeps `recommender` to titles of the catalogue: `kind` is parameter `grounding`; None when it is off."""

@@ -18,9 +18,10 @@ from crslib.config import SimulationParameters
 from crslib.data.catalog import item_names
 from crslib.dialogue import utterances
 from crslib.dialogue.scripts import SCRIPTED, USER_TARGET
+from crslib.dialogue.styles import Style
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER
-from crslib.dialogue.views import View, replay
+from crslib.dialogue.views import Lookup, View, replay
 from crslib.engines.base import Constraint
 from crslib.engines.llama import log_softmax
 from crslib.engines.loading import open_engines
@@ -104,7 +105,10 @@ def look(
                     f"the {role}'s model is not the one that {run.path} was simulated with; put that one back"
                 )
         grounding = population.grounding(recommender, parameters.grounding)
-        return read(run, dialogue_ids, population, user, recommender, grounding, parameters.temperature, progress)
+        lookup = population.catalog.lookup if parameters.facts else {}
+        return read(
+            run, dialogue_ids, population, user, recommender, grounding, parameters.temperature, lookup, progress
+        )
 
 
 def read(
@@ -115,6 +119,7 @@ def read(
     recommender: Reader,
     grounding: Grounding | None,
     temperature: float,
+    lookup: Lookup,
     progress: Progress = no_progress,
 ) -> Replay:
     """How likely each word was to its speaker, and the candidates for each title that the recommender named.
@@ -127,7 +132,8 @@ def read(
     `candidates`: for each mention the `N_CANDIDATES` titles that decoding was most likely to write there and the one
     that was `named`, the most likely first. `log_prior` is the item prior's share among all possible titles, `log_lm`
     the model's own log-probability of the title with its closing bracket (nats), `probability` the exact probability
-    of the title under both at `temperature`. Without `grounding` there are none.
+    of the title under both at `temperature`. Without `grounding` there are none. `lookup`: the facts that the
+    recommender's view had.
     """
     dialogues = run.read("dialogues").filter(pl.col("dialogue_id").is_in(list(dialogue_ids))).sort("dialogue_id")
     profiles = {row["profile_id"]: row for row in population.profiles.iter_rows(named=True)}
@@ -136,10 +142,13 @@ def read(
     readers = {USER: _RoleReader(user), RECOMMENDER: _RoleReader(recommender)}
     tokens: list[tuple[Any, ...]] = []
     candidates: list[tuple[Any, ...]] = []
-    for done, (dialogue_id, profile_id) in enumerate(dialogues.select("dialogue_id", "profile_id").iter_rows()):
+    for done, dialogue in enumerate(dialogues.iter_rows(named=True)):
         progress(done, dialogues.height)
+        dialogue_id = dialogue["dialogue_id"]
         rows = turns.get((dialogue_id,), pl.DataFrame()).to_dicts()
-        for turn, view in zip(rows, replay(rows, population.view(profiles[profile_id])), strict=True):
+        styles = {role: Style.parse(dialogue[f"{role}_style"]) for role in (USER, RECOMMENDER)}
+        user_view = population.view(profiles[dialogue["profile_id"]], styles[USER])
+        for turn, view in zip(rows, replay(rows, user_view, lookup, styles[RECOMMENDER]), strict=True):
             place, reader = (dialogue_id, turn["turn"]), readers[turn["role"]]
             prompt = reader.prompt(view)
             tokens += [(*place, *token) for token in reader.tokens(prompt, turn["text"])]

@@ -10,7 +10,7 @@ Knows nothing of models and optimisers.
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -24,17 +24,18 @@ from crslib.dialogue.utterances import RECOMMENDER, USER, mentions
 from crslib.dialogue.views import RecommenderView, UserKnowledge, UserView, View
 from crslib.errors import CrsError
 from crslib.identity import derive_seed
-from crslib.training.knowledge import Seekers, targets
+from crslib.training.knowledge import Knowledge, targets
 
 ROLES = (USER, RECOMMENDER, SCRIPTED, USER_TARGET)
 CONTEXT, TEXT, TITLE, END = range(4)  # kinds of tokens; a title includes its brackets
 KINDS = {TEXT: "text", TITLE: "title", END: "end"}  # kinds of targets
-WITHOUT: Mapping[str, Mapping[str, bool]] = {
-    "": {},
-    "notes": {"notes": False},
-    "summary and attributes": {"knowledge": False},
+WITHOUT: Mapping[str, tuple[str, ...]] = {
+    USER: ("notes", "summary and attributes", "style"),
+    USER_TARGET: ("notes", "summary and attributes", "style"),
+    RECOMMENDER: ("facts", "style"),
+    SCRIPTED: (),
 }
-"""What an ablation removes from a user's view, as arguments of `view`."""
+"""What an ablation can remove from the view of each role."""
 SCHEMA: dict[str, Any] = {
     "dialogue_id": pl.String,
     "worker": pl.String,
@@ -50,29 +51,33 @@ MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 # ── one dialogue as a role sees it ──────────────────────────────────────────────────────────────────────────────────
 
 
-def view(dialogue: Dialogue, role: str, seekers: Seekers, *, notes: bool = True, knowledge: bool = True) -> View:
+def view(dialogue: Dialogue, role: str, known: Knowledge, *, without: Collection[str] = ()) -> View:
     """The whole dialogue in the view of `role` (of `ROLES`), own words as `assistant`.
 
-    Without `notes` the user has no private notes on the items mentioned; without `knowledge` it has no summary and no
-    attributes. The recommender's view depends on the texts alone. Raises `CrsError` for an unknown role.
+    `without`: parts of the view that are left out, of `WITHOUT`. The recommender's view depends on utterances, facts
+    of items and the recommender's own style alone; a script has no style. Raises `CrsError` for an unknown role.
     """
+    if role not in ROLES:
+        raise CrsError(f"unknown role {role!r}; known are {', '.join(ROLES)}")
+    own_role = USER if role == USER_TARGET else role
+    style = None if role == SCRIPTED or "style" in without else known.writers.style(dialogue, own_role)
     if role == RECOMMENDER:
-        return RecommenderView.of(turn_rows(dialogue, notes=False))
-    known = seekers.knowledge(dialogue) if knowledge else UserKnowledge("", "")
+        lookup = None if "facts" in without else known.lookup
+        return RecommenderView.of(turn_rows(dialogue, notes=False), lookup, style)
+    user = UserKnowledge("", "") if "summary and attributes" in without else known.seekers.knowledge(dialogue)
+    turns = turn_rows(dialogue, notes="notes" not in without, leaving=True)
     if role == USER:
-        return UserView.of(turn_rows(dialogue, notes=notes, leaving=True), known)
-    with_targets = TargetKnowledge(known.summary, known.attributes, tuple(_target_names(dialogue)))
+        return UserView.of(turns, UserKnowledge(user.summary, user.attributes, style))
+    with_targets = TargetKnowledge(user.summary, user.attributes, style, tuple(_target_names(dialogue)))
     if role == USER_TARGET:
-        return TargetUserView.of(turn_rows(dialogue, notes=notes, leaving=True), with_targets)
-    if role == SCRIPTED:
-        whole = script_view(with_targets)
-        whole.say(script([(turn.role, turn.text) for turn in dialogue.turns]))
-        return whole
-    raise CrsError(f"unknown role {role!r}; known are {', '.join(ROLES)}")
+        return TargetUserView.of(turns, with_targets)
+    whole = script_view(with_targets)
+    whole.say(script([(turn.role, turn.text) for turn in dialogue.turns]))
+    return whole
 
 
 def turn_rows(dialogue: Dialogue, *, notes: bool = True, leaving: bool = False) -> list[dict[str, Any]]:
-    """The turns as rows of table `turns` (role, text, notes).
+    """The turns as rows of table `turns` (role, text, ids of the items, notes).
 
     The notes of a seeker's turn are their answers on the items that the recommender has just named. Targets are among
     them, because they have been named by then. Without `notes` there are none. `leaving`: adds an empty turn of the
@@ -81,10 +86,11 @@ def turn_rows(dialogue: Dialogue, *, notes: bool = True, leaving: bool = False) 
     rows: list[dict[str, Any]] = []
     named: list[dict[str, Any]] = []
     for turn in dialogue.turns:
-        rows.append({"role": turn.role, "text": turn.text, "notes": named if turn.role == USER else []})
+        items = [{"item_id": mention.item_id} for mention in turn.mentions]
+        rows.append({"role": turn.role, "text": turn.text, "items": items, "notes": named if turn.role == USER else []})
         named = _notes_on(turn, dialogue) if notes and turn.role == RECOMMENDER else []
     if leaving and rows and rows[-1]["role"] == RECOMMENDER:
-        rows.append({"role": USER, "text": "", "notes": named})
+        rows.append({"role": USER, "text": "", "items": [], "notes": named})
     return rows
 
 
@@ -155,25 +161,23 @@ def examples(
     role: str,
     tokenizer: Tokenizer,
     template: ChatTemplate,
-    items: pl.DataFrame,
+    known: Knowledge,
     *,
-    notes: bool = True,
-    knowledge: bool = True,
+    without: Collection[str] = (),
     negative_weight: int = 1,
     max_tokens: int | None = None,
 ) -> pl.DataFrame:
     """One row per dialogue in which `role` (of `ROLES`) speaks, in order: the columns of `SCHEMA`.
 
     `worker` is the person who wrote the targets, `partner` the other one (for a script: the seeker, the recommender).
-    `tokens` and `kind` are those of `encode`, `target` marks the targets. `items`: table `items` of the corpus, for
-    summaries and attributes. A dialogue in which the recommender names an item that the seeker does not like comes
-    `negative_weight` times. An example longer than `max_tokens` is cut after the last own message that fits.
+    `tokens` and `kind` are those of `encode`, `target` marks the targets. A dialogue in which the recommender names an
+    item that the seeker does not like comes `negative_weight` times. An example longer than `max_tokens` is cut after
+    the last own message that fits.
     """
-    seekers = Seekers(items)
     caching = SimpleNamespace(encode=cache(tokenizer.encode))  # each text of a view is encoded many times
     rows = []
     for dialogue in dialogues:
-        own_view = view(dialogue, role, seekers, notes=notes, knowledge=knowledge)
+        own_view = view(dialogue, role, known, without=without)
         tokens, kinds = _shortened(*encode(own_view, caching, template), max_tokens)
         if not tokens:
             continue
@@ -191,17 +195,14 @@ def _shortened(tokens: list[int], kinds: list[int], most: int | None) -> tuple[l
     return tokens[:stop], kinds[:stop]
 
 
-def messages(
-    dialogues: Sequence[Dialogue], role: str, items: pl.DataFrame, *, notes: bool = True, knowledge: bool = True
-) -> pl.DataFrame:
+def messages(dialogues: Sequence[Dialogue], role: str, known: Knowledge) -> pl.DataFrame:
     """Dialogues in the form that TRL reads: `dialogue_id` and `messages`, a list of `role` and `content`.
 
     `assistant` is the trained role; its last message may be empty (the user leaves).
     """
-    seekers = Seekers(items)
     rows = []
     for dialogue in dialogues:
-        turns = view(dialogue, role, seekers, notes=notes, knowledge=knowledge).messages
+        turns = view(dialogue, role, known).messages
         if any(message.role == "assistant" for message in turns):
             contents = [{"role": message.role, "content": message.text} for message in turns]
             rows.append((dialogue.dialogue_id, contents))

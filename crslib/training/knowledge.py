@@ -1,10 +1,11 @@
-"""The knowledge of a human dialogue's seeker: the summary and attributes that a simulated user would have.
+"""What a human dialogue's parties know: the summary, attributes and style that simulated ones would have.
 
 Targets are the items that the recommender suggested and the seeker liked or would like to see. The knowledge does not
 depend on them: with other targets every letter stays the same. The summary comes from the labels of the other items, in
-the words of `users.profiles`. The attributes are what the seeker asks for before the recommender names an item, or else
-the genres of what they love. (In a simulation the attributes are those of held-out items. Attributes of a human
-dialogue's targets would give the user wishes that the seeker did not have when they asked.)
+the words of `users.profiles`. The attributes are what the seeker asks for before the recommender names an item. A
+seeker who asks for nothing has none, so that a model learns to say what it looks for. (In a simulation the attributes
+are those of held-out items. Attributes of a human dialogue's targets would give the user wishes that the seeker did not
+have when they asked.) The style of a speaker is that of the same person in other dialogues.
 """
 
 import math
@@ -15,8 +16,10 @@ from typing import Any
 import polars as pl
 
 from crslib.data import titles
+from crslib.data.catalog import lookup
 from crslib.data.corpora import Dialogue
-from crslib.dialogue import lexicon
+from crslib.dialogue import lexicon, styles
+from crslib.dialogue.styles import Style
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import UserKnowledge
 from crslib.users.profiles import summarise
@@ -42,9 +45,8 @@ class Seekers:
 
     def knowledge(self, dialogue: Dialogue) -> UserKnowledge:
         """The summary and attributes of the seeker in `dialogue`; either may be empty."""
-        facts = self.facts(dialogue)
         names = {item_id: item.name for item_id, item in dialogue.items.items()}
-        return UserKnowledge(summarise(facts, names), str(self.wanted(dialogue, facts["liked_genres"])))
+        return UserKnowledge(summarise(self.facts(dialogue), names), str(self.wanted(dialogue)))
 
     def facts(self, dialogue: Dialogue) -> dict[str, Any]:
         """The columns `liked_genres` … `disliked_items` of table `profiles`, from labels of non-target items.
@@ -69,9 +71,8 @@ class Seekers:
             "disliked_genres": [genre for genre in _frequent(disliked_genres, 2) if genre not in genres][:1],
         }
 
-    def wanted(self, dialogue: Dialogue, liked_genres: Sequence[str]) -> Target:
-        """What the seeker asks for before the recommender names an item: genres, a decade, an actor, a director; or
-        else the first two of `liked_genres`."""
+    def wanted(self, dialogue: Dialogue) -> Target:
+        """What the seeker asks for before the recommender names an item: genres, a decade, an actor, a director."""
         genres: dict[str, bool] = {}
         decades: list[int] = []
         persons: dict[str, str] = {}
@@ -81,13 +82,12 @@ class Seekers:
                 if sign > 0:
                     decades += lexicon.decades(" ".join(words))
                     persons.update(self._named(words))
-        asked = Target(
+        return Target(
             tuple(genre for genre, wanted in genres.items() if wanted and genre in self._rarity)[:N_TARGET_GENRES],
             next(iter(decades), None),
             persons.get("actor"),
             persons.get("director"),
         )
-        return asked if asked != Target() else Target(tuple(liked_genres[:N_TARGET_GENRES]))
 
     def _traits(self, item_ids: Sequence[str], column: str) -> Counter[str]:
         return Counter(trait for item in item_ids for trait in self._facts.get(item, {}).get(column, ()))
@@ -95,6 +95,46 @@ class Seekers:
     def _named(self, words: Sequence[str]) -> dict[str, str]:
         grams = (" ".join(words[start : start + n]) for n in (2, 3) for start in range(len(words) - n + 1))
         return {kind: name for gram in grams if gram in self._persons for kind, name in (self._persons[gram],)}
+
+
+class Writers:
+    """How the persons of a corpus write."""
+
+    def __init__(self, dialogues: Sequence[Dialogue]) -> None:
+        self._texts: defaultdict[tuple[str, str], dict[str, list[str]]] = defaultdict(dict)
+        for dialogue in dialogues:
+            for role in (USER, RECOMMENDER):
+                texts = [turn.text for turn in dialogue.turns if turn.role == role]
+                self._texts[_person(dialogue, role), role][dialogue.dialogue_id] = texts
+
+    def style(self, dialogue: Dialogue, role: str) -> Style | None:
+        """The style of the party `role` in the person's other dialogues in that role; None where these say too little.
+
+        Nothing of `dialogue` itself is used, so the style says nothing of its words.
+        """
+        texts = self._texts[_person(dialogue, role), role]
+        return Style.of([text for other, own in texts.items() if other != dialogue.dialogue_id for text in own])
+
+
+def _person(dialogue: Dialogue, role: str) -> str:
+    return dialogue.user if role == USER else dialogue.recommender
+
+
+def styles_of(dialogues: Sequence[Dialogue]) -> pl.DataFrame:
+    """Table `styles`: of both parties of every dialogue, where the person's other dialogues say enough."""
+    writers = Writers(dialogues)
+    pairs = [(role, writers.style(dialogue, role)) for dialogue in dialogues for role in (USER, RECOMMENDER)]
+    return styles.count([(role, style) for role, style in pairs if style is not None])
+
+
+class Knowledge:
+    """All that the views of a corpus's dialogues hold besides the utterances and the seekers' answers."""
+
+    def __init__(self, items: pl.DataFrame, dialogues: Sequence[Dialogue]) -> None:
+        """`items`: table `items` of the corpus. `dialogues`: those from which it is known how a person writes, best all
+        of the corpus."""
+        self.seekers, self.writers = Seekers(items), Writers(dialogues)
+        self.lookup = lookup(items)
 
 
 def _others(dialogue: Dialogue) -> dict[str, Any]:

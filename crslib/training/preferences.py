@@ -27,7 +27,7 @@ from crslib.identity import derive_seed, digest
 from crslib.judging.llm import Judge
 from crslib.store import Journal, Progress, no_progress
 from crslib.training import examples, rewards
-from crslib.training.knowledge import Seekers
+from crslib.training.knowledge import Knowledge
 
 MARGIN = 1.0  # least difference between the totals of a pair; the unit is that of `rewards.WEIGHTS`
 JUDGE_WEIGHT = 1.0  # cost of a judge's score of 0, in the same unit
@@ -91,16 +91,16 @@ class Context:
 def human_contexts(dialogues: Sequence[Dialogue], role: str, catalog: Catalog) -> list[Context]:
     """One context per turn of `role` (user or recommender) in human dialogues; the seeker's own answers are the notes.
 
-    `catalog`: of the corpus's items, for the seekers' knowledge and for links.
+    `catalog`: of the corpus's items, for what the parties know and for links.
     """
-    seekers = Seekers(catalog.items)
+    known = Knowledge(catalog.items, dialogues)
     contexts: list[Context] = []
     for dialogue in dialogues:
-        messages = examples.view(dialogue, role, seekers).messages
+        messages = examples.view(dialogue, role, known).messages
         rows = examples.turn_rows(dialogue)
         for row in rows:
             row["notes"] = [note | {"item_id": catalog.find(note["title"])} for note in row["notes"]]
-        profile = seekers.facts(dialogue) if role == USER else {}
+        profile = known.seekers.facts(dialogue) if role == USER else {}
         contexts += _contexts(dialogue.dialogue_id, role, messages, rows, profile, catalog)
     return contexts
 

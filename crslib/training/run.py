@@ -29,6 +29,7 @@ from crslib.judging.llm import LocalJudge
 from crslib.store import Progress, Run, no_progress, write_parquet, writing
 from crslib.training import adapter, cards, examples, losses, preferences
 from crslib.training.base import Base
+from crslib.training.knowledge import Knowledge
 
 if TYPE_CHECKING:
     import torch
@@ -69,10 +70,10 @@ def train(parameters: TrainingParameters, progress: Progress = no_progress) -> d
             parameters.role,
             tokenizer,
             ChatTemplate(*tokenizer.chat_template),
-            redial.items(),
+            Knowledge(redial.items(), redial.read(resolve(parameters.redial), "train")),
+            without=[parameters.without] if parameters.without else (),
             negative_weight=parameters.negative_weight,
             max_tokens=_MAX_TOKENS,
-            **examples.WITHOUT[parameters.without],
         )
     training, held_out = examples.split(rows, parameters.validation, settings.seed)
     init = resolve(parameters.init) if parameters.init else None

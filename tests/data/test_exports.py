@@ -17,6 +17,7 @@ from crslib.dialogue import utterances, views
 from crslib.store import Run
 from tests.conftest import make_profiles
 
+STYLE = "short turns, lower case, no full stops, no exclamation marks"
 HEAT, UP, NOPE = "Heat (1995)", "Up (2009)", "Nope (1901)"
 
 
@@ -51,7 +52,7 @@ def run(tmp_path: Path) -> Run:
     run.write(
         "dialogues",
         pl.DataFrame(
-            [(d, "abc", p, "interplay", o, 0, stop, n) for d, p, o, stop, n in heads],
+            [(d, "abc", p, "interplay", o, 0, stop, n, STYLE, None) for d, p, o, stop, n in heads],
             schema=dict(schemas.TABLES["dialogues"]), orient="row",
         ),
     )  # fmt: skip

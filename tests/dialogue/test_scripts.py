@@ -12,23 +12,23 @@ KNOWN = ("You enjoy crime movies.", "crime movie")
 
 
 def test_the_target_users_view_has_one_line_more() -> None:
-    view = TargetUserView(TargetKnowledge(*KNOWN, ("Heat (1995)", "Up (2009)")))
+    view = TargetUserView(TargetKnowledge(*KNOWN, titles=("Heat (1995)", "Up (2009)")))
     plain = UserView(UserKnowledge(*KNOWN))
     assert view.messages[0].text == plain.messages[0].text + "\nYou hope to hear of: Heat (1995); Up (2009)"
     for user_view in (view, plain):
         user_view.say("Hi")
         user_view.hear("[[Heat (1995)]]?", [Note("Heat (1995)", False, True)])
     assert view.messages[1:] == plain.messages[1:]
-    assert TargetKnowledge(*KNOWN, ()).system() == UserKnowledge(*KNOWN).system()
+    assert TargetKnowledge(*KNOWN).system() == UserKnowledge(*KNOWN).system()
 
 
 def test_the_script_view_has_all_knowledge_and_a_line_per_turn() -> None:
-    view = script_view(TargetKnowledge(*KNOWN, ("Heat (1995)",)))
+    view = script_view(TargetKnowledge(*KNOWN, titles=("Heat (1995)",)))
     assert [message.text for message in view.messages] == [
         "Write a dialogue between a user and a movie recommender.\nAbout the user: You enjoy crime movies.\n"
         "Looking for: crime movie\nThe recommender suggests: Heat (1995)"
     ]
-    assert script_view(TargetKnowledge("", "", ())).messages[0].text.count("\n") == 0
+    assert script_view(TargetKnowledge("", "")).messages[0].text.count("\n") == 0
     text = script([(RECOMMENDER, "Seen [[Heat (1995)]]?"), (USER, "Yes:\nbye")])
     assert text == "Recommender: Seen [[Heat (1995)]]?\nUser: Yes: bye"
 

@@ -3,8 +3,9 @@
 import pytest
 
 from crslib.dialogue import views
+from crslib.dialogue.styles import Style
 from crslib.dialogue.templates import ChatTemplate
-from crslib.dialogue.views import Note, RecommenderView, UserKnowledge, UserView
+from crslib.dialogue.views import ItemFacts, Note, RecommenderView, UserKnowledge, UserView
 from crslib.engines.scripted import ScriptedEngine
 
 ENGINE = ScriptedEngine(lambda prompt, seed: "")
@@ -38,15 +39,23 @@ def test_the_recommender_view_is_the_dialogue_alone() -> None:
 
 
 TURNS = [
-    {"role": "user", "text": "Hi", "notes": []},
-    {"role": "recommender", "text": "[[Heat (1995)]]?", "notes": []},
+    {"role": "user", "text": "Hi", "items": [], "notes": []},
+    {"role": "recommender", "text": "[[Heat (1995)]]?", "items": [{"item_id": "1"}], "notes": []},
     {
         "role": "user",
         "text": "No.",
+        "items": [],
         "notes": [{"item_id": "1", "title": "Heat (1995)", "seen": False, "liked": True}],
     },
-    {"role": "recommender", "text": "[[Up (2009)]]?", "notes": []},
+    {"role": "recommender", "text": "[[Up (2009)]]?", "items": [{"item_id": "6"}], "notes": []},
+    {"role": "user", "text": "[[Heat (1995)]] again", "items": [{"item_id": "1"}], "notes": []},
 ]
+LOOKUP = {
+    "1": ItemFacts("Heat (1995)", ("action", "crime"), ("Michael Mann",), ("Al Pacino", "Robert De Niro")),
+    "6": ItemFacts("Up (2009)", ("animation",), (), ()),
+    "9": ItemFacts("Her (2013)", ("drama",), (), ()),
+}
+STYLE = Style("short turns", "lower case", "no full stops", "few exclamation marks")
 KNOWN = UserKnowledge("You enjoy drama movies.", "drama movie")
 
 
@@ -56,19 +65,41 @@ def test_the_users_view_of_a_recorded_dialogue_is_the_original_one() -> None:
     view.hear("[[Heat (1995)]]?", [Note("Heat (1995)", False, True)])
     view.say("No.")
     view.hear("[[Up (2009)]]?")
+    view.say("[[Heat (1995)]] again")
     assert UserView.of(TURNS, KNOWN).messages == view.messages
 
 
 def test_the_recommenders_view_of_a_recorded_dialogue_has_roles_and_texts_alone() -> None:
-    view = RecommenderView.of({"role": turn["role"], "text": turn["text"]} for turn in TURNS)
+    view = RecommenderView.of([{"role": turn["role"], "text": turn["text"]} for turn in TURNS])
     assert RecommenderView.of(TURNS).messages == view.messages
     assert [message.text for message in view.messages[1:]] == [turn["text"] for turn in TURNS]
-    assert [message.role for message in view.messages[1:]] == ["user", "assistant", "user", "assistant"]
+    assert [message.role for message in view.messages[1:]] == ["user", "assistant", "user", "assistant", "user"]
+
+
+def test_the_recommender_looks_up_each_item_once_when_the_user_has_answered() -> None:
+    view = RecommenderView.of(TURNS, LOOKUP, STYLE)
+    assert view.messages[0].text == (
+        "You are a movie recommender.\nHow you write: short turns, lower case, no full stops, few exclamation marks"
+    )
+    assert [message.text for message in view.messages[1:]] == [
+        "Hi",
+        "[[Heat (1995)]]?",
+        "No.\n(Heat (1995): action/crime, by Michael Mann, with Al Pacino, Robert De Niro)",
+        "[[Up (2009)]]?",
+        "[[Heat (1995)]] again\n(Up (2009): animation)",
+    ]
+    *_, last = views.replay(TURNS, UserView(KNOWN), LOOKUP, STYLE)
+    assert isinstance(last, UserView)
+
+
+def test_an_item_without_facts_has_no_line() -> None:
+    assert views.facts_line([ItemFacts("Up (2009)", (), (), ())]) == ""
+    assert views.facts_line([ItemFacts("Up\n(2009)", ("a\nb",), (), ())]) == "(Up (2009): a b)"
 
 
 def test_replay_gives_the_speakers_view_before_each_turn() -> None:
     speakers_views = [(len(view.messages), type(view)) for view in views.replay(TURNS, UserView(KNOWN))]
-    assert speakers_views == [(1, UserView), (2, RecommenderView), (3, UserView), (4, RecommenderView)]
+    assert speakers_views == [(1, UserView), (2, RecommenderView), (3, UserView), (4, RecommenderView), (5, UserView)]
 
 
 def test_kinds_of_notes_have_the_same_words_as_views() -> None:
@@ -83,6 +114,9 @@ def test_kinds_of_notes_have_the_same_words_as_views() -> None:
 def test_lines_without_content_are_left_out() -> None:
     assert UserKnowledge("", "").system() == "You are chatting with a movie recommender."
     assert UserKnowledge("", "drama movie").system().endswith("recommender.\nLooking for: drama movie")
+    assert (
+        UserKnowledge("", "drama movie", STYLE).system().endswith(f"Looking for: drama movie\nHow you write: {STYLE}")
+    )
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,42 @@ def test_notes_reach_the_user_only_and_memory_off_leaves_them_out(tmp_path: Path
     assert turns["notes"].list.len().sum() == 0
 
 
+def test_the_recommender_looks_up_what_was_mentioned_by_anyone(tmp_path: Path, items: pl.DataFrame) -> None:
+    def reply(prompt: str, seed: int) -> str:
+        said = prompt.count("assistant") > 1
+        return (
+            ""
+            if prompt.count("assistant") > 3
+            else "[[Up (2009)]] again"
+            if said
+            else "See [[Heat (1995)]] [[Nope (1901)]]"
+        )
+
+    heat = "(Heat (1995): action/crime, by Michael Mann, with Al Pacino, Robert De Niro)"
+    _, user, recommender, _ = run(tmp_path / "a", items, make_profiles(["u1"]), reply=reply, opener="user")
+    prompts = [prompt for _, prompt in recommender.prompts]
+    assert f"[[Nope (1901)]]\n{heat}" in prompts[0]  # what the user named; a title without an item has no facts
+    assert prompts[-1].count("Al Pacino") == 1
+    assert prompts[-1].count("\n(Up (2009): ") == 1  # what the recommender named, with the answer to it
+    assert not [prompt for _, prompt in user.prompts if "Al Pacino" in prompt]
+    _, _, recommender, _ = run(tmp_path / "b", items, make_profiles(["u1"]), reply=reply, facts=False)
+    assert not [prompt for _, prompt in recommender.prompts if "Al Pacino" in prompt]
+
+
+def test_a_profile_writes_in_one_style_and_its_recommenders_in_their_own(tmp_path: Path, items: pl.DataFrame) -> None:
+    (dialogues, *_), user, recommender, _ = run(tmp_path / "a", items, make_profiles(ids(20)), dialogues_per_profile=2)
+    assert dialogues.group_by("profile_id").agg(pl.col("user_style").n_unique())["user_style"].to_list() == [1] * 20
+    assert dialogues["user_style"].n_unique() > 5
+    assert dialogues.filter(pl.col("dialogue_id").str.ends_with(".1"))["recommender_style"].n_unique() > 5
+    for engine, role in ((user, "user"), (recommender, "recommender")):
+        style = dict(dialogues.select("dialogue_id", f"{role}_style").iter_rows())
+        for key, prompt in engine.prompts:
+            assert prompt.split("How you write: ")[1].startswith(style[key])
+    (dialogues, *_), user, _, _ = run(tmp_path / "b", items, make_profiles(ids(3)), styles="")
+    assert dialogues["user_style"].to_list() == [None] * 3
+    assert not [prompt for _, prompt in user.prompts if "How you write" in prompt]
+
+
 def test_prompts_record_exactly_what_was_fed(tmp_path: Path, items: pl.DataFrame) -> None:
     """Own utterances aside (they were made, not fed), the recorded pieces add up to the last whole prompt."""
     (_, turns, prompts), user, recommender, _ = run(tmp_path, items, make_profiles(ids(5)))

@@ -11,6 +11,7 @@ import pytest
 
 from crslib import schemas
 from crslib.config import SimulationParameters
+from crslib.data.catalog import Catalog
 from crslib.dialogue.scripts import SCRIPTED
 from crslib.engines.llama import log_softmax
 from crslib.engines.scripted import CONTROL, ScriptedEngine
@@ -67,7 +68,7 @@ def make_run(folder: Path, items: pl.DataFrame, *texts: str) -> Run:
         else ("u00.0", n, "recommender", text, linked, [], 1, 0.0, "end")
         for n, text in enumerate(texts)
     ]
-    dialogue = ("u00.0", "r", "u00", "interplay", "recommender", 0, "user_left", len(texts))
+    dialogue = ("u00.0", "r", "u00", "interplay", "recommender", 0, "user_left", len(texts), None, None)
     for name, rows in (("dialogues", [dialogue]), ("turns", turns)):
         run.write(name, pl.DataFrame(rows, schema=dict(schemas.TABLES[name]), orient="row"))
     run.write("profiles", make_profiles(["u00"]))
@@ -79,7 +80,7 @@ def make_run(folder: Path, items: pl.DataFrame, *texts: str) -> Run:
 def read(run: Run, items: pl.DataFrame, temperature: float, *, grounded: bool = True) -> replay.Replay:
     reader = Reader()
     grounding = Grounding(items, reader, None) if grounded else None
-    return replay.read(run, ["u00.0"], Population.read(run), Reader(), reader, grounding, temperature)
+    return replay.read(run, ["u00.0"], Population.read(run), Reader(), reader, grounding, temperature, {})
 
 
 def test_each_token_has_the_models_own_log_probability(tmp_path: Path, items: pl.DataFrame) -> None:
@@ -135,10 +136,11 @@ def test_views_are_built_again_as_the_simulation_had_them(tmp_path: Path, items:
     run = Run(tmp_path)
     for name, table in (("dialogues", dialogues), ("turns", turns), ("profiles", people), ("items", items)):
         run.write(name, table)
+    lookup = Catalog(items).lookup
     asked = 0
     for dialogue in dialogues["dialogue_id"]:
         readers = Reader(), Reader()
-        replay.read(run, [dialogue], Population(people, items, test_loop.NO_RATINGS), *readers, None, 0.7)
+        replay.read(run, [dialogue], Population(people, items, test_loop.NO_RATINGS), *readers, None, 0.7, lookup)
         for reader, engine in zip(readers, (user, recommender), strict=True):
             held = [prompt for key, prompt in engine.prompts if key == dialogue]
             assert reader.prompts == held[: len(reader.prompts)]

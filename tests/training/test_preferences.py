@@ -75,9 +75,10 @@ def test_contexts_of_human_dialogues(catalog: Catalog) -> None:
 def test_a_recommenders_context_holds_nothing_private(catalog: Catalog) -> None:
     contexts = human_contexts([talk()], RECOMMENDER, catalog)
     assert [one.context_id for one in contexts] == ["7:01", "7:03"]
-    assert [message.text for message in contexts[1].messages] == [
-        views.RECOMMENDER_SYSTEM, f"I like {mention(HEAT)}", f"Seen {mention(MATRIX)}?", "No, I will watch it"
-    ]  # fmt: skip
+    system, liked, own, seen = (message.text for message in contexts[1].messages)
+    assert (system, own) == (views.RECOMMENDER_SYSTEM, f"Seen {mention(MATRIX)}?")
+    assert liked == f"I like {mention(HEAT)}\n({HEAT}: {catalog.lookup['1'].words})"
+    assert seen.startswith("No, I will watch it\n")
     assert all(one.profile == {} and one.notes == () and one.kind == "" for one in contexts)
 
 

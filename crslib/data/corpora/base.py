@@ -105,6 +105,8 @@ def frames(dialogues: Sequence[Dialogue]) -> tuple[pl.DataFrame, pl.DataFrame]:
                 "seed": 0,
                 "stop_reason": "user_left",
                 "n_turns": len(dialogue.turns),
+                "user_style": None,
+                "recommender_style": None,
             }
         )
         before: tuple[Mention, ...] = ()

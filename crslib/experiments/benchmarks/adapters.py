@@ -6,7 +6,7 @@ trained.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from crslib.store import Progress, no_progress
 from crslib.training import adapter, examples, losses
 from crslib.training import run as training
 from crslib.training.base import Base, transformers_model
+from crslib.training.knowledge import Knowledge
 
 BASE = "base"
 TORCH, TRANSFORMERS = "torch", "transformers"
@@ -46,6 +47,8 @@ SCHEMA = {
 }
 N_FORESIGHT = 50  # human dialogues that `foresight` reads with each model: a minute on two cores
 _MAX_TOKENS = 1024
+_Job = tuple[str, str, Path | None, tuple[str, ...], str]
+"""Role, adapter's name, its file, parts removed from the view, and the runtime (empty: torch, all dialogues)."""
 _BATCH = 2048
 
 
@@ -55,25 +58,26 @@ def measure(
     n: int,
     n_runtimes: int,
     model: str = llama.BUILT_IN,
-    without: str = "",
+    without: Collection[str] = (),
     progress: Progress = no_progress,
 ) -> pl.DataFrame:
     """The columns of `SCHEMA`: nats per own token with 95 % intervals over dialogues, for all tokens and per kind.
 
     `path`: ReDial; `n` dialogues of its test part are drawn (0: all). `adapters`: (role of `examples.ROLES`, name,
-    GGUF). For each role the rows are: the base; its adapters; a user's last adapter with parts of the view removed; the
+    GGUF). For each role the rows are: the base; its adapters; the last adapter with each part of its view removed; the
     last adapter on the first `n_runtimes` dialogues in torch, in `transformers` where that is installed, and in
     llama.cpp with the adapter unmerged and merged. With `without` (of `examples.WITHOUT`), for adapters trained so, the
-    rows are the adapters alone, with that part of the view removed. `progress` counts dialogues over all rows. Raises
+    rows are the adapters alone, with these parts of the view removed. `progress` counts dialogues over all rows. Raises
     `CrsError` for files that cannot be read, and where the extra `train` is not installed.
     """
     training.need_extra()
     for *_, adapter_file in adapters:
         llama.adapter_path(str(adapter_file))  # fails now rather than in an hour
-    dialogues = drawn(redial.read(path, "test"), n)
-    jobs: list[tuple[str, str, Path | None, str, str]]
+    test = redial.read(path, "test")
+    dialogues, known = drawn(test, n), Knowledge(redial.items(), test)
+    jobs: list[_Job]
     if without:
-        jobs = [(role, name, file, without, "") for role, name, file in adapters]
+        jobs = [(role, name, file, tuple(without), "") for role, name, file in adapters]
     else:
         jobs = [job for role in dict.fromkeys(role for role, _, _ in adapters) for job in _jobs(role, adapters)]
     total = sum(n_runtimes if runtime else len(dialogues) for *_, runtime in jobs)
@@ -84,16 +88,14 @@ def measure(
         template = ChatTemplate(*base.chat_template)
         for role, name, file, lacking, runtime in jobs:
             subset = dialogues[:n_runtimes] if runtime else dialogues
-            rows = examples.examples(
-                subset, role, base, template, redial.items(), max_tokens=_MAX_TOKENS, **examples.WITHOUT[lacking]
-            )
+            rows = examples.examples(subset, role, base, template, known, without=lacking, max_tokens=_MAX_TOKENS)
 
             def count(some: int, _: int, before: int = done) -> None:
                 progress(before + some, total)
 
             sums = _losses(base, rows, file, runtime, load, count)
             done += len(subset)
-            about = {"role": role, "adapter": name, "without": lacking, "runtime": runtime or TORCH}
+            about = {"role": role, "adapter": name, "without": " and ".join(lacking), "runtime": runtime or TORCH}
             table = losses.table(sums, examples.KINDS)
             tables.append(table.select(*(pl.lit(value).alias(key) for key, value in about.items()), pl.all()))
     return pl.concat(tables).match_to_schema(SCHEMA)
@@ -110,6 +112,8 @@ def foresight(dialogues: Sequence[Dialogue], run: Mapping[str, Any], *, times: i
     if not run or run["baseline"] == SCRIPTED:
         return Results({}, missing="the run has no model of either role: it is scripted, or has no parameters")
     parameters = SimulationParameters(**{name: run[name] for name in SimulationParameters.model_fields})
+    present = {"notes": parameters.memory, "facts": parameters.facts, "style": bool(parameters.styles)}
+    lacking = [part for part, held in present.items() if not held]
     results = {}
     for role, view, model, file in (
         (USER, run["baseline"] or USER, parameters.user_model, parameters.user_adapter),
@@ -122,8 +126,8 @@ def foresight(dialogues: Sequence[Dialogue], run: Mapping[str, Any], *, times: i
                 view,
                 opened,
                 ChatTemplate(*opened.chat_template),
-                redial.items(),
-                notes=parameters.memory,
+                Knowledge(redial.items(), dialogues),
+                without=lacking,
                 max_tokens=_MAX_TOKENS,
             )
             sums = losses.by_engine(opened, unmerged, rows, threads=n_threads(parameters.threads))
@@ -156,16 +160,14 @@ def formatted(measured: pl.DataFrame) -> str:
     return text.markdown(columns, cells)
 
 
-def _jobs(role: str, adapters: Sequence[tuple[str, str, Path]]) -> Iterator[tuple[str, str, Path | None, str, str]]:
-    """Role, adapter's name, its file, the part removed from the view, and the runtime (empty: torch, all dialogues)."""
+def _jobs(role: str, adapters: Sequence[tuple[str, str, Path]]) -> Iterator[_Job]:
     own = [(name, file) for of, name, file in adapters if of == role]
     last, file = own[-1]
-    yield role, BASE, None, "", ""
-    yield from ((role, name, file, "", "") for name, file in own)
-    if role == USER:
-        yield from ((role, last, file, without, "") for without in examples.WITHOUT if without)
+    yield role, BASE, None, (), ""
+    yield from ((role, name, file, (), "") for name, file in own)
+    yield from ((role, last, file, (part,), "") for part in examples.WITHOUT[role])
     others = (TRANSFORMERS, UNMERGED, MERGED) if find_spec("transformers") else (UNMERGED, MERGED)
-    yield from ((role, last, file, "", runtime) for runtime in (TORCH, *others))
+    yield from ((role, last, file, (), runtime) for runtime in (TORCH, *others))
 
 
 def _losses(

@@ -137,7 +137,7 @@ class TitleModel:
         return self._reader.score(self._prompt(turns), self._heads) + self._tails
 
     def _prompt(self, turns: Sequence[Utterance]) -> list[int]:
-        view = RecommenderView.of(turn._asdict() for turn in turns)
+        view = RecommenderView.of([turn._asdict() for turn in turns])
         return [*self._template.encode(view.messages, self._reader), *self._opening]
 
 

@@ -36,6 +36,7 @@ from crslib.reporting import text
 from crslib.store import Progress, Run, no_progress
 from crslib.training import examples, losses, run
 from crslib.training.adapter import Adapter, write_gguf
+from crslib.training.knowledge import Knowledge
 
 HUMAN = "human"
 ALL, FILM = "nats per own token", "nats per film"
@@ -193,8 +194,8 @@ class _Bench:
 
     def encode(self, dialogues: Sequence[Dialogue]) -> pl.DataFrame:
         """The recommender's side of dialogues: the columns of `examples.SCHEMA`."""
-        no_items = pl.DataFrame(schema=dict(schemas.TABLES["items"]))  # a recommender's view has no items
-        return examples.examples(dialogues, RECOMMENDER, self._opened, self._template, no_items, max_tokens=_MAX_TOKENS)
+        nothing = Knowledge(pl.DataFrame(schema=dict(schemas.TABLES["items"])), ())  # a view of utterances alone
+        return examples.examples(dialogues, RECOMMENDER, self._opened, self._template, nothing, max_tokens=_MAX_TOKENS)
 
     def key(self, rows: pl.DataFrame) -> str:
         """A hash of all that decides a point's figures, except the number of threads, which changes last digits."""
