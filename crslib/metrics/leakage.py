@@ -38,7 +38,7 @@ METRICS = (
         resampling="none", claim="leaks less"),
     Metric("leaked_profiles", "leakage", "Recommender prompts with private text", "prompts", "lower",
         "Number of recommender prompts with a sentence of the summary, the attributes, their headings or a private "
-        "note that no utterance held before; every prompt is read.",
+        "note, or of a held-out item, that no utterance held before; every prompt is read.",
         resampling="none", claim="leaks less"),
     Metric("target_named_by_user", "leakage", "User names a target first", "share", "lower",
         "Share of dialogues in which the user names a held-out liked item before the recommender does: by a link, or "
@@ -61,6 +61,7 @@ KINDS: Mapping[str, str] = {
     "profile text": "recommender prompts: summary or attributes",
     "profile marker": "recommender prompts: heading of the private part",
     "private note": "recommender prompts: private note",
+    "hidden title looked up": "recommender prompts: a hidden item before anyone named it",
     "hidden item in profile": "profiles: a hidden item among the known ones",
 }
 _MARKERS = ("About you:", "Looking for:")
@@ -113,12 +114,17 @@ def audit(
     dialogues: pl.DataFrame,
     turns: pl.DataFrame,
 ) -> Audit:
-    """Reads every prompt (table `prompts`) for hidden items and for private text, and every profile for hidden items.
+    """Reads every prompt (table `prompts`) for hidden items, those of the recommender for private text too, and every
+    profile for hidden items.
 
     All held-out items count as hidden, liked or not. A recommender prompt may hold a private text as often as the
-    utterances before it do; once more is a leak.
+    utterances before it do; once more is a leak. Names of the makers and the cast of mentioned items are no titles.
     """
     titles = _Titles(items)
+    credits = {
+        item: [*makers, *cast] for item, makers, cast in items.select("item_id", "directors", "cast").iter_rows()
+    }
+    mentioned = _mentioned(turns)
     hidden = {key[0]: rows["item_id"].to_list() for key, rows in holdouts.sort("item_id").group_by("profile_id")}
     known = {row["profile_id"]: row for row in profiles.iter_rows(named=True)}
     owner = dict(dialogues.select("dialogue_id", "profile_id").iter_rows())
@@ -128,12 +134,15 @@ def audit(
         profile = known.get(owner.get(prompt["dialogue_id"], ""), {})
         history = [text for turn, text in utterances_of[prompt["dialogue_id"]] if turn < prompt["turn"]]
         text = _CONTROL.sub("\n", prompt["text"])
+        targets = hidden.get(owner.get(prompt["dialogue_id"], ""), [])
         if prompt["role"] == USER:
-            targets = hidden.get(owner.get(prompt["dialogue_id"], ""), [])
             unsaid = titles.unsaid(targets, text, history, _own_words(profile))
             leaks = [("hidden title", name) for name in unsaid]
         else:
+            named = (item for turn, item in mentioned[prompt["dialogue_id"]] if turn < prompt["turn"])
+            persons = [person for item in dict.fromkeys(named) for person in credits.get(item, ())]
             leaks = list(_private(profile, text, [RECOMMENDER_SYSTEM, *history]))
+            leaks += [("hidden title looked up", name) for name in titles.unsaid(targets, text, history, persons)]
         rows += [(prompt["dialogue_id"], prompt["turn"], prompt["role"], kind, evidence) for kind, evidence in leaks]
     for profile_id, profile in sorted(known.items()):
         own = {*(profile["loved_items"] or ()), *(profile["disliked_items"] or ())}
@@ -162,6 +171,16 @@ def _utterances(turns: pl.DataFrame) -> defaultdict[str, list[tuple[int, str]]]:
     for dialogue_id, turn, text in turns.sort("dialogue_id", "turn").select("dialogue_id", "turn", "text").iter_rows():
         texts[dialogue_id].append((turn, text))
     return texts
+
+
+def _mentioned(turns: pl.DataFrame) -> defaultdict[str, list[tuple[int, str]]]:
+    """Dialogue → (turn, item id) of its mentions, in order."""
+    items: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+    for dialogue_id, turn, mentions in (
+        turns.sort("dialogue_id", "turn").select("dialogue_id", "turn", "items").iter_rows()
+    ):
+        items[dialogue_id] += [(turn, mention["item_id"]) for mention in mentions]
+    return items
 
 
 def _own_words(profile: Mapping[str, Any]) -> list[str]:

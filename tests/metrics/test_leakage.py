@@ -76,10 +76,11 @@ def test_a_clean_run_has_no_finding(items: pl.DataFrame) -> None:
         "profile_text": 0,
         "profile_marker": 0,
         "private_note": 0,
+        "hidden_title_looked_up": 0,
         "hidden_item_in_profile": 0,
     }
-    assert audit.table()["findings"].to_list() == [0, 0, 0, 0, 0]
-    assert audit.table()["read"].to_list() == [2, 2, 2, 2, 1]
+    assert audit.table()["findings"].to_list() == [0, 0, 0, 0, 0, 0]
+    assert audit.table()["read"].to_list() == [2, 2, 2, 2, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -140,9 +141,25 @@ def test_a_title_that_was_named_before_is_no_leak_and_one_named_later_is(items: 
     ],
 )
 def test_private_text_in_a_recommender_prompt_is_detected(items: pl.DataFrame, words: str, kind: str) -> None:
-    audit = audited(items, hidden=["1"], prompts=planted(2, "A crime movie", f"{words}\nA crime movie"))
+    audit = audited(items, hidden=["4"], prompts=planted(2, "A crime movie", f"{words}\nA crime movie"))
     assert audit.findings.select("turn", "role", "kind").rows() == [(2, "recommender", kind)]
     assert audit.counts[kind.replace(" ", "_")] == 1
+
+
+def test_facts_of_a_hidden_item_that_nobody_named_are_a_leak(items: pl.DataFrame) -> None:
+    line = "A crime movie from the 1990s.\n({}: action)"
+    for hidden, looked_up, n in (("6", "Up (2009)", 1), ("6", "The Matrix (1999)", 0), ("1", "Heat (1995)", 1)):
+        prompts = planted(2, "A crime movie from the 1990s.", line.format(looked_up))
+        findings = audited(items, hidden=[hidden], prompts=prompts).findings
+        assert findings["kind"].to_list() == ["hidden title looked up"] * n
+    # Once somebody has named it, it may be looked up; who acts in it may have the name of a film.
+    named = ["Hi, what do you like?", "[[Up (2009)]]. A crime movie from the 1990s.", "Try [[The Matrix (1999)]]!"]
+    prompts = planted(2, "A crime movie from the 1990s.", line.format("Up (2009)"))
+    assert audited(items, hidden=["6"], prompts=prompts, dialogue=named).findings.is_empty()
+    starring = items.with_columns(pl.when(item_id="6").then(["Notting Hill"]).otherwise("cast").alias("cast"))
+    prompts = planted(2, "A crime movie from the 1990s.", "A crime movie\n(Up (2009): with Notting Hill)")
+    assert audited(starring, hidden=["3"], prompts=prompts, dialogue=named).findings.is_empty()
+    assert audited(items, hidden=["3"], prompts=prompts, dialogue=named).findings.height == 1
 
 
 def test_what_the_user_said_is_no_leak_but_a_repetition_is(items: pl.DataFrame) -> None:
