@@ -153,7 +153,7 @@ def test_facts_of_a_hidden_item_that_nobody_named_are_a_leak(items: pl.DataFrame
         findings = audited(items, hidden=[hidden], prompts=prompts).findings
         assert findings["kind"].to_list() == ["hidden title looked up"] * n
     # Once somebody has named it, it may be looked up; who acts in it may have the name of a film.
-    named = ["Hi, what do you like?", "[[Up (2009)]]. A crime movie from the 1990s.", "Try [[The Matrix (1999)]]!"]
+    named = ["R: Hi, what?", "U: [[Up (2009)]]. A crime movie from the 1990s.", "R: Try [[The Matrix (1999)]]!"]
     prompts = planted(2, "A crime movie from the 1990s.", line.format("Up (2009)"))
     assert audited(items, hidden=["6"], prompts=prompts, dialogue=named).findings.is_empty()
     starring = items.with_columns(pl.when(item_id="6").then(["Notting Hill"]).otherwise("cast").alias("cast"))

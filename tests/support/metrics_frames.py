@@ -44,6 +44,8 @@ def talk(
                 "seed": 0,
                 "stop_reason": "user_left",
                 "n_turns": len(utterances),
+                "user_style": None,
+                "recommender_style": None,
             }
         )
         for number, utterance in enumerate(utterances):
