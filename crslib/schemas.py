@@ -128,6 +128,9 @@ TABLES: Mapping[str, Schema] = {
         "direction": pl.String,
         "signature": pl.String,
     },
+    # One row per metric with a bootstrap interval: its value in each resample of the dialogues. Resample k of two runs
+    # with the same dialogues and seed is of the same dialogues, so that their differences are paired.
+    "resamples": {"metric": pl.String, "values": pl.List(pl.Float64)},
     # One row per answer of a rater, a model or a person, who saw two dialogues of one profile, `left` first. `pair_id`
     # does not depend on the sides. `choice`: left, right, tie, or null for no usable answer. `preference`: P(left) −
     # P(right) where the rater gives probabilities. `order`: number of earlier answers. `at`: UTC, ISO 8601.

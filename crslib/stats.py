@@ -7,24 +7,31 @@ resampled by halves drawn without replacement, whose spread is that of the whole
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
+from scipy.stats import t as student
 
 from crslib.identity import derive_seed
 
 LEVEL = 0.95
+_SIGNS = 10_000  # rows of signs at once
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its 95 % interval (None: there is none) and the number of dialogues it is estimated from."""
+    """A value, its 95 % interval (None: there is none) and the number of dialogues it is estimated from.
+
+    `replicates`: the values of the resamples behind the interval. The resamples depend on the number of dialogues and
+    the seed only, so replicates of two sets of the same dialogues are paired.
+    """
 
     value: float
     low: float | None
     high: float | None
     n: int
+    replicates: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 def resamples(n: int, times: int, seed: int) -> np.ndarray:
@@ -79,7 +86,7 @@ def share(part: np.ndarray, whole: np.ndarray, replicates: np.ndarray) -> Estima
         high = bound
     elif n > 1 and np.array_equal(part, whole):
         low = 1 - bound
-    return Estimate(value, low, high, n)
+    return Estimate(value, low, high, n, replicates)
 
 
 def mean(values: np.ndarray, *, times: int, seed: int) -> Estimate | None:
@@ -120,7 +127,8 @@ def bootstrap(statistic: Callable[[np.ndarray], np.ndarray], n: int, *, times: i
     value = float(statistic(np.ones((1, n), dtype=np.int64))[0])
     if n < 2 or not np.isfinite(value):
         return Estimate(value, None, None, n)
-    return Estimate(value, *interval(statistic(resamples(n, times, seed)), value), n)
+    replicates = statistic(resamples(n, times, seed))
+    return Estimate(value, *interval(replicates, value), n, replicates)
 
 
 def subsample(statistic: Callable[[np.ndarray], np.ndarray], n: int, *, times: int, seed: int) -> Estimate:
@@ -131,7 +139,8 @@ def subsample(statistic: Callable[[np.ndarray], np.ndarray], n: int, *, times: i
     value = float(statistic(np.ones((1, n), dtype=np.int64))[0])
     if n < 4 or not np.isfinite(value):
         return Estimate(value, None, None, n)
-    return Estimate(value, *interval(statistic(halves(n, times, seed)), value), n)
+    replicates = statistic(halves(n, times, seed))
+    return Estimate(value, *interval(replicates, value), n, replicates)
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray, *, times: int, seed: int) -> Estimate | None:
@@ -147,16 +156,35 @@ def paired_difference(a: np.ndarray, b: np.ndarray, *, times: int, seed: int) ->
     return Estimate(float(difference.mean()), low, high, n)
 
 
-def sign_flips(differences: np.ndarray, *, times: int, seed: int) -> float:
-    """Two-sided p-value of the hypothesis that paired differences are as likely either way (Fisher's randomisation).
+def sign_flips(differences: np.ndarray, *, times: int, seed: int) -> np.ndarray:
+    """Two-sided p-values of the hypotheses that paired differences are as likely either way (Fisher's randomisation).
 
-    Signs are drawn `times` times; p is the share of draws with a mean at least as far from 0, the observed one included
-    (Phipson and Smyth, Permutation P-values Should Never Be Zero, 2010).
+    `differences`: (n,) or (n, tests), 0 where a pair is undefined. Signs are drawn `times` times; p is the share of
+    draws with a sum at least as far from 0, the observed one included (Phipson and Smyth, Permutation P-values Should
+    Never Be Zero, 2010).
     """
     generator = np.random.default_rng(derive_seed(seed, "signs", len(differences)))
-    signs = generator.integers(0, 2, size=(times, len(differences)), dtype=np.int8) * 2.0 - 1.0
-    reached = np.abs(signs @ differences) >= np.abs(differences.sum()) - 1e-12
-    return float((1 + reached.sum()) / (times + 1))
+    least = np.abs(differences.sum(axis=0)) - 1e-12
+    reached = np.zeros(np.shape(least))
+    for start in range(0, times, _SIGNS):
+        size = (min(_SIGNS, times - start), len(differences))
+        signs = generator.integers(0, 2, size=size, dtype=np.int8) * 2.0 - 1.0
+        reached += (np.abs(signs @ differences) >= least).sum(axis=0)
+    return (1 + reached) / (times + 1)
+
+
+def shift(difference: float, replicates: np.ndarray) -> float | None:
+    """Two-sided p-value of the hypothesis that a difference of two statistics of paired dialogues is 0.
+
+    Student's t of the difference divided by its bootstrap standard error, the standard deviation of `replicates` (Efron
+    and Tibshirani, An Introduction to the Bootstrap, 1993, sections 6 and 12). Unlike the share of replicates beyond 0
+    it is not limited by their number, which a correction for many tests needs. None where it cannot be estimated.
+    """
+    defined = replicates[np.isfinite(replicates)]
+    error = defined.std(ddof=1) if len(defined) > 1 else 0.0
+    if not error > 0:
+        return None
+    return float(2 * student.sf(abs(difference) / error, len(defined) - 1))
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -36,6 +36,7 @@ ROLES = ("user", "recommender")
 NEEDS = {
     "two_sample": "--redial",
     "two_sample_length": "--redial",
+    "two_sample_form": "--redial",
     "cross_entropy": "--redial",
     "frechet": "--models",
     "vendi": "--models",
@@ -101,6 +102,16 @@ def queries() -> dict[str, str]:
             SELECT avg((turn > first)::INT)
             FROM (SELECT turn, min(turn) OVER (PARTITION BY dialogue_id, item) AS first FROM mentions
                   WHERE role = 'recommender')""",
+        "unrelated_favourites": """
+            SELECT avg((NOT coalesce(len(list_intersect(genres, target_genres)) > 0, FALSE)
+                        AND coalesce(year - year % 10 <> target_decade, TRUE)
+                        AND NOT coalesce(list_contains("cast", target_actor), FALSE)
+                        AND NOT coalesce(list_contains(directors, target_director), FALSE))::INT)
+            FROM (SELECT *, row_number() OVER (PARTITION BY dialogue_id, item ORDER BY turn, place) AS n FROM mentions)
+            JOIN wishes USING (dialogue_id) JOIN items ON item = item_id
+            WHERE n = 1 AND role = 'user' AND list_contains(loved_items, item) AND len(genres) > 0
+              AND (len(target_genres) > 0
+                   OR coalesce(target_decade::VARCHAR, target_actor, target_director) IS NOT NULL)""",
         "coverage": """
             SELECT count(DISTINCT item) / (SELECT count(*) FROM items) FROM recommended WHERE known
             HAVING count(*) > 0""",
@@ -241,7 +252,7 @@ def drawn(values: list[float], how: str) -> Figure:
     """The mean of `values`; the stored value is the mean of `DRAWS` other draws. The tolerance is the difference that
     chance exceeds once in 10,000 times (Student's t)."""
     error = np.std(values, ddof=1) * np.sqrt(1 / len(values) + 1 / DRAWS)
-    return float(np.mean(values)), f"{how}: {len(values)}", float(stats.t.ppf(1 - 5e-5, len(values) - 1) * error)
+    return float(np.mean(values)), f"{how}: {len(values)}", max(EXACT, stats.t.ppf(1 - 5e-5, len(values) - 1) * error)
 
 
 def distinct(spoken: list[list[list[str]]], n: int, draw: np.random.Generator) -> float:
@@ -356,12 +367,14 @@ def from_readings(
 
     figures = exactly(readings.acts(con, human), "scipy jensenshannon, on the tagger's acts")
     figures |= exactly(readings.answers(con), "plain loops, over what the phrase patterns read")
+    figures |= exactly(readings.truth(con), "plain loops, over the statements and questions that the phrases read")
+    figures |= exactly(readings.repetition(con), "plain loops over sentences")
     figures |= exactly(readings.guesswork(con, first_named(con)), "plain loops, over the ranks of the item prior")
     info = json.loads(path.read_text(encoding="utf-8")) if (path := run / "run.json").exists() else {}
     given = info.get("parameters", {})
-    test, turns, train = readings.human_dialogues(redial) if redial else ((), pl.DataFrame(), pl.DataFrame())
+    test, train = readings.human_dialogues(redial) if redial else ((), pl.DataFrame())
     if redial:
-        figures |= exactly(readings.two_sample(con, turns, given.get("seed", 0)), "scikit-learn cross_val_predict")
+        figures |= exactly(readings.two_sample(con, test, given.get("seed", 0)), "scikit-learn cross_val_predict")
         figures |= exactly(readings.cross_entropy(con, train), "Kneser–Ney, another implementation")
     if models:
         exact, samples = readings.embeddings(con, human, 10 * draws)

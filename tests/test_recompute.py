@@ -10,6 +10,9 @@ import pytest
 
 from crslib.config import ROOT
 from crslib.data import catalog
+from crslib.data.corpora import Dialogue, Item, frames
+from crslib.data.corpora.base import merge_messages
+from crslib.dialogue.utterances import mentions
 from crslib.metrics import evaluate, ngram, reference, two_sample
 from tests import recompute
 from tests.support import readings
@@ -26,6 +29,13 @@ PHRASES = [
     "",
     "yes! heat",
     "ok",
+    "who is in it?",
+    "when was it made?",
+    "what is it about?",
+    "It stars Al Pacino and John Doe.",
+    "It came out in 1995.",
+    "Directed by Pete Docter!",
+    "you should see it. you should see it",
 ]
 
 
@@ -60,6 +70,7 @@ def run(items: pl.DataFrame, tmp_path: Path) -> Path:
             "target_decade": draw.choice([1990, None]),
             "target_actor": draw.choice(["Al Pacino", None]),
             "target_director": draw.choice(["Pete Docter", None]),
+            "loved_items": draw.sample("123456", k=3),
             "liked_genres": draw.sample(["action", "family", "romance", "western"], k=draw.randint(0, 3)),
             "k_anonymity": 0,
         }
@@ -91,7 +102,7 @@ def run(items: pl.DataFrame, tmp_path: Path) -> Path:
         "prompts": table("prompts", prompts),
     }
     human = reference.read(ROOT / "data" / "human")
-    tables["scores"], tables["metrics"] = evaluate("run", human=human, n_bootstrap=10, seed=0, **tables)
+    tables |= evaluate("run", human=human, n_bootstrap=10, seed=0, **tables)._asdict()
     for name, frame in tables.items():
         frame.write_parquet(tmp_path / f"{name}.parquet")
     return tmp_path
@@ -112,7 +123,8 @@ def test_no_metric_comes_from_the_library() -> None:
     assert imported(recompute) == set()
     readers = {"dialogue.acts", "engines.llama", "metrics.consistency.attributes_said", "dialogue.stances.statements"}
     readers |= {"dialogue.reactions.react", "recommender.prior.ItemPrior", "recommender.prior.Utterance"}
-    readers |= {"data.corpora.frames", "data.corpora.redial"}
+    readers |= {"data.corpora.frames", "data.corpora.redial", "dialogue.form", "dialogue.credits.Credits"}
+    readers |= {f"dialogue.claims.{name}" for name in ("answers", "claims", "questions")}
     same_draws_and_models = {"identity.derive_seed", "dialogue.templates.ChatTemplate", "config.SimulationParameters"}
     same_draws_and_models |= {"engines.loading.engine_files", "training.examples.examples"}
     assert imported(readings) == {f"crslib.{name}" for name in readers | same_draws_and_models}
@@ -138,13 +150,26 @@ def test_equal_metrics_pass_and_others_are_reported(run: Path, capsys: pytest.Ca
 
 def test_metrics_that_need_human_texts_are_equal(run: Path) -> None:
     draw = random.Random(2)
-    human = talk({f"h{n:02d}": [one for one in some_talk(draw) if len(one) > 3] for n in range(16)})[1]
+    texts = [[one for one in some_talk(draw) if len(one) > 3] for _ in range(90)]
+    human = [
+        Dialogue(f"h{n:02d}", f"u{n}", f"r{n % 20}", merge_messages(_messages(talk)), ITEMS)
+        for n, talk in enumerate(texts)
+    ]
+    train = frames(human)[1]
     with recompute.opened(run, ROOT / "data" / "human") as con:
         turns = con.sql("FROM turns").pl()
-        recomputed = readings.two_sample(con, human, 7) | readings.cross_entropy(con, human)
-    results = ngram.evaluate(turns, human, human, times=1, seed=7).by_metric
+        recomputed = readings.two_sample(con, human, 7) | readings.cross_entropy(con, train)
+    results = {
+        **ngram.evaluate(turns, train, train, times=1, seed=7).by_metric,
+        **two_sample.evaluate(turns, human, times=1, seed=7).by_metric,
+    }
+    assert {f"{role}_two_sample_form" for role in readings.ROLES} <= results.keys()
     values = {name: result.estimate.value for name, result in results.items()}
-    for role in readings.ROLES:
-        words, length = two_sample.two_sample(turns, human, role, times=1, seed=7)["accuracy"]
-        values |= {f"{role}_two_sample": words, f"{role}_two_sample_length": length}
     assert recomputed == pytest.approx(values, abs=1e-12)
+
+
+ITEMS = {name: Item(name, None, None, None, "") for name in TITLES}
+
+
+def _messages(talk: list[str]) -> list[tuple[str, str, list[str]]]:
+    return [({"U": "user", "R": "recommender"}[one[0]], one[3:], [n for n, *_ in mentions(one)]) for one in talk]

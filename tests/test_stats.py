@@ -148,6 +148,21 @@ def test_sign_flips_by_hand() -> None:
     assert stats.sign_flips(np.arange(-3.0, 9.0), times=20_000, seed=0) == pytest.approx(theirs, abs=0.01)
 
 
+def test_sign_flips_of_several_tests_are_those_of_each() -> None:
+    """A pair that is undefined in one test counts there as 0, which no sign changes."""
+    both = np.array([[1.0, 2.0], [1.0, -1.0], [1.0, 0.0], [1.0, 3.0]])
+    together = stats.sign_flips(both, times=20_000, seed=0)
+    assert together == pytest.approx([2 / 16, 0.5], abs=0.02)  # |2 − 1 + 3| = 4 or more: ±(2, ±1, 3): 4 of 8
+    assert together[0] == stats.sign_flips(both[:, 0], times=20_000, seed=0)
+
+
+def test_shift_by_hand() -> None:
+    replicates = np.array([1.0, 3.0] * 500)  # standard deviation 1
+    assert stats.shift(2.0, replicates) == pytest.approx(2 * scipy_stats.t.sf(2 / replicates.std(ddof=1), 999))
+    assert stats.shift(2.0, np.array([np.nan, *replicates])) == stats.shift(-2.0, replicates)
+    assert stats.shift(2.0, np.ones(9)) is None
+
+
 def test_holm_by_hand() -> None:
     assert stats.holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]

@@ -2,11 +2,15 @@
 
 Writing: `utterances` (mentions and plain text), `views` (what each party sees), `templates` (views as token ids),
 `scripts` (formats in which a model knows the targets), `stop_reasons` (why a dialogue ended). Reading: `acts` (what a
-turn does), `lexicon` (words on films), `reactions` (seen, liked), `stances` (for or against the profile), `words`.
+turn does), `claims` (what it states of an item; `credits`: what the catalogue says), `form` (how it is
+written), `lexicon` (words on films), `reactions` (seen, liked), `stances` (for or against the profile), `words`.
 """
 
 __all__ = [
     "acts",
+    "claims",
+    "credits",
+    "form",
     "lexicon",
     "reactions",
     "scripts",

@@ -80,7 +80,7 @@ _NO = re.compile(r"^\W*(no|nope|nah|not really|not a fan|i don't|i dont|i do not
 
 # Function words, and words that are frequent in talk about films. scikit-learn's list of stop words is not used: it has
 # "bill", "fire" and "twelve", which are words of titles, and takes 90 MiB to import.
-_FUNCTION_WORDS = _TOKEN.findall(
+FUNCTION_WORDS = _TOKEN.findall(
     "a an the this that these those some any each every either neither both all few many much more most less least"
     " other others another such same one two three first last own enough several none"
     " i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his himself she her hers"
@@ -100,7 +100,7 @@ _FREQUENT_WORDS = _TOKEN.findall(
     " think know want looking look thing things time don't i'm it's kind heard recommend recommendation suggestion"
     " thanks thank hello yes haven't new old man men day night life story big little girl boy years"
 )
-COMMON = frozenset(_FUNCTION_WORDS + _FREQUENT_WORDS)  # words by which no film can be recognised
+COMMON = frozenset(FUNCTION_WORDS + _FREQUENT_WORDS)  # words by which no film can be recognised
 
 
 # ── words ───────────────────────────────────────────────────────────────────────────────────────────────────────

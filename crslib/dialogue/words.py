@@ -7,6 +7,8 @@ import polars as pl
 from crslib.dialogue import utterances
 
 _WORD = r"\w+(?:'\w+)*"
+_END = re.compile(r"[.!?;\n]+")
+RUN = 4  # words in a row that an utterance has no reason to say twice
 _PIECE = re.compile(r"\w+|[.!?\n]")
 
 
@@ -22,6 +24,25 @@ def n_words(text: str = "text") -> pl.Expr:
     """How many `words` column `text` has."""
     shown = pl.col(text).str.replace_all(utterances.MENTION.pattern, "$1").str.to_lowercase()
     return shown.str.replace_all("’", "'").str.count_matches(_WORD).cast(pl.Int32)
+
+
+def sentences(text: str) -> list[list[str]]:
+    """The lower-case words of each sentence of an utterance; a mention is one word."""
+    parts = (part.lower().replace("’", "'") for part in _END.split(utterances.replace_mentions(text, _one_word)))
+    return [tokens for part in parts if (tokens := re.findall(rf"\ue000[^\ue001]*\ue001|{_WORD}", part))]
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether an utterance has a sentence of two words or more twice, or a run of `RUN` words, whatever is between."""
+    split = sentences(text)
+    long = [tuple(sentence) for sentence in split if len(sentence) > 1]
+    flat = [word for sentence in split for word in sentence]
+    runs = [tuple(flat[start : start + RUN]) for start in range(len(flat) - RUN + 1)]
+    return len(set(long)) < len(long) or len(set(runs)) < len(runs)
+
+
+def _one_word(name: str) -> str:
+    return f" \ue000{_END.sub(' ', name)}\ue001 "
 
 
 def spaced(text: str) -> str:

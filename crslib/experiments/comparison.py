@@ -1,12 +1,12 @@
 """The runs of a sweep side by side: which succeeded, their metrics as one frame and as charts, and what differs."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import altair as alt
+import numpy as np
 import polars as pl
 
 from crslib import stats
@@ -17,6 +17,12 @@ from crslib.reporting import charts, text
 from crslib.reporting.html import Dialogue, Figure
 from crslib.store import Run, newest_sweep, read_sweep, written
 
+# Fewer dialogues claim nothing. A sign-flip test of n pairs has a p of at least 2 / 2^n, which Holm's correction of 500
+# tests (100 metrics, five other conditions) raises above 0.05 up to n = 14; the error that a bootstrap estimates from a
+# few dialogues is too small (by (n − 1) / n in variance, and by skewness), with 30 by some 2 %.
+MIN_DIALOGUES = 30
+LEVEL = 0.05
+_DRAWS = 200  # draws of signs for each test: the least p after Holm's correction is then 1 / 200
 DIFFERENCES = {
     "condition": pl.String,
     "metric": pl.String,
@@ -33,13 +39,14 @@ DIFFERENCES = {
 @dataclass(frozen=True)
 class Sweep:
     """`conditions`: condition, one column per varied parameter, state, leaks, error, traceback (null without an error).
-    `metrics`, `scores`: condition and the columns of these tables, of the conditions that succeeded. `runs`: these
-    conditions' runs, by name."""
+    `metrics`, `scores`, `resamples`: condition and the columns of these tables, of the conditions that succeeded.
+    `runs`: these conditions' runs, by name."""
 
     path: Path
     conditions: pl.DataFrame
     metrics: pl.DataFrame
     scores: pl.DataFrame
+    resamples: pl.DataFrame
     runs: Mapping[str, Run] = field(default_factory=dict)
 
 
@@ -47,7 +54,8 @@ def read(sweep_dir: str) -> Sweep:
     """The sweep in folder `sweep_dir`, or the newest below `reports/sweeps`. Raises `CrsError` when there is none."""
     path = Path(sweep_dir) if sweep_dir else newest_sweep()
     content, named = read_sweep(path)
-    rows, frames, scores, runs = [], [], [], {}
+    rows, runs = [], {}
+    tables: dict[str, list[pl.DataFrame]] = {"metrics": [], "scores": [], "resamples": []}
     for condition, (label, run) in zip(content["conditions"], named, strict=True):
         info = run.info
         audit = info.get("audit")
@@ -63,12 +71,12 @@ def read(sweep_dir: str) -> Sweep:
         )
         if condition["state"] == "success":
             runs[label] = run
-            frames.append(run.read("metrics").select(pl.lit(label).alias("condition"), pl.all()))
-            scores.append(run.read("scores").select(pl.lit(label).alias("condition"), pl.all()))
+            for name, frames in tables.items():
+                frames.append(run.read(name).select(pl.lit(label).alias("condition"), pl.all()))
     texts = dict.fromkeys(("condition", *content["axes"], "state", "error", "traceback"), pl.String)
     conditions = pl.DataFrame(rows, schema_overrides={**texts, "leaks": pl.Int64})
-    metrics, values = (pl.concat(part) if part else pl.DataFrame() for part in (frames, scores))
-    return Sweep(path, conditions, metrics, values, runs)
+    joined = {name: pl.concat(frames) if frames else pl.DataFrame() for name, frames in tables.items()}
+    return Sweep(path, conditions, **joined, runs=runs)
 
 
 def human(sweep: Sweep, *, times: int = 1000, seed: int = 0) -> pl.DataFrame:
@@ -109,8 +117,8 @@ def figures(sweep: Sweep) -> list[Figure]:
 def table(sweep: Sweep, differences: pl.DataFrame) -> pl.DataFrame:
     """All metrics as text: family, metric (its title), better (its direction), a column per condition, and human.
 
-    A cell is the value with its 95 % interval; ▲: the first condition is significantly better than this one, ▼: worse
-    (see `differences`).
+    A cell is the value with its 95 % interval; ▲: the first condition is significantly better than this one (or closer
+    to human dialogues, where that is better), ▼: worse (see `differences`).
     """
     marks = {
         (row["condition"], row["metric"]): " ▲" if row["better"] else " ▼"
@@ -184,41 +192,67 @@ def differences(sweep: Sweep, *, times: int = 1000, seed: int = 0) -> pl.DataFra
     """The first condition that succeeded minus every other one, metric by metric: the columns of `DIFFERENCES`.
 
     Where a metric has a value per dialogue, dialogues of the same id (the same profile and copy) are paired: the mean
-    of their differences with a bootstrap interval, and `p` of a sign-flip test, corrected for all such tests of the
-    sweep (Holm). All dialogues have the same weight, so it need not be the difference of two pooled shares. Other
-    metrics are of a whole run; their intervals are added as if independent, and `p` is null. `n`: pairs, or 0.
-    `better`: by the metric's direction; null where it has none or the difference is not significant (p of 0.05 and
-    more; without p, 0 in the interval).
+    of their differences with a bootstrap interval. All dialogues have the same weight, so it need not be the difference
+    of two pooled shares. Other metrics are of a whole run: the difference of the two values, with an interval from
+    differences of the same resamples of dialogues. `n`: dialogues (pairs, or of the smaller run).
+
+    `p`: two-sided, corrected for all tests of the sweep (Holm), of metrics for which higher or lower is better: a
+    sign-flip test where dialogues are paired, else `stats.shift` of the resamples; of metrics that are better the
+    closer to human dialogues: `stats.shift` of the difference of the two distances to the human value. `p` is null
+    without a direction, a human value or resamples, and with fewer than `MIN_DIALOGUES` dialogues. `better`: whether
+    the first condition is the better one (or the closer one); null where p is null or `LEVEL` and more.
     """
     if sweep.metrics.is_empty():
         return pl.DataFrame(schema=DIFFERENCES)
     first, *others = sweep.metrics["condition"].unique(maintain_order=True)
     values = {(c, m): part for (c, m), part in sweep.scores.group_by("condition", "metric")}
     whole = {(row["condition"], row["metric"]): row for row in sweep.metrics.iter_rows(named=True)}
-    rows = []
+    drawn = {(c, m): np.array(v, dtype=float) for c, m, v in sweep.resamples.iter_rows()}
+    rows: list[tuple[Any, ...]] = []
+    p: list[float | None] = []
+    signed: dict[int, np.ndarray] = {}  # row → differences of pairs for a sign-flip test
     for other in others:
         for name, metric in METRICS.items():
-            a, b = values.get((first, name)), values.get((other, name))
-            if a is not None and b is not None:
-                difference = _paired(a, b, times, seed)
+            keys = (first, name), (other, name)
+            if any(key not in whole for key in keys):
+                continue
+            one, two = (whole[key] for key in keys)
+            replicates = [drawn[key] for key in keys if key in drawn]
+            if len(replicates) < 2 or len(replicates[0]) != len(replicates[1]):
+                replicates = []
+            pairs = _pairs(values[keys[0]], values[keys[1]]) if all(key in values for key in keys) else None
+            if pairs is None:
+                estimate = _whole(one, two, replicates)
+            elif (paired := stats.paired_difference(pairs, 0 * pairs, times=times, seed=seed)) and paired.n > 1:
+                estimate = paired
             else:
-                difference = _unpaired(whole.get((first, name)), whole.get((other, name)))
-            if difference is not None:
-                rows.append((other, name, metric.family, *difference, None))
-    frame = pl.DataFrame(rows, schema=DIFFERENCES, orient="row")
-    tested = frame["p"].is_not_null().arg_true()
-    p = frame["p"].scatter(tested, stats.holm(frame["p"].drop_nulls().to_numpy())) if len(tested) else frame["p"]
-    direction = pl.col("metric").replace_strict({name: metric.direction for name, metric in METRICS.items()})
-    apart = (pl.col("low") > 0) | (pl.col("high") < 0)
-    significant = pl.when(pl.col("p").is_null()).then(apart).otherwise(pl.col("p") < 0.05)
-    good = (pl.col("difference") > 0) == (direction == "higher")
-    better = pl.when(significant & direction.is_in(["higher", "lower"])).then(good)
-    return frame.with_columns(p=p).with_columns(better=better)
+                continue
+            better, test = (estimate.value > 0) == (metric.direction == "higher"), None
+            if estimate.n < MIN_DIALOGUES or metric.direction == "none":
+                pass
+            elif metric.direction == "human":
+                if replicates and one["human"] is not None:
+                    better, test = _nearer(one, two, *replicates)
+            elif pairs is not None:
+                signed[len(rows)] = pairs
+            elif replicates:
+                test = stats.shift(estimate.value, replicates[0] - replicates[1])
+            rows.append((other, name, metric.family, estimate.value, estimate.low, estimate.high, estimate.n, better))
+            p.append(test)
+    for row, value in zip(signed, _sign_flips(list(signed.values()), seed), strict=True):
+        p[row] = value
+    corrected = pl.Series("p", p, dtype=pl.Float64)
+    if len(tested := corrected.is_not_null().arg_true()):
+        corrected = corrected.scatter(tested, stats.holm(corrected.drop_nulls().to_numpy()))
+    columns = {name: dtype for name, dtype in DIFFERENCES.items() if name != "p"}
+    frame = pl.DataFrame(rows, schema=columns, orient="row").with_columns(corrected)
+    return frame.with_columns(pl.when(pl.col("p") < LEVEL).then("better").alias("better")).select(list(DIFFERENCES))
 
 
 def verdict(sweep: Sweep, differences: pl.DataFrame) -> list[str]:
     """Whether the paper's claims hold (see `Metric.claim`), a line per condition and claim: yes or no, mixed where
-    significant differences contradict each other, open where there are none."""
+    significant differences contradict each other, open where there are none, also because n is too small for any
+    (`MIN_DIALOGUES`)."""
     if differences.is_empty():
         return []
     first = sweep.metrics["condition"][0]
@@ -229,7 +263,9 @@ def verdict(sweep: Sweep, differences: pl.DataFrame) -> list[str]:
             rows = differences.filter(pl.col("condition") == other, pl.col("metric").is_in(names))
             if rows.height:
                 signs = set(rows["better"].drop_nulls())
-                word = "open" if not signs else "mixed" if len(signs) == 2 else "yes" if True in signs else "no"
+                word = "mixed" if len(signs) == 2 else "yes" if True in signs else "no" if signs else "open"
+                if (rows["n"] < MIN_DIALOGUES).all():
+                    word = f"open, n too small (below {MIN_DIALOGUES})"
                 evidence = ", ".join(_difference(row) for row in rows.iter_rows(named=True))
                 lines.append(f"{first} {claim} than {other}: {word}; {evidence}")
     return lines
@@ -246,25 +282,37 @@ def record(sweep: Sweep) -> dict[str, dict[str, dict[str, float | int | None]]]:
     }
 
 
-def _paired(one: pl.DataFrame, other: pl.DataFrame, times: int, seed: int) -> tuple[Any, ...] | None:
+def _pairs(one: pl.DataFrame, other: pl.DataFrame) -> np.ndarray:
+    """The differences of dialogues with the same id."""
     both = one.join(other, on="dialogue_id", suffix="_other").sort("dialogue_id")
-    a, b = both["value"].to_numpy(), both["value_other"].to_numpy()
-    estimate = stats.paired_difference(a, b, times=times, seed=seed) if len(both) > 1 else None
-    if estimate is None:
-        return None
-    p = stats.sign_flips(a - b, times=10 * times, seed=seed)
-    return estimate.value, estimate.low, estimate.high, p, estimate.n
+    return both["value"].to_numpy() - both["value_other"].to_numpy()
 
 
-def _unpaired(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> tuple[Any, ...] | None:
-    if one is None or other is None:
-        return None
+def _whole(one: Mapping[str, Any], other: Mapping[str, Any], replicates: Sequence[np.ndarray]) -> stats.Estimate:
     value = one["value"] - other["value"]
-    if None in [row[end] for row in (one, other) for end in ("low", "high")]:
-        return value, None, None, None, 0
-    below = math.hypot(one["value"] - one["low"], other["high"] - other["value"])
-    above = math.hypot(one["high"] - one["value"], other["value"] - other["low"])
-    return value, value - below, value + above, None, 0
+    ends = stats.interval(replicates[0] - replicates[1], value) if replicates else (None, None)
+    return stats.Estimate(value, *ends, min(one["n"] or 0, other["n"] or 0))
+
+
+def _nearer(
+    one: Mapping[str, Any], other: Mapping[str, Any], drawn: np.ndarray, drawn_other: np.ndarray
+) -> tuple[bool, float | None]:
+    """Whether the first of two values is the closer one to the human value, with the p-value of the difference of their
+    distances. A distance has the sign of the whole sample in every resample: folded at 0 it would vary too little."""
+    sides = [(row["value"] - row["human"], values) for row, values in ((one, drawn), (other, drawn_other))]
+    difference = abs(sides[0][0]) - abs(sides[1][0])
+    signs = [1.0 if apart >= 0 else -1.0 for apart, _ in sides]
+    return difference < 0, stats.shift(difference, signs[0] * drawn - signs[1] * drawn_other)
+
+
+def _sign_flips(pairs: Sequence[np.ndarray], seed: int) -> list[float]:
+    """The p-values of sign-flip tests, with draws enough for a correction of all of them."""
+    if not pairs:
+        return []
+    columns = np.zeros((max(map(len, pairs)), len(pairs)))
+    for place, differences in enumerate(pairs):
+        columns[: len(differences), place] = differences
+    return [float(p) for p in stats.sign_flips(columns, times=max(10_000, _DRAWS * len(pairs)), seed=seed)]
 
 
 def _difference(row: Mapping[str, Any]) -> str:

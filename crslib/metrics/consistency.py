@@ -19,6 +19,8 @@ from crslib.dialogue.words import words
 from crslib.metrics.base import Metric, parts_of
 from crslib.metrics.facts import Facts
 
+WISH_TURNS = 3  # the user's turns by which it should have said what it is looking for
+
 METRICS = (
     Metric("reaction_consistency", "consistency", "Reaction agrees with the private note", "share", "higher",
         "Of the items for which both the note and the user's words (read by phrase patterns) state whether it was seen "
@@ -38,6 +40,16 @@ METRICS = (
         chart=True, claim="is more consistent"),
     Metric("attribute_coverage", "consistency", "Target attributes the user says", "share", "none",
         "Mean over dialogues of the share of target attributes that the user says in words (genre, decade, name)."),
+    Metric("wishes_said", "consistency", f"Target attributes the user has said by its turn {WISH_TURNS}", "share",
+        "higher",
+        "Mean over dialogues of the share of target attributes that the user says in words (genre, decade, name) in "
+        f"its first {WISH_TURNS} turns; a dialogue that ends earlier counts with what was said.",
+        chart=True),
+    Metric("unrelated_favourites", "consistency", "Favourites named that have nothing to do with the wish", "share",
+        "lower",
+        "Of the items that the summary says the user loved and that the user names first, the share that has no genre, "
+        "decade, actor or director of the target attributes. Profiles without target attributes and items without "
+        "genres are left out."),
 )  # fmt: skip
 
 
@@ -119,17 +131,61 @@ def _kind() -> pl.Expr:
 def profile_parts(
     turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame
 ) -> pl.DataFrame:
-    """Parts (dialogue_id, metric, part, whole) of contradictions of the summary and of attribute coverage, from what
-    users say (table `turns`)."""
+    """Parts (dialogue_id, metric, part, whole) of contradictions of the summary, of attributes said and of favourites
+    named, from what users say (table `turns`)."""
     stated = preferences(turns, dialogues, profiles, items)
     contradicted = stated.select(
         "dialogue_id", pl.lit("contradictions").alias("metric"), pl.col("contradicts").alias("value")
     )
-    attributes = attributes_said(turns, dialogues, profiles).select(
-        "dialogue_id", pl.lit("attribute_coverage").alias("metric"), pl.col("n_turn").is_not_null().alias("value")
+    said = attributes_said(turns, dialogues, profiles)
+    by_then = {
+        "attribute_coverage": pl.col("n_turn").is_not_null(),
+        "wishes_said": (pl.col("n_turn") <= WISH_TURNS).fill_null(False),
+    }
+    attributes = pl.concat(
+        said.select("dialogue_id", pl.lit(name).alias("metric"), value.alias("value"))
+        for name, value in by_then.items()
     )
     covered = parts_of(attributes).with_columns(pl.col("part") / pl.col("whole"), pl.lit(1.0).alias("whole"))
-    return pl.concat([parts_of(contradicted), covered])
+    favourites = favourites_named(turns, dialogues, profiles, items).select(
+        "dialogue_id", pl.lit("unrelated_favourites").alias("metric"), (~pl.col("related")).alias("value")
+    )
+    return pl.concat([parts_of(contradicted), covered, parts_of(favourites)])
+
+
+def favourites_named(
+    turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame
+) -> pl.DataFrame:
+    """The loved items of its summary that the user names first: (dialogue_id, turn, item_id, related).
+
+    `related`: the item has a genre, the decade, the actor or the director of the target attributes. Without target
+    attributes, or genres of the item, there is no row.
+    """
+    wished = ["target_genres", "target_decade", "target_actor", "target_director"]
+    named = (
+        turns.filter(pl.col("text").str.strip_chars() != "")
+        .sort("dialogue_id", "turn")
+        .explode("items")
+        .select("dialogue_id", "turn", "role", pl.col("items").struct.field("item_id"))
+        .drop_nulls("item_id")
+        .unique(["dialogue_id", "item_id"], keep="first", maintain_order=True)
+        .filter(role=USER)
+    )
+    rows = (
+        named.join(dialogues.select("dialogue_id", "profile_id"), on="dialogue_id", maintain_order="left")
+        .join(profiles.select("profile_id", "loved_items", *wished), on="profile_id", maintain_order="left")
+        .join(items.select("item_id", "genres", "year", "cast", "directors"), on="item_id", maintain_order="left")
+        .filter(pl.col("loved_items").list.contains(pl.col("item_id")), pl.col("genres").list.len() > 0)
+        .filter((pl.col("target_genres").list.len() > 0) | pl.any_horizontal(pl.col(wished[1:]).is_not_null()))
+    )
+    shared = (
+        pl.col("target_genres").list.set_intersection("genres").list.len() > 0,
+        pl.col("year") // 10 * 10 == pl.col("target_decade"),
+        pl.col("cast").list.contains(pl.col("target_actor")),
+        pl.col("directors").list.contains(pl.col("target_director")),
+    )
+    related = pl.any_horizontal(here.fill_null(False) for here in shared)
+    return rows.select("dialogue_id", "turn", "item_id", related.alias("related"))
 
 
 def preferences(

@@ -12,6 +12,7 @@ from crslib.metrics import (
     ngram,
     realism,
     recommendation,
+    truth,
     two_sample,
 )
 from crslib.metrics.base import Metric
@@ -22,6 +23,7 @@ METRICS: Mapping[str, Metric] = {
         *leakage.METRICS,
         *guesswork.METRICS,
         *recommendation.METRICS,
+        *truth.METRICS,
         *realism.METRICS,
         *acts.METRICS,
         *two_sample.METRICS,

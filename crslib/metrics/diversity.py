@@ -16,8 +16,8 @@ import polars as pl
 from scipy import sparse
 
 from crslib import stats
-from crslib.dialogue.utterances import RECOMMENDER, USER
-from crslib.dialogue.words import words
+from crslib.dialogue.utterances import RECOMMENDER, USER, replace_mentions
+from crslib.dialogue.words import RUN, repeats_itself, sentences, words
 from crslib.identity import derive_seed
 from crslib.metrics.base import Metric, Result, parts_of, per_role
 from crslib.metrics.facts import Facts
@@ -25,6 +25,7 @@ from crslib.metrics.recommendation import gini, item_counts
 
 BUDGET = 1000  # words of distinct-n
 ORDERS = (1, 2, 3)
+SENTENCE = 3  # words of a sentence that says something
 SAMPLE = 30  # utterances of self-BLEU, each of another dialogue
 DRAWS = 100  # random samples of text; the value is their mean
 HALF_DRAWS = 10  # the same within each half-sample
@@ -60,7 +61,15 @@ TEXT_METRICS = (
         Metric("{role}_loops", "diversity", "Utterances that repeat an earlier one of the dialogue, {role}", "share",
             "lower",
             "Share of the {role}'s utterances with the same words as an earlier one of its own in the same dialogue.",
-            settings="tok:words")
+            settings="tok:words"),
+        Metric("{role}_self_repetition", "diversity", "Utterances that repeat themselves, {role}", "share", "lower",
+            f"Share of the {{role}}'s utterances with a sentence of two words or more twice, or the same run of {RUN} "
+            "words twice; each title is one word.",
+            settings="tok:words"),
+        Metric("{role}_said_again", "diversity", "Sentences said again, {role}", "share", "lower",
+            f"Share of the {{role}}'s sentences of {SENTENCE} words or more (any title is the same word) that it said "
+            "in an earlier turn of the dialogue, in the same words.",
+            settings="tok:words"),
     ),
 )  # fmt: skip
 ITEM_METRICS = (
@@ -76,6 +85,22 @@ def parts(facts: Facts) -> pl.DataFrame:
     repeated = ~pl.struct("dialogue_id", "role", "utterance").is_first_distinct()
     name = pl.concat_str("role", pl.lit("_loops")).alias("metric")
     return parts_of(facts.turns.select("dialogue_id", name, repeated.alias("value")))
+
+
+def repetition(turns: pl.DataFrame) -> pl.DataFrame:
+    """Parts (dialogue_id, metric, part, whole) of utterances that repeat themselves and of sentences said again, of
+    table `turns`."""
+    rows: list[tuple[str, str, bool]] = []
+    said: dict[tuple[str, str], set[tuple[str, ...]]] = {}
+    spoken = turns.filter(pl.col("text").str.strip_chars() != "").sort("dialogue_id", "turn")
+    for dialogue_id, role, text in spoken.select("dialogue_id", "role", "text").iter_rows():
+        rows.append((dialogue_id, f"{role}_self_repetition", repeats_itself(text)))
+        before = said.setdefault((dialogue_id, role), set())
+        own = [tuple(words) for words in sentences(replace_mentions(text, " film ")) if len(words) >= SENTENCE]
+        rows += [(dialogue_id, f"{role}_said_again", sentence in before) for sentence in own]
+        before.update(own)
+    schema = {"dialogue_id": pl.String, "metric": pl.String, "value": pl.Boolean}
+    return parts_of(pl.DataFrame(rows, schema=schema, orient="row"))
 
 
 def texts(turns: pl.DataFrame, *, times: int, seed: int) -> dict[str, stats.Estimate]:
@@ -119,7 +144,7 @@ def distinct(spoken: Spoken, *, times: int, seed: int) -> list[stats.Estimate | 
         ]
     )
     return [
-        stats.Estimate(float(value), *stats.interval(replicates[:, i], float(value)), len(spoken))
+        stats.Estimate(float(value), *stats.interval(replicates[:, i], float(value)), len(spoken), replicates[:, i])
         if np.isfinite(value)
         else None
         for i, value in enumerate(values)
@@ -179,7 +204,7 @@ def self_bleu(spoken: Spoken, *, times: int, seed: int) -> stats.Estimate | None
         return stats.Estimate(value, None, None, len(spoken))
     halves = stats.halves(len(spoken), min(times, TIMES), seed)
     replicates = np.array([score(rows[half > 0], HALF_DRAWS) for half in halves])
-    return stats.Estimate(value, *stats.interval(replicates, value), len(spoken))
+    return stats.Estimate(value, *stats.interval(replicates, value), len(spoken), replicates)
 
 
 Counts = tuple[int, tuple[Counter[tuple[str, ...]], ...]]  # words, and n-grams of each order from 1 to 4
@@ -258,6 +283,7 @@ def whole(facts: Facts, human: Facts, *, times: int, seed: int) -> dict[str, Res
             None if spread.low is None else spread.low + shift,
             None if spread.high is None else spread.high + shift,
             spread.n,
+            spread.replicates,
         )
         results[name] = Result(estimate, float(np.nanmean(theirs(_draws(len(human.dialogue_ids), n, seed)))))
     return results

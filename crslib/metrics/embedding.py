@@ -302,7 +302,7 @@ def vendi(turns: Embedded, *, times: int, seed: int) -> stats.Estimate | None:
         return stats.Estimate(value, None, None, len(ids))
     halves = stats.halves(len(ids), min(times, TIMES), seed)
     replicates = np.array([score(np.flatnonzero(half), HALF_DRAWS) for half in halves])
-    return stats.Estimate(value, *stats.interval(replicates, value), len(ids))
+    return stats.Estimate(value, *stats.interval(replicates, value), len(ids), replicates)
 
 
 def vendi_score(similarity: np.ndarray) -> np.ndarray:

@@ -5,16 +5,27 @@ Knows nothing of files and charts.
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import polars as pl
 
 from crslib import schemas, stats
+from crslib.dialogue.credits import Credits
 from crslib.errors import CrsError
-from crslib.metrics import acts, consistency, diversity, guesswork, leakage, realism, recommendation
+from crslib.metrics import acts, consistency, diversity, guesswork, leakage, realism, recommendation, truth
 from crslib.metrics.base import Result, Results
 from crslib.metrics.definitions import METRICS
 from crslib.metrics.facts import Facts, facts
 from crslib.metrics.reference import Human
+
+
+class Evaluation(NamedTuple):
+    """Tables `scores` (one value per dialogue and metric), `metrics` (a row per metric) and `resamples` (the values of
+    a metric in the resamples behind its interval)."""
+
+    scores: pl.DataFrame
+    metrics: pl.DataFrame
+    resamples: pl.DataFrame
 
 
 def evaluate(
@@ -30,8 +41,8 @@ def evaluate(
     *,
     n_bootstrap: int,
     seed: int,
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Tables `scores` (one value per dialogue and metric) and `metrics` (one row per metric) of a run.
+) -> Evaluation:
+    """The tables of a run's evaluation.
 
     `human`: statistics of human dialogues; `n_bootstrap`: resamples of dialogues behind each 95 % interval. A share
     over all turns or items weights long dialogues more, so it need not be the mean of the scores. The numbers of leaks
@@ -56,6 +67,8 @@ def evaluate(
             leakage.named_by_user_first(turns, targets, items),
             guesswork.parts(turns, dialogues, profiles, targets, items, ratings),
             recommendation.parts(counted, dialogues, profiles, holdouts, items),
+            truth.parts(turns, Credits.of(items)),
+            diversity.repetition(turns),
             consistency.profile_parts(turns, dialogues, profiles, items),
         ]
     )
@@ -78,24 +91,24 @@ def evaluate(
     results |= acts.divergences(human.tagger.tag(turns), human.acts, times=n_bootstrap, seed=seed)
     results |= diversity.whole(counted, human.facts, times=n_bootstrap, seed=seed)
     scores = _scores(run_id, pl.concat([parts, _per_dialogue(leaks, prompts)]))
-    return scores, _metrics(results, n_bootstrap, seed)
+    return Evaluation(scores, _metrics(results, n_bootstrap, seed), _resamples(results))
 
 
-def extended(
-    scores: pl.DataFrame, metrics: pl.DataFrame, results: Results, *, times: int, seed: int
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Tables `scores` and `metrics` of a run with further results, which replace those of the same metrics.
+def extended(evaluation: Evaluation, results: Results, *, times: int, seed: int) -> Evaluation:
+    """The tables of a run's evaluation with further results, which replace those of the same metrics.
 
     `times`, `seed`: those with which `results` were measured.
     """
-    parts = results.parts
+    parts, (scores, metrics, resamples) = results.parts, evaluation
     run_id = next(iter(scores["run_id"]), "")
     scores = scores.filter(~pl.col("metric").is_in(parts["metric"].unique().to_list()))
     scores = pl.concat([scores, _scores(run_id, parts)]).sort("dialogue_id", "metric")
-    others = metrics.filter(~pl.col("metric").is_in(list(results.by_metric)))
     order = list(METRICS)
     place = pl.col("metric").replace_strict(order, range(len(order)), return_dtype=pl.Int32)
-    return scores, pl.concat([others, _metrics(results.by_metric, times, seed)]).sort(place)
+    others = ~pl.col("metric").is_in(list(results.by_metric))
+    metrics = pl.concat([metrics.filter(others), _metrics(results.by_metric, times, seed)]).sort(place)
+    resamples = pl.concat([resamples.filter(others), _resamples(results.by_metric)]).sort(place)
+    return Evaluation(scores, metrics, resamples)
 
 
 def _common(counted: Facts) -> pl.DataFrame:
@@ -173,6 +186,15 @@ def _metrics(results: Mapping[str, Result], times: int, seed: int) -> pl.DataFra
         if name in results
     ]
     return schemas.check(pl.DataFrame(rows, schema=dict(schemas.TABLES["metrics"])), "metrics")
+
+
+def _resamples(results: Mapping[str, Result]) -> pl.DataFrame:
+    rows = [
+        (name, results[name].estimate.replicates)
+        for name in METRICS
+        if name in results and results[name].estimate.replicates is not None
+    ]
+    return schemas.check(pl.DataFrame(rows, schema=dict(schemas.TABLES["resamples"]), orient="row"), "resamples")
 
 
 def _within(bound: float | None, unit: str) -> float | None:

@@ -15,11 +15,13 @@ import numpy as np
 import polars as pl
 
 from crslib import stats, store
-from crslib.data.corpora import Dialogue, frames
+from crslib.config import resolve
+from crslib.data.corpora import Dialogue, frames, redial
 from crslib.data.titles import split_year
 from crslib.dialogue import acts as dialogue_acts
+from crslib.dialogue.credits import Credits
 from crslib.errors import CrsError
-from crslib.metrics import diversity, leakage
+from crslib.metrics import diversity, leakage, truth
 from crslib.metrics.facts import FRAMES, Facts, facts
 
 N_BOOTSTRAP, SEED = 1000, 0
@@ -49,17 +51,21 @@ def measure(dialogues: Sequence[Dialogue]) -> Human:
         for item_id, item in dialogue.items.items()
         if item.suggested and item.liked
     ]
+    counted = [truth.parts(turns, Credits.of(_facts())), diversity.repetition(turns)]
     named = leakage.named_by_user_first(
         turns,
         pl.DataFrame(targets, schema={"dialogue_id": pl.String, "item_id": pl.String}, orient="row"),
         _items(numbered),
     )
-    estimates |= stats.ratios(named, rows["dialogue_id"], times=N_BOOTSTRAP, seed=SEED)
+    estimates |= stats.ratios(pl.concat([named, *counted]), rows["dialogue_id"], times=N_BOOTSTRAP, seed=SEED)
     messages = np.array([sum(turn.n_messages or 0 for turn in dialogue.turns) for dialogue in numbered], dtype=float)
     if (mean := stats.ratio(messages, np.ones(len(messages)), times=N_BOOTSTRAP, seed=SEED)) is not None:
         estimates["messages"] = mean
     tagger = dialogue_acts.read()
-    stored = {name: vars(estimate) for name, estimate in sorted(estimates.items())}
+    stored = {
+        name: {key: getattr(estimate, key) for key in ("value", "low", "high", "n")}
+        for name, estimate in sorted(estimates.items())
+    }
     return Human(facts(rows, turns), tagger.tag(turns), tagger, stored)
 
 
@@ -103,6 +109,18 @@ def read(folder: Path) -> Human:
         )
     facts_ = Facts(tables["turns"]["dialogue_id"].unique().sort(), **tables)
     return Human(facts_, tagged, tagger, content["metrics"])
+
+
+def _facts() -> pl.DataFrame:
+    """The facts of ReDial's movies; credits of films that the built-in catalogue has too are those of both, because
+    ReDial's are the three leading actors."""
+    ours = store.read_parquet(resolve("data/items.parquet"), "items").drop_nulls("imdb_id")
+    ours = ours.unique("imdb_id", keep="first", maintain_order=True).select("imdb_id", "cast", "directors")
+    both = redial.items().join(ours, on="imdb_id", how="left", maintain_order="left")
+    return both.with_columns(
+        pl.concat_list(name, pl.col(f"{name}_right").fill_null([])).list.unique(maintain_order=True)
+        for name in ("cast", "directors")
+    )
 
 
 def _items(dialogues: Sequence[Dialogue]) -> pl.DataFrame:

@@ -2,30 +2,30 @@
 Two-Sample Tests, ICLR 2017).
 
 Accuracy on turns of dialogues that the classifier was not trained on: 0.5 is chance, 1 is perfect. Film titles are
-masked, because other metrics measure which films are named. A control reads the length of a turn only.
+masked, because other metrics measure which films are named. A control reads the length of a turn only. A second judge
+reads how turns are written and no word of content; its human turns are of people whom the first one never reads
+(`reserved`), so that a simulation that was chosen or trained by the first can be judged by the second.
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import polars as pl
 
 from crslib import stats
+from crslib.data.corpora import Dialogue, frames
+from crslib.dialogue import form
 from crslib.dialogue.utterances import RECOMMENDER, USER, replace_mentions
 from crslib.dialogue.words import words
 from crslib.identity import derive_seed
 from crslib.metrics.base import Metric, Result, Results, per_role
 
-WORDS, LENGTH = "words", "length"
-SCHEMA = {
-    "features": pl.String,
-    "accuracy": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "n_dialogues": pl.Int64,
-}
+WORDS, LENGTH, FORM = "words", "length", "form"
 _FOLDS = 5
 _TOKEN = r"\w+|[^\w\s]"  # words and single punctuation marks; case matters
+_PENALTY = {WORDS: 10.0, LENGTH: 10.0, FORM: 0.1}  # inverse strength
 _LONGEST = 40  # words; the control does not distinguish longer turns
 
 _DEFINITION = (
@@ -41,59 +41,97 @@ METRICS = per_role(
     Metric("{role}_two_sample_length", "realism", "Classifier of simulated and human turns, {role}, by length alone",
         "share", "none", _DEFINITION.format(features="the number of words alone, as a control"), _SOURCE,
         settings=f"folds:{_FOLDS}"),
+    Metric("{role}_two_sample_form", "realism", "Second classifier of simulated and human turns, {role}, by form",
+        "share", "lower",
+        _DEFINITION.format(features="length, punctuation, capitals and rates of function words, of people whom the "
+                           "classifier by words never reads") + " No person is in two folds, or in both halves.",
+        _SOURCE, settings=f"folds:{_FOLDS}|people:reserved", chart=True, claim="is closer to human dialogues"),
 )  # fmt: skip
 
 
 def two_sample(
-    simulated: pl.DataFrame, human: pl.DataFrame, role: str, *, times: int = 1000, seed: int = 0
-) -> pl.DataFrame:
-    """The columns of `SCHEMA`, a row for `WORDS` (logistic regression on words, pairs of words and punctuation marks)
-    and one for `LENGTH` (on the number of words alone).
+    simulated: pl.DataFrame,
+    human: pl.DataFrame,
+    role: str,
+    features: Sequence[str] = (WORDS, LENGTH),
+    people: Mapping[str, str] | None = None,
+    *,
+    times: int = 1000,
+    seed: int = 0,
+) -> dict[str, stats.Estimate]:
+    """Accuracy by kind of features: `WORDS` (words, pairs of words and punctuation marks), `LENGTH` (the number of
+    words alone), `FORM` (`dialogue.form`), each by logistic regression.
 
     `simulated`, `human`: rows of table `turns`. As many dialogues of either are drawn as the smaller side has, their
-    turns of `role` are weighted so that both sides count the same, and no dialogue is in two of the five folds.
-    Accuracy is the mean of both sides' shares of correctly classified turns; its 95 % interval is over dialogues. Empty
-    where a side has fewer than ten dialogues.
+    turns of `role` are weighted so that both sides count the same, and no dialogue is in two of the five folds, or no
+    person where `people` (dialogue → person) has one. Accuracy is the mean of both sides' shares of correctly
+    classified turns; its 95 % interval is over dialogues. Empty where a side has fewer than ten dialogues, or groups.
     """
     sides = [_turns(frame, role) for frame in (simulated, human)]
     n = min(frame["dialogue_id"].n_unique() for frame in sides)
     if n < 2 * _FOLDS:
-        return pl.DataFrame(schema=SCHEMA)
+        return {}
     sides = [_drawn(frame, n, seed) for frame in sides]
     both = pl.concat(
-        frame.select(pl.format("{}:{}", pl.lit(side), "dialogue_id").alias("group"), "text", pl.lit(side).alias("side"))
+        frame.select(
+            pl.format("{}:{}", pl.lit(side), "dialogue_id").alias("dialogue"),
+            pl.format("{}:{}", pl.lit(side), pl.col("dialogue_id").replace(people or {})).alias("group"),
+            "text",
+            "written",
+            pl.lit(side).alias("side"),
+        )
         for side, frame in enumerate(sides)
     )
-    rows = []
-    for features in (WORDS, LENGTH):
-        classified = both.with_columns(pl.Series("right", _right(both, features), dtype=pl.Float64))
-        estimate = _accuracy(classified, times, seed)
-        rows.append((features, estimate.value, estimate.low, estimate.high, n))
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    if both.group_by("side").agg(pl.col("group").n_unique())["group"].min() < _FOLDS:  # type: ignore[operator]
+        return {}
+    estimates = {}
+    for name in features:
+        classified = both.with_columns(pl.Series("right", _right(both, name), dtype=pl.Float64))
+        estimates[name] = _accuracy(classified, times, seed)
+    return estimates
 
 
-def evaluate(turns: pl.DataFrame, human: pl.DataFrame, *, times: int, seed: int) -> Results:
-    """`{role}_two_sample` and `{role}_two_sample_length` of a run (`turns`) against human dialogues (both table
-    `turns`). Human: one half of the human dialogues against the other, at most as many as the run has; floor: the upper
-    end of its interval."""
-    if human.is_empty():
+def evaluate(turns: pl.DataFrame, human: Sequence[Dialogue], *, times: int, seed: int) -> Results:
+    """`{role}_two_sample`, `{role}_two_sample_length` and `{role}_two_sample_form` of a run (table `turns`) against
+    human dialogues. Human: one half of the human dialogues (by form: of the people) against the other, at most as many
+    as the run has; floor: the upper end of its interval."""
+    if not human:
         return Results({}, missing="no human dialogues to compare with; set `redial`")
     results = {}
-    order = sorted(human["dialogue_id"].unique(), key=lambda dialogue: derive_seed(seed, "halves", dialogue))
-    first_half = order[: min(len(order) // 2, turns["dialogue_id"].n_unique())]
-    one, other = (human.filter(pl.col("dialogue_id").is_in(part)) for part in (first_half, order[len(order) // 2 :]))
+    spoken, n = frames(human)[1], turns["dialogue_id"].n_unique()
     for role in (USER, RECOMMENDER):
-        runs = two_sample(turns, human, role, times=times, seed=seed)
-        halves = two_sample(one, other, role, times=times, seed=seed)
-        for row, half in zip(runs.iter_rows(named=True), halves.iter_rows(named=True), strict=False):
-            name = f"{role}_two_sample" + ("" if row["features"] == WORDS else "_length")
-            estimate = stats.Estimate(row["accuracy"], row["low"], row["high"], row["n_dialogues"])
-            results[name] = Result(estimate, half["accuracy"], half["high"])
+        people = {one.dialogue_id: getattr(one, role) or one.dialogue_id for one in human}
+        own = {
+            judge: [d for d, person in people.items() if reserved(person) == (judge == FORM)] for judge in (WORDS, FORM)
+        }
+        kinds: tuple[str, ...]
+        for judge, kinds in ((WORDS, (WORDS, LENGTH)), (FORM, (FORM,))):
+            groups: dict[str, str] = people if judge == FORM else {}
+            order = sorted({groups.get(d, d) for d in own[judge]}, key=lambda group: derive_seed(seed, "halves", group))
+            parts = [
+                [d for d in own[judge] if groups.get(d, d) in half]
+                for half in (set(order[: len(order) // 2]), set(order[len(order) // 2 :]))
+            ]
+            one, other = (spoken.filter(pl.col("dialogue_id").is_in(part)) for part in parts)
+            one = _drawn(one, n, seed)
+            accuracy = partial(two_sample, role=role, features=kinds, people=groups, times=times, seed=seed)
+            runs = accuracy(turns, spoken.filter(pl.col("dialogue_id").is_in(own[judge])))
+            halves = accuracy(one, other)
+            for kind, estimate in runs.items():
+                if kind in halves:
+                    name = f"{role}_two_sample" + ("" if kind == WORDS else f"_{kind}")
+                    results[name] = Result(estimate, halves[kind].value, halves[kind].high)
     return Results(results, missing="" if results else f"too few dialogues: there must be {2 * _FOLDS} of either side")
 
 
+def reserved(person: str) -> bool:
+    """Whether a person is read by the judge of form, and not by that of words: one half of all."""
+    return derive_seed(0, "second judge", person) % 2 == 0
+
+
 def _turns(turns: pl.DataFrame, role: str) -> pl.DataFrame:
-    texts = turns.filter(role=role).sort("dialogue_id", "turn").select("dialogue_id", "text")
+    """(dialogue_id, written: as it is in the table, text: masked) of the turns that are not empty."""
+    texts = turns.filter(role=role).sort("dialogue_id", "turn").select("dialogue_id", "text", written="text")
     return texts.with_columns(pl.col("text").map_elements(masked, return_dtype=pl.String)).filter(pl.col("text") != "")
 
 
@@ -114,7 +152,7 @@ def _right(both: pl.DataFrame, features: str) -> np.ndarray:
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     side, groups = both["side"].to_numpy(), both["group"].to_numpy()
     if features == WORDS:
@@ -122,12 +160,16 @@ def _right(both: pl.DataFrame, features: str) -> np.ndarray:
         encoder = TfidfVectorizer(
             lowercase=False, token_pattern=_TOKEN, ngram_range=(1, 2), min_df=2, sublinear_tf=True
         )
+    elif features == FORM:
+        inputs = np.array([form.features(text) for text in both["written"]])
+        encoder = StandardScaler()
     else:
         inputs = np.array([[min(len(words(text)), _LONGEST)] for text in both["text"]])
         encoder = OneHotEncoder(handle_unknown="ignore")
     right = np.zeros(len(side))
     for train, test in GroupKFold(_FOLDS).split(inputs, side, groups):
-        classifier = make_pipeline(encoder, LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced"))
+        regression = LogisticRegression(C=_PENALTY[features], max_iter=1000, class_weight="balanced")
+        classifier = make_pipeline(encoder, regression)
         classifier.fit(inputs[train], side[train])
         right[test] = classifier.predict(inputs[test]) == side[test]
     return right
@@ -137,14 +179,17 @@ def _accuracy(classified: pl.DataFrame, times: int, seed: int) -> stats.Estimate
     """The mean of both sides' shares, with an interval over dialogues; each side is resampled independently."""
     shares = [
         stats.ratio(part["right"].to_numpy(), part["n"].to_numpy(), times=times, seed=seed)
-        for _, part in classified.group_by("side", "group")
+        for _, part in classified.group_by("side", "dialogue")
         .agg(pl.col("right").sum(), pl.len().alias("n"))
-        .sort("side", "group")
+        .sort("side", "dialogue")
         .group_by("side", maintain_order=True)
     ]
     one, other = shares
     assert one is not None and other is not None
     value = (one.value + other.value) / 2
+    replicates = None
+    if one.replicates is not None and other.replicates is not None:
+        replicates = (one.replicates + other.replicates) / 2
     halves = [((share.high or share.value) - (share.low or share.value)) / 2 for share in shares if share]
     half = math.hypot(*halves) / 2
-    return stats.Estimate(value, max(value - half, 0.0), min(value + half, 1.0), one.n)
+    return stats.Estimate(value, max(value - half, 0.0), min(value + half, 1.0), one.n, replicates)

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -31,7 +32,8 @@ def make_sweep(folder: Path) -> Path:
         if state == "success":
             row = dict.fromkeys(schemas.TABLES["metrics"]) | {"metric": "hits", "value": 0.1 * number, "n": 4}
             run.write("metrics", pl.DataFrame([row], schema=dict(schemas.TABLES["metrics"])))
-            scores = [(str(number), f"u{i}.0", "hits", float(i < 9 - 8 * number)) for i in range(9)]
+            scores = [(str(number), f"u{i:02d}.0", "hits", float(i < 39 - 38 * number)) for i in range(40)]
+            run.write("resamples", schemas.empty("resamples"))
             run.write("scores", pl.DataFrame(scores, schema=dict(schemas.TABLES["scores"]), orient="row"))
         values = {"memory": number == 0, "temperature": 0.5}
         conditions.append({"run_id": str(number), "path": f"../../runs/{number}", "state": state, "values": values})
@@ -64,49 +66,71 @@ def test_the_first_condition_against_the_others(tmp_path: Path) -> None:
     sweep = comparison.read(str(make_sweep(tmp_path)))
     differences = comparison.differences(sweep)
     (row,) = differences.rows(named=True)
-    assert (row["condition"], row["metric"], row["n"]) == ("memory=false, temperature=0.5", "hits", 9)
-    assert row["difference"] == pytest.approx(8 / 9)
-    assert row["p"] == pytest.approx(2 / 2**8, abs=0.003)  # all eight signs alike
+    assert (row["condition"], row["metric"], row["n"]) == ("memory=false, temperature=0.5", "hits", 40)
+    assert row["difference"] == pytest.approx(38 / 40)
+    assert row["p"] == pytest.approx(1 / 10_001)  # none of 10,000 draws had all 38 signs alike
     assert row["better"] is True
     (line,) = comparison.verdict(sweep, differences)
     assert line.startswith("memory=true, temperature=0.5 recommends better than memory=false, temperature=0.5: yes; ")
-    assert "Dialogues with a hit +0.889 [" in line
+    assert "Dialogues with a hit +0.950 [" in line
     assert comparison.record(sweep)["memory=false, temperature=0.5"]["hits"] == {
         "mean": 0.1, "low": None, "high": None, "n": 4
     }  # fmt: skip
 
 
-def whole(condition: str, metric: str, value: float, half: float) -> dict[str, object]:
-    names = {"condition": condition, "metric": metric, "value": value, "low": value - half, "high": value + half}
-    return dict.fromkeys(schemas.TABLES["metrics"]) | names
-
-
-def test_metrics_of_whole_runs_are_compared_by_their_intervals() -> None:
-    rows = [
-        whole("a", "item_entropy", 7.0, 0.3),
-        whole("b", "item_entropy", 6.0, 0.4),
-        whole("c", "item_entropy", 6.6, 0.4),
-    ]
-    rows += [whole("a", "turns_wasserstein", 2.0, 0.1), whole("b", "turns_wasserstein", 1.0, 0.1)]
-    rows += [whole("a", "turns", 9.0, 0.1), whole("b", "turns", 5.0, 0.1)]
-    metrics = pl.DataFrame(rows, schema={"condition": pl.String, **schemas.TABLES["metrics"]})
+def whole_runs(n: int, **values: dict[str, float]) -> comparison.Sweep:
+    """Conditions with metrics of whole runs of `n` dialogues: condition → metric → value. Resamples of all conditions
+    rise and fall together, by 1 on average, and each by .1 for itself."""
+    common, own = np.random.default_rng(0), np.random.default_rng(1)
+    together = common.normal(size=1000)
+    rows, resamples = [], []
+    for condition, metrics in values.items():
+        for metric, value in metrics.items():
+            names = {"condition": condition, "metric": metric, "value": value, "n": n, "human": 9.0}
+            rows.append(dict.fromkeys(schemas.TABLES["metrics"]) | names)
+            resamples.append((condition, metric, (value + together + 0.1 * own.normal(size=1000)).tolist()))
+    metrics_ = pl.DataFrame(rows, schema={"condition": pl.String, **schemas.TABLES["metrics"]})
     scores = pl.DataFrame(schema={"condition": pl.String, **schemas.TABLES["scores"]})
-    sweep = comparison.Sweep(Path(), pl.DataFrame(), metrics, scores)
+    drawn = pl.DataFrame(resamples, schema={"condition": pl.String, **schemas.TABLES["resamples"]}, orient="row")
+    return comparison.Sweep(Path(), pl.DataFrame(), metrics_, scores, drawn)
+
+
+def test_metrics_of_whole_runs_are_compared_by_paired_resamples() -> None:
+    sweep = whole_runs(
+        50,
+        a={"turns": 10.0, "turns_wasserstein": 2.0, "item_entropy": 7.0, "guesswork_words": 5.0},
+        b={"turns": 13.0, "turns_wasserstein": 1.0, "item_entropy": 6.0, "guesswork_words": 1.0},
+        c={"turns": 8.0, "item_entropy": 6.9},
+    )
     differences = comparison.differences(sweep)
-    assert differences.select("condition", "metric", "better").rows() == [
-        ("b", "turns", None),  # closer to human dialogues is better, which is neither more nor less
-        ("b", "turns_wasserstein", False),
-        ("b", "item_entropy", True),
-        ("c", "item_entropy", None),
-    ]
-    entropy = differences.row(2, named=True)
-    assert (entropy["low"], entropy["high"]) == (pytest.approx(0.5), pytest.approx(1.5))  # 3, 4, 5
-    assert entropy["p"] is None
-    assert [line.split(":")[1].split(";")[0] for line in comparison.verdict(sweep, differences)] == [
-        " yes",
-        " no",
-        " open",
-    ]
+    rows = {(row["condition"], row["metric"]): row for row in differences.iter_rows(named=True)}
+    assert {key: row["better"] for key, row in rows.items()} == {
+        ("b", "guesswork_words"): None,  # neither more nor less is better
+        ("b", "turns"): True,  # 1 from the human 9 against 4
+        ("b", "turns_wasserstein"): False,
+        ("b", "item_entropy"): True,
+        ("c", "turns"): None,  # both 1 from it, on either side
+        ("c", "item_entropy"): None,
+    }
+    entropy = rows["b", "item_entropy"]
+    # Unpaired resamples of spread 1 would leave a difference of 1 open; what is common to both cancels.
+    assert (entropy["low"], entropy["high"]) == (pytest.approx(0.72, abs=0.05), pytest.approx(1.28, abs=0.05))
+    assert 0 < entropy["p"] < 1e-6
+    assert rows["c", "item_entropy"]["p"] > 0.3
+    assert rows["b", "guesswork_words"]["p"] is None
+    words = [line.split(":")[1].split(";")[0] for line in comparison.verdict(sweep, differences)]
+    assert words == [" yes", " no", " open"]
+
+
+def test_small_numbers_claim_nothing() -> None:
+    few = whole_runs(29, a={"item_entropy": 7.0, "turns": 9.0}, b={"item_entropy": 2.0, "turns": 1.0})
+    differences = comparison.differences(few)
+    assert differences["p"].null_count() == differences["better"].null_count() == 2
+    (line,) = comparison.verdict(few, differences)
+    assert "than b: open, n too small (below 30); " in line
+    without = replace(whole_runs(50, a={"item_entropy": 7.0}, b={"item_entropy": 2.0}), resamples=few.resamples.clear())
+    (row,) = comparison.differences(without).rows(named=True)
+    assert (row["difference"], row["low"], row["p"], row["better"]) == (5.0, None, None, None)
 
 
 def test_the_table_holds_all_metrics_and_those_of_human_dialogues(tmp_path: Path) -> None:
@@ -132,7 +156,7 @@ def test_the_best_and_the_worst_dialogue_of_each_condition() -> None:
     rows += [("b", "u2.0", "turns", 5.0)]  # has no direction
     scores = pl.DataFrame(rows, schema=["condition", "dialogue_id", "metric", "value"], orient="row")
     runs = {"a": Run(Path("a")), "b": Run(Path("b"))}
-    sweep = comparison.Sweep(Path(), pl.DataFrame(), pl.DataFrame(), scores, runs)
+    sweep = comparison.Sweep(Path(), pl.DataFrame(), pl.DataFrame(), scores, pl.DataFrame(), runs)
     ranked = comparison.quality(sweep)
     assert ranked["dialogue_id"].to_list() == ["u1.0", "u2.0", "u1.0"]
     assert ranked["quality"].to_list() == pytest.approx([4 / 6, 1 / 6, 4 / 6])

@@ -1,12 +1,13 @@
 """All metrics of a small run, and the definitions of metrics."""
 
+import numpy as np
 import polars as pl
 import pytest
 
 from crslib import __version__, schemas, stats
 from crslib.config import ROOT
 from crslib.errors import CrsError
-from crslib.metrics import CLAIMS, METRICS, Result, Results, evaluate, extended, reference
+from crslib.metrics import CLAIMS, METRICS, Evaluation, Result, Results, evaluate, extended, reference
 from tests.support.metrics_frames import table, talk
 
 HUMAN = reference.read(ROOT / "data" / "human")
@@ -42,12 +43,12 @@ def run(n: int) -> dict[str, pl.DataFrame]:
     }
 
 
-def evaluated(items: pl.DataFrame, tables: dict[str, pl.DataFrame], **more: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+def evaluated(items: pl.DataFrame, tables: dict[str, pl.DataFrame], **more: int) -> Evaluation:
     return evaluate("run", items=items, human=HUMAN, **tables, **({"n_bootstrap": 100, "seed": 0} | more))  # type: ignore[arg-type]
 
 
 def test_a_small_run_by_hand(items: pl.DataFrame) -> None:
-    scores, metrics = evaluated(items, run(6))
+    scores, metrics, _ = evaluated(items, run(6))
     schemas.check(scores, "scores")
     schemas.check(metrics, "metrics")
     value = dict(metrics.select("metric", "value").iter_rows())
@@ -71,7 +72,7 @@ def test_a_small_run_by_hand(items: pl.DataFrame) -> None:
 
 
 def test_human_values_and_floors(items: pl.DataFrame) -> None:
-    _, metrics = evaluated(items, run(6))
+    _, metrics, _ = evaluated(items, run(6))
     rows = {row["metric"]: row for row in metrics.iter_rows(named=True)}
     assert rows["turns"]["human"] == pytest.approx(11.7, abs=0.05)
     assert rows["repeats"]["human"] == pytest.approx(0.038, abs=0.002)
@@ -84,19 +85,29 @@ def test_human_values_and_floors(items: pl.DataFrame) -> None:
 
 
 def test_every_computed_metric_is_defined_and_in_order(items: pl.DataFrame) -> None:
-    scores, metrics = evaluated(items, run(6))
+    scores, metrics, _ = evaluated(items, run(6))
     order = list(METRICS)
     assert metrics["metric"].to_list() == sorted(metrics["metric"], key=order.index)
     assert set(scores["metric"]) <= set(order)
 
 
+def test_resamples_are_those_behind_the_intervals(items: pl.DataFrame) -> None:
+    _, metrics, resamples = evaluated(items, run(40))
+    schemas.check(resamples, "resamples")
+    values = dict(resamples.iter_rows())
+    assert {len(of_metric) for of_metric in values.values()} == {100}
+    assert metrics.filter(pl.col("low").is_not_null(), ~pl.col("metric").is_in(list(values))).is_empty()
+
+
 def test_further_metrics_take_their_place_in_the_tables(items: pl.DataFrame) -> None:
-    scores, metrics = evaluated(items, run(6))
-    estimate = stats.Estimate(0.5, 0.4, 0.7, 6)
+    scores, metrics, _ = before = evaluated(items, run(6))
+    estimate = stats.Estimate(0.5, 0.4, 0.7, 6, np.array([0.5, 0.6]))
     parts = pl.DataFrame({"dialogue_id": ["p00"], "metric": ["user_cross_entropy"], "part": [6.0], "whole": [4.0]})
     results = Results({"user_vendi": Result(estimate, 20.0), "user_cross_entropy": Result(estimate, 3.0)}, parts)
-    more, table = extended(scores, metrics, results, times=100, seed=0)
-    assert extended(more, table, results, times=100, seed=0)[1].equals(table)
+    more, table, resamples = extended(before, results, times=100, seed=0)
+    again = extended(Evaluation(more, table, resamples), results, times=100, seed=0)
+    assert again.metrics.equals(table)
+    assert resamples.filter(metric="user_vendi")["values"].to_list() == [[0.5, 0.6]]
     order = list(METRICS)
     assert table["metric"].to_list() == sorted([*metrics["metric"], *results.by_metric], key=order.index)
     assert table.filter(metric="user_vendi").select("value", "human", "floor").row(0) == (0.5, 20.0, None)
@@ -109,7 +120,7 @@ def test_further_metrics_take_their_place_in_the_tables(items: pl.DataFrame) -> 
 
 
 def test_a_signature_states_what_a_value_depends_on(items: pl.DataFrame) -> None:
-    _, metrics = evaluated(items, run(40), n_bootstrap=200, seed=3)
+    _, metrics, _ = evaluated(items, run(40), n_bootstrap=200, seed=3)
     signature = dict(metrics.select("metric", "signature").iter_rows())
     start = f"crslib:{__version__}|n:40"
     assert signature["hits"] == f"{start}|boot:200|seed:3"
@@ -148,7 +159,7 @@ def test_a_planted_leak_is_counted(items: pl.DataFrame) -> None:
     tables["prompts"] = tables["prompts"].with_columns(
         text=pl.when(leak).then(pl.lit("You will love Heat (1995).")).otherwise("text")
     )
-    scores, metrics = evaluated(items, tables)
+    scores, metrics, _ = evaluated(items, tables)
     (row,) = metrics.filter(metric="leaked_titles").rows(named=True)
     assert (row["value"], row["low"], row["n"]) == (1, None, 12)
     assert scores.filter(metric="leaked_titles").filter(pl.col("value") > 0)["dialogue_id"].to_list() == ["p03"]
@@ -156,14 +167,14 @@ def test_a_planted_leak_is_counted(items: pl.DataFrame) -> None:
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_none_or_one_dialogue(items: pl.DataFrame, n: int) -> None:
-    scores, metrics = evaluated(items, run(n))
+    scores, metrics, _ = evaluated(items, run(n))
     assert scores["dialogue_id"].n_unique() == n
     assert metrics["low"].null_count() == len(metrics)
     assert (len(metrics) > 0) == bool(n)
 
 
 def test_no_interval_leaves_the_range_of_its_figure(items: pl.DataFrame) -> None:
-    _, metrics = evaluated(items, run(40))
+    _, metrics, _ = evaluated(items, run(40))
     known = metrics.drop_nulls("low").filter(pl.col("unit") != "bits saved")
     assert (known["low"] >= 0).all()
     assert (known.filter(pl.col("unit").is_in(["share", "distance", "index"]))["high"] <= 1).all()

@@ -6,8 +6,9 @@ import re
 import polars as pl
 import pytest
 
-from crslib import schemas
-from crslib.metrics.two_sample import LENGTH, WORDS, evaluate, two_sample
+from crslib import schemas, stats
+from crslib.data.corpora import Dialogue, Turn
+from crslib.metrics.two_sample import FORM, LENGTH, WORDS, evaluate, reserved, two_sample
 
 COMMON = re.findall(r"\w+", "i like the film we saw a good one last week with my friend and it was nice")
 
@@ -24,64 +25,98 @@ def talk(name: str, n: int, seed: int, words: list[str] = COMMON, longest: int =
     )
 
 
-def accuracy(rows: pl.DataFrame, features: str) -> dict[str, float]:
-    return rows.filter(features=features).row(0, named=True)
+def bounds(estimate: stats.Estimate) -> tuple[float, float]:
+    assert estimate.low is not None and estimate.high is not None
+    return estimate.low, estimate.high
+
+
+def dialogues(turns: pl.DataFrame, n_people: int) -> list[Dialogue]:
+    """Human dialogues of `n_people` users, the same recommender."""
+    talks = turns.group_by("dialogue_id", maintain_order=True)
+    return [
+        Dialogue(
+            str(name), f"person {number % n_people}", "r", tuple(Turn("user", t, (), None) for t in talk["text"]), {}
+        )
+        for number, ((name,), talk) in enumerate(talks)
+    ]
 
 
 def test_dialogues_of_one_source_cannot_be_distinguished() -> None:
-    rows = two_sample(talk("a", 40, 1), talk("b", 60, 2), "user")
-    for features in (WORDS, LENGTH):
-        row = accuracy(rows, features)
-        assert row["low"] < 0.5 < row["high"]
-        assert row["n_dialogues"] == 40
+    accuracy = two_sample(talk("a", 40, 1), talk("b", 60, 2), "user", (WORDS, LENGTH, FORM), times=200)
+    for estimate in accuracy.values():
+        low, high = bounds(estimate)
+        assert low < 0.5 < high
+        assert estimate.n == 40
+        assert estimate.replicates is not None and len(estimate.replicates) == 200
 
 
 def test_other_words_of_equal_length_are_detected_by_the_words_only() -> None:
-    rows = two_sample(
+    accuracy = two_sample(
         talk("a", 30, 1, [*COMMON, "absolutely"] * 1), talk("b", 30, 2, [*COMMON, "meh", "absolut"]), "user"
     )
-    assert accuracy(rows, WORDS)["low"] > 0.5
-    length = accuracy(rows, LENGTH)
-    assert length["low"] < 0.5 < length["high"]
+    assert bounds(accuracy[WORDS])[0] > 0.5
+    low, high = bounds(accuracy[LENGTH])
+    assert low < 0.5 < high
 
 
 def test_the_control_detects_lengths() -> None:
-    rows = two_sample(talk("a", 30, 1, longest=4), talk("b", 30, 2, longest=30), "user")
-    assert accuracy(rows, LENGTH)["low"] > 0.7
+    accuracy = two_sample(talk("a", 30, 1, longest=4), talk("b", 30, 2, longest=30), "user")
+    assert bounds(accuracy[LENGTH])[0] > 0.7
+
+
+def test_the_second_judge_reads_how_turns_are_written_and_not_what_they_say() -> None:
+    dragons = [*COMMON, *["dragons"] * 3]
+    cats = [*COMMON, *["meadows"] * 3]  # another word of content, as long and as frequent
+    low, high = bounds(two_sample(talk("a", 30, 1, dragons), talk("b", 30, 2, cats), "user", [FORM])[FORM])
+    assert low < 0.5 < high
+    loud = talk("b", 30, 2).with_columns(pl.col("text") + pl.lit("!"))
+    assert bounds(two_sample(talk("a", 30, 1), loud, "user", [FORM])[FORM])[0] > 0.9
 
 
 def test_titles_are_masked() -> None:
     one, other = (talk("a", 30, 1), talk("b", 30, 2))
     named = [
-        frame.with_columns(pl.col("text") + pl.lit(f" [[{title}]]")) for frame, title in ((one, "Heat"), (other, "Up"))
+        frame.with_columns(pl.col("text") + pl.lit(f" [[{title}]]")) for frame, title in ((one, "Heat"), (other, "UP!"))
     ]
-    row = accuracy(two_sample(*named, "user"), WORDS)
-    assert row["low"] < 0.5 < row["high"]
+    for estimate in two_sample(*named, "user", (WORDS, FORM)).values():
+        low, high = bounds(estimate)
+        assert low < 0.5 < high
 
 
 @pytest.mark.parametrize(("n", "role"), [(9, "user"), (30, "recommender")])
 def test_too_few_dialogues_have_no_accuracy(n: int, role: str) -> None:
-    assert two_sample(talk("a", n, 1), talk("b", 30, 2), role).is_empty()
+    assert not two_sample(talk("a", n, 1), talk("b", 30, 2), role)
 
 
 def test_the_order_of_rows_changes_nothing() -> None:
     one = two_sample(talk("a", 12, 1), talk("b", 20, 2), "user")
-    assert one.equals(two_sample(talk("a", 12, 1).reverse(), talk("b", 20, 2).reverse(), "user"))
+    assert one == two_sample(talk("a", 12, 1).reverse(), talk("b", 20, 2).reverse(), "user")
 
 
 def test_the_human_value_is_that_of_two_halves_of_the_human_dialogues() -> None:
-    human = talk("h", 60, 3)
+    human = dialogues(talk("h", 120, 3), 30)
     results = evaluate(talk("s", 30, 4, [*COMMON, *["furthermore"] * 9]), human, times=100, seed=0)
-    assert results.by_metric.keys() == {"user_two_sample", "user_two_sample_length"}
+    assert results.by_metric.keys() == {"user_two_sample", "user_two_sample_length", "user_two_sample_form"}
     result = results.by_metric["user_two_sample"]
     assert result.estimate.n == 30
     assert result.human is not None and result.floor is not None
     assert result.estimate.value > 0.8 > result.floor > result.human > 0.3
 
 
+def test_each_judge_reads_people_of_its_own() -> None:
+    """People of the second judge shout: the first one sees none of it, though its words include `!`."""
+    human = [
+        Dialogue(one.dialogue_id, one.user, one.recommender, tuple(
+            Turn(turn.role, turn.text + "!" * reserved(one.user), (), None) for turn in one.turns), {})
+        for one in dialogues(talk("h", 120, 3), 30)
+    ]  # fmt: skip
+    results = evaluate(talk("s", 40, 4), human, times=100, seed=0).by_metric
+    assert results["user_two_sample"].estimate.value < 0.7
+    assert results["user_two_sample_form"].estimate.value > 0.9
+
+
 def test_without_enough_dialogues_the_reason_is_given() -> None:
-    human = talk("h", 60, 3)
-    assert "set `redial`" in evaluate(talk("s", 30, 4), human.clear(), times=100, seed=0).missing
-    few = evaluate(talk("s", 9, 4), human, times=100, seed=0)
+    assert "set `redial`" in evaluate(talk("s", 30, 4), [], times=100, seed=0).missing
+    few = evaluate(talk("s", 9, 4), dialogues(talk("h", 60, 3), 20), times=100, seed=0)
     assert not few.by_metric
     assert few.missing == "too few dialogues: there must be 10 of either side"

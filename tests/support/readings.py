@@ -24,6 +24,10 @@ from scipy.special import log_softmax
 
 from crslib.data.corpora import frames, redial
 from crslib.dialogue import acts as tagger
+from crslib.dialogue import form
+from crslib.dialogue.claims import answers as answers_to
+from crslib.dialogue.claims import claims, questions
+from crslib.dialogue.credits import Credits
 from crslib.dialogue.reactions import react
 from crslib.dialogue.stances import statements
 from crslib.identity import derive_seed
@@ -35,10 +39,9 @@ FILM = re.compile(r"\[\[[^\[\]]+\]\]")
 Values = dict[str, float]
 
 
-def human_dialogues(path: Path) -> tuple[Any, pl.DataFrame, pl.DataFrame]:
-    """ReDial's test dialogues, their turns (table `turns`), and the turns of its training dialogues."""
-    test = redial.read(path, "test")
-    return test, frames(test)[1], frames(redial.read(path, "train"))[1]
+def human_dialogues(path: Path) -> tuple[Any, pl.DataFrame]:
+    """ReDial's test dialogues, and the turns (table `turns`) of its training dialogues."""
+    return redial.read(path, "test"), frames(redial.read(path, "train"))[1]
 
 
 def spoken(turns: pl.DataFrame) -> Iterator[list[dict[str, Any]]]:
@@ -101,10 +104,14 @@ def answers(con: duckdb.DuckDBPyConnection) -> Values:
         for about, says, _ in statements(turn, profile, titles):
             seen["contradictions"].append(says != ("likes" if about in good else "dislikes"))
     covered: defaultdict[str, list[bool]] = defaultdict(list)
-    heads = (con.sql(f"FROM {name}").pl() for name in ("dialogues", "profiles"))
+    heads = [con.sql(f"FROM {name}").pl() for name in ("dialogues", "profiles")]
     for dialogue, _, turn in attributes_said(turns, *heads).iter_rows():
         covered[dialogue].append(turn is not None)
     seen["attribute_coverage"] = [float(np.mean(values)) for values in covered.values()]
+    by_then: defaultdict[str, list[bool]] = defaultdict(list)
+    for dialogue, _, turn in attributes_said(turns, *heads).iter_rows():
+        by_then[dialogue].append(turn is not None and turn < 4)
+    seen["wishes_said"] = [float(np.mean(values)) for values in by_then.values()]
     return {name: float(np.mean(values)) for name, values in seen.items() if values}
 
 
@@ -127,6 +134,74 @@ def _reactions(asked: Mapping[str, Any], reply: Mapping[str, Any]) -> Iterator[t
             if None not in note:
                 liked = ("liked", "disliked") if note[0] else ("interested", "uninterested")
                 yield f"consistency_{'seen' if note[0] else 'unseen'}_{liked[0] if note[1] else liked[1]}", agrees
+
+
+def truth(con: duckdb.DuckDBPyConnection) -> Values:
+    """Statements and questions as the phrases read them, compared with the catalogue by full and last names."""
+    items = con.sql("FROM items").pl()
+    credits, rows = Credits.of(items), {row["item_id"]: row for row in items.iter_rows(named=True)}
+    seen: defaultdict[str, list[bool]] = defaultdict(list)
+    for talk in spoken(con.sql("FROM turns").pl()):
+        for number, turn in enumerate(talk):
+            if turn["role"] != "recommender":
+                continue
+            stated = [(claim.kind == "year", _true(claim, rows[claim.item_id])) for claim in claims(
+                turn, talk[:number], credits)]  # fmt: skip
+            for _, true in stated:
+                seen["facts_decidable"].append(true is not None)
+                seen["facts_true"] += [] if true is None else [true]
+            if not number or talk[number - 1]["role"] != "user":
+                continue
+            for kind in sorted(set(questions(talk[number - 1]))):
+                answered = answers_to(kind, turn, talk[:number], credits)
+                seen["questions_answered"].append(answered)
+                truths = [true for is_year, true in stated if is_year == (kind == "when")]
+                if kind != "about" and (not answered or {True, False} & set(truths)):
+                    seen["true_answers"].append(answered and set(truths) == {True})
+    return {name: float(np.mean(values)) for name, values in seen.items() if values}
+
+
+def _true(claim: Any, row: Mapping[str, Any]) -> bool | None:
+    if claim.kind == "year":
+        year = row["year"]
+        return None if year is None else str(year).startswith(claim.value[:3] if "s" in claim.value else claim.value)
+    sides = {"cast": row["cast"], "maker": row["directors"], "person": [*row["cast"], *row["directors"]]}
+    name, among = (
+        _words(claim.value.replace(".", "")),
+        [_words(person.replace(".", "")) for person in sides[claim.kind]],
+    )
+    if name in among or any(len(name) == 1 and name[0] == person[-1] for person in among):
+        return True
+    if claim.kind == "cast" and name in [_words(person.replace(".", "")) for person in row["directors"]]:
+        return None
+    known = row["cast"] and row["directors"] if claim.kind == "person" else sides[claim.kind]
+    return False if known else None
+
+
+def repetition(con: duckdb.DuckDBPyConnection) -> Values:
+    """Utterances that say something twice, and sentences of earlier turns."""
+    seen: defaultdict[str, list[bool]] = defaultdict(list)
+    for talk in spoken(con.sql("FROM turns").pl()):
+        earlier: defaultdict[str, list[list[str]]] = defaultdict(list)
+        for turn in talk:
+            whole = [FILM.sub(lambda film: f" f{abs(hash(film[0]))} ", part) for part in _parts(turn["text"])]
+            long = [" ".join(words) for words in map(_words, whole) if len(words) > 1]
+            flat = [word for part in whole for word in _words(part)]
+            runs = [" ".join(flat[at : at + 4]) for at in range(len(flat) - 3)]
+            twice = any(n > 1 for counts in (Counter(long), Counter(runs)) for n in counts.values())
+            seen[f"{turn['role']}_self_repetition"].append(twice)
+            own = [words for part in _parts(turn["text"]) if len(words := _words(FILM.sub(" film ", part))) > 2]
+            seen[f"{turn['role']}_said_again"] += [words in earlier[turn["role"]] for words in own]
+            earlier[turn["role"]] += own
+    return {name: float(np.mean(values)) for name, values in seen.items() if values}
+
+
+def _parts(text: str) -> list[str]:
+    """The sentences of a text; marks within titles end none."""
+    titles = FILM.findall(text)
+    parts = re.split(r"[.!?;\n]", FILM.sub("\ue000", text))
+    named = iter(titles)
+    return [re.sub("\ue000", lambda _: next(named), part) for part in parts]
 
 
 def _key(item: Mapping[str, Any]) -> str:
@@ -173,42 +248,59 @@ def guesswork(con: duckdb.DuckDBPyConnection, first: Mapping[tuple[str, str], Ma
 # ── human texts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def two_sample(con: duckdb.DuckDBPyConnection, human: pl.DataFrame, seed: int) -> Values:
+def two_sample(con: duckdb.DuckDBPyConnection, human: Any, seed: int) -> Values:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.model_selection import GroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder
+    from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
     tfidf = {"lowercase": False, "ngram_range": (1, 2), "min_df": 2, "sublinear_tf": True}
+    judges = {
+        "two_sample": (TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", **tfidf), 10, "FILM"),
+        "two_sample_length": (
+            make_pipeline(FunctionTransformer(_lengths), OneHotEncoder(handle_unknown="ignore")), 10, "FILM"
+        ),
+        "two_sample_form": (make_pipeline(FunctionTransformer(_forms), StandardScaler()), 0.1, None),
+    }  # fmt: skip
+    simulated, spoken = con.sql("FROM turns").pl(), frames(human)[1]
     accuracies = {}
     for role in ROLES:
-        sides = [_masked(frame, role) for frame in (con.sql("FROM turns").pl(), human)]
-        n = min(map(len, sides))
-        if n < 10:
-            continue
-        rows = []
-        for side, talks in enumerate(sides):
-            order = sorted(talks, key=lambda dialogue: derive_seed(seed, "two samples", dialogue))
-            rows += [(text, side, f"{side}:{dialogue}") for dialogue in sorted(order[:n]) for text in talks[dialogue]]
-        texts, side, groups = (np.array(column) for column in zip(*rows, strict=True))
-        lengths = np.array([[min(len(_words(text)), 40)] for text in texts])
-        for name, reader, inputs in (
-            ("two_sample", TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", **tfidf), texts),
-            ("two_sample_length", OneHotEncoder(handle_unknown="ignore"), lengths),
-        ):
-            classifier = make_pipeline(reader, LogisticRegression(C=10, max_iter=1000, class_weight="balanced"))
-            predicted = cross_val_predict(classifier, inputs, side, groups=groups, cv=GroupKFold(5))
+        person = {one.dialogue_id: {"user": one.user, "recommender": one.recommender}[role] for one in human}
+        for name, (reader, strength, film) in judges.items():
+            second = name == "two_sample_form"
+            read = [d for d, who in person.items() if (derive_seed(0, "second judge", who) % 2 == 0) == second]
+            theirs = spoken.filter(pl.col("dialogue_id").is_in(read))
+            sides = [_masked(frame, role, film) for frame in (simulated, theirs)]
+            if (n := min(map(len, sides))) < 10:
+                continue
+            rows = []
+            for side, talks in enumerate(sides):
+                order = sorted(talks, key=lambda dialogue: derive_seed(seed, "two samples", dialogue))
+                group = person if second and side else {}
+                rows += [(text, side, f"{side}:{group.get(d, d)}") for d in sorted(order[:n]) for text in talks[d]]
+            texts, side, groups = (np.array(column) for column in zip(*rows, strict=True))
+            regression = LogisticRegression(C=strength, max_iter=1000, class_weight="balanced")
+            classifier = make_pipeline(reader, regression)
+            predicted = cross_val_predict(classifier, texts, side, groups=groups, cv=GroupKFold(5))
             accuracies[f"{role}_{name}"] = float(balanced_accuracy_score(side, predicted))
     return accuracies
 
 
-def _masked(turns: pl.DataFrame, role: str) -> dict[str, list[str]]:
-    """Each dialogue's texts of `role`, a film as one word."""
+def _lengths(texts: np.ndarray) -> np.ndarray:
+    return np.array([[min(len(_words(text)), 40)] for text in texts])
+
+
+def _forms(texts: np.ndarray) -> np.ndarray:
+    return np.array([form.features(text) for text in texts])
+
+
+def _masked(turns: pl.DataFrame, role: str, film: str | None = "FILM") -> dict[str, list[str]]:
+    """Each dialogue's texts of `role`, a film as the word `film`; None: as they are."""
     talks: dict[str, list[str]] = {}
     for row in turns.filter(role=role).sort("dialogue_id", "turn").iter_rows(named=True):
-        if text := " ".join(FILM.sub(" FILM ", row["text"]).split()):
+        if text := " ".join(FILM.sub(f" {film} ", row["text"]).split() if film else row["text"].split()):
             talks.setdefault(row["dialogue_id"], []).append(text)
     return talks
 

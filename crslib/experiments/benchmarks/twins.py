@@ -242,7 +242,7 @@ def effects(
         a, b = pairs[TWIN].to_numpy(), pairs[PLACEBO].to_numpy()
         effect = stats.paired_difference(a, b, times=times, seed=seed)
         if effect is not None:
-            p = stats.sign_flips(a - b, times=10 * times, seed=seed) if effect.n > 1 else None
+            p = float(stats.sign_flips(a - b, times=10 * times, seed=seed)) if effect.n > 1 else None
             means = (pairs[whose].mean() for whose in named)
             rows.append((kind, name, *means, effect.value, effect.low, effect.high, p, effect.n))
     return pl.DataFrame(rows, schema=dict(SCHEMA), orient="row")
