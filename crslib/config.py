@@ -118,7 +118,12 @@ class SimulationParameters(Parameters):
     grounding: Literal["prior", "catalogue", "off"] = Field(
         "prior", description="titles the recommender can name: by item prior, any of the catalogue, or off: free text"
     )
-    resample: int = Field(1, ge=1, description="most draws of a user's reply, until one agrees with its private notes")
+    resample: int = Field(
+        1, ge=1, description="draws of a reply: until one fits, or all where discriminators weigh them"
+    )
+    discriminators: str = _path(
+        "", description="folder with user.json and recommender.json, which weigh the draws; empty: none"
+    )
     memory: bool = Field(True, description="private notes: what the user remembers or thinks of mentioned items")
     facts: bool = Field(True, description="catalogue facts of mentioned items in the recommender's view")
     styles: str = _path(
@@ -169,21 +174,26 @@ class PeopleParameters(Parameters):
     judge: str = _path("", description="Parquet of a judge's votes on the same runs; empty: none")
 
 
-class _LearningParameters(Parameters):
-    """What every training needs: dialogues, a base model, and a device."""
+class CorpusParameters(Parameters):
+    """Which human dialogues are read, and by which base model."""
 
     redial: str = _path("data/raw/redial/redial_dataset.zip", description="ReDial's zip or folder; see crs data fetch")
     skip: int = Field(0, ge=0, description="first dialogues to skip, for example those that init was trained on")
     limit: int = Field(0, ge=0, description="most dialogues used after the skipped ones; 0: all")
     model: str = _path("smollm2", description="GGUF of the base; smollm2 is the built-in one")
+    threads: int = _outside_identity(0, ge=0, description="CPU threads; 0 is all of them")
+
+
+class LearningParameters(CorpusParameters):
+    """What every training needs: dialogues, a base model, and a device."""
+
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device to train on")
     precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto", description="of matrix products; auto: bfloat16 where the device supports it, else float32"
     )
-    threads: int = _outside_identity(0, ge=0, description="CPU threads; 0 is all of them")
 
 
-class TrainingParameters(_LearningParameters):
+class TrainingParameters(LearningParameters):
     """`06_train` and `crs train`: which adapter, from which dialogues, for how long."""
 
     role: Literal["user", "recommender", "scripted", "user-target"] = Field(
@@ -213,30 +223,70 @@ class TrainingParameters(_LearningParameters):
         return resolve(self.to or f"reports/training/{self.role}")
 
 
-class PreferenceParameters(_LearningParameters):
-    """`crs prefer`: which adapter learns to prefer its better continuations, and how far it may move."""
+class DrawingParameters(CorpusParameters):
+    """What is needed where an adapter continues human dialogues."""
 
-    role: Literal["user", "recommender"] = Field("user", description="whose adapter is trained")
+    role: Literal["user", "recommender"] = Field("user", description="whose adapter, and whose turns")
     init: str = _path("", description="adapter to start from, PEFT folder or GGUF; empty: the shipped one")
-    to: str = _path("", description="folder for the adapter; empty: reports/preferences/ROLE")
     contexts: int = Field(480, ge=1, description="points in human dialogues to continue")
     draws: int = Field(4, ge=2, description="continuations of each point")
-    judge: str = _path("", description="GGUF of a model that judges in addition to the rules; empty: none")
+
+    @property
+    def start(self) -> Path:
+        """The adapter that continues."""
+        return resolve(self.init or f"data/adapters/{self.role}.gguf")
+
+
+class PairParameters(DrawingParameters, LearningParameters):
+    """What every training on pairs of replies needs: how far the adapter may move."""
+
     beta: float = Field(0.1, gt=0, description="DPO's beta: how strongly the starting adapter is kept")
     sft: float = Field(0.2, ge=0, description="weight of the chosen continuation's own cross-entropy; 0: plain DPO")
     epochs: int = Field(1, ge=1, description="passes over the pairs")
     lr: float = Field(3e-4, gt=0, description="peak learning rate")
     validation: float = Field(0.1, ge=0, lt=1, description="share of dialogues whose pairs are held out for validation")
 
+
+class PreferenceParameters(PairParameters):
+    """`crs prefer`: which adapter learns to prefer its better continuations, and how far it may move."""
+
+    to: str = _path("", description="folder for the adapter; empty: reports/preferences/ROLE")
+    judge: str = _path("", description="GGUF of a model that judges in addition to the rules; empty: none")
+
     @property
     def folder(self) -> Path:
         """Folder of the results."""
         return resolve(self.to or f"reports/preferences/{self.role}")
 
+
+class ImitationParameters(PairParameters):
+    """`crs imitate`: which adapter learns to prefer what a person said to its own reply, and what must not be lost."""
+
+    to: str = _path("", description="folder for the adapter; empty: reports/imitation/ROLE")
+    sft: float = Field(1.0, ge=0, description="weight of the cross-entropy of what the person said")
+    rounds: int = Field(1, ge=1, description="rounds; each begins with the adapter of the one before")
+    guard: int = Field(
+        50, ge=1, description="dialogues of other people; training stops when their words get less likely"
+    )
+    slack: float = Field(
+        0.01, ge=0, description="nats per token that the guard dialogues may lose; beyond, training stops"
+    )
+
     @property
-    def start(self) -> Path:
-        """The adapter of SFT."""
-        return resolve(self.init or f"data/adapters/{self.role}.gguf")
+    def folder(self) -> Path:
+        """Folder of the results."""
+        return resolve(self.to or f"reports/imitation/{self.role}")
+
+
+class DiscriminatorParameters(DrawingParameters):
+    """`crs discriminator`: which adapter's turns are compared with people's."""
+
+    to: str = _path("", description="folder for ROLE.json; empty: reports/discriminators")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the results."""
+        return resolve(self.to or "reports/discriminators")
 
 
 class RunParameters(ProfileParameters, SimulationParameters, EvaluationParameters):

@@ -11,7 +11,7 @@ from crslib.cli.chat import chat
 from crslib.cli.data import data
 from crslib.cli.people import people
 from crslib.cli.terminal import fail
-from crslib.cli.train import prefer, train
+from crslib.cli.train import blend, discriminator, imitate, prefer, train
 from crslib.errors import CrsError
 
 
@@ -34,6 +34,6 @@ def main() -> None:
 
 for command in (
     *(runs.run, runs.sweep, runs.compare, runs.judge, runs.runs, runs.export, runs.look),
-    *(chat, people, data, bench, train, prefer),
+    *(chat, people, data, bench, train, prefer, imitate, blend, discriminator),
 ):
     main.add_command(command)

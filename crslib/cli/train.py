@@ -1,4 +1,4 @@
-"""`crs train` and `crs prefer`: training of adapters."""
+"""`crs train`, `crs prefer`, `crs imitate`, `crs blend` and `crs discriminator`: adapters, and who tells them apart."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,13 @@ from typing import Any
 import click
 
 from crslib.cli.terminal import console, counting
-from crslib.config import Parameters, PreferenceParameters, TrainingParameters
+from crslib.config import (
+    DiscriminatorParameters,
+    ImitationParameters,
+    Parameters,
+    PreferenceParameters,
+    TrainingParameters,
+)
 
 
 def _options(parameters: type[Parameters]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -67,6 +73,72 @@ def prefer(role: str, **given: Any) -> None:
     for name, before in figures["before"].items():
         console.print(f"{name:8} {before:.3f} → {figures['after'][name]:.3f} in validation")
     console.print(str(parameters.folder / f"{role}.gguf"), soft_wrap=True)
+
+
+@click.command()
+@click.argument("role", type=click.Choice(["user", "recommender"]))
+@_options(ImitationParameters)
+def imitate(role: str, **given: Any) -> None:
+    """Trains the adapter of ROLE to prefer what people said to its own replies (needs `pip install 'crslib[train]'`).
+
+    Self-play fine-tuning in rounds: a discriminator, fitted anew, leaves the replies that it takes for the model's.
+    Training stops when the words of other people get less likely. A killed training resumes. The folder TO gets adapter
+    and card, and a folder for every round.
+    """
+    from crslib.training import rounds
+
+    parameters = ImitationParameters.parse({"role": role, **_with_absolute_folder(given)}).located()
+    with counting("contexts, then tokens") as progress:
+        done = rounds.imitate(parameters, progress)
+    for row in done.iter_rows(named=True):
+        people = f"{row['people_before']:.3f} → {row['people_after']:.3f} nats per token"
+        stopped = "; stopped by the guard" if row["stopped"] else ""
+        console.print(
+            f"round {row['round']}: {row['pairs']} pairs, discriminator {row['accuracy']:.2f} (log loss "
+            f"{row['log_loss']:.3f}), people {people}{stopped}",
+            soft_wrap=True,
+        )
+    console.print(str(parameters.folder / f"{role}.gguf"), soft_wrap=True)
+
+
+@click.command()
+@click.argument("first", type=click.Path(exists=True, path_type=Path))
+@click.argument("second", type=click.Path(exists=True, path_type=Path))
+@click.option("--share", type=float, default=0.5, show_default=True, help="Share of SECOND, 0 to 1.")
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="GGUF to write; its card goes beside it.")
+@click.option("--model", default="smollm2", show_default=True, help="GGUF of the base; smollm2 is the built-in one.")
+def blend(first: Path, second: Path, share: float, to: Path, model: str) -> None:
+    """Mixes two adapters of one base: (1 − share) · FIRST + share · SECOND, e.g. SFT and DPO. Nothing is trained.
+
+    FIRST and SECOND are GGUFs, or PEFT folders (which need `pip install 'crslib[train]'`).
+    """
+    from crslib.training import blend as blending
+
+    loss = blending.blend_files(first, second, share, to, model)
+    console.print(f"{loss:.2%} of the mixture's norm is cut off", soft_wrap=True)
+    console.print(str(to), soft_wrap=True)
+
+
+@click.command()
+@click.argument("role", type=click.Choice(["user", "recommender"]))
+@_options(DiscriminatorParameters)
+def discriminator(role: str, **given: Any) -> None:
+    """Fits a discriminator of people's turns and those of the adapter of ROLE, which can weigh a simulation's draws.
+
+    The folder TO gets ROLE.json: weights of words and pairs of words.
+    """
+    from crslib.training import rounds
+
+    parameters = DiscriminatorParameters.parse({"role": role, **_with_absolute_folder(given)}).located()
+    with counting("contexts") as progress:
+        fitted = rounds.fit_discriminator(parameters, progress)
+    about = fitted.about
+    console.print(
+        f"{len(fitted.weights)} features of {about['human_turns']} human and {about['model_turns']} of the model, "
+        f"on dialogues left out: accuracy {about['accuracy']:.3f}, log loss {about['log_loss']:.3f} (chance: 0.693)",
+        soft_wrap=True,
+    )
+    console.print(str(parameters.folder / f"{role}.json"), soft_wrap=True)
 
 
 def _with_absolute_folder(given: dict[str, Any]) -> dict[str, Any]:

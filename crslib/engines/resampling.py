@@ -1,32 +1,40 @@
-"""Rejection sampling: an engine that draws an utterance again, up to a limit, while the caller refuses it.
+"""Resampling: an engine that draws an utterance several times and keeps one draw, by what the caller says of them.
 
-The contract of `base.Engine` still holds if the decision to accept depends on the utterance and its own dialogue alone.
-Knows nothing of why an utterance is refused.
+Without a weight the first draw that fits is kept (rejection sampling). With one, one of the draws that fit is drawn
+with a probability proportional to its weight (sampling importance resampling: Rubin 1987). Where the weight is the
+density of people's utterances over the model's, the utterances kept approach people's as the number of draws grows.
+
+The contract of `base.Engine` still holds if both depend on the utterance and its own dialogue alone. Knows nothing of
+why an utterance does not fit or has much weight.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from random import Random
 from typing import Any
 
 from crslib.engines.base import Completion, Engine, Request
 from crslib.identity import derive_seed
 
-Accept = Callable[[Completion], bool]
+Fits = Callable[[Completion], bool]
+LogWeight = Callable[[Completion], float]
 
 
 @dataclass
 class _Attempt:
     request: Request
-    accept: Accept
-    draws: int = 0
-    n_cached: int = 0
+    fits: Fits
+    log_weight: LogWeight | None
+    draws: list[Completion] = field(default_factory=list)
+    fitting: list[Completion] = field(default_factory=list)
 
 
 class Resampling:
-    """An engine around another: up to `times` draws of each utterance; the first accepted one is the completion.
+    """An engine around another, which draws each utterance up to `times` times.
 
-    If all are refused, the last draw is the completion. The first draw has the request's own seed, so where it is
-    accepted, the completion is the wrapped engine's. A further draw costs its new tokens only: the prompt is cached.
+    The first draw has the request's own seed, so with one draw, and where a first draw fits and there is no weight, the
+    completion is the wrapped engine's. A further draw costs its new tokens only: the prompt is cached.
     """
 
     def __init__(self, engine: Engine, times: int) -> None:
@@ -34,7 +42,7 @@ class Resampling:
         self.identity: Mapping[str, Any] = {**engine.identity, "resample": times}
         self.width, self.chat_template = engine.width, engine.chat_template
         self.encode, self.decode, self.release, self.close = engine.encode, engine.decode, engine.release, engine.close
-        self.refused = 0  # how many draws were refused
+        self.refused = 0  # how many draws did not fit
         self._attempts: dict[str, _Attempt] = {}
 
     @property
@@ -45,28 +53,48 @@ class Resampling:
     def pending(self) -> int:
         return self.engine.pending
 
-    def submit(self, request: Request, accept: Accept = lambda completion: True) -> None:
-        """Queues a request. `accept` decides about every draw but the last, which is never refused."""
-        self._attempts[request.key] = _Attempt(request, accept)
+    def submit(
+        self, request: Request, fits: Fits = lambda completion: True, log_weight: LogWeight | None = None
+    ) -> None:
+        """Queues a request.
+
+        Without `log_weight` the completion is the first draw that `fits`, or the last of all. With it, all are drawn,
+        and the completion is one of those that fit, or of all where none does, in proportion to exp(`log_weight`).
+        """
+        self._attempts[request.key] = _Attempt(request, fits, log_weight)
         self.engine.submit(request)
 
     def step(self) -> list[tuple[str, Completion]]:
-        """As the wrapped engine's step; a refused utterance is queued again.
+        """As the wrapped engine's step; an utterance that is to be drawn again is queued again.
 
         `n_cached` is that of the first draw: what was new to the dialogue, not to the draw.
         """
         ended = []
         for key, completion in self.engine.step():
             attempt = self._attempts[key]
-            attempt.n_cached = attempt.n_cached if attempt.draws else completion.n_cached
-            attempt.draws += 1
-            last = completion.finish == "context_full" or attempt.draws >= self.times
-            if last or attempt.accept(completion):
-                del self._attempts[key]
-                ended.append((key, replace(completion, n_cached=attempt.n_cached)))
+            attempt.draws.append(completion)
+            if self.times == 1 or attempt.fits(completion):
+                attempt.fitting.append(completion)
             else:
                 self.refused += 1
-                self.engine.submit(
-                    replace(attempt.request, seed=derive_seed(attempt.request.seed, "again", attempt.draws))
-                )
+            if self._is_over(attempt):
+                del self._attempts[key]
+                ended.append((key, replace(_chosen(attempt), n_cached=attempt.draws[0].n_cached)))
+            else:
+                seed = derive_seed(attempt.request.seed, "again", len(attempt.draws))
+                self.engine.submit(replace(attempt.request, seed=seed))
         return ended
+
+    def _is_over(self, attempt: _Attempt) -> bool:
+        last = attempt.draws[-1].finish == "context_full" or len(attempt.draws) >= self.times
+        return last or (attempt.log_weight is None and bool(attempt.fitting))
+
+
+def _chosen(attempt: _Attempt) -> Completion:
+    """The draw that is kept."""
+    candidates = attempt.fitting or attempt.draws
+    if attempt.log_weight is None or len(candidates) == 1:
+        return candidates[-1]
+    logs = [attempt.log_weight(completion) for completion in candidates]
+    weights = [math.exp(one - max(logs)) for one in logs]
+    return Random(derive_seed(attempt.request.seed, "choice")).choices(candidates, weights)[0]

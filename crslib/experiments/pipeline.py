@@ -85,6 +85,9 @@ def plan(given: Mapping[str, Any], reports: Path, report: Callable[[str], None] 
             raise CrsError(f"{redial} does not exist; give ReDial's zip or folder, or leave `redial` empty")
         parts = sorted(redial.glob("*.jsonl")) if redial.is_dir() else [redial]
         inputs["redial"] = {path.name: file_sha256(path) for path in parts}
+    if parameters.discriminators:
+        judges = sorted(resolve(parameters.discriminators).glob("*.json"))
+        inputs["discriminators"] = {path.name: file_sha256(path) for path in judges}
     if parameters.summary_style == "model":
         inputs["summary"] = {"model_sha256": file_sha256(llama.model_path(parameters.summary_model))}
     run_id = digest({"parameters": parameters.identity(), "inputs": inputs}, "run")

@@ -69,11 +69,13 @@ def wanted(profiles: pl.DataFrame, parameters: SimulationParameters) -> dict[str
 def words_key(parameters: SimulationParameters, population: Population, engines: Sequence[Engine]) -> str:
     """What stands for all that decides the words of a population's dialogues, and for nothing else.
 
-    Parameters but for the condition's name, the population's tables, the engines' identities, the styles, and the
-    sources of `DECIDE_THE_WORDS`.
+    Parameters but for the condition's name, the population's tables, the engines' identities, the styles, the
+    discriminators, and the sources of `DECIDE_THE_WORDS`.
     """
     given = {name: value for name, value in parameters.identity().items() if name != "condition"}
     identities = [dict(engine.identity) for engine in engines]
     styles = file_sha256(resolve(parameters.styles)) if parameters.styles else ""
     sources = sources_sha256(DECIDE_THE_WORDS)
-    return digest([given, population.sha256, identities, styles, sources], "words")
+    weighing = resolve(parameters.discriminators) if parameters.discriminators else None
+    judges = [file_sha256(path) for path in sorted(weighing.glob("*.json"))] if weighing else []
+    return digest([given, population.sha256, identities, styles, sources, judges], "words")

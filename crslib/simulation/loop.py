@@ -13,16 +13,17 @@ from typing import Any
 
 import polars as pl
 
-from crslib.config import SimulationParameters
+from crslib.config import SimulationParameters, resolve
 from crslib.data.catalog import Catalog
 from crslib.dialogue import reactions, styles
+from crslib.dialogue.discriminator import Discriminator
 from crslib.dialogue.styles import Style
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER, clean, plain
 from crslib.dialogue.views import RecommenderView, UserKnowledge, UserView, View, looked_up
 from crslib.engines.base import Completion, Engine, Request
 from crslib.engines.loading import engine_record
-from crslib.engines.resampling import Resampling
+from crslib.engines.resampling import Fits, LogWeight, Resampling
 from crslib.identity import derive_seed
 from crslib.recommender.grounding import Grounding
 from crslib.recommender.prior import Utterance
@@ -146,7 +147,8 @@ class _Party(ABC):
 
     def __init__(self, engine: Engine, empty: View, catalog: Catalog, parameters: SimulationParameters) -> None:
         """`empty`: a view of this role without anything of a dialogue; what it shares with others is computed once."""
-        self.engine, self._catalog, self._parameters = engine, catalog, parameters
+        self.engine, self._catalog, self._parameters = Resampling(engine, parameters.resample), catalog, parameters
+        self._log_weight = _log_weight(self.engine, self.role, parameters)
         self._template = ChatTemplate(*engine.chat_template)
         self._beginning = self._template.encode(empty.messages, engine)
         self._requests: dict[str, Request] = {}
@@ -171,7 +173,11 @@ class _Party(ABC):
         self._submit(request, dialogue)
 
     def _submit(self, request: Request, dialogue: _Dialogue) -> None:
-        self.engine.submit(request)
+        self.engine.submit(request, self._fits(dialogue), self._log_weight)
+
+    def _fits(self, dialogue: _Dialogue) -> Fits:
+        """Which replies the role may give."""
+        return lambda completion: True
 
     def answer(self, dialogue: _Dialogue, completion: Completion) -> None:
         """Adds an utterance to the dialogue and to the role's own view, or ends the dialogue.
@@ -206,8 +212,8 @@ class _User(_Party):
     role = USER
 
     def __init__(self, engine: Engine, population: Population, parameters: SimulationParameters) -> None:
-        self._resampling, self._population = Resampling(engine, parameters.resample), population
-        super().__init__(self._resampling, UserView(UserKnowledge("", "")), population.catalog, parameters)
+        self._population = population
+        super().__init__(engine, UserView(UserKnowledge("", "")), population.catalog, parameters)
 
     def _view(self, dialogue: _Dialogue) -> UserView:
         return dialogue.user
@@ -221,8 +227,8 @@ class _User(_Party):
         dialogue.notes = list(notes.values())
         dialogue.user.follow(turn, dialogue.notes)
 
-    def _submit(self, request: Request, dialogue: _Dialogue) -> None:
-        """A reply that contradicts its private notes is drawn again, up to `resample` times."""
+    def _fits(self, dialogue: _Dialogue) -> Fits:
+        """A reply that contradicts its private notes does not fit."""
         history, notes = tuple(dialogue.turns), dialogue.notes
 
         def fits(completion: Completion) -> bool:
@@ -230,10 +236,7 @@ class _User(_Party):
             turn = {"role": USER, "text": text, "items": self._catalog.link(text), "notes": notes}
             return reactions.fits(turn, history)
 
-        if notes:
-            self._resampling.submit(request, fits)
-        else:
-            self._resampling.submit(request)
+        return fits if notes else super()._fits(dialogue)
 
 
 class _Recommender(_Party):
@@ -259,7 +262,15 @@ class _Recommender(_Party):
         if self._grounding is not None:
             constraint = self._grounding.constraint(utterances_of(dialogue.turns), self._parameters.temperature)
             request = replace(request, constraint=constraint)
-        self.engine.submit(request)
+        super()._submit(request, dialogue)
+
+
+def _log_weight(engine: Engine, role: str, parameters: SimulationParameters) -> LogWeight | None:
+    """How much more likely than the model people are to say what it said; None where nothing weighs the draws."""
+    if not parameters.discriminators:
+        return None
+    judge = Discriminator.read(resolve(parameters.discriminators) / f"{role}.json")
+    return lambda completion: judge.log_odds(clean(engine.decode(completion.ids)))
 
 
 def utterances_of(turns: Sequence[Mapping[str, Any]]) -> list[Utterance]:

@@ -7,13 +7,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from crslib.config import PreferenceParameters, TrainingParameters
+from crslib.config import ImitationParameters, PairParameters, PreferenceParameters, TrainingParameters
 from crslib.identity import file_sha256
 from crslib.training.base import Base
 
+_COMMANDS = {TrainingParameters: "train", PreferenceParameters: "prefer", ImitationParameters: "imitate"}
+_LICENCE = "that of the base for the adapter (Apache-2.0 for SmolLM2), with attribution to the data above"
+
 
 def model_card(
-    parameters: TrainingParameters | PreferenceParameters,
+    parameters: TrainingParameters | PairParameters,
     base: Base,
     figures: Mapping[str, Any],
     settings: Mapping[str, Any],
@@ -37,17 +40,37 @@ def model_card(
             f"- Settings: {json.dumps(settings)}.",
             f"- Hardware: {figures['device']} ({platform.machine()}), {figures['precision']}, "
             f"torch {version('torch')}; {figures['tokens']:,} tokens in {figures['seconds']:,.0f} s.",
-            "- Licence: that of the base for the adapter (Apache-2.0 for SmolLM2), with attribution to the data above.",
+            f"- Licence: {_LICENCE}.",
             "",
             *_validation(figures),
         ]
     )
 
 
-def _command(parameters: TrainingParameters | PreferenceParameters) -> str:
+def blend_card(base: Base, first: Path, second: Path, share: float, rank: int, loss: float, to: Path) -> str:
+    """The card (Markdown) of a mixture; see `blend.blend_files`."""
+    return "\n".join(
+        [
+            f"# Adapter: {to.stem}",
+            "",
+            f"LoRA for {base.shape.name}, `{base.path.name}` (SHA-256 {file_sha256(base.path)}), in format v1. "
+            f"It changes every matrix by {1 - share:g} · the change of the first adapter + {share:g} · the second's.",
+            "",
+            f"- First: {_origin(first)}.",
+            f"- Second: {_origin(second)}.",
+            f"- Rank {rank}, by singular values; {loss:.2%} of the sum's norm is cut off.",
+            f"- Command: `crs blend {first.name} {second.name} --share {share:g} --to {to.name}`.",
+            "- Data: those of the two adapters, see their cards; of this project's, ReDial's training part (Li et al. "
+            "2018, CC BY 4.0).",
+            f"- Licence: {_LICENCE}.",
+            "",
+        ]
+    )
+
+
+def _command(parameters: TrainingParameters | PairParameters) -> str:
     """The command that repeats a training. Paths are cut to their last part, since folders differ between machines."""
-    name = "train" if isinstance(parameters, TrainingParameters) else "prefer"
-    words = [f"crs {name} {parameters.role}"]
+    words = [f"crs {_COMMANDS[type(parameters)]} {parameters.role}"]
     for field, info in type(parameters).model_fields.items():
         value = getattr(parameters, field)
         if field not in ("role", "to", "device", "threads") and value != info.default:
@@ -63,11 +86,11 @@ def _origin(init: Path | None) -> str:
 
 
 def _validation(figures: Mapping[str, Any]) -> list[str]:
-    if not figures["validation_examples"]:
+    if not figures["before"]:
         return ["There was no validation.", ""]
     return [
         f"On {figures['validation_examples']} validation examples (of SFT cross-entropy in nats per own token, by kind "
-        "of token; of DPO loss, accuracy and margin):",
+        "of token; of DPO loss, accuracy and margin; `people`: nats per own token of the guard dialogues):",
         "",
         "| | before | after |",
         "|---|---|---|",

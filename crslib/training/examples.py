@@ -132,12 +132,12 @@ def encode(own_view: View, tokenizer: Tokenizer, template: ChatTemplate) -> tupl
         start, stop = len(prompt), len(prompt) + len(own)
         if ids[:stop] != [*prompt, *own] or stop == len(ids):
             raise CrsError("the model's chat template rewrites past messages; train on a GGUF with another one")
-        kinds[start : stop + 1] = [*_kinds(message.text, own, tokenizer), END]
+        kinds[start : stop + 1] = [*kinds_of(message.text, own, tokenizer), END]
         stop += 1
     return ids[:stop], kinds[:stop]
 
 
-def _kinds(text: str, ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+def kinds_of(text: str, ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
     """TITLE for every token that holds a part of a title, TEXT for the others.
 
     A token is free of a title if it is also a token of the text before the title alone, or of the text after it alone.

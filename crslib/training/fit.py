@@ -64,6 +64,19 @@ class Settings:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Guard:
+    """What a training must not lose: the mean loss of `objective` may not rise above `limit` (nats)."""
+
+    objective: Objective
+    limit: float
+
+    def lost(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the last row of a log, if there is one, was measured to be above the limit."""
+        measured = rows[-1].get("guard") if rows else None
+        return measured is not None and measured > self.limit
+
+
 LOG = {  # columns of the log, see `fit`
     "step": pl.Int64,
     "epoch": pl.Float64,
@@ -74,6 +87,7 @@ LOG = {  # columns of the log, see `fit`
     "validation": pl.Float64,
     "accuracy": pl.Float64,
     "margin": pl.Float64,
+    "guard": pl.Float64,
 }
 
 
@@ -84,6 +98,7 @@ def fit(
     settings: Settings,
     checkpoint: Path,
     *,
+    guard: Guard | None = None,
     resume: bool = False,
     save_every: float = 60.0,
     progress: Progress = no_progress,
@@ -95,6 +110,9 @@ def fit(
     has them) are null except in the rows after which they were measured. At the end `model` holds the adapter with the
     lowest validation loss, or the last one without validation. `checkpoint` is written every `save_every` seconds and
     at the end; with `resume` training continues from it. `progress` counts tokens.
+
+    With a `guard` its loss is measured at every validation, too, as column `guard`. Above the limit training stops, and
+    only an adapter that was within the limit when it was measured can be the result: at worst the one at the start.
     Raises `CrsError` when there are no examples, when the checkpoint cannot be read or has other settings, examples or
     precision, and when the loss is not finite.
     """
@@ -107,14 +125,17 @@ def fit(
     }
     optimizer = adamw(model, settings.lr)
     data = training.identity, validation and validation.identity
-    key = digest([asdict(settings), data, model.rank, model.precision], "training")
+    guarded = [guard.objective.identity, guard.limit] if guard else []
+    key = digest([asdict(settings), data, model.rank, model.precision, *guarded], "training")
     state = _State(key, model, optimizer)
+    if guard is not None:
+        state.store_if_best(math.inf)
     if resume and checkpoint.exists():
         state.load(checkpoint)
     total, per_epoch = int(sum(training.lengths[rows].sum() for rows in steps)), len(steps) / settings.epochs
     started, earlier, saved = perf_counter(), state.seconds, perf_counter()
     done = int(sum(training.lengths[rows].sum() for rows in steps[: state.step]))
-    for rows in steps[state.step :]:
+    for rows in [] if guard and guard.lost(state.rows) else steps[state.step :]:
         rate = settings.lr * _rate(state.step, len(steps), settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -130,18 +151,36 @@ def fit(
             "loss": loss,
             "lr": rate,
         }
-        if validation is not None and state.step in checks:
-            means = evaluate(model, validation, settings.batch_tokens)
-            row |= {"validation": means["loss"], "accuracy": means.get("accuracy"), "margin": means.get("margin")}
-            state.store_if_best(means["loss"])
+        if state.step in checks and (validation is not None or guard is not None):
+            row |= _check(model, state, validation, guard, settings.batch_tokens)
         state.seconds = earlier + perf_counter() - started
         state.rows.append(row | {"seconds": state.seconds})
-        if perf_counter() - saved >= save_every or state.step == len(steps):
+        lost = guard is not None and guard.lost(state.rows)
+        if perf_counter() - saved >= save_every or state.step == len(steps) or lost:
             state.save(checkpoint)
             saved = perf_counter()
         progress(done, total)
+        if lost:
+            break
     state.restore_best()
     return pl.DataFrame(state.rows, schema=LOG)
+
+
+def _check(
+    model: LoraLlama, state: "_State", validation: Objective | None, guard: Guard | None, batch_tokens: int
+) -> dict[str, float | None]:
+    """The figures of a validation, as columns of the log; the adapter is stored if it may be the result."""
+    row: dict[str, float | None] = {}
+    rank = -float(state.step)  # without validation the last adapter counts
+    if validation is not None:
+        means = evaluate(model, validation, batch_tokens)
+        row |= {"validation": means["loss"], "accuracy": means.get("accuracy"), "margin": means.get("margin")}
+        rank = means["loss"]
+    if guard is not None:
+        row["guard"] = evaluate(model, guard.objective, batch_tokens)["loss"]
+    if guard is None or not guard.lost([row]):
+        state.store_if_best(rank)
+    return row
 
 
 def evaluate(model: LoraLlama, objective: Objective, batch_tokens: int) -> dict[str, float]:

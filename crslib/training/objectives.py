@@ -51,13 +51,13 @@ class SFTObjective:
 
 class DPOObjective:
     """Direct preference optimisation (Rafailov et al. 2023, eq. 7) over a frame with columns `prompt`, `chosen` and
-    `rejected`, all List(Int32).
+    `rejected`, all List(Int32), and `chosen_target` and `rejected_target`, List(Boolean).
 
     The reference is `model` as it is when the objective is created. Ids of the continuations include the token that
-    ends them. `beta`: strength of the pull towards the reference. `sft`: weight of the chosen continuation's
-    cross-entropy per token, which keeps its likelihood from falling with the rejected one's (RPO: Pang et al. 2024;
-    0 is plain DPO). Every pair has weight 1. Raises `CrsError` for an empty text or one longer than the model's
-    context.
+    ends them. Only tokens that are targets count; the others are read as context. `beta`: strength of the pull towards
+    the reference. `sft`: weight of the chosen continuation's cross-entropy per target, which keeps its likelihood from
+    falling with the rejected one's (RPO: Pang et al. 2024; 0 is plain DPO). Every pair has weight 1. Raises `CrsError`
+    for a text that is empty or has no target, and for one longer than the model's context.
     """
 
     def __init__(
@@ -71,34 +71,36 @@ class DPOObjective:
         batch_tokens: int = 2048,
     ) -> None:
         self._beta, self._sft, self._device = beta, sft, device
-        prompts, *continuations = (_arrays(pairs, name) for name in ("prompt", "chosen", "rejected"))
-        self._tokens, self._n = [], []
-        for prompt, *both in zip(prompts, *continuations, strict=True):
-            whole = [np.concatenate([prompt, continuation]) for continuation in both]
-            if not len(prompt) or not all(map(len, both)) or max(map(len, whole)) > model.shape.n_ctx:
+        self._tokens, self._at = [], []
+        prompts, *sides = (_arrays(pairs, name) for name in ("prompt", "chosen", "rejected"))
+        targets = [_arrays(pairs, f"{side}_target") for side in ("chosen", "rejected")]
+        for prompt, *row in zip(prompts, *sides, *targets, strict=True):
+            continuations, marks = row[:2], row[2:]
+            whole = [np.concatenate([prompt, continuation]) for continuation in continuations]
+            if not len(prompt) or not all(mark.any() for mark in marks) or max(map(len, whole)) > model.shape.n_ctx:
                 raise CrsError(f"a pair has an empty text or one of over {model.shape.n_ctx} tokens; leave it out")
             self._tokens.append(whole)
-            self._n.append([len(continuation) for continuation in both])
+            self._at.append([len(prompt) - 1 + np.flatnonzero(mark) for mark in marks])
         self.lengths = np.array([sum(map(len, whole)) for whole in self._tokens], dtype=np.int64)
         self.weights = np.ones(len(pairs), dtype=np.int64)
         ids = [[tokens.tolist() for tokens in whole] for whole in self._tokens]
-        self.identity = digest([ids, self._n, beta, sft], "pairs")
+        self.identity = digest([ids, [[at.tolist() for at in both] for both in self._at], beta, sft], "pairs")
         self._reference = np.zeros((len(pairs), 2), dtype=np.float32)
         with torch.no_grad():
             for rows in batches(np.arange(len(pairs)), self.lengths, batch_tokens):
                 self._reference[rows] = self.log_probabilities(model, rows).cpu().numpy()
 
     def log_probabilities(self, model: LoraLlama, rows: Rows) -> Tensor:
-        """log π(chosen | prompt) and log π(rejected | prompt) of pairs `rows`, (n, 2), in nats."""
+        """log π of the targets of chosen and rejected continuations of pairs `rows`, (n, 2), in nats."""
         sequences = [tokens for row in rows for tokens in self._tokens[row]]
-        counts = [n for row in rows for n in self._n[row]]
-        ends = np.cumsum([len(sequence) for sequence in sequences])
-        at = np.concatenate([np.arange(end - n, end) - 1 for end, n in zip(ends, counts, strict=True)])
+        places = [at for row in rows for at in self._at[row]]
+        starts = np.cumsum([0, *(len(sequence) for sequence in sequences[:-1])])
         batch = Sequences(sequences, self._device)
+        at = np.concatenate([own + start for own, start in zip(places, starts, strict=True)])
         index = torch.from_numpy(at).to(self._device)
         losses = model.token_losses(batch, index, batch.tokens[index + 1])
-        owner = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(self._device)
-        return -losses.new_zeros(len(counts)).index_add(0, owner, losses).view(-1, 2)
+        owner = torch.from_numpy(np.repeat(np.arange(len(places)), [len(own) for own in places])).to(self._device)
+        return -losses.new_zeros(len(places)).index_add(0, owner, losses).view(-1, 2)
 
     def sums(self, model: LoraLlama, rows: Rows) -> dict[str, Tensor]:
         """Over pairs: `loss`, `accuracy` (the chosen one has the larger implicit reward), `margin` (of the rewards)."""
@@ -108,7 +110,7 @@ class DPOObjective:
         margin = rewards[:, 0] - rewards[:, 1]
         loss = -F.logsigmoid(margin)
         if self._sft:
-            lengths = torch.tensor([self._n[row][0] for row in rows], device=self._device)
+            lengths = torch.tensor([len(self._at[row][0]) for row in rows], device=self._device)
             loss = loss - self._sft * log_probabilities[:, 0] / lengths
         return {"loss": loss.sum(), "accuracy": (margin > 0).float().sum(), "margin": margin.detach().sum()}
 

@@ -59,6 +59,8 @@ PAIRS: dict[str, Any] = {
     "prompt": pl.List(pl.Int32),
     "chosen": pl.List(pl.Int32),
     "rejected": pl.List(pl.Int32),
+    "chosen_target": pl.List(pl.Boolean),
+    "rejected_target": pl.List(pl.Boolean),
     "reasons": pl.List(pl.String),
     "chosen_text": pl.String,
     "rejected_text": pl.String,
@@ -72,7 +74,8 @@ class Context:
     `moment`: dialogue and turn, shared by contexts that differ in their notes. `kind`: the kind of the only note (see
     `NOTE_KINDS`), `several`, or empty. `messages`: the view of `role`. `history`: the turns so far (role, text, items,
     notes as in table `turns`). `notes`: what the user knows of the items just named. `profile`: columns `liked_genres`
-    … `disliked_items` of the user, empty for a recommender.
+    … `disliked_items` of the user, empty for a recommender. `reply`: what the person said then; empty where the notes
+    are not the person's own.
     """
 
     context_id: str
@@ -83,6 +86,7 @@ class Context:
     history: tuple[Turn, ...]
     notes: tuple[Mapping[str, Any], ...]
     profile: Mapping[str, Any]
+    reply: str = ""
 
 
 # ── contexts ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -121,7 +125,7 @@ def _contexts(
             kinds = [NOTE_KINDS.get((note["seen"], note["liked"]), "") for note in own]
             kind = "several" if len(kinds) > 1 else "".join(kinds)
             view = tuple(messages[: number + 1])
-            yield Context(moment, moment, role, kind, view, tuple(history), tuple(own), profile)
+            yield Context(moment, moment, role, kind, view, tuple(history), tuple(own), profile, row["text"])
         history.append({name: row[name] for name in ("role", "text", "notes")} | {"items": catalog.link(row["text"])})
 
 
@@ -146,7 +150,7 @@ def with_forced_notes(contexts: Sequence[Context]) -> list[Context]:
             view.follow(before, [note])
             messages = (*context.messages[:-1], view.messages[-1])
             name = f"{context.moment}:{kind}"
-            forced.append(replace(context, context_id=name, kind=kind, messages=messages, notes=(note,)))
+            forced.append(replace(context, context_id=name, kind=kind, messages=messages, notes=(note,), reply=""))
     return forced
 
 
@@ -285,7 +289,7 @@ def select_pairs(
     with the template's end-of-turn token where the utterance ended. Raises `CrsError` for a template without one.
     """
     template = ChatTemplate(*engine.chat_template)
-    end = _end_of_turn(template, engine)
+    end = end_of_turn(template, engine)
     by_context = {str(key): part.to_dicts() for (key,), part in scored.group_by("context_id", maintain_order=True)}
     rows = []
     for context in sorted(contexts, key=lambda one: one.context_id):
@@ -301,8 +305,10 @@ def select_pairs(
         chosen, rejected = (row["ids"] + [end] * (row["finish"] == "end") for row in (better, worse))
         prompt = template.encode(context.messages, engine)
         reasons = [rule for rule in rewards.WEIGHTS[context.role] if _score(better, rule) > _score(worse, rule)]
-        rows.append((context.context_id, context.role, prompt, chosen, rejected, reasons, better["raw"], worse["raw"]))
-    return _balanced(pl.DataFrame(rows, schema=PAIRS, orient="row"))
+        targets = ([True] * len(chosen), [True] * len(rejected))
+        texts = (better["raw"], worse["raw"])
+        rows.append((context.context_id, context.role, prompt, chosen, rejected, *targets, reasons, *texts))
+    return balanced(pl.DataFrame(rows, schema=PAIRS, orient="row"))
 
 
 def _comparable(one: Mapping[str, Any], other: Mapping[str, Any], longer: float) -> bool:
@@ -321,9 +327,11 @@ def _score(row: Mapping[str, Any], rule: str) -> float:
     return 1.0 if row[rule] is None else row[rule]
 
 
-def _balanced(frame: pl.DataFrame) -> pl.DataFrame:
-    """`frame` without the pairs that make chosen or rejected continuations longer on average, per role."""
-    surplus = pl.col("chosen").list.len().cast(pl.Int64) - pl.col("rejected").list.len().cast(pl.Int64)
+def balanced(frame: pl.DataFrame) -> pl.DataFrame:
+    """`frame` without the pairs that make chosen or rejected continuations longer on average, per role. Targets are
+    counted."""
+    chosen, rejected = (pl.col(f"{side}_target").list.sum().cast(pl.Int64) for side in ("chosen", "rejected"))
+    surplus = chosen - rejected
     removed: list[str] = []
     for _, part in frame.with_columns(surplus.alias("surplus")).sort("role").group_by("role", maintain_order=True):
         total = int(part["surplus"].sum())
@@ -341,8 +349,8 @@ def _balanced(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.filter(~pl.col("context_id").is_in(removed)).sort("context_id")
 
 
-def _end_of_turn(template: ChatTemplate, engine: Engine) -> int:
-    """The token that ends a party's own turn."""
+def end_of_turn(template: ChatTemplate, engine: Engine) -> int:
+    """The token that ends a party's own turn. Raises `CrsError` for a template without one."""
     question, reply = Message("user", "a"), Message("assistant", "b")
     before = template.encode([question], engine)
     own, whole = engine.encode(reply.text), template.encode([question, reply], engine)

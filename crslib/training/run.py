@@ -6,15 +6,23 @@ PEFT folder `peft`, `ROLE.gguf` and the model card `README.md`. A killed trainin
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from crslib.config import PreferenceParameters, TrainingParameters, n_threads, resolve
+from crslib.config import (
+    CorpusParameters,
+    DrawingParameters,
+    PairParameters,
+    PreferenceParameters,
+    TrainingParameters,
+    n_threads,
+    resolve,
+)
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import Dialogue, redial
 from crslib.dialogue.templates import ChatTemplate
@@ -43,6 +51,7 @@ BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}
 CHECKPOINT = "checkpoint.pt"
 _MAX_TOKENS = 1024  # of an example of SFT
 _DPO_STEP_TOKENS = 4096  # some six pairs
+_GUARD_CHECKS = 4  # how often an epoch measures what is guarded
 _WIDTH = 16  # continuations decoded at once
 _N_CTX = 1024
 
@@ -96,7 +105,7 @@ def train(parameters: TrainingParameters, progress: Progress = no_progress) -> d
     return figures
 
 
-def training_dialogues(parameters: TrainingParameters | PreferenceParameters) -> list[Dialogue]:
+def training_dialogues(parameters: CorpusParameters) -> list[Dialogue]:
     """ReDial's training dialogues in file order, without the first `skip` and at most `limit` of them.
 
     Raises `CrsError` for files that cannot be read and where `skip` leaves no dialogue.
@@ -123,19 +132,12 @@ def make_pairs(parameters: PreferenceParameters, progress: Progress = no_progres
     need_extra()
     catalog = Catalog(redial.items())
     contexts = _sample_contexts(training_dialogues(parameters), parameters, catalog)
-    merged = weights.merged(llama.model_path(parameters.model), _start_as_gguf(parameters), "Q8_0", CACHE)
-    threads = n_threads(parameters.threads)
-    with (
-        contextlib.closing(llama.Model(merged)) as model,
-        contextlib.closing(
-            llama.LlamaEngine(model, None, Sampling(), n_ctx=_N_CTX, width=_WIDTH, threads=threads)
-        ) as engine,
-    ):
+    with drawing(parameters, parameters.start, parameters.folder, Sampling()) as engine:
         with Run(parameters.folder).journal() as journal:
             drawn = preferences.candidates(contexts, engine, parameters.draws, parameters.seed, journal, progress)
         scored = preferences.with_rule_scores(contexts, drawn, catalog)
         if parameters.judge:
-            with LocalJudge(llama.model_path(parameters.judge), threads) as judge:
+            with LocalJudge(llama.model_path(parameters.judge), n_threads(parameters.threads)) as judge:
                 judged = preferences.judge_scores(judge, contexts, drawn)
             scored = preferences.with_judge_scores(scored, judged)
         pairs = preferences.select_pairs(contexts, scored, engine)
@@ -148,36 +150,82 @@ def make_pairs(parameters: PreferenceParameters, progress: Progress = no_progres
 
 
 def prefer(parameters: PreferenceParameters, pairs: pl.DataFrame, progress: Progress = no_progress) -> dict[str, Any]:
-    """DPO on `pairs` (columns of `preferences.PAIRS`) from the adapter of SFT; see `train`. `progress` counts tokens.
+    """DPO on `pairs` (columns of `preferences.PAIRS`) from the adapter of SFT; see `optimise`."""
+    source = "its own continuations of moments in ReDial's training part (Li et al. 2018, CC BY 4.0)"
+    stage = Stage(parameters.start, parameters.folder, parameters.seed, source)
+    return optimise(parameters, pairs, stage, progress)
 
-    The pairs of a share of the dialogues are held out for validation. Figures as in `train`, but `before` and `after`
-    hold `loss`, `accuracy` and `margin` of the implicit rewards; `beta`, `sft`. Raises `CrsError` as `train` does.
+
+@dataclass(frozen=True)
+class Stage:
+    """One training on pairs: the adapter that it starts from, the folder that it fills, and what its card says of the
+    data (`source`).
+
+    `people`: human examples (`examples.SCHEMA`) that must stay as likely: training stops when their loss is above
+    `limit` (nats per own token), or with None above their loss at the start plus `slack`. Without `people` nothing is
+    guarded. `more`: figures of the data, which are written with those of the training.
+    """
+
+    start: Path
+    folder: Path
+    seed: int
+    source: str
+    people: pl.DataFrame | None = None
+    limit: float | None = None
+    slack: float = 0.0
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def optimise(
+    parameters: PairParameters,
+    pairs: pl.DataFrame,
+    stage: Stage,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """DPO on `pairs` (columns of `preferences.PAIRS`); fills the stage's folder and returns the figures, as `train`.
+
+    The pairs of a share of the dialogues are held out for validation. `before` and `after` hold `loss`, `accuracy` and
+    `margin` of the implicit rewards and, with a guard, `people`: nats per own token of what people said. Also `beta`,
+    `sft`, the guard's `limit`, whether it `stopped` the training, and the stage's `more`. `progress` counts tokens.
+    Raises `CrsError` as `train`.
     """
     need_extra()
-    from crslib.training.fit import evaluate, fit
-    from crslib.training.objectives import DPOObjective
+    from crslib.training.fit import Guard, evaluate, fit
+    from crslib.training.objectives import DPOObjective, SFTObjective
 
-    training, held_out = _split_pairs(pairs, parameters.validation, parameters.seed)
+    training, held_out = _split_pairs(pairs, parameters.validation, stage.seed)
     device, precision = resolve_device(parameters.device, parameters.precision, parameters.threads)
-    settings = _settings(parameters, device, step_tokens=_DPO_STEP_TOKENS)
-    model, base = load_model(parameters.model, parameters.start, settings.seed, device, precision)
+    sizes = {"step_tokens": _DPO_STEP_TOKENS} | ({} if stage.people is None else {"checks": _GUARD_CHECKS})
+    settings = replace(_settings(parameters, device, **sizes), seed=stage.seed)
+    model, base = load_model(parameters.model, stage.start, settings.seed, device, precision)
     options: dict[str, Any] = {"beta": parameters.beta, "sft": parameters.sft}
-    sizes = {"batch_tokens": settings.batch_tokens}
-    objective = DPOObjective(training, model, device, **options, **sizes)
-    validation = DPOObjective(held_out, model, device, **options, **sizes) if len(held_out) else None
-    checkpoint = parameters.folder / CHECKPOINT
-    before = evaluate(model, validation, settings.batch_tokens) if validation else {}
-    log = fit(model, objective, validation, settings, checkpoint, resume=checkpoint.exists(), progress=progress)
+    batch = {"batch_tokens": settings.batch_tokens}
+    objective = DPOObjective(training, model, device, **options, **batch)
+    validation = DPOObjective(held_out, model, device, **options, **batch) if len(held_out) else None
+    people = None if stage.people is None else SFTObjective(stage.people, device, base.shape.n_ctx)
+
+    def measured() -> dict[str, float]:
+        of_pairs = evaluate(model, validation, settings.batch_tokens) if validation else {}
+        return of_pairs | ({} if people is None else {"people": evaluate(model, people, settings.batch_tokens)["loss"]})
+
+    checkpoint, before = stage.folder / CHECKPOINT, measured()
+    guard = None
+    if people is not None:
+        guard = Guard(people, stage.limit or round(before["people"] + stage.slack, 4))
+    log = fit(
+        model, objective, validation, settings, checkpoint, guard=guard, resume=checkpoint.exists(), progress=progress
+    )
     figures = _speed(log, device, precision) | {
         "examples": len(training),
         "validation_examples": len(held_out),
         **options,
         "before": before,
-        "after": evaluate(model, validation, settings.batch_tokens) if validation else {},
+        "after": measured(),
+        **({} if guard is None else {"limit": guard.limit, "stopped": guard.lost(log.to_dicts())}),
+        **stage.more,
     }
-    source = "its own continuations of moments in ReDial's training part (Li et al. 2018, CC BY 4.0)"
-    card = cards.model_card(parameters, base, figures, asdict(settings) | options, parameters.start, source)
-    _write(model, base, parameters.role, parameters.folder, log, figures, card)
+    card = cards.model_card(parameters, base, figures, asdict(settings) | options, stage.start, stage.source)
+    _write(model, base, parameters.role, stage.folder, log, figures, card)
     return figures
 
 
@@ -201,13 +249,37 @@ def _split_pairs(pairs: pl.DataFrame, share: float, seed: int) -> tuple[pl.DataF
     return pairs.filter(~held_out), pairs.filter(held_out)
 
 
-def _start_as_gguf(parameters: PreferenceParameters) -> Path:
-    """The adapter of SFT as llama.cpp reads it."""
-    if parameters.start.is_file():
-        return parameters.start
-    shape = Base(llama.model_path(parameters.model)).shape
-    path = parameters.folder / "start.gguf"
-    adapter.write_gguf(adapter.read_peft(parameters.start, shape), shape, path, "F16")
+@contextlib.contextmanager
+def drawing(
+    parameters: DrawingParameters,
+    start: Path,
+    folder: Path,
+    sampling: Sampling,
+) -> Iterator[llama.LlamaEngine]:
+    """The engine of adapter `start` (PEFT folder or GGUF), merged into its base; closed at the end.
+
+    `folder` gets a PEFT folder's adapter as GGUF. Raises `CrsError` when a file cannot be read or does not fit.
+    """
+    merged = weights.merged(
+        llama.model_path(parameters.model), _as_gguf(start, parameters.model, folder), "Q8_0", CACHE
+    )
+    threads = n_threads(parameters.threads)
+    with (
+        contextlib.closing(llama.Model(merged)) as model,
+        contextlib.closing(
+            llama.LlamaEngine(model, None, sampling, n_ctx=_N_CTX, width=_WIDTH, threads=threads)
+        ) as engine,
+    ):
+        yield engine
+
+
+def _as_gguf(start: Path, model: str, folder: Path) -> Path:
+    """An adapter as llama.cpp reads it."""
+    if start.is_file():
+        return start
+    shape = Base(llama.model_path(model)).shape
+    path = folder / "start.gguf"
+    adapter.write_gguf(adapter.read_peft(start, shape), shape, path, "F16")
     return path
 
 
@@ -268,9 +340,7 @@ def need_extra() -> None:
         raise CrsError(f"training needs {' and '.join(missing)}; run `pip install 'crslib[train]'`")
 
 
-def _settings(
-    parameters: TrainingParameters | PreferenceParameters, device: "torch.device", **sizes: int
-) -> "Settings":
+def _settings(parameters: TrainingParameters | PairParameters, device: "torch.device", **sizes: int) -> "Settings":
     from crslib.training.fit import Settings
 
     return Settings(
@@ -309,7 +379,7 @@ def _write(
     adapter.write_peft(trained, folder / "peft", base.shape.name)
     adapter.write_gguf(trained, base.shape, folder / f"{role}.gguf", name=f"crs {role}")
     write_parquet(log, folder / "log.parquet")
-    for file, content in (("figures.json", json.dumps(figures, indent=2) + "\n"), ("README.md", card)):
+    for file, content in (("README.md", card), ("figures.json", json.dumps(figures, indent=2) + "\n")):
         with writing(folder / file) as temporary:
             temporary.write_text(content, encoding="utf-8")
     (folder / CHECKPOINT).unlink(missing_ok=True)

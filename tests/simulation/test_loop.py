@@ -14,6 +14,7 @@ from crslib import schemas
 from crslib.config import ROOT, ProfileParameters, SimulationParameters
 from crslib.data import tables
 from crslib.dialogue import reactions
+from crslib.dialogue.discriminator import Discriminator
 from crslib.engines.loading import open_engines
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
@@ -314,6 +315,43 @@ def test_resampling_holds_the_user_to_its_notes(tmp_path: Path, items: pl.DataFr
 
     assert n_contrary(tmp_path / "once", 1) > 3
     assert n_contrary(tmp_path / "often", 12) == 0
+
+
+def test_discriminators_weigh_the_draws_of_either_role_among_those_that_fit(
+    tmp_path: Path, items: pl.DataFrame
+) -> None:
+    """The user's has most weight on what its notes forbid. Another discriminator simulates anew."""
+    judges = tmp_path / "judges"
+    Discriminator(0.0, {"loved": 9.0, "hated": 1.0}).write(judges / "user.json")
+    Discriminator(0.0, {"well": 9.0}).write(judges / "recommender.json")
+
+    def reply(prompt: str, seed: int) -> str:
+        if "About you" not in prompt:
+            return f"{('well', 'so')[seed % 2]} [[Heat (1995)]]"
+        return ("I loved it!", "I hated it.", "I have not seen it.", "Yes.")[seed % 4]
+
+    def texts(folder: Path, times: int, discriminators: str, width: int = 3) -> pl.DataFrame:
+        given = {"resample": times, "discriminators": discriminators, "opener": "recommender", "max_turns": 2}
+        (_, turns, _), *_ = run(folder, items, make_profiles(ids(30)), reply=reply, width=width, **given)
+        return turns
+
+    said = texts(tmp_path / "weighed", 12, str(judges))
+    recommender, user = (said.filter(role=role)["text"] for role in ("recommender", "user"))
+    assert recommender.str.contains("well").all()
+    assert set(user) <= {"I hated it.", "Yes."}, "the notes say that it was seen and not liked"
+    assert user.str.contains("hated").mean() > 0.6
+    free = texts(tmp_path / "free", 12, "")
+    assert 0.2 < free.filter(role="recommender")["text"].str.contains("well").mean() < 0.8
+    assert texts(tmp_path / "wide", 12, str(judges), width=7).equals(said), "whatever is drawn beside it"
+    Discriminator(0.0, {"so": 9.0}).write(judges / "recommender.json")
+    assert (
+        not texts(tmp_path / "weighed", 12, str(judges)).filter(role="recommender")["text"].str.contains("well").any()
+    )
+
+
+def test_a_missing_discriminator_is_named(tmp_path: Path, items: pl.DataFrame) -> None:
+    with pytest.raises(CrsError, match=r"cannot read the discriminator .*user\.json: No such file"):
+        run(tmp_path, items, make_profiles(ids(1)), resample=2, discriminators=str(tmp_path))
 
 
 def test_several_dialogues_per_profile_differ(tmp_path: Path, items: pl.DataFrame) -> None:

@@ -17,12 +17,13 @@ from crslib.errors import CrsError
 from crslib.training import losses
 from crslib.training.adapter import Adapter
 from crslib.training.base import Base
-from crslib.training.fit import Settings, batches, evaluate, fit, plan
+from crslib.training.fit import Guard, Settings, batches, evaluate, fit, plan
 from crslib.training.model import LoraLlama, Precision, Sequences
 from crslib.training.objectives import DPOObjective, SFTObjective
 from tests.support.tiny_llama import make_examples, write_gguf
 
 CPU = torch.device("cpu")
+TARGETS = pl.List(pl.Boolean)
 FAST = Settings(epochs=2, lr=1e-2, step_tokens=100, batch_tokens=60, checks=2)
 
 
@@ -209,7 +210,13 @@ def test_transformers_has_the_same_losses(base: Base) -> None:
 def make_pairs(n: int) -> pl.DataFrame:
     tokens = [row[:4] for row in make_examples(3 * n)["tokens"].to_list()]
     columns = {"prompt": tokens[:n], "chosen": tokens[n : 2 * n], "rejected": tokens[2 * n :]}
-    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.List(pl.Int32)))
+    return all_targets(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.List(pl.Int32))))
+
+
+def all_targets(pairs: pl.DataFrame) -> pl.DataFrame:
+    """`pairs` with every token of both continuations as a target."""
+    every = pl.element().is_not_null()
+    return pairs.with_columns(pl.col("chosen", "rejected").list.eval(every).name.suffix("_target"))
 
 
 def test_the_dpo_loss_of_the_reference_itself_is_log_two(base: Base) -> None:
@@ -221,7 +228,7 @@ def test_the_dpo_loss_of_the_reference_itself_is_log_two(base: Base) -> None:
 
 def test_log_probability_is_that_of_the_continuation(base: Base) -> None:
     model = model_of(base)
-    pairs = pl.DataFrame({"prompt": [[1, 2]], "chosen": [[3, 4]], "rejected": [[5]]})
+    pairs = all_targets(pl.DataFrame({"prompt": [[1, 2]], "chosen": [[3, 4]], "rejected": [[5]]}))
     with torch.no_grad():
         ours = DPOObjective(pairs, model, CPU).log_probabilities(model, [0])[0]
         logits = model(Sequences([np.array([1, 2, 3])], CPU)) @ model.head.T
@@ -250,6 +257,100 @@ def test_the_sft_term_of_dpo_is_the_cross_entropy_of_the_chosen_text_per_token(b
 
 
 def test_empty_continuation_is_refused(base: Base) -> None:
-    pairs = make_pairs(1).with_columns(rejected=pl.Series([[]], dtype=pl.List(pl.Int32)))
+    empty = {"rejected": pl.Series([[]], dtype=pl.List(pl.Int32)), "rejected_target": pl.Series([[]], dtype=TARGETS)}
+    pairs = make_pairs(1).with_columns(**empty)
     with pytest.raises(CrsError, match="leave it out"):
         DPOObjective(pairs, model_of(base), CPU)
+
+
+def masked(tokens: list[int]) -> pl.DataFrame:
+    """A pair whose chosen continuation has `tokens` in the middle, which are no targets; nor is the last one."""
+    chosen, rejected = [3, *tokens, 4, tokens[-1]], [5, 6]
+    targets = {"chosen_target": [[True, *[False] * len(tokens), True, False]], "rejected_target": [[True, True]]}
+    return pl.DataFrame({"prompt": [[1, 2]], "chosen": [chosen], "rejected": [rejected], **targets})
+
+
+def test_tokens_that_are_no_targets_are_read_but_do_not_count(base: Base) -> None:
+    model = model_of(base)
+    with torch.no_grad():
+        ours = DPOObjective(masked([7, 8]), model, CPU).log_probabilities(model, [0])[0, 0]
+        logits = model(Sequences([np.array([1, 2, 3, 7, 8, 4, 8])], CPU)) @ model.head.T
+    after = logits.log_softmax(1)
+    assert float(ours) == pytest.approx(float(after[1, 3] + after[4, 4]), abs=1e-4)
+
+
+@pytest.mark.parametrize("sft", [0.0, 1.0])
+def test_no_gradient_comes_from_tokens_that_are_no_targets(base: Base, sft: float) -> None:
+    """Of the last token nothing follows: with any token there the gradient is the same, unless it is a target."""
+
+    def gradient(last: int, target: bool) -> np.ndarray:
+        model = model_of(base)
+        pair = masked([7, 8]).with_columns(chosen=pl.Series([[3, 7, 8, 4, last]]))
+        pair = pair.with_columns(chosen_target=pl.Series([[True, False, False, True, target]]))
+        DPOObjective(pair, model, CPU, sft=sft).sums(model, [0])["loss"].backward()
+        return model.lora.grad.numpy()
+
+    assert np.array_equal(gradient(9, False), gradient(20, False))
+    assert np.abs(gradient(9, False)).max() > 0
+    assert not np.allclose(gradient(9, True), gradient(20, True))
+
+
+def test_the_sft_term_counts_targets_alone(base: Base) -> None:
+    model = model_of(base)
+    plain, added = (DPOObjective(masked([7, 8]), model, CPU, sft=weight) for weight in (0.0, 1.0))
+    with torch.no_grad():
+        chosen = plain.log_probabilities(model, [0])[0, 0]
+        both = [float(p.sums(model, [0])["loss"]) for p in (plain, added)]
+    assert both[1] - both[0] == pytest.approx(-float(chosen) / 2, abs=1e-5)
+
+
+def test_a_pair_without_a_target_is_refused(base: Base) -> None:
+    pairs = make_pairs(1).with_columns(chosen_target=pl.Series([[False] * 4], dtype=TARGETS))
+    with pytest.raises(CrsError, match="leave it out"):
+        DPOObjective(pairs, model_of(base), CPU)
+
+
+# ── the guard ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+GUARDED = Settings(epochs=8, lr=3e-2, step_tokens=60, batch_tokens=60, checks=2)
+
+
+def test_training_stops_when_the_guarded_loss_is_above_the_limit(base: Base, tmp_path: Path) -> None:
+    """The result is an adapter that was within it, and a resumed training does not go on."""
+    model, people = model_of(base), objective(make_examples(6, seed=9))
+    pairs = DPOObjective(make_pairs(8), model, CPU)
+    limit = evaluate(model, people, 100)["loss"] + 0.02
+    free = fit(model_of(base), pairs, pairs, GUARDED, tmp_path / "free.pt")
+    log = fit(model, pairs, pairs, GUARDED, tmp_path / "checkpoint.pt", guard=Guard(people, limit))
+    measured = log["guard"].drop_nulls().to_list()
+    assert measured[-1] > limit >= max(measured[:-1])
+    assert len(log) < len(free)
+    assert evaluate(model, people, 100)["loss"] == pytest.approx(measured[-2] if len(measured) > 1 else limit - 0.02)
+    again, reached = model_of(base), []
+    resumed = fit(
+        again, pairs, pairs, GUARDED, tmp_path / "checkpoint.pt", guard=Guard(people, limit), resume=True,
+        progress=lambda done, total: reached.append(done),
+    )  # fmt: skip
+    assert not reached and resumed.equals(log)
+    for name, pair in Adapter.of(model).pairs.items():
+        assert all(np.array_equal(x, y) for x, y in zip(pair, Adapter.of(again).pairs[name], strict=True))
+
+
+def test_the_result_is_the_start_where_the_first_check_is_above_the_limit(base: Base, tmp_path: Path) -> None:
+    model, people = model_of(base), objective(make_examples(6, seed=9))
+    before = Adapter.of(model).pairs
+    log = fit(model, objective(make_examples(10)), None, GUARDED, tmp_path / "checkpoint.pt", guard=Guard(people, 0.0))
+    assert log["guard"].drop_nulls().len() == 1
+    for name, pair in Adapter.of(model).pairs.items():
+        assert all(np.array_equal(x, y) for x, y in zip(pair, before[name], strict=True))
+
+
+def test_a_guard_that_is_never_above_its_limit_changes_nothing(base: Base, tmp_path: Path) -> None:
+    own, people = objective(make_examples(10)), objective(make_examples(6, seed=9))
+    free, guarded = model_of(base), model_of(base)
+    expected = fit(free, own, None, FAST, tmp_path / "free.pt")
+    log = fit(guarded, own, None, FAST, tmp_path / "guarded.pt", guard=Guard(people, 100.0))
+    assert log.drop("seconds", "guard").equals(expected.drop("seconds", "guard"))
+    assert log["guard"].drop_nulls().len() == FAST.epochs * FAST.checks
+    for name, pair in Adapter.of(free).pairs.items():
+        assert all(np.array_equal(x, y) for x, y in zip(pair, Adapter.of(guarded).pairs[name], strict=True))

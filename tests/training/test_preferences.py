@@ -67,6 +67,7 @@ def test_contexts_of_human_dialogues(catalog: Catalog) -> None:
         ("7:02", "unseen_interested", 2),
         ("7:04", "unseen_interested", 4),  # nothing is known of the other item
     ]
+    assert contexts[1].reply == "No, I will watch it"
     assert contexts[1].messages[-1].text == f"Seen {mention(MATRIX)}?\n({MATRIX}: not seen, interested)"
     assert f"You loved {HEAT}." in contexts[1].messages[0].text
     assert contexts[1].profile["loved_items"] == ["1"]
@@ -85,6 +86,7 @@ def test_a_recommenders_context_holds_nothing_private(catalog: Catalog) -> None:
 def test_every_kind_of_note_is_forced_for_an_item_named_for_the_first_time(catalog: Catalog) -> None:
     forced = with_forced_notes(human_contexts([talk()], USER, catalog))
     assert [one.context_id for one in forced] == [f"7:02:{kind}" for kind in NOTE_KINDS.values()]
+    assert not any(one.reply for one in forced), "the person answered with notes of their own"
     assert forced[1].messages[-1].text.endswith(f"({MATRIX}: seen, disliked)")
     assert "interested" not in "".join(message.text for message in forced[1].messages)
 
@@ -184,6 +186,7 @@ def test_a_pair_is_the_best_and_the_worst_of_similar_length(catalog: Catalog) ->
     end = ord("<") | CONTROL
     assert (row["chosen_text"], row["rejected_text"], row["reasons"]) == (good, bad, ["agrees_with_note"])
     assert row["chosen"] == [*engine.encode(good), end]
+    assert row["chosen_target"] == [True] * len(row["chosen"])
     assert row["prompt"] == ChatTemplate("").encode(contexts[0].messages, engine)
     assert count(pairs).select("role", "pairs", "chosen", "rejected", "agrees_with_note", "well_formed").rows() == [
         (USER, 1, len(good) + 1, len(bad) + 1, 1, 0)
@@ -211,8 +214,22 @@ def test_no_pair_without_a_clear_difference_in_rules_alone(catalog: Catalog, rep
 
 def test_the_longest_pairs_are_removed_until_both_sides_are_equally_long() -> None:
     sizes = [("a", 5, 3), ("b", 4, 3), ("c", 3, 5), ("d", 9, 5), ("e", 4, 4)]
-    rows = [(name, USER, [1], [1] * chosen, [1] * rejected, [], "", "") for name, chosen, rejected in sizes]
-    pairs = preferences._balanced(pl.DataFrame(rows, schema=preferences.PAIRS, orient="row"))
+    rows = [
+        (
+            name,
+            USER,
+            [1],
+            [1] * 9,
+            [1] * 9,
+            [n < chosen for n in range(9)],
+            [n < rejected for n in range(9)],
+            [],
+            "",
+            "",
+        )
+        for name, chosen, rejected in sizes
+    ]
+    pairs = preferences.balanced(pl.DataFrame(rows, schema=preferences.PAIRS, orient="row"))
     assert pairs["context_id"].to_list() == ["a", "c", "e"]  # of a surplus of 5, d takes 4 and b the last one
 
 

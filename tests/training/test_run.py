@@ -132,10 +132,9 @@ def test_the_start_of_dpo_may_be_a_peft_folder_or_a_gguf(tmp_path: Path) -> None
     tiny, start = write_gguf(tmp_path / "tiny.gguf"), tmp_path / "start"
     model, base = run.load_model(str(tiny), None, 0, torch.device("cpu"), "float32")
     adapter.write_peft(adapter.Adapter.of(model), start, base.shape.name)
-    parameters = PreferenceParameters(model=str(tiny), init=str(start), to=str(tmp_path / "to"))
-    path = run._start_as_gguf(parameters)
+    path = run._as_gguf(start, str(tiny), tmp_path / "to")
     assert adapter.read_gguf(path, Base(tiny).shape).rank == 16
-    assert run._start_as_gguf(parameters.model_copy(update={"init": str(path)})) == path
+    assert run._as_gguf(path, str(tiny), tmp_path / "to") == path
 
 
 @pytest.mark.model
@@ -165,7 +164,8 @@ def test_preferences_are_learned(corpus: Path, tmp_path: Path) -> None:
     with contextlib.closing(llama.Model(llama.model_path(llama.BUILT_IN))) as model:
         prompt = ChatTemplate(*model.chat_template).encode([Message("user", "Have you seen it?")], model)
         good, bad = (model.encode(text) for text in ("I hated it", "I loved it"))
-    rows = [(f"{n}:00", "user", prompt, good, bad, [], "I hated it", "I loved it") for n in range(4)]
+    targets = [[True] * len(side) for side in (good, bad)]
+    rows = [(f"{n}:00", "user", prompt, good, bad, *targets, [], "I hated it", "I loved it") for n in range(4)]
     pairs = pl.DataFrame(rows, schema=preferences.PAIRS, orient="row")
     to = tmp_path / "to"
     parameters = PreferenceParameters(role="user", redial=str(corpus), to=str(to), epochs=4, validation=0.25, lr=0.001)
