@@ -118,6 +118,13 @@ class SimulationParameters(Parameters):
     grounding: Literal["prior", "catalogue", "off"] = Field(
         "prior", description="titles the recommender can name: by item prior, any of the catalogue, or off: free text"
     )
+    title_model: float = Field(
+        0.51, ge=0, le=5, description="choice of a title: exponent of the model that reads the dialogue"
+    )
+    title_prior: float = Field(0.82, ge=0, le=5, description="choice of a title: exponent of the item prior")
+    title_base: float = Field(
+        0.28, ge=0, le=5, description="choice of a title: exponent of the model without a dialogue, divided out"
+    )
     resample: int = Field(
         1, ge=1, description="draws of a reply: until one fits, or all where discriminators weigh them"
     )

@@ -1,5 +1,6 @@
 """`crs bench`: commands that measure this installation and its models, print the figures and can write them as JSON."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,20 +75,42 @@ TABLES = click.option(
 @CORPUS
 @PATH
 @click.option("--no-model", is_flag=True, help="Only popularity and item prior: one minute instead of fifteen.")
+@click.option("--dialogues", default=0, show_default=True, type=click.IntRange(0), help="Test dialogues; 0 is all.")
+@click.option(
+    "--fit",
+    "labelled",
+    type=click.Path(path_type=Path),
+    help="IARD's file or folder: instead fits title_model, title_prior, title_base to its dialogues that PATH lacks.",
+)
+@TABLES
 @JSON
-def bench_recommender(corpus: str, path: Path, no_model: bool, file: Path | None) -> None:
-    """How well the next film that a human recommender names is ranked: popularity, item prior, language model, both."""
-    from crslib.engines.loading import open_engines
-    from crslib.experiments.benchmarks import recommender
+def bench_recommender(
+    corpus: str, path: Path, no_model: bool, dialogues: int, labelled: Path | None, data: Path, file: Path | None
+) -> None:
+    """How well the next film that a human recommender names is ranked: popularity, item prior, language model, both.
 
-    with counting("turns") as progress:
+    Both are joined by the mixture that chooses titles in a simulation (-p title_model, title_prior, title_base).
+    """
+    from crslib.data.tables import load
+    from crslib.engines.loading import open_engines
+    from crslib.experiments.benchmarks import mixture, recommender
+
+    if no_model and labelled:
+        fail("the mixture cannot be fitted without the model; leave --no-model out")
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(counting("turns"))
         if no_model:
-            ranks = recommender.measure(path, progress=progress)
+            reader = None
         else:
-            with open_engines(SimulationParameters(n_ctx=2048, width=1)) as (_, reader):
-                ranks = recommender.measure(path, reader, progress=progress)
-    console.print(recommender.formatted(ranks), markup=False, soft_wrap=True)
-    write_json(recommender.record(ranks), file)
+            _, reader = stack.enter_context(open_engines(SimulationParameters(n_ctx=2048, width=1)))
+        if labelled and reader:
+            fitted = mixture.measure(path, labelled, *load(data), reader, progress)
+            console.print(mixture.formatted(fitted), markup=False, soft_wrap=True)
+            write_json(fitted.to_dicts(), file)
+        else:
+            ranks = recommender.measure(path, reader, dialogues, progress=progress)
+            console.print(recommender.formatted(ranks), markup=False, soft_wrap=True)
+            write_json(recommender.record(ranks), file)
 
 
 @bench.command("linking")

@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from crslib.errors import CrsError
+
 Finish = Literal["end", "max_tokens", "context_full", "left"]
 
 
@@ -23,16 +25,37 @@ class Sampling:
     max_tokens: int = 64
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a constraint leaves to be drawn: alternatives, each with one or more tokens.
+
+        P(alternative) ∝ P_model(any of its tokens) ^ power · exp(weight)
+
+    Among the tokens of an alternative the model chooses. `tokens` (int32), alternative by alternative; `starts`: where
+    each alternative begins; `weights` (float64): one of each.
+    """
+
+    tokens: np.ndarray
+    starts: np.ndarray
+    weights: np.ndarray
+    power: float = 1.0
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """The log-probability of each of `tokens`, up to a constant (float32), where the model gives them `logits`."""
+        model = np.logaddexp.reduceat(logits.astype(np.float64), self.starts)
+        sizes = np.diff(self.starts, append=len(self.tokens))
+        return (logits + np.repeat((self.power - 1) * model + self.weights, sizes)).astype(np.float32)
+
+
 class Constraint(Protocol):
     """Restricts the next token of one utterance, e.g. to a trie of titles."""
 
     never: np.ndarray
     """Token ids (int32) that may not be drawn where `allowed` returns None."""
 
-    def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Token ids (int32) that may follow the utterance `ids`, and log-weights (float32) to add to their logits.
-
-        None: every token but those of `never`.
+    def allowed(self, ids: Sequence[int]) -> Choice | None:
+        """What may follow the utterance `ids`, drawn at temperature 1 (or the best, at 0). None: every token but those
+        of `never`, drawn as all words are.
         """
         ...
 
@@ -114,6 +137,13 @@ class Engine(Protocol):
         """
         ...
 
+    def score_tokens(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """log P(token | prompt, tokens before it) of every token of each continuation (nats).
+
+        Raises `CrsError` for an engine that has no model.
+        """
+        ...
+
     def release(self, key: str) -> None:
         """Frees what is cached for a dialogue that has ended."""
         ...
@@ -124,7 +154,7 @@ class Engine(Protocol):
 
 
 class RequestQueue:
-    """The queue of an engine that completes a request within one step: it implements `pending` and `submit`."""
+    """The queue of an engine without a model, which completes a request within one step."""
 
     def __init__(self) -> None:
         self._queue: deque[Request] = deque()
@@ -135,6 +165,9 @@ class RequestQueue:
 
     def submit(self, request: Request) -> None:
         self._queue.append(request)
+
+    def score_tokens(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        raise CrsError("only a model can be grounded in titles, because they are weighed by it; set grounding to off")
 
 
 def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:

@@ -52,6 +52,7 @@ class Observed:
         self.chat_template, self.pieces = engine.chat_template, engine.pieces
         self.encode, self.decode = engine.encode, engine.decode
         self.submit, self.release, self.close = engine.submit, engine.release, engine.close
+        self.score_tokens = engine.score_tokens
 
     @property
     def pending(self) -> int:

@@ -42,6 +42,7 @@ class Resampling:
         self.identity: Mapping[str, Any] = {**engine.identity, "resample": times}
         self.width, self.chat_template = engine.width, engine.chat_template
         self.encode, self.decode, self.release, self.close = engine.encode, engine.decode, engine.release, engine.close
+        self.score_tokens = engine.score_tokens
         self.refused = 0  # how many draws did not fit
         self._attempts: dict[str, _Attempt] = {}
 

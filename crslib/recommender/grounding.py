@@ -4,43 +4,69 @@ Sees the dialogue and catalogue statistics of training ratings, nothing of the u
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from crslib.data.catalog import item_names
-from crslib.dialogue.utterances import RECOMMENDER, USER
+from crslib.dialogue.utterances import RECOMMENDER
 from crslib.engines.base import Constraint, Engine
+from crslib.engines.loading import CACHE
+from crslib.recommender.mixture import Mixture, token_table
 from crslib.recommender.prior import ItemPrior, Utterance
 from crslib.recommender.trie import Titles
 
 
 class Grounding:
     """Restricts the recommender to real titles: after `[[` it can only name an item of the catalogue that it has not
-    recommended yet in the dialogue; the higher the item's prior, the more likely it is named.
+    recommended yet in the dialogue. Which one is drawn from `mixture`, whatever the temperature of words.
     """
 
-    def __init__(self, items: pl.DataFrame, engine: Engine, prior: ItemPrior | None) -> None:
-        """`items`: the table of the run, on which `prior` was fitted; without a prior all titles are equally likely."""
-        items = items.sort("item_id")
-        self._prior = prior
-        self._rows: dict[str, int] = {item: row for row, item in enumerate(items["item_id"])}
-        self._titles = Titles(list(item_names(items).values()), engine.pieces, engine.encode)
+    def __init__(
+        self,
+        items: pl.DataFrame,
+        engine: Engine,
+        prior: ItemPrior | None,
+        mixture: Mixture,
+        cache: Path | None = CACHE,
+    ) -> None:
+        """`items`: the table of the run, on which `prior` was fitted; without a prior no item is likelier than another.
 
-    def constraint(self, history: Sequence[Utterance], temperature: float) -> Constraint:
+        The model reads all titles once, which takes half a minute if they are not in the folder `cache` yet. Raises
+        `CrsError` for a model that cannot write a title, and for an engine without a model.
+        """
+        self._prior, self._mixture = prior, mixture
+        self._names = item_names(items.sort("item_id"))
+        self._rows: dict[str, int] = {item: row for row, item in enumerate(self._names)}
+        self._titles = Titles(list(self._names.values()), engine.pieces, engine.encode)
+        self._table = token_table(engine, self._titles.names, self._titles.spellings, cache)
+        self._log_base = self._table.sum(axis=1)[self._titles.row_of]
+
+    def constraint(self, history: Sequence[Utterance]) -> Constraint:
         """The constraint of the recommender's next utterance. `history`: the utterances so far and their linked items.
 
-        An item that the user named may be named again, with the prior of the most likely other item: that is an
-        answer, not a recommendation. The weights are added before the division by `temperature` and scaled up by it, so
-        that the temperature does not change the prior.
+        An item that only the user named may be named again: that is an answer, not a recommendation.
         """
-        recommended, named = (
-            {item for turn in history if turn.role == role for item in turn.items if item in self._rows}
-            for role in (RECOMMENDER, USER)
-        )
-        prior = np.zeros(len(self._rows), np.float32)
+        weights = self._mixture.weights(self._log_prior(history), self._log_base)
+        return self._titles.constraint(weights, power=self._mixture.model, table=self._table)
+
+    def shares(self, history: Sequence[Utterance]) -> dict[str, float]:
+        """The prior's log-probability of each title that may be named next, by name."""
+        shares: dict[str, float] = {}
+        log_prior = self._log_prior(history)
+        log_prior = log_prior - np.logaddexp.reduce(log_prior)
+        for name, share in zip(self._names.values(), log_prior.tolist(), strict=True):
+            shares[name] = float(np.logaddexp(shares.get(name, -np.inf), share))
+        return shares
+
+    def _log_prior(self, history: Sequence[Utterance]) -> np.ndarray:
+        """Log-mass (n_items,) of each item; -inf if it has been recommended."""
+        recommended = {
+            item for turn in history if turn.role == RECOMMENDER for item in turn.items if item in self._rows
+        }
         if self._prior is not None:
-            prior = self._prior.log_prior(history, recommended | named)
-            prior[[self._rows[item] for item in named]] = prior.max()
-        excluded = [self._rows[item] for item in recommended]
-        return self._titles.constraint(prior, excluded, weight=temperature or 1.0)
+            return self._prior.log_prior(history, recommended).astype(np.float64)
+        log_prior = np.zeros(len(self._rows))
+        log_prior[[self._rows[item] for item in recommended]] = -np.inf
+        return log_prior

@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import polars as pl
 from scipy import sparse
+from scipy.special import logsumexp
 
 from crslib.data import histories
 from crslib.data import titles as data_titles
@@ -66,6 +67,12 @@ DIALOGUES = CATALOGUE | {
     "same_title": 1.41,
     "same_years": 0.24,
 }
+
+# Chance of an item that was mentioned to be among those that the recommender names next: of what the user's last
+# utterance mentions (592 of 6,249 in ReDial's training dialogues) and of all others (678 of 22,966). What resembles an
+# item, the features, says nothing of that: an item resembles itself most.
+JUST_NAMED, NAMED = 0.095, 0.03
+_MOST_REPEATED = 0.5  # chance of all of them together, at most
 
 # How much a mention counts, by its speaker (empty: the recommender) and the user's polarity.
 _MENTION = {(USER, 1): 1.0, (USER, 0): 1.0, (USER, -1): -0.3, ("", 1): 1.0, ("", 0): 0.6, ("", -1): -0.2}
@@ -170,14 +177,22 @@ class ItemPrior:
     ) -> np.ndarray:
         """Log-probability (float32, nats) of each of `item_ids` to be the next item; -inf for those in `exclude`.
 
-        `weights`: the weight of each of `FEATURES` in the model.
+        `weights`: the weight of each of `FEATURES` in the model, for items that were not mentioned yet; the others have
+        the chances `JUST_NAMED` and `NAMED`.
         """
         scores = np.array([weights[name] for name in FEATURES], dtype=np.float32) @ self.features(turns)
-        scores[[self._rows[item] for item in exclude if item in self._rows]] = -np.inf
-        top = scores.max()
-        if not np.isfinite(top):
-            return scores
-        return (scores - top - np.log(np.exp(scores - top).sum())).astype(np.float32)
+        latest = next((turn.items for turn in reversed(turns) if turn.role == USER), ())
+        repeats = dict.fromkeys((item for turn in turns for item in turn.items), NAMED) | dict.fromkeys(
+            latest, JUST_NAMED
+        )
+        scores[[self._rows[item] for item in {*exclude, *repeats} if item in self._rows]] = -np.inf
+        chances = {self._rows[i]: p for i, p in repeats.items() if i in self._rows and i not in exclude}
+        total = sum(chances.values())
+        share = min(total, _MOST_REPEATED) if np.isfinite(scores.max()) else 1.0
+        if share < 1:
+            scores += np.log1p(-share) - logsumexp(scores)
+        scores[list(chances)] = [np.log(share * chance / total) for chance in chances.values()]
+        return scores
 
     def features(self, turns: Sequence[Utterance]) -> np.ndarray:
         """`FEATURES` of every item after `turns`: float32 (n_features, n_items)."""

@@ -1,13 +1,22 @@
 """Grounded decoding: between `[[` and `]]` only tokens that continue a title of a catalogue are allowed (DESIGN §6).
 
-A title is written in the tokens that the tokenizer splits it into, so the titles that may still follow are divided into
-disjoint sets, one for each next token:
+A title is written in the tokens that the tokenizer splits it into, and is drawn from a distribution over whole titles,
 
-    P(token) ∝ P_model(token) · (mass of the titles that continue with it / mass of the titles here) ^ weight
+    P(title) ∝ weight(title) · P_model(title) ^ power
+
+token by token. The titles that may still follow are divided into disjoint sets, one for each next token. What a set is
+worth depends on tokens that nobody has read yet, so they are looked up in a table of the model without a dialogue:
+
+    P(token) ∝ P_model(token) ^ power · Σ over titles that continue with it: weight · P_table(rest of title) ^ power
+
+So no beginning is entered for the sake of titles that are excluded, or whose rest the model would hardly write: the
+factors cancel along a title, and where the table is what the model says, P(title) is exact (a twisted proposal, Zhao et
+al. 2024). The dialogue changes a rest less than it changes a beginning.
 
 Spellings differ only at the end of a title (`)` `]]`, or `)]` `].` at the end of a sentence). There the model chooses
-among all of them. The model also decides whether and where to mention a title. Knows titles, tokens with their
-bytes, and a prior; nothing of items, dialogues, models or how a token is drawn.
+among all of them, at temperature 1; where another title goes on with the last token, that token comes alone. The model
+also decides whether and where to mention a title. Knows titles, tokens with their bytes, weights and a table; nothing
+of items, dialogues, models or how a token is drawn.
 """
 
 import re
@@ -17,12 +26,13 @@ from itertools import accumulate, takewhile, zip_longest
 import numpy as np
 
 from crslib.dialogue import utterances
+from crslib.engines.base import Choice
 from crslib.errors import CrsError
 
 _CLOSING = re.compile(rb"([^\[\]]*)\](?:\][^\[\]]*)?")  # the end of a title, and `]`, or `]]` and the text after it
 _CLOSING_REST = re.compile(rb"\][^\[\]]*")  # the same after one `]`
 _END = -1  # follows the last token of a title; sorts before all tokens
-_SPAN = 700.0  # nats; exp(-700) is still a number, so an allowed title never loses its mass to rounding
+_SPAN = 700.0  # nats; exp(-700) is still a number, so an allowed title never loses its share to rounding
 
 
 class Titles:
@@ -39,6 +49,7 @@ class Titles:
         written = [_mentioned(name) for name in names]
         spelled = sorted((_spell(name, pieces, encode), name) for name in set(written))
         self.spellings = [spelling for spelling, _ in spelled]
+        self.names = [name for _, name in spelled]
         self.rows = {name.encode(): row for row, (_, name) in enumerate(spelled)}
         self.row_of = np.array([self.rows[name.encode()] for name in written], np.intp)
         # tokens[depth, row]; titles with the same beginning are neighbours. Twice `_END` after the longest.
@@ -62,45 +73,51 @@ class Titles:
         self.never_opening = _where(pieces, lambda piece: b"[[" in piece or piece.endswith(b"["))
 
     def constraint(
-        self, log_prior: np.ndarray, excluded: Collection[int] = (), *, weight: float = 1.0
+        self,
+        log_weights: np.ndarray,
+        excluded: Collection[int] = (),
+        *,
+        power: float = 1.0,
+        table: np.ndarray | None = None,
     ) -> "TitleConstraint":
         """The constraint of one utterance to the titles.
 
-        `log_prior`: log-mass of each of `names`, up to a constant; a name with -inf is never allowed. `excluded`:
-        indexes of names that are not allowed. `weight`: exponent of the prior; 1 is the product, 0 leaves the choice of
-        a title to the model.
-        Raises `CrsError` for a prior of another length or that is not a number.
+        `log_weights`: of each of `names`, up to a constant; a name with -inf is never allowed. `excluded`: indexes of
+        names that are not allowed. `power`: exponent of the model's probability; 0 leaves the choice to the weights.
+        `table` (n_spellings, longest + 1): log-probability of each token of each of `spellings` without a dialogue;
+        None: all tokens of a title but the next are certain. Raises `CrsError` for weights of another length or that
+        are not numbers.
         """
-        log_prior = np.array(log_prior, np.float64)
-        if log_prior.shape != self.row_of.shape or np.isnan(log_prior).any() or (log_prior == np.inf).any():
+        log_weights = np.array(log_weights, np.float64)
+        if log_weights.shape != self.row_of.shape or np.isnan(log_weights).any() or (log_weights == np.inf).any():
             raise CrsError(
-                f"the prior has shape {log_prior.shape} or is not a number somewhere; "
-                f"give a log-mass below infinity for each of the {len(self.row_of)} names"
+                f"the weights have shape {log_weights.shape} or are not numbers somewhere; "
+                f"give a logarithm below infinity for each of the {len(self.row_of)} names"
             )
-        is_excluded = np.zeros(len(self.spellings), bool)
-        is_excluded[self.row_of[list(excluded)]] = True
-        log_prior[is_excluded[self.row_of]] = -np.inf
-        below_top = log_prior - log_prior.max(initial=np.finfo(np.float64).min)
-        mass = np.exp(np.maximum(below_top, -_SPAN), where=log_prior > -np.inf, out=np.zeros_like(log_prior))
-        return TitleConstraint(self, np.bincount(self.row_of, mass, len(self.spellings)), weight)
+        by_row = np.full(len(self.spellings), -np.inf)
+        np.logaddexp.at(by_row, self.row_of, log_weights)
+        by_row[self.row_of[list(excluded)]] = -np.inf
+        if table is None:
+            table = np.zeros((len(self.spellings), len(self.tokens)))
+        return TitleConstraint(self, by_row, power, table)
 
 
 class TitleConstraint:
     """Restricts the mentions in one utterance to titles (`engines.base.Constraint`), each at most once.
 
-    Where tokens are drawn at temperature 1 and without truncation, a title has the probability that the module's
-    formula gives along its tokens. A call whose ids extend those of the last call processes the new ids only.
+    A call whose ids extend those of the last call processes the new ids only.
     """
 
     never: np.ndarray
     """Tokens (int32) that may not be drawn where `allowed` returns None, for the ids of the last call."""
 
-    def __init__(self, titles: Titles, mass: np.ndarray, weight: float) -> None:
-        self._titles, self._initial_mass, self._weight = titles, mass, weight
+    def __init__(self, titles: Titles, log_weights: np.ndarray, power: float, table: np.ndarray) -> None:
+        """`log_weights` (n_spellings,), -inf where a title is not allowed; `power` and `table` as in `Titles`."""
+        self._titles, self._initial, self._power, self._table = titles, log_weights, power, table
         self._start()
 
-    def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Tokens (int32) that may follow the utterance `ids`, and log-weights (float32) to add to their logits.
+    def allowed(self, ids: Sequence[int]) -> Choice | None:
+        """What may follow the utterance `ids` inside a mention: sets of titles, each with its next token or tokens.
 
         None outside a mention: every token but those of `never` may follow. After a `[` only another `[` may follow, so
         that a bracket always opens a mention.
@@ -108,21 +125,30 @@ class TitleConstraint:
         self._follow(ids)
         titles, lo, hi = self._titles, self._lo, self._hi
         if self._name is None:
-            return _equal(titles.bracket) if self._bracket and self._mass.any() else None
+            return _any_of(titles.bracket) if self._bracket and self._left.any() else None
         if self._name.endswith(b"]"):
-            return _equal(titles.closing_rest)
-        here, mass = titles.tokens[self._depth, lo:hi], self._mass[lo:hi]
+            return _any_of(titles.closing_rest)
+        here, after = titles.tokens[self._depth : self._depth + 2, lo:hi]
+        rest = self._table[lo:hi, self._depth + 1 :].sum(axis=1)
+        share = _shares(self._log_weights[lo:hi] + self._power * rest)
         starts = np.flatnonzero(np.concatenate(([True], here[1:] != here[:-1])))
-        share = np.add.reduceat(mass, starts)
-        total = share.sum()
-        going_on = (share > 0) & (here[starts] != _END)
-        tokens, shares = [here[starts[going_on]]], [share[going_on]]
-        for start in starts[titles.tokens[self._depth + 1, lo + starts] == _END]:
-            if mass[start] > 0 and (closing := titles.closing.get(int(here[start]))) is not None:
-                tokens.append(closing)
-                shares.append(np.full(len(closing), mass[start]))
-        weights = self._weight * np.log(np.concatenate(shares) / total)
-        return np.concatenate(tokens), weights.astype(np.float32)
+        tokens, worth = here[starts], np.add.reduceat(share, starts)
+        n_left = np.add.reduceat((share > 0).astype(np.int64), starts)
+        sets = np.split(tokens, len(tokens))
+        ended = tokens == _END
+        # Tokens that close the mention of a title that has ended, and those that include the last token of the only
+        # title that goes on with it.
+        for index in np.flatnonzero(ended | ((n_left == 1) & (after[starts] == _END) & (share[starts] > 0))):
+            if (closing := titles.closing.get(int(tokens[index]))) is not None:
+                sets[index] = closing if ended[index] else np.append(closing, tokens[index])
+        left = np.flatnonzero(worth > 0)
+        sizes = [len(sets[index]) for index in left]
+        return Choice(
+            np.concatenate([sets[index] for index in left]).astype(np.int32),
+            np.cumsum([0, *sizes[:-1]]),
+            np.log(worth[left]),
+            self._power,
+        )
 
     def forced(self, ids: Sequence[int]) -> list[int]:
         """Tokens that must follow `ids` because the titles left agree in them; often [].
@@ -132,7 +158,7 @@ class TitleConstraint:
         self._follow(ids)
         if self._name is None or self._name.endswith(b"]"):
             return []
-        left = self._mass[self._lo : self._hi] > 0
+        left = self._left[self._lo : self._hi]
         ends = self._lo + int(left.argmax()), self._hi - 1 - int(left[::-1].argmax())
         # What the first and the last title share, all titles between them share too.
         first, last = (self._titles.spellings[row][self._depth :] for row in ends)
@@ -148,14 +174,19 @@ class TitleConstraint:
 
     def _start(self) -> None:
         self._ids: list[int] = []
-        self._mass = self._initial_mass.copy()
+        self._log_weights = self._initial.copy()
         self._bracket = False  # whether the text outside a mention ends with a `[`
         self._name: bytes | None = None  # the text since `[[`; None outside a mention
         self._lo, self._hi, self._depth = 0, 0, 0  # rows of the titles that begin with it, and its number of tokens
         self._restrict()
 
+    @property
+    def _left(self) -> np.ndarray:
+        """Which titles are left."""
+        return self._log_weights > -np.inf
+
     def _restrict(self) -> None:
-        self.never = self._titles.never if self._mass.any() else self._titles.never_opening
+        self.never = self._titles.never if self._left.any() else self._titles.never_opening
 
     def _follow(self, ids: Sequence[int]) -> None:
         if list(ids[: len(self._ids)]) != self._ids:
@@ -184,11 +215,11 @@ class TitleConstraint:
                 start, stop = np.searchsorted(here, (token, token + 1))
                 self._lo, self._hi, self._depth = self._lo + int(start), self._lo + int(stop), self._depth + 1
         if after.startswith(b"]"):
-            self._mass[self._lo : self._hi] = 0
+            self._log_weights[self._lo : self._hi] = -np.inf
             self._restrict()
         # Allowed tokens leave a mention only by closing it. Text from elsewhere may name no title that is left; then it
         # is no mention.
-        if after or not self._mass[self._lo : self._hi].any():
+        if after or not self._left[self._lo : self._hi].any():
             self._name, self._bracket = None, piece.endswith(b"[")
 
 
@@ -217,5 +248,11 @@ def _where(pieces: Sequence[bytes], holds: Callable[[bytes], bool]) -> np.ndarra
     return np.array([token for token, piece in enumerate(pieces) if holds(piece)], np.int32)
 
 
-def _equal(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return tokens, np.zeros(len(tokens), np.float32)
+def _any_of(tokens: np.ndarray) -> Choice:
+    return Choice(tokens, np.zeros(1, np.intp), np.zeros(1))
+
+
+def _shares(log_weights: np.ndarray) -> np.ndarray:
+    """Numbers in the proportion of `log_weights`, 0 only for -inf."""
+    below_top = log_weights - log_weights.max()
+    return np.exp(np.maximum(below_top, -_SPAN), where=log_weights > -np.inf, out=np.zeros_like(log_weights))

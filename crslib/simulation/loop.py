@@ -54,7 +54,7 @@ def simulate(
     profiles = wanted(population.profiles, parameters)
     waiting = deque(sorted(profiles.keys() - journal.dialogue_ids))
     alive: dict[str, _Dialogue] = {}
-    grounding = population.grounding(recommender, parameters.grounding)
+    grounding = population.grounding(recommender, parameters)
     writers = styles.read(parameters.styles)
     parties: dict[str, _Party] = {
         USER: _User(user, population, parameters),
@@ -260,8 +260,7 @@ class _Recommender(_Party):
 
     def _submit(self, request: Request, dialogue: _Dialogue) -> None:
         if self._grounding is not None:
-            constraint = self._grounding.constraint(utterances_of(dialogue.turns), self._parameters.temperature)
-            request = replace(request, constraint=constraint)
+            request = replace(request, constraint=self._grounding.constraint(utterances_of(dialogue.turns)))
         super()._submit(request, dialogue)
 
 

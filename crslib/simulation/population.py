@@ -11,12 +11,14 @@ from typing import Any, Protocol, Self
 
 import polars as pl
 
+from crslib.config import SimulationParameters
 from crslib.data.catalog import Catalog
 from crslib.dialogue.styles import Style
 from crslib.dialogue.views import UserKnowledge, UserView
 from crslib.engines.base import Engine
 from crslib.identity import digest
 from crslib.recommender.grounding import Grounding
+from crslib.recommender.mixture import Mixture
 from crslib.recommender.prior import ItemPrior
 from crslib.store import Run
 from crslib.users.opinions import Opinions
@@ -77,11 +79,12 @@ class Population:
         """What the user of a row of table `profiles`, who writes in `style`, sees before the first word."""
         return UserView(UserKnowledge(profile["summary"], profile["attributes"], style))
 
-    def grounding(self, recommender: Engine, kind: str) -> Grounding | None:
-        """What keeps `recommender` to titles of the catalogue: `kind` is parameter `grounding`; None when it is off."""
-        if kind == "off":
+    def grounding(self, recommender: Engine, parameters: SimulationParameters) -> Grounding | None:
+        """What keeps `recommender` to titles of the catalogue; None when parameter `grounding` is "off"."""
+        if parameters.grounding == "off":
             return None
-        return Grounding(self.items, recommender, self.prior if kind == "prior" else None)
+        mixture = Mixture(parameters.title_model, parameters.title_prior, parameters.title_base)
+        return Grounding(self.items, recommender, self.prior if parameters.grounding == "prior" else None, mixture)
 
     @cached_property
     def sha256(self) -> str:

@@ -104,7 +104,7 @@ def look(
                 raise CrsError(
                     f"the {role}'s model is not the one that {run.path} was simulated with; put that one back"
                 )
-        grounding = population.grounding(recommender, parameters.grounding)
+        grounding = population.grounding(recommender, parameters)
         lookup = population.catalog.lookup if parameters.facts else {}
         return read(
             run, dialogue_ids, population, user, recommender, grounding, parameters.temperature, lookup, progress
@@ -130,10 +130,10 @@ def read(
     differs from `n_tokens`, the model had spelled its words in another way.
 
     `candidates`: for each mention the `N_CANDIDATES` titles that decoding was most likely to write there and the one
-    that was `named`, the most likely first. `log_prior` is the item prior's share among all possible titles, `log_lm`
-    the model's own log-probability of the title with its closing bracket (nats), `probability` the exact probability
-    of the title under both at `temperature`. Without `grounding` there are none. `lookup`: the facts that the
-    recommender's view had.
+    that was `named`, the most likely first. `log_prior` is the item prior's share among all that had not been
+    recommended, `log_lm` the model's own log-probability of the title with its closing bracket (nats), `probability`
+    the exact probability of the title under both; at `temperature` 0 the best one is sure. Without `grounding` there
+    are none. `lookup`: the facts that the recommender's view had.
     """
     dialogues = run.read("dialogues").filter(pl.col("dialogue_id").is_in(list(dialogue_ids))).sort("dialogue_id")
     profiles = {row["profile_id"]: row for row in population.profiles.iter_rows(named=True)}
@@ -153,12 +153,14 @@ def read(
             prompt = reader.prompt(view)
             tokens += [(*place, *token) for token in reader.tokens(prompt, turn["text"])]
             if turn["role"] == RECOMMENDER and grounding is not None:
-                constraint = grounding.constraint(utterances_of(rows[: turn["turn"]]), temperature)
+                history = utterances_of(rows[: turn["turn"]])
+                constraint, shares = grounding.constraint(history), grounding.shares(history)
                 for number, (name, start, _) in enumerate(utterances.mentions(turn["text"])):
                     opening = reader.encode(turn["text"][: start + 2])
-                    decoder = _Decoder(recommender, constraint, prompt, opening, temperature)
+                    decoder = _Decoder(recommender, constraint, prompt, opening, greedy=temperature == 0)
                     candidates += [
-                        (*place, number, names[title], title, *row) for title, *row in decoder.candidates(name)
+                        (*place, number, names[title], title, shares[title], *row)
+                        for title, *row in decoder.candidates(name)
                     ]
     progress(dialogues.height, dialogues.height)
     return Replay(
@@ -190,39 +192,35 @@ class _Decoder:
     """The titles that the recommender could have written after `opening`, which ends with `[[`, with probabilities."""
 
     def __init__(
-        self, reader: Reader, constraint: Constraint, prompt: Sequence[int], opening: Sequence[int], temperature: float
+        self, reader: Reader, constraint: Constraint, prompt: Sequence[int], opening: Sequence[int], *, greedy: bool
     ) -> None:
-        self._reader, self._constraint, self._temperature = reader, constraint, temperature
+        self._reader, self._constraint, self._greedy = reader, constraint, greedy
         self._prompt, self._opening = list(prompt), list(opening)
-        self._choices: dict[tuple[int, ...], list[tuple[int, float, float]]] = {}
+        self._choices: dict[tuple[int, ...], list[tuple[int, float]]] = {}
 
-    def candidates(self, named: str) -> list[tuple[str, float, float, float, bool]]:
-        """Title, log prior, log-probability by the model, probability, and whether it is the one `named`."""
+    def candidates(self, named: str) -> list[tuple[str, float, float, bool]]:
+        """Title, log-probability by the model, probability, and whether it is the one `named`."""
         rows = []
         for title in {*self._likeliest(), named}:
             ways = list(self._ways(title.encode()))
             if ways:  # none where the model was free, or had drawn other tokens
-                paths, weights, chances = zip(*ways, strict=True)
+                paths, chances = zip(*ways, strict=True)
                 read = float(np.logaddexp.reduce(self._reader.score(self._prompt + self._opening, paths)))
-                rows.append((title, weights[0] / (self._temperature or 1.0), read, sum(chances), title == named))
-        return sorted(rows, key=lambda row: (-row[3], row[0]))
+                rows.append((title, read, sum(chances), title == named))
+        return sorted(rows, key=lambda row: (-row[2], row[0]))
 
-    def _choice(self, path: tuple[int, ...]) -> list[tuple[int, float, float]]:
-        """The tokens that may follow `path`: token, log-weight of the prior, probability of being drawn."""
+    def _choice(self, path: tuple[int, ...]) -> list[tuple[int, float]]:
+        """The tokens that may follow `path`, each with its probability of being drawn."""
         if path not in self._choices:
             ids = [*self._opening, *path]
-            ids_and_weights = self._constraint.allowed(ids)
-            tokens, weights = ids_and_weights if ids_and_weights is not None else (np.zeros(0, np.int32), np.zeros(0))
-            if len(tokens) > 1:
-                scores = self._reader.score(self._prompt + ids, [[token] for token in tokens.tolist()]) + weights
-                if self._temperature:
-                    scores = np.exp((scores - scores.max()) / self._temperature)
-                else:
-                    scores = (scores == scores.max()).astype(np.float64)
+            choice = self._constraint.allowed(ids)
+            tokens = [] if choice is None else choice.tokens.tolist()
+            scores = np.ones(len(tokens))
+            if choice is not None and len(tokens) > 1:
+                scores = choice.scores(self._reader.score(self._prompt + ids, [[token] for token in tokens]))
+                scores = (scores == scores.max()).astype(np.float64) if self._greedy else np.exp(scores - scores.max())
                 scores /= scores.sum()
-            else:
-                scores = np.ones(len(tokens))
-            self._choices[path] = list(zip(tokens.tolist(), weights.tolist(), scores.tolist(), strict=True))
+            self._choices[path] = list(zip(tokens, scores.tolist(), strict=True))
         return self._choices[path]
 
     def _text(self, path: Sequence[int]) -> bytes:
@@ -236,20 +234,20 @@ class _Decoder:
             chance, path = heapq.heappop(reached)
             name, closing, _ = self._text(path).partition(b"]")
             if not closing:
-                for token, _, probability in self._choice(path):
+                for token, probability in self._choice(path):
                     heapq.heappush(reached, (chance * probability, (*path, token)))
             elif (title := name.decode()) not in titles:
                 titles.append(title)
         return titles
 
     def _ways(
-        self, name: bytes, path: tuple[int, ...] = (), weight: float = 0.0, chance: float = 1.0
-    ) -> Iterator[tuple[tuple[int, ...], float, float]]:
-        """The paths that write `name` up to a closing bracket, with their weight of the prior and their probability."""
-        for token, prior, probability in self._choice(path):
+        self, name: bytes, path: tuple[int, ...] = (), chance: float = 1.0
+    ) -> Iterator[tuple[tuple[int, ...], float]]:
+        """The paths that write `name` up to a closing bracket, with their probability."""
+        for token, probability in self._choice(path):
             longer = (*path, token)
             text = self._text(longer)
             if text.startswith(name + b"]"):
-                yield longer, weight + prior, chance * probability
+                yield longer, chance * probability
             elif name.startswith(text):
-                yield from self._ways(name, longer, weight + prior, chance * probability)
+                yield from self._ways(name, longer, chance * probability)

@@ -14,7 +14,7 @@ from crslib.config import ROOT
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.views import Message
 from crslib.engines import weights
-from crslib.engines.base import Completion, Request, Sampling, complete
+from crslib.engines.base import Choice, Completion, Request, Sampling, complete
 from crslib.engines.llama import (
     AS_THEY_ARE,
     Feeder,
@@ -35,6 +35,10 @@ OTHER_PARTY = [
     "Have you seen [[Titanic (1997)]]?",
     "How about [[Saw (2004)]] and [[It (2017)]]?",
 ]
+
+
+def only(token: int) -> Choice:
+    return Choice(np.array([token], np.int32), np.zeros(1, np.intp), np.zeros(1))
 
 
 class Unconstrained:
@@ -253,8 +257,8 @@ def test_a_constraint_allows_its_tokens_only(model: Model) -> None:
     allowed = model.encode(" yes")[:1] + model.encode(" no")[:1]
 
     class YesNo(Unconstrained):
-        def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-            return np.array(allowed, np.int32), np.array([0.0, -50.0], np.float32)
+        def allowed(self, ids: Sequence[int]) -> Choice:
+            return Choice(np.array(allowed, np.int32), np.arange(2), np.array([0.0, -50.0]))
 
     engine = LlamaEngine(model, None, Sampling(temperature=1, top_p=1, min_p=0, max_tokens=4), n_ctx=256, width=2)
     prompt = tuple(model.encode("The answer is"))
@@ -263,14 +267,56 @@ def test_a_constraint_allows_its_tokens_only(model: Model) -> None:
     engine.close()
 
 
+class FourAnswers(Unconstrained):
+    """Each token of the utterance is one of four, by the square root of the model's probability and a weight."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.choice = Choice(np.array(tokens, np.int32), np.arange(4), np.log([4.0, 1.0, 1.0, 2.0]), power=0.5)
+
+    def allowed(self, ids: Sequence[int]) -> Choice:
+        return self.choice
+
+
+def test_what_a_constraint_leaves_is_drawn_alike_at_all_temperatures_of_words(model: Model) -> None:
+    tokens = [model.encode(word)[0] for word in (" yes", " no", " maybe", " never")]
+    prompt = tuple(model.encode("The answer is"))
+    drawn = []
+    for temperature in (0.2, 1.0, 3.0, 0.0):
+        sampling = Sampling(temperature=temperature, top_p=0.5, min_p=0.5, max_tokens=1)
+        engine = LlamaEngine(model, None, sampling, n_ctx=256, width=8)
+        asked = [Request(str(seed), prompt, seed, FourAnswers(tokens)) for seed in range(40)]
+        drawn.append([completion.ids[0] for completion in complete(engine, asked)])
+        scores = FourAnswers(tokens).choice.scores(engine.score(prompt, [[token] for token in tokens]))
+        engine.close()
+    cold, level, hot, greedy = drawn
+    assert cold == level == hot
+    assert len(set(level)) > 1
+    assert set(greedy) == {tokens[int(scores.argmax())]}
+
+
+def test_tokens_are_scored_as_continuations_are_whatever_the_width(model: Model) -> None:
+    prompt = model.encode("Have you seen [[")
+    texts = [model.encode(text) for text in ("The Big Lebowski (", "Up (", "The Matrix (", "Heat", "Kill Bill (")]
+    scored = []
+    for width in (2, 5):
+        engine = LlamaEngine(model, ADAPTER, n_ctx=256, width=width)
+        scored.append(engine.score_tokens(prompt, [*texts, []]))
+        whole = engine.score(prompt, texts)
+        engine.close()
+    assert all(np.array_equal(a, b) for a, b in zip(*scored, strict=True))
+    assert [len(one) for one in scored[0]] == [*map(len, texts), 0]
+    # Q4_1 weights round differently in other portions.
+    assert [one.sum() for one in scored[0][:-1]] == pytest.approx(whole, abs=0.5)
+
+
 class FixedText(Unconstrained):
     """Allows one text only: its first tokens are drawn, the others are forced, and it is open to its end."""
 
     def __init__(self, text: Sequence[int], drawn: int) -> None:
         self.text, self.drawn = list(text), drawn
 
-    def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
-        return (np.array([self.text[len(ids)]]), np.zeros(1, np.float32)) if len(ids) < len(self.text) else None
+    def allowed(self, ids: Sequence[int]) -> Choice | None:
+        return only(self.text[len(ids)]) if len(ids) < len(self.text) else None
 
     def forced(self, ids: Sequence[int]) -> list[int]:
         return self.text[self.drawn :] if len(ids) == self.drawn else []
@@ -397,8 +443,8 @@ def test_merged_weights_give_the_same_probabilities(model: Model, tmp_path: Path
     text = model.encode("Hi! I am looking for a good comedy like [[The Hangover (2009)]]. Have you seen it?")
 
     class Forced(Unconstrained):
-        def allowed(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-            return np.array([text[len(ids)]], np.int32), np.zeros(1, np.float32)
+        def allowed(self, ids: Sequence[int]) -> Choice:
+            return only(text[len(ids)])
 
     logprobs = []
     for weights_of, adapter in ((model, ADAPTER), (merged_model, None), (model, None)):

@@ -4,7 +4,7 @@ import pytest
 from scipy import sparse
 
 from crslib import schemas
-from crslib.recommender.prior import _PENALTY, DIALOGUES, FEATURES, ItemPrior, Utterance, _Regression
+from crslib.recommender.prior import _PENALTY, DIALOGUES, FEATURES, JUST_NAMED, NAMED, ItemPrior, Utterance, _Regression
 
 
 @pytest.fixture
@@ -97,6 +97,26 @@ def test_words_raise_the_items_that_users_of_the_same_words_mention(items: pl.Da
         assert up > matrix
     up, matrix = prior.log_prior([Utterance("user", "I dream of a submarine")], weights=DIALOGUES)[rows]
     assert up > matrix
+
+
+def test_items_mentioned_before_have_the_chances_of_repeats(items: pl.DataFrame) -> None:
+    ratings = pl.DataFrame([], schema=dict(schemas.TABLES["ratings"]))
+    prior = ItemPrior.fit(items, ratings)
+    turns = [
+        Utterance("recommender", "[[Heat (1995)]]", ["1"]),
+        Utterance("user", "[[Up (2009)]]!", ["6", None]),
+    ]
+    rows = {item: row for row, item in enumerate(prior.item_ids)}
+    chances = np.exp(prior.log_prior(turns))
+    assert chances.sum() == pytest.approx(1, rel=1e-5)
+    assert chances[[rows["1"], rows["6"]]] == pytest.approx([NAMED, JUST_NAMED], rel=1e-5)
+    assert np.exp(prior.log_prior(turns, ["1"]))[rows["1"]] == 0
+    others = [row for item, row in rows.items() if item not in ("1", "6")]
+    without = prior.log_prior(turns, ["1", "6"])
+    assert np.ptp(prior.log_prior(turns)[others] - without[others]) == pytest.approx(0, abs=1e-5)
+    everything = [Utterance("user", "", prior.item_ids)]
+    assert np.exp(prior.log_prior(everything)) == pytest.approx([1 / len(rows)] * len(rows), rel=1e-5)
+    assert not np.isfinite(prior.log_prior(everything, prior.item_ids)).any()
 
 
 def test_the_regression_is_ease_in_its_dual_form() -> None:

@@ -1,4 +1,4 @@
-"""Grounded decoding against its definition, by enumeration; invariants over random titles, priors and vocabularies."""
+"""Titles are drawn from the stated distribution, by enumeration; invariants over random titles and vocabularies."""
 
 import math
 import random
@@ -42,10 +42,20 @@ def ids_of(*words: bytes) -> list[int]:
     return [PIECES.index(word) for word in words]
 
 
-def weights(constraint: TitleConstraint, ids: Sequence[int]) -> dict[bytes, float]:
+def sets(constraint: TitleConstraint, ids: Sequence[int]) -> list[tuple[set[bytes], float]]:
+    """The tokens of each alternative, and its share of the weight."""
     choice = constraint.allowed(ids)
     assert choice is not None
-    return {PIECES[t]: math.exp(w) for t, w in zip(*choice, strict=True)}
+    worth = np.exp(choice.weights)
+    tokens = [{PIECES[t] for t in part} for part in np.split(choice.tokens, choice.starts[1:])]
+    return list(zip(tokens, (worth / worth.sum()).tolist(), strict=True))
+
+
+def weights(constraint: TitleConstraint, ids: Sequence[int]) -> dict[bytes, float]:
+    """The share of each token, all alternatives having one."""
+    alternatives = sets(constraint, ids)
+    assert all(len(tokens) == 1 for tokens, _ in alternatives)
+    return {token: share for tokens, share in alternatives for token in tokens}
 
 
 # ── by hand ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -56,14 +66,14 @@ def test_a_token_has_the_mass_of_the_titles_that_continue_with_it() -> None:
     opened = ids_of(b" [[")
     assert weights(constraint, opened) == pytest.approx({b"ab": 3 / 8, b"b": 5 / 8})
     assert weights(constraint, [*opened, *ids_of(b"ab")]) == pytest.approx({b"c": 1 / 3, b"d": 2 / 3})
-    ids, logs = constraint.allowed(opened) or ((), ())
-    assert (ids.dtype, logs.dtype) == (np.int32, np.float32)
+    choice = constraint.allowed(opened)
+    assert choice is not None and (choice.tokens.dtype, choice.scores(np.zeros(2)).dtype) == (np.int32, np.float32)
 
 
 def test_a_title_is_written_in_the_tokens_of_the_tokenizer_only() -> None:
     constraint = titles(["abc", "a"]).constraint(np.zeros(2))
     assert weights(constraint, ids_of(b"[[")) == pytest.approx({b"ab": 1 / 2, b"a": 1 / 2})
-    assert weights(constraint, ids_of(b"[[", b"a")).keys() == {b"]", b"]]", b"]]."}
+    assert sets(constraint, ids_of(b"[[", b"a")) == [({b"]", b"]]", b"]]."}, 1)]
 
 
 def test_a_title_that_the_tokenizer_joins_with_the_brackets_has_tokens_of_its_own() -> None:
@@ -71,22 +81,47 @@ def test_a_title_that_the_tokenizer_joins_with_the_brackets_has_tokens_of_its_ow
     assert constraint.forced(ids_of(b"[[")) == ids_of(b"'", b"ab")
 
 
-def test_weight_is_the_exponent_of_the_prior() -> None:
-    constraint = titles(["a", "b"]).constraint(np.log([1.0, 3.0]), weight=2.0)
-    assert weights(constraint, ids_of(b"[[")) == pytest.approx({b"a": 1 / 16, b"b": 9 / 16})
+def test_the_power_is_the_exponent_of_the_model_and_not_of_the_weights() -> None:
+    choice = titles(["a", "b"]).constraint(np.log([1.0, 3.0]), power=2.0).allowed(ids_of(b"[["))
+    assert choice is not None and [PIECES[t] for t in choice.tokens] == [b"a", b"b"]
+    probabilities = np.exp(choice.scores(np.log([0.2, 0.1])))  # 0.2² · 1 and 0.1² · 3
+    assert probabilities / probabilities.sum() == pytest.approx([4 / 7, 3 / 7])
 
 
-def test_the_closing_token_may_include_the_end_of_the_title_and_the_next_words() -> None:
-    constraint = titles(["a (1)", "a (1) b"]).constraint(np.log([1.0, 3.0]))
+def test_a_title_closes_as_the_model_likes_whatever_the_power() -> None:
+    choice = titles(["a"]).constraint(np.zeros(1), power=0.5).allowed(ids_of(b"[[", b"a"))
+    assert choice is not None and [PIECES[t] for t in choice.tokens] == [b"]", b"]]", b"]]."]
+    probabilities = np.exp(choice.scores(np.log([0.1, 0.2, 0.5])))
+    assert probabilities / probabilities.sum() == pytest.approx([1 / 8, 2 / 8, 5 / 8])
+
+
+def test_nothing_is_entered_for_titles_that_are_excluded_or_whose_rest_is_hardly_written() -> None:
+    """After `a`, the model all but always writes `b`. Without "ab", there is little to enter `a` for."""
+    catalogue = titles(["a b", "a c", "d e"])
+    table = np.log([[0.9, 1, 0.98, 1], [0.9, 1, 0.01, 1], [0.1, 1, 1, 1]])
+    opened = ids_of(b"[[")
+    whole = catalogue.constraint(np.zeros(3), power=1.0, table=table)
+    assert weights(whole, opened) == pytest.approx({b"a": 0.99 / 1.99, b"d": 1 / 1.99})
+    without = catalogue.constraint(np.zeros(3), [0], power=1.0, table=table)
+    assert weights(without, opened) == pytest.approx({b"a": 0.01 / 1.01, b"d": 1 / 1.01})
+    assert weights(without, [*opened, *ids_of(b"a", b" ")]) == {b"c": 1}
+
+
+def test_the_closing_token_may_include_the_end_of_the_only_title_that_goes_on_with_it() -> None:
+    both = titles(["a (1)", "a (1) b"])
     written = ids_of(b"[[", b"a", b" (", b"1")
-    assert weights(constraint, written) == pytest.approx({b")": 1, b")]]": 1 / 4})
-    assert weights(constraint, [*written, *ids_of(b")")]) == pytest.approx(
-        {b"]": 1 / 4, b"]]": 1 / 4, b"]].": 1 / 4, b" ": 3 / 4}
-    )
-    assert weights(constraint, [*written, *ids_of(b")", b"]")]) == {b"]": 1, b"],": 1}
-    for closing in ([b")", b"]", b"],"], [b")]]"], [b")", b"]]."]):
-        assert not constraint.open([*written, *ids_of(*closing)])
-        assert weights(constraint, [*written, *ids_of(*closing, b" [[", b"a", b" (", b"1", b")")]) == {b" ": 1}
+    alone = both.constraint(np.zeros(2), [1])
+    assert sets(alone, written) == [({b")", b")]]"}, 1)]
+    assert not alone.open([*written, *ids_of(b")]]")])
+    constraint = both.constraint(np.log([1.0, 3.0]))
+    assert weights(constraint, written) == {b")": 1}
+    (closing, share), (going_on, other) = sets(constraint, [*written, *ids_of(b")")])
+    assert (closing, going_on) == ({b"]", b"]]", b"]]."}, {b" "})
+    assert (share, other) == (pytest.approx(1 / 4), pytest.approx(3 / 4))
+    assert sets(constraint, [*written, *ids_of(b")", b"]")]) == [({b"]", b"],"}, 1)]
+    for end in ([b"]", b"],"], [b"]]."]):
+        assert not constraint.open([*written, *ids_of(b")", *end)])
+        assert weights(constraint, [*written, *ids_of(b")", *end, b" [[", b"a", b" (", b"1", b")")]) == {b" ": 1}
 
 
 def test_items_of_one_name_add_up_and_are_excluded_together() -> None:
@@ -200,7 +235,13 @@ def model_logit(written: bytes, piece: bytes) -> float:
     return random.Random(written + b"|" + piece).gauss(0, 2)
 
 
-def drawn(constraint: TitleConstraint, pieces: Sequence[bytes], logit: Callable[[bytes, bytes], float]) -> dict:
+def log_model(written: bytes, pieces: Sequence[bytes]) -> np.ndarray:
+    """Its log-probabilities of all pieces."""
+    logits = np.array([model_logit(written, piece) for piece in pieces])
+    return logits - np.logaddexp.reduce(logits)
+
+
+def drawn(constraint: TitleConstraint, pieces: Sequence[bytes]) -> dict[bytes, float]:
     """Probability of each title, over all token paths that the constraint allows."""
     opener = [pieces.index(b"[[")]
     names: dict[bytes, float] = {}
@@ -212,63 +253,20 @@ def drawn(constraint: TitleConstraint, pieces: Sequence[bytes], logit: Callable[
             name = written.split(b"]]")[0]
             names[name] = names.get(name, 0.0) + chance
             continue
-        tokens, logs = constraint.allowed(ids)  # type: ignore[misc]
-        scores = np.exp([logit(written, pieces[t]) + w for t, w in zip(tokens, logs, strict=True)])
-        paths += [([*ids, int(t)], chance * s / scores.sum()) for t, s in zip(tokens, scores, strict=True)]
+        choice = constraint.allowed(ids)
+        assert choice is not None
+        scores = np.exp(choice.scores(log_model(written, pieces)[choice.tokens]).astype(float))
+        paths += [([*ids, int(t)], chance * s / scores.sum()) for t, s in zip(choice.tokens, scores, strict=True)]
     return names
 
 
-Way = tuple[bytes, ...]
-
-
-def closings(rest: bytes, pieces: Sequence[bytes]) -> Iterator[Way]:
-    """All ways to write `rest`, the last token perhaps with words after it."""
-    for piece in pieces:
-        if piece.startswith(rest) and not {*piece[len(rest) :]} & {*b"[]"}:
-            yield (piece,)
-        elif rest.startswith(piece):
-            yield from ((piece, *more) for more in closings(rest[len(piece) :], pieces))
-
-
-def ways(name: str, pieces: Sequence[bytes]) -> list[Way]:
-    """All ways to write a title and to close its mention."""
-    spelled = {before: [pieces[t] for t in tokenizer(pieces)(before + name)] for before in (" [[", "\n")}
-    parts = next(
-        parts[n:]
-        for before, parts in spelled.items()
-        for n in range(len(parts))
-        if b"".join(parts[:n]) == before.encode()
-    )
-    return [(*parts, *closing) for closing in closings(b"]]", pieces)] + [
-        (*parts[:-1], *closing)
-        for closing in closings(parts[-1] + b"]]", pieces)
-        if closing[0].startswith(parts[-1] + b"]")
-    ]
-
-
-def defined(mass: dict[str, float], pieces: Sequence[bytes], logit: Callable[[bytes, bytes], float]) -> dict:
-    """The same from the definition: P(token) ∝ P_model(token) · (mass of the titles going on with it / mass here)."""
-    all_ways = {(name, way) for name in mass for way in ways(name, pieces)}
-
-    def titles_from(written: Way) -> set[str]:
-        return {name for name, way in all_ways if way[: len(written)] == written}
-
-    names: dict[bytes, float] = {}
-    paths: list[tuple[Way, float]] = [((), 1.0)]
-    while paths:
-        written, chance = paths.pop()
-        here = titles_from(written)
-        if finished := [name for name, way in all_ways if way == written]:
-            assert here == {*finished}
-            names[finished[0].encode()] = names.get(finished[0].encode(), 0.0) + chance
-            continue
-        worth = {
-            piece: math.exp(logit(b"".join(written), piece))
-            * sum(mass[name] for name in titles_from((*written, piece)))
-            for piece in {way[len(written)] for _, way in all_ways if way[: len(written)] == written}
-        }
-        paths += [((*written, piece), chance * value / sum(worth.values())) for piece, value in worth.items()]
-    return names
+def read_table(titles: Titles, pieces: Sequence[bytes]) -> np.ndarray:
+    """What the model says of every token of every title, and of the bracket that closes it."""
+    table = np.zeros((len(titles.spellings), max(map(len, titles.spellings)) + 1))
+    for row, spelling in enumerate(titles.spellings):
+        for depth, token in enumerate([*spelling, pieces.index(b"]")]):
+            table[row, depth] = log_model(b"".join(pieces[t] for t in spelling[:depth]), pieces)[token]
+    return table
 
 
 LETTERS = "ab é("
@@ -306,29 +304,73 @@ def of_mass(names: Sequence[str], mass: Sequence[float], excluded: Sequence[int]
     return total
 
 
-def constrained(names: Sequence[str], mass: Sequence[float], excluded: Sequence[int], pieces: Sequence[bytes]):
-    with np.errstate(divide="ignore"):
-        return Titles(names, pieces, tokenizer(pieces)).constraint(np.log(mass), excluded)
+def catalogue_of(names: Sequence[str], pieces: Sequence[bytes]) -> Titles:
+    return Titles(names, pieces, tokenizer(pieces))
+
+
+def normalised(worth: dict[str, float]) -> dict[bytes, float]:
+    total = sum(worth.values())
+    return {name.encode(): value / total for name, value in worth.items()}
 
 
 @settings(max_examples=150)
-@given(cases())
-def test_titles_are_drawn_with_the_defined_probability(case) -> None:
+@given(cases(closing=False), st.sampled_from([0.3, 0.5, 1.0, 1.4]))
+def test_titles_are_drawn_from_the_mixture_over_whole_titles(case, power: float) -> None:
     names, mass, excluded, pieces = case
     assume(expected := of_mass(names, mass, excluded))
-    probabilities = drawn(constrained(*case), pieces, model_logit)
+    catalogue = catalogue_of(names, pieces)
+    table = read_table(catalogue, pieces)
+    read = dict(zip(catalogue.names, table.sum(axis=1), strict=True))
+    mixture = {name: m * math.exp(power * read[name]) for name, m in expected.items()}
+    with np.errstate(divide="ignore"):
+        constraint = catalogue.constraint(np.log(mass), excluded, power=power, table=table)
+    probabilities = drawn(constraint, pieces)
     assert probabilities.keys() == {name.encode() for name in expected}  # all titles that are allowed, and no others
-    assert probabilities == pytest.approx(defined(expected, pieces, model_logit), rel=1e-4)
+    assert probabilities == pytest.approx(normalised(mixture), rel=1e-4)
 
 
 @settings(max_examples=100)
-@given(cases(closing=False))
-def test_an_indifferent_model_draws_from_the_prior_whatever_the_tokens(case) -> None:
-    expected = of_mass(*case[:3])
-    assume(expected)
-    probabilities = drawn(constrained(*case), case[3], lambda written, piece: 0.0)
-    total = sum(expected.values())
-    assert probabilities == pytest.approx({name.encode(): m / total for name, m in expected.items()}, rel=1e-4)
+@given(cases(closing=False), st.integers(0, 99))
+def test_with_another_table_the_factors_along_a_title_are_those_of_the_formula(case, seed: int) -> None:
+    names, mass, excluded, pieces = case
+    assume(expected := of_mass(names, mass, excluded))
+    catalogue = catalogue_of(names, pieces)
+    table, own = read_table(catalogue, pieces), catalogue.spellings
+    table += np.random.default_rng(seed).normal(0, 1, table.shape) * (table < 0)
+    with np.errstate(divide="ignore"):
+        constraint = catalogue.constraint(np.log(mass), excluded, power=0.5, table=table)
+
+    def worth(spelling: tuple[int, ...]) -> float:
+        """Of all titles that begin with `spelling`, by the table."""
+        rows = [
+            row
+            for row, other in enumerate(own)
+            if other[: len(spelling)] == spelling and catalogue.names[row] in expected
+        ]
+        return sum(expected[catalogue.names[row]] * math.exp(0.5 * table[row, len(spelling) :].sum()) for row in rows)
+
+    for row, spelling in enumerate(own):
+        if (name := catalogue.names[row]) not in expected:
+            continue
+        end, chance = pieces.index(b"]"), 1.0
+        for depth, token in enumerate([*spelling, end]):
+            read = np.exp(0.5 * log_model(b"".join(pieces[t] for t in spelling[:depth]), pieces))
+            following = {other[depth] for other in own if other[:depth] == spelling[:depth] and len(other) > depth}
+            alternatives = {t: read[t] * worth((*spelling[:depth], t)) for t in following}
+            if spelling[:depth] in own and (ended := catalogue.names[own.index(spelling[:depth])]) in expected:
+                alternatives[end] = read[end] * expected[ended]
+            chance *= alternatives[token] / sum(alternatives.values())
+        assert drawn(constraint, pieces)[name.encode()] == pytest.approx(chance, rel=1e-4)
+
+
+@settings(max_examples=100)
+@given(cases())
+def test_without_the_model_titles_are_drawn_by_weight_whatever_the_tokens(case) -> None:
+    names, mass, excluded, pieces = case
+    assume(expected := of_mass(names, mass, excluded))
+    with np.errstate(divide="ignore"):
+        constraint = catalogue_of(names, pieces).constraint(np.log(mass), excluded, power=0.0)
+    assert drawn(constraint, pieces) == pytest.approx(normalised(expected), rel=1e-4)
 
 
 @settings(max_examples=200)
@@ -350,10 +392,10 @@ def test_whatever_is_drawn_only_titles_left_are_mentioned_and_once(case, seed: i
         if choice is None or again is None:
             tokens = sorted(set(range(len(pieces))) - set(constraint.never.tolist()))
         else:
-            assert all(np.array_equal(a, b) for a, b in zip(choice, again, strict=True))
-            tokens = choice[0].tolist()
+            assert np.array_equal(choice.tokens, again.tokens) and np.array_equal(choice.weights, again.weights)
+            tokens = choice.tokens.tolist()
         for n, token in enumerate(forced):
-            assert token in constraint.allowed(ids + forced[:n])[0]  # type: ignore[index]
+            assert token in constraint.allowed(ids + forced[:n]).tokens  # type: ignore[union-attr]
         # Brackets are rare in dialogues and common here.
         ids.append(rng.choice([t for t in tokens if b"[" in pieces[t]] or tokens if rng.random() < 0.3 else tokens))
     text = b"".join(pieces[t] for t in ids).decode("utf-8", "replace")
@@ -388,12 +430,8 @@ def test_every_title_can_be_written_in_the_tokenizers_tokens_and_in_no_others(mo
                     break
                 forced, choice = constraint.forced(ids), constraint.allowed(ids)
                 assert choice is not None
-                share = dict(zip(choice[0].tolist(), np.exp(choice[1]), strict=True))
-                assert share[token] > 0, name
+                assert token in choice.tokens, name
                 assert not forced or forced[0] == token, name
-                if not any(model.pieces[t].startswith(b"]") for t in share):
-                    going_on = sum(s for t, s in share.items() if b"]" not in model.pieces[t])
-                    assert going_on == pytest.approx(1, rel=1e-4)
                 ids.append(token)
             assert utterances.mentions(utterances.clean(model.decode(ids)))[0][0] == name
             assert constraint.allowed(ids) is None

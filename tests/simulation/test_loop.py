@@ -410,9 +410,8 @@ def test_grounding_hears_what_was_said_and_nothing_private(tmp_path: Path, items
         parties = ScriptedEngine(chatter), ScriptedEngine(chatter)
         turns = simulate(population, *parties, SimulationParameters(), journal).turns
     assert turns["notes"].list.len().sum() > 5
-    assert sum(len(history) for history, _ in ear.given) > 50
-    assert {temperature for _, temperature in ear.given} == {SimulationParameters().temperature}
-    for utterance in (utterance for history, _ in ear.given for utterance in history):
+    assert sum(len(history) for (history,) in ear.given) > 50
+    for utterance in (utterance for (history,) in ear.given for utterance in history):
         assert type(utterance) is Utterance
         assert all(item is None or isinstance(item, str) for item in utterance.items)
     assert not any(word in str(ear.given) for word in ("secret", "hush", "seen", "liked"))

@@ -17,6 +17,7 @@ from crslib.engines.llama import log_softmax
 from crslib.engines.scripted import CONTROL, ScriptedEngine
 from crslib.errors import CrsError
 from crslib.recommender.grounding import Grounding
+from crslib.recommender.mixture import Mixture
 from crslib.simulation import replay
 from crslib.simulation.population import Population
 from crslib.store import Run
@@ -44,6 +45,12 @@ class Reader:
     def read(self, tokens: Sequence[int], start: int) -> np.ndarray:
         self.prompts.append(bytes(token % CONTROL for token in tokens[: start + 1]).decode())
         return np.concatenate([self.logits(tokens[: end + 1]) for end in range(start, len(tokens))])
+
+    def score_tokens(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        return [
+            np.array([self.score([*prompt, *one[:n]], [one[n : n + 1]])[0] for n in range(len(one))])
+            for one in continuations
+        ]
 
     def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> np.ndarray:
         return np.array(
@@ -79,7 +86,13 @@ def make_run(folder: Path, items: pl.DataFrame, *texts: str) -> Run:
 
 def read(run: Run, items: pl.DataFrame, temperature: float, *, grounded: bool = True) -> replay.Replay:
     reader = Reader()
-    grounding = Grounding(items, reader, None) if grounded else None
+    grounding = Grounding(items, reader, None, Mixture()) if grounded else None
+    return replay.read(run, ["u00.0"], Population.read(run), Reader(), reader, grounding, temperature, {})
+
+
+def read_with(run: Run, items: pl.DataFrame, temperature: float, mixture: Mixture) -> replay.Replay:
+    reader = Reader()
+    grounding = Grounding(items, reader, None, mixture)
     return replay.read(run, ["u00.0"], Population.read(run), Reader(), reader, grounding, temperature, {})
 
 
@@ -95,34 +108,37 @@ def test_each_token_has_the_models_own_log_probability(tmp_path: Path, items: pl
 
 
 def test_candidates_are_what_the_decoder_could_have_written(tmp_path: Path, items: pl.DataFrame) -> None:
-    """Six titles, all alike to the prior. Of their initials H has 3 of 258, T, N, U and K 1 each; K leads to two."""
+    """Six titles, all alike to the prior, and P(title) ∝ P_model(title up to its year)^(model - base)."""
     run = make_run(tmp_path, items, "Seen [[Heat (1995)]]?", "no")
-    # P ∝ model^(1/T) · share: at T = 1, H 3·1, K 1·2 and three of 1·1; at T = 1/2, H 9·1, the others as they are
-    for temperature, heat, other in ((1.0, 3 / 8, 1 / 8), (0.5, 9 / 14, 1 / 14)):
-        _, candidates = read(run, items, temperature)
-        assert dict(candidates.schema) == replay.CANDIDATES
-        assert candidates.height == replay.N_CANDIDATES
-        assert candidates["log_prior"].to_list() == pytest.approx([-math.log(6)] * 5)
-        first = candidates.row(0, named=True)
-        assert (first["item_id"], first["title"], first["named"]) == ("1", "Heat (1995)", True)
-        assert first["probability"] == pytest.approx(heat)
-        assert first["log_lm"] == pytest.approx(math.log(3 / 258) - 11 * math.log(256))  # "eat (1995)]"
-        assert candidates["probability"][1:].to_list() == pytest.approx([other] * 4)
-        assert not candidates["named"][1:].any()
+    names = dict(zip(items["item_id"], items["title"], strict=True))
+    read = {
+        item: math.log(3 if name[0] == "H" else 1) - len(f"{name} (") * math.log(256) for item, name in names.items()
+    }
+    for power, base in ((1.0, 1.0), (0.7, 0.6), (1.3, 0.9)):
+        for temperature in (1.0, 0.5):  # of words
+            _, candidates = read_with(run, items, temperature, Mixture(power, 1.0, base))
+            assert dict(candidates.schema) == replay.CANDIDATES
+            assert candidates["log_prior"].to_list() == pytest.approx([-math.log(6)] * candidates.height)
+            worth = {item: math.exp((power - base) * value) for item, value in read.items()}
+            expected = [worth[item] / sum(worth.values()) for item in candidates["item_id"]]
+            assert candidates["probability"].to_list() == pytest.approx(expected, rel=1e-4)
+            heat = candidates.row(by_predicate=pl.col("named"), named=True)
+            assert (heat["item_id"], heat["title"]) == ("1", "Heat (1995)")
+            assert heat["log_lm"] == pytest.approx(math.log(3 / 258) - 11 * math.log(256))  # "eat (1995)]"
 
 
 def test_greedy_decoding_has_one_candidate_that_is_sure_and_free_decoding_none(
     tmp_path: Path, items: pl.DataFrame
 ) -> None:
     run = make_run(tmp_path, items, "Seen [[Heat (1995)]]?", "no")
-    _, candidates = read(run, items, 0.0)
-    assert candidates.filter(pl.col("probability") > 0).select("title", "probability").rows() == [("Heat (1995)", 1.0)]
+    _, candidates = read_with(run, items, 0.0, Mixture())
+    assert candidates.filter(pl.col("probability") > 0).select("title", "probability").rows() == [("Up (2009)", 1.0)]
     assert read(run, items, 0.7, grounded=False).candidates.is_empty()
 
 
 def test_what_was_recommended_before_is_no_candidate(tmp_path: Path, items: pl.DataFrame) -> None:
     run = make_run(tmp_path, items, "Seen [[Heat (1995)]]?", "no", "Seen [[Heat (1995)]]?")
-    _, candidates = read(run, items, 1.0)
+    _, candidates = read_with(run, items, 1.0, Mixture(1.0, 1.0, 1.0))
     later = candidates.filter(turn=2)  # where it was named all the same, as only an edited table has it
     assert later["title"].sort().to_list() == sorted(
         ["King Kong (1933)", "King Kong (2005)", "Notting Hill (1999)", "The Matrix (1999)", "Up (2009)"]

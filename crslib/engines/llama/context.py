@@ -12,7 +12,7 @@ import numpy as np
 from crslib.engines.llama.model import Model, log_lines, reason
 from crslib.errors import CrsError
 
-_PREFILL = 128  # tokens per prefill decode; longer prompts are fed in pieces (llama.cpp reserves memory for them)
+PREFILL = 128  # tokens per prefill decode; longer prompts are fed in pieces (llama.cpp reserves memory for them)
 _HEADER, _COUNT = 8, 4  # bytes in a copy of KV cells: of its header, and of a count
 
 
@@ -56,7 +56,7 @@ class Context:
         self._rows, self._threads, self._n_vocab = rows, threads, model.n_vocab
         params = lc.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx * rows, rows, False
-        params.n_batch = params.n_ubatch = max(_PREFILL, rows)
+        params.n_batch = params.n_ubatch = max(PREFILL, rows)
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = (
             lc.LLAMA_FLASH_ATTN_TYPE_ENABLED
@@ -70,7 +70,7 @@ class Context:
         self.n_ctx = min(n_ctx, lc.llama_n_ctx_seq(self.handle))
         self._adapter = self._load_adapter(model, adapter) if adapter else None
         self.memory = lc.llama_get_memory(self.handle)
-        self.batch = Batch(_PREFILL)
+        self.batch = Batch(PREFILL)
 
     def _load_adapter(self, model: Model, path: Path) -> Any:
         log_lines.clear()
@@ -110,6 +110,24 @@ class Context:
             self._feed(0, begin, piece, all_logits=True)
             logits.append(self.logits(len(piece)).copy())
         return np.concatenate(logits)
+
+    def read_rows(self, texts: Sequence[Sequence[int]], start: int) -> list[np.ndarray]:
+        """Feeds row i with `texts[i]` in the place of its tokens from `start` on, all in one batch of up to `PREFILL`.
+
+        Returns the logits after each token of each text, (len(text), n_vocab), valid until the next batch.
+        """
+        batch, n = self.batch, 0
+        for row, text in enumerate(texts):
+            self.drop(row, start)
+            end = n + len(text)
+            batch.token[n:end], batch.pos[n:end] = text, np.arange(start, start + len(text))
+            for index in range(n, end):
+                batch.assign(index, row)
+            n = end
+        batch.logits[:n] = 1
+        batch.handle.n_tokens = n
+        self.decode(batch)
+        return np.split(self.logits(n), np.cumsum([len(text) for text in texts])[:-1])
 
     def _feed(self, slot: int, begin: int, piece: Sequence[int], *, all_logits: bool) -> None:
         """Computes a piece at positions from `begin` on, with the logits of all its tokens or of the last one."""
@@ -169,7 +187,7 @@ def _pieces(tokens: Sequence[int], start: int) -> Iterator[tuple[int, Sequence[i
     depends on their number.
     """
     while start < len(tokens):
-        n = min(_PREFILL, len(tokens) - start)
+        n = min(PREFILL, len(tokens) - start)
         n -= len(tokens) - start - n == 1
         yield start, tokens[start : start + n]
         start += n

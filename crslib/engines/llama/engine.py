@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +12,13 @@ import llama_cpp as lc
 import numpy as np
 
 from crslib.engines.base import Completion, Finish, Request, Sampling
-from crslib.engines.llama.context import Batch, Context, KVSnapshot
+from crslib.engines.llama.context import PREFILL, Batch, Context, KVSnapshot
 from crslib.engines.llama.feeder import Feeder
 from crslib.engines.llama.model import AS_THEY_ARE, Model, identity, source
 from crslib.engines.llama.sampling import chain, sample
 from crslib.errors import CrsError
+
+_SCORED_AT_ONCE = 32  # continuations in one batch of `score_tokens`
 
 
 @dataclass
@@ -75,7 +77,7 @@ class LlamaEngine:
         origin = model.source or source(model.path, adapter, AS_THEY_ARE)
         self.identity: Mapping[str, Any] = identity(origin, self.sampling, n_ctx, width)
         self.chat_template = model.chat_template
-        self._threads = threads
+        self._threads, self._adapter = threads, adapter
         self._context = self.context_type(model, adapter, n_ctx, width, threads)
         self._n_ctx = self._context.n_ctx
         self._step_batch = Batch(width)
@@ -287,8 +289,7 @@ class LlamaEngine:
             ids = np.flatnonzero(logits >= logits.max() + self._cut)
             token = sample(row.sampler, ids, logits[ids])
         else:
-            ids, weights = choice
-            token = sample(row.constrained_sampler, ids, logits[ids] + weights)
+            token = sample(row.constrained_sampler, choice.tokens, choice.scores(logits[choice.tokens]))
         return token, float(logits[token]) - total
 
     def _end(self, slot: int, row: _Row, finish: Finish) -> None:
@@ -327,6 +328,29 @@ class LlamaEngine:
         self._context.drop(0, len(prompt))
         return scores
 
+    def score_tokens(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """log P(token | prompt, tokens before it) of every token of each continuation (float32, nats).
+
+        For thousands of short continuations: several are fed at once, in a context of their own, so that the rounding
+        does not depend on the engine's width. Raises `CrsError` when memory does not
+        suffice.
+        """
+        n_ctx = len(prompt) + max(map(len, continuations), default=0)
+        context = self.context_type(self.model, self._adapter, n_ctx, _SCORED_AT_ONCE, self._threads)
+        try:
+            for row in range(_SCORED_AT_ONCE):
+                context.prefill(row, prompt, 0)
+            first = log_softmax(context.logits(1))[0]
+            scores = [np.array([first[one[0]]] if one else (), np.float32) for one in continuations]
+            for group in _groups(continuations):
+                logits = context.read_rows([continuations[index][:-1] for index in group], len(prompt))
+                for index, rest in zip(group, logits, strict=True):
+                    tokens = np.array(continuations[index][1:], np.intp)
+                    scores[index] = np.append(scores[index], _log_probabilities(rest, tokens))
+            return scores
+        finally:
+            context.close()
+
     def read(self, tokens: Sequence[int], start: int) -> np.ndarray:
         """Feeds `tokens` into row 0 from token `start` on. Returns the logits after each of them, (n, n_vocab)."""
         return self._context.read(tokens, start)
@@ -339,6 +363,27 @@ def all_logits(model: Model, adapter: Path | None, tokens: Sequence[int], *, thr
         return engine.read(tokens, 0)
     finally:
         engine.close()
+
+
+def _groups(continuations: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Indexes of the continuations of more than one token, those of the same length together, as many as fit a batch.
+
+    llama.cpp computes rows of different lengths one after the other.
+    """
+    by_length: dict[int, list[int]] = {}
+    for index, continuation in enumerate(continuations):
+        by_length.setdefault(len(continuation), []).append(index)
+    for length, indexes in sorted(by_length.items()):
+        if length > 1:
+            size = min(_SCORED_AT_ONCE, PREFILL // (length - 1))
+            yield from (indexes[start : start + size] for start in range(0, len(indexes), size))
+
+
+def _log_probabilities(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """The log-probability of one token in each row of logits."""
+    top = logits.max(axis=1, keepdims=True)
+    total = np.log(np.exp(logits - top).sum(axis=1, dtype=np.float64)) + top[:, 0]
+    return logits[np.arange(len(tokens)), tokens] - total
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32
 def chain(sampling: Sampling, seed: int, *, truncated: bool = True) -> Any:
     """A llama.cpp sampler chain, which the caller frees.
 
-    Without `truncated` it has no `min_p` and `top_p`: a constraint's choices are drawn with their exact probabilities.
+    Without `truncated` it has no `min_p`, `top_p` and temperature: a constraint's choices are drawn with their exact
+    probabilities, or the best one at temperature 0.
     """
     samplers = lc.llama_sampler_chain_init(lc.llama_sampler_chain_default_params())
     if sampling.temperature == 0:
@@ -23,7 +24,7 @@ def chain(sampling: Sampling, seed: int, *, truncated: bool = True) -> Any:
     if truncated:
         lc.llama_sampler_chain_add(samplers, lc.llama_sampler_init_min_p(sampling.min_p, 1))
         lc.llama_sampler_chain_add(samplers, lc.llama_sampler_init_top_p(sampling.top_p, 1))
-    lc.llama_sampler_chain_add(samplers, lc.llama_sampler_init_temp(sampling.temperature))
+        lc.llama_sampler_chain_add(samplers, lc.llama_sampler_init_temp(sampling.temperature))
     lc.llama_sampler_chain_add(samplers, lc.llama_sampler_init_dist(seed))
     return samplers
 

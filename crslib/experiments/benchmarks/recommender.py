@@ -1,10 +1,15 @@
 """Next-item prediction on human dialogues: the movies that ReDial's recommenders name, ranked among all of its movies.
 
-A target is a movie that a recommender of the test set names and that was not mentioned before. Every ranker gets the
-turns before it, not the words of the same turn. Movies mentioned before are no candidates; the other movies of the same
-turn are. Ids are ReDial's own: a film that could be picked with and without its year counts as two. The prior is fitted
-on the training dialogues and on facts of the movies; popularity is the number of training mentions. The corpus's own
-counts of mentions include its test set and are not used.
+A target is a movie that a recommender of the test set names. Every ranker gets the turns before it, not the words of
+the same turn; the other movies of the same turn are candidates. People's own repeats are counted in two ways (`RULES`):
+
+    new      targets were not mentioned before, and movies mentioned before are no candidates;
+    repeats  whatever is named is a target, and every movie is a candidate, as published results mostly have it (He et
+             al., Large Language Models as Zero-Shot Conversational Recommenders, CIKM 2023, section 3).
+
+Ids are ReDial's own: a film that could be picked with and without its year counts as two. The prior is fitted on the
+training dialogues and on facts of the movies; popularity is the number of training mentions. The corpus's own counts of
+mentions include its test set and are not used.
 
 What it does not know: whether another movie would have been as welcome.
 """
@@ -13,76 +18,63 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from crslib import stats
 from crslib.data.corpora import Dialogue, redial
-from crslib.dialogue import utterances
-from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER
-from crslib.dialogue.views import RecommenderView
 from crslib.errors import CrsError
 from crslib.experiments.benchmarks import linking
+from crslib.recommender.mixture import Mixture, Reader, TitleModel
 from crslib.recommender.prior import DIALOGUES, ItemPrior, Utterance
 from crslib.reporting import text
 from crslib.store import Progress, no_progress
 
 METRICS = ("recall@1", "recall@10", "recall@50", "mrr", "ndcg@10")
+RULES = ("new", "repeats")
 
-# Published results of other systems: trained (if at all) on all 10,006 training dialogues and tested on all 1,342 test
-# dialogues, with other contexts and candidates. Mostly, movies mentioned before count as targets too, which are far
-# easier (He et al., Large Language Models as Zero-Shot Conversational Recommenders, CIKM 2023, section 3).
+# Published results of other systems, under the rule "repeats": trained (if at all) on all 10,006 training dialogues and
+# tested on all 1,342 test dialogues, with other contexts and candidates.
 PUBLISHED: Mapping[str, Mapping[str, float]] = {
     "UniCRS (Wang et al. 2022)": {"recall@1": 0.050, "recall@10": 0.215, "recall@50": 0.413},
     "ChatGPT, zero-shot": {"recall@1": 0.037, "recall@10": 0.174},
     "GPT-4, zero-shot": {"recall@1": 0.050},
 }
 
-# fused = log prior + LM_WEIGHT · (log P(title | dialogue) - LM_BASE · log P(title | no dialogue)). Tuned on 180
-# dialogues of ReDial's training set (those of IARD, Cai and Chen 2020) that were in the training data of neither prior
-# nor adapter: the likelihood is best at 0.44 and 0.92, recall at 0.2 and 0.7, and both are flat in between.
-LM_WEIGHT, LM_BASE = 0.35, 0.8
-OPENING = "Have you seen [["  # the beginning of the utterance that the title continues
-_NO_DIALOGUE = "Hi, I am looking for a movie to watch."
-_N_EXACT = 10  # the first tokens of the most titles: for these the second token is scored in the dialogue too
-
-
-class Reader(Protocol):
-    """The part of an engine that scores continuations."""
-
-    chat_template: tuple[str, str, str]
-
-    def encode(self, text: str, *, control: bool = False) -> list[int]: ...
-
-    def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> np.ndarray:
-        """log P(continuation | prompt) of each (float64, nats)."""
-        ...
+# Fitted to ReDial's own movies by `mixture.measure`. (Simulations use the one fitted to the built-in catalogue, the
+# defaults of `config.SimulationParameters`.)
+MIXTURE = Mixture(0.33, 0.92, 0.31)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A turn in which a recommender names new items (`targets`), after `turns` that mention the items `mentioned`."""
+    """A turn in which a recommender names items (`targets`), after `turns` that mention the items `mentioned`."""
 
     dialogue_id: str
     turns: tuple[Utterance, ...]
     targets: tuple[str, ...]
     mentioned: frozenset[str]
 
+    @property
+    def new(self) -> tuple[str, ...]:
+        """The targets that were not mentioned before."""
+        return tuple(item for item in self.targets if item not in self.mentioned)
+
 
 def cases(dialogues: Sequence[Dialogue]) -> list[Case]:
-    """One case per recommender's turn with new items, in order."""
+    """One case per recommender's turn with items, in order."""
     cases = []
     for dialogue in dialogues:
         turns: list[Utterance] = []
         mentioned: set[str] = set()
         for turn in dialogue.turns:
             here = [mention.item_id for mention in turn.mentions]
-            new = tuple(item for item in dict.fromkeys(here) if item not in mentioned)
-            if turn.role == RECOMMENDER and new:
-                cases.append(Case(dialogue.dialogue_id, tuple(turns), new, frozenset(mentioned)))
+            if turn.role == RECOMMENDER and here:
+                targets = tuple(dict.fromkeys(here))
+                cases.append(Case(dialogue.dialogue_id, tuple(turns), targets, frozenset(mentioned)))
             mentioned.update(here)
             turns.append(Utterance(turn.role, turn.text, here))
     return cases
@@ -112,53 +104,27 @@ def fit(items: pl.DataFrame, dialogues: Sequence[Dialogue]) -> ItemPrior:
     return ItemPrior.fit(items, ratings, texts)
 
 
-class TitleModel:
-    """log P(title | dialogue) of every title by a language model in the role of the recommender.
-
-    The first token is scored in the dialogue, and after the most frequent first tokens the second token too. The rest
-    of a title hardly depends on the dialogue and is scored once without one. A title is scored up to the bracket that
-    closes its year, or to the end of the mention without a year.
-    """
-
-    def __init__(self, reader: Reader, names: Sequence[str]) -> None:
-        self._reader = reader
-        self._template = ChatTemplate(*reader.chat_template)
-        self._opening = reader.encode(OPENING)
-        titles = [tuple(reader.encode(utterances.mention(name)[2:].removesuffix(")]]"))) for name in names]
-        # Frequent among titles, not among mentions: a property of the catalogue.
-        frequent = {token for token, _ in Counter(title[0] for title in titles).most_common(_N_EXACT)}
-        self._heads = [title[: 2 if title[0] in frequent else 1] for title in titles]
-        no_dialogue = self._prompt([Utterance(USER, _NO_DIALOGUE)])
-        self.base: np.ndarray = reader.score(no_dialogue, titles)
-        self._tails = self.base - reader.score(no_dialogue, self._heads)
-
-    def __call__(self, turns: Sequence[Utterance]) -> np.ndarray:
-        """(n_titles,) in nats."""
-        return self._reader.score(self._prompt(turns), self._heads) + self._tails
-
-    def _prompt(self, turns: Sequence[Utterance]) -> list[int]:
-        view = RecommenderView.of([turn._asdict() for turn in turns])
-        return [*self._template.encode(view.messages, self._reader), *self._opening]
-
-
 # ── measurement ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def measure(
     path: Path,
     reader: Reader | None = None,
+    n_dialogues: int = 0,
     *,
     times: int = 1000,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> pl.DataFrame:
-    """Rows (ranker, metric, value, low, high, n): recall@1/10/50, MRR and NDCG@10 over targets, with 95 % intervals by
-    resampling dialogues; `n` is the number of targets.
+    """Rows (rule, ranker, metric, value, low, high, n): recall@1/10/50, MRR and NDCG@10 over the targets of each of
+    `RULES`, with 95 % intervals by resampling dialogues; `n` is the number of targets.
 
-    `path`: ReDial's zip or folder; without a `reader` the rankers are `popularity` and `prior` alone. Raises `CrsError`
-    when something is missing.
+    `path`: ReDial's zip or folder; `n_dialogues`: evenly spaced test dialogues, 0 for all. Without a `reader` the
+    rankers are `popularity` and `prior` alone. Raises `CrsError` when something is missing.
     """
     train, test = redial.read(path, "train"), redial.read(path, "test")
+    if 0 < n_dialogues < len(test):
+        test = [test[number * len(test) // n_dialogues] for number in range(n_dialogues)]
     names = redial.movies(path)
     prior = fit(with_facts(names, train, redial.items()), train)
     return evaluate(cases(test), names, train, prior, reader, times=times, seed=seed, progress=progress)
@@ -184,20 +150,22 @@ def evaluate(
     count = Counter(mention.item_id for d in train for turn in d.turns for mention in turn.mentions)
     popularity = np.array([count[item] for item in prior.item_ids], dtype=np.float64)
     titles = TitleModel(reader, [names[item] for item in prior.item_ids]) if reader is not None else None
-    ranks: dict[str, list[int]] = {}
-    dialogue_ids: list[str] = []
+    ranks: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for done, case in enumerate(test):
         progress(done, len(test))
         mentioned = [row[item] for item in case.mentioned if item in row]
         for ranker, scores in _scores(case, popularity, prior, titles):
-            scores = scores.copy()
-            scores[mentioned] = -np.inf
-            ranks.setdefault(ranker, []).extend(rank(scores, row[target]) for target in case.targets)
-        dialogue_ids += [case.dialogue_id] * len(case.targets)
+            others = scores.copy()
+            others[mentioned] = -np.inf
+            for rule, targets, candidates in (("new", case.new, others), ("repeats", case.targets, scores)):
+                places = ((case.dialogue_id, rank(candidates, row[target])) for target in targets)
+                ranks.setdefault((rule, ranker), []).extend(places)
     progress(len(test), len(test))
-    rows = [row for name, own in ranks.items() for row in _estimates(name, own, dialogue_ids, times, seed)]
+    by_rule = sorted(ranks.items(), key=lambda entry: RULES.index(entry[0][0]))
+    rows = [row for (rule, name), own in by_rule if own for row in _estimates(rule, name, own, times, seed)]
     figures = dict.fromkeys(("value", "low", "high"), pl.Float64)
-    return pl.DataFrame(rows, schema={"ranker": pl.String, "metric": pl.String, **figures, "n": pl.Int64}, orient="row")
+    schema = {**dict.fromkeys(("rule", "ranker", "metric"), pl.String), **figures, "n": pl.Int64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def _scores(
@@ -207,9 +175,9 @@ def _scores(
     yield "popularity", popularity
     yield "prior", log_prior
     if titles is not None:
-        log_lm = titles(case.turns)
-        yield "lm", log_lm
-        yield "fused", log_prior + LM_WEIGHT * (log_lm - LM_BASE * titles.base)
+        log_model = titles(case.turns)
+        yield "lm", log_model
+        yield "fused", MIXTURE.scores(log_model, log_prior, titles.base)
 
 
 def rank(scores: np.ndarray, target: int) -> int:
@@ -224,21 +192,21 @@ def gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _estimates(
-    ranker: str, ranks: list[int], dialogue_ids: list[str], times: int, seed: int
+    rule: str, ranker: str, ranks: list[tuple[str, int]], times: int, seed: int
 ) -> Iterator[tuple[Any, ...]]:
-    dialogue = np.unique(dialogue_ids, return_inverse=True)[1]
+    dialogue = np.unique([dialogue_id for dialogue_id, _ in ranks], return_inverse=True)[1]
     targets = np.bincount(dialogue)
-    for metric, gain in gains(np.array(ranks)).items():
+    for metric, gain in gains(np.array([place for _, place in ranks])).items():
         estimate = stats.ratio(np.bincount(dialogue, gain), targets, times=times, seed=seed)
         if estimate is not None:
-            yield ranker, metric, estimate.value, estimate.low, estimate.high, len(ranks)
+            yield rule, ranker, metric, estimate.value, estimate.low, estimate.high, len(ranks)
 
 
-def record(measured: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """The rows of `measure` as JSON: `{ranker: {metric: value, …, n, intervals: {metric: [low, high]}}}`."""
-    figures: dict[str, dict[str, Any]] = {}
+def record(measured: pl.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
+    """The rows of `measure` as JSON: `{rule: {ranker: {metric: value, …, n, intervals: {metric: [low, high]}}}}`."""
+    figures: dict[str, dict[str, dict[str, Any]]] = {}
     for row in measured.iter_rows(named=True):
-        entry = figures.setdefault(row["ranker"], {})
+        entry = figures.setdefault(row["rule"], {}).setdefault(row["ranker"], {})
         entry[row["metric"]] = row["value"]
         entry["n"] = row["n"]
         entry.setdefault("intervals", {})[row["metric"]] = [row["low"], row["high"]]
@@ -246,13 +214,19 @@ def record(measured: pl.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def formatted(measured: pl.DataFrame) -> str:
-    """The rows of `measure` as lines of text for a terminal, published figures below."""
-    lines = [f"{'':<27}" + "".join(f"{metric:>22}" for metric in METRICS)]
-    for ranker, figures in record(measured).items():
-        cells = []
-        for metric in METRICS:
-            cells.append(text.estimate(figures[metric], *figures["intervals"][metric], form=".3f"))
-        lines.append(f"{ranker:<27}" + "".join(f"{cell:>22}" for cell in cells))
+    """The rows of `measure` as lines of text for a terminal: a table for each rule, published figures in theirs."""
+    heads = {
+        "new": "new items only: movies mentioned before are neither targets nor candidates",
+        "repeats": "repeats count: every movie named is a target, and every movie a candidate",
+    }
+    lines: list[str] = []
+    for rule, rankers in record(measured).items():
+        n = next(iter(rankers.values()))["n"]
+        lines += ["", f"{heads[rule]} (n = {n:,})"] if lines else [f"{heads[rule]} (n = {n:,})"]
+        lines.append(f"{'':<27}" + "".join(f"{metric:>22}" for metric in METRICS))
+        for ranker, figures in rankers.items():
+            cells = [text.estimate(figures[metric], *figures["intervals"][metric], form=".3f") for metric in METRICS]
+            lines.append(f"{ranker:<27}" + "".join(f"{cell:>22}" for cell in cells))
     lines.append("published, with other contexts and candidates:")
     for system, values in PUBLISHED.items():
         lines.append(f"{system:<27}" + "".join(f"{_cell(values.get(metric)):>22}" for metric in METRICS).rstrip())

@@ -30,8 +30,9 @@ from crslib.engines import llama
 from crslib.errors import CrsError
 from crslib.experiments.benchmarks import recommender
 from crslib.experiments.benchmarks.adapters import BASE, drawn
-from crslib.experiments.benchmarks.recommender import Case, Reader, TitleModel
+from crslib.experiments.benchmarks.recommender import Case
 from crslib.identity import digest, file_sha256
+from crslib.recommender.mixture import Reader, TitleModel
 from crslib.reporting import text
 from crslib.store import Progress, Run, no_progress
 from crslib.training import examples, losses, run
@@ -85,7 +86,7 @@ def measure(
     N dialogues in a seeded order are used, so smaller sets are parts of larger ones, and runs with the same profiles
     give dialogues of the same profiles. Test dialogues (`n_test`, 0: all) and films are the same for all sources.
     `tokens` are those read in training, `own_tokens` the recommender's among them. Cross-entropies are in nats. Films
-    are ranked by `recommender.TitleModel` given the turns before, among the `n_films` that human training dialogues
+    are ranked by `mixture.TitleModel` given the turns before, among the `n_films` that human training dialogues
     name most (0: all of ReDial's) without those already named; `FILM` is the cross-entropy of the named one. Intervals:
     95 %, test dialogues resampled, paired in differences; they do not cover the choice of another training seed.
 
@@ -248,7 +249,7 @@ def ranked(reader: Reader, cases: Sequence[Case], films: Mapping[str, str]) -> I
     """Dialogue, place among `films` (id to name) and −log share of the probability, of every target among them."""
     titles, row = TitleModel(reader, list(films.values())), {item: place for place, item in enumerate(films)}
     for case in cases:
-        if targets := [row[item] for item in case.targets if item in row]:
+        if targets := [row[item] for item in case.new if item in row]:
             scores = titles(case.turns)
             scores[[row[item] for item in case.mentioned if item in row]] = -np.inf
             total = float(logsumexp(scores))

@@ -14,6 +14,7 @@ from crslib.dialogue import utterances
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.errors import CrsError
 from crslib.experiments.benchmarks import recommender
+from crslib.recommender import mixture
 from crslib.recommender.prior import Utterance
 
 NAMES = {"1": "Heat (1995)", "2": "The Matrix (1999)", "3": "Notting Hill (1999)", "4": "Up", "5": "Alien (1979)"}
@@ -63,6 +64,9 @@ class RuleModel:
         favourite = [byte for byte in text if chr(byte) in "AHNTU"][-1:]
         return np.array([sum(-0.5 if [c] == favourite else -5.0 for c in one[:1]) - len(one) for one in continuations])
 
+    def score_tokens(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        return [np.diff(self.score(prompt, [one[:n] for n in range(len(one) + 1)])) for one in continuations]
+
 
 @pytest.fixture
 def facts(items: pl.DataFrame) -> pl.DataFrame:
@@ -76,11 +80,11 @@ def evaluated(facts: pl.DataFrame) -> pl.DataFrame:
     return recommender.evaluate(recommender.cases(TEST), NAMES, TRAIN, prior, RuleModel(), times=20)
 
 
-def test_cases_are_the_turns_with_new_items() -> None:
+def test_cases_are_the_turns_with_items() -> None:
     first, second = recommender.cases(TEST)
     assert (first.dialogue_id, first.turns, first.targets, first.mentioned) == ("a", (), ("4",), frozenset())
     assert [turn.role for turn in second.turns] == [RECOMMENDER, USER]
-    assert (second.targets, second.mentioned) == (("2", "5"), frozenset({"4", "1"}))
+    assert (second.targets, second.new, second.mentioned) == (("2", "4", "5"), ("2", "5"), frozenset({"4", "1"}))
 
 
 def test_rank_counts_better_scores_and_equal_ones_before() -> None:
@@ -115,9 +119,12 @@ def test_items_of_a_corpus_get_the_facts_of_their_ids(facts: pl.DataFrame) -> No
 def test_popularity_by_hand(evaluated: pl.DataFrame) -> None:
     # Counts: Heat 3, The Matrix 2, Notting Hill 1, Up 1, Alien 0. Target Up: behind three, the last an equal before it.
     # Then Up and Heat are out: The Matrix is first, Alien third.
-    figures = recommender.record(evaluated)["popularity"]
+    figures = recommender.record(evaluated)["new"]["popularity"]
     assert (figures["n"], figures["recall@1"], figures["recall@10"]) == (3, pytest.approx(1 / 3), 1)
     assert figures["mrr"] == pytest.approx((1 / 4 + 1 + 1 / 3) / 3)
+    # With repeats: Up is a target again, and all five are candidates: The Matrix is second, Up fourth, Alien fifth.
+    figures = recommender.record(evaluated)["repeats"]["popularity"]
+    assert (figures["n"], figures["mrr"]) == (4, pytest.approx((1 / 4 + 1 / 2 + 1 / 4 + 1 / 5) / 4))
 
 
 def test_the_prior_follows_who_mentions_what(facts: pl.DataFrame) -> None:
@@ -127,24 +134,28 @@ def test_the_prior_follows_who_mentions_what(facts: pl.DataFrame) -> None:
 
 
 def test_titles_are_scored_in_their_dialogue() -> None:
-    titles = recommender.TitleModel(RuleModel(), list(NAMES.values()))
+    titles = mixture.TitleModel(RuleModel(), list(NAMES.values()))
     scores = titles([Utterance(USER, "No")])
-    # Only Notting Hill begins with the last capital. Titles are scored to the end of their year, or of the mention.
-    lengths = [len("Heat (1995"), len("The Matrix (1999"), len("Notting Hill (1999"), len("Up]]"), len("Alien (1979")]
+    # Only Notting Hill begins with the last capital. Titles are scored to the bracket before their year, or to the
+    # first one that closes the mention.
+    lengths = [len("Heat ("), len("The Matrix ("), len("Notting Hill ("), len("Up]"), len("Alien (")]
     expected = [-5.0 - length for length in lengths]
     expected[2] += 4.5
     assert scores == pytest.approx(expected)
     assert titles.base == pytest.approx([-5.0 - n if i else -0.5 - n for i, n in enumerate(lengths)])
 
 
-def test_all_rankers_are_in_one_table_with_published_results(evaluated: pl.DataFrame) -> None:
+def test_all_rankers_are_in_one_table_for_each_rule_with_published_results(evaluated: pl.DataFrame) -> None:
     recorded = recommender.record(evaluated)
-    assert tuple(recorded) == ("popularity", "prior", "lm", "fused")
-    assert all({*recommender.METRICS, "n", "intervals"} == set(figures) for figures in recorded.values())
+    assert tuple(recorded) == recommender.RULES
+    for rankers in recorded.values():
+        assert tuple(rankers) == ("popularity", "prior", "lm", "fused")
+        assert all({*recommender.METRICS, "n", "intervals"} == set(figures) for figures in rankers.values())
     assert json.loads(json.dumps(recorded)) == recorded
     lines = recommender.formatted(evaluated).splitlines()
-    assert [line.split()[0] for line in lines[1:5]] == list(("popularity", "prior", "lm", "fused"))
-    assert lines[6].split()[-5:] == ["0.050", "0.215", "0.413", "–", "–"]
+    for start in (2, 9):
+        assert [line.split()[0] for line in lines[start : start + 4]] == list(("popularity", "prior", "lm", "fused"))
+    assert lines[14].split()[-5:] == ["0.050", "0.215", "0.413", "–", "–"]
 
 
 def test_a_target_outside_the_catalogue_is_refused(facts: pl.DataFrame) -> None:
@@ -160,6 +171,6 @@ def test_on_redial_the_prior_beats_popularity(shared_data: Path) -> None:
     dialogues = redial.read(shared_data / "redial", "train")[:1000]
     train, held_out = dialogues[:850], recommender.cases(dialogues[850:])
     prior = recommender.fit(recommender.with_facts(names, train, redial.items()), train)
-    figures = recommender.record(recommender.evaluate(held_out, names, train, prior, times=20))
+    figures = recommender.record(recommender.evaluate(held_out, names, train, prior, times=20))["new"]
     assert figures["prior"]["recall@50"] > figures["popularity"]["recall@50"]
     assert figures["prior"]["mrr"] > figures["popularity"]["mrr"]

@@ -46,10 +46,10 @@ def test_films_named_most_by_hand() -> None:
 def test_places_and_shares_by_hand() -> None:
     films = {item: NAMES[item] for item in ("2", "3", "4")}
     places = list(usefulness.ranked(RuleModel(), recommender.cases(TEST), films))
-    # Up is read as 4 bytes, The Matrix as 16, Notting Hill as 18, a nat each; then Up is out and Heat no candidate.
+    # Up is read as 3 bytes, The Matrix as 12, Notting Hill as 14, a nat each; then Up is out and Heat no candidate.
     assert places == [
-        ("a", 1, pytest.approx(math.log(1 + math.exp(4 - 16) + math.exp(4 - 18)))),
-        ("a", 1, pytest.approx(math.log(1 + math.exp(16 - 18)))),
+        ("a", 1, pytest.approx(math.log(1 + math.exp(3 - 12) + math.exp(3 - 14)))),
+        ("a", 1, pytest.approx(math.log(1 + math.exp(12 - 14)))),
     ]
 
 
@@ -108,6 +108,9 @@ class Even:
 
     def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> np.ndarray:
         return -np.array([len(one) for one in continuations], dtype=np.float64)
+
+    def score_tokens(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        return [-np.ones(len(one)) for one in continuations]
 
     def close(self) -> None: ...
 

@@ -1,0 +1,79 @@
+"""Grounding: which items may be named, by which mixture, and the table of the model, read once."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from crslib.dialogue.utterances import RECOMMENDER, USER
+from crslib.engines.scripted import ScriptedEngine
+from crslib.errors import CrsError
+from crslib.recommender.grounding import Grounding
+from crslib.recommender.mixture import Mixture
+from crslib.recommender.prior import Utterance
+
+
+class Even:
+    """A "model" of bytes to which all are equally likely; counts how often it is asked."""
+
+    chat_template = ("", "", "")
+    pieces = tuple(bytes((byte,)) for byte in range(256))
+
+    def __init__(self, name: str = "even") -> None:
+        self.asked, self.identity = 0, {"model_sha256": name}
+
+    def encode(self, text: str, *, control: bool = False) -> list[int]:
+        return list(text.encode())
+
+    def score_tokens(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        self.asked += 1
+        return [np.full(len(one), -np.log(256)) for one in continuations]
+
+
+SAID = [
+    Utterance(RECOMMENDER, "Seen [[Heat (1995)]]?", ["1"]),
+    Utterance(USER, "Yes, and [[Up (2009)]]", ["6"]),
+]
+
+
+def initials(grounding: Grounding, history: Sequence[Utterance]) -> dict[str, float]:
+    """The shares of the first letters."""
+    choice = grounding.constraint(history).allowed(list(b"[["))
+    assert choice is not None
+    worth = np.exp(choice.weights)
+    return dict(zip(map(chr, choice.tokens.tolist()), (worth / worth.sum()).tolist(), strict=True))
+
+
+def test_what_was_recommended_is_excluded_and_what_the_user_named_is_not(items: pl.DataFrame) -> None:
+    grounding = Grounding(items, Even(), None, Mixture(1.0, 1.0, 1.0), None)
+    assert initials(grounding, SAID).keys() == {"K", "N", "T", "U"}
+    shares = grounding.shares(SAID)
+    assert shares["Heat (1995)"] == -np.inf
+    assert shares["Up (2009)"] == pytest.approx(-np.log(5))
+
+
+def test_the_base_takes_out_how_long_a_title_is(items: pl.DataFrame) -> None:
+    """Up is three bytes and Notting Hill twelve, to the blank before the year; King Kong is two films."""
+    level = initials(Grounding(items, Even(), None, Mixture(0.5, 1.0, 0.5), None), [])
+    # What a title is worth behind its first letter has that letter's probability taken out of it, the same for all.
+    assert level == pytest.approx({"H": 1 / 6, "K": 2 / 6, "N": 1 / 6, "T": 1 / 6, "U": 1 / 6}, rel=1e-6)
+    short = initials(Grounding(items, Even(), None, Mixture(0.5, 1.0, 0.4), None), [])
+    assert short["U"] / short["N"] == pytest.approx(256 ** (0.1 * len("Notting Hill") - 0.1 * len("Up")))
+
+
+def test_a_model_reads_the_titles_of_a_catalogue_once(items: pl.DataFrame, tmp_path: Path) -> None:
+    first, again, other = Even(), Even(), Even("other")
+    tables = [Grounding(items, engine, None, Mixture(), tmp_path)._table for engine in (first, again, other)]
+    assert (first.asked, again.asked, other.asked) == (1, 0, 1)
+    assert np.array_equal(tables[0], tables[1])
+    Grounding(items[:3], again, None, Mixture(), tmp_path)
+    assert again.asked == 1
+
+
+def test_an_engine_without_a_model_cannot_be_grounded(items: pl.DataFrame) -> None:
+    engine = ScriptedEngine(lambda prompt, seed: "")
+    engine.pieces = [bytes((byte,)) for byte in range(256)]
+    with pytest.raises(CrsError, match="set grounding to off"):
+        Grounding(items, engine, None, Mixture(), None)
