@@ -115,8 +115,10 @@ class SimulationParameters(Parameters):
     opener: Literal["mixed", "user", "recommender"] = Field(
         "mixed", description="who speaks first; mixed: the recommender in 65 %, as people do"
     )
-    grounding: Literal["prior", "catalogue", "off"] = Field(
-        "prior", description="titles the recommender can name: by item prior, any of the catalogue, or off: free text"
+    grounding: Literal["prior", "contrary", "catalogue", "off"] = Field(
+        "prior",
+        description="titles the recommender can name: by item prior, contrary: by taste turned round, catalogue: any, "
+        "off: free text",
     )
     title_model: float = Field(
         0.51, ge=0, le=5, description="choice of a title: exponent of the model that reads the dialogue"
@@ -136,10 +138,11 @@ class SimulationParameters(Parameters):
     styles: str = _path(
         "data/human/styles.parquet", description="how each party writes is drawn from it; empty: no styles"
     )
-    temperature: float = Field(0.7, ge=0, le=5, description="0 is greedy")
-    top_p: float = Field(0.95, gt=0, le=1, description="nucleus sampling")
+    temperature: float = Field(1.0, ge=0, le=5, description="of words; 0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1: none")
     min_p: float = Field(0.02, ge=0, le=1, description="least probability relative to the best token's")
-    max_tokens: int = Field(64, ge=1, description="longest utterance, in tokens")
+    max_tokens: int = Field(64, ge=1, description="tokens of an utterance from which on it ends with its sentence")
+    guard: bool = Field(True, description="no sentence twice in one utterance, and no words on and on")
     max_turns: int = Field(24, ge=1, description="longest dialogue, in turns of both parties")
     dialogues_per_profile: int = Field(1, ge=1, description="dialogues each person has, with other seeds")
     n_ctx: int = Field(768, ge=128, description="context of one dialogue, in tokens")
@@ -308,8 +311,10 @@ class RunParameters(ProfileParameters, SimulationParameters, EvaluationParameter
     @classmethod
     def _named(cls, values: dict[str, Any]) -> dict[str, Any]:
         """A baseline names its condition in tables and charts, unless another name is given."""
-        named = {"condition": values["baseline"]} if values.get("baseline") else {}
-        return named | values
+        name = values.get("baseline")
+        if name == "scripted" and values.get("grounding") != "off":
+            name = "scripted-grounded"
+        return ({"condition": name} if name else {}) | values
 
     @property
     def stages(self) -> Mapping[str, type[Parameters]]:

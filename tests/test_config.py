@@ -95,7 +95,9 @@ def test_paths_are_meant_from_where_the_command_runs(tmp_path: Path, monkeypatch
 
 def test_a_baseline_has_its_own_name_unless_given_another() -> None:
     assert RunParameters.parse({}).condition == "interplay"
-    assert RunParameters.parse({"baseline": "scripted"}).condition == "scripted"
+    assert RunParameters.parse({"baseline": "user-target"}).condition == "user-target"
+    assert RunParameters.parse({"baseline": "scripted", "grounding": "off"}).condition == "scripted"
+    assert RunParameters.parse({"baseline": "scripted"}).condition == "scripted-grounded"
     assert RunParameters.parse({"baseline": "scripted", "condition": "mine"}).condition == "mine"
     assert list(RunParameters.parse({"baseline": "scripted"}).stages) == ["01_profiles", "02_baselines", "03_evaluate"]
 

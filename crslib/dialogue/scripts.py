@@ -6,7 +6,7 @@ from `views`, so that the views of a simulation cannot reach the targets.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from crslib.dialogue.utterances import RECOMMENDER, USER, clean, one_line
@@ -62,6 +62,18 @@ def parse_script(text: str) -> list[tuple[str, str]]:
     A line without a speaker continues the line before. Successive lines of one speaker are one turn. Text before the
     first speaker and empty turns are left out.
     """
+    return _merged((role, clean(words)) for role, words in _spoken(text))
+
+
+def last_turn(text: str) -> tuple[str, str]:
+    """Role and raw text of the turn that a script so far stops in; both empty before the first speaker."""
+    spoken = _spoken(text)
+    role = spoken[-1][0] if spoken else ""
+    return role, next((words for last, words in _merged(spoken)[-1:] if last == role), "")
+
+
+def _spoken(text: str) -> list[tuple[str, str]]:
+    """Role and words of each speaker's lines."""
     spoken: list[tuple[str, list[str]]] = []
     for line in text.splitlines():
         if match := _LINE.match(line):
@@ -71,14 +83,18 @@ def parse_script(text: str) -> list[tuple[str, str]]:
             line = line[match.end() :]
         if spoken:
             spoken[-1][1].append(line)
-    turns: list[tuple[str, str]] = []
-    for role, lines in spoken:
-        words = clean(" ".join(lines))
-        if words and turns and turns[-1][0] == role:
-            turns[-1] = (role, f"{turns[-1][1]} {words}")
-        elif words:
-            turns.append((role, words))
-    return turns
+    return [(role, " ".join(lines)) for role, lines in spoken]
+
+
+def _merged(turns: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """`turns` without empty ones; turns of one speaker that then follow each other are joined."""
+    merged: list[tuple[str, str]] = []
+    for role, words in turns:
+        if words.strip() and merged and merged[-1][0] == role:
+            merged[-1] = (role, f"{merged[-1][1]} {words}")
+        elif words.strip():
+            merged.append((role, words))
+    return merged
 
 
 def _line(opening: str, titles: Sequence[str]) -> list[str]:

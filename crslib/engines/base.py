@@ -13,16 +13,22 @@ import numpy as np
 from crslib.errors import CrsError
 
 Finish = Literal["end", "max_tokens", "context_full", "left"]
+Scope = Literal["utterance", "turn of a script", "off"]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. Every value is set explicitly: llama.cpp's defaults are not neutral."""
+    """How tokens are drawn. Every value is set explicitly: llama.cpp's defaults are not neutral.
 
-    temperature: float = 0.7
-    top_p: float = 0.95
+    `max_tokens`: from there on an utterance ends with its sentence (`engines.guard`). `guard`: within what nothing may
+    be repeated; "off": repetitions are allowed.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
     min_p: float = 0.02
     max_tokens: int = 64
+    guard: Scope = "utterance"
 
 
 @dataclass(frozen=True)
@@ -63,10 +69,6 @@ class Constraint(Protocol):
         """Token ids that must follow `ids` because there is no choice: they are fed without being drawn."""
         ...
 
-    def open(self, ids: Sequence[int]) -> bool:
-        """Whether `ids` ends inside something that should be finished even beyond `max_tokens`."""
-        ...
-
 
 @dataclass(frozen=True)
 class Request:
@@ -88,7 +90,8 @@ class Completion:
 
     `logprobs`: the model's own log-probability of each id (nats, temperature 1, before truncation and constraint).
     `n_cached`: how many tokens of the prompt were cached from the dialogue's earlier requests; the rest is new.
-    `finish`: why it ended. "left" is for a person who leaves; a model leaves with an empty utterance and "end".
+    `finish`: why it ended; "max_tokens" and "context_full" cut it, but not inside a word or a title. "left" is for a
+    person who leaves; a model leaves with an empty utterance and "end".
     """
 
     ids: tuple[int, ...]

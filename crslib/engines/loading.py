@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, overload
 from crslib.config import SimulationParameters, n_threads, resolve
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.engines import llama, preparation, weights
-from crslib.engines.base import Engine, Sampling
+from crslib.engines.base import Engine, Sampling, Scope
 
 CACHE = resolve(".cache/weights")
 """Folder of the merged weights and of the measurements that choose their format."""
@@ -70,7 +70,8 @@ def open_engine(
 
 def sampling(parameters: SimulationParameters) -> Sampling:
     """The sampling that `parameters` ask for."""
-    return Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens)
+    guard: Scope = "utterance" if parameters.guard else "off"
+    return Sampling(parameters.temperature, parameters.top_p, parameters.min_p, parameters.max_tokens, guard)
 
 
 def engine_files(

@@ -14,7 +14,7 @@ from crslib.dialogue.utterances import RECOMMENDER
 from crslib.engines.base import Constraint, Engine
 from crslib.engines.loading import CACHE
 from crslib.recommender.mixture import Mixture, token_table
-from crslib.recommender.prior import ItemPrior, Utterance
+from crslib.recommender.prior import ContraryPrior, ItemPrior, Utterance
 from crslib.recommender.trie import Titles
 
 
@@ -27,7 +27,7 @@ class Grounding:
         self,
         items: pl.DataFrame,
         engine: Engine,
-        prior: ItemPrior | None,
+        prior: ItemPrior | ContraryPrior | None,
         mixture: Mixture,
         cache: Path | None = CACHE,
     ) -> None:

@@ -283,6 +283,25 @@ class ItemPrior:
         return total
 
 
+class ContraryPrior:
+    """An item prior with its taste turned round, for a counterfactual recommender: log P' = 2 log P(∅) − log P(turns).
+
+    What the dialogue makes likelier becomes as much less likely, and the other way round. P(∅), the prior before the
+    first word, is popularity: it stays, so that the items named are not merely obscure.
+    """
+
+    def __init__(self, prior: ItemPrior) -> None:
+        self._prior, self._before = prior, prior.log_prior([])
+
+    def log_prior(self, turns: Sequence[Utterance], exclude: Collection[str] = ()) -> np.ndarray:
+        """As `ItemPrior.log_prior`."""
+        log_prior = self._prior.log_prior(turns, exclude)
+        possible = np.isfinite(log_prior)
+        log_prior[possible] = 2 * self._before[possible] - log_prior[possible]
+        total = np.logaddexp.reduce(log_prior.astype(np.float64), initial=-np.inf)
+        return (log_prior - total).astype(np.float32) if possible.any() else log_prior
+
+
 def _back(liked: sparse.csr_array) -> sparse.csr_array:
     """The step from users to what they like, p(j|u) = 1 / n_u, as a matrix (n_items, n_users) applied from the left."""
     per_user = 1 / np.maximum(np.asarray(liked.sum(axis=1)).ravel(), 1)

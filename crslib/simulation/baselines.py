@@ -1,30 +1,35 @@
 """The conditions that the project argues against: a model knows the target items. Named as such, everywhere.
 
 `user-target`: the user of a simulation knows the titles of its targets; all else is the same loop. `scripted`: one
-model writes the whole dialogue, and knows targets, summary and attributes. Both give the tables of a simulation; the
-audit of their prompts counts the targets in them. The loop itself has no way to a target: an `InformedPopulation` does.
+model writes the whole dialogue, and knows targets, summary and attributes. Words are drawn and guarded as in a
+simulation. With `grounding` the titles of the recommender's turns are restricted as in a simulation too; those of the
+user's turns are free in both. Both baselines give the tables of a simulation; the audit of their prompts counts the
+targets in them. The loop itself has no way to a target: an `InformedPopulation` does.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from crslib.config import BaselineParameters, SimulationParameters
-from crslib.data.catalog import item_names
-from crslib.dialogue.scripts import SCRIPTED, TargetKnowledge, TargetUserView, parse_script, script_view
+from crslib.data.catalog import Catalog, item_names
+from crslib.dialogue.scripts import SCRIPTED, TargetKnowledge, TargetUserView, last_turn, parse_script, script_view
 from crslib.dialogue.styles import Style
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import UserView
 from crslib.engines import llama
-from crslib.engines.base import Completion, Engine, Request, Sampling
-from crslib.engines.loading import engine_record, open_engine, open_engines
+from crslib.engines.base import Choice, Completion, Constraint, Engine, Request, Scope
+from crslib.engines.loading import engine_record, open_engine, open_engines, sampling
 from crslib.identity import derive_seed, digest
+from crslib.recommender.grounding import Grounding
 from crslib.simulation.dialogues import Dialogues, wanted, words_key
-from crslib.simulation.loop import simulate
+from crslib.simulation.loop import simulate, utterances_of
 from crslib.simulation.population import Population
 from crslib.store import Journal, Progress, Run, no_progress
 
@@ -85,8 +90,7 @@ def simulate_baseline(
 ) -> Dialogues:
     """The dialogues of the condition `parameters.baseline`, with the engines that its parameters name.
 
-    A script is written freely: parameters of grounding, notes and the recommender do not change it. Raises `CrsError`
-    as `simulate` does.
+    Parameters of notes and of the recommender do not change a script. Raises `CrsError` as `simulate` does.
     """
     if parameters.baseline == SCRIPTED:
         with open_writer(parameters) as writer:
@@ -98,9 +102,10 @@ def simulate_baseline(
 @contextmanager
 def open_writer(parameters: SimulationParameters) -> Iterator[llama.LlamaEngine]:
     """The engine of a model that writes whole dialogues: `user_model` with `user_adapter`, and room for a script."""
-    sampling = Sampling(parameters.temperature, parameters.top_p, parameters.min_p, _SCRIPT)
+    guard: Scope = "turn of a script" if parameters.guard else "off"
+    drawing = replace(sampling(parameters), max_tokens=_SCRIPT, guard=guard)
     roomy = parameters.model_copy(update={"n_ctx": max(parameters.n_ctx, _N_CTX)})
-    with open_engine(roomy, parameters.user_model, parameters.user_adapter, sampling) as writer:
+    with open_engine(roomy, parameters.user_model, parameters.user_adapter, drawing) as writer:
         yield writer
 
 
@@ -122,11 +127,14 @@ def write_scripts(
     journal.keep_only(key)
     profiles = wanted(population.profiles, parameters)
     template = ChatTemplate(*writer.chat_template)
+    grounding = population.grounding(writer, parameters)
     prompts = {}
     for dialogue_id in sorted(profiles.keys() - journal.dialogue_ids):
         view = script_view(population.knowledge(profiles[dialogue_id]))
         prompts[dialogue_id] = tuple(template.encode(view.messages, writer))
-        writer.submit(Request(dialogue_id, prompts[dialogue_id], derive_seed(parameters.seed, dialogue_id, SCRIPTED)))
+        titles = ScriptTitles(grounding, population.catalog, writer) if grounding else None
+        seed = derive_seed(parameters.seed, dialogue_id, SCRIPTED)
+        writer.submit(Request(dialogue_id, prompts[dialogue_id], seed, titles))
     progress(len(profiles) - len(prompts), len(profiles))
     while writer.pending:
         for dialogue_id, completion in writer.step():
@@ -138,6 +146,45 @@ def write_scripts(
     return Dialogues.of(journal, parameters.condition, engine_record(writer, writer))
 
 
+class ScriptTitles:
+    """The constraint of a script (`engines.base.Constraint`): the recommender names titles as in a simulation.
+
+    In a line of the recommender's, `grounding` decides with the turns before it; elsewhere titles are free.
+    """
+
+    def __init__(self, grounding: Grounding, catalog: Catalog, writer: Engine) -> None:
+        self._grounding, self._catalog, self._writer = grounding, catalog, writer
+        self._lines: dict[int, Constraint] = {}  # the titles of the recommender's lines, by where they begin
+        self.never = np.zeros(0, np.int32)
+
+    def allowed(self, ids: Sequence[int]) -> Choice | None:
+        """As `engines.base.Constraint.allowed`."""
+        titles, line = self._at(ids)
+        choice = titles.allowed(line) if titles else None
+        self.never = titles.never if titles else np.zeros(0, np.int32)
+        return choice
+
+    def forced(self, ids: Sequence[int]) -> list[int]:
+        """As `engines.base.Constraint.forced`."""
+        titles, line = self._at(ids)
+        return titles.forced(line) if titles else []
+
+    def _at(self, ids: Sequence[int]) -> tuple[Constraint | None, Sequence[int]]:
+        """The constraint of the line that `ids` stop in, None where titles are free, and the tokens of that line."""
+        if last_turn(self._writer.decode(ids))[0] != RECOMMENDER:
+            return None, ids
+        start = next((n for n in range(len(ids), 0, -1) if b"\n" in self._writer.pieces[ids[n - 1]]), 0)
+        if start not in self._lines:
+            history = utterances_of(_turns(self._writer.decode(ids[:start]), self._catalog))
+            self._lines[start] = self._grounding.constraint(history)
+        return self._lines[start], ids[start:]
+
+
+def _turns(script: str, catalog: Catalog) -> list[dict[str, Any]]:
+    """The turns of a script: `role`, `text` and linked `items`."""
+    return [{"role": role, "text": text, "items": catalog.link(text)} for role, text in parse_script(script)]
+
+
 def _record(
     profile_id: str,
     dialogue_id: str,
@@ -147,28 +194,26 @@ def _record(
     population: Population,
     parameters: SimulationParameters,
 ) -> dict[str, Any]:
-    script = parse_script(writer.decode(completion.ids))
+    script = _turns(writer.decode(completion.ids), population.catalog)
     cut = completion.finish != "end"
     turns = [
         {
             "dialogue_id": dialogue_id,
             "turn": number,
-            "role": role,
-            "text": text,
-            "items": population.catalog.link(text),
+            **turn,
             "notes": [],
-            "n_tokens": len(writer.encode(text)),
+            "n_tokens": len(writer.encode(turn["text"])),
             "mean_logprob": None,
             "finish": completion.finish if cut and number == len(script) - 1 else "end",
         }
-        for number, (role, text) in enumerate(script)
+        for number, turn in enumerate(script)
     ]
     fed = {"dialogue_id": dialogue_id, "turn": 0, "text": writer.decode(prompt), "n_tokens": len(prompt)}
     return {
         "dialogue": {
             "dialogue_id": dialogue_id,
             "profile_id": profile_id,
-            "opener": script[0][0] if script else USER,
+            "opener": script[0]["role"] if script else USER,
             "seed": parameters.seed,
             "stop_reason": "script_cut" if cut else "script_ended",
             "n_turns": len(turns),

@@ -19,7 +19,7 @@ from crslib.engines.base import Engine
 from crslib.identity import digest
 from crslib.recommender.grounding import Grounding
 from crslib.recommender.mixture import Mixture
-from crslib.recommender.prior import ItemPrior
+from crslib.recommender.prior import ContraryPrior, ItemPrior
 from crslib.store import Run
 from crslib.users.opinions import Opinions
 
@@ -84,7 +84,10 @@ class Population:
         if parameters.grounding == "off":
             return None
         mixture = Mixture(parameters.title_model, parameters.title_prior, parameters.title_base)
-        return Grounding(self.items, recommender, self.prior if parameters.grounding == "prior" else None, mixture)
+        prior: ItemPrior | ContraryPrior | None = None if parameters.grounding == "catalogue" else self.prior
+        if parameters.grounding == "contrary":
+            prior = ContraryPrior(self.prior)
+        return Grounding(self.items, recommender, prior, mixture)
 
     @cached_property
     def sha256(self) -> str:

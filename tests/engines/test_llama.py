@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from crslib.config import ROOT
+from crslib.dialogue.repetition import repeats
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.views import Message
 from crslib.engines import weights
 from crslib.engines.base import Choice, Completion, Request, Sampling, complete
+from crslib.engines.guard import ALLOWANCE
 from crslib.engines.llama import (
     AS_THEY_ARE,
     Feeder,
@@ -42,15 +44,12 @@ def only(token: int) -> Choice:
 
 
 class Unconstrained:
-    """Base class of the constraints in these tests: no token is forbidden or forced, no utterance stays open."""
+    """Base class of the constraints in these tests: no token is forbidden or forced."""
 
     never = np.zeros(0, np.int32)
 
     def forced(self, ids: Sequence[int]) -> list[int]:
         return []
-
-    def open(self, ids: Sequence[int]) -> bool:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +309,7 @@ def test_tokens_are_scored_as_continuations_are_whatever_the_width(model: Model)
 
 
 class FixedText(Unconstrained):
-    """Allows one text only: its first tokens are drawn, the others are forced, and it is open to its end."""
+    """Allows one text only: its first tokens are drawn, the others are forced."""
 
     def __init__(self, text: Sequence[int], drawn: int) -> None:
         self.text, self.drawn = list(text), drawn
@@ -321,12 +320,9 @@ class FixedText(Unconstrained):
     def forced(self, ids: Sequence[int]) -> list[int]:
         return self.text[self.drawn :] if len(ids) == self.drawn else []
 
-    def open(self, ids: Sequence[int]) -> bool:
-        return len(ids) < len(self.text)
 
-
-def test_forced_tokens_are_part_of_the_utterance_and_open_ones_are_finished(model: Model) -> None:
-    text = model.encode(" The Big Lebowski (1998)]]")
+def test_forced_tokens_are_part_of_the_utterance(model: Model) -> None:
+    text = model.encode(" The Big Lebowski (1998)]].")  # it ends with its sentence, beyond `max_tokens`
     engine = LlamaEngine(model, None, Sampling(max_tokens=3), n_ctx=256, width=2)
     prompt = tuple(model.encode("I liked [["))
     drawn, forced = complete(
@@ -399,6 +395,39 @@ def test_a_full_context_ends_the_utterance_and_release_clears_the_cache(model: M
     engine.close()
 
 
+@pytest.mark.parametrize("most", [1, 9, 20, 45])
+def test_what_is_cut_ends_with_a_whole_word_and_is_the_beginning_of_what_was_meant(model: Model, most: int) -> None:
+    """Without a drop of randomness, so that the longer text goes on where the shorter one was cut."""
+    prompt = ChatTemplate(*model.chat_template).encode(
+        [Message("user", "Tell me about the film Heat, at length.")], model
+    )
+    texts = []
+    for max_tokens in (most, 120):
+        engine = LlamaEngine(model, None, Sampling(temperature=0, max_tokens=max_tokens), n_ctx=256, width=1)
+        (completion,) = complete(engine, [Request("a", tuple(prompt), 1)])
+        assert completion.finish == "max_tokens"
+        assert len(completion.logprobs) == len(completion.ids) <= max_tokens + ALLOWANCE
+        texts.append(model.decode(completion.ids))
+        engine.close()
+    cut, whole = texts
+    assert whole.startswith(cut) and cut
+    assert cut[-1] in ".!?" or whole[len(cut)].isspace()
+
+
+def test_a_model_that_would_repeat_itself_does_not(model: Model) -> None:
+    """The base, greedy, goes on and on where it was given a beginning of that kind."""
+    prompt = tuple(model.encode("It is a great movie. " * 12))
+    said = {}
+    for guard in ("off", "utterance"):
+        engine = LlamaEngine(model, None, Sampling(temperature=0, max_tokens=40, guard=guard), n_ctx=256, width=1)
+        (completion,) = complete(engine, [Request("a", prompt, 1)])
+        said[guard] = model.decode(completion.ids)
+        engine.close()
+    assert repeats(said["off"])
+    assert not repeats(said["utterance"])
+    assert said["utterance"].startswith(said["off"][: len("It is a great movie")])
+
+
 def test_bad_files_raise_one_sentence(model: Model, tmp_path: Path) -> None:
     with pytest.raises(CrsError, match=r"cannot read the model .*No such file"):
         model_path(str(tmp_path / "missing.gguf"))
@@ -419,13 +448,14 @@ def test_bad_files_raise_one_sentence(model: Model, tmp_path: Path) -> None:
 def test_identity_depends_on_everything_that_changes_the_text() -> None:
     model = model_path("smollm2")
 
-    def identify(adapter: Path | None = ADAPTER, width: int = 8, form: str = "Q8_0", **sampling: float) -> dict:
+    def identify(adapter: Path | None = ADAPTER, width: int = 8, form: str = "Q8_0", **sampling: Any) -> dict:
         return identity(source(model, adapter, form), Sampling(**sampling), 512, width)
 
     assert identify() == identify()
     assert identify() not in [
         identify(adapter=None),
         identify(temperature=0.8),
+        identify(guard="off"),
         identify(width=16),
         identify(form="BF16"),
         identify(form=AS_THEY_ARE),

@@ -4,7 +4,17 @@ import pytest
 from scipy import sparse
 
 from crslib import schemas
-from crslib.recommender.prior import _PENALTY, DIALOGUES, FEATURES, JUST_NAMED, NAMED, ItemPrior, Utterance, _Regression
+from crslib.recommender.prior import (
+    _PENALTY,
+    DIALOGUES,
+    FEATURES,
+    JUST_NAMED,
+    NAMED,
+    ContraryPrior,
+    ItemPrior,
+    Utterance,
+    _Regression,
+)
 
 
 @pytest.fixture
@@ -20,6 +30,22 @@ def test_prior_is_a_distribution_without_the_excluded(items: pl.DataFrame, ratin
     assert log_prior.dtype == np.float32
     assert log_prior[prior.item_ids.index("1")] == -np.inf
     assert np.exp(log_prior).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_contrary_prior_turns_taste_round_and_keeps_popularity(items: pl.DataFrame, ratings: pl.DataFrame) -> None:
+    prior = ItemPrior.fit(items, ratings)
+    contrary = ContraryPrior(prior)
+    np.testing.assert_allclose(contrary.log_prior([]), prior.log_prior([]), atol=1e-5)
+    turns = [Utterance("user", "A funny one please, like [[Notting Hill (1999)]], not an action film", ["3"])]
+    taste = prior.log_prior(turns, ["3"]) - prior.log_prior([])
+    turned = contrary.log_prior(turns, ["3"]) - prior.log_prior([])
+    assert turned[2] == taste[2] == -np.inf
+    others = [0, 1, 3, 4, 5]
+    assert np.ptp(taste[others]) > 0.5
+    np.testing.assert_array_equal(np.argsort(turned[others]), np.argsort(-taste[others]))
+    assert np.ptp((turned + taste)[others]) < 1e-5  # as much as the other way
+    assert np.exp(contrary.log_prior(turns, ["3"])).sum() == pytest.approx(1, abs=1e-5)
+    assert np.isneginf(contrary.log_prior(turns, list("123456"))).all()
 
 
 def test_row_order_changes_nothing(items: pl.DataFrame, ratings: pl.DataFrame) -> None:

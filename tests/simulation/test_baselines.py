@@ -9,16 +9,20 @@ import pytest
 
 from crslib import schemas
 from crslib.config import ROOT, BaselineParameters, RunParameters, SimulationParameters
+from crslib.data.catalog import Catalog
 from crslib.engines.scripted import ScriptedEngine
 from crslib.experiments import pipeline
 from crslib.metrics import leakage
+from crslib.recommender.grounding import Grounding
+from crslib.recommender.mixture import Mixture
 from crslib.simulation import baselines
-from crslib.simulation.baselines import InformedPopulation
+from crslib.simulation.baselines import InformedPopulation, ScriptTitles
 from crslib.simulation.loop import simulate
 from crslib.store import Run
 from tests.conftest import make_profiles
 from tests.experiments.test_pipeline import TINY
 from tests.simulation.test_loop import NO_RATINGS, Fixed, frames
+from tests.simulation.test_replay import Reader
 
 NO_HOLDOUTS = pl.DataFrame(schema=dict(schemas.TABLES["holdouts"]))
 SCRIPT = "User: Hi, a film?\nRecommender: [[Up (2009)]] or\n[[Heat (1995)]]\n**User:** Thanks"
@@ -44,7 +48,7 @@ def write(
     folder: Path, items: pl.DataFrame, titles: Mapping[str, Sequence[str]], engine: ScriptedEngine, n: int = 5, **given
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     with Run(folder).journal() as journal:
-        parameters = BaselineParameters(baseline="scripted", **given)
+        parameters = BaselineParameters(baseline="scripted", grounding="off", **given)
         return frames(baselines.write_scripts(informed(items, titles, n), engine, parameters, journal))
 
 
@@ -100,6 +104,50 @@ def test_scripts_depend_on_nothing_around_them_and_are_written_once(tmp_path: Pa
     told_otherwise = ScriptedEngine(engine.reply)
     write(tmp_path / "a", items, {"u0": ["Up (2009)"]}, told_otherwise)
     assert len(told_otherwise.prompts) == 5
+
+
+class Letters(Reader):
+    """A writer's tokenizer: every byte is a token."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(ids).decode()
+
+
+def may_follow(titles: ScriptTitles, script: str) -> str | None:
+    """The letters that may follow a script so far; None: any."""
+    choice = titles.allowed(list(script.encode()))
+    return None if choice is None else "".join(sorted(bytes(choice.tokens.tolist()).decode()))
+
+
+def test_the_recommender_of_a_grounded_script_names_titles_as_in_a_simulation(items: pl.DataFrame) -> None:
+    """Heat, The Matrix, Notting Hill, King Kong (twice) and Up."""
+    titles = ScriptTitles(Grounding(items, Letters(), None, Mixture(), None), Catalog(items), Letters())
+    talk = "User: Hi, like [["
+    assert may_follow(titles, talk) is None  # as in a simulation, the user's titles are free
+    talk += "Up (2009)]] or [[Jaws]]\nRecommender"
+    assert may_follow(titles, talk) is None
+    talk += ": Seen [["
+    assert may_follow(titles, talk) == "HKNTU"
+    assert titles.forced(list((talk + "K").encode())) == list(b"ing Kong (")
+    talk += "Heat (1995)]] and [["
+    assert may_follow(titles, talk) == "KNTU"
+    talk += "The Matrix (1999)]]?\nor maybe [["  # the same turn goes on
+    assert may_follow(titles, talk) == "KNU"
+    talk += "Up (2009)]]\nUser: I liked [[Heat (1995)]], not [["
+    assert may_follow(titles, talk) is None
+    talk += "K]]\nAssistant: [["
+    assert may_follow(titles, talk) == "KN"
+    assert may_follow(titles, "User: [[") is None  # an earlier script, or another one
+    assert may_follow(titles, "Recommender: [[") == "HKNTU"
+
+
+def test_where_no_title_is_left_a_grounded_script_opens_no_mention(items: pl.DataFrame) -> None:
+    titles = ScriptTitles(Grounding(items[:1], Letters(), None, Mixture(), None), Catalog(items), Letters())
+    talk = "Recommender: Seen [[Heat (1995)]]?\nUser: No\nRecommender: Oh "
+    assert may_follow(titles, talk) is None
+    assert ord("[") in titles.never
+    assert may_follow(titles, talk + "\nUser: well ") is None
+    assert not titles.never.size
 
 
 def test_the_user_knows_its_targets_and_the_recommender_does_not(tmp_path: Path, items: pl.DataFrame) -> None:

@@ -12,6 +12,7 @@ import llama_cpp as lc
 import numpy as np
 
 from crslib.engines.base import Completion, Finish, Request, Sampling
+from crslib.engines.guard import ALLOWANCE, Guard
 from crslib.engines.llama.context import PREFILL, Batch, Context, KVSnapshot
 from crslib.engines.llama.feeder import Feeder
 from crslib.engines.llama.model import AS_THEY_ARE, Model, identity, source
@@ -28,6 +29,7 @@ class _Row:
     request: Request
     tokens: list[int]  # in the KV cells
     n_cached: int
+    guard: Guard
     sampler: Any
     constrained_sampler: Any  # draws among the tokens that a constraint allows
     ids: list[int] = field(default_factory=list)
@@ -235,7 +237,8 @@ class LlamaEngine:
         if fed.snapshot is not None:
             self._context.restore(slot, fed.snapshot, len(prompt))
         samplers = (chain(self.sampling, fed.request.seed, truncated=truncated) for truncated in (True, False))
-        row = self._rows[slot] = _Row(fed.request, prompt, fed.n_cached, *samplers)
+        guard = Guard(self.pieces, self.sampling.guard)
+        row = self._rows[slot] = _Row(fed.request, prompt, fed.n_cached, guard, *samplers)
         self._draw(slot, row, fed.logits)
 
     def _draw_all(self) -> None:
@@ -265,10 +268,11 @@ class LlamaEngine:
             return
         row.ids.append(token)
         row.logprobs.append(logprob)
-        constraint = row.request.constraint
+        row.guard.follow(token)
+        beyond = len(row.ids) - self.sampling.max_tokens
         if len(row.tokens) + 1 >= self._n_ctx:
             self._end(slot, row, "context_full")
-        elif len(row.ids) >= self.sampling.max_tokens and not (constraint and constraint.open(row.ids)):
+        elif beyond >= ALLOWANCE or (beyond >= 0 and row.guard.ends_sentence()):
             self._end(slot, row, "max_tokens")
 
     def _next_token(self, row: _Row, logits: np.ndarray) -> tuple[int, float]:
@@ -286,17 +290,28 @@ class LlamaEngine:
             logits[self.model.controls] = -np.inf
             if constraint is not None and len(constraint.never):
                 logits[constraint.never] = -np.inf
-            ids = np.flatnonzero(logits >= logits.max() + self._cut)
-            token = sample(row.sampler, ids, logits[ids])
+            token = self._free_token(row, logits)
         else:
             token = sample(row.constrained_sampler, choice.tokens, choice.scores(logits[choice.tokens]))
         return token, float(logits[token]) - total
 
+    def _free_token(self, row: _Row, logits: np.ndarray) -> int:
+        """Draws a token; one that the guard refuses is taken out of `logits`, and another is drawn."""
+        while True:
+            ids = np.flatnonzero(logits >= logits.max() + self._cut)
+            token = sample(row.sampler, ids, logits[ids])
+            if not row.guard.refuses(token, ends=token in self.model.ends):
+                return token
+            logits[token] = -np.inf
+
     def _end(self, slot: int, row: _Row, finish: Finish) -> None:
+        """Ends an utterance; one that did not end of itself is shortened to what is whole (`guard.whole`)."""
         row.free()
         self._rows[slot] = None
         self._parked[row.request.key] = self._context.snapshot(slot, row.tokens)
-        self._ended.append((row.request.key, Completion(tuple(row.ids), tuple(row.logprobs), finish, row.n_cached)))
+        n = len(row.ids) if finish == "end" else row.guard.whole(row.ids)
+        completion = Completion(tuple(row.ids[:n]), tuple(row.logprobs[:n]), finish, row.n_cached)
+        self._ended.append((row.request.key, completion))
 
     # ── reading ──
 

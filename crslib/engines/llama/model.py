@@ -87,7 +87,7 @@ def identity(source: Mapping[str, Any], sampling: Sampling, n_ctx: int, width: i
         "width": width,
         "kv_unified": False,
         "sampling": asdict(sampling),
-        "sampler_chain": "no control tokens, min_p, top_p, temperature, dist; constrained: dist",
+        "sampler_chain": "no control tokens, min_p, top_p, temperature, dist, guard; constrained: dist",
     }
 
 
