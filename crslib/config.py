@@ -127,11 +127,9 @@ class SimulationParameters(Parameters):
     title_base: float = Field(
         0.28, ge=0, le=5, description="choice of a title: exponent of the model without a dialogue, divided out"
     )
-    resample: int = Field(
-        1, ge=1, description="draws of a reply: until one fits, or all where discriminators weigh them"
-    )
+    resample: int = Field(4, ge=1, description="most draws of an utterance: until one goes with what its speaker knows")
     discriminators: str = _path(
-        "", description="folder with user.json and recommender.json, which weigh the draws; empty: none"
+        "", description="folder with user.json and recommender.json, which weigh all draws; empty: none"
     )
     memory: bool = Field(True, description="private notes: what the user remembers or thinks of mentioned items")
     facts: bool = Field(True, description="catalogue facts of mentioned items in the recommender's view")

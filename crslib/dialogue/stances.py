@@ -49,3 +49,17 @@ def _says(clause: str) -> str | None:
     if liked is None:
         return "unseen" if reactions.says_seen(clause) is False else None
     return "likes" if liked else "dislikes"
+
+
+def serves_wish(item: Mapping[str, Any], profile: Mapping[str, Any]) -> bool | None:
+    """Whether an item has a genre, the decade, the actor or the director that its user looks for.
+
+    `item`: row of table `items`; `profile`: columns `target_genres` … `target_director`. None where there is no wish,
+    or no genre of the item is known.
+    """
+    genres, decade = set(profile["target_genres"] or ()), profile["target_decade"]
+    actor, director = profile["target_actor"], profile["target_director"]
+    if not item["genres"] or not (genres or decade is not None or actor or director):
+        return None
+    of_decade = decade is not None and item["year"] is not None and item["year"] // 10 * 10 == decade
+    return bool(genres & set(item["genres"]) or of_decade or actor in item["cast"] or director in item["directors"])

@@ -12,7 +12,7 @@ import polars as pl
 
 from crslib import stats
 from crslib.dialogue import lexicon, utterances
-from crslib.dialogue.stances import statements
+from crslib.dialogue.stances import serves_wish, statements
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.views import NOTE_KINDS, NOTE_WORDS
 from crslib.dialogue.words import words
@@ -161,7 +161,9 @@ def favourites_named(
     `related`: the item has a genre, the decade, the actor or the director of the target attributes. Without target
     attributes, or genres of the item, there is no row.
     """
-    wished = ["target_genres", "target_decade", "target_actor", "target_director"]
+    known = {row["profile_id"]: row for row in profiles.iter_rows(named=True)}
+    facts = {row["item_id"]: row for row in items.iter_rows(named=True)}
+    owner = dict(dialogues.select("dialogue_id", "profile_id").iter_rows())
     named = (
         turns.filter(pl.col("text").str.strip_chars() != "")
         .sort("dialogue_id", "turn")
@@ -171,21 +173,15 @@ def favourites_named(
         .unique(["dialogue_id", "item_id"], keep="first", maintain_order=True)
         .filter(role=USER)
     )
-    rows = (
-        named.join(dialogues.select("dialogue_id", "profile_id"), on="dialogue_id", maintain_order="left")
-        .join(profiles.select("profile_id", "loved_items", *wished), on="profile_id", maintain_order="left")
-        .join(items.select("item_id", "genres", "year", "cast", "directors"), on="item_id", maintain_order="left")
-        .filter(pl.col("loved_items").list.contains(pl.col("item_id")), pl.col("genres").list.len() > 0)
-        .filter((pl.col("target_genres").list.len() > 0) | pl.any_horizontal(pl.col(wished[1:]).is_not_null()))
-    )
-    shared = (
-        pl.col("target_genres").list.set_intersection("genres").list.len() > 0,
-        pl.col("year") // 10 * 10 == pl.col("target_decade"),
-        pl.col("cast").list.contains(pl.col("target_actor")),
-        pl.col("directors").list.contains(pl.col("target_director")),
-    )
-    related = pl.any_horizontal(here.fill_null(False) for here in shared)
-    return rows.select("dialogue_id", "turn", "item_id", related.alias("related"))
+    rows = []
+    for dialogue_id, turn, _, item_id in named.iter_rows():
+        profile = known.get(owner.get(dialogue_id, ""))
+        if profile is not None and item_id in (profile["loved_items"] or ()) and item_id in facts:
+            related = serves_wish(facts[item_id], profile)
+            if related is not None:
+                rows.append((dialogue_id, turn, item_id, related))
+    schema = {"dialogue_id": pl.String, "turn": pl.Int32, "item_id": pl.String, "related": pl.Boolean}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def preferences(

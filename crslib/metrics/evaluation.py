@@ -17,6 +17,7 @@ from crslib.metrics.base import Result, Results
 from crslib.metrics.definitions import METRICS
 from crslib.metrics.facts import Facts, facts
 from crslib.metrics.reference import Human
+from crslib.store import Run
 
 
 class Evaluation(NamedTuple):
@@ -26,6 +27,12 @@ class Evaluation(NamedTuple):
     scores: pl.DataFrame
     metrics: pl.DataFrame
     resamples: pl.DataFrame
+
+    def write(self, run: Run) -> None:
+        """Writes the tables into the folder of `run`, and the metrics' values into its `run.json`."""
+        for name, table in self._asdict().items():
+            run.write(name, table)
+        run.update(metrics={row["metric"]: row["value"] for row in self.metrics.iter_rows(named=True)})
 
 
 def evaluate(

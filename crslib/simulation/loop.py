@@ -15,12 +15,13 @@ import polars as pl
 
 from crslib.config import SimulationParameters, resolve
 from crslib.data.catalog import Catalog
-from crslib.dialogue import reactions, styles
+from crslib.dialogue import checks, styles
+from crslib.dialogue.credits import Credits
 from crslib.dialogue.discriminator import Discriminator
 from crslib.dialogue.styles import Style
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER, clean, plain
-from crslib.dialogue.views import RecommenderView, UserKnowledge, UserView, View, looked_up
+from crslib.dialogue.views import RecommenderView, Turn, UserKnowledge, UserView, View, looked_up
 from crslib.engines.base import Completion, Engine, Request
 from crslib.engines.loading import engine_record
 from crslib.engines.resampling import Fits, LogWeight, Resampling
@@ -176,8 +177,19 @@ class _Party(ABC):
         self.engine.submit(request, self._fits(dialogue), self._log_weight)
 
     def _fits(self, dialogue: _Dialogue) -> Fits:
-        """Which replies the role may give."""
-        return lambda completion: True
+        """Which utterances go with what the role knows (`dialogue.checks`)."""
+        history, notes = tuple(dialogue.turns), dialogue.notes if self.role == USER else []
+
+        def fits(completion: Completion) -> bool:
+            text = clean(self.engine.decode(completion.ids))
+            turn = {"role": self.role, "text": text, "items": self._catalog.link(text), "notes": notes}
+            return self._check(turn, history, dialogue)
+
+        return fits
+
+    @abstractmethod
+    def _check(self, turn: Turn, history: Sequence[Turn], dialogue: _Dialogue) -> bool:
+        """Whether the role may say `turn` after `history`."""
 
     def answer(self, dialogue: _Dialogue, completion: Completion) -> None:
         """Adds an utterance to the dialogue and to the role's own view, or ends the dialogue.
@@ -213,6 +225,8 @@ class _User(_Party):
 
     def __init__(self, engine: Engine, population: Population, parameters: SimulationParameters) -> None:
         self._population = population
+        self._profiles = {row["profile_id"]: row for row in population.profiles.iter_rows(named=True)}
+        self._items = {row["item_id"]: row for row in population.items.iter_rows(named=True)}
         super().__init__(engine, UserView(UserKnowledge("", "")), population.catalog, parameters)
 
     def _view(self, dialogue: _Dialogue) -> UserView:
@@ -227,16 +241,8 @@ class _User(_Party):
         dialogue.notes = list(notes.values())
         dialogue.user.follow(turn, dialogue.notes)
 
-    def _fits(self, dialogue: _Dialogue) -> Fits:
-        """A reply that contradicts its private notes does not fit."""
-        history, notes = tuple(dialogue.turns), dialogue.notes
-
-        def fits(completion: Completion) -> bool:
-            text = clean(self.engine.decode(completion.ids))
-            turn = {"role": USER, "text": text, "items": self._catalog.link(text), "notes": notes}
-            return reactions.fits(turn, history)
-
-        return fits if notes else super()._fits(dialogue)
+    def _check(self, turn: Turn, history: Sequence[Turn], dialogue: _Dialogue) -> bool:
+        return checks.user_fits(turn, history, self._profiles[dialogue.profile_id], self._items)
 
 
 class _Recommender(_Party):
@@ -250,6 +256,7 @@ class _Recommender(_Party):
         super().__init__(engine, RecommenderView(), catalog, parameters)
         self._grounding = grounding
         self._lookup = catalog.lookup if parameters.facts else {}
+        self._credits = Credits.of(catalog.items)
 
     def _view(self, dialogue: _Dialogue) -> RecommenderView:
         return dialogue.recommender
@@ -257,6 +264,9 @@ class _Recommender(_Party):
     def hear(self, dialogue: _Dialogue) -> None:
         """With facts of the items named since the recommender was last asked, each once."""
         dialogue.recommender.follow(dialogue.turns[-1], looked_up(dialogue.turns, self._lookup))
+
+    def _check(self, turn: Turn, history: Sequence[Turn], dialogue: _Dialogue) -> bool:
+        return not self._lookup or checks.recommender_fits(turn, history, self._credits)
 
     def _submit(self, request: Request, dialogue: _Dialogue) -> None:
         if self._grounding is not None:

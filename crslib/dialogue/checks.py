@@ -1,0 +1,37 @@
+"""What an utterance must not do, by what its speaker knows: drawn again while it does (parameter `resample`).
+
+The same readers measure consistency and facts afterwards, so a rule cannot improve what its reader does not see.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crslib.dialogue import reactions
+from crslib.dialogue.claims import claims
+from crslib.dialogue.credits import Credits
+from crslib.dialogue.stances import serves_wish, statements
+from crslib.dialogue.views import Turn
+
+
+def user_fits(
+    turn: Turn, history: Sequence[Turn], profile: Mapping[str, Any], items: Mapping[str, Mapping[str, Any]]
+) -> bool:
+    """Whether a user's reply contradicts none of its notes, states nothing that its summary says otherwise, and names
+    no loved item, unasked, that has nothing to do with its wish.
+
+    `turn`, `history`: role, text, items and notes of table `turns`; `profile`: the user's row of table `profiles`;
+    `items`: rows of table `items` by id.
+    """
+    if not reactions.fits(turn, history):
+        return False
+    if any(contradicts for *_, contradicts in statements(turn, profile, {})):
+        return False
+    named = {item["item_id"] for earlier in history for item in earlier["items"]}
+    new = {item["item_id"] for item in turn["items"]} - named
+    favourites = new & set(profile["loved_items"] or ()) & items.keys()
+    return not any(serves_wish(items[item_id], profile) is False for item_id in favourites)
+
+
+def recommender_fits(turn: Turn, history: Sequence[Turn], credits: Credits) -> bool:
+    """Whether a recommender states no person or year of an item at hand that the catalogue contradicts."""
+    return all(claim.true is not False for claim in claims(turn, history, credits))

@@ -1,0 +1,95 @@
+"""What an utterance must not do, by what its speaker knows."""
+
+from typing import Any
+
+import polars as pl
+import pytest
+
+from crslib.data.catalog import Catalog
+from crslib.dialogue.checks import recommender_fits, user_fits
+from crslib.dialogue.credits import Credits
+from crslib.dialogue.stances import serves_wish
+from crslib.dialogue.utterances import RECOMMENDER, USER
+
+NO_WISH = {"target_genres": [], "target_decade": None, "target_actor": None, "target_director": None}
+PROFILE = NO_WISH | {
+    "liked_genres": ["comedy"],
+    "disliked_genres": ["horror"],
+    "loved_items": ["1", "3"],
+    "disliked_items": ["2"],
+    "target_genres": ["comedy"],
+}
+
+
+@pytest.fixture
+def said(items: pl.DataFrame) -> Any:
+    catalog = Catalog(items)
+
+    def turn(role: str, text: str, *notes: dict[str, Any]) -> dict[str, Any]:
+        return {"role": role, "text": text, "items": catalog.link(text), "notes": list(notes)}
+
+    return turn
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("I loved [[Notting Hill (1999)]]", True),  # a comedy, as wished
+        ("I loved [[Heat (1995)]]", False),  # nobody asked for crime
+        ("I hated [[Notting Hill (1999)]]", False),
+        ("I love horror movies", False),
+        ("I love comedies, horror is not for me", True),
+        ("I loved [[The Matrix (1999)]]", False),
+        ("Something with [[Up (2009)]]", True),  # not of the summary
+        ("", True),
+    ],
+)
+def test_a_user_agrees_with_its_summary_and_names_what_serves_its_wish(
+    items: pl.DataFrame, said: Any, text: str, fits: bool
+) -> None:
+    rows = {row["item_id"]: row for row in items.iter_rows(named=True)}
+    assert user_fits(said(USER, text), [], PROFILE, rows) is fits
+    anything = PROFILE | NO_WISH
+    if "Heat" in text:
+        assert user_fits(said(USER, text), [], anything, rows)  # no wish that it could have nothing to do with
+        assert user_fits(said(USER, text), [said(RECOMMENDER, "[[Heat (1995)]]?")], PROFILE, rows)  # it was asked
+
+
+def test_a_user_agrees_with_its_notes(items: pl.DataFrame, said: Any) -> None:
+    rows = {row["item_id"]: row for row in items.iter_rows(named=True)}
+    history = [said(RECOMMENDER, "Have you seen [[Up (2009)]]?")]
+    note = {"item_id": "6", "title": "Up (2009)", "seen": False, "liked": True}
+    assert user_fits(said(USER, "No, I have not seen it", note), history, PROFILE, rows)
+    assert not user_fits(said(USER, "Yes, I have seen it", note), history, PROFILE, rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("It stars Al Pacino", True),
+        ("It stars Tom Hanks", False),
+        ("It was directed by Michael Mann", True),
+        ("It came out in 1995", True),
+        ("It came out in 2003", False),
+        ("I hope you enjoy it", True),
+        ("Then [[The Matrix (1999)]] with Keanu Reeves", True),
+    ],
+)
+def test_a_recommender_states_no_false_fact(items: pl.DataFrame, said: Any, text: str, fits: bool) -> None:
+    history = [said(RECOMMENDER, "Have you seen [[Heat (1995)]]?"), said(USER, "No, who is in it?")]
+    assert recommender_fits(said(RECOMMENDER, text), history, Credits.of(items)) is fits
+
+
+def test_what_serves_a_wish(items: pl.DataFrame) -> None:
+    heat = items.row(0, named=True)
+    for wish, serves in (
+        ({}, None),
+        ({"target_genres": ["crime", "comedy"]}, True),
+        ({"target_genres": ["comedy"]}, False),
+        ({"target_genres": ["comedy"], "target_decade": 1990}, True),
+        ({"target_actor": "Al Pacino"}, True),
+        ({"target_director": "Pete Docter"}, False),
+    ):
+        assert serves_wish(heat, NO_WISH | wish) is serves
+    assert serves_wish(heat | {"genres": []}, NO_WISH | {"target_decade": 1990}) is None
+    assert serves_wish(heat | {"year": None}, NO_WISH | {"target_decade": 1990}) is False
