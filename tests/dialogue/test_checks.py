@@ -38,7 +38,7 @@ def said(items: pl.DataFrame) -> Any:
         ("I loved [[Heat (1995)]]", False),  # nobody asked for crime
         ("I hated [[Notting Hill (1999)]]", False),
         ("I love horror movies", False),
-        ("I love comedies, horror is not for me", True),
+        ("I love comedy movies but not horror", True),
         ("I loved [[The Matrix (1999)]]", False),
         ("Something with [[Up (2009)]]", True),  # not of the summary
         ("", True),

@@ -134,3 +134,43 @@ def test_ways_to_say_an_attribute(attribute: dict[str, object], text: str, expec
     profiles = table("profiles", [{"profile_id": "p", **attribute}])
     rows = consistency.attributes_said(turns, dialogues, profiles)
     assert (rows["n_turn"][0] is not None) == expected
+
+
+def test_wishes_count_up_to_the_third_turn_of_the_user(items: pl.DataFrame) -> None:
+    """One of two wishes by the third turn, the other in the fourth; a dialogue that ends early counts as it is."""
+    dialogues, turns = talk(
+        {
+            "p": ["U: an action movie", "R: ok", "U: hm", "R: ok", "U: hm", "R: ok", "U: from the 90s"],
+            "q": ["U: from the 90s"],
+        }
+    )
+    wish = {"target_genres": ["action"], "target_decade": 1990, "liked_genres": [], "disliked_genres": []}
+    profiles = table("profiles", [{"profile_id": name, **wish} for name in "pq"])
+    parts = consistency.profile_parts(turns, dialogues, profiles, items)
+    assert share(parts, "wishes_said") == (1 / 2 + 1 / 2) / 2
+    assert share(parts, "attribute_coverage") == (1 + 1 / 2) / 2
+
+
+def test_favourites_that_have_nothing_to_do_with_the_wish(items: pl.DataFrame) -> None:
+    """Of the loved Heat, Notting Hill and Up the user names two first; Heat shares the decade, Up nothing."""
+    dialogues, turns = talk(
+        {
+            "p": ["U: I love [[Heat (1995)]], [[Up (2009)]] and [[King Kong (1933)]]", "R: [[Notting Hill (1999)]]?"],
+            "q": ["R: [[Up (2009)]]?", "U: I love [[Up (2009)]]"],  # not its own idea
+            "r": ["U: I love [[Up (2009)]]"],  # has no wish
+        }
+    )
+    loved = {"loved_items": ["1", "3", "6"]}
+    profiles = table(
+        "profiles",
+        [
+            {"profile_id": "p", "target_genres": ["comedy"], "target_decade": 1990, **loved},
+            {"profile_id": "q", "target_genres": ["comedy"], **loved},
+            {"profile_id": "r", **loved},
+        ],
+    )
+    assert consistency.favourites_named(turns, dialogues, profiles, items).rows() == [
+        ("p", 0, "1", True),
+        ("p", 0, "6", False),
+    ]
+    assert share(consistency.profile_parts(turns, dialogues, profiles, items), "unrelated_favourites") == 0.5

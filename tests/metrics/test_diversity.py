@@ -128,3 +128,23 @@ def test_metrics_of_texts_need_enough_text() -> None:
     assert estimates["recommender_distinct_1"].value == pytest.approx(9 / 1000)
     assert isinstance(estimates["user_self_bleu"], stats.Estimate)
     assert isinstance(turns, pl.DataFrame)
+
+
+def test_repetition_within_utterances_and_of_sentences_by_hand() -> None:
+    _, turns = talk(
+        {
+            "p": [
+                "R: It is great. It is great.",
+                "U: ok",
+                "R: It is great. Have you seen [[Heat (1995)]]?",
+                "U: it is great",
+                "R: Have you seen [[Up (2009)]]? Yes.",
+            ],
+            "q": ["R: It is great."],
+        }
+    )
+    parts = diversity.repetition(turns)
+    assert share(parts, "recommender_self_repetition") == 1 / 4
+    # Of 2 + 2 + 1 + 1 sentences of three words and more, "it is great" and the question were said in a turn before.
+    assert share(parts, "recommender_said_again") == 2 / 6
+    assert share(parts, "user_said_again") == 0

@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -294,7 +295,9 @@ def test_a_reply_that_contradicts_its_notes_is_drawn_again(
     assert odd(tmp_path / "once", 1) > 0.2
     assert not asked
     assert odd(tmp_path / "often", 12) < 0.05
-    assert all(turn["notes"] and history[-1]["role"] == "recommender" for turn, history in asked)
+    noted = [(turn, history) for turn, history in asked if turn["notes"]]
+    assert noted
+    assert all(history[-1]["role"] == "recommender" for _, history in noted)
 
 
 def test_resampling_holds_the_user_to_its_notes(tmp_path: Path, items: pl.DataFrame) -> None:
@@ -315,6 +318,23 @@ def test_resampling_holds_the_user_to_its_notes(tmp_path: Path, items: pl.DataFr
 
     assert n_contrary(tmp_path / "once", 1) > 3
     assert n_contrary(tmp_path / "often", 12) == 0
+
+
+def test_a_recommender_draws_a_false_fact_again(tmp_path: Path, items: pl.DataFrame) -> None:
+    def reply(prompt: str, seed: int) -> str:
+        if "About you" in prompt:
+            return "" if prompt.count("assistant") > 4 else "What about [[Heat (1995)]]? Who is in it?"
+        return ("It stars Al Pacino", "It stars Tom Hanks", "It came out in 2004")[seed % 3]
+
+    def false(folder: Path, **parameters: Any) -> float:
+        (_, turns, _), *_ = run(folder, items, make_profiles(ids(9)), reply=reply, opener="user", **parameters)
+        said = turns.filter(role="recommender")["text"]
+        assert len(said) > 10
+        return (said != "It stars Al Pacino").mean()
+
+    assert false(tmp_path / "once", resample=1) > 0.3
+    assert false(tmp_path / "often", resample=12) == 0
+    assert false(tmp_path / "unknown", resample=12, facts=False) > 0.3  # without facts it cannot know better
 
 
 def test_discriminators_weigh_the_draws_of_either_role_among_those_that_fit(
