@@ -33,6 +33,11 @@ class Estimate:
     n: int
     replicates: np.ndarray | None = field(default=None, compare=False, repr=False)
 
+    @property
+    def record(self) -> dict[str, float | int | None]:
+        """Value, interval and number for JSON."""
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
 
 def resamples(n: int, times: int, seed: int) -> np.ndarray:
     """How often each of `n` dialogues is drawn in each resample with replacement: int array (times, n), rows sum n."""

@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from crslib import stats
+from crslib import schemas, stats
 from crslib.config import resolve
 from crslib.metrics import CLAIMS, METRICS, evaluation, reference
 from crslib.metrics.leakage import KINDS
@@ -75,7 +75,8 @@ def read(sweep_dir: str) -> Sweep:
                 frames.append(run.read(name).select(pl.lit(label).alias("condition"), pl.all()))
     texts = dict.fromkeys(("condition", *content["axes"], "state", "error", "traceback"), pl.String)
     conditions = pl.DataFrame(rows, schema_overrides={**texts, "leaks": pl.Int64})
-    joined = {name: pl.concat(frames) if frames else pl.DataFrame() for name, frames in tables.items()}
+    empty = {name: pl.DataFrame(schema={"condition": pl.String, **schemas.TABLES[name]}) for name in tables}
+    joined = {name: pl.concat(frames) if frames else empty[name] for name, frames in tables.items()}
     return Sweep(path, conditions, **joined, runs=runs)
 
 

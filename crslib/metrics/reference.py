@@ -62,10 +62,7 @@ def measure(dialogues: Sequence[Dialogue]) -> Human:
     if (mean := stats.ratio(messages, np.ones(len(messages)), times=N_BOOTSTRAP, seed=SEED)) is not None:
         estimates["messages"] = mean
     tagger = dialogue_acts.read()
-    stored = {
-        name: {key: getattr(estimate, key) for key in ("value", "low", "high", "n")}
-        for name, estimate in sorted(estimates.items())
-    }
+    stored = {name: estimate.record for name, estimate in sorted(estimates.items())}
     return Human(facts(rows, turns), tagger.tag(turns), tagger, stored)
 
 
