@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +20,10 @@ from crslib.reporting import charts
 from crslib.store import Run
 
 
-def make_sweep(folder: Path) -> Path:
+def make_sweep(folder: Path, states: Sequence[str] = ("success", "success", "error")) -> Path:
     """Two conditions that succeeded and one that failed."""
     conditions = []
-    for number, state in enumerate(("success", "success", "error")):
+    for number, state in enumerate(states):
         run = Run(folder / "runs" / str(number))
         run.update(
             audit=None if state == "error" else {kind.replace(" ", "_"): number for kind in KINDS},
@@ -55,6 +56,18 @@ def test_conditions_and_metrics_are_read(tmp_path: Path) -> None:
     (figure,) = comparison.figures(sweep)
     assert figure.title == "Recommendation"
     assert charts.svg(figure.chart).startswith("<svg")
+
+
+def test_a_sweep_in_which_nothing_succeeded_is_read(tmp_path: Path) -> None:
+    sweep = comparison.read(str(make_sweep(tmp_path, ("error", "error"))))
+    assert sweep.conditions["error"].to_list() == ["too few people"] * 2
+    assert comparison.figures(sweep) == comparison.extremes(sweep) == []
+    differences = comparison.differences(sweep)
+    assert differences.is_empty()
+    assert comparison.verdict(sweep, differences) == []
+    assert comparison.table(sweep, differences).is_empty()
+    assert comparison.quality(sweep).is_empty()
+    assert comparison.record(sweep) == {}
 
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:
