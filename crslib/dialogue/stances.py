@@ -1,13 +1,14 @@
-"""What a user says for or against something that its profile speaks of. Patterns, not a model.
+"""What a user says of what its profile speaks of: for or against it, and of its wish. Patterns, not a model.
 
 Knows nothing of held-out items.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from crslib.dialogue import lexicon, reactions, utterances
+from crslib.dialogue.words import words
 
 _ABOUT_RECOMMENDER = re.compile(r"\b(?:you|your)\b")
 _ITEM = re.compile(r"\bitem(\d+)x\b")
@@ -63,3 +64,26 @@ def serves_wish(item: Mapping[str, Any], profile: Mapping[str, Any]) -> bool | N
         return None
     of_decade = decade is not None and item["year"] is not None and item["year"] // 10 * 10 == decade
     return bool(genres & set(item["genres"]) or of_decade or actor in item["cast"] or director in item["directors"])
+
+
+def wishes(profile: Mapping[str, Any]) -> Iterable[tuple[str, Callable[[str], bool]]]:
+    """Each target attribute of a row of table `profiles`, and whether an utterance without titles says it."""
+    for genre in profile.get("target_genres") or ():
+        yield genre, _names_genre(genre)
+    if (decade := profile.get("target_decade")) is not None:
+        yield f"{decade}s", lambda text: decade in lexicon.decades(text.lower(), years=True)
+    for person in (profile.get("target_actor"), profile.get("target_director")):
+        if person:
+            yield person, _names_person(person)
+
+
+def _names_genre(genre: str) -> Callable[[str], bool]:
+    return lambda text: any(lexicon.asks_for(genre, clause) for clause, _ in lexicon.clauses(text))
+
+
+def _names_person(person: str) -> Callable[[str], bool]:
+    parts = words(person)
+    # Actors are often called by their family name alone; a very short one may be another word.
+    either = [" ".join(parts), *parts[-1:]] if len(parts[-1]) > 3 else [" ".join(parts)]
+    name = re.compile(f" (?:{'|'.join(map(re.escape, either))})(?:'s)? ")
+    return lambda text: name.search(f" {' '.join(words(text))} ") is not None

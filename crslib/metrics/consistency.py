@@ -4,18 +4,13 @@ Utterances are read by phrase patterns, not by a model. What these cannot decide
 the share that they can. Knows nothing of held-out items.
 """
 
-import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
 import polars as pl
 
 from crslib import stats
-from crslib.dialogue import lexicon, utterances
-from crslib.dialogue.stances import serves_wish, statements
+from crslib.dialogue import utterances
+from crslib.dialogue.stances import serves_wish, statements, wishes
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.views import NOTE_KINDS, NOTE_WORDS
-from crslib.dialogue.words import words
 from crslib.metrics.base import Metric, parts_of
 from crslib.metrics.facts import Facts
 
@@ -224,7 +219,7 @@ def attributes_said(turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.D
         talk.setdefault(dialogue_id, []).append(utterances.replace_mentions(text, " , "))
     rows = []
     for dialogue_id, profile_id in dialogues.select("dialogue_id", "profile_id").sort("dialogue_id").iter_rows():
-        for attribute, says in _attributes(known.get(profile_id, {})):
+        for attribute, says in wishes(known.get(profile_id, {})):
             n_turns = [n for n, text in enumerate(talk.get(dialogue_id, ()), start=1) if says(text)]
             rows.append((dialogue_id, attribute, n_turns[0] if n_turns else None))
     return pl.DataFrame(
@@ -248,26 +243,3 @@ def coverage_by_turn(
         rows.append((n_turn, estimate.value, estimate.low, estimate.high))
     schema = {"n_turn": pl.Int64, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def _attributes(profile: Mapping[str, Any]) -> Iterable[tuple[str, Callable[[str], bool]]]:
-    """Each target attribute and whether an utterance without titles names it."""
-    for genre in profile.get("target_genres") or ():
-        yield genre, _names_genre(genre)
-    if (decade := profile.get("target_decade")) is not None:
-        yield f"{decade}s", lambda text: decade in lexicon.decades(text.lower(), years=True)
-    for person in (profile.get("target_actor"), profile.get("target_director")):
-        if person:
-            yield person, _names_person(person)
-
-
-def _names_genre(genre: str) -> Callable[[str], bool]:
-    return lambda text: any(lexicon.asks_for(genre, clause) for clause, _ in lexicon.clauses(text))
-
-
-def _names_person(person: str) -> Callable[[str], bool]:
-    parts = words(person)
-    # Actors are often called by their family name alone; a very short one may be another word.
-    either = [" ".join(parts), *parts[-1:]] if len(parts[-1]) > 3 else [" ".join(parts)]
-    name = re.compile(f" (?:{'|'.join(map(re.escape, either))})(?:'s)? ")
-    return lambda text: name.search(f" {' '.join(words(text))} ") is not None

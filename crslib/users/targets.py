@@ -71,8 +71,9 @@ def relax(target: Target, min_k: int, matching: Callable[[Target], int]) -> tupl
     return target, dropped
 
 
-# Requests come in several shapes: (number of genres, further attribute) → weight.
-_SHAPES = {(2, "decade"): 3, (2, ""): 2, (1, "decade"): 2, (1, "actor"): 2, (1, "director"): 1}
+# (number of genres, further attribute) → per cent. What people ask for before a film is named, in the 2,814 of ReDial's
+# 4,036 training dialogues in which they ask (`training.knowledge.Seekers.wanted`).
+_SHAPES = {(1, ""): 70, (2, ""): 20, (1, "actor"): 7, (1, "decade"): 2, (1, "director"): 1}
 
 
 def from_heldout(

@@ -55,6 +55,21 @@ def test_a_user_agrees_with_its_summary_and_names_what_serves_its_wish(
         assert user_fits(said(USER, text), [said(RECOMMENDER, "[[Heat (1995)]]?")], PROFILE, rows)  # it was asked
 
 
+def test_a_user_who_is_asked_says_what_it_looks_for(items: pl.DataFrame, said: Any) -> None:
+    rows = {row["item_id"]: row for row in items.iter_rows(named=True)}
+    asked = [said(USER, "Hi"), said(RECOMMENDER, "Hello, what are you looking for?")]
+    for history, text, fits in (
+        (asked, "A comedy", True),
+        (asked, "I am fine", False),
+        (asked[:1], "I am fine", True),  # nobody asked
+        ([said(RECOMMENDER, "Hello.")], "I am fine", True),
+        ([said(USER, "I would like a comedy"), asked[1]], "I am fine", True),  # it has said so
+        ([*asked, said(USER, "Hm"), said(RECOMMENDER, "[[Up (2009)]]?")], "I am fine", True),  # that can be answered
+    ):
+        assert user_fits(said(USER, text), history, PROFILE, rows) is fits
+    assert user_fits(said(USER, "I am fine"), asked, PROFILE | NO_WISH, rows)
+
+
 def test_a_user_agrees_with_its_notes(items: pl.DataFrame, said: Any) -> None:
     rows = {row["item_id"]: row for row in items.iter_rows(named=True)}
     history = [said(RECOMMENDER, "Have you seen [[Up (2009)]]?")]

@@ -170,7 +170,9 @@ def test_a_held_out_liked_item_satisfies_the_attributes(world) -> None:
 
 
 def test_all_kinds_of_attributes_occur_and_are_relaxed(world) -> None:
-    rows = profiles.build(*world, parameters(n_profiles=20)).profiles
+    built = [profiles.build(*world, parameters(n_profiles=20, seed=seed)).profiles for seed in range(8)]
+    rows = pl.concat(built)
+    assert rows["target_genres"].list.len().eq(1).mean() > 0.5  # as people ask
     assert rows["target_actor"].drop_nulls().len() and rows["target_decade"].drop_nulls().len()
     assert rows["target_genres"].list.len().max() == 2
     strict = profiles.build(*world, parameters(n_profiles=20, min_k=60)).profiles
@@ -353,7 +355,7 @@ def test_profiles_of_the_built_in_data_name_no_held_out_item(mode) -> None:
     texts = built.holdouts.join(built.profiles, on="profile_id").select("item_id", "summary", "attributes")
     assert not [names[number] for number, summary, text in texts.rows() if names[number] in summary + text]
     assert built.profiles["k_anonymity"].min() >= 20
-    assert built.profiles["attributes"].n_unique() >= 100
+    assert built.profiles["attributes"].n_unique() >= 70
     pattern = (
         r"(You enjoy [^.]+ movies(, mostly from the \d{4}s)?\. )?You loved .+?\."
         r"( You like films by .+?\.)?( You did not like .+?\.)?( [\w-]+ is not for you\.)?"
