@@ -1,8 +1,7 @@
 """What no utterance does, whatever the model prefers: it does not repeat itself and is not cut inside a word or title.
 
 A rule in place of a penalty: llama.cpp's DRY sampler makes every repeated run of tokens less likely, those that people
-say too, and forbids none. The rule leaves alone all but one of the 26,864 turns that people sent as one message in
-ReDial's training dialogues (`dialogue.repetition`).
+say too, and forbids none. The rule leaves people's language alone (`dialogue.repetition`).
 """
 
 from collections.abc import Sequence
@@ -46,7 +45,7 @@ class Guard:
         if may_end and (in_title(before) or repeats(before)):
             return not repeats(before, ended=False)
         after = before if ends else self._part(_text(self._raw + piece))
-        return repeats(after, ended=False, known=before) and not repeats(before, ended=False)
+        return repeats(after, ended=False) and not repeats(before, ended=False)
 
     def ends_sentence(self) -> bool:
         """Whether the utterance so far stops at the end of a sentence."""

@@ -1,6 +1,4 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from crslib.dialogue.repetition import ends_sentence, in_title, repeats
 
@@ -16,6 +14,7 @@ from crslib.dialogue.repetition import ends_sentence, in_title, repeats
         "no more no more no more",
         "it was so it was so it was so good",
         "no no no no",
+        "he really wants to see it and she really wants to see it",
         "Or [[Heat (1995)]] or [[Heat (1995)]] or [[Heat (1995)]] or",
     ],
 )
@@ -46,13 +45,6 @@ def test_what_people_say_does_not(text: str) -> None:
 def test_an_open_sentence_counts_at_the_end_only() -> None:
     assert not repeats("Great movie. Great movie", ended=False)
     assert repeats("Great movie. Great movie", ended=True)
-
-
-@given(st.lists(st.sampled_from(["a", "b", "no", ".", "[[A b]]", "!"]), max_size=14), st.integers(0, 14))
-def test_a_known_beginning_need_not_be_read_again(words: list[str], n: int) -> None:
-    text, known = " ".join(words), " ".join(words[:n])
-    if not repeats(known, ended=False):
-        assert repeats(text, known=known) == repeats(text)
 
 
 def test_titles_are_open_and_sentences_end() -> None:
