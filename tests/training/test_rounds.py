@@ -47,8 +47,9 @@ class Words(ScriptedEngine):
 
     @staticmethod
     def _said(prompt: str, seed: int) -> str:
-        """What the model says is "great" all the time."""
-        return " ".join(random.Random(seed).choices(("great", "movie", "indeed"), k=6))
+        """The model says that all is great, in about as many words as people have for it."""
+        draw = random.Random(seed)
+        return " ".join(draw.choices(("great", "movie", "indeed"), k=draw.choice((6, 7, 8))))
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_each_round_begins_with_the_adapter_of_the_one_before(given: ImitationPa
     assert figures[0]["limit"] == figures[1]["limit"] == pytest.approx(done["people_before"][0] + 5, abs=1e-3)
     pairs = [pl.read_ndjson(to / f"round-{n}" / "pairs.jsonl") for n in (1, 2)]
     assert pairs[0]["context_id"].to_list() != pairs[1]["context_id"].to_list() or not pairs[0].equals(pairs[1])
-    assert "Sea" in str(pairs[0]["chosen"].to_list()) and "great" in str(pairs[0]["rejected"].to_list())
+    assert "Thank you!" in str(pairs[0]["chosen"].to_list()) and "great" in str(pairs[0]["rejected"].to_list())
     assert (to / "user.gguf").read_bytes() == (to / "round-2" / "user.gguf").read_bytes()
     card = (to / "README.md").read_text(encoding="utf-8")
     assert "ReDial's training part (Li et al. 2018, CC BY 4.0)" in card and "- Licence: " in card
