@@ -132,9 +132,12 @@ class SimulationParameters(Parameters):
         "", description="folder with user.json and recommender.json, which weigh all draws; empty: none"
     )
     memory: bool = Field(True, description="private notes: what the user remembers or thinks of mentioned items")
-    facts: bool = Field(True, description="catalogue facts of mentioned items in the recommender's view")
+    facts: bool = Field(
+        False,
+        description="catalogue facts of mentioned items in the recommender's view, for adapters trained so",
+    )
     styles: str = _path(
-        "data/human/styles.parquet", description="how each party writes is drawn from it; empty: no styles"
+        "", description="how each party writes is drawn from it, for adapters trained with styles; empty: no styles"
     )
     temperature: float = Field(1.0, ge=0, le=5, description="of words; 0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1: none")

@@ -266,7 +266,7 @@ class _Recommender(_Party):
         dialogue.recommender.follow(dialogue.turns[-1], looked_up(dialogue.turns, self._lookup))
 
     def _check(self, turn: Turn, history: Sequence[Turn], dialogue: _Dialogue) -> bool:
-        return not self._lookup or checks.recommender_fits(turn, history, self._credits)
+        return checks.recommender_fits(turn, history, self._credits)
 
     def _submit(self, request: Request, dialogue: _Dialogue) -> None:
         if self._grounding is not None:

@@ -28,6 +28,7 @@ from crslib.store import Run
 from crslib.users import profiles as profile_building
 from tests.conftest import make_profiles
 
+STYLES = "data/human/styles.parquet"
 NO_RATINGS = pl.DataFrame(schema=dict(schemas.TABLES["ratings"]))
 WORDS = [
     "Hi",
@@ -142,18 +143,20 @@ def test_the_recommender_looks_up_what_was_mentioned_by_anyone(tmp_path: Path, i
         )
 
     heat = "(Heat (1995): action/crime, by Michael Mann, with Al Pacino, Robert De Niro)"
-    _, user, recommender, _ = run(tmp_path / "a", items, make_profiles(["u1"]), reply=reply, opener="user")
+    _, user, recommender, _ = run(tmp_path / "a", items, make_profiles(["u1"]), reply=reply, opener="user", facts=True)
     prompts = [prompt for _, prompt in recommender.prompts]
     assert f"[[Nope (1901)]]\n{heat}" in prompts[0]  # what the user named; a title without an item has no facts
     assert prompts[-1].count("Al Pacino") == 1
     assert prompts[-1].count("\n(Up (2009): ") == 1  # what the recommender named, with the answer to it
     assert not [prompt for _, prompt in user.prompts if "Al Pacino" in prompt]
-    _, _, recommender, _ = run(tmp_path / "b", items, make_profiles(["u1"]), reply=reply, facts=False)
+    _, _, recommender, _ = run(tmp_path / "b", items, make_profiles(["u1"]), reply=reply)
     assert not [prompt for _, prompt in recommender.prompts if "Al Pacino" in prompt]
 
 
 def test_a_profile_writes_in_one_style_and_its_recommenders_in_their_own(tmp_path: Path, items: pl.DataFrame) -> None:
-    (dialogues, *_), user, recommender, _ = run(tmp_path / "a", items, make_profiles(ids(20)), dialogues_per_profile=2)
+    (dialogues, *_), user, recommender, _ = run(
+        tmp_path / "a", items, make_profiles(ids(20)), dialogues_per_profile=2, styles=STYLES
+    )
     assert dialogues.group_by("profile_id").agg(pl.col("user_style").n_unique())["user_style"].to_list() == [1] * 20
     assert dialogues["user_style"].n_unique() > 5
     assert dialogues.filter(pl.col("dialogue_id").str.ends_with(".1"))["recommender_style"].n_unique() > 5
@@ -161,7 +164,7 @@ def test_a_profile_writes_in_one_style_and_its_recommenders_in_their_own(tmp_pat
         style = dict(dialogues.select("dialogue_id", f"{role}_style").iter_rows())
         for key, prompt in engine.prompts:
             assert prompt.split("How you write: ")[1].startswith(style[key])
-    (dialogues, *_), user, _, _ = run(tmp_path / "b", items, make_profiles(ids(3)), styles="")
+    (dialogues, *_), user, _, _ = run(tmp_path / "b", items, make_profiles(ids(3)))
     assert dialogues["user_style"].to_list() == [None] * 3
     assert not [prompt for _, prompt in user.prompts if "How you write" in prompt]
 
@@ -334,7 +337,6 @@ def test_a_recommender_draws_a_false_fact_again(tmp_path: Path, items: pl.DataFr
 
     assert false(tmp_path / "once", resample=1) > 0.3
     assert false(tmp_path / "often", resample=12) == 0
-    assert false(tmp_path / "unknown", resample=12, facts=False) > 0.3  # without facts it cannot know better
 
 
 def test_discriminators_weigh_the_draws_of_either_role_among_those_that_fit(
