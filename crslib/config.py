@@ -121,11 +121,11 @@ class SimulationParameters(Parameters):
         "off: free text",
     )
     title_model: float = Field(
-        0.51, ge=0, le=5, description="choice of a title: exponent of the model that reads the dialogue"
+        0.44, ge=0, le=5, description="choice of a title: exponent of the model that reads the dialogue"
     )
-    title_prior: float = Field(0.82, ge=0, le=5, description="choice of a title: exponent of the item prior")
+    title_prior: float = Field(0.7, ge=0, le=5, description="choice of a title: exponent of the item prior")
     title_base: float = Field(
-        0.28, ge=0, le=5, description="choice of a title: exponent of the model without a dialogue, divided out"
+        0.29, ge=0, le=5, description="choice of a title: exponent of the model without a dialogue, divided out"
     )
     resample: int = Field(4, ge=1, description="most draws of an utterance: until one goes with what its speaker knows")
     discriminators: str = _path(

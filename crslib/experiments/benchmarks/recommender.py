@@ -46,7 +46,7 @@ PUBLISHED: Mapping[str, Mapping[str, float]] = {
 
 # Fitted to ReDial's own movies by `mixture.measure`. (Simulations use the one fitted to the built-in catalogue, the
 # defaults of `config.SimulationParameters`.)
-MIXTURE = Mixture(0.33, 0.92, 0.31)
+MIXTURE = Mixture(0.33, 0.89, 0.3)
 
 
 @dataclass(frozen=True)
