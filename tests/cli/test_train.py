@@ -60,4 +60,4 @@ def test_a_folder_without_redial_is_refused(tmp_path: Path) -> None:
 def test_an_ablation_of_the_recommender_is_refused() -> None:
     refused = CliRunner().invoke(main, ["train", "recommender", "--without", "notes"])
     assert refused.exit_code == 1
-    assert "crs: without = 'notes' is for the roles user and user-target; leave it out" in refused.output
+    assert "crs: without = 'notes' is for user and user-target; leave it out" in refused.output

@@ -21,7 +21,8 @@ def make_runs(folder: Path, n_profiles: int, n_turns: int = 7, conditions: tuple
         run.write("profiles", make_profiles(profiles))
         dialogues, turns = [], []
         for profile in profiles:
-            dialogues.append((f"{profile}.0", f"run-{condition}", profile, condition, "user", 0, "user_left", n_turns))
+            head = (f"{profile}.0", f"run-{condition}", profile, condition, "user", 0, "user_left", n_turns, None, None)
+            dialogues.append(head)
             for turn in range(n_turns):
                 role = ("user", "recommender")[turn % 2]
                 text = f"{profile} says {condition}{turn} of [[Heat (1995)]]"
