@@ -40,23 +40,24 @@ def test_the_runtimes_agree_and_the_adapter_helps(corpus: Path) -> None:
         ("mine", "", adapters.TORCH),
         ("mine", "notes", adapters.TORCH),
         ("mine", "summary and attributes", adapters.TORCH),
+        ("mine", "style", adapters.TORCH),
         ("mine", "", adapters.TORCH),
         ("mine", "", adapters.TRANSFORMERS),
         ("mine", "", adapters.UNMERGED),
         ("mine", "", adapters.MERGED),
     ]
-    assert whole["n_dialogues"].to_list() == [1] * 8
+    assert whole["n_dialogues"].to_list() == [1] * 9
     assert whole["n_tokens"][0] == rows.filter(pl.col("kind") != "all", adapter="base")["n_tokens"].sum()
-    base, mine, _, _, torch, transformers, unmerged, merged = whole["loss"]
+    base, mine, _, _, _, torch, transformers, unmerged, merged = whole["loss"]
     assert mine < base - 0.5
     assert transformers == pytest.approx(torch, abs=1e-3)
     assert unmerged == pytest.approx(torch, abs=0.05)
     assert merged == pytest.approx(unmerged, abs=0.05)
-    assert reached[-1] == (8, 8)
-    (again,) = adapters.measure(corpus, [("user", "mine", USER)], 1, 1, without="notes").filter(kind="all").rows()
+    assert reached[-1] == (9, 9)
+    (again,) = adapters.measure(corpus, [("user", "mine", USER)], 1, 1, without=["notes"]).filter(kind="all").rows()
     assert again == whole.row(2)
     text = adapters.formatted(rows)
-    assert text.count("\n") == 9
+    assert text.count("\n") == 10
     assert f"| user | mine, without notes | torch | {whole['loss'][2]:.3f} | " in text
     simulation = RunParameters(user_adapter=str(USER), recommender_adapter="", weights="Q8_0", max_turns=1).model_dump()
     read = adapters.foresight(adapters.drawn(redial.read(corpus, "test"), 1), simulation, times=100, seed=0)
