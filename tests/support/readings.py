@@ -419,8 +419,12 @@ def foresight(run: Mapping[str, Any], test: Any) -> Values:
     from crslib.engines import llama
     from crslib.engines.loading import engine_files
     from crslib.training.examples import examples
+    from crslib.training.knowledge import Knowledge
 
+    known = Knowledge(redial.items(), test)
     given = SimulationParameters(**{name: run[name] for name in SimulationParameters.model_fields})
+    held = {"notes": given.memory, "facts": given.facts, "style": given.styles}
+    without = [part for part, is_held in held.items() if not is_held]
     order = sorted(test, key=lambda dialogue: derive_seed(0, "measured", dialogue.dialogue_id))[:50]
     values = {}
     for role in ROLES:
@@ -428,7 +432,7 @@ def foresight(run: Mapping[str, Any], test: Any) -> Values:
         kind = run["baseline"] or role if role == "user" else role
         with closing(llama.Model(path)) as speaker:
             template = ChatTemplate(*speaker.chat_template)
-            rows = examples(order, kind, speaker, template, redial.items(), notes=given.memory, max_tokens=1024)
+            rows = examples(order, kind, speaker, template, known, without=without, max_tokens=1024)
         reader = Llama(str(path), lora_path=adapter and str(adapter), n_ctx=1025, logits_all=True, verbose=False)
         nats = []
         for tokens, own in rows.select("tokens", "target").iter_rows():
