@@ -263,10 +263,10 @@ class _Recommender(_Party):
 
     def hear(self, dialogue: _Dialogue) -> None:
         """With facts of the items named since the recommender was last asked, each once."""
-        dialogue.recommender.follow(dialogue.turns[-1], looked_up(dialogue.turns, self._lookup))
+        dialogue.recommender.follow(dialogue.turns[-1], looked_up(public(dialogue.turns), self._lookup))
 
     def _check(self, turn: Turn, history: Sequence[Turn], dialogue: _Dialogue) -> bool:
-        return checks.recommender_fits(turn, history, self._credits)
+        return checks.recommender_fits(turn, public(history), self._credits)
 
     def _submit(self, request: Request, dialogue: _Dialogue) -> None:
         if self._grounding is not None:
@@ -280,6 +280,11 @@ def _log_weight(engine: Engine, role: str, parameters: SimulationParameters) -> 
         return None
     judge = Discriminator.read(resolve(parameters.discriminators) / f"{role}.json")
     return lambda completion: judge.log_odds(clean(engine.decode(completion.ids)))
+
+
+def public(turns: Sequence[Turn]) -> list[Turn]:
+    """Rows of `turns` without the user's notes, for all that the recommender decides by."""
+    return [{name: turn[name] for name in ("role", "text", "items")} for turn in turns]
 
 
 def utterances_of(turns: Sequence[Mapping[str, Any]]) -> list[Utterance]:

@@ -9,7 +9,7 @@ Knows nothing of how a model is trained on the pairs. The rules see the profile;
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
@@ -92,15 +92,18 @@ class Context:
 # ── contexts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def human_contexts(dialogues: Sequence[Dialogue], role: str, catalog: Catalog) -> list[Context]:
+def human_contexts(
+    dialogues: Sequence[Dialogue], role: str, catalog: Catalog, without: Collection[str] = ()
+) -> list[Context]:
     """One context per turn of `role` (user or recommender) in human dialogues; the seeker's own answers are the notes.
 
-    `catalog`: of the corpus's items, for what the parties know and for links.
+    `catalog`: of the corpus's items, for what the parties know and for links. `without`: parts of the view that are
+    left out, of `examples.WITHOUT`.
     """
     known = Knowledge(catalog.items, dialogues)
     contexts: list[Context] = []
     for dialogue in dialogues:
-        messages = examples.view(dialogue, role, known).messages
+        messages = examples.view(dialogue, role, known, without=without).messages
         rows = examples.turn_rows(dialogue)
         for row in rows:
             row["notes"] = [note | {"item_id": catalog.find(note["title"])} for note in row["notes"]]

@@ -339,6 +339,27 @@ def test_a_recommender_draws_a_false_fact_again(tmp_path: Path, items: pl.DataFr
     assert false(tmp_path / "often", resample=12) == 0
 
 
+def test_what_the_recommender_checks_and_looks_up_has_no_notes(
+    tmp_path: Path, items: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, Any]] = []
+
+    def fits(turn: dict, history: list[dict], credits: object) -> bool:
+        given.extend(history)
+        return True
+
+    def looked_up(turns: list[dict], lookup: object) -> list:
+        given.extend(turns)
+        return []
+
+    monkeypatch.setattr(loop.checks, "recommender_fits", fits)
+    monkeypatch.setattr(loop, "looked_up", looked_up)
+    (_, turns, _), *_ = run(tmp_path, items, make_profiles(ids(9)), facts=True)
+    assert turns.filter(pl.col("notes").list.len() > 0).height > 5
+    assert len(given) > 20
+    assert {name for turn in given for name in turn} == {"role", "text", "items"}
+
+
 def test_discriminators_weigh_the_draws_of_either_role_among_those_that_fit(
     tmp_path: Path, items: pl.DataFrame
 ) -> None:

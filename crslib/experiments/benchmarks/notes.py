@@ -48,7 +48,9 @@ def measure(
     moments. Raises `CrsError` for files that cannot be read.
     """
     catalog = Catalog(redial.items())
-    contexts = preferences.human_contexts(redial.read(path, "test"), USER, catalog)
+    contexts = preferences.human_contexts(
+        redial.read(path, "test"), USER, catalog, without=() if parameters.styles else ("style",)
+    )
     kinds = list(NOTE_KINDS.values())
     contexts = preferences.sample(preferences.with_forced_notes(contexts), dict.fromkeys(kinds, n), 0)
     with open_engines(parameters) as (user, _):
