@@ -41,6 +41,8 @@ $(READY): pyproject.toml constraints.txt | $(BIN)/pip
 
 $(TESTS): pyproject.toml constraints.txt | $(BIN)/pip
 	$(PIP) '.[data,lab,test,train]'
+	@# Its own requirement, websockets below 11, would stop uvicorn; its agents need none of its requirements.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps dialoguekit
 	@touch $@ $(READY)
 
 $(LAB): $(READY)

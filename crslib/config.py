@@ -7,6 +7,7 @@ the hash of the file they name.
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,11 +18,25 @@ from pydantic.fields import FieldInfo
 from crslib.errors import CrsError
 
 ROOT = Path(__file__).resolve().parents[1]
+BUILT_IN = "smollm2"
+"""Name of the built-in model."""
+TOLD_CONTEXT = 2048
+"""Tokens of context that a model which is told what to do has at least."""
 
 
 def resolve(path: str | Path) -> Path:
     """`path` itself when absolute, else below the project folder: notebooks and commands agree wherever they start."""
     return ROOT / Path(path).expanduser()
+
+
+def kind_of(name: str) -> str:
+    """What a `*_model` parameter names: openai, python, dialoguekit, http, agenda, or gguf for the path of a file."""
+    head = name.split(":", 1)[0]
+    if head in ("openai", "python", "dialoguekit") and ":" in name:
+        return head
+    if re.match(r"https?://", name):
+        return "http"
+    return name if name == "agenda" else "gguf"
 
 
 def n_threads(threads: int) -> int:
@@ -37,6 +52,10 @@ def _path(default: str, **rules: Any) -> Any:
     return Field(default, json_schema_extra={"identity": False, "path": True}, **rules)
 
 
+def _script_prompt() -> Any:
+    return _path("data/prompts/script.md", description="told to a model without adapter that writes both sides")
+
+
 def _marked(field: FieldInfo, mark: str, default: bool) -> bool:
     extra = field.json_schema_extra
     return bool(extra.get(mark, default)) if isinstance(extra, dict) else default
@@ -46,7 +65,7 @@ class Parameters(BaseModel):
     """Base of all parameter classes: frozen, strict, unknown names refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    seed: int = Field(0, ge=0, description="seed of the run")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="seed of the run")  # as wide as its column
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
@@ -62,7 +81,8 @@ class Parameters(BaseModel):
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
             about = f"parameter {name} = {first['input']!r} is not valid: " if name else ""  # empty: a rule on several
-            raise CrsError(about + first["msg"].lower().removeprefix("value error, ")) from None
+            message = first["msg"].removeprefix("Value error, ")
+            raise CrsError(about + message[:1].lower() + message[1:]) from None
 
     @classmethod
     def pick(cls, namespace: Mapping[str, Any]) -> Self:
@@ -78,13 +98,24 @@ class Parameters(BaseModel):
         }
 
     def located(self) -> Self:
-        """The same with paths that exist below the working directory made absolute: a command means those."""
+        """The same with files that exist below the working directory made absolute: a command means those."""
         absolute = {
-            name: str(Path(value).expanduser().resolve())
+            name: _absolute(value)
             for name, field in type(self).model_fields.items()
-            if _marked(field, "path", False) and (value := getattr(self, name)) and Path(value).expanduser().exists()
+            if _marked(field, "path", False) and (value := getattr(self, name))
         }
         return self.model_copy(update=absolute)
+
+
+def _absolute(value: str) -> str:
+    """A path, or the file in `python:module:function`, made absolute where it exists; other values as they are."""
+    agent, _, rest = value.partition(":")
+    place, _, function = rest.rpartition(":")
+    if agent in ("python", "dialoguekit") and place:
+        path = Path(place if place.endswith(".py") else place.replace(".", "/") + ".py").expanduser()
+        return f"{agent}:{path.resolve()}:{function}" if path.is_file() else value
+    path = Path(value).expanduser()
+    return str(path.resolve()) if path.exists() else value
 
 
 class ProfileParameters(Parameters):
@@ -98,17 +129,28 @@ class ProfileParameters(Parameters):
     )
     min_k: int = Field(20, ge=1, description="catalogue items that must match the target attributes")
     summary_style: Literal["template", "model"] = Field("template", description="how summaries are worded")
-    summary_model: str = _path("smollm2", description="GGUF that words summaries if summary_style is model")
+    summary_model: str = _path(
+        "smollm2", description="GGUF, or openai:MODEL@URL, that words summaries if summary_style is model"
+    )
 
 
 class SimulationParameters(Parameters):
     """`02_simulate`: two models and how they talk."""
 
     condition: str = Field("interplay", min_length=1, description="name of the condition in tables and charts")
-    user_model: str = _path("smollm2", description="GGUF file; smollm2 is the built-in one")
-    user_adapter: str = _path("data/adapters/user.gguf", description="LoRA GGUF; empty for none")
-    recommender_model: str = _path("smollm2", description="GGUF file; smollm2 is the built-in one")
-    recommender_adapter: str = _path("data/adapters/recommender.gguf", description="LoRA GGUF; empty: none")
+    user_model: str = _path(
+        BUILT_IN,
+        description="smollm2, GGUF file, openai:MODEL@URL, python:module:function, http://… or agenda",
+    )
+    user_adapter: str = _path("auto", description="LoRA GGUF; auto: the built-in one for smollm2; empty: none")
+    user_prompt: str = _path("data/prompts/user.md", description="told to a model without adapter; empty: nothing")
+    recommender_model: str = _path(
+        BUILT_IN, description="smollm2, GGUF file, openai:MODEL@URL, python:module:function or http://…"
+    )
+    recommender_adapter: str = _path("auto", description="LoRA GGUF; auto: the built-in one for smollm2; empty: none")
+    recommender_prompt: str = _path(
+        "data/prompts/recommender.md", description="told to a model without adapter; empty: nothing"
+    )
     weights: Literal["fastest", "Q8_0", "BF16", "F16", "Q4_0", "as they are"] = Field(
         "fastest", description="weights format with the adapter merged; fastest: measured on this CPU"
     )
@@ -146,15 +188,55 @@ class SimulationParameters(Parameters):
     guard: bool = Field(True, description="no sentence twice in one utterance, and no words on and on")
     max_turns: int = Field(24, ge=1, description="longest dialogue, in turns of both parties")
     dialogues_per_profile: int = Field(1, ge=1, description="dialogues each person has, with other seeds")
-    n_ctx: int = Field(768, ge=128, description="context of one dialogue, in tokens")
+    n_ctx: int = Field(768, ge=128, description="context of one dialogue, in tokens; at least 2048 for told models")
     width: int = Field(12, ge=1, le=256, description="utterances decoded at once; part of the engine's identity")
+    n_gpu_layers: int = Field(0, ge=-1, description="layers on a GPU, in CUDA and Metal builds; -1: all")
     threads: int = _outside_identity(0, ge=0, description="CPU threads; 0 is all of them; never changes the text")
+    max_concurrency: int = _outside_identity(16, ge=1, description="requests to servers at the same time")
+    requests_per_minute: int = _outside_identity(
+        0, ge=0, description="most requests to servers a minute; 0: any number"
+    )
+    tokens_per_minute: int = _outside_identity(0, ge=0, description="most tokens of servers a minute; 0: any number")
+    timeout: float = _outside_identity(120.0, gt=0, le=86_400, description="seconds that a server has for one answer")
+    price_in: float = _outside_identity(
+        0.0, ge=0, le=1e9, description="money per million tokens sent to servers; 0: not known"
+    )
+    price_out: float = _outside_identity(
+        0.0, ge=0, le=1e9, description="money per million tokens servers write; 0: not known"
+    )
+
+    def model(self, role: str) -> str:
+        """The name of a role's model or other agent."""
+        return str(getattr(self, f"{role}_model"))
+
+    def prompt(self, role: str) -> str:
+        """The path of the instructions that a role's model is told; empty for one with an adapter, and for none."""
+        told = "script" if getattr(self, "baseline", "") == "scripted" else role
+        return "" if self.adapter(role) else str(getattr(self, f"{told}_prompt"))
+
+    @property
+    def context(self) -> int:
+        """Tokens that a local model's context holds: instructions and longer turns need more room."""
+        told = any(self.is_local(role) and self.prompt(role) for role in ("user", "recommender"))
+        return max(self.n_ctx, TOLD_CONTEXT) if told else self.n_ctx
+
+    def is_local(self, role: str) -> bool:
+        """Whether a role's model is a GGUF file or the built-in one."""
+        return kind_of(self.model(role)) == "gguf"
+
+    def adapter(self, role: str) -> str:
+        """The path of a role's adapter, empty for none."""
+        given = str(getattr(self, f"{role}_adapter"))
+        if given != "auto":
+            return given
+        return f"data/adapters/{role}.gguf" if self.model(role) == BUILT_IN else ""
 
 
 class BaselineParameters(SimulationParameters):
     """`02_baselines`: a condition in which a model knows the targets, in place of `02_simulate`."""
 
     baseline: Literal["user-target", "scripted"] = Field("user-target", description="who knows the targets")
+    script_prompt: str = _script_prompt()
 
 
 class EvaluationParameters(Parameters):
@@ -173,6 +255,20 @@ class QuickstartParameters(Parameters):
 
     n_profiles: int = Field(4, ge=1, description="profiles simulated")
     max_turns: int = Field(10, ge=1, description="longest dialogue, in turns of both parties")
+
+
+class OwnParameters(Parameters):
+    """`07_your_own`: your recommender beside another one, with the same simulated users."""
+
+    recommender_model: str = _path(
+        "python:data/protocol/popular.py:reply",
+        description="yours: python:module:function, http://… or dialoguekit:module:Class",
+    )
+    other_model: str = _path("smollm2", description="the recommender beside it; smollm2 is the built-in one")
+    user_model: str = _path("smollm2", description="who both talk with; smollm2 is the built-in one")
+    n_profiles: int = Field(30, ge=1, description="profiles simulated; below 30 no difference is called significant")
+    max_turns: int = Field(12, ge=1, description="longest dialogue, in turns of both parties")
+    n_bootstrap: int = Field(1000, ge=100, description="resamples of dialogues behind each 95 % interval")
 
 
 class PeopleParameters(Parameters):
@@ -307,6 +403,7 @@ class RunParameters(ProfileParameters, SimulationParameters, EvaluationParameter
         "",
         description="a condition in which a model knows the targets; scripted: it writes both sides; empty: none",
     )
+    script_prompt: str = _script_prompt()
 
     @model_validator(mode="before")
     @classmethod
@@ -322,6 +419,22 @@ class RunParameters(ProfileParameters, SimulationParameters, EvaluationParameter
         """The notebooks of this run, in order, with their parameters."""
         middle = {"02_baselines": BaselineParameters} if self.baseline else {"02_simulate": SimulationParameters}
         return {"01_profiles": ProfileParameters, **middle, "03_evaluate": EvaluationParameters}
+
+
+class StoredParameters(EvaluationParameters):
+    """`crs evaluate`: the parameters of a run of dialogues that were stored in a file."""
+
+    condition: str = Field(min_length=1, description="name of the condition in tables and charts")
+    form: str = Field(description="form of the file")
+    titles: Literal["auto", "marked", "all"] = Field(
+        "auto", description="items linked: those that the file marks, or all; auto: the marked ones if there are any"
+    )
+    data: str = _path("data", description="folder with items.parquet, the catalogue that items are linked to")
+
+    @property
+    def stages(self) -> Mapping[str, type[Parameters]]:
+        """The notebook of this run, with its parameters."""
+        return {"03_evaluate": EvaluationParameters}
 
 
 NOTEBOOKS: Mapping[str, type[Parameters]] = {

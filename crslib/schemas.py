@@ -102,7 +102,7 @@ TABLES: Mapping[str, Schema] = {
         "mean_logprob": pl.Float64,
         "finish": pl.String,
     },
-    # The new part of the prompt of the speaking role's model before a turn, decoded from its token ids.
+    # What was newly given to the speaking role's agent before a turn. `n_tokens`: words where it counts no tokens.
     "prompts": {
         "dialogue_id": pl.String,
         "turn": pl.Int32,
@@ -110,8 +110,18 @@ TABLES: Mapping[str, Schema] = {
         "text": pl.String,
         "n_tokens": pl.Int32,
     },
+    # Dialogues that could not be simulated: whose utterance was missing, at which turn, and why.
+    "failures": {
+        "dialogue_id": pl.String,
+        "profile_id": pl.String,
+        "turn": pl.Int32,
+        "role": pl.String,
+        "error": pl.String,
+    },
     # One value per dialogue and metric. A dialogue in which a metric is undefined (nothing to count) has no row.
     "scores": {"run_id": pl.String, "dialogue_id": pl.String, "metric": pl.String, "value": pl.Float64},
+    # What people said of stored dialogues, such as `satisfaction`; `turn` is null for a label of the whole dialogue.
+    "labels": {"dialogue_id": pl.String, "turn": pl.Int32, "label": pl.String, "value": pl.Float64},
     # One row per metric: estimate, 95 % interval over dialogues, the value of human dialogues and the human-vs-human
     # floor of a distance (null where there is none). `signature`: what has to be equal for two values to be comparable
     # (`metrics.Metric.signature`), such as `crslib:0.1.0|n:64|boot:1000|seed:0|ratio:90`.
@@ -131,6 +141,15 @@ TABLES: Mapping[str, Schema] = {
     # One row per metric with a bootstrap interval: its value in each resample of the dialogues. Resample k of two runs
     # with the same dialogues and seed is of the same dialogues, so that their differences are paired.
     "resamples": {"metric": pl.String, "values": pl.List(pl.Float64)},
+    # How people's satisfaction goes with a metric, over the dialogues that have both: Spearman's rank correlation with
+    # its 95 % interval.
+    "correlations": {
+        "metric": pl.String,
+        "value": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "n": pl.Int64,
+    },
     # One row per answer of a rater, a model or a person, who saw two dialogues of one profile, `left` first. `pair_id`
     # does not depend on the sides. `choice`: left, right, tie, or null for no usable answer. `preference`: P(left) −
     # P(right) where the rater gives probabilities. `order`: number of earlier answers. `at`: UTC, ISO 8601.

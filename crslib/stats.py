@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
+from scipy.stats import rankdata
 from scipy.stats import t as student
 
 from crslib.identity import derive_seed
 
 LEVEL = 0.95
 _SIGNS = 10_000  # rows of signs at once
+_RANKED = 1_000_000  # values ranked at once
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,25 @@ def paired_difference(a: np.ndarray, b: np.ndarray, *, times: int, seed: int) ->
         return None
     low, high = interval(resamples(n, times, seed) @ difference / n) if n > 1 else (None, None)
     return Estimate(float(difference.mean()), low, high, n)
+
+
+def spearman(a: np.ndarray, b: np.ndarray, *, times: int, seed: int) -> Estimate | None:
+    """Spearman's rank correlation of two values per dialogue, ties with their mean rank, with a bootstrap interval;
+    None where either is the same for all. Resamples in which one is are left out."""
+    n = len(a)
+    if n < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    drawn = np.repeat(np.tile(np.arange(n), times), resamples(n, times, seed).ravel()).reshape(times, n)
+    blocks = np.array_split(drawn, max(1, times * n // _RANKED))
+    replicates = np.concatenate([_rank_correlation(a[block], b[block]) for block in blocks])
+    return Estimate(float(_rank_correlation(a[None], b[None])[0]), *interval(replicates), n, replicates)
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of the ranks in each row; NaN where a row has one value only."""
+    x, y = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (rankdata(a, axis=1), rankdata(b, axis=1)))
+    spread = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+    return _divide((x * y).sum(axis=1), spread)
 
 
 def sign_flips(differences: np.ndarray, *, times: int, seed: int) -> np.ndarray:

@@ -10,13 +10,15 @@ import json
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import compress
 from pathlib import Path
 from typing import IO, Any
 
-import duckdb
 import polars as pl
+from pydantic import BaseModel, ValidationError
 from tqdm import tqdm
 
 from crslib import schemas
@@ -83,7 +85,7 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
 def read_parquet(path: Path, name: str) -> pl.DataFrame:
     """A Parquet file as table `name`. Raises `CrsError` when it is missing, damaged or of another schema."""
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except FileNotFoundError:
         raise CrsError(f"{path} does not exist; run the step that makes table {name} first") from None
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -111,15 +113,28 @@ class Run:
 
     @property
     def info(self) -> dict[str, Any]:
-        """The contents of `run.json`; empty before the first write."""
+        """The contents of `run.json`; empty before the first write. Raises `CrsError` when it is damaged."""
+        file = self.path / "run.json"
         try:
-            return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if not all(
+                isinstance(part, dict) for part in (content, content.get("stages", {}), content.get("files", {}))
+            ):
+                raise TypeError("it is no record of a run")
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        except (OSError, ValueError) as error:
-            raise CrsError(
-                f"{self.path / 'run.json'} is not readable ({error}); delete the folder, run again"
-            ) from None
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            remedy = "delete this one file and run the same again: finished dialogues beside it are kept"
+            raise CrsError(f"{file} is not readable ({error}); {remedy}") from None
+        return content
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """As `info`; where `run.json` is damaged, only `error`, which says so."""
+        try:
+            return self.info
+        except CrsError as error:
+            return {"error": str(error)}
 
     def update(self, **fields: Any) -> None:
         """Sets top-level fields of `run.json`."""
@@ -152,13 +167,15 @@ class Run:
             yield
 
     @contextlib.contextmanager
-    def journal(self, *, reuse: bool = False) -> Iterator["Journal"]:
+    def journal(self, *, reuse: bool = False, valid: "Check | None" = None) -> Iterator["Journal"]:
         """The journal of finished dialogues, held by one process at a time.
 
-        With `reuse` it takes over what another run in the same folder has finished under the same key.
+        With `reuse` it takes over what another run in the same folder has finished under the same key. `valid`: as in
+        `Journal`.
         """
-        others = sorted(self.path.parent.glob("*/journal.jsonl")) if reuse else ()
-        with journal(self.path / "journal.jsonl", others, self.run_id) as opened:
+        path = self.path / "journal.jsonl"
+        others = [other for other in sorted(self.path.parent.glob("*/journal.jsonl")) if other != path] if reuse else ()
+        with journal(path, others, self.run_id, valid) as opened:
             yield opened
 
     @property
@@ -186,10 +203,13 @@ class Run:
 
 
 @contextlib.contextmanager
-def journal(path: Path, others: Sequence[Path] = (), run_id: str = "") -> Iterator["Journal"]:
+def journal(
+    path: Path, others: Sequence[Path] = (), run_id: str = "", valid: "Check | None" = None
+) -> Iterator["Journal"]:
     """The journal in file `path`, a new one where there is none, held by one process at a time.
 
-    `others`: journals from which `Journal.keep_only` may take records. `run_id`: the run whose journal it is.
+    `others`: journals from which `Journal.keep_only` may take records. `run_id`: the run whose journal it is. `valid`:
+    as in `Journal`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +218,7 @@ def journal(path: Path, others: Sequence[Path] = (), run_id: str = "") -> Iterat
         raise unwritable(path, error) from None
     with file:
         _lock(file, path.parent)
-        yield Journal(path, file, others, run_id)
+        yield Journal(path, file, others, run_id, valid)
 
 
 def _lock(file: IO[bytes], folder: Path) -> None:
@@ -212,41 +232,58 @@ def _lock(file: IO[bytes], folder: Path) -> None:
     raise CrsError(f"{folder} is in use by another process; wait until it ends or stop it")
 
 
-class Journal:
-    """Append-only JSON lines, each on disk before `append` returns. An incomplete last line is dropped."""
+Check = Callable[[Mapping[str, Any]], bool]
+"""Whether a record of a journal is one."""
 
-    def __init__(self, path: Path, file: IO[bytes], others: Sequence[Path] = (), run_id: str = "") -> None:
+
+class Journal:
+    """Append-only JSON lines, each on disk before `append` returns. An incomplete last line is dropped.
+
+    A line that is damaged, or whose record is not `valid`, is as if it were not there, and a line twice counts once; a
+    warning names file and line.
+    """
+
+    def __init__(
+        self, path: Path, file: IO[bytes], others: Sequence[Path] = (), run_id: str = "", valid: Check | None = None
+    ) -> None:
         self._path, self._file, self._others = path, file, others
         self.run_id = run_id
         file.seek(0)
         whole = file.read()
-        kept = whole[: whole.rfind(b"\n") + 1]
-        if len(kept) < len(whole):
-            file.truncate(len(kept))
-        self.records: list[dict[str, Any]] = [json.loads(line) for line in kept.splitlines()]
+        lines = whole.split(b"\n")
+        if lines.pop():
+            file.truncate(whole.rfind(b"\n") + 1)
+        numbered = dict(_records(path, lines, valid))
+        self.records, self._lines = list(numbered.values()), list(numbered)  # and where each is in the file
+        self._clean = len(self.records) == len(lines)  # whether the file holds nothing else
 
     @property
     def dialogue_ids(self) -> set[str]:
         """The dialogues that have ended."""
         return {record["dialogue"]["dialogue_id"] for record in self.records}
 
-    def keep_only(self, key: str) -> None:
-        """Drops the records of other keys: those of earlier parameters, when a cell of a notebook is run again.
+    def keep_only(self, key: str, valid: Check | None = None) -> None:
+        """Drops the records of other keys: those of earlier parameters, when a cell of a notebook is run again, or of
+        another run; and those that are not `valid`. A warning says which lines.
 
-        Where none is left, the records of the first other journal with this key are copied, as far as it got.
+        Where none is left, the records of the first other journal with this key are copied, as far as it got; a journal
+        that cannot be read is passed over with a warning.
         """
-        records = [record for record in self.records if record["key"] == key]
-        if len(records) < len(self.records):
-            self.records = []
+        keeps = [record["key"] == key and (valid is None or valid(record)) for record in self.records]
+        records = list(compress(self.records, keeps))
+        if dropped := [str(number) for number, keep in zip(self._lines, keeps, strict=True) if not keep]:
+            lines = ", ".join(dropped[:5]) + (f" and {len(dropped) - 5} more" if len(dropped) > 5 else "")
+            where = f"{self._path}: of no use here and dropped: line {lines}"
+            _warn(f"{where} (other parameters, another run, a dialogue twice, or damaged)")
+        if dropped or not self._clean:
+            self.records, self._lines, self._clean = [], [], True
             self._file.truncate(0)
             for record in records:
                 self.append(record)
         for other in self._others if not self.records else ():
-            with other.open("rb") as file:
-                lines = [line for line in file if line.endswith(b"\n")]
-            if lines and json.loads(lines[0])["key"] == key:
-                for line in lines:
-                    self.append(json.loads(line))
+            for record in _records_under(key, other, valid):
+                self.append(record)
+            if self.records:
                 return
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -263,28 +300,92 @@ class Journal:
                 self._file.truncate(size)
             raise unwritable(self._path, error) from None
         self.records.append(dict(record))
+        self._lines.append(self._lines[-1] + 1 if self._lines else 1)
 
 
-def registry(reports: Path) -> pl.DataFrame:
-    """The runs below `reports`, newest last: run_id, status, started, finished, condition, path."""
-    pattern = str(reports / "**" / "run.json")
-    columns = "{run_id: 'VARCHAR', status: 'VARCHAR', started: 'VARCHAR', finished: 'VARCHAR', parameters: 'JSON'}"
-    with duckdb.connect() as con:
-        con.sql("SET threads = 1")
+def _records(path: Path, lines: Sequence[bytes], valid: Check | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The records in the lines of a journal by the line's number, without what `Journal` leaves out."""
+    seen = set()
+    for number, line in enumerate(lines, 1):
+        if line in seen:
+            _warn(f"{path}: line {number} repeats an earlier one and counts once")
+            continue
+        seen.add(line)
+        record = _record(line)
+        if record is not None and (valid is None or valid(record)):
+            yield number, record
+        else:
+            _warn(f"{path}: line {number} is damaged and left out; what it held is made or asked again")
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record in a line; None for a line that holds none."""
+    try:
+        record = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("key"), str) else None
+
+
+def _records_under(key: str, path: Path, valid: Check | None) -> Iterator[dict[str, Any]]:
+    """The valid records of another run's journal if its first record has this key."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]  # the last one may be half written
+    except OSError as error:
+        _warn(f"{path} is not readable ({error.strerror}); it is passed over")
+        return
+    first = next(filter(None, map(_record, lines)), None)
+    if lines and first is None:
+        _warn(f"{path} is no journal of a run; it is passed over")
+    if first and first["key"] == key:
+        yield from (one for _, one in _records(path, lines) if one["key"] == key and (not valid or valid(one)))
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, stacklevel=2)
+
+
+def agent_words(agent: Mapping[str, Any]) -> str:
+    """An agent of `run.json` in words: the hashes of a model's files, or what else speaks."""
+    if "model_sha256" in agent:
+        adapter = agent.get("adapter_sha256")
+        return f"model {agent['model_sha256']}, adapter {adapter or 'none'}"
+    return ", ".join(str(agent[name]) for name in ("agent", "name", "model", "url") if agent.get(name)) or "unknown"
+
+
+class _Parameters(BaseModel):
+    condition: str
+
+
+class _Listed(BaseModel):
+    """What the list of runs needs of a `run.json`."""
+
+    run_id: str
+    status: str
+    started: str | None = None
+    finished: str | None = None
+    parameters: _Parameters
+
+
+def registry(reports: Path, report: Callable[[str], None] = warnings.warn) -> pl.DataFrame:
+    """The runs below `reports`, newest last: run_id, status, started, finished, condition, path.
+
+    `report` gets a sentence about each `run.json` that is damaged or was not written by `crs`; it is left out.
+    """
+    names = ("run_id", "status", "started", "finished", "condition", "path")
+    rows = []
+    for file in sorted(reports.rglob("run.json")):
         try:
-            return con.sql(
-                f"""
-                SELECT run_id, status, started, finished, parameters ->> 'condition' AS condition,
-                       regexp_replace(filename, '/run.json$', '') AS path
-                FROM read_json(?, columns = {columns}, filename = true)
-                ORDER BY started, run_id
-                """,
-                params=[pattern],
-            ).pl()
-        except duckdb.IOException:
-            return pl.DataFrame(
-                schema=dict.fromkeys(("run_id", "status", "started", "finished", "condition", "path"), pl.String)
-            )
+            listed = _Listed.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError) as error:
+            problem = "is not readable" if isinstance(error, OSError) else "is damaged, or of no run that `crs` made"
+            report(f"{file} {problem}; it is left out")
+            continue
+        condition = listed.parameters.condition
+        rows.append((listed.run_id, listed.status, listed.started, listed.finished, condition, str(file.parent)))
+    return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row").sort(
+        "started", "run_id", nulls_last=True
+    )
 
 
 def read_sweep(path: Path) -> tuple[dict[str, Any], list[tuple[str, Run]]]:

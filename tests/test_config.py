@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
+from crslib import schemas
 from crslib.cli.parameters import read_assignments, read_grid, read_parameter_file
 from crslib.config import RunParameters, SimulationParameters, n_threads
 from crslib.errors import CrsError
@@ -19,12 +21,25 @@ def test_a_misspelt_name_gets_a_suggestion() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("temperature", "hot"), ("temperature", -1), ("n_profiles", 0), ("n_profiles", 2.5), ("n_profiles", "7"),
-     ("memory", "no idea"), ("memory", 1), ("opener", "nobody"), ("holdout_share", 1.0), ("width", 0), ("seed", -1)],
+     ("memory", "no idea"), ("memory", 1), ("opener", "nobody"), ("holdout_share", 1.0), ("width", 0),
+     ("seed", -1), ("seed", 1 << 63)],
 )  # fmt: skip
 def test_wrong_values_are_named(name: str, value: object) -> None:
     with pytest.raises(CrsError, match=f"^parameter {name} = {value!r} is not valid: ") as caught:
         RunParameters.parse({name: value})
     assert "\n" not in str(caught.value)
+
+
+def test_choices_are_named_as_they_must_be_written() -> None:
+    sentence = "parameter weights = 'q8_0' is not valid: input should be 'fastest', 'Q8_0', 'BF16', 'F16', 'Q4_0' or"
+    with pytest.raises(CrsError) as caught:
+        RunParameters.parse({"weights": "q8_0"})
+    assert str(caught.value) == f"{sentence} 'as they are'"
+
+
+def test_the_widest_seed_is_stored() -> None:
+    seed = RunParameters.parse({"seed": (1 << 63) - 1}).seed
+    assert pl.Series([seed], dtype=schemas.TABLES["dialogues"]["seed"]).to_list() == [seed]
 
 
 def test_an_integer_will_do_for_a_float() -> None:
@@ -38,8 +53,20 @@ def test_words_of_a_command_line() -> None:
     assert read_assignments(words) == expected
     with pytest.raises(CrsError, match="'temperature' is not a parameter; write name=value"):
         read_assignments(["temperature"])
-    with pytest.raises(CrsError, match="is not a value"):
-        read_assignments(["opener=[unclosed"])
+    with pytest.raises(CrsError, match="parameter seed is given twice"):
+        read_assignments(["seed=1", "seed=2"])
+
+
+def test_texts_of_a_command_line_are_taken_as_they_stand() -> None:
+    words = ["data=D/set #2", "condition=010", "styles=a: [b", "human='q'", "user_model=1:30", "redial=~"]
+    expected = {"data": "D/set #2", "condition": "010", "styles": "a: [b", "human": "'q'", "user_model": "1:30"}
+    assert read_assignments(words) == {**expected, "redial": "~"}
+
+
+def test_numbers_of_a_command_line_are_as_people_mean_them() -> None:
+    words = ["seed=010", "max_turns=1:30", "temperature=2e-1", "top_p=.5", "min_p=1_0", "width=0x10", "n_ctx=+900"]
+    expected = {"seed": 10, "max_turns": "1:30", "temperature": 0.2, "top_p": 0.5, "min_p": "1_0", "width": "0x10"}
+    assert read_assignments(words) == {**expected, "n_ctx": 900}
 
 
 def test_off_is_a_word(tmp_path: Path) -> None:

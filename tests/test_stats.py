@@ -174,3 +174,23 @@ def test_intervals_of_pairs_with_few_differences() -> None:
     one = stats.paired_difference(np.array([1.0, 0.0, 0.0, 0.0]), np.zeros(4), times=2000, seed=0)
     assert one is not None
     assert (one.value, one.low, one.high) == (0.25, 0.0, 0.75)
+
+
+def test_rank_correlation_by_hand() -> None:
+    """Ranks 1, 2.5, 2.5, 4 and 2, 1, 3, 4, less their mean: the sum of products is 3, those of squares 4.5 and 5."""
+    a, b = np.array([1.0, 2.0, 2.0, 9.0]), np.array([0.2, 0.1, 0.3, 7.0])
+    estimate = stats.spearman(a, b, times=200, seed=0)
+    assert estimate is not None
+    assert estimate.value == pytest.approx(3 / np.sqrt(4.5 * 5))
+    assert estimate.n == 4
+    falling = stats.spearman(a, -a, times=200, seed=0)
+    assert falling is not None
+    assert (falling.value, falling.low, falling.high) == (pytest.approx(-1), pytest.approx(-1), pytest.approx(-1))
+    assert stats.spearman(a, np.ones(4), times=200, seed=0) is None
+
+
+def test_resamples_of_a_rank_correlation_do_not_depend_on_their_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 20))
+    whole = stats.spearman(a, b, times=100, seed=0)
+    monkeypatch.setattr(stats, "_RANKED", 70)
+    assert stats.spearman(a, b, times=100, seed=0) == whole

@@ -8,7 +8,7 @@ import pytest
 
 from crslib import schemas
 from crslib.errors import CrsError
-from crslib.store import Run, registry, write_parquet, writing
+from crslib.store import Run, journal, registry, write_parquet, writing
 
 
 def test_tables_come_back_as_they_went(tmp_path: Path, items: pl.DataFrame) -> None:
@@ -105,3 +105,89 @@ def test_registry_lists_runs_by_time(tmp_path: Path) -> None:
     assert found["run_id"].to_list() == ["b", "a"]
     assert found["condition"].to_list() == ["c-b", "c-a"]
     assert Path(found["path"][0]) == tmp_path / "runs" / "b"
+
+
+def test_paths_are_no_patterns(tmp_path: Path, items: pl.DataFrame) -> None:
+    """A folder `set[12]` is itself, not `set1` beside it, and `*` and `?` in names are characters."""
+    for name, rows in (("set1", items.head(1)), ("set[12]", items), ("a*b?", items.tail(2))):
+        Run(tmp_path / name).write("items", rows)
+        Run(tmp_path / name).update(run_id=name, status="success", started="2026", parameters={"condition": name})
+    assert Run(tmp_path / "set[12]").read("items").equals(items)
+    assert Run(tmp_path / "a*b?").read("items").equals(items.tail(2))
+    assert registry(tmp_path / "set[12]")["run_id"].to_list() == ["set[12]"]
+    assert registry(tmp_path / "a*b?")["run_id"].to_list() == ["a*b?"]
+    assert len(registry(tmp_path)) == 3
+
+
+_LISTED = {"run_id": "a", "status": "success", "started": "2026", "parameters": {"condition": "c"}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"null", b"[]", b"{ torn", b"\xff{", b"[" * 100_000, b'{"parameters": {}}', b'{"stages": ["01_profiles"]}'],
+)
+def test_a_broken_run_json_is_named_and_its_neighbours_are_listed(content: bytes, tmp_path: Path) -> None:
+    Run(tmp_path / "runs/a").update(**_LISTED)
+    (tmp_path / "runs/b").mkdir()
+    (tmp_path / "runs/b/run.json").write_bytes(content)
+    said: list[str] = []
+    assert registry(tmp_path, said.append)["run_id"].to_list() == ["a"]
+    assert len(said) == 1
+    assert str(tmp_path / "runs/b/run.json") in said[0]
+
+
+@pytest.mark.parametrize("content", ["", "null", "[]", "{ torn", '{"stages": ["01_profiles"]}', "[" * 100_000])
+def test_a_damaged_run_json_costs_no_dialogues(content: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(CrsError, match=r"run\.json is not readable .*; delete this one file and run the same again"):
+        _ = Run(tmp_path).info
+
+
+_DAMAGED = [b"", b"\0\0\0\0", b'{"a": 1}', b"[1]", b'{"key": 1}', b'{"key": "a"', b'{"key": "\xff"}', b"[" * 100_000]
+
+
+@pytest.mark.parametrize("line", _DAMAGED)
+def test_a_damaged_line_is_left_out_and_named(line: bytes, tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_bytes(b'{"key": "a", "n": 1}\n' + line + b'\n{"key": "a", "n": 3}\n')
+    with (
+        pytest.warns(UserWarning, match=r"journal\.jsonl: line 2 is damaged and left out"),
+        Run(tmp_path).journal() as own,
+    ):
+        assert [record["n"] for record in own.records] == [1, 3]
+        own.keep_only("a")
+    assert (tmp_path / "journal.jsonl").read_bytes() == b'{"key": "a", "n": 1}\n{"key": "a", "n": 3}\n'
+
+
+def test_a_line_twice_counts_once_and_foreign_lines_are_dropped(tmp_path: Path) -> None:
+    line = b'{"key": "a", "n": 1}\n'
+    (tmp_path / "journal.jsonl").write_bytes(line + b'{"key": "b", "n": 2}\n' + line)
+    with pytest.warns(UserWarning) as said, Run(tmp_path).journal() as own:
+        own.keep_only("a")
+        assert own.records == [{"key": "a", "n": 1}]
+    assert (tmp_path / "journal.jsonl").read_bytes() == line
+    assert "line 3 repeats an earlier one" in str(said[0].message)
+    assert "dropped: line 2 (other parameters" in str(said[1].message)
+
+
+@pytest.mark.parametrize("foreign", [*(line + b"\n" for line in _DAMAGED), None])
+def test_a_broken_journal_beside_spoils_no_run(foreign: bytes | None, tmp_path: Path) -> None:
+    """`None`: a folder where the file should be."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    bad = tmp_path / "a" / "journal.jsonl"
+    bad.mkdir() if foreign is None else bad.write_bytes(foreign)
+    (tmp_path / "b" / "journal.jsonl").write_bytes(b'{"key": "k", "n": 1}\n{"key": "k"')
+    with pytest.warns(UserWarning) as said, Run(tmp_path / "c").journal(reuse=True) as own:
+        own.keep_only("k")
+        assert own.records == [{"key": "k", "n": 1}]
+    assert str(bad) in str(said[0].message)
+    assert len(said) == 1
+
+
+def test_a_record_that_is_none_for_its_reader_is_a_damaged_line(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b'{"key": "a"}\n{"key": "b", "p": 1}\n')
+    with (
+        pytest.warns(UserWarning, match="x: line 1 is damaged"),
+        journal(tmp_path / "x", valid=lambda record: "p" in record) as own,
+    ):
+        assert own.records == [{"key": "b", "p": 1}]

@@ -245,6 +245,52 @@ def bench_twins(profiles: int, folder: Path, assignments: Sequence[str], file: P
     write_json(effects.to_dicts(), file)
 
 
+@bench.command("server")
+@click.option("--dialogues", default=64, show_default=True, type=click.IntRange(1), help="Dialogues, twice.")
+@click.option("--pause", default=0.1, show_default=True, help="Seconds that the server takes for an answer.")
+@PARAMETERS
+@JSON
+def bench_server(dialogues: int, pause: float, assignments: Sequence[str], file: Path | None) -> None:
+    """Seconds of dialogues through a loopback server, with one request at a time and with `max_concurrency`."""
+    from crslib.experiments.benchmarks import server
+
+    parameters = SimulationParameters.parse({"resample": 1, **read_assignments(assignments)})
+    with counting("dialogues") as progress:
+        figures = server.measure(parameters, dialogues, pause, progress)
+    for name, at_once in (("seconds_one", 1), ("seconds_many", parameters.max_concurrency)):
+        console.print(f"{at_once:3} at once  {figures[name]:6.1f} s")
+    console.print(f"ratio {figures['ratio']:.1f}, {figures['requests']:.0f} requests each")
+    write_json(figures, file)
+
+
+@bench.command("prompts")
+@click.option("--profiles", default=16, show_default=True, type=click.IntRange(1), help="Profiles that talk.")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=ROOT / "reports/prompts",
+    show_default="reports/prompts",
+    help="Folder for the dialogues; a call that was killed continues there.",
+)
+@PARAMETERS
+@JSON
+def bench_prompts(profiles: int, folder: Path, assignments: Sequence[str], file: Path | None) -> None:
+    """What instruction files change in models without adapters: turns in role, titles, words, endings.
+
+    The same profiles talk twice: models told what to do, and told nothing but the messages of the trained format.
+    """
+    from crslib.experiments.benchmarks import prompts
+
+    parameters = SimulationParameters.parse({"n_ctx": 2048, "max_turns": 12, **read_assignments(assignments)})
+    with counting("dialogues") as progress:
+        figures, failed = prompts.measure(parameters, profiles, folder, progress)
+    console.print(prompts.formatted(figures), markup=False, soft_wrap=True)
+    if failed:
+        console.print(f"{failed} dialogues failed and are left out; the reasons are in failures.parquet.")
+    write_json(figures.to_dicts(), file)
+
+
 @bench.command("usefulness")
 @PATH
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))

@@ -9,6 +9,7 @@ from crslib.cli import runs
 from crslib.cli.bench import bench
 from crslib.cli.chat import chat
 from crslib.cli.data import data
+from crslib.cli.evaluate import evaluate
 from crslib.cli.people import people
 from crslib.cli.terminal import fail
 from crslib.cli.train import blend, discriminator, imitate, prefer, train
@@ -34,6 +35,6 @@ def main() -> None:
 
 for command in (
     *(runs.run, runs.sweep, runs.compare, runs.judge, runs.runs, runs.export, runs.look),
-    *(chat, people, data, bench, train, prefer, imitate, blend, discriminator),
+    *(evaluate, chat, people, data, bench, train, prefer, imitate, blend, discriminator),
 ):
     main.add_command(command)

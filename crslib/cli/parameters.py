@@ -1,53 +1,47 @@
 """Parameters in their written forms: `name=value` on a command line, YAML files, grids and named conditions."""
 
 import itertools
-import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import yaml
-
+from crslib import yaml_files
+from crslib.config import RunParameters
 from crslib.errors import CrsError
 
-
-class _Yaml12(yaml.SafeLoader):
-    """YAML in which only true and false are booleans; `off`, `on`, `yes` and `no` are texts, as in YAML 1.2."""
-
-    yaml_implicit_resolvers: ClassVar = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_Yaml12.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
+_TEXTS = {name for name, field in RunParameters.model_fields.items() if field.annotation is str}
 
 
 def read_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """The `name=value` arguments of a command line; values are read as YAML scalars (`0.9`, `true`, `user`). Raises
-    `CrsError` for an argument without `=`, and for a value that is not YAML."""
+    """The `name=value` arguments of a command line. The value of a parameter that is a text (`data`, `condition`) is
+    taken as it stands, with `#`, `:`, quotes and brackets. Another is a number or true or false where it is written as
+    one (`0.9`, `2e-3`; `010` is ten), else a word as it stands.
+
+    Raises `CrsError` for an argument without `=`, and for a name that is given twice.
+    """
     values: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
+        name = name.strip()
         if not equals:
             raise CrsError(f"{assignment!r} is not a parameter; write name=value")
-        try:
-            values[name.strip()] = yaml.load(value, _Yaml12) if value else ""
-        except yaml.YAMLError:
-            raise CrsError(f"{value!r} is not a value of {name}; write a number, true, false or a word") from None
+        if name in values:
+            raise CrsError(f"parameter {name} is given twice; give it once")
+        values[name] = value if name in _TEXTS else _value(value)
     return values
+
+
+def _value(text: str) -> Any:
+    if yaml_files.TRUTH.fullmatch(text):
+        return text.lower() == "true"
+    if yaml_files.INTEGER.fullmatch(text) and len(text) < 100:
+        return int(text)
+    return float(text) if yaml_files.NUMBER.fullmatch(text) else text
 
 
 def read_parameter_file(path: Path) -> dict[str, Any]:
     """A YAML or JSON file of `name: value`. Raises `CrsError` when it cannot be read or is not a mapping."""
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Yaml12)
-    except OSError as error:
-        raise CrsError(f"cannot read the parameter file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CrsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    values = yaml_files.read(path, "parameter file")
     if not isinstance(values, dict):
         raise CrsError(f"{path} must hold lines of the form name: value")
     return {str(name): value for name, value in values.items()}

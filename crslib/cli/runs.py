@@ -17,6 +17,7 @@ from crslib.cli.terminal import (
     fail,
     run_progress,
     sweep_progress,
+    visible,
     write_json,
 )
 from crslib.config import ROOT, RunParameters
@@ -33,21 +34,29 @@ def _parameter_list() -> str:
 @click.command(epilog=_parameter_list())
 @PARAMETERS
 @click.option("--params", type=click.Path(path_type=Path), help="YAML or JSON file of parameters; -p overrides it.")
+@click.option("--dry-run", is_flag=True, help="Say what the run would ask of servers, and stop.")
 @REPORTS
-def run(assignments: Sequence[str], params: Path | None, reports: Path) -> None:
+def run(assignments: Sequence[str], params: Path | None, dry_run: bool, reports: Path) -> None:
     """Computes profiles, simulation, evaluation and report of one condition.
 
-    A run that was interrupted continues, and a run that is complete is not computed again.
+    A run that was interrupted continues, and dialogues that failed are tried again; a run that is complete is not
+    computed again.
     """
     from crslib.experiments import pipeline
 
     given = {**(read_parameter_file(params) if params else {}), **read_assignments(assignments)}
     planned = pipeline.plan(given, reports, console.print)
-    if planned.run.info.get("status") == "success":
+    if dry_run:
+        for line in pipeline.costs(planned):
+            console.print(line, soft_wrap=True, markup=False)
+        return
+    if pipeline.is_complete(planned.run):
         console.print(f"run {planned.run_id} has been computed before", soft_wrap=True)
     else:
         with run_progress(planned.run) as report:
             pipeline.execute(planned, report)
+    for line in pipeline.afterwards(planned.run):
+        console.print(line, soft_wrap=True, markup=False)
     pipeline.point_latest(reports, planned.run.path)
     console.print(str(planned.run.path / "report.html"), soft_wrap=True)
 
@@ -182,6 +191,8 @@ def judge(
     report = judge_report.write(judged, human)
     for line in report.lines:
         console.print(line, markup=False, soft_wrap=True)
+    for change in opened.changes:
+        console.print(change, markup=False, soft_wrap=True)
     console.print(f"{report.n_answers} answers in {report.seconds:.0f} s", soft_wrap=True)
     console.print(str(report.path), soft_wrap=True)
     identity = {"judge": opened.name, **opened.identity}
@@ -191,10 +202,14 @@ def judge(
 @click.command()
 @REPORTS
 def runs(reports: Path) -> None:
-    """Lists the runs, newest last."""
-    for row in registry(reports).iter_rows(named=True):
-        line = f"{row['run_id']}  {row['status']:<9} {row['started']}  {row['condition']:<12} {row['path']}"
-        console.print(line, soft_wrap=True, markup=False)
+    """Lists the runs, newest last; on stderr, what could not be read."""
+
+    def skipped(sentence: str) -> None:
+        click.echo(visible(sentence), err=True)
+
+    for row in registry(reports, skipped).iter_rows(named=True):
+        line = f"{row['run_id']}  {row['status']:<9} {row['started'] or '-':<25}  {row['condition']:<12} {row['path']}"
+        console.print(visible(line), soft_wrap=True, markup=False)
 
 
 @click.command()

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from crslib.config import ROOT
 from crslib.store import Run, writing
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)  # a path may have brackets
 REPORTS = click.option(
     "--reports",
     type=click.Path(path_type=Path),
@@ -34,8 +34,13 @@ JSON = click.option("--json", "file", type=click.Path(path_type=Path), help="Als
 
 def fail(sentence: str) -> Never:
     """Prints a sentence on standard error and exits with status 1."""
-    click.echo(f"crs: {sentence}", err=True)
+    click.echo(f"crs: {visible(sentence)}", err=True)
     sys.exit(1)
+
+
+def visible(text: str) -> str:
+    """`text` with a sign for each character that a terminal obeys or cannot show: escape sequences, lone surrogates."""
+    return "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text)
 
 
 def write_json(figures: Any, file: Path | None) -> None:
@@ -48,7 +53,7 @@ def write_json(figures: Any, file: Path | None) -> None:
 @contextlib.contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """A function `(done, total)` that draws a progress bar labelled `what` on a terminal, and nothing elsewhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(
         *columns,
         TimeElapsedColumn(),
@@ -90,7 +95,7 @@ class run_progress:
         self._stage = ""
 
     def _draw(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
             task = bar.add_task("", total=None)
             while not self._stop.wait(0.2):

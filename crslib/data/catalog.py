@@ -23,6 +23,20 @@ from crslib.dialogue import utterances
 from crslib.dialogue.views import ItemFacts
 from crslib.errors import CrsError
 
+# Titles as models and people mark them when they do not write `[[Title (Year)]]`.
+_OPEN, _CLOSE = r"(?:[*_]{1,3}|[\"“‘'«`])", r"(?:[*_]{1,3}|[\"”’'»`])"
+_YEAR = r"\((?:18|19|20)[0-9]{2}\)"
+_YEAR_OUTSIDE = re.compile(rf"\[\[([^\[\]()]+)\]\]\s*({_YEAR})")  # [[Heat]] (1995)
+_SINGLE = re.compile(rf"(?<!\[)\[([^\[\]]+?)\s*(?:\]\s*({_YEAR})|({_YEAR})\])(?!\])")  # [Heat](1995), [Heat (1995)]
+_DATED = re.compile(rf"(?<!\w){_OPEN}(?=\S)([^*_\"“”«»`\[\]]{{1,80}}?)(?<=\S){_CLOSE}\s*({_YEAR})")  # **Heat** (1995)
+_EMPHASIS = re.compile(r"(?<![\w*_])([*_]{1,3})(?=\S)([^*_]+)(?<=\S)(\1)(?![\w*_])")
+_CAPITAL, _SMALL = r"[A-Z0-9][\w'’&:/-]*", r"(?:of|the|and|a|an|in|on|to|for|from|with|at|by|or|vs)"
+_UNKNOWN = re.compile(
+    r"(?P<mention>\[\[[^\[\]]+\]\])"
+    rf"|(?<![\w'’])(?P<title>{_CAPITAL}(?:\s+(?:{_SMALL}\s+){{0,3}}{_CAPITAL}){{0,9}})\s*(?P<year>{_YEAR})"
+)
+_AROUND = re.compile(rf"(?<!\w){_OPEN}(\[\[[^\[\]]+\]\][,.;!?]?){_CLOSE}(?!\w)")
+
 N_GENRES, N_MAKERS, N_STARS = 3, 1, 3  # at most, in the facts that a recommender looks up
 
 
@@ -162,6 +176,31 @@ class Catalog:
         """
         return self._spotter.spot(text)
 
+    def bracketed(self, text: str) -> str:
+        """One line that a person or a model wrote, with its titles in `[[…]]`; written brackets stay.
+
+        Titles that `spot` finds are written as in the catalogue; quotation marks and emphasis (`*Heat*`, `**Heat**`)
+        show a title and go. What has a year in parentheses is a title of nobody's, if it is marked or has capitals:
+        `[[Title (Year)]]`, without an item.
+        """
+        text = _YEAR_OUTSIDE.sub(
+            r"[[\1 \2]]", _SINGLE.sub(lambda match: _mention(match[1], match[2] or match[3]), text)
+        )
+        text = _DATED.sub(lambda match: self._named(match[1], match[2]), text)
+        # The spotter reads emphasis as quotation marks. As many characters, so spans are the same.
+        quoted = _EMPHASIS.sub(lambda match: '"' * len(match[1]) + match[2] + '"' * len(match[3]), text)
+        spans = (
+            (item["start"], item["end"], utterances.mention(self.name(item["item_id"]))) for item in self.spot(quoted)
+        )
+        text = utterances.replace_spans(text, spans)
+        text = _UNKNOWN.sub(lambda match: match["mention"] or _mention(match["title"], match["year"]), text)
+        return _AROUND.sub(r"\1", text)
+
+    def _named(self, title: str, year: str) -> str:
+        """`[[Title (Year)]]` of a marked title with its year, as in the catalogue where it is one of it."""
+        item_id = self.find(f"{title.strip()} {year}")
+        return utterances.mention(self.name(item_id)) if item_id else _mention(title, year)
+
     @cached_property
     def _spotter(self) -> Spotter:
         return Spotter(self.items, self._by_key, self._by_part)
@@ -196,6 +235,10 @@ class Catalog:
         keys = [entry.key for entry in entries]
         similar = process.extract(key, keys, scorer=fuzz.ratio, score_cutoff=MIN_SIMILARITY, limit=3)
         return [entries[position] for _, score, position in similar if score == similar[0][1]]
+
+
+def _mention(title: str, year: str) -> str:
+    return utterances.mention(f"{title.strip()} {year}")
 
 
 def _first(entries: Sequence[Entry]) -> str | None:

@@ -17,7 +17,7 @@ from crslib.dialogue import utterances
 from crslib.dialogue.styles import Style
 from crslib.dialogue.utterances import RECOMMENDER, USER, plain
 from crslib.dialogue.views import Lookup, RecommenderView, UserKnowledge, UserView
-from crslib.store import Run, write_parquet, writing
+from crslib.store import Run, agent_words, write_parquet, writing
 
 FORMS = ("dataset", "trl", "redial", "dialoguekit")
 _MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
@@ -191,13 +191,12 @@ def card(info: Mapping[str, Any], frame: pl.DataFrame) -> str:
 
     `info`: the run's `run.json`; `frame`: of `dataset`.
     """
-    parameters, engines = info.get("parameters", {}), info.get("engines", {})
+    if "source" in info:
+        return _card_of_file(info, frame)
+    parameters, agents = info.get("parameters", {}), info.get("agents", {})
     informed = parameters.get("baseline") or "nobody"
     lengths = frame["turns"].list.len()
-    hashes = [
-        f"- {role}: model SHA-256 {engine['model_sha256']}, adapter {engine['adapter_sha256'] or 'none'}."
-        for role, engine in engines.items()
-    ]
+    hashes = [f"- {role}: {agent_words(agent)}." for role, agent in agents.items()]
     return "\n".join(
         [
             "---",
@@ -222,6 +221,31 @@ def card(info: Mapping[str, Any], frame: pl.DataFrame) -> str:
             "- Profiles: from the run's ratings; the built-in ones are MovieLens' (Harper and Konstan 2015), for "
             "non-commercial research. Cite both.",
             "- Known faults: small models contradict themselves and their notes, and know little about plots.",
+            "",
+        ]
+    )
+
+
+def _card_of_file(info: Mapping[str, Any], frame: pl.DataFrame) -> str:
+    """The data card of dialogues that others made (`crs evaluate`): of their making it knows nothing."""
+    source = info["source"]
+    name = utterances.one_line(source["name"]).replace("`", "'")
+    return "\n".join(
+        [
+            "---",
+            "configs:",
+            "- config_name: default",
+            "  data_files: dialogues.parquet",
+            "tags: [conversational-recommendation]",
+            "---",
+            "# Dialogues of a seeker and a recommender",
+            "",
+            f"{len(frame)} dialogues, {int(frame['turns'].list.len().sum())} turns, read from the file `{name}` "
+            f"({source['form']}, SHA-256 {source['sha256']}). Who or what wrote them, and their licence, is for the "
+            "maker of that file to say.",
+            "",
+            "`turns` are in order. Items in a `text` are written `[[Title (Year)]]`; `item_id` is null for a title in "
+            "no catalogue.",
             "",
         ]
     )

@@ -6,6 +6,7 @@ nothing of profiles and dialogues.
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,23 @@ from crslib.data.titles import split_year
 from crslib.dialogue import utterances
 from crslib.errors import CrsError
 
+# How files say that a cell has no value. "NA" counts in capitals only: Na is a name.
+_PLACEHOLDER = re.compile(r"[-–—.?_*#]+|\\N|NA|N\.A\.?|#N/A|(?i:n/a|null|none|nan)")
+
+_NO_PERSON = re.compile(r"\d+(st|nd|rd|th) |list of |art director|dialogue writer")
+
 # IMDb's words for genres of MovieLens; None: not a genre.
 _GENRES = {"children": "family", "children's": "family", "imax": None, "(no genres listed)": None, "unknown": None}
 
 
+def is_placeholder(cell: str | None) -> bool:
+    """Whether a cell, or one of several values in it, stands for no value: `-`, `\\N`, `N/A`, `null`."""
+    return cell is not None and _PLACEHOLDER.fullmatch(cell.strip()) is not None
+
+
 def split_genres(cell: str | None) -> list[str]:
     """Genres separated by `|` or `,` as sorted lower-case words: `Action|Children` is `[action, family]`."""
-    words = (word.strip().lower() for word in re.split(r"\||,", cell or ""))
+    words = (utterances.one_line(word).lower() for word in re.split(r"\||,", cell or "") if not is_placeholder(word))
     return sorted({genre for word in words if (genre := _GENRES.get(word, word))})
 
 
@@ -36,7 +47,7 @@ def split_names(cell: str | None) -> list[str]:
     for name in (part.strip() for part in (cell or "").split("|" if "|" in (cell or "") else ",")):
         if names and re.fullmatch(r"[JS]r\.?|I{2,3}|IV", name):
             names[-1] += f", {name}" if name[0] in "JS" else f" {name}"
-        elif name and not re.match(r"\d+(st|nd|rd|th) |list of |art director|dialogue writer", name):
+        elif name and not is_placeholder(name) and not _NO_PERSON.match(name):
             names.append(utterances.one_line(name))
     return list(dict.fromkeys(names))
 
@@ -49,6 +60,8 @@ def import_ratings(ratings: Path, items: Path | None, folder: Path) -> Imported:
     year may also be at the end of the title: `Heat (1995)`. Several values in a cell are separated by `|` or `,`, or
     are a Parquet list. Other usual names of columns (userId, movieId, timestamp) are known. Without `items` the items
     are read from the file of ratings.
+
+    Placeholders like `-`, `\\N` and `N/A` are read as not given, and counted.
 
     Of items with the same title and year only the one with the most ratings is written, because a mention could mean
     either. Raises `CrsError` for the first error in the files.
@@ -63,7 +76,15 @@ def import_ratings(ratings: Path, items: Path | None, folder: Path) -> Imported:
         described = select_columns(text_tables.read(items, items), items, ("item_id", "title"), ITEM_COLUMNS)
     parsed = parse_items(described, items or ratings)
     rated = select_columns(rated, ratings, ("user_id", "item_id", "rating"), ("rated_at",))
-    return write(parsed, parse_ratings(rated, ratings, parsed), folder)
+    written = write(parsed, parse_ratings(rated, ratings, parsed), folder)
+    return replace(written, placeholders=_placeholders(described))
+
+
+def _placeholders(items: pl.DataFrame) -> int:
+    """The number of cells of `ITEM_COLUMNS` with a placeholder."""
+    columns = [name for name in ITEM_COLUMNS if name in items.columns]
+    cells = (cell for row in items.select(columns).iter_rows() for cell in row if cell)
+    return sum(any(map(is_placeholder, re.split(r"\||,", cell))) for cell in cells)
 
 
 ITEM_COLUMNS = ("year", "genres", "directors", "cast", "imdb_id")
@@ -179,7 +200,8 @@ def parse_items(table: pl.DataFrame, label: Path) -> pl.DataFrame:
         item_id, title = cells["item_id"], utterances.one_line(cells["title"])
         if (first := row_of.setdefault(item_id, number)) != number:
             raise CrsError(f"{label}, rows {first} and {number}: both are item {item_id!r}; keep one of the rows")
-        year_cell = cells.get("year")
+        given = {name: cell for name, cell in cells.items() if not is_placeholder(cell)}
+        year_cell, imdb_id = given.get("year"), given.get("imdb_id")
         if year_cell is not None and not re.fullmatch(r"[12]\d{3}(\.0+)?", year_cell):
             raise CrsError(
                 f"{label}, row {number}: year {year_cell[:60]!r} is not a year such as 1999; correct or clear it"
@@ -189,7 +211,6 @@ def parse_items(table: pl.DataFrame, label: Path) -> pl.DataFrame:
             bare_title, year = title, int(float(year_cell))
         if not bare_title:
             raise CrsError(f"{label}, row {number}: the title holds no visible character; fill it in or delete the row")
-        imdb_id = cells.get("imdb_id")
         rows.append(
             {
                 "item_id": item_id,

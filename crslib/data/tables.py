@@ -13,19 +13,25 @@ from crslib.errors import CrsError
 
 @dataclass(frozen=True)
 class Imported:
-    """Numbers of rows written, and left out because an item with more ratings has the same title and year."""
+    """Numbers of rows written, and left out because an item with more ratings has the same title and year.
+
+    `placeholders`: cells with a sign for no value (`-`, `N/A`), which was not taken for a name.
+    """
 
     items: int
     ratings: int
     users: int
     items_left_out: int
     ratings_left_out: int
+    placeholders: int = 0
 
     def __str__(self) -> str:
         text = f"{self.items:,} items, {self.ratings:,} ratings of {self.users:,} users"
         if self.items_left_out:
             text += f"; left out: {self.items_left_out:,} items with the title and year of one with more ratings"
             text += f" and their {self.ratings_left_out:,} ratings"
+        if self.placeholders:
+            text += f"; {self.placeholders:,} cells like '-' or 'N/A' read as not given"
         return text
 
 

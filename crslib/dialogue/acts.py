@@ -178,7 +178,7 @@ def read(folder: Path = FOLDER) -> Tagger:
         accuracy = {(row["role"], row["act"]): float(row["f1"]) for row in rows}
         for role in (USER, RECOMMENDER):
             path = folder / f"{role}.csv"
-            table = pl.read_csv(path, schema_overrides={"feature": pl.String})
+            table = pl.read_csv(path, glob=False, schema_overrides={"feature": pl.String})
             if table.columns[0] != "feature" or table["feature"][0] != _BIAS or table.width < 2:
                 raise ValueError
             weights[role] = table.cast({pl.selectors.exclude("feature"): pl.Float64})

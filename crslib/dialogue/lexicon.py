@@ -133,7 +133,7 @@ def asks_for(genre: str, words: Sequence[str]) -> bool:
     and "something funny".
     """
     name = tokens(genre)
-    if any(list(words[start : start + len(name)]) == name for start in range(len(words))):
+    if name and any(list(words[start : start + len(name)]) == name for start in range(len(words))):
         return True
     return any(
         genre.lower() in GENRES_OF.get(word, ()) and (word not in _JUDGING or before in _SOME or after in _FILM)

@@ -16,11 +16,12 @@ SCRIPTED, USER_TARGET = "scripted", "user-target"
 
 _SPEAKERS = {USER: "User", RECOMMENDER: "Recommender"}
 # Models that were not trained on the format number their lines, set names in bold and use other names for the parties.
-_LINE = re.compile(
+SPEAKER = re.compile(
     r"^[\s\d.)>#*_-]*(?:(?P<user>user|seeker|customer|human)|(?P<recommender>recommender|assistant|system|bot))"
     r"[\s*_]*:(?:\*\*|__)?\s*",
     re.IGNORECASE,
 )
+"""How a line begins that names its speaker: group `user` or `recommender`."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,19 @@ class TargetUserView(UserView):
         super().__init__(knowledge)
 
 
-def script_view(knowledge: TargetKnowledge) -> View:
+class ScriptView(View):
     """The view of a model that writes the whole dialogue as its one message, in the lines of `script`."""
-    lines = ["Write a dialogue between a user and a movie recommender."]
-    if knowledge.summary:
-        lines.append(f"About the user: {one_line(knowledge.summary)}")
-    if knowledge.attributes:
-        lines.append(f"Looking for: {one_line(knowledge.attributes)}")
-    return View("\n".join([*lines, *_line("The recommender suggests: ", knowledge.titles)]))
+
+    role = SCRIPTED
+
+    def __init__(self, knowledge: TargetKnowledge) -> None:
+        lines = ["Write a dialogue between a user and a movie recommender."]
+        if knowledge.summary:
+            lines.append(f"About the user: {one_line(knowledge.summary)}")
+        if knowledge.attributes:
+            lines.append(f"Looking for: {one_line(knowledge.attributes)}")
+        super().__init__("\n".join([*lines, *_line("The recommender suggests: ", knowledge.titles)]))
+        self.knowledge = knowledge
 
 
 def script(turns: Sequence[tuple[str, str]]) -> str:
@@ -76,7 +82,7 @@ def _spoken(text: str) -> list[tuple[str, str]]:
     """Role and words of each speaker's lines."""
     spoken: list[tuple[str, list[str]]] = []
     for line in text.splitlines():
-        if match := _LINE.match(line):
+        if match := SPEAKER.match(line):
             role = USER if match["user"] else RECOMMENDER
             if not spoken or spoken[-1][0] != role:
                 spoken.append((role, []))

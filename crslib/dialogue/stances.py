@@ -78,12 +78,21 @@ def wishes(profile: Mapping[str, Any]) -> Iterable[tuple[str, Callable[[str], bo
 
 
 def _names_genre(genre: str) -> Callable[[str], bool]:
+    if not lexicon.tokens(genre):
+        return _stands_in(genre)
     return lambda text: any(lexicon.asks_for(genre, clause) for clause, _ in lexicon.clauses(text))
 
 
 def _names_person(person: str) -> Callable[[str], bool]:
     parts = words(person)
+    if not parts:
+        return _stands_in(person)
     # Actors are often called by their family name alone; a very short one may be another word.
     either = [" ".join(parts), *parts[-1:]] if len(parts[-1]) > 3 else [" ".join(parts)]
     name = re.compile(f" (?:{'|'.join(map(re.escape, either))})(?:'s)? ")
     return lambda text: name.search(f" {' '.join(words(text))} ") is not None
+
+
+def _stands_in(name: str) -> Callable[[str], bool]:
+    """For a name without a letter or digit, which only its own characters can say."""
+    return lambda text: name.lower() in text.lower()

@@ -9,6 +9,7 @@ STOP_REASONS: Mapping[str, str] = {
     "repetition": "one party said the same three times",
     "context_full": "a model's context was full (n_ctx)",
     "script_ended": "the script ended",
+    "not_recorded": "why it ended was not recorded",
     "script_cut": "the script was cut at its length limit",
 }
 

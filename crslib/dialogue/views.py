@@ -4,6 +4,7 @@ A `UserView` is built from what a user simulator may know. A `RecommenderView` g
 mentioned, and a `Style`, which holds no text of its own: no profile can reach it. Neither knows of held-out items.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,6 +14,7 @@ from crslib.dialogue.utterances import RECOMMENDER, USER, one_line
 
 Turn = Mapping[str, Any]  # role and text; a user's turn also `notes`, on the items that the turn before it named
 RECOMMENDER_SYSTEM = "You are a movie recommender."
+USER_SYSTEM = "You are chatting with a movie recommender."
 
 
 # ── what the user privately knows ───────────────────────────────────────────────────────────────────────────────
@@ -56,17 +58,46 @@ def note_line(notes: Sequence[Note]) -> str:
     return f"({'; '.join(parts)})" if parts else ""
 
 
+def read_notes(line: str) -> list[Note]:
+    """The notes that `note_line` wrote as `line`; none for any other text."""
+    parts = [*_NOTE.finditer(line[1:-1])]
+    if f"({''.join(part[0] for part in parts)})" != line:
+        return []
+    return [Note(part["name"], *_ANSWERS[part["words"]]) for part in parts]
+
+
+_ANSWERS = {Note("", seen, liked).words: (seen, liked) for seen in (True, False, None) for liked in (True, False, None)}
+_NOTE = re.compile(rf"(?P<name>.+?): (?P<words>{'|'.join(sorted(filter(None, _ANSWERS), reverse=True))})(?:; |$)")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The target attributes part by part, as `UserKnowledge.attributes` says them in words."""
+
+    genres: tuple[str, ...] = ()
+    decade: int | None = None  # its first year
+    actor: str | None = None
+    director: str | None = None
+
+
 @dataclass(frozen=True)
 class UserKnowledge:
-    """All that a user simulator knows before the dialogue: two texts and how it writes, no item ids."""
+    """All that a user simulator knows before the dialogue, and how it writes: texts and names, no item ids.
+
+    `wishes`, `loved` and `disliked` (names of items, `Title (Year)`) are the facts behind the two texts, for users that
+    read no language; nothing in them is missing from the texts.
+    """
 
     summary: str
     attributes: str
     style: Style | None = None
+    wishes: Wishes = Wishes()
+    loved: tuple[str, ...] = ()
+    disliked: tuple[str, ...] = ()
 
     def system(self) -> str:
         """The system message of the user's view."""
-        lines = ["You are chatting with a movie recommender."]
+        lines = [USER_SYSTEM]
         if self.summary:
             lines.append(f"About you: {one_line(self.summary)}")
         if self.attributes:
@@ -132,21 +163,42 @@ class Message:
 
 
 class View:
-    """A dialogue as one party sees it: `assistant` is itself, `user` the other party."""
+    """A dialogue as one party sees it. All that an agent of this party gets.
+
+    `messages`: as a model trained on the format reads it; `assistant` is the party itself, `user` the other one.
+    `turns`: what both said, as rows with `role`, `text` and linked `items` (of `schemas.MENTION`), the latest last.
+    """
+
+    role = ""  # of the party whose view it is
 
     def __init__(self, system: str) -> None:
         self.messages = [Message("system", system)]
+        self.turns: list[dict[str, Any]] = []
 
-    def say(self, text: str, ids: Sequence[int] | None = None) -> None:
-        """The party's own utterance, with its token ids where a model produced it."""
+    def say(self, text: str, ids: Sequence[int] | None = None, items: Sequence[Mapping[str, Any]] = ()) -> None:
+        """The party's own utterance, with its token ids where a model produced it, and its linked items."""
         self.messages.append(Message("assistant", text, None if ids is None else tuple(ids)))
+        self.turns.append({"role": self.role, "text": text, "items": list(items)})
+
+    def _hear(self, text: str, line: str, items: Sequence[Mapping[str, Any]]) -> None:
+        """The other party's utterance, with a line that this party alone reads."""
+        self.messages.append(Message("user", f"{text}\n{line}" if line else text))
+        other = USER if self.role == RECOMMENDER else RECOMMENDER
+        self.turns.append({"role": other, "text": text, "items": list(items)})
 
 
 class RecommenderView(View):
-    """Knows the dialogue, facts of the items mentioned in it, and how to write."""
+    """Knows the dialogue, facts of the items mentioned in it, and how to write.
+
+    `facts`: what the catalogue says of the items that were just mentioned, also part of the last message.
+    """
+
+    role = RECOMMENDER
 
     def __init__(self, style: Style | None = None) -> None:
         super().__init__(f"{RECOMMENDER_SYSTEM}\n{style.line}" if style else RECOMMENDER_SYSTEM)
+        self.style = style
+        self.facts: list[ItemFacts] = []
 
     @classmethod
     def of(cls, turns: Sequence[Turn], lookup: Lookup | None = None, style: Style | None = None) -> Self:
@@ -156,24 +208,31 @@ class RecommenderView(View):
             view.follow(turn, looked_up(turns[:number], lookup) if lookup and turn["role"] == USER else ())
         return view
 
-    def hear(self, text: str, facts: Sequence[ItemFacts] = ()) -> None:
-        """An utterance of the user, with what the catalogue says of items just mentioned."""
-        line = facts_line(facts)
-        self.messages.append(Message("user", f"{text}\n{line}" if line else text))
+    def hear(self, text: str, facts: Sequence[ItemFacts] = (), items: Sequence[Mapping[str, Any]] = ()) -> None:
+        """An utterance of the user with its linked items, and what the catalogue says of items just mentioned."""
+        self._hear(text, facts_line(facts), items)
+        self.facts = list(facts)
 
-    def follow(self, turn: Turn, facts: Sequence[ItemFacts] = ()) -> None:
-        """The next turn of a recorded dialogue."""
+    def follow(self, turn: Turn, facts: Sequence[ItemFacts] = (), ids: Sequence[int] | None = None) -> None:
+        """The next turn of a dialogue; `ids`: its token ids, where the recommender's own model produced it."""
         if turn["role"] == RECOMMENDER:
-            self.say(turn["text"])
+            self.say(turn["text"], ids, turn.get("items", ()))
         else:
-            self.hear(turn["text"], facts)
+            self.hear(turn["text"], facts, turn.get("items", ()))
 
 
 class UserView(View):
-    """Knows the dialogue, its own summary, target attributes and private notes."""
+    """Knows the dialogue, its own summary, target attributes and private notes.
+
+    `notes`: what the user remembers or thinks of the items just named, also part of the last message.
+    """
+
+    role = USER
 
     def __init__(self, knowledge: UserKnowledge) -> None:
         super().__init__(knowledge.system())
+        self.knowledge = knowledge
+        self.notes: list[Note] = []
 
     @classmethod
     def of(cls, turns: Sequence[Turn], knowledge: UserKnowledge) -> Self:
@@ -183,17 +242,18 @@ class UserView(View):
             pass
         return view
 
-    def hear(self, text: str, notes: Sequence[Note] = ()) -> None:
-        """An utterance of the recommender, with what the user privately knows of the items in it."""
-        line = note_line(notes)
-        self.messages.append(Message("user", f"{text}\n{line}" if line else text))
+    def hear(self, text: str, notes: Sequence[Note] = (), items: Sequence[Mapping[str, Any]] = ()) -> None:
+        """An utterance of the recommender with its linked items, and what the user privately knows of them."""
+        self._hear(text, note_line(notes), items)
+        self.notes = list(notes)
 
-    def follow(self, turn: Turn, notes: Iterable[Mapping[str, Any]] = ()) -> None:
-        """The next turn of a recorded dialogue; `notes`: those of the user's turn after it."""
+    def follow(self, turn: Turn, notes: Iterable[Mapping[str, Any]] = (), ids: Sequence[int] | None = None) -> None:
+        """The next turn of a dialogue; `notes`: those of the user's turn after it; `ids`: its token ids, where the
+        user's own model produced it."""
         if turn["role"] == USER:
-            self.say(turn["text"])
+            self.say(turn["text"], ids, turn.get("items", ()))
         else:
-            self.hear(turn["text"], [Note.of(note) for note in notes])
+            self.hear(turn["text"], [Note.of(note) for note in notes], turn.get("items", ()))
 
 
 def replay(

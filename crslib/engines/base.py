@@ -109,7 +109,9 @@ class Engine(Protocol):
 
     identity: Mapping[str, Any]
     width: int
-    chat_template: tuple[str, str, str]  # Jinja source, text of the begin token, text of the end token
+    chat_template: tuple[str, str, str, bool]
+    """Jinja source, text of the begin token, text of the end token, whether the vocabulary wants the begin token before
+    every text: the arguments of `dialogue.templates.ChatTemplate`."""
 
     @property
     def pieces(self) -> Sequence[bytes]:

@@ -4,15 +4,15 @@ Knows files and parameters, nothing of dialogues.
 """
 
 import contextlib
-import hashlib
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
 from crslib.config import SimulationParameters, n_threads, resolve
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.engines import llama, preparation, weights
-from crslib.engines.base import Engine, Sampling, Scope
+from crslib.engines.base import Sampling, Scope
 
 CACHE = resolve(".cache/weights")
 """Folder of the merged weights and of the measurements that choose their format."""
@@ -21,38 +21,46 @@ SomeEngine = TypeVar("SomeEngine", bound=llama.LlamaEngine)
 
 @overload
 def open_engines(
-    parameters: SimulationParameters,
-) -> contextlib.AbstractContextManager[tuple[llama.LlamaEngine, llama.LlamaEngine]]: ...
+    parameters: SimulationParameters, roles: Sequence[str] = ...
+) -> contextlib.AbstractContextManager[tuple[llama.LlamaEngine, ...]]: ...
 
 
 @overload
 def open_engines(
-    parameters: SimulationParameters, engine_type: type[SomeEngine]
-) -> contextlib.AbstractContextManager[tuple[SomeEngine, SomeEngine]]: ...
+    parameters: SimulationParameters, roles: Sequence[str] = ..., *, engine_type: type[SomeEngine]
+) -> contextlib.AbstractContextManager[tuple[SomeEngine, ...]]: ...
 
 
 @contextlib.contextmanager
 def open_engines(
-    parameters: SimulationParameters, engine_type: type[llama.LlamaEngine] = llama.LlamaEngine
-) -> Iterator[tuple[Any, Any]]:
-    """The user's and the recommender's engine; both are closed at the end.
+    parameters: SimulationParameters,
+    roles: Sequence[str] = (USER, RECOMMENDER),
+    *,
+    engine_type: type[llama.LlamaEngine] = llama.LlamaEngine,
+) -> Iterator[tuple[Any, ...]]:
+    """The engines of `roles`; they are closed at the end.
 
     Adapters are merged into the weights (once, cached) unless `parameters.weights` is "as they are". Roles that have
     the same GGUF file then share it. Raises `CrsError` when a file cannot be read or does not fit.
     """
     with contextlib.ExitStack() as stack:
         feeder = None
-        if n_threads(parameters.threads) > 1 and parameters.width > 1:
+        if n_threads(parameters.threads) > 1 and parameters.width > 1 and roles:
             feeder = stack.enter_context(contextlib.closing(llama.Feeder()))
         models: dict[Path, llama.Model] = {}
-        user, recommender = (
-            _open(stack, parameters, model, adapter, sampling(parameters), models, feeder, engine_type)
-            for model, adapter in (
-                (parameters.user_model, parameters.user_adapter),
-                (parameters.recommender_model, parameters.recommender_adapter),
+        yield tuple(
+            _open(
+                stack,
+                parameters,
+                parameters.model(role),
+                parameters.adapter(role),
+                sampling(parameters),
+                models,
+                feeder,
+                engine_type,
             )
+            for role in roles
         )
-        yield user, recommender
 
 
 @contextlib.contextmanager
@@ -80,11 +88,13 @@ def engine_files(
     """The files of an engine of GGUF `model` with `adapter`; merged weights are written if they are missing.
 
     Returns the weights, the adapter if it is not merged into them, and what the weights were made from
-    (`llama.source`). Raises `CrsError` when a file cannot be read or does not fit.
+    (`llama.source`). Raises `CrsError` when a file cannot be read or does not fit, or an adapter is not whole.
     """
     model_path, adapter_path = llama.model_path(model), llama.adapter_path(adapter)
     form = weights_form(parameters, model_path, adapter_path)
     source = llama.source(model_path, adapter_path, form)
+    if adapter_path:
+        weights.check_adapter(adapter_path)
     if adapter_path and form != llama.AS_THEY_ARE:
         return weights.merged(model_path, adapter_path, form, CACHE), None, source
     return model_path, adapter_path, source
@@ -108,14 +118,6 @@ def weights_form(
     return preparation.best(model, adapter, CACHE, report)
 
 
-def engine_record(user: Engine, recommender: Engine) -> dict[str, dict[str, Any]]:
-    """What `run.json` records of the two engines, by role: identity and the SHA-256 of the chat template."""
-    return {
-        role: {**engine.identity, "chat_template_sha256": hashlib.sha256(engine.chat_template[0].encode()).hexdigest()}
-        for role, engine in ((USER, user), (RECOMMENDER, recommender))
-    }
-
-
 def _open(
     stack: contextlib.ExitStack,
     parameters: SimulationParameters,
@@ -129,14 +131,22 @@ def _open(
     """Opens an engine until `stack` closes, with a model of `models` (by file) or a new one, which is added."""
     path, unmerged, source = engine_files(parameters, model, adapter)
     if path not in models:
-        models[path] = stack.enter_context(contextlib.closing(llama.Model(path, source)))
+        opened = llama.Model(path, source, n_gpu_layers=parameters.n_gpu_layers)
+        models[path] = stack.enter_context(contextlib.closing(opened))
+        if not opened.chat_template[0]:
+            warnings.warn(
+                f"the model {model} has no chat template in its file: it is talked to in ChatML", stacklevel=2
+            )
     engine = engine_type(
         models[path],
         unmerged,
         drawing,
-        n_ctx=parameters.n_ctx,
+        n_ctx=parameters.context,
         width=parameters.width,
         threads=n_threads(parameters.threads),
         feeder=feeder,
     )
-    return stack.enter_context(contextlib.closing(engine))
+    stack.enter_context(contextlib.closing(engine))
+    if engine.identity.get("parking") == "none":
+        warnings.warn(f"what the model {model} has read cannot be kept: each utterance reads all again", stacklevel=2)
+    return engine

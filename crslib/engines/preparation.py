@@ -106,7 +106,7 @@ def measure(model: Path, adapter: Path, cache: Path) -> dict[weights.Format, dic
     for row in (figures[fmt] for fmt in accurate):
         row["tokens_per_s"] = round(3 / (2 / row["prefill"] + 1 / row["decode"]), 1)
     for fmt in figures.keys() - {choose(figures)}:
-        files[fmt].unlink()
+        weights.remove(files[fmt])
     return figures
 
 

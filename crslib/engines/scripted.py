@@ -15,7 +15,7 @@ class ScriptedEngine(RequestQueue):
         super().__init__()
         self.reply, self.width, self.n_ctx = reply, width, n_ctx
         self.identity: Mapping[str, Any] = {"engine": "scripted", "name": name, "width": width}
-        self.chat_template = ("", "", "")  # the default ChatML
+        self.chat_template = ("", "", "", False)  # the default ChatML
         self.pieces: list[bytes] = []  # it draws no tokens, so it needs none for constraints
         self.prompts: list[tuple[str, str]] = []  # (key, whole prompt text) of every request, for assertions
         self.alive: dict[str, tuple[int, ...]] = {}  # tokens of each dialogue that was not released yet

@@ -7,6 +7,9 @@ Knows files, not engines.
 """
 
 import functools
+import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,37 +25,146 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def merged(model: Path, adapter: Path, fmt: Format, cache: Path) -> Path:
-    """A GGUF file in `cache` with `adapter` merged into `model`; it is written if it is missing.
+    """A GGUF file in `cache` with `adapter` merged into `model`; it is written if it is missing or damaged.
 
     W' = W + (alpha / r) · B · A for every adapted matrix (Hu et al. 2021, eq. 3), stored as `fmt`; all other tensors
-    and the metadata are copied. Raises `CrsError` when a file cannot be read, the two do not fit, or the cache cannot
-    be written.
+    and the metadata are copied. What was written is known by its hash, so that no other file is opened in its place.
+    Raises `CrsError` when a file cannot be read, the two do not fit, the adapter is not whole (`check_adapter`), or the
+    cache cannot be written.
     """
     key = digest({"model": file_sha256(model), "adapter": file_sha256(adapter), "format": fmt}, "weights")
     path = cache / f"{key}.gguf"
-    if not path.exists():
-        base, deltas = read(model, "model"), _deltas(adapter)
+    deltas = check_adapter(adapter)
+    if not _is_as_written(path):
+        remove(path)
+        base = read(model, "model")
         names = {tensor.name for tensor in base.tensors}
         if _text(base, "general.architecture") != _text(deltas.reader, "general.architecture") or deltas.names - names:
             raise CrsError(f"the adapter {adapter} does not fit the model {model}; use the adapter trained on it")
         with writing(path) as temporary:
             _write(base, deltas, fmt, temporary, f"the adapter {adapter} does not fit the model {model}")
+            written = file_sha256(temporary)
+        _note(path, written)
     return path
 
 
-class _Deltas:
+def remove(path: Path) -> None:
+    """Removes a file that `merged` has written, if it is there."""
+    path.unlink(missing_ok=True)
+    _notes(path).unlink(missing_ok=True)
+
+
+# ── what was written ──
+
+
+def _notes(path: Path) -> Path:
+    return path.with_suffix(".sha256.json")
+
+
+def _note(path: Path, sha256: str) -> None:
+    """Notes the hash of a file that was just read or written, and the size and time by which it is known."""
+    state = path.stat()
+    with writing(_notes(path)) as temporary:
+        temporary.write_text(json.dumps({"sha256": sha256, "size": state.st_size, "changed": state.st_mtime_ns}))
+
+
+def _is_as_written(path: Path) -> bool:
+    """Whether a file of the cache holds what was written. It is read again only when its size or time has changed."""
+    try:
+        notes, state = json.loads(_notes(path).read_bytes()), path.stat()
+        if (notes["size"], notes["changed"]) == (state.st_size, state.st_mtime_ns):
+            return True
+        sha256 = str(notes["sha256"])
+        if state.st_size != notes["size"] or file_sha256(path) != sha256:
+            return False
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+    _note(path, sha256)
+    return True
+
+
+# ── adapters ──
+
+
+class Deltas:
     """The low-rank updates of an adapter file, by the name of the matrix they change."""
 
-    def __init__(self, reader: gguf.GGUFReader) -> None:
-        self.reader = reader
+    def __init__(self, reader: gguf.GGUFReader, path: Path) -> None:
+        self.reader, self._path = reader, path
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self.names = {name.removesuffix(".lora_a") for name in self._tensors if name.endswith(".lora_a")}
         self._alpha = float(reader.fields["adapter.lora.alpha"].contents())
 
+    def check(self) -> None:
+        """Raises `CrsError` unless there are pairs of matrices, all whole, that change something."""
+        pairs = {f"{name}.{half}" for name in self.names for half in ("lora_a", "lora_b")}
+        halves = {name for name in pairs ^ self._tensors.keys() if name.endswith((".lora_a", ".lora_b"))}
+        if halves:
+            missing = sorted(halves - self._tensors.keys()) or sorted(f"{name[:-1]}a" for name in halves)
+            raise self._fault(f"has no {_some(missing)}: half of a pair is missing")
+        if others := self._tensors.keys() - pairs:
+            raise self._fault(f"has tensors that cannot be applied ({_some(sorted(others))})")
+        if not pairs:
+            raise self._fault("has no LoRA matrices: it changes nothing")
+        if not math.isfinite(self._alpha):
+            raise self._fault(f"has adapter.lora.alpha = {self._alpha}, which is no number")
+        changes = False
+        for name in sorted(self.names):
+            a, b = self._pair(name)
+            rank = a.shape[-1] if name.startswith("token_embd") else a.shape[0]  # llama.cpp has embeddings transposed
+            if a.ndim != 2 or b.ndim != 2 or rank != b.shape[1]:
+                raise self._fault(f"has matrices of {name} that cannot be multiplied ({b.shape} and {a.shape})")
+            if not (np.isfinite(a).all() and np.isfinite(b).all()):
+                raise self._fault(f"has values in {name} that are no numbers (NaN or infinite)")
+            changes |= bool(a.any() and b.any())
+        if not changes:
+            raise self._fault("has zeros only in one matrix of every pair: it changes nothing")
+
     def of(self, name: str) -> np.ndarray:
-        """(alpha / r) · B · A, float32, shape of the matrix (rows, columns)."""
-        a, b = (_float(self._tensors[f"{name}.{part}"]) for part in ("lora_a", "lora_b"))
-        return (self._alpha / a.shape[0]) * (b @ a)
+        """(alpha / r) · B · A, float32, shape of the matrix (rows, columns). Raises `CrsError` for infinite values.
+
+        An alpha of 0 is a factor of 1, as llama.cpp has it for adapters that are not merged.
+        """
+        a, b = self._pair(name)
+        with np.errstate(over="ignore", invalid="ignore"):
+            delta = (self._alpha / a.shape[0] if self._alpha else 1.0) * (b @ a)
+        if not np.isfinite(delta).all():
+            raise self._fault(f"has values in {name} whose products are infinite")
+        return delta
+
+    def _pair(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        return _float(self._tensors[f"{name}.lora_a"]), _float(self._tensors[f"{name}.lora_b"])
+
+    def _fault(self, what: str) -> CrsError:
+        return CrsError(f"the adapter {self._path} {what}; convert or train it again, or give none")
+
+
+def check_adapter(path: Path) -> Deltas:
+    """The updates of an adapter file. Raises `CrsError` when it is none, not whole, or changes nothing."""
+    try:
+        return _checked(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise CrsError(f"cannot read the adapter {path}: {error.strerror}; give the path of a GGUF file") from None
+
+
+@functools.lru_cache(maxsize=4)
+def _checked(path: Path, changed: int) -> Deltas:
+    reader = read(path, "adapter")
+    alpha = reader.fields.get("adapter.lora.alpha")
+    if alpha is None:
+        raise CrsError(f"{path} is not a LoRA adapter; give the GGUF file of an adapter, or none")
+    if alpha.types != [gguf.GGUFValueType.FLOAT32]:  # llama.cpp ends the process for another type
+        raise CrsError(f"the adapter {path} has an adapter.lora.alpha that is no 32-bit float; convert it again")
+    deltas = Deltas(reader, path)
+    deltas.check()
+    return deltas
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+# ── GGUF ──
 
 
 def read(path: Path, what: str) -> gguf.GGUFReader:
@@ -68,13 +180,6 @@ def _opened(path: Path, changed: int) -> gguf.GGUFReader:
     return gguf.GGUFReader(path)
 
 
-def _deltas(path: Path) -> _Deltas:
-    reader = read(path, "adapter")
-    if "adapter.lora.alpha" not in reader.fields:
-        raise CrsError(f"{path} is not a LoRA adapter; give the GGUF file of an adapter, or none")
-    return _Deltas(reader)
-
-
 def _text(reader: gguf.GGUFReader, name: str) -> str:
     return str(reader.fields[name].contents()) if name in reader.fields else ""
 
@@ -83,7 +188,7 @@ def _float(tensor: gguf.ReaderTensor) -> np.ndarray:
     return gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
 
 
-def _write(base: gguf.GGUFReader, deltas: _Deltas, fmt: Format, path: Path, misfit: str) -> None:
+def _write(base: gguf.GGUFReader, deltas: Deltas, fmt: Format, path: Path, misfit: str) -> None:
     kind = gguf.GGMLQuantizationType[fmt]
     writer = gguf.GGUFWriter(path, _text(base, "general.architecture"))
     for field in base.fields.values():

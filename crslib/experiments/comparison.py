@@ -12,7 +12,7 @@ import polars as pl
 from crslib import schemas, stats
 from crslib.config import resolve
 from crslib.metrics import CLAIMS, METRICS, evaluation, reference
-from crslib.metrics.leakage import KINDS
+from crslib.metrics.leakage import IN_PROFILE, KINDS
 from crslib.reporting import charts, text
 from crslib.reporting.html import Dialogue, Figure
 from crslib.store import Run, newest_sweep, read_sweep, written
@@ -57,14 +57,14 @@ def read(sweep_dir: str) -> Sweep:
     rows, runs = [], {}
     tables: dict[str, list[pl.DataFrame]] = {"metrics": [], "scores": [], "resamples": []}
     for condition, (label, run) in zip(content["conditions"], named, strict=True):
-        info = run.info
+        info = run.outcome
         audit = info.get("audit")
         rows.append(
             {
                 "condition": label,
                 **{name: written(value) for name, value in condition["values"].items()},
                 "state": condition["state"],
-                "leaks": None if audit is None else sum(audit[kind.replace(" ", "_")] for kind in KINDS),
+                "leaks": _leaks(audit),
                 "error": info.get("error"),
                 "traceback": info.get("traceback"),
             }
@@ -78,6 +78,13 @@ def read(sweep_dir: str) -> Sweep:
     empty = {name: pl.DataFrame(schema={"condition": pl.String, **schemas.TABLES[name]}) for name in tables}
     joined = {name: pl.concat(frames) if frames else empty[name] for name, frames in tables.items()}
     return Sweep(path, conditions, **joined, runs=runs)
+
+
+def _leaks(audit: Mapping[str, int | None] | None) -> int | None:
+    """The findings of an audit; None where it read no prompts."""
+    found = {kind: audit and audit[kind.replace(" ", "_")] for kind in KINDS}
+    no_prompts = all(count is None for kind, count in found.items() if kind != IN_PROFILE)
+    return None if no_prompts else sum(count or 0 for count in found.values())
 
 
 def human(sweep: Sweep, *, times: int = 1000, seed: int = 0) -> pl.DataFrame:
@@ -194,8 +201,9 @@ def differences(sweep: Sweep, *, times: int = 1000, seed: int = 0) -> pl.DataFra
 
     Where a metric has a value per dialogue, dialogues of the same id (the same profile and copy) are paired: the mean
     of their differences with a bootstrap interval. All dialogues have the same weight, so it need not be the difference
-    of two pooled shares. Other metrics are of a whole run: the difference of the two values, with an interval from
-    differences of the same resamples of dialogues. `n`: dialogues (pairs, or of the smaller run).
+    of two pooled shares. Other metrics are of a whole run, and so are all where the two runs have no dialogue of the
+    same id (dialogues that others made): the difference of the two values, with an interval from differences of
+    resamples of dialogues, the same ones for both runs. `n`: dialogues (pairs, or of the smaller run).
 
     `p`: two-sided, corrected for all tests of the sweep (Holm), of metrics for which higher or lower is better: a
     sign-flip test where dialogues are paired, else `stats.shift` of the resamples; of metrics that are better the
@@ -222,6 +230,7 @@ def differences(sweep: Sweep, *, times: int = 1000, seed: int = 0) -> pl.DataFra
             if len(replicates) < 2 or len(replicates[0]) != len(replicates[1]):
                 replicates = []
             pairs = _pairs(values[keys[0]], values[keys[1]]) if all(key in values for key in keys) else None
+            pairs = None if pairs is None or not len(pairs) else pairs
             if pairs is None:
                 estimate = _whole(one, two, replicates)
             elif (paired := stats.paired_difference(pairs, 0 * pairs, times=times, seed=seed)) and paired.n > 1:

@@ -23,12 +23,14 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from crslib.config import ROOT, RunParameters, resolve
-from crslib.engines import llama, preparation
-from crslib.engines.loading import sampling, weights_form
+from crslib.config import ROOT, EvaluationParameters, RunParameters, StoredParameters, resolve
+from crslib.engines import llama, preparation, server
 from crslib.errors import CrsError
 from crslib.identity import digest, file_sha256, sources_sha256
+from crslib.simulation import estimate, opening
 from crslib.store import Run, check_writable, now, unwritable
+
+_MAX_SOCKET_FOLDER = 70  # bytes: macOS takes paths of 103, of which `/crs-12345678/kernel-1` are 22
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Plan:
     run: Run
     run_id: str
     given: Mapping[str, Any]
-    parameters: RunParameters
+    parameters: RunParameters | StoredParameters
     inputs: Mapping[str, Any]
 
 
@@ -56,52 +58,58 @@ def plan(given: Mapping[str, Any], reports: Path, report: Callable[[str], None] 
     for table in tables:
         if not table.is_file():
             raise CrsError(f"{table} does not exist; run `crs data build` or `crs data import`, or set `data`")
-    human = resolve(parameters.human)
-    if not human.is_dir():
-        raise CrsError(f"no folder {human} with human statistics; run `crs data reference` or leave `human` as it is")
-    files = {
-        role: (llama.model_path(model), llama.adapter_path(adapter))
-        for role, model, adapter in (
-            ("user", parameters.user_model, parameters.user_adapter),
-            ("recommender", parameters.recommender_model, parameters.recommender_adapter),
-        )
-    }
+    compared = comparison_inputs(parameters)
+    for role in opening.ROLES:
+        if parameters.is_local(role):
+            llama.model_path(parameters.model(role)), llama.adapter_path(parameters.adapter(role))
     check_writable(reports)  # errors come before the measurement of weights, which takes a minute
     inputs: dict[str, Any] = {
-        "notebooks": {name: _source_hash(name) for name in parameters.stages},
+        "notebooks": {name: source_hash(name) for name in parameters.stages},
         # The notebooks only call the library, so its sources decide what they compute.
         "library": sources_sha256(suffixes=(".py", ".html")),
         "data": {path.name: file_sha256(path) for path in tables},
-        "human": {path.name: file_sha256(path) for path in sorted(human.iterdir()) if path.suffix != ".md"},
-        **{role: _engine(parameters, *paths, report) for role, paths in files.items()},
+        **compared,
+        **{role: opening.planned(role, parameters, report) for role in opening.ROLES},
     }
     if parameters.styles:
         if not (styles := resolve(parameters.styles)).is_file():
             raise CrsError(f"no file {styles} with styles; run `crs data reference` or leave `styles` empty")
         inputs["styles"] = file_sha256(styles)
+    if parameters.discriminators:
+        judges = sorted(resolve(parameters.discriminators).glob("*.json"))
+        inputs["discriminators"] = {path.name: file_sha256(path) for path in judges}
+    if parameters.summary_style == "model":
+        model = parameters.summary_model
+        inputs["summary"] = (
+            {"server": list(server.parse(model))}
+            if server.is_server(model)
+            else {"model_sha256": file_sha256(llama.model_path(model))}
+        )
+    run_id = digest({"parameters": parameters.identity(), "inputs": inputs}, "run")
+    return Plan(Run(reports.resolve() / "runs" / run_id), run_id, dict(given), parameters, inputs)
+
+
+def comparison_inputs(parameters: EvaluationParameters) -> dict[str, Any]:
+    """The hashes of the human dialogues that an evaluation compares with. Raises `CrsError` where they are missing."""
+    human = resolve(parameters.human)
+    if not human.is_dir():
+        raise CrsError(f"no folder {human} with human statistics; run `crs data reference` or leave `human` as it is")
+    inputs = {"human": {path.name: file_sha256(path) for path in sorted(human.iterdir()) if _has_figures(path)}}
     if parameters.redial:
         redial = resolve(parameters.redial)
         if not redial.exists():
             raise CrsError(f"{redial} does not exist; give ReDial's zip or folder, or leave `redial` empty")
         parts = sorted(redial.glob("*.jsonl")) if redial.is_dir() else [redial]
         inputs["redial"] = {path.name: file_sha256(path) for path in parts}
-    if parameters.discriminators:
-        judges = sorted(resolve(parameters.discriminators).glob("*.json"))
-        inputs["discriminators"] = {path.name: file_sha256(path) for path in judges}
-    if parameters.summary_style == "model":
-        inputs["summary"] = {"model_sha256": file_sha256(llama.model_path(parameters.summary_model))}
-    run_id = digest({"parameters": parameters.identity(), "inputs": inputs}, "run")
-    return Plan(Run(reports.resolve() / "runs" / run_id), run_id, dict(given), parameters, inputs)
+    return inputs
 
 
-def _engine(
-    parameters: RunParameters, model: Path, adapter: Path | None, report: Callable[[str], None]
-) -> dict[str, Any]:
-    source = llama.source(model, adapter, weights_form(parameters, model, adapter, report))
-    return llama.identity(source, sampling(parameters), parameters.n_ctx, parameters.width)
+def _has_figures(path: Path) -> bool:
+    """Whether a file in the folder of human statistics counts: JupyterLab, among others, leaves folders there."""
+    return path.is_file() and path.suffix != ".md" and not path.name.startswith(".")
 
 
-def _source_hash(notebook: str) -> str:
+def source_hash(notebook: str) -> str:
     """Hash of a notebook's cells, without outputs, execution counts and metadata, which editors change."""
     cells = papermill.iorw.load_notebook_node(str(notebook_path(notebook))).cells
     return digest([[cell.cell_type, cell.source] for cell in cells], "notebook")
@@ -120,9 +128,13 @@ def execute(planned: Plan, report: Callable[[str], None] = lambda stage: None) -
     run = planned.run
     with run.lock():
         info = run.info
-        if info.get("status") == "success":
+        if is_complete(run):
             return run
-        run.update(**{**_record(planned), "stages": info.get("stages", {})})
+        made = _whole_stages(run)
+        stages = {name: info["stages"][name] for name in made}
+        if info.get("n_failed"):  # what failed is tried again, and all that follows from it
+            stages = {name: seconds for name, seconds in stages.items() if name == "01_profiles"}
+        run.update(**{**_record(planned), "stages": stages, "files": {name: made[name] for name in stages}})
         try:
             for name, parameters in planned.parameters.stages.items():
                 if name not in run.info["stages"]:
@@ -130,7 +142,9 @@ def execute(planned: Plan, report: Callable[[str], None] = lambda stage: None) -
                     started = time.monotonic()
                     values = {field: getattr(planned.parameters, field) for field in parameters.model_fields}
                     execute_notebook(name, run.path, {"run_dir": str(run.path), **values})
-                    run.update(stages={**run.info["stages"], name: round(time.monotonic() - started, 1)})
+                    seconds, files = round(time.monotonic() - started, 1), run.info["files"]
+                    files[name] = _new_files(run, files)
+                    run.update(stages={**run.info["stages"], name: seconds}, files=files)
         except KeyboardInterrupt:
             run.update(status="cancelled", finished=now())
             raise
@@ -141,6 +155,80 @@ def execute(planned: Plan, report: Callable[[str], None] = lambda stage: None) -
             raise
         run.update(status="success", finished=now(), error=None, traceback=None)
     return run
+
+
+def is_complete(run: Run) -> bool:
+    """Whether a run has ended, none of its dialogues failed, and its tables and report are as they were made.
+
+    A run whose `run.json` is damaged is not; `execute` says so.
+    """
+    info = run.outcome
+    if info.get("status") != "success" or info.get("n_failed"):
+        return False
+    return bool(info.get("stages")) and len(_whole_stages(run)) == len(info["stages"])
+
+
+def _whole_stages(run: Run) -> dict[str, Mapping[str, str]]:
+    """The complete stages up to the first one of which a file is gone or damaged, with the files that each made."""
+    info = run.info
+    whole: dict[str, Mapping[str, str]] = {}
+    for name in info.get("stages", {}):
+        files = info.get("files", {}).get(name)
+        if not isinstance(files, dict) or any(_sha256(run.path / file) != sha256 for file, sha256 in files.items()):
+            break
+        whole[name] = files
+    return whole
+
+
+def _new_files(run: Run, before: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The run's tables and its report, with their hashes, without those of the stages `before`."""
+    known = {file for files in before.values() for file in files}
+    paths = [path for path in [*sorted(run.path.glob("*.parquet")), run.path / "report.html"] if path.is_file()]
+    return {path.name: file_sha256(path) for path in paths if path.name not in known}
+
+
+def _sha256(path: Path) -> str | None:
+    """The hash of a file; None where there is none to read."""
+    try:
+        return file_sha256(path)
+    except OSError:
+        return None
+
+
+def costs(planned: Plan) -> list[str]:
+    """What a run would ask of servers, in lines."""
+    parameters = planned.parameters
+    if isinstance(parameters, StoredParameters):
+        return [f"run {planned.run_id} simulates nothing"]
+    expected = estimate.expected(parameters, parameters.n_profiles)
+    if not expected:
+        return [f"run {planned.run_id} would ask no server for words"]
+    n = parameters.n_profiles * parameters.dialogues_per_profile
+    lines = [f"run {planned.run_id}, {n} dialogues, about as long as people's:"]
+    for role, cost in expected.items():
+        price = f", price {cost['price']:.2f}" if "price" in cost else ""
+        lines.append(
+            f"{role}: {cost['requests']:,} requests, {cost['tokens_in']:,} tokens in, {cost['tokens_out']:,} out{price}"
+        )
+    if parameters.resample > 1:
+        lines.append(f"at most {parameters.resample} times as much, because what does not fit is drawn again")
+    return lines
+
+
+def afterwards(run: Run) -> list[str]:
+    """What a person should know of a run that has ended: what servers counted, and which dialogues failed."""
+    lines = []
+    for role, usage in run.info.get("usage", {}).items():
+        if usage:
+            price = f", price {usage['price']:.2f}" if "price" in usage else ""
+            lines.append(f"{role}: {usage['tokens_in']:,} tokens in, {usage['tokens_out']:,} out{price}")
+    if failed := run.info.get("n_failed"):
+        first = run.read("failures").row(0, named=True)
+        lines.append(
+            f"{failed} dialogues failed, for example {first['dialogue_id']} at turn {first['turn']}: {first['error']}; "
+            "the same command tries them again"
+        )
+    return lines
 
 
 class NotebookError(CrsError):
@@ -157,13 +245,13 @@ def execute_notebook(name: str, folder: Path, parameters: Mapping[str, Any]) -> 
 
     Raises `NotebookError` when a cell fails, `CrsError` when the folder cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="crs-") as sockets, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory(prefix="crs-", dir=_socket_folder()) as sockets, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # kernels warn about frontends without subshells
         config = Config(KernelManager={"transport": "ipc", "ip": str(Path(sockets) / "kernel")})
         try:
             papermill.execute_notebook(
-                str(notebook_path(name)),
-                str(folder / f"{name}.ipynb"),
+                _literal(notebook_path(name)),
+                _literal(folder / f"{name}.ipynb"),
                 parameters=dict(parameters),
                 kernel_name="python3",
                 cwd=str(ROOT / "notebooks"),
@@ -178,6 +266,25 @@ def execute_notebook(name: str, folder: Path, parameters: Mapping[str, Any]) -> 
             raise NotebookError(sentence, _without_colours("\n".join(error.traceback))) from None
         except OSError as error:
             raise unwritable(folder, error) from None
+
+
+def _socket_folder() -> str:
+    """Where the sockets of a kernel can lie: their paths have at most some 100 bytes, and TMPDIR may be longer.
+
+    Raises `CrsError` when no usual folder for temporary files is short enough and writable.
+    """
+    folders = (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")
+    for folder in folders:
+        if len(os.fsencode(folder)) <= _MAX_SOCKET_FOLDER and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise CrsError(
+        f"{folders[0]} is too long for the sockets of a kernel; set TMPDIR to a writable folder of a shorter path"
+    )
+
+
+def _literal(path: Path) -> str:
+    """A path in which papermill fills in nothing."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _without_colours(text: str) -> str:
@@ -206,13 +313,14 @@ def _record(planned: Plan) -> dict[str, Any]:
         "started": now(),
         "finished": None,
         "stages": {},  # seconds of each complete notebook
+        "files": {},  # of each complete notebook the tables and the report that it made, with their SHA-256
         "parameters": planned.parameters.model_dump(),
         "parameters_given": dict(planned.given),
         "inputs": dict(planned.inputs),
         "git": _git(),
         "machine": _machine(),
         "packages": {d.name: d.version for d in sorted(distributions(), key=lambda d: d.name.lower())},
-        "reproducible": "same bytes on this kind of CPU with these packages; another CPU or a GPU may differ",
+        "reproducible": "local models: same bytes on this kind of CPU with these packages; see agents for others",
         "error": None,
         "traceback": None,
     }

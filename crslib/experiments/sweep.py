@@ -4,6 +4,7 @@ A condition is an ordinary run (`pipeline`), shared with other sweeps and with `
 computed again. When all have ended, notebook `04_compare` compares them.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -37,12 +38,12 @@ class Condition:
     def error(self) -> str:
         """The sentence of what went wrong, if `state` is error. A run without a recorded error could not be locked."""
         in_use = "in use by another process; run the same command again when that has ended"
-        return (self.plan.run.info.get("error") or in_use) if self.state == "error" else ""
+        return (self.plan.run.outcome.get("error") or in_use) if self.state == "error" else ""
 
     @property
     def traceback(self) -> str:
         """The traceback of the notebook that failed; empty without one."""
-        return self.plan.run.info.get("traceback") or ""
+        return self.plan.run.outcome.get("traceback") or ""
 
 
 def conditions(
@@ -75,7 +76,7 @@ def execute(
     waiting = list(planned)
     running: dict[Any, tuple[Any, Condition, float]] = {}
     for condition in planned:
-        if condition.plan.run.info.get("status") == "success":
+        if pipeline.is_complete(condition.plan.run):
             condition.state, condition.reused = "success", True
             waiting.remove(condition)
     try:
@@ -104,7 +105,8 @@ def _record_end(condition: Condition, process: Any) -> None:
     condition.state = "success" if process.exitcode == 0 else "error"
     if process.exitcode not in (0, _RECORDED):  # it crashed before it could record an error
         error = f"the process of this condition ended with code {process.exitcode}"
-        condition.plan.run.update(status="error", error=error)
+        with contextlib.suppress(CrsError):  # its run.json may be damaged, which its error then says
+            condition.plan.run.update(status="error", error=error)
 
 
 def _work(given: dict[str, Any], reports: Path) -> None:
@@ -129,18 +131,33 @@ def _end_with_parent() -> None:
 def _compare(planned: Sequence[Condition], reports: Path) -> Run:
     """Writes `sweep.json` and executes `04_compare` in the sweep's folder, which it returns."""
     axes = sorted({name for c in planned for name in c.given if len({str(d.given.get(name)) for d in planned}) > 1})
-    sweep_id = digest(sorted(condition.plan.run_id for condition in planned), "sweep")
+    values = [{name: condition.given.get(name) for name in axes} for condition in planned]
+    runs = [(condition.plan.run, condition.plan.run_id, condition.state) for condition in planned]
+    return _compared(runs, values, reports)
+
+
+def compare(runs: Mapping[str, Run], reports: Path) -> Run:
+    """Compares complete runs (condition → run), the first with each of the others: `04_compare` in a folder below
+    `reports/sweeps`, which it returns."""
+    values = [{"condition": name} for name in runs]
+    return _compared([(run, run.run_id, "success") for run in runs.values()], values, reports)
+
+
+def _compared(runs: Sequence[tuple[Run, str, str]], values: Sequence[Mapping[str, Any]], reports: Path) -> Run:
+    """`runs`: with id and state of each; `values`: their parameters that differ."""
+    sweep_id = digest(sorted(run_id for _, run_id, _ in runs), "sweep")
     sweep = Run(reports.resolve() / "sweeps" / sweep_id)
     rows = [
         {
-            "run_id": condition.plan.run_id,
-            "path": os.path.relpath(condition.plan.run.path, sweep.path),
-            "state": condition.state,
-            "values": {name: condition.given.get(name) for name in axes},
-            "error": condition.plan.run.info.get("error"),
+            "run_id": run_id,
+            "path": os.path.relpath(run.path, sweep.path),
+            "state": state,
+            "values": dict(own),
+            "error": run.outcome.get("error"),
         }
-        for condition in planned
+        for (run, run_id, state), own in zip(runs, values, strict=True)
     ]
+    axes = sorted({name for own in values for name in own})
     with writing(sweep.path / "sweep.json") as temporary:
         temporary.write_text(json.dumps({"sweep_id": sweep_id, "axes": axes, "conditions": rows}, indent=2) + "\n")
     pipeline.execute_notebook("04_compare", sweep.path, {"sweep_dir": str(sweep.path)})

@@ -5,11 +5,10 @@ Knows neither dialogues nor answers.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from crslib import yaml_files
 from crslib.config import ROOT
 from crslib.errors import CrsError
 
@@ -46,7 +45,7 @@ class Criterion(BaseModel):
 def read_questions(path: Path = ROOT / "data/questions.yaml") -> list[Question]:
     """The questions of a YAML list, in order. Raises `CrsError` when the file cannot be read, an entry is not a
     `Question`, there is none, or two have the same criterion."""
-    questions = _read(path, TypeAdapter(list[Question]))
+    questions = yaml_files.read_as(path, TypeAdapter(list[Question]))
     names = [question.criterion for question in questions]
     if not names or len(set(names)) < len(names):
         raise CrsError(f"{path} must hold one or more questions of different criteria; it holds {names}")
@@ -56,21 +55,8 @@ def read_questions(path: Path = ROOT / "data/questions.yaml") -> list[Question]:
 def read_rubrics(path: Path = ROOT / "data/rubrics.yaml", names: Sequence[str] = ()) -> dict[str, Criterion]:
     """Criteria by name from a YAML mapping: all of them, or those of `names` and `CONTROL`. Raises `CrsError` when the
     file cannot be read, an entry is not a `Criterion`, or one that is needed is missing."""
-    rubrics = _read(path, TypeAdapter(dict[str, Criterion]))
+    rubrics = yaml_files.read_as(path, TypeAdapter(dict[str, Criterion]))
     for name in (CONTROL, *names):
         if name not in rubrics:
             raise CrsError(f"the rubrics {path} lack {name!r}; they hold {', '.join(rubrics)}")
     return {name: criterion for name, criterion in rubrics.items() if not names or name in (CONTROL, *names)}
-
-
-def _read(path: Path, kind: TypeAdapter[Any]) -> Any:
-    try:
-        return kind.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise CrsError(f"cannot read {path}: {error.strerror}; give a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CrsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its content"
-        raise CrsError(f"in {path} {where} is not valid: {first['msg'].lower()}") from None

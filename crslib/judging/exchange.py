@@ -6,13 +6,14 @@ page does that.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import polars as pl
 import yaml
+from pydantic import BaseModel, Field, ValidationError
 
 from crslib import schemas
 from crslib.dialogue.utterances import plain
@@ -39,13 +40,23 @@ def write(study: Study, form: str, folder: Path) -> list[Path]:
         files = {f"pairs.{form}": pl.DataFrame(pairs), f"votes.{form}": study.votes()}
         for name, frame in files.items():
             with writing(folder / name) as temporary:
-                getattr(frame, kind)(temporary)
+                getattr(frame if form == "jsonl" else as_cells(frame), kind)(temporary)
         return [folder / name for name in files]
     texts = _potato(study, pairs) if form == "potato" else _labelstudio(study, pairs)
     for name, text in texts.items():
         with writing(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
+
+
+def as_cells(frame: pl.DataFrame) -> pl.DataFrame:
+    """Texts as spreadsheets may open them: an apostrophe before those that they would take for a formula."""
+    return frame.with_columns(pl.col(pl.String).str.replace(r"^('*[=+\-@\t\r])", "'${1}"))
+
+
+def from_cells(frame: pl.DataFrame) -> pl.DataFrame:
+    """The texts of `as_cells`."""
+    return frame.with_columns(pl.col(pl.String).str.replace(r"^'('*[=+\-@\t\r])", "${1}"))
 
 
 def _texts(row: Mapping[str, Any]) -> dict[str, str]:
@@ -132,7 +143,17 @@ def read(study: Study, form: str, path: Path) -> pl.DataFrame:
             rows = _table(form, path)
         else:
             rows = list(_from_potato(path) if form == "potato" else _from_labelstudio(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pl.exceptions.PolarsError) as error:
+        for number, row in enumerate(rows, start=1):
+            _check_row(row, number)
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        pl.exceptions.PolarsError,
+    ) as error:
         why = " ".join(str(error).split())
         raise CrsError(f"cannot read votes in the format {form} from {path} ({why}); check --as and the file") from None
     pairs = {row["pair_id"]: row for row in study.pairs.iter_rows(named=True)}
@@ -146,8 +167,37 @@ def read(study: Study, form: str, path: Path) -> pl.DataFrame:
     return pl.DataFrame(votes, schema=_VOTE, strict=False)
 
 
+class _Row(BaseModel):
+    """What a vote from elsewhere must have."""
+
+    pair_id: str
+    criterion: str = Field(min_length=1)
+    choice: str
+    rater: str = Field(min_length=1)
+    seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
+
+
+def _check_row(row: Mapping[str, Any], number: int) -> None:
+    try:
+        _Row.model_validate(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = first["loc"][0]
+        message = first["msg"][:1].lower() + first["msg"][1:]
+        raise ValueError(f"vote {number}: {name} = {row.get(str(name))!r} is not valid: {message}") from None
+
+
+def _chosen(names: Iterable[Any], criterion: str) -> Any:
+    """The one choice of an answer; None where nothing was chosen. Raises `ValueError` for more than one."""
+    chosen = list(names)
+    if len(chosen) > 1:
+        raise ValueError(f"{criterion} has more than one choice: {chosen}")
+    return chosen[0] if chosen else None
+
+
 def _table(form: str, path: Path) -> list[dict[str, Any]]:
-    frame = pl.read_csv(path, infer_schema=False) if form == "csv" else pl.read_ndjson(path)
+    raw = path.read_bytes()  # as bytes, because Polars would read a path as a pattern
+    frame = from_cells(pl.read_csv(raw, infer_schema=False)) if form == "csv" else pl.read_ndjson(raw)
     needed = ("pair_id", "criterion", "choice", "rater")
     if missing := [name for name in needed if name not in frame.columns]:
         raise ValueError(f"column {missing[0]!r} is missing")
@@ -170,7 +220,8 @@ def _from_potato(folder: Path) -> Iterator[dict[str, Any]]:
                 given.items() if isinstance(given, dict) else ((label["schema"], [label["name"]]) for label, _ in given)
             )
             for criterion, names in dict(pairs).items():
-                choice = next(iter(names))
+                if (choice := _chosen(names, criterion)) is None:
+                    continue
                 yield {"pair_id": pair_id, "criterion": criterion, "choice": choice, "rater": user.name, "order": order}
 
 
@@ -186,10 +237,12 @@ def _from_labelstudio(path: Path) -> Iterator[dict[str, Any]]:
             choices = [result for result in annotation["result"] if result["type"] == "choices"]
             seconds = annotation.get("lead_time")
             for result in choices:
+                if (choice := _chosen(result["value"]["choices"], result["from_name"])) is None:
+                    continue
                 yield {
                     "pair_id": task["data"]["pair_id"],
                     "criterion": result["from_name"],
-                    "choice": result["value"]["choices"][0],
+                    "choice": choice,
                     "rater": rater,
                     "order": order,
                     "seconds": seconds / len(choices) if seconds else None,

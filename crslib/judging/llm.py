@@ -3,7 +3,6 @@
 Knows neither dialogues nor criteria: `rubrics` asks the questions.
 """
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,9 @@ from crslib.config import n_threads
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.views import Message
 from crslib.engines import llama
+from crslib.engines.background import event_loop
+from crslib.engines.base import Sampling
+from crslib.engines.server import NoAnswer, Server
 from crslib.errors import CrsError
 
 KEY = "CRS_JUDGE_KEY"
@@ -23,18 +25,20 @@ KEY = "CRS_JUDGE_KEY"
 _N_CTX = 4096
 _TIMEOUT = 120.0  # seconds that an endpoint may take for one answer
 _RETRIES = 4  # with growing pauses
-_MAX_TOKENS = 1024  # room for a model that thinks aloud before it answers
+_SAMPLING = Sampling(temperature=0, max_tokens=1024)  # room for a model that thinks aloud before it answers
 _FILLER = "(?:the|answer|is|dialogue|mark|option)"
 
 
 class Judge(Protocol):
     """A model that chooses among options.
 
-    `identity`, messages and options determine the answer, as far as the model is deterministic.
+    `identity`, messages and options determine the answer, as far as the model is deterministic. `changes`: how it was
+    asked otherwise than `identity` says, in sentences.
     """
 
     name: str
     identity: Mapping[str, Any]
+    changes: Sequence[str]
 
     def ask(self, messages: Sequence[Message], options: Sequence[str]) -> list[float] | None:
         """The probability of each option, with sum 1; None where there is no usable answer."""
@@ -56,6 +60,7 @@ class LocalJudge:
         self._engine = llama.LlamaEngine(self._model, None, n_ctx=_N_CTX, width=1, threads=n_threads(threads))
         self._template = ChatTemplate(*self._engine.chat_template)
         self.name = path.stem
+        self.changes: Sequence[str] = ()
         self.identity: Mapping[str, Any] = {
             "judge": "gguf",
             "n_ctx": _N_CTX,
@@ -84,67 +89,30 @@ class LocalJudge:
 
 
 class EndpointJudge:
-    """A model behind an OpenAI-compatible endpoint (POST /chat/completions). Messages are sent as JSON strings.
+    """A model behind an OpenAI-compatible endpoint (`engines.server`).
 
-    The option that it names has probability 1; a text that names no option is no answer. Failures that may be temporary
-    (no connection, status 429 or 5xx) are tried again a few times.
+    The option that it names has probability 1; a text that names no option is no answer.
     """
 
     def __init__(self, url: str, model: str, *, timeout: float = _TIMEOUT, retries: int = _RETRIES) -> None:
         """Raises `CrsError` for a URL that is not HTTP."""
-        import openai
-
-        if not re.match(r"https?://\w", url):
-            raise CrsError(f"the endpoint {url!r} is not an HTTP address; give one like http://localhost:8080/v1")
-        self._client = openai.OpenAI(
-            base_url=url,
-            api_key=os.environ.get(KEY) or "none",
-            timeout=timeout,
-            max_retries=retries,
-            default_headers={f"OpenAI-{what}": openai.Omit() for what in ("Organization", "Project")},  # type: ignore
-        )
-        self._url, self._timeout = url, timeout
+        self._server = Server(model, url, timeout=timeout, retries=retries, variable=KEY)
         self.name = model
+        self.changes: Sequence[str] = self._server.changes
         self.identity: Mapping[str, Any] = {"judge": "endpoint", "url": url, "model": model, "temperature": 0}
 
     def ask(self, messages: Sequence[Message], options: Sequence[str]) -> list[float] | None:
         """As `Judge.ask`. Raises `CrsError` when the endpoint cannot be reached, refuses, or sends something else than
         a chat completion."""
-        chosen = chosen_option(self._completion(messages), options)
+        try:
+            answer = event_loop().run(self._server.complete(messages, _SAMPLING, None))
+        except NoAnswer:
+            return None
+        chosen = chosen_option(answer.text, options)
         return None if chosen is None else [float(option == chosen) for option in options]
 
-    def _completion(self, messages: Sequence[Message]) -> str:
-        import openai
-
-        try:
-            reply = self._client.chat.completions.create(
-                model=self.name,
-                messages=[{"role": message.role, "content": message.text} for message in messages],  # type: ignore[misc]
-                temperature=0,
-                max_tokens=_MAX_TOKENS,
-            )
-            return reply.choices[0].message.content or ""
-        except openai.APITimeoutError:
-            raise CrsError(
-                f"the endpoint {self._url} gave no answer within {self._timeout:g} s, in all attempts; "
-                "check it and run the same command again, which continues after the answers so far"
-            ) from None
-        except openai.APIConnectionError as error:
-            raise CrsError(
-                f"cannot reach the endpoint {self._url} ({error.__cause__ or error}); start it or give another address"
-            ) from None
-        except openai.APIStatusError as error:
-            raise CrsError(
-                f"the endpoint {self._url} answers {error.status_code} for the model {self.name!r}; {_remedy(error)}"
-            ) from None
-        except (openai.APIError, ValueError, AttributeError, TypeError, IndexError):
-            raise CrsError(
-                f"the endpoint {self._url} sent no chat completion; give the address of an OpenAI-compatible server, "
-                "without /chat/completions"
-            ) from None
-
     def close(self) -> None:
-        self._client.close()
+        event_loop().run(self._server.close())
 
 
 def chosen_option(answer: str, options: Sequence[str]) -> str | None:
@@ -153,16 +121,6 @@ def chosen_option(answer: str, options: Sequence[str]) -> str | None:
     any_option = "|".join(map(re.escape, options))
     match = re.fullmatch(rf"\W*(?:{_FILLER}\W+)*({any_option})\W*", text, re.IGNORECASE)
     return next(option for option in options if option.lower() == match[1].lower()) if match else None
-
-
-def _remedy(error: Any) -> str:
-    if error.status_code in (401, 403):
-        return f"put its key into the environment variable {KEY}"
-    if error.status_code == 404:
-        return "check --endpoint (it often ends in /v1) and --endpoint-model"
-    if error.status_code < 500 and error.status_code != 429:
-        return "it does not accept this request: give another model"
-    return "check it and run the same command again, which continues after the answers so far"
 
 
 def open_judge(model: str = "smollm2", endpoint: str = "", endpoint_model: str = "", threads: int = 0) -> Judge:

@@ -135,7 +135,7 @@ def judge_runs(
     dialogues = [transcripts(run) for run in runs]
     run_ids = [sorted({dialogue.run_id for dialogue in run.values()}) for run in dialogues]
     folder = Run(reports / digest([dict(judge.identity), run_ids], "judged"))
-    with folder.journal() as journal:
+    with folder.journal(valid=_is_answer) as journal:
         tables = judge_dialogues(judge, dialogues, rubrics, n_profiles, journal, seed=seed, progress=progress)
     for name, table in tables.items():
         folder.write(name, table)
@@ -226,6 +226,15 @@ def _answer(
         known[key] = {"key": key, "p": p, "seconds": round(perf_counter() - started, 3), "at": now()}
         journal.append(known[key])
     return known[key]
+
+
+def _is_answer(record: Mapping[str, Any]) -> bool:
+    """Whether a record of the journal has the fields of `_answer`, with probabilities of as many options as asked."""
+    p = record.get("p", ())
+    is_p = p is None or (
+        isinstance(p, list) and len(p) in (len(CHOICES), len(MARKS)) and all(isinstance(one, float) for one in p)
+    )
+    return is_p and isinstance(record.get("seconds"), float) and isinstance(record.get("at"), str)
 
 
 def _vote(pair: Sequence[Transcript], p: Sequence[float] | None) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from crslib.store import Run, find_runs, journal, now, read_parquet, write_parqu
 LEFT, RIGHT, TIE = "left", "right", "tie"
 CHOICES = (LEFT, TIE, RIGHT)
 _VOTE = tuple(schemas.TABLES["votes"])
+_SHOWN = ("pair_id", "left_run", "left_condition", "left_dialogue")  # tell the showings of one rater apart
+_TYPES: Mapping[Any, Any] = {pl.String: str | None, pl.Float64: float | int | None, pl.Int32: int | None}
 _SWAP = {LEFT: RIGHT, RIGHT: LEFT, TIE: TIE}
 
 
@@ -88,8 +90,11 @@ class Study:
         if not 0 < len(rater) <= 40:
             raise CrsError(f"{rater!r} is not a name; write 1 to 40 characters")
         with self._journal() as votes:
-            if rater not in _raters(votes.records):
-                votes.append({"act": "join", "rater": rater, "key": digest(rater, "join"), "at": _now()})
+            numbers = _numbers(votes.records)
+            if rater not in numbers:
+                number = max(numbers.values(), default=-1) + 1
+                joined = {"act": "join", "rater": rater, "number": number}
+                votes.append({**joined, "key": digest(rater, "join"), "at": _now()})
             return self._page(votes.records, rater)
 
     def vote(self, rater: str, key: str, order: int, criterion: str, choice: str, seconds: float) -> dict[str, Any]:
@@ -106,16 +111,18 @@ class Study:
         with self._journal() as votes:
             if any(record["key"] == key for record in votes.records):
                 return self._page(votes.records, rater)
-            showings, answers = self._showings(votes.records, rater), _valid_votes(votes.records, rater)
-            pair, question = self._position(showings, len(answers))
+            showings = self._showings(votes.records, rater)
+            position = self._position(showings, _valid_votes(votes.records, rater))
+            pair, question = self._asked(showings, position)
             if question is None or (pair, question.criterion) != (order, criterion):
                 return {**self._page(votes.records, rater), "note": "This had been answered before; here is the next."}
             row = {
                 **self._sides(showings[pair]),
                 **{"criterion": criterion, "rater": rater, "choice": choice, "preference": None},
-                **{"order": len(answers), "seconds": round(float(seconds), 3), "at": _now()},
+                **{"order": position, "seconds": round(float(seconds), 3), "at": _now()},
             }
-            votes.append({"act": "vote", "rater": rater, "key": key, "vote": {name: row[name] for name in _VOTE}})
+            given = {"act": "vote", "rater": rater, "number": _numbers(votes.records)[rater], "key": key}
+            votes.append({**given, "vote": {name: row[name] for name in _VOTE}})
             return self._page(votes.records, rater)
 
     def undo(self, rater: str, key: str) -> dict[str, Any]:
@@ -134,7 +141,7 @@ class Study:
         """All votes that were not withdrawn, with imported ones: table `votes`, by rater and order."""
         with self._journal() as votes:
             records = list(votes.records)
-        rows = [record["vote"] for rater in _raters(records) for record in _valid_votes(records, rater)]
+        rows = [record["vote"] for rater in _numbers(records) for record in _valid_votes(records, rater)]
         rows += [record["vote"] for record in records if record["act"] == "import"]
         frame = pl.DataFrame(rows, schema=dict(schemas.TABLES["votes"]))
         return schemas.check(frame.sort("rater", "order", "at", "pair_id", "criterion"), "votes")
@@ -164,21 +171,47 @@ class Study:
             raise CrsError(f"pair {pair_id!r} is not in the study {self.path}; import votes of its own pairs")
 
     def _journal(self) -> Any:
-        return journal(self.path / "votes.jsonl")
+        return journal(self.path / "votes.jsonl", valid=self._is_record)
+
+    def _is_record(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record of the journal is one of this study."""
+        act, vote = record.get("act"), record.get("vote")
+        if act in ("vote", "import"):
+            if not isinstance(vote, dict) or vote.keys() != set(_VOTE) or vote["choice"] not in CHOICES:
+                return False
+            if not all(isinstance(vote[name], _TYPES[dtype]) for name, dtype in schemas.TABLES["votes"].items()):
+                return False
+            if vote["pair_id"] not in self._rows:
+                return False
+        elif act == "undo" and not isinstance(record.get("undone"), str):
+            return False
+        named = isinstance(record.get("rater"), str) and isinstance(record.get("number", 0), int)
+        return act == "import" or (act in ("join", "vote", "undo") and named)
 
     def _showings(self, records: Sequence[Mapping[str, Any]], rater: str) -> list[Showing]:
         """The schedule of this rater, whose number is their position among all who joined."""
-        raters = _raters(records)
-        if rater not in raters:
+        number = _numbers(records).get(rater)
+        if number is None:
             raise CrsError(f"{rater!r} has not begun; open the page with that name first")
-        number = raters.index(rater)
         if number not in self._schedules:
             self._schedules[number] = schedule(self.pairs, number, self.info["seed"])
         return self._schedules[number]
 
-    def _position(self, showings: Sequence[Showing], n_answers: int) -> tuple[int, Question | None]:
-        """The pair and the question that follow `n_answers` answers; no question when all are answered."""
-        pair, step = divmod(n_answers, len(self.questions))
+    def _position(self, showings: Sequence[Showing], answers: Sequence[Mapping[str, Any]]) -> int:
+        """The number of questions before the first one without an answer: that of a lost vote, or the next."""
+        # A pair that is shown again has its sides exchanged.
+        given = {tuple(answer["vote"][name] for name in (*_SHOWN, "criterion")) for answer in answers}
+        asked = (
+            (*(sides[name] for name in _SHOWN), question.criterion)
+            for sides in map(self._sides, showings)
+            for question in self.questions
+        )
+        total = len(showings) * len(self.questions)
+        return next((number for number, one in enumerate(asked) if one not in given), total)
+
+    def _asked(self, showings: Sequence[Showing], position: int) -> tuple[int, Question | None]:
+        """The pair and the question at this position; no question when all are answered."""
+        pair, step = divmod(position, len(self.questions))
         return pair, self.questions[step] if pair < len(showings) else None
 
     def _sides(self, showing: Showing) -> Mapping[str, Any]:
@@ -196,15 +229,16 @@ class Study:
         """What the page shows: rater, order, pairs, step, steps, undo, done, note and, unless done, criterion,
         question, profile, left and right."""
         showings = self._showings(records, rater)
-        n_answers = len(_valid_votes(records, rater))
-        pair, question = self._position(showings, n_answers)
+        answers = _valid_votes(records, rater)
+        position = self._position(showings, answers)
+        pair, question = self._asked(showings, position)
         state = {
             "rater": rater,
             "order": pair,
             "pairs": len(showings),
-            "step": n_answers % len(self.questions),
+            "step": position % len(self.questions),
             "steps": len(self.questions),
-            "undo": n_answers > 0,
+            "undo": bool(answers),
             "done": question is None,
             "note": "",
         }
@@ -231,19 +265,23 @@ def _check_key(key: object) -> None:
         raise CrsError(f"{key!r} is not the key of an answer; send a text of 1 to 100 characters")
 
 
-def _raters(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """All who joined, in order of arrival."""
-    return [record["rater"] for record in records if record["act"] == "join"]
+def _numbers(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """All who joined, in order of arrival, with their numbers, which votes repeat in case a line is damaged."""
+    numbers: dict[str, int] = {}
+    for record in records:
+        if record["act"] != "import" and record["rater"] not in numbers:
+            numbers[record["rater"]] = record.get("number", len(numbers))
+    return numbers
 
 
 def _valid_votes(records: Sequence[Mapping[str, Any]], rater: str) -> list[Mapping[str, Any]]:
-    """The rater's votes that were not withdrawn, in order. An undo withdraws the last one."""
+    """The rater's votes that were not withdrawn, in order."""
     stack: list[Mapping[str, Any]] = []
     for record in records:
         if record["rater"] == rater and record["act"] == "vote":
             stack.append(record)
         elif record["rater"] == rater and record["act"] == "undo":
-            stack.pop()
+            stack = [one for one in stack if one["key"] != record["undone"]]
     return stack
 
 

@@ -9,7 +9,8 @@ import polars as pl
 from crslib import __version__, stats
 from crslib.dialogue.utterances import RECOMMENDER, USER
 
-Family = Literal["leakage", "recommendation", "realism", "diversity", "consistency"]
+Family = Literal["leakage", "recommendation", "realism", "diversity", "consistency", "satisfaction"]
+Needs = Literal["", "prompts", "profiles", "holdouts", "notes", "models"]
 Direction = Literal["higher", "lower", "human", "none"]
 Claim = Literal[
     "is more diverse", "is closer to human dialogues", "recommends better", "is more consistent", "leaks less"
@@ -28,7 +29,8 @@ class Metric:
     `settings`: what its value depends on, as `key:value|key:value`. `resampling`: its interval comes from a bootstrap
     over dialogues, from half-samples (see `stats`), or it has none; `max_resamples`: at most so many of them.
     `headline`: its label among the figures at the top of a run's report; empty: it is not among them. `chart`: it is
-    drawn in comparisons. `claim`: the claim of the paper that it tests.
+    drawn in comparisons. `claim`: the claim of the paper that it tests. `needs`: what a run must hold besides
+    dialogues, items and human references; dialogues that others stored may lack it.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Metric:
     headline: str = ""
     chart: bool = False
     claim: Claim | None = None
+    needs: Needs = ""
 
     def signature(self, n: int, times: int, seed: int) -> str:
         """What has to be equal for two values to be comparable, in the manner of sacrebleu (Post, A Call for Clarity in

@@ -21,30 +21,32 @@ METRICS = (
         "Of the items for which both the note and the user's words (read by phrase patterns) state whether it was seen "
         "or whether it is liked, the share for which they agree in everything that both state. Human dialogues: the "
         "seeker's words against the answers in the seeker's form.",
-        headline="reactions agree with the note", chart=True, claim="is more consistent"),
+        headline="reactions agree with the note", chart=True, claim="is more consistent", needs="notes"),
     Metric("reactions_decidable", "consistency", "Reactions that can be decided", "share", "none",
-        "Share of the items with a note on which the user's words state something that the note states too."),
+        "Share of the items with a note on which the user's words state something that the note states too.",
+        needs="notes"),
     *(
         Metric(f"consistency_{kind}", "consistency", f"Agrees with the note: {title}", "share", "higher",
-            f"Agreement of reaction and note where the note is: {title}.")
+            f"Agreement of reaction and note where the note is: {title}.", needs="notes")
         for kind, title in NOTE_WORDS.items()
     ),
     Metric("contradictions", "consistency", "Preferences that contradict the summary", "share", "lower",
         "Of the user's clauses that state like, dislike or not seen of a genre or item in the summary, the share that "
         "states the opposite of it.",
-        chart=True, claim="is more consistent"),
+        chart=True, claim="is more consistent", needs="profiles"),
     Metric("attribute_coverage", "consistency", "Target attributes the user says", "share", "none",
-        "Mean over dialogues of the share of target attributes that the user says in words (genre, decade, name)."),
+        "Mean over dialogues of the share of target attributes that the user says in words (genre, decade, name).",
+        needs="profiles"),
     Metric("wishes_said", "consistency", f"Target attributes the user has said by its turn {WISH_TURNS}", "share",
         "higher",
         "Mean over dialogues of the share of target attributes that the user says in words (genre, decade, name) in "
         f"its first {WISH_TURNS} turns; a dialogue that ends earlier counts with what was said.",
-        chart=True),
+        chart=True, needs="profiles"),
     Metric("unrelated_favourites", "consistency", "Favourites named that have nothing to do with the wish", "share",
         "lower",
         "Of the items that the summary says the user loved and that the user names first, the share that has no genre, "
         "decade, actor or director of the target attributes. Profiles without target attributes and items without "
-        "genres are left out."),
+        "genres are left out.", needs="profiles"),
 )  # fmt: skip
 
 

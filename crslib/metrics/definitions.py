@@ -12,6 +12,7 @@ from crslib.metrics import (
     ngram,
     realism,
     recommendation,
+    satisfaction,
     truth,
     two_sample,
 )
@@ -33,5 +34,6 @@ METRICS: Mapping[str, Metric] = {
         *embedding.VENDI,
         *diversity.ITEM_METRICS,
         *consistency.METRICS,
+        *satisfaction.METRICS,
     )
 }

@@ -184,7 +184,7 @@ def read(folder: Path) -> Human:
     """Stored human turns. Raises `CrsError` when a file is missing or damaged."""
     try:
         content = json.loads((folder / _FILES[2]).read_text(encoding="utf-8"))
-        places, axes = (pl.read_parquet(folder / name) for name in _FILES[:2])
+        places, axes = (pl.read_parquet(folder / name, glob=False) for name in _FILES[:2])
         human = Human(content["source"], {}, {}, {}, {}, content["vendi"])
         for role in axes["role"].unique(maintain_order=True):
             rows = axes.filter(role=role).sort("row")["values"].to_numpy().astype(float)

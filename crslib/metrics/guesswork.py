@@ -37,13 +37,13 @@ METRICS = (
             "Mean over dialogues of the mean log₂ rank of the held-out liked items in the catalogue, ranked by the "
             f"item prior given {text}. Items that the user links are left out of the ranking. A target that the user "
             "names before the recommender does has rank 1 given the words; one that the user names later is left out.",
-            _SOURCE, chart=name == WORDS)
+            _SOURCE, chart=name == WORDS, needs="holdouts")
         for name, (title, text) in _GIVEN.items()
     ),
     Metric(SAVED, "leakage", "Guesswork that the user's words save over its attributes", "bits saved", "none",
         "Mean over dialogues of guesswork_attributes − guesswork_words: above 0 the words reveal more about the hidden "
         "items than the target attributes do.",
-        _SOURCE),
+        _SOURCE, needs="holdouts"),
 )  # fmt: skip
 
 

@@ -35,34 +35,36 @@ _ANONYMITY = "Sweeney, k-anonymity, 2002"
 METRICS = (
     Metric("leaked_titles", "leakage", "User prompts with a hidden title", "prompts", "lower",
         "Number of user prompts that name a held-out item before either party named it; every prompt is read.",
-        resampling="none", claim="leaks less"),
+        resampling="none", claim="leaks less", needs="prompts"),
     Metric("leaked_profiles", "leakage", "Recommender prompts with private text", "prompts", "lower",
         "Number of recommender prompts with a sentence of the summary, the attributes, their headings or a private "
         "note, or of a held-out item, that no utterance held before; every prompt is read.",
-        resampling="none", claim="leaks less"),
+        resampling="none", claim="leaks less", needs="prompts"),
     Metric("target_named_by_user", "leakage", "User names a target first", "share", "lower",
         "Share of dialogues in which the user names a held-out liked item before the recommender does: by a link, or "
         f"by a run of words with a rapidfuzz ratio ≥ {FUZZY} to its title and the same numbers (titles of one short "
         "word: with the year). Human dialogues: items that, by the form, the recommender suggested and the seeker "
         "liked.",
-        settings=f"ratio:{FUZZY}", chart=True, claim="leaks less"),
+        settings=f"ratio:{FUZZY}", chart=True, claim="leaks less", needs="holdouts"),
     Metric("first_turn_hits", "leakage", "Hits in the recommender's first turn", "share", "none",
         "Share of dialogues whose first recommender turn names a held-out liked item; a high share is a sign that the "
-        "recommender knows the target."),
+        "recommender knows the target.", needs="holdouts"),
     Metric("k_anonymity", "leakage", "Items that match the target attributes (median)", "items", "higher",
-        "Median over dialogues of the number of catalogue items that have all target attributes.", _ANONYMITY),
+        "Median over dialogues of the number of catalogue items that have all target attributes.", _ANONYMITY,
+        needs="profiles"),
     Metric("k_anonymity_min", "leakage", "Items that match the target attributes (minimum)", "items", "higher",
         "Minimum over dialogues of the number of catalogue items that have all target attributes.", _ANONYMITY,
-        resampling="none"),
+        resampling="none", needs="profiles"),
 )  # fmt: skip
 
+IN_PROFILE = "hidden item in profile"
 KINDS: Mapping[str, str] = {
     "hidden title": "user prompts: a hidden item before anyone named it",
     "profile text": "recommender prompts: summary or attributes",
     "profile marker": "recommender prompts: heading of the private part",
     "private note": "recommender prompts: private note",
     "hidden title looked up": "recommender prompts: a hidden item before anyone named it",
-    "hidden item in profile": "profiles: a hidden item among the known ones",
+    IN_PROFILE: "profiles: a hidden item among the known ones",
 }
 _MARKERS = ("About you:", "Looking for:")
 _NOTE_WORDS = sorted({part for words in NOTE_WORDS.values() for part in words.split(", ")})
@@ -80,25 +82,31 @@ class Audit:
     n_profiles: int
 
     @property
-    def counts(self) -> dict[str, int]:
-        """For `run.json`: prompts read, and prompts (or profiles) with a finding of each kind."""
+    def counts(self) -> dict[str, int | None]:
+        """For `run.json`: prompts read, and prompts (or profiles) with a finding of each kind; None: nothing was read
+        in which there could be one."""
         n_by_kind = Counter(self.findings.unique(["dialogue_id", "turn", "role", "kind"])["kind"])
         return {
             "user_prompts": self.n_user_prompts,
             "recommender_prompts": self.n_recommender_prompts,
             "profiles": self.n_profiles,
-            **{kind.replace(" ", "_"): n_by_kind[kind] for kind in KINDS},
+            **{kind.replace(" ", "_"): n_by_kind[kind] if n_read else None for kind, n_read in self._read.items()},
         }
+
+    @property
+    def _read(self) -> dict[str, int]:
+        """How many prompts or profiles were read for each kind of finding."""
+        read = {"hidden title": self.n_user_prompts, IN_PROFILE: self.n_profiles}
+        return {kind: read.get(kind, self.n_recommender_prompts) for kind in KINDS}
 
     def table(self) -> pl.DataFrame:
         """One row per check: (check, findings, read)."""
         counts = self.counts
-        read = {"hidden title": self.n_user_prompts, "hidden item in profile": self.n_profiles}
         return pl.DataFrame(
             {
                 "check": list(KINDS.values()),
-                "findings": [counts[kind.replace(" ", "_")] for kind in KINDS],
-                "read": [read.get(kind, self.n_recommender_prompts) for kind in KINDS],
+                "findings": [counts[kind.replace(" ", "_")] or 0 for kind in KINDS],
+                "read": list(self._read.values()),
             }
         )
 
@@ -147,8 +155,7 @@ def audit(
     for profile_id, profile in sorted(known.items()):
         own = {*(profile["loved_items"] or ()), *(profile["disliked_items"] or ())}
         rows += [
-            (profile_id, -1, USER, "hidden item in profile", item)
-            for item in sorted(own.intersection(hidden.get(profile_id, ())))
+            (profile_id, -1, USER, IN_PROFILE, item) for item in sorted(own.intersection(hidden.get(profile_id, ())))
         ]
     schema = {
         "dialogue_id": pl.String,

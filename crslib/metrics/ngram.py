@@ -33,7 +33,8 @@ METRICS = (
         Metric("{role}_people_cross_entropy", "realism", "Cross-entropy of human words under the {role} model", "nats",
             "lower",
             "Mean −log P of the tokens of human {role}s in ReDial's test dialogues under the run's own {role} model, "
-            "prompted as in the run; its exponential is the perplexity. Comparable between models of one tokenizer.")
+            "prompted as in the run; its exponential is the perplexity. Comparable between models of one tokenizer.",
+            needs="models")
     ),
 )  # fmt: skip
 

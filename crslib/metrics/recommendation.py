@@ -23,19 +23,20 @@ METRICS = (
             "in order, without those that the user named before; a title that is not in the catalogue takes a rank. T: "
             "the profile's held-out liked items.",
             "Herlocker et al., Evaluating Collaborative Filtering Recommender Systems, TOIS 2004", chart=n == 5,
-            claim="recommends better" if n == 5 else None)
+            claim="recommends better" if n == 5 else None, needs="holdouts")
         for n in CUTOFFS
     ),
     Metric("hits", "recommendation", "Dialogues with a hit", "share", "higher",
         "Share of dialogues in which the recommender names at least one held-out liked item that the user had not "
         "named.",
-        headline="dialogues recommend a hidden film", chart=True, claim="recommends better"),
+        headline="dialogues recommend a hidden film", chart=True, claim="recommends better", needs="holdouts"),
     Metric("attribute_match", "recommendation", "Attribute match of recommendations", "share", "higher",
         "Mean over recommended catalogue items of the share of target attributes (each genre, decade, actor, "
         "director) they have; attributes unknown for an item are left out.",
-        chart=True, claim="recommends better"),
+        chart=True, claim="recommends better", needs="profiles"),
     Metric("preference_coverage", "recommendation", "Preferred genres offered", "share", "higher",
-        "Mean over dialogues of the share of the profile's liked genres that some recommended item has."),
+        "Mean over dialogues of the share of the profile's liked genres that some recommended item has.",
+        needs="profiles"),
     Metric("acceptance", "recommendation", "Recommendations that the user says it likes", "share", "human",
         "Of the recommended items that the user's next turn calls good or bad (phrase patterns), the share that it "
         "calls good.",

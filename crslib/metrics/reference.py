@@ -89,7 +89,7 @@ def read(folder: Path) -> Human:
     for name, schema in {**FRAMES, "acts": dialogue_acts.SCHEMA}.items():
         path = folder / f"{name}.parquet"
         try:
-            tables[name] = pl.read_parquet(path)
+            tables[name] = pl.read_parquet(path, glob=False)
         except (OSError, pl.exceptions.PolarsError):
             raise CrsError(f"{path} is missing or damaged; make it with `crs data reference --redial PATH`") from None
         if dict(tables[name].schema) != dict(schema):

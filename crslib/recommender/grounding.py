@@ -40,8 +40,11 @@ class Grounding:
         self._names = item_names(items.sort("item_id"))
         self._rows: dict[str, int] = {item: row for row, item in enumerate(self._names)}
         self._titles = Titles(list(self._names.values()), engine.pieces, engine.encode)
-        self._table = token_table(engine, self._titles.names, self._titles.spellings, cache)
-        self._log_base = self._table.sum(axis=1)[self._titles.row_of]
+        self._table: np.ndarray | None = None
+        self._log_base = np.zeros(len(self._names))
+        if mixture.model or mixture.base:  # else no word of the model's on titles counts
+            self._table = token_table(engine, self._titles.names, self._titles.spellings, cache)
+            self._log_base = self._table.sum(axis=1)[self._titles.row_of]
 
     def constraint(self, history: Sequence[Utterance]) -> Constraint:
         """The constraint of the recommender's next utterance. `history`: the utterances so far and their linked items.

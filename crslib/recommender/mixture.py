@@ -30,7 +30,7 @@ _WEIGHTS = ("engine", "llama_cpp_python", "model_sha256", "adapter_sha256", "wei
 class TokenReader(Protocol):
     """The part of an engine that scores tokens."""
 
-    chat_template: tuple[str, str, str]
+    chat_template: tuple[str, str, str, bool]
 
     def encode(self, text: str, *, control: bool = False) -> list[int]: ...
 

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -106,6 +106,11 @@ class Utterance(NamedTuple):
     role: str
     text: str
     items: Sequence[str | None] = ()
+
+
+def heard(turns: Sequence[Mapping[str, Any]]) -> list[Utterance]:
+    """The utterances of `turns`: rows with `role`, `text` and linked `items`. Nothing else in the rows gets further."""
+    return [Utterance(turn["role"], turn["text"], [item["item_id"] for item in turn["items"]]) for turn in turns]
 
 
 # ── the prior ───────────────────────────────────────────────────────────────────────────────────────────────────

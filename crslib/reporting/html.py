@@ -13,24 +13,27 @@ import polars as pl
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from crslib import schemas
 from crslib.data.catalog import item_names
 from crslib.dialogue import utterances, views
 from crslib.dialogue.scripts import SCRIPTED, USER_TARGET
 from crslib.dialogue.stop_reasons import STOP_REASONS
-from crslib.metrics import METRICS, Metric
+from crslib.metrics import METRICS, Metric, satisfaction
 from crslib.reporting import charts, text
-from crslib.store import Run, writing
+from crslib.store import Run, agent_words, writing
 
 N_DIALOGUES = 12
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its title and a sentence on how to read it."""
+    """A chart with its title and a sentence on how to read it. `needs`: as of `Metric`; a run's report leaves the chart
+    out where the run lacks that."""
 
     title: str
     reading: str
     chart: alt.TopLevelMixin
+    needs: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,13 @@ class Table:
     frame: pl.DataFrame
 
 
+_NEEDED = {
+    "prompts": "prompts (so there is no audit)",
+    "profiles": "profiles",
+    "holdouts": "hidden items",
+    "notes": "private notes",
+    "models": "models",
+}
 _WHO_KNOWS = {
     "": "Two independent models talk; neither knows a target. Reference-free conversational recommendation, simulated.",
     USER_TARGET: "Two models talk; the user knows titles of its targets. A baseline, not reference-free.",
@@ -61,22 +71,54 @@ _WHO_KNOWS = {
 def write(run: Run, figures: Sequence[Figure]) -> Path:
     """Writes `report.html` from the run's tables and the given charts; returns its path.
 
-    Raises `CrsError` when a table is missing or the folder cannot be written.
+    Of dialogues from a file it says whose they are and which metrics are left out (`remarks`), and has no chart that
+    needs what they lack. Raises `CrsError` when a table is missing or the folder cannot be written.
     """
     dialogues, metrics, info = run.read("dialogues"), run.read("metrics"), run.info
-    parameters = info.get("parameters", {})
+    parameters, source = info.get("parameters", {}), info.get("source")
+    lacking = info.get("lacking", ())
+    who = f"Dialogues from the file {source['name']} ({source['form']})." if source else None
     return _write(
         run.path / "report.html",
         "report.html",
-        title=f"{parameters.get('condition', 'by hand')}: {dialogues.height} simulated dialogues",
-        subtitle=_WHO_KNOWS.get(parameters.get("baseline", ""), _WHO_KNOWS[""]),
+        title=f"{parameters.get('condition', 'by hand')}: {dialogues.height} {'' if source else 'simulated '}dialogues",
+        subtitle=who or _WHO_KNOWS.get(parameters.get("baseline", ""), _WHO_KNOWS[""]),
+        from_file=bool(source),
+        remarks=remarks(run),
         targets_known=bool(parameters.get("baseline")),
         tiles=_tiles(metrics),
         families=_families(metrics),
-        charts=_drawn(figures),
+        tables=_shown_tables([satisfied(run)]),
+        charts=_drawn(figure for figure in figures if figure.needs not in lacking),
         dialogues=_dialogues(run, dialogues),
         n_dialogues=dialogues.height,
         facts=_facts(info),
+    )
+
+
+def remarks(run: Run) -> list[str]:
+    """What is to be said of dialogues from a file: what was read, which metrics are left out because the dialogues lack
+    what these need, and whether any could be correlated with people's satisfaction. Empty for other runs."""
+    info, measured = run.info, set(run.read("metrics")["metric"])
+    lines = list(info.get("source", {}).get("lines", ()))
+    for need in info.get("lacking", ()):
+        names = [metric.title for metric in METRICS.values() if metric.needs == need and metric.name not in measured]
+        if names:
+            lines.append(f"left out, because the dialogues have no {_NEEDED[need]}: {'; '.join(names)}")
+    if run.has("labels"):
+        lines.append(satisfaction.verdict(run.read("scores"), run.read("correlations")))
+    return [line for line in lines if line]
+
+
+def satisfied(run: Run) -> Table:
+    """A run's correlations with people's satisfaction as a table: metric, correlation with interval, dialogues."""
+    table = run.read("correlations") if run.has("correlations") else schemas.empty("correlations")
+    shown = [(METRICS[row["metric"]].title, text.row_estimate(row), row["n"]) for row in table.iter_rows(named=True)]
+    return Table(
+        "People's satisfaction",
+        "Spearman's rank correlation of each metric with people's satisfaction, over dialogues, with its 95 % "
+        "bootstrap interval, the strongest first. With many metrics one in 20 intervals excludes 0 by chance.",
+        pl.DataFrame(shown, schema={"metric": pl.String, "correlation": pl.String, "n": pl.Int64}, orient="row"),
     )
 
 
@@ -161,17 +203,21 @@ def write_tables(path: Path, title: str, lead: str, tables: Sequence[Table], fig
         "tables.html",
         title=title,
         lead=lead,
-        tables=[
-            {"title": table.title, "reading": table.reading, **_table(table.frame)}
-            for table in tables
-            if table.frame.height
-        ],
+        tables=_shown_tables(tables),
         charts=_drawn(figures),
     )
 
 
 def _table(frame: pl.DataFrame) -> dict[str, Any]:
     return {"columns": frame.columns, "rows": text.cells(frame)}
+
+
+def _shown_tables(tables: Iterable[Table]) -> list[dict[str, Any]]:
+    return [
+        {"title": table.title, "reading": table.reading, **_table(table.frame)}
+        for table in tables
+        if table.frame.height
+    ]
 
 
 def _drawn(figures: Iterable[Figure]) -> list[dict[str, Any]]:
@@ -218,10 +264,10 @@ def _tiles(metrics: pl.DataFrame) -> list[dict[str, str]]:
     leaks = [rows[name] for name in ("leaked_titles", "leaked_profiles") if name in rows]
     n_leaks, n_read = sum(row["value"] for row in leaks), sum(row["n"] for row in leaks)
     audit = {
-        "value": f"{n_leaks:.0f}",
+        "value": f"{n_leaks:.0f}" if n_read else "–",
         "label": "leaks in prompts",
-        "detail": f"of {n_read:,} prompts audited",
-        "mood": "bad" if n_leaks else "good",
+        "detail": f"of {n_read:,} prompts audited" if n_read else "no prompts",
+        "mood": "bad" if n_leaks else "good" if n_read else "",
     }
     headlines = [metric for metric in METRICS.values() if metric.headline and metric.name in rows]
     return [audit, *(_tile(metric, rows[metric.name]) for metric in headlines)]
@@ -314,14 +360,16 @@ def _pieces(turn: dict[str, Any], targets: set[str]) -> Iterable[dict[str, str]]
 
 def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
     """The rows of the report's last table, from `run.json`."""
-    engines = info.get("engines", {})
     git = info.get("git") or {}
     rows = [
         ("run", info.get("run_id", "by hand")),
         ("started", info.get("started", "")),
+        ("file", f"{source['name']}, SHA-256 {source['sha256']}" if (source := info.get("source")) else ""),
         ("parameters given", ", ".join(f"{k}={v}" for k, v in info.get("parameters_given", {}).items()) or "none"),
         ("seed", info.get("parameters", {}).get("seed", "")),
-        *((f"{role}'s weights", _weights(engine)) for role, engine in engines.items()),
+        *((f"the {role}", agent_words(agent)) for role, agent in info.get("agents", {}).items()),
+        *((f"the {role}'s server", _usage(usage)) for role, usage in info.get("usage", {}).items()),
+        ("dialogues that failed", f"{n}, see failures.parquet" if (n := info.get("n_failed")) else ""),
         ("taste model", _auc(info.get("opinion_auc"))),
         ("machine", f"{info['machine']['cpu']}, {info['machine']['cores']} cores" if "machine" in info else ""),
         ("commit", f"{git.get('commit', 'unknown')}{', changed since' if git.get('dirty') else ''}"),
@@ -329,12 +377,15 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in rows if value != ""]
 
 
+def _usage(usage: dict[str, Any]) -> str:
+    """Tokens and price that a role's server counted; empty where none was asked."""
+    if not usage:
+        return ""
+    price = f", price {usage['price']:.4f}" if "price" in usage else ""
+    return f"{usage['tokens_in']:,} tokens in, {usage['tokens_out']:,} out{price}"
+
+
 def _auc(auc: dict[str, Any] | None) -> str:
     if auc is None:
         return ""
     return f"AUC on hidden ratings {text.estimate(auc['value'], auc['low'], auc['high'], form='.3f')}, {auc['n']} users"
-
-
-def _weights(engine: dict[str, Any]) -> str:
-    adapter = engine.get("adapter_sha256")
-    return f"model {engine.get('model_sha256', '?')[:16]}, adapter {adapter[:16] if adapter else 'none'}"

@@ -3,6 +3,7 @@
 from crslib.simulation.baselines import InformedPopulation
 from crslib.simulation.dialogues import Dialogues
 from crslib.simulation.loop import simulate
+from crslib.simulation.opening import open_agents
 from crslib.simulation.population import Population
 
-__all__ = ["Dialogues", "InformedPopulation", "Population", "simulate"]
+__all__ = ["Dialogues", "InformedPopulation", "Population", "open_agents", "simulate"]

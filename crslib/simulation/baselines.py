@@ -7,29 +7,36 @@ user's turns are free in both. Both baselines give the tables of a simulation; t
 targets in them. The loop itself has no way to a target: an `InformedPopulation` does.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from crslib.config import BaselineParameters, SimulationParameters
+from crslib.agents.base import Agent, Ask, Reply
+from crslib.agents.format import Format, Trained
+from crslib.agents.local import LocalAgent
+from crslib.agents.server import open_server
+from crslib.config import BaselineParameters, SimulationParameters, kind_of, resolve
 from crslib.data.catalog import Catalog, item_names
-from crslib.dialogue.scripts import SCRIPTED, TargetKnowledge, TargetUserView, last_turn, parse_script, script_view
+from crslib.dialogue.prompts import Prompt, without_thoughts
+from crslib.dialogue.scripts import SCRIPTED, ScriptView, TargetKnowledge, TargetUserView, last_turn, parse_script
 from crslib.dialogue.styles import Style
-from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER
-from crslib.dialogue.views import UserView
-from crslib.engines import llama
-from crslib.engines.base import Choice, Completion, Constraint, Engine, Request, Scope
-from crslib.engines.loading import engine_record, open_engine, open_engines, sampling
+from crslib.dialogue.views import Message, UserView, View
+from crslib.engines.base import Choice, Constraint, Engine, Scope
+from crslib.engines.loading import open_engine, sampling
+from crslib.errors import CrsError
 from crslib.identity import derive_seed, digest
 from crslib.recommender.grounding import Grounding
-from crslib.simulation.dialogues import Dialogues, wanted, words_key
-from crslib.simulation.loop import simulate, utterances_of
+from crslib.recommender.prior import heard
+from crslib.simulation.dialogues import Dialogues, keep_wanted, wanted, words_key
+from crslib.simulation.loop import simulate
+from crslib.simulation.opening import limits_of, open_agents
 from crslib.simulation.population import Population
 from crslib.store import Journal, Progress, Run, no_progress
 
@@ -60,7 +67,7 @@ class InformedPopulation(Population):
     def knowledge(self, profile: Mapping[str, Any], style: Style | None = None) -> TargetKnowledge:
         """What a model knows of the person of a row of table `profiles`, who writes in `style`."""
         titles = self.titles.get(profile["profile_id"], ())
-        return TargetKnowledge(profile["summary"], profile["attributes"], style, titles)
+        return TargetKnowledge(**self.known(profile), style=style, titles=titles)
 
     def view(self, profile: Mapping[str, Any], style: Style | None = None) -> UserView:
         """A user's view that begins with its targets."""
@@ -86,64 +93,123 @@ def targets(holdouts: pl.DataFrame, items: pl.DataFrame) -> dict[str, tuple[str,
 
 
 def simulate_baseline(
-    population: InformedPopulation, parameters: BaselineParameters, journal: Journal, progress: Progress = no_progress
+    population: InformedPopulation,
+    parameters: BaselineParameters,
+    journal: Journal,
+    progress: Progress = no_progress,
+    folder: Path | None = None,
 ) -> Dialogues:
-    """The dialogues of the condition `parameters.baseline`, with the engines that its parameters name.
+    """The dialogues of the condition `parameters.baseline`, with the agents that its parameters name.
 
-    Parameters of notes and of the recommender do not change a script. Raises `CrsError` as `simulate` does.
+    Parameters of notes and of the recommender do not change a script. `folder`: as in `open_agents`. Raises `CrsError`
+    as `simulate` does.
     """
     if parameters.baseline == SCRIPTED:
-        with open_writer(parameters) as writer:
+        with open_writer(population, parameters, folder) as writer:
             return write_scripts(population, writer, parameters, journal, progress)
-    with open_engines(parameters) as (user, recommender):
+    with open_agents(parameters, population, folder) as (user, recommender):
         return simulate(population, user, recommender, parameters, journal, progress)
 
 
 @contextmanager
-def open_writer(parameters: SimulationParameters) -> Iterator[llama.LlamaEngine]:
-    """The engine of a model that writes whole dialogues: `user_model` with `user_adapter`, and room for a script."""
+def open_writer(
+    population: Population, parameters: SimulationParameters, folder: Path | None = None
+) -> Iterator[Agent]:
+    """The agent that writes whole dialogues: `user_model` with `user_adapter`, and room for a script.
+
+    Raises `CrsError` for what is no model, and as `open_agents` does.
+    """
+    name = parameters.model(USER)
     guard: Scope = "turn of a script" if parameters.guard else "off"
     drawing = replace(sampling(parameters), max_tokens=_SCRIPT, guard=guard)
-    roomy = parameters.model_copy(update={"n_ctx": max(parameters.n_ctx, _N_CTX)})
-    with open_engine(roomy, parameters.user_model, parameters.user_adapter, drawing) as writer:
-        yield writer
+    if parameters.is_local(USER):
+        roomy = parameters.model_copy(update={"n_ctx": max(parameters.n_ctx, _N_CTX)})
+        with open_engine(roomy, name, parameters.adapter(USER), drawing) as engine:
+            yield script_writer(engine, population, parameters)
+    elif kind_of(name) == "openai":
+        long = parameters.model_copy(update={"max_tokens": _SCRIPT, "resample": 1})
+        answers = folder and folder / "script.answers.jsonl"
+        form = script_format(population, parameters)
+        with closing(open_server(name, long, limits_of(parameters), form=form, answers=answers)) as agent:
+            yield agent
+    else:
+        raise CrsError(f"{name!r} writes no scripts; give a GGUF or openai:MODEL@URL as user_model")
+
+
+def script_writer(engine: Engine, population: Population, parameters: SimulationParameters) -> LocalAgent:
+    """The agent that writes whole dialogues by `engine`, the recommender's titles constrained as `parameters` say."""
+    grounding = population.grounding(engine, parameters)
+    titles = None if grounding is None else lambda view: ScriptTitles(grounding, population.catalog, engine)
+    nobody = ScriptView(TargetKnowledge("", ""))
+    return LocalAgent(engine, script_format(population, parameters), nobody, titles=titles)
+
+
+def script_format(population: Population, parameters: SimulationParameters) -> Format:
+    """How a model that writes whole dialogues is spoken to."""
+    path = parameters.prompt(USER)
+    return ToldScript(Prompt.read(resolve(path)), population.catalog.bracketed) if path else Script()
+
+
+class Script(Trained):
+    """The format of a model that was trained to write whole dialogues, line by line."""
+
+    def read(self, raw: str) -> tuple[str, bool]:
+        """As `Format.read`."""
+        return raw, False
+
+
+class ToldScript(Script):
+    """The format of a model that is told to write whole dialogues."""
+
+    verbatim = False
+
+    def __init__(self, prompt: Prompt, link: Callable[[str], str]) -> None:
+        self.identity = {"name": "prompted script", "prompt_sha256": prompt.identity}
+        self._prompt, self._link = prompt, link
+
+    def messages(self, view: View) -> Sequence[Message]:
+        return self._prompt.messages(view)
+
+    def read(self, raw: str) -> tuple[str, bool]:
+        """With titles in brackets; a line stays a line."""
+        return "\n".join(map(self._link, without_thoughts(raw).split("\n"))), False
 
 
 def write_scripts(
     population: InformedPopulation,
-    writer: Engine,
+    writer: Agent,
     parameters: SimulationParameters,
     journal: Journal,
     progress: Progress = no_progress,
 ) -> Dialogues:
     """A scripted dialogue for every profile.
 
-    As in `simulate`, a dialogue depends on (seed, profile, condition, engine identity) only and is in `journal` when it
-    is written. A script without utterances is a dialogue without turns. The writer's prompt counts as the prompt of
-    both parties: it holds what either must not see. Raises `CrsError` when the engine fails or the journal cannot be
-    written.
+    As in `simulate`, a dialogue depends on (seed, profile, condition, agent's identity) only, is in `journal` when it
+    is written, and a row of `failures` when it cannot be. A script without utterances is a dialogue without turns. The
+    writer's prompt counts as the prompt of both parties: it holds what either must not see. Raises `CrsError` as
+    `simulate` does.
     """
     key = words_key(parameters, population, [writer])
-    journal.keep_only(key)
     profiles = wanted(population.profiles, parameters)
-    template = ChatTemplate(*writer.chat_template)
-    grounding = population.grounding(writer, parameters)
-    prompts = {}
-    for dialogue_id in sorted(profiles.keys() - journal.dialogue_ids):
-        view = script_view(population.knowledge(profiles[dialogue_id]))
-        prompts[dialogue_id] = tuple(template.encode(view.messages, writer))
-        titles = ScriptTitles(grounding, population.catalog, writer) if grounding else None
-        seed = derive_seed(parameters.seed, dialogue_id, SCRIPTED)
-        writer.submit(Request(dialogue_id, prompts[dialogue_id], seed, titles))
-    progress(len(profiles) - len(prompts), len(profiles))
+    keep_wanted(journal, key, profiles)
+    missing = sorted(profiles.keys() - journal.dialogue_ids)
+    for dialogue_id in missing:
+        view = ScriptView(population.knowledge(profiles[dialogue_id]))
+        writer.ask(Ask(dialogue_id, view, derive_seed(parameters.seed, dialogue_id, SCRIPTED)))
+    failures: list[dict[str, Any]] = []
+    progress(len(profiles) - len(missing), len(profiles))
     while writer.pending:
-        for dialogue_id, completion in writer.step():
+        for dialogue_id, reply in writer.step(wait=True):
             writer.release(dialogue_id)
-            profile_id, prompt = profiles[dialogue_id]["profile_id"], prompts[dialogue_id]
-            record = _record(profile_id, dialogue_id, completion, prompt, writer, population, parameters)
-            journal.append({"key": key, **record})
-            progress(len(journal.records), len(profiles))
-    return Dialogues.of(journal, parameters.condition, engine_record(writer, writer))
+            profile_id = profiles[dialogue_id]["profile_id"]
+            if reply.finish == "failed":
+                lost = {"dialogue_id": dialogue_id, "profile_id": profile_id, "turn": 0, "role": SCRIPTED}
+                failures.append({**lost, "error": reply.error})
+            else:
+                record = _record(profile_id, dialogue_id, reply, population.catalog, parameters.seed)
+                journal.append({"key": key, **record})
+            progress(len(journal.records) + len(failures), len(profiles))
+    return Dialogues.of(journal, parameters, {USER: writer, RECOMMENDER: writer}, failures)
 
 
 class ScriptTitles:
@@ -175,7 +241,7 @@ class ScriptTitles:
             return None, ids
         start = next((n for n in range(len(ids), 0, -1) if b"\n" in self._writer.pieces[ids[n - 1]]), 0)
         if start not in self._lines:
-            history = utterances_of(_turns(self._writer.decode(ids[:start]), self._catalog))
+            history = heard(_turns(self._writer.decode(ids[:start]), self._catalog))
             self._lines[start] = self._grounding.constraint(history)
         return self._lines[start], ids[start:]
 
@@ -185,36 +251,28 @@ def _turns(script: str, catalog: Catalog) -> list[dict[str, Any]]:
     return [{"role": role, "text": text, "items": catalog.link(text)} for role, text in parse_script(script)]
 
 
-def _record(
-    profile_id: str,
-    dialogue_id: str,
-    completion: Completion,
-    prompt: Sequence[int],
-    writer: Engine,
-    population: Population,
-    parameters: SimulationParameters,
-) -> dict[str, Any]:
-    script = _turns(writer.decode(completion.ids), population.catalog)
-    cut = completion.finish != "end"
+def _record(profile_id: str, dialogue_id: str, reply: Reply, catalog: Catalog, seed: int) -> dict[str, Any]:
+    script = _turns(reply.text, catalog)
+    cut = reply.finish != "end"
     turns = [
         {
             "dialogue_id": dialogue_id,
             "turn": number,
             **turn,
             "notes": [],
-            "n_tokens": len(writer.encode(turn["text"])),
+            "n_tokens": None,
             "mean_logprob": None,
-            "finish": completion.finish if cut and number == len(script) - 1 else "end",
+            "finish": reply.finish if cut and number == len(script) - 1 else "end",
         }
         for number, turn in enumerate(script)
     ]
-    fed = {"dialogue_id": dialogue_id, "turn": 0, "text": writer.decode(prompt), "n_tokens": len(prompt)}
+    fed = {"dialogue_id": dialogue_id, "turn": 0, "text": reply.sent.text, "n_tokens": reply.sent.n_tokens}
     return {
         "dialogue": {
             "dialogue_id": dialogue_id,
             "profile_id": profile_id,
             "opener": script[0]["role"] if script else USER,
-            "seed": parameters.seed,
+            "seed": seed,
             "stop_reason": "script_cut" if cut else "script_ended",
             "n_turns": len(turns),
             "user_style": None,
@@ -222,4 +280,5 @@ def _record(
         },
         "turns": turns,
         "prompts": [{**fed, "role": role} for role in (USER, RECOMMENDER)],
+        "usage": {USER: [reply.tokens_in, reply.tokens_out], RECOMMENDER: [0, 0]},
     }

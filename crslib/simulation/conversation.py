@@ -13,18 +13,17 @@ from typing import Any
 import polars as pl
 
 from crslib import schemas
+from crslib.agents.base import Agent
+from crslib.agents.person import Observed, Person
 from crslib.config import RunParameters, resolve
 from crslib.data import tables
-from crslib.data.catalog import Catalog
 from crslib.dialogue import utterances, views
 from crslib.dialogue.stop_reasons import stop_sentence
 from crslib.dialogue.utterances import RECOMMENDER, USER
-from crslib.engines.base import Engine
-from crslib.engines.loading import open_engine
-from crslib.engines.person import Observed, Person
 from crslib.errors import CrsError
 from crslib.identity import derive_seed
 from crslib.simulation.loop import simulate
+from crslib.simulation.opening import open_agents
 from crslib.simulation.population import Population
 from crslib.store import Run
 from crslib.users import profiles
@@ -74,10 +73,9 @@ def converse(
     holdouts = built.holdouts.join(chosen, on="profile_id", how="semi")
     replace(built, profiles=chosen, holdouts=holdouts).write(run)
     other = RECOMMENDER if role == USER else USER
-    model, adapter = getattr(parameters, f"{other}_model"), getattr(parameters, f"{other}_adapter")
-    with open_engine(parameters.model_copy(update={"width": 1}), model, adapter) as engine:
+    with open_agents(parameters.model_copy(update={"width": 1}), population, roles=[other]) as (agent,):
         begin()
-        reason, turns = _talk(role, engine, population, parameters, run, ask, show)
+        reason, turns = _talk(role, agent, population, parameters, run, ask, show)
     lines = [views.note_line([views.Note.of(note) for note in notes]) for notes in turns["notes"]]
     summary, attributes = chosen.select("summary", "attributes").row(0)
     return Ending(stop_sentence(reason), summary, attributes, [line for line in lines if line])
@@ -90,7 +88,7 @@ def new_run(reports: Path) -> Run:
 
 def _talk(
     role: str,
-    engine: Engine,
+    agent: Agent,
     population: Population,
     parameters: RunParameters,
     run: Run,
@@ -104,11 +102,11 @@ def _talk(
         text = ask()
         if text is None:
             return None
-        text = bracketed(text, population.catalog)
+        text = population.catalog.bracketed(text)
         show(role, utterances.clean(text))
         return text
 
-    person, model = Person(engine, typed), Observed(engine, lambda text: show(other, utterances.clean(text)))
+    person, model = Person(typed), Observed(agent, lambda text: show(other, text))
     user, recommender = (person, model) if role == USER else (model, person)
     run.update(run_id=run.path.name, parameters=parameters.model_dump())
     with run.journal() as journal:
@@ -116,12 +114,6 @@ def _talk(
     talk.write(run)
     run.update(status="success")
     return talk.dialogues["stop_reason"].item(), talk.turns
-
-
-def bracketed(text: str, catalog: Catalog) -> str:
-    """What a person typed, with its titles in `[[…]]` as the catalogue writes them; typed brackets stay."""
-    spans = ((item["start"], item["end"], f"[[{catalog.name(item['item_id'])}]]") for item in catalog.spot(text))
-    return utterances.replace_spans(text, spans)
 
 
 def _nobody() -> pl.DataFrame:

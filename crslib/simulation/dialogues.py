@@ -1,22 +1,27 @@
-"""What a simulation gives: three tables, and the key under which finished dialogues may be used again."""
+"""What a simulation gives: its tables, and the key under which finished dialogues may be used again."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import polars as pl
 
 from crslib import schemas
+from crslib.agents.base import Agent
 from crslib.config import SimulationParameters, resolve
-from crslib.engines.base import Engine
+from crslib.dialogue.utterances import RECOMMENDER, USER
+from crslib.engines.server import usage
+from crslib.errors import CrsError
 from crslib.identity import digest, file_sha256, sources_sha256
 from crslib.simulation.population import Population
 from crslib.store import Journal, Run
 
-# Whose sources decide what is said. Parameters, tables and engines are part of the key by their values; metrics,
+# Whose sources decide what is said. Parameters, tables and agents are part of the key by their values; metrics,
 # reports and notebooks change no word (tests/simulation/test_dialogues.py).
 DECIDE_THE_WORDS = (
     "identity.py",
+    "yaml_files.py",
+    "agents",
     "dialogue",
     *("data/catalog.py", "data/histories.py", "data/spotting.py", "data/titles.py"),
     "engines",
@@ -28,28 +33,61 @@ DECIDE_THE_WORDS = (
 
 @dataclass(frozen=True)
 class Dialogues:
-    """Tables `dialogues`, `turns` and `prompts` of `schemas.TABLES`, sorted by dialogue and turn, and what `run.json`
-    says of the `engines`: identity and hash of the chat template, per role."""
+    """Tables `dialogues`, `turns`, `prompts` and `failures` of `schemas.TABLES`, sorted by dialogue and turn, and what
+    `run.json` says per role: of the `agents`, and the tokens that their servers counted (`usage`)."""
 
     dialogues: pl.DataFrame
     turns: pl.DataFrame
     prompts: pl.DataFrame
-    engines: Mapping[str, Any]
+    failures: pl.DataFrame
+    agents: Mapping[str, Any]
+    usage: Mapping[str, Mapping[str, float]]
 
     @classmethod
-    def of(cls, journal: Journal, condition: str, engines: Mapping[str, Any]) -> Self:
-        """The tables of a journal's records."""
+    def of(
+        cls,
+        journal: Journal,
+        parameters: SimulationParameters,
+        agents: Mapping[str, Agent],
+        failures: Sequence[Mapping[str, Any]] = (),
+    ) -> Self:
+        """The tables of a journal's records and of the dialogues that failed.
+
+        Raises `CrsError` when there are failures and nothing else.
+        """
+        if failures and not journal.records:
+            raise CrsError(f"no dialogue could be simulated: {failures[0]['error']}")
         records = sorted(journal.records, key=lambda record: record["dialogue"]["dialogue_id"])
-        names = {"run_id": journal.run_id, "condition": condition}
+        names = {"run_id": journal.run_id, "condition": parameters.condition}
         dialogues = [{**record["dialogue"], **names} for record in records]
         turns, prompts = ([row for record in records for row in record[name]] for name in ("turns", "prompts"))
-        return cls(_table("dialogues", dialogues), _table("turns", turns), _table("prompts", prompts), engines)
+        failures = sorted(failures, key=lambda row: row["dialogue_id"])
+        return cls(
+            _table("dialogues", dialogues),
+            _table("turns", turns),
+            _table("prompts", prompts),
+            _table("failures", failures),
+            {role: _described(agent) for role, agent in agents.items()},
+            {role: _usage(records, role, parameters) for role in agents},
+        )
 
     def write(self, run: Run) -> None:
-        """Writes the tables into the folder of `run`, and the engines into its `run.json`."""
-        for name in ("dialogues", "turns", "prompts"):
+        """Writes the tables into the folder of `run`, and the rest into its `run.json`."""
+        for name in ("dialogues", "turns", "prompts", "failures"):
             run.write(name, getattr(self, name))
-        run.update(engines=self.engines)
+        run.update(agents=self.agents, usage=self.usage, n_failed=len(self.failures))
+
+
+def _described(agent: Agent) -> dict[str, Any]:
+    changes = {"changes": list(agent.changes)} if agent.changes else {}
+    return {**agent.identity, "reproducible": agent.reproducible, **changes}
+
+
+def _usage(records: Sequence[Mapping[str, Any]], role: str, parameters: SimulationParameters) -> dict[str, float]:
+    """Tokens that a role's server read and wrote, and their price; empty for an agent that counts none."""
+    counted = [record["usage"][role] for record in records]
+    tokens_in, tokens_out = (sum(one[part] for one in counted) for part in (0, 1))
+    return usage(tokens_in, tokens_out, parameters.price_in, parameters.price_out) if tokens_in + tokens_out else {}
 
 
 def _table(name: str, rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
@@ -66,14 +104,44 @@ def wanted(profiles: pl.DataFrame, parameters: SimulationParameters) -> dict[str
     return dict(sorted(ids.items()))
 
 
-def words_key(parameters: SimulationParameters, population: Population, engines: Sequence[Engine]) -> str:
+def keep_wanted(journal: Journal, key: str, profiles: Container[str]) -> None:
+    """Keeps of a journal the whole dialogues under this key, of these profiles (ids as in `wanted`), each once.
+
+    What else it holds is dropped with a warning, as in `Journal.keep_only`.
+    """
+    seen: set[str] = set()
+
+    def is_new(record: Mapping[str, Any]) -> bool:
+        if not _is_dialogue(record) or (dialogue_id := record["dialogue"]["dialogue_id"]) not in profiles:
+            return False
+        is_first = dialogue_id not in seen
+        seen.add(dialogue_id)
+        return is_first
+
+    journal.keep_only(key, is_new)
+
+
+def _is_dialogue(record: Mapping[str, Any]) -> bool:
+    """Whether a record has every field of a dialogue, so that tables can be made of it."""
+    try:
+        tables = {"dialogues": [record["dialogue"]], "turns": record["turns"], "prompts": record["prompts"]}
+        for name, rows in tables.items():
+            _table(name, rows)
+            if any(schemas.TABLES[name].keys() - row.keys() - {"run_id", "condition"} for row in rows):
+                return False
+        return all(list(map(type, record["usage"][role])) == [int, int] for role in (USER, RECOMMENDER))
+    except (KeyError, TypeError, AttributeError, ValueError, pl.exceptions.PolarsError):
+        return False
+
+
+def words_key(parameters: SimulationParameters, population: Population, agents: Sequence[Agent]) -> str:
     """What stands for all that decides the words of a population's dialogues, and for nothing else.
 
-    Parameters but for the condition's name, the population's tables, the engines' identities, the styles, the
+    Parameters but for the condition's name, the population's tables, the agents' identities, the styles, the
     discriminators, and the sources of `DECIDE_THE_WORDS`.
     """
     given = {name: value for name, value in parameters.identity().items() if name != "condition"}
-    identities = [dict(engine.identity) for engine in engines]
+    identities = [dict(agent.identity) for agent in agents]
     styles = file_sha256(resolve(parameters.styles)) if parameters.styles else ""
     sources = sources_sha256(DECIDE_THE_WORDS)
     weighing = resolve(parameters.discriminators) if parameters.discriminators else None

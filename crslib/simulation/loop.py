@@ -1,65 +1,63 @@
-"""The loop: two models talk, turn by turn, many dialogues side by side, and nobody knows a target.
+"""The loop: two agents talk, turn by turn, many dialogues side by side, and nobody knows a target.
 
 A `Population` has no table with a held-out item. Each party answers from its own view: the recommender's is a
 `RecommenderView`, which starts empty and gets utterances and facts of the items in them; the user's holds its knowledge
-and its private notes.
+and its private notes. Who or what an agent is, the loop does not know.
 """
 
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
-from crslib.config import SimulationParameters, resolve
+from crslib.agents.base import Agent, Ask, Fits, Reply
+from crslib.config import SimulationParameters
 from crslib.data.catalog import Catalog
 from crslib.dialogue import checks, styles
 from crslib.dialogue.credits import Credits
-from crslib.dialogue.discriminator import Discriminator
 from crslib.dialogue.styles import Style
-from crslib.dialogue.templates import ChatTemplate
-from crslib.dialogue.utterances import RECOMMENDER, USER, clean, plain
-from crslib.dialogue.views import RecommenderView, Turn, UserKnowledge, UserView, View, looked_up
-from crslib.engines.base import Completion, Engine, Request
-from crslib.engines.loading import engine_record
-from crslib.engines.resampling import Fits, LogWeight, Resampling
+from crslib.dialogue.utterances import RECOMMENDER, USER, plain
+from crslib.dialogue.views import RecommenderView, Turn, UserView, View, looked_up
+from crslib.errors import CrsError
 from crslib.identity import derive_seed
-from crslib.recommender.grounding import Grounding
-from crslib.recommender.prior import Utterance
-from crslib.simulation.dialogues import Dialogues, wanted, words_key
+from crslib.simulation.dialogues import Dialogues, keep_wanted, wanted, words_key
 from crslib.simulation.population import Population
 from crslib.store import Journal, Progress, no_progress
 
 HUMAN_RECOMMENDER_OPENS = 0.65  # share of ReDial dialogues in which the recommender speaks first (DESIGN §4)
+HOPELESS = 8  # dialogues that failed, and none that ended, after which the others are not tried
 ALIVE_PER_ROW = 2.5  # dialogues alive per row of an engine: more cost memory, fewer leave rows or the feeder idle
 
 
 def simulate(
     population: Population,
-    user: Engine,
-    recommender: Engine,
+    user: Agent,
+    recommender: Agent,
     parameters: SimulationParameters,
     journal: Journal,
     progress: Progress = no_progress,
 ) -> Dialogues:
     """The dialogues of every profile of `population` with the recommender.
 
-    A dialogue depends on (seed, profile, condition, engine identity) only. Each is appended to `journal` when it ends;
-    those that are there already, under the same `words_key`, are not simulated again. `progress` counts dialogues.
-    Raises `CrsError` when an engine fails or the journal cannot be written; what had ended before is kept.
+    A dialogue depends on (seed, profile, condition, agents' identities) only, if both agents are `reproducible`. Each
+    is appended to `journal` when it ends; those that are there already, under the same `words_key`, are not simulated
+    again. Where an agent has no utterance the dialogue is a row of `failures`, and the next call tries it again.
+    `progress` counts dialogues. Raises `CrsError` when every dialogue fails or the journal cannot be written; what had
+    ended before is kept.
     """
     key = words_key(parameters, population, (user, recommender))
-    journal.keep_only(key)
     profiles = wanted(population.profiles, parameters)
+    keep_wanted(journal, key, profiles)
     waiting = deque(sorted(profiles.keys() - journal.dialogue_ids))
     alive: dict[str, _Dialogue] = {}
-    grounding = population.grounding(recommender, parameters)
+    failures: list[dict[str, Any]] = []
     writers = styles.read(parameters.styles)
     parties: dict[str, _Party] = {
         USER: _User(user, population, parameters),
-        RECOMMENDER: _Recommender(recommender, population.catalog, grounding, parameters),
+        RECOMMENDER: _Recommender(recommender, population.catalog, parameters),
     }
     room = round(ALIVE_PER_ROW * max(user.width, recommender.width))
     progress(len(profiles) - len(waiting), len(profiles))
@@ -68,12 +66,9 @@ def simulate(
             dialogue_id = waiting.popleft()
             dialogue = alive[dialogue_id] = _begin(dialogue_id, profiles[dialogue_id], population, writers, parameters)
             parties[dialogue.speaker].ask(dialogue)
-        # The party with more to do goes on: with more dialogues alive than rows, the rows of its engine are nearly all
-        # busy and the feeder has something in hand.
-        party = max(parties.values(), key=lambda party: party.engine.pending)
-        for dialogue_id, completion in party.engine.step():
+        for party, dialogue_id, reply in _step(parties[USER], parties[RECOMMENDER]):
             dialogue = alive[dialogue_id]
-            party.answer(dialogue, completion)
+            party.answer(dialogue, reply)
             if dialogue.stop_reason is None:
                 listener = parties[dialogue.speaker]
                 listener.hear(dialogue)
@@ -81,9 +76,33 @@ def simulate(
                 continue
             user.release(dialogue_id)
             recommender.release(dialogue_id)
-            journal.append({"key": key, **alive.pop(dialogue_id).record(parameters.seed)})
+            del alive[dialogue_id]
+            if dialogue.stop_reason == "failed":
+                failures.append(dialogue.failure(party.role, reply.error))
+                if not journal.records and len(failures) >= HOPELESS:
+                    raise CrsError(f"{len(failures)} dialogues failed and none ended: {reply.error}")
+            else:
+                journal.append({"key": key, **dialogue.record(parameters.seed)})
             progress(len(profiles) - len(waiting) - len(alive), len(profiles))
-    return Dialogues.of(journal, parameters.condition, engine_record(user, recommender))
+    return Dialogues.of(journal, parameters, {USER: user, RECOMMENDER: recommender}, failures)
+
+
+def _step(user: "_Party", recommender: "_Party") -> list[tuple["_Party", str, Reply]]:
+    """What the parties have said after a step.
+
+    The party with more to do goes first, and may be waited for where the other has nothing to do. Of two engines that
+    work only while they are stepped one goes on at a time: with more dialogues alive than rows, the rows of its engine
+    are nearly all busy and the feeder has something in hand.
+    """
+    first, second = sorted((user, recommender), key=lambda party: -party.agent.pending)
+    said = []
+    if second.agent.pending and second.agent.background:
+        said = [(second, *one) for one in second.agent.step(wait=False)]
+    elif second.agent.pending and first.agent.background:
+        first, second = second, first
+        said = [(second, *one) for one in second.agent.step(wait=False)]
+    idle = not said and (second.agent.background or not second.agent.pending)
+    return said + [(first, *one) for one in first.agent.step(wait=idle)]
 
 
 @dataclass
@@ -97,6 +116,7 @@ class _Dialogue:
     turns: list[dict[str, Any]] = field(default_factory=list)
     prompts: list[dict[str, Any]] = field(default_factory=list)
     notes: list[dict[str, Any]] = field(default_factory=list)  # the user's, on the recommender's last utterance
+    usage: dict[str, list[int]] = field(default_factory=lambda: {USER: [0, 0], RECOMMENDER: [0, 0]})  # tokens in, out
     stop_reason: str | None = None
 
     @property
@@ -118,7 +138,12 @@ class _Dialogue:
             **{f"{role}_style": None if style is None else str(style) for role, style in self.styles.items()},
         }
         turns, prompts = ([{**key, **row} for row in rows] for rows in (self.turns, self.prompts))
-        return {"dialogue": dialogue, "turns": turns, "prompts": prompts}
+        return {"dialogue": dialogue, "turns": turns, "prompts": prompts, "usage": self.usage}
+
+    def failure(self, role: str, error: str) -> dict[str, Any]:
+        """The dialogue as a row of table `failures`: `role` had no utterance, for the reason `error`."""
+        key = {"dialogue_id": self.dialogue_id, "profile_id": self.profile_id}
+        return {**key, "turn": len(self.turns), "role": role, "error": error}
 
 
 def _begin(
@@ -142,17 +167,12 @@ def _begin(
 
 
 class _Party(ABC):
-    """One role's engine with its chat template: hears the other party, and is asked from the role's view alone."""
+    """One role's agent: hears the other party, and is asked from the role's view alone."""
 
     role: str
 
-    def __init__(self, engine: Engine, empty: View, catalog: Catalog, parameters: SimulationParameters) -> None:
-        """`empty`: a view of this role without anything of a dialogue; what it shares with others is computed once."""
-        self.engine, self._catalog, self._parameters = Resampling(engine, parameters.resample), catalog, parameters
-        self._log_weight = _log_weight(self.engine, self.role, parameters)
-        self._template = ChatTemplate(*engine.chat_template)
-        self._beginning = self._template.encode(empty.messages, engine)
-        self._requests: dict[str, Request] = {}
+    def __init__(self, agent: Agent, catalog: Catalog, parameters: SimulationParameters) -> None:
+        self.agent, self._catalog, self._parameters = agent, catalog, parameters
 
     @abstractmethod
     def _view(self, dialogue: _Dialogue) -> View:
@@ -162,72 +182,67 @@ class _Party(ABC):
     def hear(self, dialogue: _Dialogue) -> None:
         """Takes the other party's last turn into the role's view."""
 
-    def ask(self, dialogue: _Dialogue) -> None:
-        """Requests the role's next utterance, from its view alone."""
-        prompt = tuple(self._template.encode(self._view(dialogue).messages, self.engine))
-        seed = derive_seed(self._parameters.seed, dialogue.dialogue_id, self.role, len(dialogue.turns))
-        n_shared = next(
-            (i for i, (a, b) in enumerate(zip(prompt, self._beginning, strict=False)) if a != b), len(prompt) - 1
-        )
-        request = Request(dialogue.dialogue_id, prompt, seed, n_shared=n_shared)
-        self._requests[dialogue.dialogue_id] = request
-        self._submit(request, dialogue)
+    @abstractmethod
+    def _check(self, turn: Turn, history: Sequence[Turn], dialogue: _Dialogue) -> bool:
+        """Whether the role may say `turn` after `history`."""
 
-    def _submit(self, request: Request, dialogue: _Dialogue) -> None:
-        self.engine.submit(request, self._fits(dialogue), self._log_weight)
+    def ask(self, dialogue: _Dialogue) -> None:
+        """Asks for the role's next utterance, from its view alone."""
+        seed = derive_seed(self._parameters.seed, dialogue.dialogue_id, self.role, len(dialogue.turns))
+        self.agent.ask(Ask(dialogue.dialogue_id, self._view(dialogue), seed, self._fits(dialogue)))
 
     def _fits(self, dialogue: _Dialogue) -> Fits:
         """Which utterances go with what the role knows (`dialogue.checks`)."""
         history, notes = tuple(dialogue.turns), dialogue.notes if self.role == USER else []
 
-        def fits(completion: Completion) -> bool:
-            text = clean(self.engine.decode(completion.ids))
+        def fits(text: str) -> bool:
             turn = {"role": self.role, "text": text, "items": self._catalog.link(text), "notes": notes}
             return self._check(turn, history, dialogue)
 
         return fits
 
-    @abstractmethod
-    def _check(self, turn: Turn, history: Sequence[Turn], dialogue: _Dialogue) -> bool:
-        """Whether the role may say `turn` after `history`."""
-
-    def answer(self, dialogue: _Dialogue, completion: Completion) -> None:
+    def answer(self, dialogue: _Dialogue, reply: Reply) -> None:
         """Adds an utterance to the dialogue and to the role's own view, or ends the dialogue.
 
-        What was newly fed before it is stored for the audit.
+        What was newly sent for it is stored for the audit.
         """
-        fed = self._requests.pop(dialogue.dialogue_id).prompt[completion.n_cached :]
         dialogue.prompts.append(
-            {"turn": len(dialogue.turns), "role": self.role, "text": self.engine.decode(fed), "n_tokens": len(fed)}
-        )
-        text = clean(self.engine.decode(completion.ids))
-        dialogue.stop_reason = _ends_before(self.role, text, completion)
-        if dialogue.stop_reason is not None:
-            return
-        dialogue.turns.append(
             {
                 "turn": len(dialogue.turns),
                 "role": self.role,
-                "text": text,
-                "items": self._catalog.link(text),
-                "notes": dialogue.notes if self.role == USER else [],
-                "n_tokens": len(completion.ids),
-                "mean_logprob": sum(completion.logprobs) / len(completion.logprobs) if completion.logprobs else None,
-                "finish": completion.finish,
+                "text": reply.sent.text,
+                "n_tokens": reply.sent.n_tokens,
             }
         )
-        self._view(dialogue).say(text, completion.ids)
-        dialogue.stop_reason = _ends_after(dialogue.turns, completion, self._parameters.max_turns)
+        counted = dialogue.usage[self.role]
+        counted[0] += reply.tokens_in
+        counted[1] += reply.tokens_out
+        dialogue.stop_reason = _ends_before(self.role, reply)
+        if dialogue.stop_reason is not None:
+            return
+        turn: dict[str, Any] = {
+            "turn": len(dialogue.turns),
+            "role": self.role,
+            "text": reply.text,
+            "items": self._catalog.link(reply.text),
+            "notes": dialogue.notes if self.role == USER else [],
+            "n_tokens": reply.n_tokens,
+            "mean_logprob": sum(reply.logprobs) / len(reply.logprobs) if reply.logprobs else None,
+            "finish": reply.finish,
+        }
+        dialogue.turns.append(turn)
+        self._view(dialogue).say(reply.text, reply.ids, turn["items"])
+        dialogue.stop_reason = _ends_after(dialogue.turns, self.role, reply, self._parameters.max_turns)
 
 
 class _User(_Party):
     role = USER
 
-    def __init__(self, engine: Engine, population: Population, parameters: SimulationParameters) -> None:
+    def __init__(self, agent: Agent, population: Population, parameters: SimulationParameters) -> None:
         self._population = population
         self._profiles = {row["profile_id"]: row for row in population.profiles.iter_rows(named=True)}
         self._items = {row["item_id"]: row for row in population.items.iter_rows(named=True)}
-        super().__init__(engine, UserView(UserKnowledge("", "")), population.catalog, parameters)
+        super().__init__(agent, population.catalog, parameters)
 
     def _view(self, dialogue: _Dialogue) -> UserView:
         return dialogue.user
@@ -250,11 +265,8 @@ class _Recommender(_Party):
 
     role = RECOMMENDER
 
-    def __init__(
-        self, engine: Engine, catalog: Catalog, grounding: Grounding | None, parameters: SimulationParameters
-    ) -> None:
-        super().__init__(engine, RecommenderView(), catalog, parameters)
-        self._grounding = grounding
+    def __init__(self, agent: Agent, catalog: Catalog, parameters: SimulationParameters) -> None:
+        super().__init__(agent, catalog, parameters)
         self._lookup = catalog.lookup if parameters.facts else {}
         self._credits = Credits.of(catalog.items)
 
@@ -263,23 +275,11 @@ class _Recommender(_Party):
 
     def hear(self, dialogue: _Dialogue) -> None:
         """With facts of the items named since the recommender was last asked, each once."""
-        dialogue.recommender.follow(dialogue.turns[-1], looked_up(public(dialogue.turns), self._lookup))
+        turns = public(dialogue.turns)
+        dialogue.recommender.follow(turns[-1], looked_up(turns, self._lookup))
 
     def _check(self, turn: Turn, history: Sequence[Turn], dialogue: _Dialogue) -> bool:
         return checks.recommender_fits(turn, public(history), self._credits)
-
-    def _submit(self, request: Request, dialogue: _Dialogue) -> None:
-        if self._grounding is not None:
-            request = replace(request, constraint=self._grounding.constraint(utterances_of(dialogue.turns)))
-        super()._submit(request, dialogue)
-
-
-def _log_weight(engine: Engine, role: str, parameters: SimulationParameters) -> LogWeight | None:
-    """How much more likely than the model people are to say what it said; None where nothing weighs the draws."""
-    if not parameters.discriminators:
-        return None
-    judge = Discriminator.read(resolve(parameters.discriminators) / f"{role}.json")
-    return lambda completion: judge.log_odds(clean(engine.decode(completion.ids)))
 
 
 def public(turns: Sequence[Turn]) -> list[Turn]:
@@ -287,26 +287,24 @@ def public(turns: Sequence[Turn]) -> list[Turn]:
     return [{name: turn[name] for name in ("role", "text", "items")} for turn in turns]
 
 
-def utterances_of(turns: Sequence[Mapping[str, Any]]) -> list[Utterance]:
-    """What both parties heard. The rows of `turns` also hold the user's notes; those must not get further."""
-    return [Utterance(turn["role"], turn["text"], [item["item_id"] for item in turn["items"]]) for turn in turns]
-
-
-def _ends_before(role: str, text: str, completion: Completion) -> str | None:
-    """Why a dialogue ends without this utterance: its party leaves, or nothing fits into the context any more."""
-    if not text and role == USER and completion.finish == "end":
-        return "user_left"
-    if completion.finish == "left":
+def _ends_before(role: str, reply: Reply) -> str | None:
+    """Why a dialogue ends without this utterance: there is none, its party leaves without a word, or nothing fits into
+    the context any more."""
+    if reply.finish == "failed":
+        return "failed"
+    if not reply.text and reply.finish == "left":
         return f"{role}_left"
-    if not completion.ids and completion.finish == "context_full":
-        return "context_full"
-    return None
+    if not reply.text and role == USER and reply.finish == "end":
+        return "user_left"
+    return "context_full" if not reply.n_tokens and reply.finish == "context_full" else None
 
 
-def _ends_after(turns: Sequence[Mapping[str, Any]], completion: Completion, max_turns: int) -> str | None:
-    """Why a dialogue ends with the last of `turns`; None: it goes on."""
-    if completion.finish == "context_full":
+def _ends_after(turns: Sequence[Mapping[str, Any]], role: str, reply: Reply, max_turns: int) -> str | None:
+    """Why a dialogue ends with the last of `turns`, which `reply` gave; None: it goes on."""
+    if reply.finish == "context_full":
         return "context_full"
+    if reply.finish == "left":
+        return f"{role}_left"
     if _repeats(turns):
         return "repetition"
     return "max_turns" if len(turns) >= max_turns else None

@@ -14,7 +14,7 @@ import polars as pl
 from crslib.config import SimulationParameters
 from crslib.data.catalog import Catalog
 from crslib.dialogue.styles import Style
-from crslib.dialogue.views import UserKnowledge, UserView
+from crslib.dialogue.views import UserKnowledge, UserView, Wishes
 from crslib.engines.base import Engine
 from crslib.identity import digest
 from crslib.recommender.grounding import Grounding
@@ -77,17 +77,35 @@ class Population:
 
     def view(self, profile: Mapping[str, Any], style: Style | None = None) -> UserView:
         """What the user of a row of table `profiles`, who writes in `style`, sees before the first word."""
-        return UserView(UserKnowledge(profile["summary"], profile["attributes"], style))
+        return UserView(UserKnowledge(**self.known(profile), style=style))
+
+    def known(self, profile: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of `UserKnowledge` for a row of table `profiles`, but for `style`."""
+        wishes = Wishes(
+            tuple(profile["target_genres"] or ()),
+            profile["target_decade"],
+            profile["target_actor"],
+            profile["target_director"],
+        )
+        loved, disliked = (
+            tuple(self.catalog.name(item_id) for item_id in profile[column] or ())
+            for column in ("loved_items", "disliked_items")
+        )
+        texts = {"summary": profile["summary"], "attributes": profile["attributes"]}
+        return {**texts, "wishes": wishes, "loved": loved, "disliked": disliked}
 
     def grounding(self, recommender: Engine, parameters: SimulationParameters) -> Grounding | None:
         """What keeps `recommender` to titles of the catalogue; None when parameter `grounding` is "off"."""
         if parameters.grounding == "off":
             return None
         mixture = Mixture(parameters.title_model, parameters.title_prior, parameters.title_base)
-        prior: ItemPrior | ContraryPrior | None = None if parameters.grounding == "catalogue" else self.prior
+        return Grounding(self.items, recommender, self.ranking(parameters), mixture)
+
+    def ranking(self, parameters: SimulationParameters) -> ItemPrior | ContraryPrior | None:
+        """What says which items fit a dialogue, as parameter `grounding` wants it; None where all fit alike."""
         if parameters.grounding == "contrary":
-            prior = ContraryPrior(self.prior)
-        return Grounding(self.items, recommender, prior, mixture)
+            return ContraryPrior(self.prior)
+        return self.prior if parameters.grounding == "prior" else None
 
     @cached_property
     def sha256(self) -> str:

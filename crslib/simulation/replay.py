@@ -27,8 +27,8 @@ from crslib.engines.llama import log_softmax
 from crslib.engines.loading import open_engines
 from crslib.errors import CrsError
 from crslib.recommender.grounding import Grounding
+from crslib.recommender.prior import heard
 from crslib.simulation.baselines import InformedPopulation
-from crslib.simulation.loop import utterances_of
 from crslib.simulation.population import Population
 from crslib.store import Progress, Run, no_progress
 
@@ -52,7 +52,7 @@ CANDIDATES = {
 class Reader(Protocol):
     """The part of an engine that reads text without drawing any."""
 
-    chat_template: tuple[str, str, str]
+    chat_template: tuple[str, str, str, bool]
 
     @property
     def pieces(self) -> Sequence[bytes]: ...
@@ -93,11 +93,14 @@ def look(
     if given.get("baseline") == SCRIPTED:
         return Replay(pl.DataFrame(schema=TOKENS), pl.DataFrame(schema=CANDIDATES))
     parameters = parameters or SimulationParameters(**{name: given[name] for name in SimulationParameters.model_fields})
+    for role in (USER, RECOMMENDER):
+        if not parameters.is_local(role):
+            raise CrsError(f"the {role} {parameters.model(role)!r} cannot be replayed; only GGUF models can")
     population = (InformedPopulation if given.get("baseline") == USER_TARGET else Population).read(run)
     alone = {"width": 1, "n_ctx": parameters.n_ctx + _SPARE}
     with open_engines(parameters.model_copy(update=alone)) as (user, recommender):
         for role, engine in ((USER, user), (RECOMMENDER, recommender)):
-            recorded = info.get("engines", {}).get(role, {})
+            recorded = info.get("agents", {}).get(role, {})
             if any(
                 recorded.get(name) != engine.identity[name] for name in ("model_sha256", "adapter_sha256", "weights")
             ):
@@ -153,7 +156,7 @@ def read(
             prompt = reader.prompt(view)
             tokens += [(*place, *token) for token in reader.tokens(prompt, turn["text"])]
             if turn["role"] == RECOMMENDER and grounding is not None:
-                history = utterances_of(rows[: turn["turn"]])
+                history = heard(rows[: turn["turn"]])
                 constraint, shares = grounding.constraint(history), grounding.shares(history)
                 for number, (name, start, _) in enumerate(utterances.mentions(turn["text"])):
                     opening = reader.encode(turn["text"][: start + 2])

@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from crslib.data.corpora import Dialogue, Turn
-from crslib.dialogue.scripts import SCRIPTED, USER_TARGET, TargetKnowledge, TargetUserView, script, script_view
+from crslib.dialogue.scripts import SCRIPTED, USER_TARGET, ScriptView, TargetKnowledge, TargetUserView, script
 from crslib.dialogue.templates import ChatTemplate, Tokenizer
 from crslib.dialogue.utterances import RECOMMENDER, USER, mentions
 from crslib.dialogue.views import RecommenderView, UserKnowledge, UserView, View
@@ -68,10 +68,10 @@ def view(dialogue: Dialogue, role: str, known: Knowledge, *, without: Collection
     turns = turn_rows(dialogue, notes="notes" not in without, leaving=True)
     if role == USER:
         return UserView.of(turns, UserKnowledge(user.summary, user.attributes, style))
-    with_targets = TargetKnowledge(user.summary, user.attributes, style, tuple(_target_names(dialogue)))
+    with_targets = TargetKnowledge(user.summary, user.attributes, style, titles=tuple(_target_names(dialogue)))
     if role == USER_TARGET:
         return TargetUserView.of(turns, with_targets)
-    whole = script_view(with_targets)
+    whole = ScriptView(with_targets)
     whole.say(script([(turn.role, turn.text) for turn in dialogue.turns]))
     return whole
 

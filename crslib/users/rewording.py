@@ -3,10 +3,12 @@
 An option of `01_profiles`, which may see the holdouts. Knows nothing of dialogues.
 """
 
+import asyncio
+import contextlib
 import itertools
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +19,9 @@ from crslib.config import ProfileParameters
 from crslib.data import catalog, titles
 from crslib.dialogue import templates, utterances, views
 from crslib.engines import llama
+from crslib.engines.background import event_loop
 from crslib.engines.base import Engine, Request, Sampling, complete
+from crslib.engines.server import NoAnswer, Server, is_server, parse
 from crslib.identity import derive_seed
 from crslib.users.profiles import ProfileTables
 
@@ -27,31 +31,86 @@ _TASK = (
     'Speak to the person as "you". Keep every genre, name and title with its year. '
     "Write at most five short sentences. Add nothing new."
 )
+_SAMPLING = Sampling(temperature=0, max_tokens=128)
 _NEGATION = re.compile(r"\b(?:not|no|never|nor|hate[sd]?|avoid\w*|dislik\w+|except|cannot)\b|n['’]t\b", re.IGNORECASE)
 _FIRST_PERSON = re.compile(r"\b(?:I|me|my|mine|we|us|our)\b")
 _SECOND_PERSON = re.compile(r"\b(?:you|your|yours)\b", re.IGNORECASE)
+Write = Callable[[Mapping[str, str]], Mapping[str, tuple[str, str]]]
+"""Summaries by profile, to wordings by profile, each with the reason why it is none (empty: it is one)."""
 REJECTED = pl.DataFrame(schema=dict.fromkeys(("profile_id", "reason", "wording"), pl.String))
 
 
 def worded(tables: ProfileTables, parameters: ProfileParameters) -> tuple[ProfileTables, pl.DataFrame]:
     """`tables` with summaries in the style of `summary_style`, and the wordings that were rejected (see `reword`).
 
-    Decoding is greedy, because the built-in model then invents less. Raises `CrsError` when the model cannot be loaded.
+    Decoding is greedy, because the built-in model then invents less. Raises `CrsError` when the model cannot be loaded
+    or its server fails.
     """
     if parameters.summary_style == "template":
         return tables, REJECTED.clear()
-    model = llama.Model(llama.model_path(parameters.summary_model))
-    engine = llama.LlamaEngine(model, None, Sampling(temperature=0, max_tokens=128), n_ctx=1024, width=8)
-    try:
-        profiles, rejected = reword(tables.profiles, tables.holdouts, tables.items, engine, parameters.seed)
+    with contextlib.ExitStack() as opened:
+        if is_server(parameters.summary_model):
+            server = Server(*parse(parameters.summary_model))
+            opened.callback(lambda: event_loop().run(server.close()))
+            write = by_server(server, parameters.seed)
+        else:
+            model = opened.enter_context(contextlib.closing(llama.Model(llama.model_path(parameters.summary_model))))
+            engine = llama.LlamaEngine(model, None, _SAMPLING, n_ctx=1024, width=8)
+            opened.callback(engine.close)
+            write = by_engine(engine, parameters.seed)
+        profiles, rejected = reword(tables.profiles, tables.holdouts, tables.items, write)
         return replace(tables, profiles=profiles), rejected
-    finally:
-        engine.close()
-        model.close()
+
+
+def _messages(summary: str) -> list[views.Message]:
+    return [views.Message("system", _TASK), views.Message("user", summary)]
+
+
+def by_engine(engine: Engine, seed: int) -> Write:
+    """Wordings by a local model, `engine.width` at a time."""
+    template = templates.ChatTemplate(*engine.chat_template)
+
+    def write(summaries: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+        wordings = {}
+        profiles = list(summaries)
+        for start in range(0, len(profiles), engine.width):
+            requests = [
+                Request(
+                    profile,
+                    tuple(template.encode(_messages(summaries[profile]), engine)),
+                    derive_seed(seed, "summary", profile),
+                )
+                for profile in profiles[start : start + engine.width]
+            ]
+            for request, completion in zip(requests, complete(engine, requests), strict=True):
+                engine.release(request.key)
+                cut = "" if completion.finish == "end" else "cut short"
+                wordings[request.key] = engine.decode(completion.ids), cut
+        return wordings
+
+    return write
+
+
+def by_server(server: Server, seed: int) -> Write:
+    """Wordings by a model on a server, as many at a time as its limits allow."""
+
+    async def one(profile: str, summary: str) -> tuple[str, str]:
+        try:
+            answer = await server.complete(_messages(summary), _SAMPLING, derive_seed(seed, "summary", profile))
+        except NoAnswer as error:
+            return "", str(error)
+        return answer.text, "" if answer.finish == "end" else "cut short"
+
+    async def write(summaries: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+        await server.check()
+        wordings = await asyncio.gather(*(one(*each) for each in summaries.items()))
+        return dict(zip(summaries, wordings, strict=True))
+
+    return lambda summaries: event_loop().run(write(summaries))
 
 
 def reword(
-    profiles: pl.DataFrame, holdouts: pl.DataFrame, items: pl.DataFrame, engine: Engine, seed: int
+    profiles: pl.DataFrame, holdouts: pl.DataFrame, items: pl.DataFrame, write: Write
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """`profiles` with summaries in a model's words where these passed the check (`fault`), and the rejected wordings.
 
@@ -59,39 +118,23 @@ def reword(
     `profile_id`, `reason`, `wording` of the rejected ones, sorted by profile. It may quote a held-out title, so a
     simulation must not read it.
     """
-    template = templates.ChatTemplate(*engine.chat_template)
     names = catalog.item_names(items)
     title_phrases = frozenset(_words(title) for title in items["title"])
     genres = frozenset(genre for genres in items["genres"] for genre in genres)
     hidden = {profile: part["item_id"].to_list() for (profile,), part in holdouts.group_by("profile_id")}
     rows = [row for row in profiles.sort("profile_id").iter_rows(named=True) if row["summary"]]
+    wordings = write({row["profile_id"]: row["summary"] for row in rows})
     accepted: dict[str, str] = {}
     rejected = []
-    for start in range(0, len(rows), engine.width):
-        batch = rows[start : start + engine.width]
-        requests = [
-            Request(
-                row["profile_id"],
-                tuple(template.encode([views.Message("system", _TASK), views.Message("user", row["summary"])], engine)),
-                derive_seed(seed, "summary", row["profile_id"]),
-            )
-            for row in batch
-        ]
-        completions = complete(engine, requests)
-        for row, completion in zip(batch, completions, strict=True):
-            profile = row["profile_id"]
-            engine.release(profile)
-            wording = utterances.one_line(engine.decode(completion.ids))
-            withheld = [names[item] for item in hidden.get(profile, []) if item in names]
-            reason = (
-                "cut short"
-                if completion.finish != "end"
-                else fault(wording, row, names, withheld, title_phrases, genres)
-            )
-            if reason:
-                rejected.append({"profile_id": profile, "reason": reason, "wording": wording})
-            else:
-                accepted[profile] = wording
+    for row in rows:
+        profile = row["profile_id"]
+        text, reason = wordings[profile]
+        wording = utterances.one_line(text)
+        withheld = [names[item] for item in hidden.get(profile, []) if item in names]
+        if reason := reason or fault(wording, row, names, withheld, title_phrases, genres):
+            rejected.append({"profile_id": profile, "reason": reason, "wording": wording})
+        else:
+            accepted[profile] = wording
     passed = pl.col("profile_id").replace_strict(accepted, default=None, return_dtype=pl.String)
     return (
         profiles.with_columns(pl.coalesce(passed, "summary").alias("summary")),

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from crslib.cli.main import main
-from crslib.experiments import pipeline
+from crslib.simulation import opening
+from crslib.store import Run
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_mistakes_get_one_sentence(words: list[str], sentence: str, tmp_path: Pa
 def test_unwritable_reports_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     command = ["run", "-p", "n_profiles=2", "--reports", str(tmp_path / "file" / "r")]
-    monkeypatch.setattr(pipeline, "weights_form", lambda *given: pytest.fail("weights were measured first"))
+    monkeypatch.setattr(opening, "weights_form", lambda *given: pytest.fail("weights were measured first"))
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1
     assert "cannot write" in result.stderr
@@ -51,6 +52,44 @@ def test_the_package_is_the_command(option: str) -> None:
 def test_runs_of_an_empty_folder(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["runs", "--reports", str(tmp_path)])
     assert (result.exit_code, result.output) == (0, "")
+
+
+def test_runs_that_cannot_be_read_are_said_and_the_others_listed(tmp_path: Path) -> None:
+    """A run by hand or by plain papermill has a `run.json` without id, status and condition."""
+    Run(tmp_path / "runs/1").update(run_id="1", status="success", started="2026", parameters={"condition": "c"})
+    Run(tmp_path / "by-hand").update(opinion_auc=None)
+    (tmp_path / "runs/2").mkdir()
+    (tmp_path / "runs/2/run.json").write_text("{ torn")
+    result = CliRunner().invoke(main, ["runs", "--reports", str(tmp_path)])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("1  success")
+    assert result.stdout.count("\n") == 1
+    by_hand, torn = result.stderr.splitlines()
+    assert str(tmp_path / "by-hand/run.json") in by_hand
+    assert str(tmp_path / "runs/2/run.json") in torn
+
+
+def test_brackets_in_paths_are_printed_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crslib.data.exports.write", lambda run, form, role, folder: folder / "file")
+    for name in ("[bold]x", "X[/x]"):
+        result = CliRunner().invoke(main, ["export", str(tmp_path), "--to", str(tmp_path / name)])
+        assert (result.exit_code, result.output) == (0, f"{tmp_path / name / 'file'}\n")
+
+
+def test_a_list_of_runs_obeys_no_escape_sequences(tmp_path: Path) -> None:
+    nasty = "\x1b[2J\x9b31m\u202ehello [red]"
+    Run(tmp_path / "runs/1").update(run_id="1", status="success", started="2026", parameters={"condition": nasty})
+    result = CliRunner().invoke(main, ["runs", "--reports", str(tmp_path)])
+    assert result.exit_code == 0
+    assert "\ufffd[2J\ufffd31m\ufffdhello [red]" in result.output
+    assert result.output.strip().isprintable()
+
+
+def test_an_error_obeys_no_escape_sequences() -> None:
+    result = CliRunner().invoke(main, ["run", "-p", "data=\x1b[2Jnowhere"])
+    assert result.exit_code == 1
+    assert "\ufffd[2Jnowhere" in result.output
+    assert "\x1b" not in result.output
 
 
 def test_own_data_are_imported_or_refused(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_run_uses_the_adapter_of_the_command(tmp_path: Path) -> None:
     simulated = CliRunner().invoke(main, ["run", *given, "--reports", str(tmp_path / "reports")])
     assert simulated.exit_code == 0, simulated.output
     (run_folder,) = (tmp_path / "reports" / "runs").iterdir()
-    assert Run(run_folder).info["engines"]["user"]["adapter_sha256"] == file_sha256(to / "user.gguf")
+    assert Run(run_folder).info["agents"]["user"]["adapter_sha256"] == file_sha256(to / "user.gguf")
     assert Run(run_folder).read("turns").filter(role="user")["n_tokens"].sum() > 0
 
 

@@ -213,3 +213,51 @@ def test_titles_typed_by_hand_are_linked_correctly(builtin: pl.DataFrame, shared
         missed += linked is None and item_id is not None
     assert right / (right + wrong) > 0.97
     assert right / (right + wrong + missed) > 0.94
+
+
+# ── brackets ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "bracketed"),
+    [
+        ("[[Heat (1995)]] and The Matrix (1999), thanks", "[[Heat (1995)]] and [[The Matrix (1999)]], thanks"),
+        ("**Heat** (1995) is great", "[[Heat (1995)]] is great"),
+        ("I'd say *Heat (1995)*!", "I'd say [[Heat (1995)]]!"),
+        ("Try **matrix** (1999), _Notting Hill_", "Try [[The Matrix (1999)]], [[Notting Hill (1999)]]"),
+        ('Seen "Heat" or “The Matrix”?', "Seen [[Heat (1995)]] or [[The Matrix (1999)]]?"),
+        ("'Heat' (1995) and *Notting Hill*’s end", "[[Heat (1995)]] and [[Notting Hill (1999)]]’s end"),
+        ('"Yes!" she said, "Heat" (1995)', '"Yes!" she said, [[Heat (1995)]]'),
+        ("[Heat (1995)], [Heat](1995), [[Heat]] (1995)", "[[Heat (1995)]], [[Heat (1995)]], [[Heat (1995)]]"),
+        # nobody's titles: no item, and counted as such
+        ("See *Fake Film* (2011)", "See [[Fake Film (2011)]]"),
+        ("or Night of the Fakes (2011)", "or [[Night of the Fakes (2011)]]"),
+        ("I saw Heat (1977)", "I saw [[Heat (1977)]]"),
+        ('"I loved Fake Film (2011)"', '"I loved [[Fake Film (2011)]]"'),
+        # no titles
+        ("I *love* a **comedy**, up to you", "I *love* a **comedy**, up to you"),
+        ("back then (1995) it was hot", "back then (1995) it was hot"),
+        ("M*A*S*H, [sic] and 2 * 3", "M*A*S*H, [sic] and 2 * 3"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_titles_get_brackets(items: pl.DataFrame, text: str, bracketed: str) -> None:
+    assert Catalog(items).bracketed(text) == bracketed
+
+
+def test_a_title_with_brackets_of_its_own_stays_one_mention() -> None:
+    catalog = Catalog(films(("1", "[REC]", 2007, 9)))
+    for text in ("REC (2007)", "[REC] (2007)", "**REC** (2007)", "[REC (2007)]"):
+        assert [row["item_id"] for row in catalog.link(catalog.bracketed(f"see {text} now"))] == ["1"], text
+
+
+BRACKETS = ["Heat", " ", "(1995)", "*", "**", "_", '"', "“", "”", "'", "[", "]", "[[", "]]", "[[Up (2009)]]", "Matrix",
+            "Fake Film", "of the", "(2011)", ",", "s", "`", "!"]  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from(BRACKETS), max_size=14).map("".join))
+def test_written_mentions_stay(text: str) -> None:
+    catalog = Catalog(films(("1", "Heat", 1995, 9), ("2", "Up", 2009, 9), ("3", "The Matrix", 1999, 9)))
+    linked = iter([row["item_id"] for row in catalog.link(catalog.bracketed(text))])
+    assert all(row["item_id"] in linked for row in catalog.link(text) if row["item_id"])  # in the same order

@@ -153,3 +153,10 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["export", str(tmp_path), "--to", str(tmp_path / "to")])
     assert result.exit_code == 1
     assert "dialogues.parquet" in result.output
+
+
+def test_the_card_of_a_files_dialogues_claims_nothing_of_their_making(run: Run, tmp_path: Path) -> None:
+    run.update(source={"name": "a`b\nc.json", "form": "trl", "sha256": "ab12", "lines": []})
+    card = (export(run, "dataset", tmp_path / "set").parent / "README.md").read_text()
+    assert "2 dialogues, 5 turns, read from the file `a'b c.json` (trl, SHA-256 ab12)." in card
+    assert not [word for word in ("synthetic", "language models", "person", "MovieLens", "adapters") if word in card]

@@ -53,6 +53,30 @@ def test_cells_are_split_into_genres_and_names() -> None:
     assert imports.split_names("Harry, the Cat|Al Pacino") == ["Harry, the Cat", "Al Pacino"]
 
 
+PLACEHOLDERS = ["-", "--", "—", "\\N", "N/A", "n/a", "NA", "null", "None", "nan", "?", "...", "#N/A"]
+
+
+@pytest.mark.parametrize("sign", PLACEHOLDERS)
+def test_placeholders_are_no_names(sign: str, tmp_path: Path, write: Callable[..., Path]) -> None:
+    assert imports.split_genres(f"{sign}|Action") == ["action"]
+    assert imports.split_genres(sign) == imports.split_names(sign) == []
+    assert imports.split_names(f"Al Pacino, {sign}") == ["Al Pacino"]
+    header = "item_id,title,year,genres,directors,cast,imdb_id"
+    items = f"{header}\n1,Heat,{sign},{sign},{sign},Al Pacino|{sign},{sign}\n2,-,1990,a,,,\n"
+    rated = "user_id,item_id,rating\na,1,4\na,2,3\n"
+    imported = imports.import_ratings(write(rated), write(items, "items.csv"), tmp_path / "to")
+    assert str(imported).endswith("; 5 cells like '-' or 'N/A' read as not given")
+    heat, dash = tables.load(tmp_path / "to")[0].to_dicts()
+    assert (heat["year"], heat["genres"], heat["directors"], heat["imdb_id"]) == (None, [], [], None)
+    assert (heat["cast"], dash["title"]) == (["Al Pacino"], "-")  # a title may be anything
+
+
+def test_names_that_only_resemble_placeholders_stay() -> None:
+    names = ["Na", "Nan Goldin", "None So Blind", "M-", "Null Object", "R.N.", "N"]
+    assert imports.split_names("|".join(names)) == names
+    assert imports.split_genres("sci-fi|r&b") == ["r&b", "sci-fi"]
+
+
 # ── imports that succeed ────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crslib.dialogue.scripts import TargetKnowledge, TargetUserView, parse_script, script, script_view
+from crslib.dialogue.scripts import ScriptView, TargetKnowledge, TargetUserView, parse_script, script
 from crslib.dialogue.utterances import RECOMMENDER, USER, clean
 from crslib.dialogue.views import Note, UserKnowledge, UserView
 
@@ -23,12 +23,12 @@ def test_the_target_users_view_has_one_line_more() -> None:
 
 
 def test_the_script_view_has_all_knowledge_and_a_line_per_turn() -> None:
-    view = script_view(TargetKnowledge(*KNOWN, titles=("Heat (1995)",)))
+    view = ScriptView(TargetKnowledge(*KNOWN, titles=("Heat (1995)",)))
     assert [message.text for message in view.messages] == [
         "Write a dialogue between a user and a movie recommender.\nAbout the user: You enjoy crime movies.\n"
         "Looking for: crime movie\nThe recommender suggests: Heat (1995)"
     ]
-    assert script_view(TargetKnowledge("", "")).messages[0].text.count("\n") == 0
+    assert ScriptView(TargetKnowledge("", "")).messages[0].text.count("\n") == 0
     text = script([(RECOMMENDER, "Seen [[Heat (1995)]]?"), (USER, "Yes:\nbye")])
     assert text == "Recommender: Seen [[Heat (1995)]]?\nUser: Yes: bye"
 

@@ -1,6 +1,8 @@
 """Format v1: what each party sees."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crslib.dialogue import views
 from crslib.dialogue.styles import Style
@@ -134,3 +136,24 @@ def test_lines_without_content_are_left_out() -> None:
 )
 def test_notes(seen: bool | None, liked: bool | None, expected: str) -> None:
     assert views.note_line([Note("X", seen, liked)]) == expected
+
+
+_names = st.sampled_from(["Heat (1995)", "X: Y; Z (2001)", "seen, liked (1990)", "(500) Days (2009)"])
+_notes = st.builds(Note, _names, st.sampled_from([True, False, None]), st.sampled_from([True, False, None]))
+
+
+@given(st.lists(_notes, max_size=4))
+def test_a_line_of_notes_is_read_back(notes: list[Note]) -> None:
+    assert views.read_notes(views.note_line(notes)) == [note for note in notes if note.words]
+
+
+def test_no_other_line_is_notes() -> None:
+    for line in (
+        "",
+        "()",
+        "(Heat (1995))",
+        "(Heat (1995): crime, by Michael Mann)",
+        "Heat (1995): seen",
+        "(a: seen) b",
+    ):
+        assert views.read_notes(line) == []

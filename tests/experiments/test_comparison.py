@@ -135,6 +135,24 @@ def test_metrics_of_whole_runs_are_compared_by_paired_resamples() -> None:
     assert words == [" yes", " no", " open"]
 
 
+def test_dialogues_without_a_common_id_are_compared_as_whole_runs() -> None:
+    """What others made has ids of its own: no pair, yet a difference of the two values with its interval."""
+    sweep = whole_runs(50, theirs={"item_entropy": 7.0, "hits": 0.2}, ours={"item_entropy": 6.0, "hits": 0.5})
+    rows = [(c, c, f"{c}{i}", "hits", float(i % 2)) for c in ("theirs", "ours") for i in range(50)]
+    scores = pl.DataFrame(rows, schema={"condition": pl.String, **schemas.TABLES["scores"]}, orient="row")
+    differences = comparison.differences(replace(sweep, scores=scores))
+    row = differences.filter(metric="hits").row(0, named=True)
+    assert (row["difference"], row["n"]) == (pytest.approx(-0.3), 50)
+    assert row["low"] < -0.3 < row["high"]
+
+
+def test_a_run_without_prompts_has_no_number_of_leaks(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path)
+    audit = {kind.replace(" ", "_"): None for kind in KINDS} | {"hidden_item_in_profile": 0}
+    Run(tmp_path / "runs" / "0").update(audit=audit)
+    assert comparison.read(str(sweep)).conditions["leaks"].to_list() == [None, len(KINDS), None]
+
+
 def test_small_numbers_claim_nothing() -> None:
     few = whole_runs(29, a={"item_entropy": 7.0, "turns": 9.0}, b={"item_entropy": 2.0, "turns": 1.0})
     differences = comparison.differences(few)
@@ -191,7 +209,7 @@ def test_conditions_are_named(tmp_path: Path) -> None:
 
 def test_shipped_conditions_are_valid_and_those_of_one_name_one_run() -> None:
     known: dict[str, dict[str, object]] = {}
-    for file in ("conditions.yaml", "pairings.yaml"):
+    for file in ("agents.yaml", "conditions.yaml", "pairings.yaml"):
         for point in read_conditions(ROOT / "data" / file):
             assert RunParameters.parse(point).condition == point["condition"]
             assert known.setdefault(point["condition"], point) == point

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
+import nbformat
 import polars as pl
 import pytest
 from click.testing import CliRunner
@@ -13,6 +15,7 @@ from crslib.cli.main import main
 from crslib.config import ROOT, RunParameters
 from crslib.errors import CrsError
 from crslib.experiments import pipeline
+from crslib.simulation import opening
 from crslib.store import Run
 from tests import recompute
 
@@ -24,6 +27,9 @@ TINY = {
     "width": 4,
     "n_bootstrap": 100,
     "weights": "Q8_0",
+    # Titles by the item prior alone: reading all titles takes minutes for each model, and other tests do it.
+    "title_model": 0.0,
+    "title_base": 0.0,
 }
 STAGES = RunParameters().stages
 
@@ -56,8 +62,8 @@ def test_a_run_writes_everything_into_its_folder(done: tuple[Path, Run]) -> None
     assert info["audit"]["hidden_title"] == info["audit"]["profile_text"] == info["audit"]["private_note"] == 0
     assert info["parameters"]["n_profiles"] == 3
     assert info["parameters_given"] == TINY
-    assert len(info["engines"]["user"]["model_sha256"]) == 64
-    assert info["engines"]["user"]["adapter_sha256"] != info["engines"]["recommender"]["adapter_sha256"]
+    assert len(info["agents"]["user"]["model_sha256"]) == 64
+    assert info["agents"]["user"]["adapter_sha256"] != info["agents"]["recommender"]["adapter_sha256"]
     assert "packages" in info
     assert "machine" in info
 
@@ -109,7 +115,7 @@ def test_identity_depends_on_content_not_on_names(tmp_path: Path) -> None:
 
 
 def test_missing_inputs_are_errors_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "weights_form", lambda *given: pytest.fail("weights were measured first"))
+    monkeypatch.setattr(opening, "weights_form", lambda *given: pytest.fail("weights were measured first"))
     with pytest.raises(CrsError, match=r"items\.parquet does not exist; run `crs data build`"):
         pipeline.plan({"data": str(tmp_path)}, tmp_path)
     with pytest.raises(CrsError, match="cannot read the model"):
@@ -118,6 +124,39 @@ def test_missing_inputs_are_errors_before_anything_starts(tmp_path: Path, monkey
         pipeline.plan({"recommender_adapter": "none.gguf"}, tmp_path)
     with pytest.raises(CrsError, match=r"no folder .* with human statistics"):
         pipeline.plan({"human": str(tmp_path / "none")}, tmp_path)
+
+
+def test_folders_among_the_human_statistics_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / ".ipynb_checkpoints").mkdir()  # what JupyterLab leaves
+    for name in ("README.md", ".DS_Store", "turns.parquet"):
+        (tmp_path / name).touch()
+    assert [path.name for path in sorted(tmp_path.iterdir()) if pipeline._has_figures(path)] == ["turns.parquet"]
+
+
+@pytest.mark.notebook
+def test_notebooks_run_below_any_folder_and_with_any_tmpdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Braces are no placeholders, and the path of a socket is short where TMPDIR is long (85 characters and more)."""
+    source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1"), nbformat.v4.new_code_cell("print(x)")])
+    source.cells[0].metadata["tags"] = ["parameters"]
+    source.metadata["language_info"] = {"name": "python"}
+    nbformat.write(source, tmp_path / "tiny.ipynb")
+    monkeypatch.setattr(pipeline, "notebook_path", lambda name: tmp_path / f"{name}.ipynb")
+    (long := tmp_path / ("t" * 90)).mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (folder := tmp_path / "{x} {} [b]").mkdir()
+    pipeline.execute_notebook("tiny", folder, {"x": 7})
+    executed = nbformat.read(folder / "tiny.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == "7\n"
+
+
+def test_a_tmpdir_too_long_for_sockets_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "t" * 90)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(
+        CrsError, match="is too long for the sockets of a kernel; set TMPDIR to a writable folder of a sh"
+    ):
+        pipeline._socket_folder()
 
 
 def test_latest_links_to_the_newest_run(tmp_path: Path) -> None:
@@ -163,3 +202,79 @@ def test_identity_depends_on_the_library_sources(tmp_path: Path, monkeypatch: py
     with (package / "stats.py").open("a") as file:
         file.write("# changed\n")
     assert pipeline.plan(TINY, tmp_path).run_id != before
+
+
+_MADE = {
+    "01_profiles": ("profiles.parquet", "holdouts.parquet"),
+    "02_simulate": ("dialogues.parquet", "turns.parquet"),
+    "03_evaluate": ("metrics.parquet", "report.html"),
+}
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[pipeline.Plan, list[str]]:
+    """A finished run whose notebooks only write files, and the list of those that are executed from now on."""
+    executed: list[str] = []
+
+    def write(name: str, folder: Path, parameters: dict[str, object]) -> None:
+        executed.append(name)
+        for file in _MADE[name]:
+            (folder / file).write_text(f"content of {file}")
+
+    monkeypatch.setattr(pipeline, "execute_notebook", write)
+    planned = pipeline.plan(TINY, tmp_path)
+    pipeline.execute(planned)
+    assert executed == list(_MADE)
+    executed.clear()
+    return planned, executed
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "flipped", "folder"])
+@pytest.mark.parametrize("file", [file for files in _MADE.values() for file in files])
+def test_the_stage_whose_file_is_gone_or_damaged_is_repeated_with_all_after_it(
+    file: str, damage: str, quick: tuple[pipeline.Plan, list[str]]
+) -> None:
+    planned, executed = quick
+    assert pipeline.is_complete(planned.run)
+    path = planned.run.path / file
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+        (path / "in the way").touch()
+    elif damage != "gone":
+        path.write_bytes(whole[:5] if damage == "cut" else b"C" + whole[1:])
+    assert not pipeline.is_complete(planned.run)
+    if damage == "folder":
+        shutil.rmtree(path)
+    pipeline.execute(planned)
+    stage = next(name for name, files in _MADE.items() if file in files)
+    assert executed == list(_MADE)[list(_MADE).index(stage) :]
+    assert path.read_bytes() == whole
+    assert pipeline.is_complete(planned.run)
+    executed.clear()
+    pipeline.execute(planned)
+    assert executed == []
+
+
+def test_an_interrupted_run_repeats_a_stage_whose_table_is_gone(quick: tuple[pipeline.Plan, list[str]]) -> None:
+    planned, executed = quick
+    stages = planned.run.info["stages"]
+    planned.run.update(status="error", stages={name: stages[name] for name in ("01_profiles", "02_simulate")})
+    (planned.run.path / "holdouts.parquet").unlink()
+    pipeline.execute(planned)
+    assert executed == list(_MADE)
+
+
+def test_a_damaged_run_json_is_said_and_without_it_the_run_goes_on(quick: tuple[pipeline.Plan, list[str]]) -> None:
+    planned, executed = quick
+    file = planned.run.path / "run.json"
+    file.write_text("{ torn")
+    assert not pipeline.is_complete(planned.run)
+    with pytest.raises(CrsError, match="delete this one file and run the same again"):
+        pipeline.execute(planned)
+    assert (planned.run.path / "turns.parquet").exists()
+    file.unlink()
+    pipeline.execute(planned)
+    assert executed == list(_MADE)
+    assert pipeline.is_complete(planned.run)

@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+from crslib import schemas
 from crslib.cli.main import main
 from crslib.errors import CrsError
-from crslib.experiments import pipeline, sweep
+from crslib.experiments import comparison, pipeline, sweep
 from tests.experiments.test_pipeline import TINY
 
 
@@ -48,6 +49,24 @@ def test_a_failed_condition_has_an_error(tmp_path: Path) -> None:
     assert condition.error.startswith("in use by another process")
     condition.plan.run.update(error="no space", traceback="lines")
     assert (condition.error, condition.traceback) == ("no space", "lines")
+
+
+def test_a_condition_whose_run_json_is_damaged_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "execute_notebook", lambda name, folder, parameters: None)
+    broken, whole = sweep.conditions([{**TINY, "seed": 1}, {**TINY, "seed": 2}], tmp_path)
+    pipeline.execute(whole.plan)
+    broken.plan.run.path.mkdir(parents=True)
+    (broken.plan.run.path / "run.json").write_text("{ torn")
+    folder = sweep.execute([broken, whole], tmp_path, 1, lambda conditions: None)
+    assert (broken.state, whole.state, whole.reused) == ("error", "success", True)
+    assert "run.json is not readable" in broken.error
+    rows = json.loads((folder.path / "sweep.json").read_text())["conditions"]
+    assert [row["error"] for row in rows] == [broken.error, None]
+    for name in ("metrics", "scores", "resamples"):
+        whole.plan.run.write(name, schemas.empty(name))
+    read = comparison.read(str(folder.path)).conditions["error"]
+    assert "run.json is not readable" in read[0]
+    assert read[1] is None
 
 
 @pytest.mark.model

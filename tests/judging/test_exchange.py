@@ -34,10 +34,59 @@ def test_tables_are_exported_and_imported_once(study: Study, form: str, tmp_path
     assert study.state("ann")["step"] == 1
 
 
+def test_votes_of_a_wrong_shape_are_one_sentence(study: Study, tmp_path: Path) -> None:
+    pair = study.pairs["pair_id"][0]
+    file = tmp_path / "export.json"
+
+    def refused(content: object) -> str:
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+        with pytest.raises(CrsError) as caught:
+            exchange.read(study, "labelstudio", file)
+        return str(caught.value)
+
+    def task(pair_id: object, criterion: object, *choices: object) -> list[object]:
+        result = {"type": "choices", "from_name": criterion, "value": {"choices": choices}}
+        return [{"data": {"pair_id": pair_id}, "annotations": [{"completed_by": 1, "result": [result]}]}]
+
+    assert "vote 1: criterion = ['flow'] is not valid" in refused(task(pair, ["flow"], "left"))
+    assert "vote 1: choice = ['left'] is not valid" in refused(task(pair, "flow", ["left"]))
+    assert "vote 1: pair_id = ['p'] is not valid" in refused(task(["p"], "flow", "left"))
+    assert "flow has more than one choice" in refused(task(pair, "flow", "left", "tie"))
+    assert "holds no votes" in refused(task(pair, "flow"))  # nothing was chosen
+    assert "cannot read votes in the format labelstudio" in refused("[" * 5000)
+    (tmp_path / "out/zoe").mkdir(parents=True)
+    (tmp_path / "out/zoe/user_state.json").write_text(
+        json.dumps({"instance_id_to_label_to_value": {pair: {"flow": {}}}})
+    )
+    with pytest.raises(CrsError, match="holds no votes in the format potato"):
+        exchange.read(study, "potato", tmp_path / "out")
+    for value in ("inf", "nan", "-1"):
+        (tmp_path / "v.csv").write_text(f"pair_id,criterion,choice,rater,seconds\n{pair},flow,left,zoe,{value}\n")
+        with pytest.raises(CrsError, match="vote 1: seconds = "):
+            exchange.read(study, "csv", tmp_path / "v.csv")
+    (tmp_path / "v.csv").write_text(f"pair_id,criterion,choice,rater\n{pair},flow,left,\n")
+    with pytest.raises(CrsError, match="vote 1: rater = None is not valid"):
+        exchange.read(study, "csv", tmp_path / "v.csv")
+
+
+def test_no_cell_of_a_csv_is_a_formula(study: Study, tmp_path: Path) -> None:
+    """The remedy of OWASP's page on CSV injection."""
+    formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "'=1", "''=1", "a=1", "", "'a", "\r-"]
+    exported = exchange.as_cells(pl.DataFrame({"text": formulas}))
+    assert exported["text"].to_list() == [
+        "'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\t=1", "''=1", "'''=1", "a=1", "", "'a", "'\r-",
+    ]  # fmt: skip
+    assert exchange.from_cells(exported)["text"].to_list() == formulas
+    study.add(study.votes().with_columns(rater=pl.lit("=HYPERLINK(1)")))
+    _, votes = exchange.write(study, "csv", tmp_path)
+    assert pl.read_csv(votes)["rater"].sort().to_list() == ["'=HYPERLINK(1)", "ann"]
+    assert exchange.read(study, "csv", votes).equals(study.votes())
+
+
 def test_a_table_without_sides_gets_those_of_the_study(study: Study, tmp_path: Path) -> None:
     row = study.pairs.row(0, named=True)
-    (tmp_path / "v.csv").write_text(f"pair_id,criterion,choice,rater\n{row['pair_id']},flow,right,eve\n")
-    (vote,) = exchange.read(study, "csv", tmp_path / "v.csv").to_dicts()
+    (tmp_path / "[v].csv").write_text(f"pair_id,criterion,choice,rater\n{row['pair_id']},flow,right,eve\n")
+    (vote,) = exchange.read(study, "csv", tmp_path / "[v].csv").to_dicts()  # no pattern
     assert (vote["left_condition"], vote["right_run"]) == (row["left_condition"], row["right_run"])
     assert (vote["choice"], vote["order"], vote["seconds"]) == ("right", None, None)
 

@@ -23,6 +23,7 @@ from crslib.reporting import judge as judge_report
 from crslib.store import Run, journal, read_parquet
 from tests.conftest import make_profiles
 from tests.judging.test_llm import serve  # noqa: F401
+from tests.support.people_runs import make_runs
 
 RUBRICS = ROOT / "data/rubrics.yaml"
 TURNS = (
@@ -122,6 +123,22 @@ def test_a_copy_that_equals_the_dialogue_is_no_control(tmp_path: Path) -> None:
     with journal(tmp_path / "answers") as answers:
         asked = rubrics.judge_dialogues(Scripted(first_place), runs, read_rubrics(RUBRICS, ["flow"]), 1, answers)
     assert set(asked["controls"]["right_condition"]) == {"a", "shuffled"}, "one text of the recommender, one user"
+
+
+@pytest.mark.parametrize("damage", [lambda line: line[:30], lambda line: json.dumps({"key": json.loads(line)["key"]})])
+def test_a_damaged_line_of_a_judges_journal_is_asked_again(damage: Callable[[str], str], tmp_path: Path) -> None:
+    judge, (x, y) = Scripted(first_place), make_runs(tmp_path, 3)
+    asked, runs = read_rubrics(RUBRICS, ["flow"]), [Run(x), Run(y)]
+    folder = rubrics.judge_runs(judge, runs, asked, 2, tmp_path / "judged")
+    before = {name: folder.read(name).drop("seconds", "at") for name in ("votes", "controls", "marks")}
+    lines = (folder.path / "journal.jsonl").read_text().splitlines()
+    (folder.path / "journal.jsonl").write_text("\n".join([lines[0], damage(lines[1]), *lines[2:]]) + "\n")
+    n_asked = judge.asked
+    with pytest.warns(UserWarning, match=r"journal\.jsonl: line 2 is damaged"):
+        rubrics.judge_runs(judge, runs, asked, 2, tmp_path / "judged")
+    assert judge.asked == n_asked + 1
+    for name, table in before.items():
+        assert folder.read(name).drop("seconds", "at").equals(table), name
 
 
 def test_a_judge_that_always_chooses_the_first(tmp_path: Path) -> None:

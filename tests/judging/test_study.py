@@ -115,3 +115,46 @@ def test_invalid_answers_are_refused(study: Study, given: dict, sentence: str) -
         study.vote(**answer | given)
     with pytest.raises(CrsError, match="is not a name"):
         study.state(" ")
+
+
+@pytest.mark.parametrize("line", range(12))
+@pytest.mark.parametrize("damage", ["cut", "nul", "field", "type"])
+def test_a_damaged_line_of_votes_costs_at_most_that_answer(line: int, damage: str, study: Study) -> None:
+    """Lines 0 to 1: two raters join; then ann and bob answer in turn. What is lost is asked again, and nothing else."""
+    for rater in ("ann", "bob"):
+        study.state(rater)
+    for _ in range(5):
+        for rater in ("ann", "bob"):
+            cast(study, rater, "left")
+    whole = study.votes().drop("at")
+    reached = {rater: study.state(rater) for rater in ("ann", "bob")}
+    file = study.path / "votes.jsonl"
+    lines = file.read_bytes().split(b"\n")[:-1]
+    record = json.loads(lines[line])
+    lines[line] = {
+        "cut": lines[line][:40],
+        "nul": b"\0" * 40,
+        "field": json.dumps({"key": record["key"], "act": "vote", "rater": record["rater"]}).encode(),
+        "type": json.dumps({**record, "rater": 7}).encode(),
+    }[damage]
+    file.write_bytes(b"\n".join(lines) + b"\n")
+    again = Study(study.path)
+    with pytest.warns(UserWarning, match=rf"votes\.jsonl: line {line + 1} is damaged"):
+        n_left = again.votes().height
+        assert n_left == (10 if line < 2 else 9)
+        if n_left < 10:
+            assert cast(again, record["rater"], "left", "anew")["note"] == ""
+        assert again.votes().drop("at").equals(whole)
+        assert {rater: again.state(rater) for rater in ("ann", "bob")} == reached
+    assert b"\n".join(lines) in file.read_bytes(), "a person may still mend the line"
+
+
+def test_a_vote_twice_and_an_undo_twice_count_once(study: Study) -> None:
+    for _ in range(3):
+        cast(study, "ann", "left")
+    study.undo("ann", "u")
+    file = study.path / "votes.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines, lines[-1], lines[1]]))
+    with pytest.warns(UserWarning, match="repeats an earlier one"):
+        assert study.votes()["order"].to_list() == [0, 1]

@@ -1,5 +1,7 @@
 """All metrics of a small run, and the definitions of metrics."""
 
+from typing import get_args
+
 import numpy as np
 import polars as pl
 import pytest
@@ -8,6 +10,7 @@ from crslib import __version__, schemas, stats
 from crslib.config import ROOT
 from crslib.errors import CrsError
 from crslib.metrics import CLAIMS, METRICS, Evaluation, Result, Results, evaluate, extended, reference
+from crslib.metrics.base import Family
 from tests.support.metrics_frames import table, talk
 
 HUMAN = reference.read(ROOT / "data" / "human")
@@ -134,7 +137,7 @@ def test_a_signature_states_what_a_value_depends_on(items: pl.DataFrame) -> None
 def test_definitions_are_complete() -> None:
     for metric in METRICS.values():
         assert metric.direction in ("higher", "lower", "human", "none")
-        assert metric.family in ("leakage", "recommendation", "realism", "diversity", "consistency")
+        assert metric.family in get_args(Family)
         assert metric.definition.endswith(".")
         assert "{" not in metric.name + metric.title + metric.definition + metric.headline
     assert len({metric.title for metric in METRICS.values()}) == len(METRICS)

@@ -1,6 +1,7 @@
 """The stored statistics of human dialogues: numbers only, and those of ReDial."""
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -23,6 +24,12 @@ def test_stored_statistics_hold_numbers_and_ids_only() -> None:
         for column in texts - {"role", "act"}:
             assert frame[column].str.contains(r"^\d+$").all()
     assert sum(path.stat().st_size for path in STORED.iterdir()) < 1_000_000
+
+
+def test_the_folder_is_no_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "human[12]"
+    shutil.copytree(STORED, folder)
+    assert reference.read(folder).reference == reference.read(STORED).reference
 
 
 def test_stored_statistics_are_those_of_redials_test_set(shared_data: Path) -> None:

@@ -1,6 +1,7 @@
 """The reports: complete, offline, and every text shown as text."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -8,7 +9,8 @@ import pytest
 
 from crslib import schemas
 from crslib.experiments.comparison import DIFFERENCES
-from crslib.reporting import charts
+from crslib.metrics import METRICS
+from crslib.reporting import charts, html
 from crslib.reporting.html import Figure, write, write_comparison
 from crslib.store import Run
 from tests.conftest import make_profiles
@@ -138,3 +140,50 @@ def test_comparison_lists_failures_with_their_traceback(tmp_path: Path) -> None:
     assert "2 conditions side by side" in html
     assert "Traceback &lt;script&gt;" in html
     assert "<script" not in html
+
+
+def test_the_report_of_a_file_says_whose_dialogues_they_are_and_what_is_left_out(run: Run) -> None:
+    """Metrics that were measured all the same (`hits`) are not left out; a chart that needs prompts is."""
+    source = {"name": EVIL, "form": "trl", "sha256": "ab12", "lines": ["3 dialogues, 6 turns"]}
+    run.update(source=source, lacking=["prompts", "holdouts", "models"])
+    lines = html.remarks(run)
+    assert lines[0] == "3 dialogues, 6 turns"
+    assert [line.split(":")[0] for line in lines[1:]] == [
+        "left out, because the dialogues have no hidden items",
+        "left out, because the dialogues have no models",
+    ]
+    assert METRICS["recall_at_5"].title in lines[1]
+    assert METRICS["hits"].title not in lines[1]
+    chart = replace(popular(), title="Of prompts", needs="prompts")
+    page = write(run, [popular(), chart]).read_text(encoding="utf-8")
+    assert "left out, because the dialogues have no hidden items" in page
+    assert "Dialogues from the file &lt;script&gt;" in page
+    assert "Two independent models" not in page
+    assert "written by two language models" not in page
+    assert "Of prompts" not in page
+
+
+def test_a_report_without_prompts_claims_no_audit(run: Run) -> None:
+    metrics = run.read("metrics")
+    run.write("metrics", metrics.filter(~pl.col("metric").str.starts_with("leaked")))
+    page = write(run, []).read_text(encoding="utf-8")
+    assert "no prompts" in page
+    assert "0 prompts audited" not in page
+
+
+def test_correlations_with_satisfaction_are_in_the_report(run: Run) -> None:
+    assert html.satisfied(run).frame.is_empty()
+    row = ("turns", -0.4, -0.6, -0.1, 40)
+    run.write("correlations", pl.DataFrame([row], schema=dict(schemas.TABLES["correlations"]), orient="row"))
+    assert html.satisfied(run).frame.rows() == [("Turns per dialogue", "-0.40 [-0.60, -0.10]", 40)]
+    assert "-0.40 [-0.60, -0.10]" in write(run, []).read_text(encoding="utf-8")
+
+
+def test_what_servers_counted_and_what_failed_is_said() -> None:
+    server = {"agent": "server", "model": "m", "url": "http://localhost:1/v1", "reproducible": False}
+    usage = {"user": {"tokens_in": 1500, "tokens_out": 40, "price": 0.25}, "recommender": {}}
+    rows = dict(html._facts({"agents": {"user": server}, "usage": usage, "n_failed": 2}))
+    assert rows["the user"] == "server, m, http://localhost:1/v1"
+    assert rows["the user's server"] == "1,500 tokens in, 40 out, price 0.2500"
+    assert "the recommender's server" not in rows
+    assert rows["dialogues that failed"] == "2, see failures.parquet"

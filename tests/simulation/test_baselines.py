@@ -17,12 +17,12 @@ from crslib.recommender.grounding import Grounding
 from crslib.recommender.mixture import Mixture
 from crslib.simulation import baselines
 from crslib.simulation.baselines import InformedPopulation, ScriptTitles
-from crslib.simulation.loop import simulate
 from crslib.store import Run
 from tests.conftest import make_profiles
 from tests.experiments.test_pipeline import TINY
 from tests.simulation.test_loop import NO_RATINGS, Fixed, frames
 from tests.simulation.test_replay import Reader
+from tests.support.agents import simulate
 
 NO_HOLDOUTS = pl.DataFrame(schema=dict(schemas.TABLES["holdouts"]))
 SCRIPT = "User: Hi, a film?\nRecommender: [[Up (2009)]] or\n[[Heat (1995)]]\n**User:** Thanks"
@@ -49,7 +49,9 @@ def write(
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     with Run(folder).journal() as journal:
         parameters = BaselineParameters(baseline="scripted", grounding="off", **given)
-        return frames(baselines.write_scripts(informed(items, titles, n), engine, parameters, journal))
+        population = informed(items, titles, n)
+        writer = baselines.script_writer(engine, population, parameters)
+        return frames(baselines.write_scripts(population, writer, parameters, journal))
 
 
 def test_targets_are_the_best_rated_then_the_less_known(holdouts: pl.DataFrame, items: pl.DataFrame) -> None:

@@ -1,20 +1,18 @@
 """A person in the place of one of the two models."""
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import nullcontext
 from pathlib import Path
 
-import polars as pl
 import pytest
 from click.testing import CliRunner
 
 from crslib import schemas
 from crslib.cli.main import main
 from crslib.config import RunParameters
-from crslib.data.catalog import Catalog
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
-from crslib.simulation import conversation
+from crslib.simulation import conversation, opening
 from crslib.store import Run
 
 
@@ -23,7 +21,7 @@ def talk(
 ) -> tuple[list[tuple[str, str]], conversation.Ending, Run, ScriptedEngine]:
     """What was told, how it ended, the run, and the other's engine."""
     engine = ScriptedEngine(reply, 1)
-    monkeypatch.setattr(conversation, "open_engine", lambda *given: closing(engine))
+    monkeypatch.setattr(opening, "open_engines", lambda *given: nullcontext((engine,)))
     told: list[tuple[str, str]] = []
     parameters = RunParameters(opener="user", grounding="off", n_profiles=4)
     typed = iter(types)
@@ -73,13 +71,6 @@ def test_as_the_recommender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_unknown_profile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CrsError, match="there is no profile 'nobody' among 4"):
         talk(tmp_path, monkeypatch, "recommender", [], lambda prompt, seed: "", profile_id="nobody")
-
-
-def test_brackets_of_their_own_stay(items: pl.DataFrame) -> None:
-    catalog = Catalog(items)
-    assert conversation.bracketed("[[Heat (1995)]] and The Matrix (1999), thanks", catalog) == (
-        "[[Heat (1995)]] and [[The Matrix (1999)]], thanks"
-    )
 
 
 def test_in_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

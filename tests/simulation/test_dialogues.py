@@ -1,7 +1,9 @@
 """Finished dialogues are used again where all that decides their words is the same, and only there."""
 
 import ast
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -12,11 +14,11 @@ from crslib.config import ROOT, SimulationParameters
 from crslib.engines.scripted import ScriptedEngine
 from crslib.simulation.baselines import InformedPopulation
 from crslib.simulation.dialogues import DECIDE_THE_WORDS, words_key
-from crslib.simulation.loop import simulate
 from crslib.simulation.population import Population, table_sha256
 from crslib.store import Run
 from tests.conftest import make_profiles
 from tests.simulation.test_loop import NO_RATINGS, Fixed, chatter, ids
+from tests.support.agents import simulate
 
 
 @pytest.fixture
@@ -124,3 +126,38 @@ def test_the_key_follows_what_the_users_know(items: pl.DataFrame) -> None:
 def test_a_table_is_hashed_by_its_cells(items: pl.DataFrame) -> None:
     assert table_sha256(items) == table_sha256(pl.concat([items[:2], items[2:]], rechunk=False))
     assert table_sha256(items) != table_sha256(items.reverse())
+
+
+def _without(part: str) -> Callable[[bytes], bytes]:
+    return lambda line: json.dumps({name: value for name, value in json.loads(line).items() if name != part}).encode()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda line: line[:60], "line 2 is damaged"),
+        (lambda line: line + b"\n" + line, "line 3 repeats an earlier one"),
+        (lambda line: line + b"\n" + line.replace(b'"text": "', b'"text": "x', 1), "dropped: line 3 "),
+        (lambda line: line.replace(b"u01.0", b"alien.0"), "dropped: line 2 "),
+        (lambda line: json.dumps({**json.loads(line), "key": "x" * 16}).encode(), "dropped: line 2 "),
+        (lambda line: line.replace(b'"n_turns"', b'"turns"'), "dropped: line 2 "),
+        (lambda line: line.replace(b'"turn": 0', b'"turn": "x"'), "dropped: line 2 "),
+        *((_without(part), "dropped: line 2 ") for part in ("dialogue", "turns", "prompts", "usage")),
+    ],
+)
+def test_every_dialogue_is_there_once_whatever_happened_to_a_line(
+    damage: Callable[[bytes], bytes], said: str, tmp_path: Path, items: pl.DataFrame
+) -> None:
+    """Torn, twice, of nobody here, of another key, or without a field: that dialogue alone is made again."""
+    whole = talk(tmp_path / "a", items)
+    journal = tmp_path / "a" / "journal.jsonl"
+    before = journal.read_bytes()
+    lines = sorted(before.splitlines(), key=lambda line: json.loads(line)["dialogue"]["dialogue_id"])
+    lines[1] = damage(lines[1])
+    journal.write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.warns(UserWarning, match=rf"{journal}.*{said}"):
+        dialogues, turns, n_reused = talk(tmp_path / "a", items)
+    assert n_reused == (4 if len(lines[1].splitlines()) == 2 else 3)
+    assert dialogues.equals(whole[0])
+    assert turns.equals(whole[1])
+    assert sorted(journal.read_bytes().splitlines()) == sorted(before.splitlines())

@@ -22,11 +22,12 @@ from crslib.errors import CrsError
 from crslib.recommender.prior import Utterance
 from crslib.simulation import loop
 from crslib.simulation.dialogues import Dialogues
-from crslib.simulation.loop import simulate
+from crslib.simulation.opening import local_agent
 from crslib.simulation.population import Population
 from crslib.store import Run
 from crslib.users import profiles as profile_building
 from tests.conftest import make_profiles
+from tests.support.agents import simulate
 
 STYLES = "data/human/styles.parquet"
 NO_RATINGS = pl.DataFrame(schema=dict(schemas.TABLES["ratings"]))
@@ -422,7 +423,8 @@ def test_the_recommenders_side_of_the_loop_is_given_nothing_of_a_profile(items: 
     """Neither directly nor through anything that it holds."""
     population = Population(make_profiles(["u1"]), items, NO_RATINGS, Fixed())
     parameters = SimulationParameters(grounding="off")
-    party = loop._Recommender(ScriptedEngine(chatter), population.catalog, None, parameters)
+    agent = local_agent(ScriptedEngine(chatter), "recommender", population, parameters)
+    party = loop._Recommender(agent, population.catalog, parameters)
     waiting, reached = [party], set()
     while waiting:
         held = waiting.pop()

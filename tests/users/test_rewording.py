@@ -8,7 +8,10 @@ from crslib.config import ProfileParameters
 from crslib.dialogue import utterances
 from crslib.engines.base import Completion
 from crslib.engines.scripted import ScriptedEngine
+from crslib.engines.server import Limits, Server
+from crslib.errors import CrsError
 from crslib.users import profiles, rewording
+from tests.support.server import completion, serving
 from tests.users.test_profiles import FACTS, item, items_frame
 
 FILMS = [
@@ -49,7 +52,7 @@ def reworded(reply, width: int = 4, **changes) -> tuple[pl.DataFrame, pl.DataFra
         [("u1", number, 5.0, True) for number in "456"], schema=dict(schemas.TABLES["holdouts"]), orient="row"
     )
     engine = ScriptedEngine(reply, width=width)
-    return *rewording.reword(frame, holdouts, items, engine, 0), engine
+    return *rewording.reword(frame, holdouts, items, rewording.by_engine(engine, 0)), engine
 
 
 def test_a_faithful_wording_is_accepted() -> None:
@@ -124,7 +127,9 @@ def test_an_utterance_that_was_cut_short_is_rejected() -> None:
 
     items = items_frame(FILMS)
     frame, _, _ = reworded(lambda prompt, seed: "")
-    _, rejected = rewording.reword(frame, schemas.empty("holdouts"), items, Cut(lambda p, s: GOOD), 0)
+    _, rejected = rewording.reword(
+        frame, schemas.empty("holdouts"), items, rewording.by_engine(Cut(lambda p, s: GOOD), 0)
+    )
     assert rejected["reason"].to_list() == ["cut short", "cut short"]
 
 
@@ -140,3 +145,25 @@ def test_template_style_changes_nothing() -> None:
     worded, rejected = rewording.worded(built, ProfileParameters())
     assert worded is built
     assert rejected.is_empty()
+
+
+def test_a_model_on_a_server_words_summaries() -> None:
+    items = items_frame(FILMS)
+    frame, _, _ = reworded(lambda prompt, seed: "")
+    with serving((200, completion("Cut", "length")), (200, GOOD)) as server:
+        client = Server("m", server.url, limits=Limits(1))
+        frame, rejected = rewording.reword(frame, schemas.empty("holdouts"), items, rewording.by_server(client, 0))
+    assert frame["summary"][1] == GOOD and frame["summary"][0].startswith("You enjoy crime")
+    assert rejected.rows() == [("u1", "cut short", "Cut")]
+    (_, _, body), (_, _, other) = server.requests
+    assert (body["temperature"], body["max_tokens"], body["messages"][1]["role"]) == (0, 128, "user")
+    assert "You loved Dr. Strangelove (1964)" in body["messages"][1]["content"]
+    assert body["seed"] != other["seed"]
+
+
+def test_an_absent_server_of_summaries_is_bad_input() -> None:
+    built = profiles.ProfileTables(
+        schemas.empty("profiles"), *(schemas.empty(n) for n in ("holdouts", "ratings", "items"))
+    )
+    with serving((200, GOOD)) as server, pytest.raises(CrsError, match="does not know the model 'x'"):
+        rewording.worded(built, ProfileParameters(summary_style="model", summary_model=f"openai:x@{server.url}"))

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from crslib.config import RunParameters
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
-from crslib.simulation import conversation
+from crslib.simulation import opening
 from crslib.simulation.conversation import Ending
 from crslib.store import Run
 from crslib.web import talk as web_talk
@@ -126,7 +126,7 @@ def test_a_dialogue_is_stored_as_a_run_and_its_engine_closed(tmp_path: Path, mon
     closed = threading.Event()
     engine = ScriptedEngine(lambda prompt, seed: "Try [[Heat (1995)]]", 1)
     monkeypatch.setattr(engine, "close", closed.set)
-    monkeypatch.setattr(conversation, "open_engine", lambda *given: closing(engine))
+    monkeypatch.setattr(opening, "open_engines", lambda *given: nullcontext((engine,)))
     talk = Talk(RunParameters(opener="user", grounding="off", n_profiles=4), tmp_path)
     talk.do("start", {"role": "user"})
     wait_until(lambda: talk.state["phase"] == "yours")

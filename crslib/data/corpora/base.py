@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -120,7 +121,7 @@ def frames(dialogues: Sequence[Dialogue]) -> tuple[pl.DataFrame, pl.DataFrame]:
                     "items": [
                         {"item_id": m.item_id, "title": m.name, "start": m.start, "end": m.end} for m in turn.mentions
                     ],
-                    "notes": _notes(dialogue, before) if turn.role == USER else [],
+                    "notes": noted(dialogue, before) if turn.role == USER else [],
                     "n_tokens": None,
                     "mean_logprob": None,
                     "finish": "end",
@@ -133,8 +134,9 @@ def frames(dialogues: Sequence[Dialogue]) -> tuple[pl.DataFrame, pl.DataFrame]:
     )
 
 
-def _notes(dialogue: Dialogue, mentions: Sequence[Mention]) -> list[dict[str, object]]:
-    notes: list[dict[str, object]] = []
+def noted(dialogue: Dialogue, mentions: Sequence[Mention]) -> list[dict[str, Any]]:
+    """The seeker's answers on the items of `mentions`, each once, as rows of `schemas.NOTE`; without answers none."""
+    notes: list[dict[str, Any]] = []
     for item_id in dict.fromkeys(mention.item_id for mention in mentions):
         item = dialogue.items[item_id]
         if item.seen is not None or item.liked is not None:

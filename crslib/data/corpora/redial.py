@@ -3,7 +3,8 @@
 Reads the official zip, a folder of unpacked files or one `.jsonl` file, also with messages already merged into turns.
 Item ids are ReDial's own; a film may have two, one with and one without its year.
 
-Corrected while reading: forms and lists of mentions that are `[]` instead of `{}`; titles with double blanks, `%3F` or
+Corrected while reading: forms and lists of mentions that are `[]` instead of `{}`, or lists of records as in the copy
+on Hugging Face's hub; titles with double blanks, `%3F` or
 HTML entities; missing titles (another dialogue's title for the same id, else the text says "that movie"); HTML
 entities, line breaks and empty messages; a typed `@` before a title that is not linked.
 """
@@ -12,7 +13,7 @@ import html
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -47,26 +48,51 @@ def read(path: Path, split: Split) -> list[Dialogue]:
     with the split is read. Raises `CrsError` when there is none, when a line is not a ReDial dialogue, and for a file
     of the other split: the test set is for evaluation only.
     """
+    return _read(_lines(path, split), path, "download the official zip again")
+
+
+def read_file(path: Path) -> list[Dialogue]:
+    """The dialogues of one file of JSON lines in ReDial's schema, whoever wrote it and whatever its name.
+
+    Raises `CrsError` as `read` does.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CrsError(f"cannot read {path}: {error.strerror}; give a file of JSON lines in ReDial's schema") from None
+    lines = ((str(path), number, line) for number, line in enumerate(content.split(b"\n"), start=1) if line.strip())
+    return _read(lines, path, "give a file of JSON lines in ReDial's schema")
+
+
+def _read(lines: Iterable[tuple[str, int, bytes]], path: Path, remedy: str) -> list[Dialogue]:
     records: dict[str, dict[str, Any]] = {}
     titles: dict[str, str] = {}
-    for name, number, line in _lines(path, split):
+    for name, number, line in lines:
         try:
             record = json.loads(line)
             records.setdefault(str(record["conversationId"]), record)
-            for item_id, raw in dict(record.get("movieMentions") or {}).items():
+            for item_id, raw in _by_id(record.get("movieMentions"), "movieName").items():
                 if title := clean_title(raw):
                     titles.setdefault(item_id, title)
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise CrsError(f"{name} line {number} is not a ReDial dialogue; download the official zip again") from None
+            raise CrsError(f"{name} line {number} is not a ReDial dialogue; {remedy}") from None
     dialogues = []
     for dialogue_id, record in records.items():
         try:
             dialogues.append(_dialogue(dialogue_id, record, titles))
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise CrsError(
-                f"conversation {dialogue_id} of {path} lacks a part of ReDial's schema; download the official zip again"
-            ) from None
+            raise CrsError(f"conversation {dialogue_id} of {path} lacks a part of ReDial's schema; {remedy}") from None
     return dialogues
+
+
+def _by_id(values: Any, field: str = "") -> dict[str, Any]:
+    """Movie id → mention or answers. The official files have mappings (`[]` for an empty one), the hub's have lists of
+    records with `movieId`. `field`: of a record, its value alone. Raises `TypeError` for anything else."""
+    if isinstance(values, list):
+        return {str(record["movieId"]): record[field] if field else record for record in values}
+    if values is not None and not isinstance(values, dict):
+        raise TypeError
+    return values or {}
 
 
 def movies(path: Path) -> dict[str, str]:
@@ -103,7 +129,7 @@ def build_items(path: Path, facts: Path, to: Path = ITEMS) -> pl.DataFrame:
     """
     fact_of = {}
     try:
-        for fact in map(json.loads, facts.read_text(encoding="utf-8").splitlines()):
+        for fact in map(json.loads, facts.read_bytes().splitlines()):
             fact_of[str(fact["movieId"])] = fact
     except OSError as error:
         raise CrsError(f"cannot read {facts}: {error.strerror}; give the JSON lines with facts of movies") from None
@@ -188,13 +214,17 @@ def clean_title(raw: str | None) -> str:
 
 def _dialogue(dialogue_id: str, record: Mapping[str, Any], titles: Mapping[str, str]) -> Dialogue:
     user, recommender = str(record["initiatorWorkerId"]), str(record["respondentWorkerId"])
-    turns = _turns(record["messages"], user, titles)
+    turns = _turns(record["messages"], (user, recommender), titles)
     return Dialogue(dialogue_id, user, recommender, turns, _items(record, turns, titles))
 
 
-def _turns(messages: Sequence[Mapping[str, Any]], user: str, titles: Mapping[str, str]) -> tuple[Turn, ...]:
+def _turns(
+    messages: Sequence[Mapping[str, Any]], workers: tuple[str, str], titles: Mapping[str, str]
+) -> tuple[Turn, ...]:
+    """`workers`: of the user and of the recommender. Raises `ValueError` for a message of anybody else."""
+    roles = (USER, RECOMMENDER)
     spoken = (
-        (USER if str(message["senderWorkerId"]) == user else RECOMMENDER, *_utterance(message["text"], titles))
+        (roles[workers.index(str(message["senderWorkerId"]))], *_utterance(message["text"], titles))
         for message in messages
     )
     return merge_messages(spoken, counted=all("messageId" in message for message in messages))
@@ -214,7 +244,7 @@ def _utterance(raw: str, titles: Mapping[str, str]) -> tuple[str, list[str]]:
 
 
 def _items(record: Mapping[str, Any], turns: Sequence[Turn], titles: Mapping[str, str]) -> dict[str, Item]:
-    seeker, recommender = dict(record["initiatorQuestions"] or {}), dict(record["respondentQuestions"] or {})
+    seeker, recommender = _by_id(record["initiatorQuestions"]), _by_id(record["respondentQuestions"])
     first_speaker = first_speakers(turns)
     items = {}
     for item_id in dict.fromkeys([*first_speaker, *seeker, *recommender]):

@@ -15,6 +15,11 @@ fed again.
 caller may step another engine. So the caller can always step the engine with more pending requests, and rows are idle
 only at the end of a run.
 
+What can be copied depends on the model, so it is tried when one is opened (`Parking`). Cells of one cache can be put
+back in part. Where old cells have left a sliding window (Gemma 3), or a state cannot forget (Mamba), a dialogue goes on
+from the end of its copy; a prompt that is drawn again, which must go back, is fed again. Such copies fit their own
+context only, so there is no feeder. Where copies do not work, every prompt is fed from the beginning.
+
 **Two threads.** The thread that calls `step` draws tokens. The thread of a `Feeder` feeds prompts meanwhile, in a
 context with one row; the cells are then restored into a row of the engine's own context. Each thread has half of the
 cores: two small computations at the same time cost less than one whose every matrix product is divided among all

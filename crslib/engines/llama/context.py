@@ -1,6 +1,9 @@
 """A llama.cpp context: rows of KV cells that are filled, copied to memory and restored."""
 
+import contextlib
 import ctypes
+import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +12,13 @@ from typing import Any
 import llama_cpp as lc
 import numpy as np
 
-from crslib.engines.llama.model import Model, log_lines, reason
+from crslib.engines.llama.model import Model, Parking, log_lines, reason
 from crslib.errors import CrsError
 
 PREFILL = 128  # tokens per prefill decode; longer prompts are fed in pieces (llama.cpp reserves memory for them)
 _HEADER, _COUNT = 8, 4  # bytes in a copy of KV cells: of its header, and of a count
+_MOST_CELLS = 2**31 - 1  # llama.cpp counts cells in 32 bits
+_TRIED = 16  # tokens of the trial of parking
 
 
 class Batch:
@@ -39,7 +44,7 @@ class Batch:
 
 @dataclass
 class KVSnapshot:
-    """A dialogue parked in memory: the tokens that its KV cells hold, and a copy of the cells."""
+    """A dialogue parked in memory: the tokens that its KV cells hold, and a copy of the cells or of the whole state."""
 
     tokens: list[int] = field(default_factory=list)
     cells: np.ndarray | None = None
@@ -49,11 +54,13 @@ class KVSnapshot:
 class Context:
     """A llama.cpp context with `rows` sequences of up to `n_ctx` tokens, and the operations on their KV cells.
 
-    Raises `CrsError` when memory does not suffice or the adapter does not fit the model.
+    `parking`: what can be done with the cells of this model (see `Parking`). Raises `CrsError` when memory does not
+    suffice, the model generates no text or the adapter does not fit it.
     """
 
     def __init__(self, model: Model, adapter: Path | None, n_ctx: int, rows: int, threads: int) -> None:
         self._rows, self._threads, self._n_vocab = rows, threads, model.n_vocab
+        _check_size(model, n_ctx, rows)
         params = lc.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx * rows, rows, False
         params.n_batch = params.n_ubatch = max(PREFILL, rows)
@@ -61,16 +68,21 @@ class Context:
         params.flash_attn_type = (
             lc.LLAMA_FLASH_ATTN_TYPE_ENABLED
         )  # keeps V untransposed: cells are copied as plain rows
+        params.swa_full = True  # a sliding window's cells are kept, so that a row can go back
         log_lines.clear()
         self.handle = lc.llama_init_from_model(model.handle, params)
         if not self.handle:
-            raise CrsError(
-                f"llama.cpp cannot make a context of {rows} × {n_ctx} tokens ({reason()}); lower width or n_ctx"
-            )
+            raise CrsError(f"llama.cpp cannot make a context of {rows} × {n_ctx} tokens ({reason()}); {_remedy()}")
         self.n_ctx = min(n_ctx, lc.llama_n_ctx_seq(self.handle))
         self._adapter = self._load_adapter(model, adapter) if adapter else None
         self.memory = lc.llama_get_memory(self.handle)
+        if not self.memory:
+            raise CrsError(f"the model {model.path} reads texts but writes none; use a GGUF of a chat model")
         self.batch = Batch(PREFILL)
+        self._held = [0] * rows  # tokens in each row, as far as `prefill`, `read`, `read_rows` and `restore` made it
+        if model.parking is None and rows > 1:
+            model.parking = self._try_parking(model)
+        self.parking = model.parking or Parking("none", 0)
 
     def _load_adapter(self, model: Model, path: Path) -> Any:
         log_lines.clear()
@@ -92,7 +104,7 @@ class Context:
     def decode(self, batch: Batch) -> None:
         """Computes a batch. Raises `CrsError` when llama.cpp fails."""
         if code := lc.llama_decode(self.handle, batch.handle):
-            raise CrsError(f"llama.cpp failed to decode (code {code}: {reason()}); lower width or n_ctx and run again")
+            raise CrsError(f"llama.cpp failed to decode (code {code}: {reason()}); {_remedy(code)}")
         lc.llama_synchronize(self.handle)
 
     def prefill(self, slot: int, prompt: Sequence[int], start: int) -> None:
@@ -111,14 +123,17 @@ class Context:
             logits.append(self.logits(len(piece)).copy())
         return np.concatenate(logits)
 
-    def read_rows(self, texts: Sequence[Sequence[int]], start: int) -> list[np.ndarray]:
-        """Feeds row i with `texts[i]` in the place of its tokens from `start` on, all in one batch of up to `PREFILL`.
+    def read_rows(self, texts: Sequence[Sequence[int]], prompt: Sequence[int]) -> list[np.ndarray]:
+        """Feeds row i with `texts[i]` after `prompt`, which it holds already, all in one batch of up to `PREFILL`.
 
         Returns the logits after each token of each text, (len(text), n_vocab), valid until the next batch.
         """
-        batch, n = self.batch, 0
+        batch, n, start = self.batch, 0, len(prompt)
         for row, text in enumerate(texts):
-            self.drop(row, start)
+            if (kept := self.rewind(row, start)) < start:
+                self.prefill(row, prompt, kept)
+            self._held[row] = start + len(text)
+        for row, text in enumerate(texts):
             end = n + len(text)
             batch.token[n:end], batch.pos[n:end] = text, np.arange(start, start + len(text))
             for index in range(n, end):
@@ -139,6 +154,7 @@ class Context:
         batch.logits[n - 1] = 1
         batch.handle.n_tokens = n
         self.decode(batch)
+        self._held[slot] = begin + n
 
     def logits(self, n: int) -> np.ndarray:
         """The first `n` rows of logits of the last batch, (n, n_vocab); valid until the next one."""
@@ -148,36 +164,132 @@ class Context:
         """Empties a row, or removes its tokens from `start` on."""
         lc.llama_memory_seq_rm(self.memory, slot, start, -1)
 
-    def restore(self, slot: int, snapshot: KVSnapshot, n: int) -> None:
-        """Replaces the content of a row by the first `n` tokens of a snapshot. Raises `CrsError` when it cannot."""
+    def rewind(self, slot: int, n: int) -> int:
+        """Leaves the first `n` tokens of a row that has been read into, or none if it cannot go back.
+
+        Returns how many are left.
+        """
+        n = n if self.parking.goes_back(self._held[slot], n) else 0
+        self.drop(slot, n)
+        self._held[slot] = n
+        return n
+
+    def restore(self, slot: int, snapshot: KVSnapshot, n: int) -> int:
+        """Replaces the content of a row by the first `n` tokens of a snapshot, or by nothing where that is impossible.
+
+        Returns how many tokens the row holds, `n` or 0. Raises `CrsError` when llama.cpp refuses.
+        """
         self.drop(slot)
-        if snapshot.cells is not None and snapshot.header is not None and n:
+        self._held[slot] = 0
+        if snapshot.cells is None or not n or not self.parking.goes_back(len(snapshot.tokens), n):
+            return 0
+        state = snapshot.cells
+        if snapshot.header is not None:
             n_rows = np.array([self._rows], np.uint32).view(np.uint8)
             others = np.zeros(_COUNT * (self._rows - 1), np.uint8)
             state = np.concatenate([snapshot.header, n_rows, snapshot.cells, others])
-            data = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-            if not lc.llama_state_seq_set_data(self.handle, data, state.size, slot):
-                raise CrsError("llama.cpp could not restore a dialogue; run again with a smaller width")
+        log_lines.clear()
+        data = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        if not lc.llama_state_seq_set_data(self.handle, data, state.size, slot):
+            raise CrsError(f"llama.cpp could not restore the KV cells of a dialogue ({reason()}); {_remedy()}")
+        if n < len(snapshot.tokens):
             self.drop(slot, n)
+        self._held[slot] = n
+        return n
 
     def snapshot(self, slot: int, tokens: list[int]) -> KVSnapshot:
         """A copy of the cells of a row, which hold `tokens`.
 
         llama.cpp writes a header, the number of rows, then for every row the number of its cells and the cells. The
         counts of the other rows, which are 0, are left out, so that a context with another number of rows can restore
-        the copy.
+        the copy. That is so with one cache of cells; a state of another kind is kept as it is.
         """
+        if self.parking.kind == "none":
+            return KVSnapshot(tokens)
         size = lc.llama_state_seq_get_size(self.handle, slot)
         state = np.empty(size, np.uint8)
         lc.llama_state_seq_get_data(self.handle, state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), size, slot)
+        if self.parking.kind == "state":
+            return KVSnapshot(tokens, state)
         cells = state[_HEADER + _COUNT * (1 + slot) : size - _COUNT * (self._rows - 1 - slot)]
         return KVSnapshot(tokens, cells, state[:_HEADER])
+
+    def _try_parking(self, model: Model) -> Parking:
+        """The best way of parking that works with this model: tokens after a restored copy get the same logits.
+
+        Raises `CrsError` when the logits are not numbers.
+        """
+        tokens = [(7 * place + 1) % self._n_vocab for place in range(_TRIED)]
+        one_cache = lc.llama_state_seq_get_size(self.handle, 0) == _HEADER + _COUNT * (1 + self._rows)
+        window = 0 if model.recurrent else lc.llama_model_n_swa(model.handle)
+        ways = [Parking("state", window), Parking("state", 0), Parking("none", 0)]
+        for way in [Parking("cells", math.inf), *ways] if one_cache and not model.recurrent else ways:
+            self.parking = way
+            try:
+                if self._parks(tokens, model):
+                    break
+            except CrsError:
+                if way.kind == "none":
+                    raise
+            finally:
+                self.drop(0)
+                self.drop(1)
+        self._held = [0] * self._rows
+        return self.parking
+
+    def _parks(self, tokens: list[int], model: Model) -> bool:
+        """Whether `parking` does what it says."""
+        begun = len(tokens) - 2
+        self.drop(0)
+        self.prefill(0, tokens[:begun], 0)
+        early = self.snapshot(0, tokens[:begun])
+        self.prefill(0, tokens, begun)
+        wanted = self.logits(1)[0].copy()
+        check_logits(wanted, model)
+        late = self.snapshot(0, tokens)
+        for snapshot in (early, late):
+            kept = self.restore(1, snapshot, begun)
+            if kept == begun:
+                self.prefill(1, tokens, kept)
+                if not np.allclose(self.logits(1)[0], wanted, rtol=0, atol=0.01 * np.abs(wanted).max()):
+                    return False
+            elif self.parking.goes_back(len(snapshot.tokens), begun) and self.parking.kind != "none":
+                return False
+        return True
 
     def close(self) -> None:
         self.batch.free()
         lc.llama_free(self.handle)
         if self._adapter:
             lc.llama_adapter_lora_free(self._adapter)
+
+
+def check_logits(logits: np.ndarray | float, model: Model) -> None:
+    """Raises `CrsError` for logits that are no numbers."""
+    if np.isnan(logits).any():
+        raise CrsError(
+            f"the model {model.path} computes no numbers (NaN): its weights or its adapter are damaged; use other files"
+        )
+
+
+def _check_size(model: Model, n_ctx: int, rows: int) -> None:
+    """Raises `CrsError` for a context that llama.cpp cannot count or this machine cannot hold."""
+    sizes = f"n_ctx = {n_ctx} with {rows} dialogues at a time"
+    if n_ctx * rows > _MOST_CELLS:
+        raise CrsError(f"{sizes} is more than llama.cpp can count ({_MOST_CELLS} tokens); lower n_ctx")
+    with contextlib.suppress(AttributeError, ValueError):  # not every system tells its memory
+        needed, there = n_ctx * rows * model.cell_bytes, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > there and not model.n_gpu_layers:
+            raise CrsError(
+                f"{sizes} needs about {needed / 2**30:.0f} GB of memory for KV cells and this machine has "
+                f"{there / 2**30:.0f}; lower width or n_ctx"
+            )
+
+
+def _remedy(code: int = 0) -> str:
+    """What helps against a failure of llama.cpp, by its code and what it logged."""
+    out_of_memory = code == -2 or any(word in line.lower() for line in log_lines for word in ("alloc", "memory"))
+    return "lower width or n_ctx" if out_of_memory else "use another GGUF, or report it with this sentence"
 
 
 def _pieces(tokens: Sequence[int], start: int) -> Iterator[tuple[int, Sequence[int]]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from crslib.engines.base import Completion, Finish, Request, Sampling
 from crslib.engines.guard import ALLOWANCE, Guard
-from crslib.engines.llama.context import PREFILL, Batch, Context, KVSnapshot
+from crslib.engines.llama.context import PREFILL, Batch, Context, KVSnapshot, check_logits
 from crslib.engines.llama.feeder import Feeder
 from crslib.engines.llama.model import AS_THEY_ARE, Model, identity, source
 from crslib.engines.llama.sampling import chain, sample
@@ -57,8 +57,8 @@ class LlamaEngine:
     `width` is the number of utterances that are generated at once (at least two), `n_ctx` the longest dialogue in
     tokens. The number of dialogues is not limited; each costs memory for its KV cells (23 kB per token with the
     built-in model). With a `feeder` its thread feeds prompts in a context of one row while the engine takes steps; each
-    of the two then has half of the `threads`. Raises `CrsError` when the adapter does not fit the model or memory does
-    not suffice.
+    of the two then has half of the `threads`; where only the engine's own context can restore what it has parked (see
+    `Parking`), there is none. Raises `CrsError` when the adapter does not fit the model or memory does not suffice.
     """
 
     context_type: type[Context] = Context
@@ -77,10 +77,14 @@ class LlamaEngine:
         width = max(width, 2)  # the rounding of a decode of one token depends on the number of threads
         self.model, self.width, self.sampling = model, width, sampling or Sampling()
         origin = model.source or source(model.path, adapter, AS_THEY_ARE)
-        self.identity: Mapping[str, Any] = identity(origin, self.sampling, n_ctx, width)
+        self.identity: Mapping[str, Any] = identity(origin, self.sampling, n_ctx, width, model.n_gpu_layers)
         self.chat_template = model.chat_template
         self._threads, self._adapter = threads, adapter
         self._context = self.context_type(model, adapter, n_ctx, width, threads)
+        if not model.chat_template[0]:
+            self.identity = {**self.identity, "chat_template": "none in the file; ChatML"}
+        if self._context.parking.kind != "cells":
+            self.identity = {**self.identity, "parking": self._context.parking.kind}
         self._n_ctx = self._context.n_ctx
         self._step_batch = Batch(width)
         self._step_batch.logits[:] = 1
@@ -95,7 +99,7 @@ class LlamaEngine:
         # Tokens further below the best one than this cannot be drawn, so the sampler need not look at them.
         self._cut = math.log(self.sampling.min_p) - 1e-3 if self.sampling.min_p > 0 else -math.inf
         self._queue: list[tuple[Request, Future[_Fed]]] = []  # requests that have no row yet
-        self._feeder = feeder
+        self._feeder = feeder = feeder if self._context.parking.kind == "cells" else None
         self._feeder_context = self.context_type(model, adapter, n_ctx, 1, max(threads // 2, 1)) if feeder else None
         self._closed = False
 
@@ -197,8 +201,7 @@ class LlamaEngine:
         if not n_cached and 0 < request.n_shared < len(request.prompt):
             snapshot, start = self._shared_cells(context, slot, request.prompt[: request.n_shared]), request.n_shared
         start = max(min(start, len(request.prompt) - 2), 0)  # at least two tokens, see `Context.prefill`
-        context.restore(slot, snapshot, start)
-        context.prefill(slot, request.prompt, start)
+        context.prefill(slot, request.prompt, context.restore(slot, snapshot, start))
         return _Fed(request, n_cached, context.logits(1)[0])
 
     def _feed_ahead(self, context: Context, request: Request) -> _Fed:
@@ -279,6 +282,7 @@ class LlamaEngine:
         """A row's next token and the model's own log-probability of it."""
         top = logits.max()
         total = float(np.log(np.exp(logits - top).sum())) + float(top)
+        check_logits(total, self.model)
         constraint = row.request.constraint
         if constraint is not None and not row.forced:
             row.forced.extend(constraint.forced(row.ids))
@@ -324,8 +328,7 @@ class LlamaEngine:
         """
         if len(prompt) + max(map(len, continuations), default=0) >= self._n_ctx:
             raise CrsError(f"a prompt of {len(prompt)} tokens leaves no room in n_ctx = {self._n_ctx}; raise n_ctx")
-        n = _common_prefix(self._scored, prompt[:-1])
-        self._context.drop(0, n)
+        n = self._context.rewind(0, _common_prefix(self._scored, prompt[:-1]))
         self._context.prefill(0, prompt, n)
         self._scored = list(prompt)
         path: list[int] = []  # the tokens in the row after the prompt
@@ -336,11 +339,13 @@ class LlamaEngine:
             shared = _common_prefix(path, continuation[:-1])
             del path[shared:], logprobs[shared + 1 :]
             if new := continuation[shared:-1]:
-                self._context.drop(0, len(prompt) + shared)
-                logprobs.extend(log_softmax(self.read([*prompt, *path, *new], len(prompt) + shared)))
+                known = len(prompt) + shared
+                start = self._context.rewind(0, known)
+                logprobs.extend(log_softmax(self.read([*prompt, *path, *new], start)[known - start :]))
                 path += new
             scores[index] = sum(float(logprobs[depth][token]) for depth, token in enumerate(continuation))
-        self._context.drop(0, len(prompt))
+        if not self._context.rewind(0, len(prompt)):
+            self._scored = []
         return scores
 
     def score_tokens(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -358,7 +363,7 @@ class LlamaEngine:
             first = log_softmax(context.logits(1))[0]
             scores = [np.array([first[one[0]]] if one else (), np.float32) for one in continuations]
             for group in _groups(continuations):
-                logits = context.read_rows([continuations[index][:-1] for index in group], len(prompt))
+                logits = context.read_rows([continuations[index][:-1] for index in group], prompt)
                 for index, rest in zip(group, logits, strict=True):
                     tokens = np.array(continuations[index][1:], np.intp)
                     scores[index] = np.append(scores[index], _log_probabilities(rest, tokens))

@@ -8,17 +8,17 @@ from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 import llama_cpp as lc
 
-from crslib.config import resolve
+from crslib.config import BUILT_IN, resolve
 from crslib.engines.base import Sampling
 from crslib.errors import CrsError
 from crslib.identity import file_sha256
 
-BUILT_IN = "smollm2"
 AS_THEY_ARE: Final = "as they are"
+_BUILD = '`CMAKE_ARGS="-DGGML_{}=on" pip install --force-reinstall --no-cache-dir llama-cpp-python`'
 log_lines: deque[str] = deque(maxlen=20)
 """The last lines that llama.cpp logged. Cleared before each call that may fail, see `reason`."""
 
@@ -77,47 +77,100 @@ def source(model: Path, adapter: Path | None, form: str) -> dict[str, Any]:
     }
 
 
-def identity(source: Mapping[str, Any], sampling: Sampling, n_ctx: int, width: int) -> dict[str, Any]:
-    """Everything that decides, with prompt and seed, which tokens an engine draws (on one kind of CPU)."""
+def identity(
+    source: Mapping[str, Any], sampling: Sampling, n_ctx: int, width: int, n_gpu_layers: int = 0
+) -> dict[str, Any]:
+    """Everything that decides, with prompt and seed, which tokens an engine draws (on one kind of CPU or GPU)."""
     return {
         "engine": "llama.cpp",
         "llama_cpp_python": version("llama-cpp-python"),
         **source,
         "n_ctx": n_ctx,
         "width": width,
+        "n_gpu_layers": n_gpu_layers,
         "kv_unified": False,
         "sampling": asdict(sampling),
         "sampler_chain": "no control tokens, min_p, top_p, temperature, dist, guard; constrained: dist",
     }
 
 
+class Parking(NamedTuple):
+    """How the memory of a dialogue is copied and put back, between two of its utterances.
+
+    `kind`: "cells": the cells alone, which any context of the model can restore; "state": all that llama.cpp writes of
+    a row (several caches, recurrent states), for the same context; "none": every utterance feeds its whole prompt.
+    `rewindable`: rows of up to so many tokens can go back to fewer. A sliding window has lost what was before it, and a
+    recurrent state cannot forget: what cannot go back is fed again.
+    """
+
+    kind: Literal["cells", "state", "none"]
+    rewindable: float
+
+    def goes_back(self, held: int, n: int) -> bool:
+        """Whether a row or copy of `held` tokens can be left with the first `n`."""
+        return n == held or held <= self.rewindable
+
+
 class Model:
     """Weights and vocabulary of one GGUF file; both roles may share them.
 
-    `source`: what the weights were made from (see function `source`), if an adapter was merged into them. Raises
-    `CrsError` when the file cannot be loaded.
+    `source`: what the weights were made from (see function `source`), if an adapter was merged into them.
+    `n_gpu_layers`: layers that a GPU computes, -1 is all. `parking`: what works with this model, tried by the first
+    context of several rows. Raises `CrsError` when the file cannot be loaded, has no vocabulary, or there is no GPU.
     """
 
-    def __init__(self, path: Path, source: Mapping[str, Any] | None = None) -> None:
-        self.path, self.source = path, source
+    def __init__(self, path: Path, source: Mapping[str, Any] | None = None, *, n_gpu_layers: int = 0) -> None:
+        self.path, self.source, self.n_gpu_layers = path, source, n_gpu_layers
+        self.parking: Parking | None = None
+        if n_gpu_layers and not lc.llama_supports_gpu_offload():
+            raise CrsError(
+                f"n_gpu_layers = {n_gpu_layers}, but llama-cpp-python was built for the CPU alone; build it with "
+                f"{_BUILD.format('CUDA')} (NVIDIA) or {_BUILD.format('METAL')} (Apple), or leave n_gpu_layers at 0"
+            )
         lc.llama_log_set(_log, ctypes.c_void_p())
         log_lines.clear()
-        self.handle = lc.llama_model_load_from_file(str(path).encode(), lc.llama_model_default_params())
+        params = lc.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers if n_gpu_layers >= 0 else 2**31 - 1
+        # The texts of a prompt are tokenized one by one: a blank before each would be text that nobody wrote.
+        overrides = (lc.llama_model_kv_override * 2)()  # the second one, without a key, ends the list
+        overrides[0].key, overrides[0].tag = b"tokenizer.ggml.add_space_prefix", lc.LLAMA_KV_OVERRIDE_TYPE_BOOL
+        overrides[0].value.val_bool = False  # type: ignore[union-attr]
+        params.kv_overrides = overrides
+        self.handle = lc.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
             raise CrsError(f"llama.cpp cannot load the model {path} ({reason()}); download or convert it again")
         self.vocab = lc.llama_model_get_vocab(self.handle)
         self.n_vocab = lc.llama_vocab_n_tokens(self.vocab)
+        if not self.n_vocab or lc.llama_vocab_type(self.vocab) == lc.LLAMA_VOCAB_TYPE_NONE:
+            raise CrsError(f"the model {path} has no vocabulary; use a GGUF of a chat model")
+        if lc.llama_model_has_encoder(self.handle):
+            raise CrsError(f"the model {path} reads with an encoder, which chat models lack; use a GGUF of one")
         self.ends = frozenset(t for t in range(self.n_vocab) if lc.llama_vocab_is_eog(self.vocab, t))
-        self.controls = [
-            t for t in range(self.n_vocab) if lc.llama_vocab_is_control(self.vocab, t) and t not in self.ends
-        ]
+        self.controls = [t for t in range(self.n_vocab) if self._is_no_text(t) and t not in self.ends]
         template = lc.llama_model_chat_template(self.handle, None)
         begin, end = lc.llama_vocab_bos(self.vocab), lc.llama_vocab_eos(self.vocab)
         self.chat_template = (
-            template.decode() if template else "",
+            template.decode("utf-8", "replace") if template else "",
             self.decode([begin]) if begin >= 0 else "",
             self.decode([end]) if end >= 0 else "",
+            bool(lc.llama_vocab_get_add_bos(self.vocab)),
         )
+
+    def _is_no_text(self, token: int) -> bool:
+        no_text = lc.LLAMA_TOKEN_ATTR_CONTROL | lc.LLAMA_TOKEN_ATTR_UNKNOWN | lc.LLAMA_TOKEN_ATTR_UNUSED
+        return bool(lc.llama_vocab_get_attr(self.vocab, token) & no_text)
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether some layers keep a state that cannot forget a token."""
+        return bool(lc.llama_model_is_recurrent(self.handle) or lc.llama_model_is_hybrid(self.handle))
+
+    @property
+    def cell_bytes(self) -> int:
+        """About how many bytes the keys and values of one token take (16 bits each)."""
+        n_heads = lc.llama_model_n_head(self.handle)
+        width = lc.llama_model_n_embd(self.handle) * lc.llama_model_n_head_kv(self.handle) // max(n_heads, 1)
+        return 2 * 2 * lc.llama_model_n_layer(self.handle) * width
 
     def encode(self, text: str, *, control: bool = False) -> list[int]:
         """Token ids of `text`; control tokens are recognised only with `control`."""
@@ -133,7 +186,7 @@ class Model:
 
     @functools.cached_property
     def _all_pieces(self) -> list[bytes]:
-        buffer = ctypes.create_string_buffer(256)
+        buffer = ctypes.create_string_buffer(4096)
         lengths = (lc.llama_token_to_piece(self.vocab, t, buffer, len(buffer), 0, True) for t in range(self.n_vocab))
         return [buffer.raw[: max(length, 0)] for length in lengths]
 

@@ -41,6 +41,7 @@ class MeasuredContext(Context):
     def __init__(self, model: Model, adapter: Path | None, n_ctx: int, rows: int, threads: int) -> None:
         self.work = Work()
         super().__init__(model, adapter, n_ctx, rows, threads)
+        self.work = Work()  # without the trial of parking
 
     def decode(self, batch: Batch) -> None:
         begun = perf_counter()
@@ -53,10 +54,11 @@ class MeasuredContext(Context):
             self.work.decode += seconds
             self.work.steps += 1
 
-    def restore(self, slot: int, snapshot: KVSnapshot, n: int) -> None:
+    def restore(self, slot: int, snapshot: KVSnapshot, n: int) -> int:
         begun = perf_counter()
-        super().restore(slot, snapshot, n)
+        held = super().restore(slot, snapshot, n)
         self.work.parking += perf_counter() - begun
+        return held
 
     def snapshot(self, slot: int, tokens: list[int]) -> KVSnapshot:
         begun = perf_counter()

@@ -109,17 +109,20 @@ def foresight(dialogues: Sequence[Dialogue], run: Mapping[str, Any], *, times: i
     """
     if not dialogues:
         return Results({}, missing="no human dialogues to read; set `redial`")
-    if not run or run["baseline"] == SCRIPTED:
-        return Results({}, missing="the run has no model of either role: it is scripted, or has no parameters")
+    if run.get("baseline", SCRIPTED) == SCRIPTED:
+        missing = "the run has no model of either role: it is scripted, of a file, or has no parameters"
+        return Results({}, missing=missing)
     parameters = SimulationParameters(**{name: run[name] for name in SimulationParameters.model_fields})
     present = {"notes": parameters.memory, "facts": parameters.facts, "style": bool(parameters.styles)}
     lacking = [part for part, held in present.items() if not held]
     results = {}
-    for role, view, model, file in (
-        (USER, run["baseline"] or USER, parameters.user_model, parameters.user_adapter),
-        (RECOMMENDER, RECOMMENDER, parameters.recommender_model, parameters.recommender_adapter),
+    for role, view in (
+        (USER, run["baseline"] or USER),
+        (RECOMMENDER, RECOMMENDER),
     ):
-        path, unmerged, _ = engine_files(parameters, model, file)
+        if not parameters.is_local(role):
+            continue  # only a model here can be asked how likely words are
+        path, unmerged, _ = engine_files(parameters, parameters.model(role), parameters.adapter(role))
         with contextlib.closing(llama.Model(path)) as opened:
             rows = examples.examples(
                 drawn(dialogues, N_FORESIGHT),

@@ -25,6 +25,7 @@ from crslib.engines.loading import open_engines, sampling
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
 from crslib.simulation.loop import simulate
+from crslib.simulation.opening import ROLES, local_agent
 from crslib.simulation.population import Population
 from crslib.store import Progress, Run, no_progress
 from crslib.users import profiles
@@ -54,7 +55,7 @@ def measure(
     with (
         _process(_plain_loop, parameters, n) as plain_loop,
         _process(_ceiling, parameters) as ceiling,
-        open_engines(parameters, llama.MeasuredEngine) as engines,
+        open_engines(parameters, engine_type=llama.MeasuredEngine) as engines,
     ):
         _talk(population, 0, 1, engines, parameters)  # not measured: the catalogue's index, a first decode
         for engine in engines:
@@ -172,7 +173,9 @@ def _talk(
     _ = chosen.sha256
     with tempfile.TemporaryDirectory() as folder, Run(Path(folder)).journal() as journal:
         started = perf_counter()
-        user, recommender = engines
+        user, recommender = (
+            local_agent(engine, role, chosen, parameters) for role, engine in zip(ROLES, engines, strict=True)
+        )
         simulate(chosen, user, recommender, parameters, journal, progress)
         return perf_counter() - started
 
@@ -228,7 +231,7 @@ def _process(work: Callable[..., None], *arguments: Any) -> Iterator[Connection]
 
 def _ceiling(parameters: SimulationParameters, pipe: Connection) -> None:
     """Receives the work of every engine, answers with the seconds that llama.cpp alone needs for it."""
-    with open_engines(parameters, llama.MeasuredEngine) as engines, suppress(EOFError):
+    with open_engines(parameters, engine_type=llama.MeasuredEngine) as engines, suppress(EOFError):
         for engine in engines:
             engine.measure_ceiling([(0, 1)], 1, 1)  # not measured: the cells of the filler, a first decode
         pipe.send("ready")
@@ -246,7 +249,7 @@ def _plain_loop(parameters: SimulationParameters, n: int, pipe: Connection) -> N
             llama.PlainEngine(
                 model, llama.adapter_path(name), sampling(parameters), n_ctx=parameters.n_ctx, threads=threads
             )
-            for name in (parameters.user_adapter, parameters.recommender_adapter)
+            for name in map(parameters.adapter, ROLES)
         ]
         _talk(population, 0, 1, engines, free.model_copy(update={"max_turns": 2}))  # not measured
         pipe.send("ready")

@@ -16,6 +16,7 @@ import polars as pl
 from rapidfuzz.distance import Indel
 
 from crslib import schemas, stats
+from crslib.agents.base import Agent
 from crslib.config import ProfileParameters, SimulationParameters, resolve
 from crslib.data import histories, tables
 from crslib.data.catalog import item_names
@@ -23,14 +24,13 @@ from crslib.dialogue import utterances
 from crslib.dialogue.lexicon import GENRES_OF, tokens
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.words import words
-from crslib.engines.base import Engine
-from crslib.engines.loading import open_engines
 from crslib.identity import derive_seed
 from crslib.metrics.consistency import attributes_said
 from crslib.metrics.facts import facts
 from crslib.metrics.recommendation import recommended
 from crslib.reporting import text
 from crslib.simulation.loop import simulate
+from crslib.simulation.opening import open_agents
 from crslib.simulation.population import Population
 from crslib.store import Progress, Run, no_progress
 from crslib.users import targets
@@ -149,8 +149,8 @@ def _twins(rows: list[dict[str, Any]], changes: list[tuple[Any, ...]]) -> Twins:
 def talks(
     population: Population,
     twins: Mapping[str, Twins],
-    user: Engine,
-    recommender: Engine,
+    user: Agent,
+    recommender: Agent,
     parameters: SimulationParameters,
     folder: Path,
     progress: Progress = no_progress,
@@ -199,8 +199,8 @@ def measure(
         GENRE: other_genre(built.profiles, built.items, chosen.min_k, chosen.seed),
         FILM: other_film(built.profiles, built.training, built.items, chosen.seed),
     }
-    with open_engines(parameters) as (user, recommender):
-        population = Population(built.profiles, built.items, built.training)
+    population = Population(built.profiles, built.items, built.training)
+    with open_agents(parameters, population) as (user, recommender):
         by_kind = talks(population, twins, user, recommender, parameters, folder, progress)
     table = pl.concat(
         effects(kind, of.changes, by_kind[FACTUAL], by_kind[kind], by_kind[PLACEBO], built.items)

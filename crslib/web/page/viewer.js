@@ -149,7 +149,7 @@ function mount(root, { runs, metrics, dialogues }) {
       "section",
       { class: "profile", "aria-label": "What the user knows" },
       element("p", {}, summary),
-      ...(attributes ? [element("p", {}, element("b", {}, "Looking for: "), attributes, element("span", { class: "soft" }, ` (${k} films of the catalogue fit)`))] : []),
+      ...(attributes ? [element("p", {}, element("b", {}, "Looking for: "), attributes, ...(k === null ? [] : [element("span", { class: "soft" }, ` (${k} films of the catalogue fit)`)]))] : []),
     );
 
   function side(dialogue) {

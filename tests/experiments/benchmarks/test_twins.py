@@ -13,6 +13,7 @@ from crslib.experiments.benchmarks.twins import FACTUAL, FILM, GENRE, PLACEBO
 from crslib.simulation import Population
 from tests.conftest import make_profiles
 from tests.simulation.test_loop import NO_RATINGS
+from tests.support.agents import agents
 from tests.support.metrics_frames import talk
 
 
@@ -137,7 +138,14 @@ def test_twins_talk_with_the_seeds_of_their_people(tmp_path: Path, items: pl.Dat
     engines = ScriptedEngine(user), ScriptedEngine(lambda prompt, seed: f"Hi {seed}")
     told: list[tuple[int, int]] = []
     population = Population(who, items, NO_RATINGS, Blank())
-    made = twins.talks(population, {GENRE: twin}, *engines, parameters, tmp_path, lambda *n: told.append(n))
+    made = twins.talks(
+        population,
+        {GENRE: twin},
+        *agents(population, engines, parameters),
+        parameters,
+        tmp_path,
+        lambda *n: told.append(n),
+    )
     assert set(made) == {FACTUAL, PLACEBO, GENRE}
     assert told[-1] == (8, 8)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["factual", "genre", "placebo"]
@@ -148,5 +156,5 @@ def test_twins_talk_with_the_seeds_of_their_people(tmp_path: Path, items: pl.Dat
     assert (rows["words_alike"]["twin"], rows["turns_before_parting"]["twin"]) == (1, 1)
     assert rows["words_alike"]["placebo"] < 1
     assert rows["turns_before_parting"]["placebo"] == 0
-    again = twins.talks(population, {GENRE: twin}, *engines, parameters, tmp_path)
+    again = twins.talks(population, {GENRE: twin}, *agents(population, engines, parameters), parameters, tmp_path)
     assert all(a.equals(b) for name in made for a, b in zip(made[name], again[name], strict=True))

@@ -1,0 +1,84 @@
+"""`crs evaluate`: dialogues that others made, judged like our own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from crslib.cli.parameters import read_assignments
+from crslib.cli.terminal import PARAMETERS, REPORTS, console, run_progress
+from crslib.config import EvaluationParameters
+from crslib.data.corpora import forms
+from crslib.store import Run
+
+
+def _parameter_list() -> str:
+    """The parameters for `--help`; another profile than the own is not to be had here."""
+    fields = {name: field for name, field in EvaluationParameters.model_fields.items() if name != "judged_by"}
+    lines = [f"  {name}={field.default}  {field.description}" for name, field in fields.items()]
+    return "\b\nParameters, with defaults:\n" + "\n".join(lines)
+
+
+@click.command(epilog=_parameter_list())
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(list(forms.FORMS)),
+    required=True,
+    help="dialoguekit: JSON of DialogueKit and UserSimCRS; redial: ReDial's JSON lines; crslab: CRSLab's JSON of "
+    "ReDial; trl: JSON lines of messages; dataset: Parquet of `crs export`.",
+)
+@click.option("--condition", default="", help="Name of the dialogues in tables and charts. Default: that of FILE.")
+@click.option("--data", default="data", show_default=True, help="Folder with items.parquet, the catalogue.")
+@click.option(
+    "--titles",
+    type=click.Choice(["auto", "marked", "all"]),
+    default="auto",
+    show_default=True,
+    help="Which items count: those that FILE marks, or all that are named; auto: the marked ones if there are any.",
+)
+@click.option(
+    "--beside",
+    "others",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Folder of a run to compare the dialogues with; can be repeated.",
+)
+@PARAMETERS
+@REPORTS
+def evaluate(
+    file: Path,
+    form: str,
+    condition: str,
+    data: str,
+    titles: str,
+    others: Sequence[Path],
+    assignments: Sequence[str],
+    reports: Path,
+) -> None:
+    """Evaluates the dialogues in FILE, whoever made them, as a run: beside people, and beside other runs.
+
+    Items are linked to the catalogue. Metrics that need profiles, hidden items or prompts are left out. Labels of
+    satisfaction in FILE become scores and are correlated with the metrics.
+    """
+    from crslib.experiments import evaluate as evaluation
+    from crslib.experiments import pipeline
+    from crslib.reporting import html, text
+
+    given = read_assignments(assignments)
+    planned = evaluation.plan(file, form, given, reports, condition=condition, data=data, titles=titles)
+    if pipeline.is_complete(planned.run):
+        console.print(f"run {planned.run_id} has been computed before", soft_wrap=True)
+    with run_progress(planned.run) as report:
+        run = evaluation.execute(planned, file, report)
+    pipeline.point_latest(reports, run.path)
+    for line in html.remarks(run):
+        console.print(line, markup=False, soft_wrap=True)
+    table = html.satisfied(run).frame
+    if table.height:
+        console.print(text.markdown(table.columns, table.iter_rows()), markup=False, soft_wrap=True)
+    console.print(str(run.path / "report.html"), soft_wrap=True)
+    if others:
+        compared = evaluation.compare(run, [Run(path.resolve()) for path in others], reports)
+        console.print(str(compared.path / "report.html"), soft_wrap=True)

@@ -1,0 +1,52 @@
+"""A recommender of one's own beside another one: runs of `crslib.talk`, evaluated and compared in one folder."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from crslib import metrics
+from crslib.config import resolve
+from crslib.experiments import comparison
+from crslib.identity import digest
+from crslib.metrics import leakage, reference
+from crslib.store import Run, writing
+
+
+def evaluate(run: Run, *, n_bootstrap: int, seed: int) -> metrics.Evaluation:
+    """All metrics of a run that need neither models nor human texts, also written into its folder, with the audit.
+
+    Raises `CrsError` when a table is missing.
+    """
+    profiles, holdouts, items, ratings = (run.read(name) for name in ("profiles", "holdouts", "items", "ratings"))
+    dialogues, turns, prompts = (run.read(name) for name in ("dialogues", "turns", "prompts"))
+    human = reference.read(resolve(run.info.get("parameters", {}).get("human", "data/human")))
+    run.update(audit=leakage.audit(prompts, profiles, holdouts, items, dialogues, turns).counts)
+    evaluation = metrics.evaluate(
+        run.run_id, profiles, holdouts, items, ratings, dialogues, turns, prompts, human,
+        n_bootstrap=n_bootstrap, seed=seed,
+    )  # fmt: skip
+    evaluation.write(run)
+    return evaluation
+
+
+def compare(runs: Mapping[str, Run], folder: Path, *, n_bootstrap: int, seed: int) -> comparison.Sweep:
+    """Evaluates runs (name → run) and reads them side by side, the first against the others.
+
+    `folder` gets a `sweep.json`, so that `crs look`, `crs judge` and `crs people` take it too.
+    """
+    for run in runs.values():
+        evaluate(run, n_bootstrap=n_bootstrap, seed=seed)
+    conditions = [
+        {
+            "run_id": run.run_id,
+            "path": os.path.relpath(run.path, folder),
+            "state": "success",
+            "values": {"condition": name},
+        }
+        for name, run in runs.items()
+    ]
+    sweep = {"sweep_id": digest(conditions, "own"), "axes": ["condition"], "conditions": conditions}
+    with writing(folder / "sweep.json") as temporary:
+        temporary.write_text(json.dumps(sweep, indent=2) + "\n", encoding="utf-8")
+    return comparison.read(str(folder))

@@ -1,0 +1,199 @@
+"""Adapters that are whole or refused, and merged weights that are what was written."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from crslib.config import SimulationParameters
+from crslib.engines import loading, weights
+from crslib.engines.llama import AS_THEY_ARE, LlamaEngine, Model
+from crslib.errors import CrsError
+from tests.support import tiny
+
+NAME = "blk.0.attn_q.weight"
+A, B = f"{NAME}.lora_a", f"{NAME}.lora_b"
+RANK = 4
+WIDTH = tiny.N_EMBD
+RNG = np.random.default_rng(0)
+WHOLE = {A: RNG.normal(size=(RANK, WIDTH)), B: RNG.normal(size=(WIDTH, RANK))}
+
+
+def alpha(value: float) -> Callable[[gguf.GGUFWriter], None]:
+    return lambda writer: writer.add_float32("adapter.lora.alpha", value)
+
+
+EIGHT = alpha(8.0)
+
+
+def write(path: Path, tensors: Mapping[str, np.ndarray], add: Callable[[gguf.GGUFWriter], Any] | None = EIGHT) -> Path:
+    """An adapter file. `add` writes its alpha."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_string("general.type", "adapter")
+    writer.add_string("adapter.type", "lora")
+    if add:
+        add(writer)
+    for name, values in tensors.items():
+        writer.add_tensor(name, np.asarray(values, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make(tmp_path_factory.mktemp("base") / "llama3.gguf", "llama3")
+
+
+def matrix(path: Path) -> np.ndarray:
+    """The adapted matrix of a model's file."""
+    (tensor,) = [tensor for tensor in gguf.GGUFReader(path).tensors if tensor.name == NAME]
+    return gguf.dequantize(tensor.data, tensor.tensor_type)
+
+
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "empty": ({}, "has no LoRA matrices: it changes nothing"),
+    "only b": ({B: WHOLE[B]}, rf"has no {A}: half of a pair is missing"),
+    "only a": ({A: WHOLE[A]}, rf"has no {B}: half of a pair is missing"),
+    "unknown suffix": (
+        WHOLE | {"blk.0.attn_norm.weight": np.ones((1, WIDTH))},
+        r"has tensors that cannot be applied \(blk\.0\.attn_norm\.weight\)",
+    ),
+    "ranks": ({A: WHOLE[A], B: WHOLE[B][:, :2]}, rf"has matrices of {NAME} that cannot be multiplied"),
+    "a vector": ({A: WHOLE[A][0], B: WHOLE[B]}, rf"has matrices of {NAME} that cannot be multiplied"),
+    "zeros": ({A: WHOLE[A], B: 0 * WHOLE[B]}, "has zeros only in one matrix of every pair: it changes nothing"),
+    "not a number": (
+        {A: np.where(np.eye(RANK, WIDTH) > 0, np.nan, 1), B: WHOLE[B]},
+        f"has values in {NAME} that are no numbers",
+    ),
+    "infinite": ({A: WHOLE[A], B: np.full((WIDTH, RANK), np.inf)}, f"has values in {NAME} that are no numbers"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.parametrize("form", ["Q8_0", AS_THEY_ARE])
+def test_an_adapter_that_is_not_whole_is_refused_merged_or_not(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, form: str
+) -> None:
+    tensors, fault = BROKEN[case]
+    path = write(tmp_path / "adapter.gguf", tensors)
+    monkeypatch.setattr(loading, "CACHE", tmp_path / "cache")
+    with pytest.raises(CrsError, match=rf"^the adapter .*adapter\.gguf {fault}"):
+        loading.engine_files(SimulationParameters(weights=form), str(base), str(path))
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("add", "fault"),
+    [
+        (None, "is not a LoRA adapter"),
+        (alpha(float("nan")), "has adapter.lora.alpha = nan, which is no number"),
+        (alpha(float("inf")), "has adapter.lora.alpha = inf, which is no number"),
+        (lambda w: w.add_string("adapter.lora.alpha", "16"), "that is no 32-bit float"),
+        (lambda w: w.add_array("adapter.lora.alpha", [1.0, 2.0]), "that is no 32-bit float"),
+    ],
+)
+def test_an_alpha_that_is_no_number_is_refused(
+    tmp_path: Path, add: Callable[[gguf.GGUFWriter], None] | None, fault: str
+) -> None:
+    with pytest.raises(CrsError, match=fault):
+        weights.check_adapter(write(tmp_path / "adapter.gguf", WHOLE, add))
+
+
+def test_products_that_are_infinite_are_refused(base: Path, tmp_path: Path) -> None:
+    huge = write(tmp_path / "huge.gguf", {name: np.full_like(values, 1e38) for name, values in WHOLE.items()})
+    with pytest.raises(CrsError, match="whose products are infinite"):
+        weights.merged(base, huge, "Q8_0", tmp_path / "cache")
+
+
+def test_an_adapter_for_other_matrices_does_not_fit(base: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "other.gguf", {f"base_model.{name}": values for name, values in WHOLE.items()})
+    with pytest.raises(CrsError, match="does not fit the model"):
+        weights.merged(base, other, "Q8_0", tmp_path / "cache")
+    model = Model(base)
+    with pytest.raises(CrsError, match="does not fit the model"):
+        LlamaEngine(model, other, n_ctx=256, width=2, threads=1)
+    model.close()
+
+
+@pytest.mark.parametrize(("value", "factor"), [(8.0, 2.0), (0.0, 1.0), (-4.0, -1.0)])
+def test_alpha_means_the_same_merged_or_not(base: Path, tmp_path: Path, value: float, factor: float) -> None:
+    """W + (alpha / r) · B · A; llama.cpp takes alpha 0 for a factor of 1."""
+    path = write(tmp_path / "adapter.gguf", WHOLE, alpha(value))
+    merged = weights.merged(base, path, "F16", tmp_path / "cache")
+    np.testing.assert_allclose(matrix(merged) - matrix(base), factor * WHOLE[B] @ WHOLE[A], atol=0.02)
+    read = []
+    for file, adapter in ((merged, None), (base, path), (base, None)):
+        model = Model(file)
+        engine = LlamaEngine(model, adapter, n_ctx=256, width=2, threads=1)
+        read.append(engine.read(range(20, 40), 0))
+        engine.close()
+        model.close()
+    inside, beside, without = read
+    assert np.abs(inside - beside).max() < 0.3 < np.abs(without - beside).max()
+
+
+# ── the cache ──
+
+
+@pytest.fixture
+def prepared(base: Path, tmp_path: Path) -> Callable[[], Path]:
+    adapter = write(tmp_path / "adapter.gguf", WHOLE)
+    return lambda: weights.merged(base, adapter, "Q8_0", tmp_path / "cache")
+
+
+def test_damaged_weights_are_made_anew(prepared: Callable[[], Path]) -> None:
+    path = prepared()
+    whole = path.read_bytes()
+    changed = bytearray(whole)
+    changed[-100] ^= 1
+    for damaged in (b"", whole[: len(whole) // 2], bytes(changed), b"GGUF" + whole[:500]):
+        path.write_bytes(damaged)
+        assert prepared() == path
+        assert path.read_bytes() == whole
+
+
+def test_weights_in_the_place_of_others_are_not_opened(base: Path, tmp_path: Path) -> None:
+    one, other = write(tmp_path / "one.gguf", WHOLE), write(tmp_path / "other.gguf", WHOLE, alpha(1.0))
+    first, second = (weights.merged(base, adapter, "Q8_0", tmp_path / "cache") for adapter in (one, other))
+    assert first != second
+    whole = first.read_bytes()
+    second.rename(first)
+    assert weights.merged(base, one, "Q8_0", tmp_path / "cache").read_bytes() == whole
+
+
+def test_whole_weights_are_read_once_for_each_state_of_the_file(
+    prepared: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = prepared()
+    read: list[Path] = []
+    hashed = weights.file_sha256
+    monkeypatch.setattr(weights, "file_sha256", lambda file: read.append(file) or hashed(file))
+    inside = lambda: [file for file in read if file == path]  # noqa: E731
+    prepared()
+    assert not inside()
+    os.utime(path, ns=(1, 1))
+    written = path.read_bytes()
+    prepared()
+    prepared()
+    assert len(inside()) == 1
+    assert path.read_bytes() == written
+
+
+@pytest.mark.parametrize("notes", [b"", b"[]", b"{}", b'{"size": "x"}', b"[" * 5000, b"\xff"])
+def test_notes_that_cannot_be_read_are_made_anew(prepared: Callable[[], Path], notes: bytes) -> None:
+    path = prepared()
+    (noted,) = path.parent.glob("*.json")
+    whole = noted.read_bytes()
+    noted.write_bytes(notes)
+    assert prepared() == path
+    assert noted.read_bytes() != notes
+    assert len(noted.read_bytes()) == len(whole)
+    weights.remove(path)
+    assert not list(path.parent.iterdir())

@@ -1,0 +1,199 @@
+"""Agents by their names in one simulation: barrier, failures, runs that go on, and the built-in model in each kind."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from crslib import schemas
+from crslib.config import SimulationParameters
+from crslib.errors import CrsError
+from crslib.simulation.dialogues import Dialogues
+from crslib.simulation.loop import HOPELESS, simulate
+from crslib.simulation.opening import open_agents, planned
+from crslib.simulation.population import Population
+from crslib.store import Run
+from tests.conftest import make_profiles
+from tests.simulation.test_loop import NO_RATINGS, Fixed, ids
+from tests.support.server import Answer, Handler, Server, completion, serving
+
+
+def said(handler: Handler) -> list[str]:
+    """What a server was sent: the texts of the messages of its last request."""
+    return [message["content"] for message in handler.server.requests[-1][2]["messages"]]
+
+
+def talk(
+    folder: Path, items: pl.DataFrame, n: int = 3, progress=lambda done, total: None, **given: object
+) -> Dialogues:
+    population = Population(make_profiles(ids(n)), items, NO_RATINGS, Fixed())
+    parameters = SimulationParameters.parse({"max_turns": 6, "resample": 1, "grounding": "off", **given})
+    run = Run(folder)
+    with open_agents(parameters, population, folder) as (user, recommender), run.journal() as journal:
+        talked = simulate(population, user, recommender, parameters, journal, progress)
+    talked.write(run)
+    return talked
+
+
+def both(server: Server) -> dict[str, str]:
+    return {f"{role}_model": f"openai:m@{server.url}" for role in ("user", "recommender")}
+
+
+def test_a_server_speaks_for_both_roles_and_neither_sees_what_it_must_not(tmp_path: Path, items: pl.DataFrame) -> None:
+    with serving((200, "I would say **Heat** (1995) [END]")) as server:
+        talked = talk(tmp_path, items, **both(server))
+        systems = [body["messages"][0]["content"] for _, _, body in server.requests]
+        texts = [" ".join(m["content"] for m in body["messages"]) for _, _, body in server.requests]
+    recommenders = [text for text, system in zip(texts, systems, strict=True) if system.startswith("You are a movie")]
+    assert recommenders and not [text for text in recommenders if "secret" in text or "hush" in text]
+    assert [text for text in texts if "secret" in text]
+    # The user's mark ends a dialogue; the recommender has none. Titles are linked without double brackets too.
+    assert set(talked.dialogues["stop_reason"]) == {"user_left"}
+    assert set(talked.turns["text"]) == {"I would say [[Heat (1995)]]"}
+    sent = talked.prompts.filter(pl.col("role") == "recommender")["text"]
+    assert all("You are a movie recommender in a chat" in text for text in sent)
+    assert not [text for text in sent if "secret" in text]
+    info = Run(tmp_path).info
+    assert info["usage"]["user"]["tokens_in"] == 7 * len(talked.prompts.filter(pl.col("role") == "user"))
+    assert not info["agents"]["user"]["reproducible"]
+    for name in ("dialogues", "turns", "prompts", "failures"):
+        schemas.check(Run(tmp_path).read(name), name)
+
+
+def test_a_run_that_was_killed_asks_only_for_what_is_not_there(tmp_path: Path, items: pl.DataFrame) -> None:
+    """Those of dialogues that had not ended too; but what was being asked at that moment is asked again."""
+
+    def killed(done: int, total: int) -> None:
+        if done >= 2:
+            raise KeyboardInterrupt
+
+    with serving((200, "Well, what else?")) as server:
+        with pytest.raises(KeyboardInterrupt):
+            talk(tmp_path, items, 5, killed, **both(server), max_concurrency=2)
+        before = len(server.requests)
+        talked = talk(tmp_path, items, 5, **both(server), max_concurrency=2)
+        asked = [json.dumps([body["messages"], body["seed"]]) for _, _, body in server.requests]
+    assert len(talked.dialogues) == 5
+    assert 0 < before < len(asked)
+    assert len(set(asked)) == 5 * 6
+    assert len(asked) - len(set(asked)) <= 2
+
+
+def test_a_dialogue_that_fails_is_a_row_and_the_next_call_tries_it_again(tmp_path: Path, items: pl.DataFrame) -> None:
+    ill = True
+
+    def answer(handler: Handler) -> None:
+        bad = ill and any("secret1secret" in text for text in said(handler))
+        handler.reply((400, b'{"error": {"message": "no such luck"}}') if bad else (200, completion("Fine, thanks")))
+
+    with serving(answer) as server:
+        first = talk(tmp_path, items, 3, **both(server), max_concurrency=1)
+        assert Run(tmp_path).info["n_failed"] == 1
+        (failure,) = first.failures.to_dicts()
+        assert (failure["dialogue_id"], failure["role"]) == ("u01.0", "user")
+        assert "no such luck" in failure["error"]
+        assert first.dialogues["dialogue_id"].to_list() == ["u00.0", "u02.0"]
+        ill = False
+        second = talk(tmp_path, items, 3, **both(server), max_concurrency=1)
+    assert second.failures.is_empty()
+    assert second.dialogues["dialogue_id"].to_list() == ["u00.0", "u01.0", "u02.0"]
+    kept = second.turns.filter(pl.col("dialogue_id") != "u01.0")
+    assert kept.equals(first.turns)
+
+
+def test_where_nothing_works_the_others_are_not_tried(tmp_path: Path, items: pl.DataFrame) -> None:
+    answer: Answer = (400, b'{"error": {"message": "never"}}')
+    with (
+        serving(answer) as server,
+        pytest.raises(CrsError, match=f"{HOPELESS} dialogues failed and none ended: .*never"),
+    ):
+        talk(tmp_path, items, 40, **both(server), max_concurrency=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "sentence"),
+    [
+        ("raises", "raise ValueError('no such film')", "raised ValueError: no such film"),
+        ("is_silent", "return None", "returned nothing"),
+        ("goes_on", "return 'word ' * 10_000", "said 10,000 words"),
+    ],
+)
+def test_a_bad_function_is_a_sentence(
+    name: str, body: str, sentence: str, tmp_path: Path, items: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{name}.py").write_text(f"def reply(turns):\n    {body}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CrsError, match=sentence):
+        talk(tmp_path / "run", items, user_model="agenda", recommender_model=f"python:{name}.py:reply")
+
+
+def test_rules_talk_with_a_function(tmp_path: Path, items: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the same words, for the user by rules; the function's titles are linked."""
+    (tmp_path / "mine.py").write_text("def reply(turns):\n    return 'Have you seen The Matrix (1999)?'\n")
+    monkeypatch.chdir(tmp_path)
+    given = {"user_model": "agenda", "recommender_model": "python:mine.py:reply"}
+    first, second = (talk(tmp_path / name, items, **given) for name in ("a", "b"))
+    assert first.turns.equals(second.turns)
+    items_named = first.turns.filter(pl.col("role") == "recommender").explode("items")["items"].struct.field("item_id")
+    assert items_named.null_count() == 0
+
+
+def test_what_a_run_is_known_by(tmp_path: Path) -> None:
+    """The address of a server and the instructions; a prompt of other words is another run."""
+    prompt = tmp_path / "mine.md"
+    prompt.write_text("{% set opening %}Hi{% endset %}Be brief.")
+    told = SimulationParameters(user_model="openai:m@http://localhost:1/v1", user_prompt=str(prompt))
+    one = planned("user", told)
+    assert (one["model"], one["url"]) == ("m", "http://localhost:1/v1")
+    prompt.write_text("{% set opening %}Hi{% endset %}Be long.")
+    assert planned("user", told) != one
+    with pytest.raises(CrsError, match="'agenda' is a user; name another recommender_model"):
+        planned("recommender", SimulationParameters(recommender_model="agenda"))
+
+
+def test_a_server_writes_scripts(tmp_path: Path, items: pl.DataFrame) -> None:
+    """Told what to do, with the targets; titles are linked, thoughts left out, and one that fails is a row."""
+    from crslib.config import BaselineParameters
+    from crslib.simulation import baselines
+    from tests.simulation.test_baselines import informed
+
+    script = "<think>User: no</think>User: Hi, a film?\nRecommender: Try **Heat** (1995)\nUser: Bye"
+
+    def answer(handler: Handler) -> None:
+        bad = any("secret1secret" in text for text in said(handler))
+        handler.reply((400, b"{}") if bad else (200, completion(script)))
+
+    population = informed(items, {"u0": ["Up (2009)"]}, 2)
+    with serving(answer) as server, Run(tmp_path).journal() as journal:
+        parameters = BaselineParameters(baseline="scripted", user_model=f"openai:m@{server.url}", max_concurrency=1)
+        talked = baselines.simulate_baseline(population, parameters, journal, folder=tmp_path)
+        told = [body["messages"][0]["content"] for _, _, body in server.requests]
+    assert talked.turns["text"].to_list() == ["Hi, a film?", "Try [[Heat (1995)]]", "Bye"]
+    assert [row["dialogue_id"] for row in talked.failures.to_dicts()] == ["u1.0"]
+    assert sum("Up (2009)" in text for text in told) == 1
+
+
+def test_instructions_that_a_model_of_this_machine_reads(tmp_path: Path, items: pl.DataFrame) -> None:
+    assert SimulationParameters().prompt("user") == ""
+    told = SimulationParameters(user_adapter="")
+    assert (told.prompt("user"), told.context) == ("data/prompts/user.md", 2048)
+    assert SimulationParameters(user_adapter="", user_prompt="").context == 768
+    assert SimulationParameters(user_model="other.gguf").adapter("user") == ""
+    assert SimulationParameters().adapter("user") == "data/adapters/user.gguf"
+
+
+def test_a_function_is_known_by_its_file_and_not_by_its_folder(tmp_path: Path) -> None:
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "my.py").write_text("def reply(turns):\n    return 'Hi'\n")
+    names = [f"python:{tmp_path / folder / 'my.py'}:reply" for folder in ("here", "there")]
+    here, there = (planned("recommender", SimulationParameters(recommender_model=name)) for name in names)
+    assert here == there
+    (tmp_path / "there" / "my.py").write_text("def reply(turns):\n    return 'Ho'\n")
+    assert planned("recommender", SimulationParameters(recommender_model=names[1])) != here
+
+
+def test_an_address_with_a_password_is_refused_before_anything_is_stored() -> None:
+    with pytest.raises(CrsError, match="holds a name, a password or a query"):
+        planned("recommender", SimulationParameters(recommender_model="http://me:hush@localhost/reply"))
