@@ -4,6 +4,7 @@ A subclass says how one utterance is got, as a coroutine; all that are asked for
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -15,7 +16,7 @@ from crslib.errors import CrsError
 _MOMENT = 0.1  # seconds: another agent that works in the background may be ready meanwhile
 
 
-class BackgroundAgent:
+class BackgroundAgent(ABC):
     """Base of agents whose `reply` is a coroutine. It runs in another thread than `ask` and `step`.
 
     `width`: how many utterances are worth asking for at a time; `reply` itself limits how many are sent at once.
@@ -32,11 +33,11 @@ class BackgroundAgent:
         self._ended: SimpleQueue[tuple[str, Reply | Exception]] = SimpleQueue()
         self._pending = 0
 
+    @abstractmethod
     async def reply(self, ask: Ask) -> Reply:
         """The utterance that was asked for. A `CrsError` becomes a failed reply; any other exception ends the run."""
-        raise NotImplementedError
 
-    async def shut(self) -> None:
+    async def shut(self) -> None:  # noqa: B027  (there may be nothing to do)
         """Frees what `reply` needs."""
 
     @property
@@ -77,7 +78,7 @@ class BackgroundAgent:
             ended.append((dialogue_id, reply))
         return ended
 
-    def release(self, dialogue_id: str) -> None:
+    def release(self, dialogue_id: str) -> None:  # noqa: B027  (there may be nothing to do)
         pass
 
     def close(self) -> None:

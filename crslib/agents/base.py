@@ -5,6 +5,7 @@ them talk knows none of them. The view is the information barrier for all: an ag
 `RecommenderView` and nothing else of a dialogue.
 """
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ class Agent(Protocol):
         ...
 
 
-class AskQueue:
+class AskQueue(ABC):
     """The queue of an agent that answers an ask within one step."""
 
     identity: Mapping[str, Any]
@@ -136,11 +137,11 @@ class AskQueue:
         ask = self._queue.popleft()
         return [(ask.dialogue_id, self.answer(ask))]
 
+    @abstractmethod
     def answer(self, ask: Ask) -> Reply:
         """The utterance that was asked for."""
-        raise NotImplementedError
 
-    def release(self, dialogue_id: str) -> None:
+    def release(self, dialogue_id: str) -> None:  # noqa: B027  (there may be nothing to do)
         pass
 
     def close(self) -> None:

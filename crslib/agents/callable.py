@@ -43,7 +43,7 @@ class FunctionAgent(AskQueue):
         self.name = name or f"python:{self.identity['name']}"
         self._function, self._role, self._catalog, self._linked = function, role, catalog, linked
         self._named = _named_parameters(function, role, self.name)
-        self._transcript = Transcript()
+        self._transcript, self._names = Transcript(), plain.Names()
 
     def answer(self, ask: Ask) -> Reply:
         """The utterance in what the function returns."""
@@ -52,7 +52,8 @@ class FunctionAgent(AskQueue):
         sent = self._transcript.add(ask.dialogue_id, plain.messages(turns, known))
         given = (turns,) if known is None else (turns, known)
         try:
-            answer = self._function(*given, **{name: getattr(ask, name) for name in self._named})
+            about = {"dialogue_id": self._names.of(ask.dialogue_id), "seed": ask.seed}
+            answer = self._function(*given, **{name: about[name] for name in self._named})
         except (Exception, SystemExit) as error:
             return plain.failed(f"{self.name} raised {_raised(error)}", sent)
         return plain.reply(answer, self._role, self.name, sent, self._catalog, self._linked)
@@ -60,6 +61,7 @@ class FunctionAgent(AskQueue):
     def release(self, dialogue_id: str) -> None:
         """Forgets a dialogue that has ended."""
         self._transcript.release(dialogue_id)
+        self._names.release(dialogue_id)
 
 
 def open_function(name: str, role: str, catalog: Catalog, linked: plain.Linked) -> FunctionAgent:

@@ -33,8 +33,8 @@ class DialogueKitAgent(FunctionAgent):
 
     def release(self, dialogue_id: str) -> None:
         """Forgets a dialogue that has ended."""
+        self._talks.pop(self._names.of(dialogue_id), None)
         super().release(dialogue_id)
-        self._talks.pop(dialogue_id, None)
 
     def _reply(self, turns: Sequence[Mapping[str, Any]], dialogue_id: str) -> dict[str, Any]:
         """What the dialogue's agent says to the last of `turns`, or as its welcome where there are none."""

@@ -47,7 +47,7 @@ class HttpAgent(BackgroundAgent):
         self.identity = {"agent": "http", "url": url, "protocol": PROTOCOL}
         self._url, self._role, self._catalog, self._linked = address, role, catalog, linked
         self._timeout, self._room = timeout, asyncio.Semaphore(max_concurrency)
-        self._transcript = Transcript()
+        self._transcript, self._names = Transcript(), plain.Names()
         self._client = httpx.AsyncClient(timeout=None)
         try:
             self._check()
@@ -68,7 +68,7 @@ class HttpAgent(BackgroundAgent):
 
     async def reply(self, ask: Ask) -> Reply:
         """The utterance in the server's answer."""
-        body = self._body(ask.dialogue_id, ask.seed, ask.view)
+        body = self._body(self._names.of(ask.dialogue_id), ask.seed, ask.view)
         sent = self._transcript.add(ask.dialogue_id, plain.messages(body["turns"], body.get("knowledge")))
         try:
             answer = await self._post(body)
@@ -117,6 +117,7 @@ class HttpAgent(BackgroundAgent):
     def release(self, dialogue_id: str) -> None:
         """Forgets a dialogue that has ended."""
         self._transcript.release(dialogue_id)
+        self._names.release(dialogue_id)
 
     async def shut(self) -> None:
         """Closes the connections."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from numbers import Integral
 from typing import Any
+from uuid import uuid4
 
 from crslib.agents.base import Finish, Reply, Sent
 from crslib.data.catalog import Catalog
@@ -22,6 +23,22 @@ Linked = Callable[[str], str]
 """Puts bare titles of an utterance in `[[…]]`, as the catalogue writes them."""
 MAX_WORDS, MAX_CHARACTERS = 500, 5_000  # of an utterance; people write 8 words, and whoever writes a page is broken
 _FIELDS = ("text", "items", "leave")
+
+
+class Names:
+    """What dialogues are called where somebody's own program hears of them. The ids of a run name people, whose ratings
+    a recommender could look up; a name here is drawn and says nothing."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+
+    def of(self, dialogue_id: str) -> str:
+        """The name of a dialogue, the same until it is released."""
+        return self._names.setdefault(dialogue_id, uuid4().hex)
+
+    def release(self, dialogue_id: str) -> str | None:
+        """Forgets a dialogue that has ended; its name, if it had one."""
+        return self._names.pop(dialogue_id, None)
 
 
 # ── given ───────────────────────────────────────────────────────────────────────────────────────────────────────

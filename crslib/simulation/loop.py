@@ -183,23 +183,16 @@ class _Party(ABC):
         """Takes the other party's last turn into the role's view."""
 
     @abstractmethod
-    def _check(self, turn: Turn, history: Sequence[Turn], dialogue: _Dialogue) -> bool:
-        """Whether the role may say `turn` after `history`."""
+    def _fits(self, dialogue: _Dialogue) -> Fits:
+        """Which utterances go with what the role knows (`dialogue.checks`).
+
+        An agent gets this function, so it holds nothing that the role must not know.
+        """
 
     def ask(self, dialogue: _Dialogue) -> None:
         """Asks for the role's next utterance, from its view alone."""
         seed = derive_seed(self._parameters.seed, dialogue.dialogue_id, self.role, len(dialogue.turns))
         self.agent.ask(Ask(dialogue.dialogue_id, self._view(dialogue), seed, self._fits(dialogue)))
-
-    def _fits(self, dialogue: _Dialogue) -> Fits:
-        """Which utterances go with what the role knows (`dialogue.checks`)."""
-        history, notes = tuple(dialogue.turns), dialogue.notes if self.role == USER else []
-
-        def fits(text: str) -> bool:
-            turn = {"role": self.role, "text": text, "items": self._catalog.link(text), "notes": notes}
-            return self._check(turn, history, dialogue)
-
-        return fits
 
     def answer(self, dialogue: _Dialogue, reply: Reply) -> None:
         """Adds an utterance to the dialogue and to the role's own view, or ends the dialogue.
@@ -256,8 +249,15 @@ class _User(_Party):
         dialogue.notes = list(notes.values())
         dialogue.user.follow(turn, dialogue.notes)
 
-    def _check(self, turn: Turn, history: Sequence[Turn], dialogue: _Dialogue) -> bool:
-        return checks.user_fits(turn, history, self._profiles[dialogue.profile_id], self._items)
+    def _fits(self, dialogue: _Dialogue) -> Fits:
+        history, notes, profile = tuple(dialogue.turns), dialogue.notes, self._profiles[dialogue.profile_id]
+        link, items = self._catalog.link, self._items
+
+        def fits(text: str) -> bool:
+            turn = {"role": USER, "text": text, "items": link(text), "notes": notes}
+            return checks.user_fits(turn, history, profile, items)
+
+        return fits
 
 
 class _Recommender(_Party):
@@ -278,8 +278,14 @@ class _Recommender(_Party):
         turns = public(dialogue.turns)
         dialogue.recommender.follow(turns[-1], looked_up(turns, self._lookup))
 
-    def _check(self, turn: Turn, history: Sequence[Turn], dialogue: _Dialogue) -> bool:
-        return checks.recommender_fits(turn, public(history), self._credits)
+    def _fits(self, dialogue: _Dialogue) -> Fits:
+        history, link, credits = public(dialogue.turns), self._catalog.link, self._credits
+
+        def fits(text: str) -> bool:
+            turn = {"role": RECOMMENDER, "text": text, "items": link(text)}
+            return checks.recommender_fits(turn, history, credits)
+
+        return fits
 
 
 def public(turns: Sequence[Turn]) -> list[Turn]:

@@ -78,7 +78,12 @@ def test_a_user_gets_its_knowledge_and_leaves_with_none(catalog: Catalog) -> Non
 
 def test_seed_and_dialogue_are_given_to_those_who_take_them(catalog: Catalog) -> None:
     assert asked(agent(lambda turns, seed: f"{seed}", catalog), heard("hi")).text == "7"
-    assert asked(agent(lambda turns, *, dialogue_id: dialogue_id, catalog), heard("hi")).text == "d1"
+    one = agent(lambda turns, *, dialogue_id: dialogue_id, catalog)
+    called = asked(one, heard("hi")).text
+    assert "d1" not in called  # it would say whose ratings to look up
+    assert asked(one, heard("hi")).text == called
+    one.release("d1")
+    assert asked(one, heard("hi")).text != called
     assert asked(agent(lambda turns, **named: " ".join(sorted(named)), catalog), heard("hi")).text == "dialogue_id seed"
 
 

@@ -4,7 +4,7 @@ import itertools
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import pytest
@@ -12,10 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crslib import schemas
+from crslib.agents.base import Ask, AskQueue, Reply, Sent
 from crslib.config import ROOT, ProfileParameters, SimulationParameters
 from crslib.data import tables
 from crslib.dialogue import reactions
 from crslib.dialogue.discriminator import Discriminator
+from crslib.dialogue.views import UserView
 from crslib.engines.loading import open_engines
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
@@ -425,16 +427,55 @@ def test_the_recommenders_side_of_the_loop_is_given_nothing_of_a_profile(items: 
     parameters = SimulationParameters(grounding="off")
     agent = local_agent(ScriptedEngine(chatter), "recommender", population, parameters)
     party = loop._Recommender(agent, population.catalog, parameters)
-    waiting, reached = [party], set()
+    reached = reachable(party)
+    for held in (population, population.profiles, population.opinions):
+        assert id(held) not in reached
+    assert id(population.items) in reached
+
+
+def reachable(start: object) -> dict[int, object]:
+    """All that an object holds: attributes, parts of containers, what functions close over, what methods belong to."""
+    waiting, reached = [start], {}
     while waiting:
         held = waiting.pop()
         if id(held) in reached:
             continue
-        reached.add(id(held))
-        assert held is not population.profiles and held is not population.opinions and held is not population
-        parts = [*held, *(held.values() if isinstance(held, dict) else ())] if isinstance(held, dict | list) else []
-        waiting += [*parts, *getattr(held, "__dict__", {}).values()]
-    assert id(population.items) in reached
+        reached[id(held)] = held
+        if isinstance(held, dict | list | tuple | set):
+            waiting += [*held, *(held.values() if isinstance(held, dict) else ())]
+        for cell in getattr(held, "__closure__", None) or ():
+            waiting.append(cell.cell_contents)
+        waiting += [*getattr(held, "__dict__", {}).values(), getattr(held, "__self__", None)]
+    return reached
+
+
+class Spy(AskQueue):
+    """Keeps what it is asked, and recommends."""
+
+    identity: ClassVar = {"agent": "spy"}
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text, self.asks = text, []
+
+    def answer(self, ask: Ask) -> Reply:
+        self.asks.append((ask, set(reachable(ask)), [held for held in reachable(ask).values() if type(held) is str]))
+        return Reply(self.text, Sent("", 0), 1)
+
+
+def test_what_is_asked_of_a_recommender_leads_to_nothing_private(tmp_path: Path, items: pl.DataFrame) -> None:
+    """Neither its view nor the check of its words, through anything that they hold; the user's do."""
+    population = Population(make_profiles(ids(3)), items, NO_RATINGS, Fixed())
+    user, recommender = Spy("I see"), Spy("Try [[Up (2009)]] or [[Heat (1995)]]")
+    with Run(tmp_path).journal() as journal:
+        loop.simulate(population, user, recommender, SimulationParameters(max_turns=4), journal)
+    assert len(recommender.asks) == len(user.asks) == 6
+    for _, held, texts in recommender.asks:
+        assert not held & {id(one) for one in (population, population.profiles, population.opinions)}
+        assert not [text for text in texts if "secret" in text or "hush" in text]
+    assert not [one for ask, *_ in recommender.asks for one in reachable(ask).values() if isinstance(one, UserView)]
+    assert not [one for ask, *_ in recommender.asks for one in reachable(ask).values() if one == "notes"]
+    assert all([text for text in texts if "secret" in text] for *_, texts in user.asks)
 
 
 class Eavesdropper:

@@ -60,7 +60,7 @@ def test_unknown_format_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.model
 def test_llama_cpp_has_the_same_losses_as_the_trainer(tmp_path: Path) -> None:
-    """Merged into F16, so that llama.cpp does not round the inputs of its products; some CPUs round more (.011)."""
+    """Merged into F16, so that llama.cpp does not round the inputs of its products."""
     base = Base(llama.model_path(llama.BUILT_IN))
     adapter = trained(base, rank=8)
     model = LoraLlama(base, rank=8, alpha=8, seed=0, precision="float32")
@@ -68,16 +68,26 @@ def test_llama_cpp_has_the_same_losses_as_the_trainer(tmp_path: Path) -> None:
     write_gguf(adapter, base.shape, tmp_path / "adapter.gguf", "Q8_0")
     path = weights.merged(base.path, tmp_path / "adapter.gguf", "F16", tmp_path / "cache")
     speaker = llama.Model(path)
-    texts = ["Have you seen [[Heat (1995)]]?", "I like comedies with a happy ending.", "Bye! Thanks for the tip."]
+    texts = [  # rounding is another on each CPU and of either sign, so it takes a hundred tokens to average out
+        "Have you seen [[Heat (1995)]]?",
+        "I like comedies with a happy ending.",
+        "Bye! Thanks for the tip.",
+        "Hello, what kind of movies do you enjoy watching on the weekend?",
+        "My favorite film is [[The Matrix (1999)]], because of its story.",
+        "No, I have never heard of that one, is it a drama?",
+        "It was directed by Steven Spielberg and it stars Tom Hanks.",
+        "That sounds great, I will watch it tonight with my family.",
+        "I am looking for something scary, but not too violent.",
+    ]
     tokens = [speaker.encode(text) for text in texts]
     examples = pl.DataFrame(
-        {"dialogue_id": list("abc"), "tokens": tokens, "target": [[True] * len(ids) for ids in tokens]},
+        {"dialogue_id": list("abcdefghi"), "tokens": tokens, "target": [[True] * len(ids) for ids in tokens]},
         schema_overrides={"tokens": pl.List(pl.Int32)},
     )
     ours = losses.by_trainer(model, examples)
     theirs = losses.by_engine(speaker, None, examples, threads=2)
     assert ours["n"].to_list() == [len(ids) - 1 for ids in tokens]
-    assert abs((ours["nats"].sum() - theirs["nats"].sum()) / ours["n"].sum()) < 0.02
+    assert abs((ours["nats"].sum() - theirs["nats"].sum()) / ours["n"].sum()) < 0.01
     untrained = llama.Model(base.path)
     assert abs(losses.by_engine(untrained, None, examples)["nats"].sum() - theirs["nats"].sum()) > 1
 
