@@ -111,7 +111,7 @@ def _absolute(value: str) -> str:
     """A path, or the file in `python:module:function`, made absolute where it exists; other values as they are."""
     agent, _, rest = value.partition(":")
     place, _, function = rest.rpartition(":")
-    if agent in ("python", "dialoguekit") and place:
+    if kind_of(value) in ("python", "dialoguekit") and place:
         path = Path(place if place.endswith(".py") else place.replace(".", "/") + ".py").expanduser()
         return f"{agent}:{path.resolve()}:{function}" if path.is_file() else value
     path = Path(value).expanduser()
@@ -261,7 +261,7 @@ class OwnParameters(Parameters):
     """`07_your_own`: your recommender beside another one, with the same simulated users."""
 
     recommender_model: str = _path(
-        "python:data/protocol/popular.py:reply",
+        "python:data/protocol/newest.py:reply",
         description="yours: python:module:function, http://… or dialoguekit:module:Class",
     )
     other_model: str = _path("smollm2", description="the recommender beside it; smollm2 is the built-in one")

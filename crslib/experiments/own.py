@@ -1,16 +1,14 @@
 """A recommender of one's own beside another one: runs of `crslib.talk`, evaluated and compared in one folder."""
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from crslib import metrics
 from crslib.config import resolve
-from crslib.experiments import comparison
+from crslib.experiments import comparison, sweep
 from crslib.identity import digest
 from crslib.metrics import leakage, reference
-from crslib.store import Run, writing
+from crslib.store import Run
 
 
 def evaluate(run: Run, *, n_bootstrap: int, seed: int) -> metrics.Evaluation:
@@ -37,16 +35,7 @@ def compare(runs: Mapping[str, Run], folder: Path, *, n_bootstrap: int, seed: in
     """
     for run in runs.values():
         evaluate(run, n_bootstrap=n_bootstrap, seed=seed)
-    conditions = [
-        {
-            "run_id": run.run_id,
-            "path": os.path.relpath(run.path, folder),
-            "state": "success",
-            "values": {"condition": name},
-        }
-        for name, run in runs.items()
-    ]
-    sweep = {"sweep_id": digest(conditions, "own"), "axes": ["condition"], "conditions": conditions}
-    with writing(folder / "sweep.json") as temporary:
-        temporary.write_text(json.dumps(sweep, indent=2) + "\n", encoding="utf-8")
+    values = [{"condition": name} for name in runs]
+    sweep_id = digest([[run.run_id for run in runs.values()], values], "own")
+    sweep.write(folder, sweep_id, [(run, run.run_id, "success") for run in runs.values()], values)
     return comparison.read(str(folder))

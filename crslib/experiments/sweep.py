@@ -143,14 +143,14 @@ def compare(runs: Mapping[str, Run], reports: Path) -> Run:
     return _compared([(run, run.run_id, "success") for run in runs.values()], values, reports)
 
 
-def _compared(runs: Sequence[tuple[Run, str, str]], values: Sequence[Mapping[str, Any]], reports: Path) -> Run:
-    """`runs`: with id and state of each; `values`: their parameters that differ."""
-    sweep_id = digest(sorted(run_id for _, run_id, _ in runs), "sweep")
-    sweep = Run(reports.resolve() / "sweeps" / sweep_id)
+def write(
+    folder: Path, sweep_id: str, runs: Sequence[tuple[Run, str, str]], values: Sequence[Mapping[str, Any]]
+) -> None:
+    """Writes the `sweep.json` of a folder, by which other commands find its runs. `runs`, `values`: as `_compared`."""
     rows = [
         {
             "run_id": run_id,
-            "path": os.path.relpath(run.path, sweep.path),
+            "path": os.path.relpath(run.path, folder),
             "state": state,
             "values": dict(own),
             "error": run.outcome.get("error"),
@@ -158,7 +158,14 @@ def _compared(runs: Sequence[tuple[Run, str, str]], values: Sequence[Mapping[str
         for (run, run_id, state), own in zip(runs, values, strict=True)
     ]
     axes = sorted({name for own in values for name in own})
-    with writing(sweep.path / "sweep.json") as temporary:
+    with writing(folder / "sweep.json") as temporary:
         temporary.write_text(json.dumps({"sweep_id": sweep_id, "axes": axes, "conditions": rows}, indent=2) + "\n")
+
+
+def _compared(runs: Sequence[tuple[Run, str, str]], values: Sequence[Mapping[str, Any]], reports: Path) -> Run:
+    """`runs`: with id and state of each; `values`: their parameters that differ."""
+    sweep_id = digest(sorted(run_id for _, run_id, _ in runs), "sweep")
+    sweep = Run(reports.resolve() / "sweeps" / sweep_id)
+    write(sweep.path, sweep_id, runs, values)
     pipeline.execute_notebook("04_compare", sweep.path, {"sweep_dir": str(sweep.path)})
     return sweep

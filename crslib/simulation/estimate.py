@@ -20,13 +20,15 @@ def expected(parameters: SimulationParameters, n_profiles: int) -> dict[str, Map
     turns = min(HUMAN_TURNS, parameters.max_turns) / 2  # of each role
     words = sum(HUMAN_WORDS * 2 * turn for turn in range(int(turns))) + (turns % 1) * HUMAN_WORDS * 2 * int(turns)
     costs: dict[str, Mapping[str, float]] = {}
-    for role in ("user", "recommender"):
+    scripted = getattr(parameters, "baseline", "") == "scripted"
+    for role in ("user",) if scripted else ("user", "recommender"):
         if kind_of(parameters.model(role)) != "openai":
             continue
         path = parameters.prompt(role)
         told = SUMMARY_WORDS + (len(resolve(path).read_text(encoding="utf-8").split()) if path else 0)
-        tokens_in = dialogues * TOKENS_PER_WORD * (words + turns * told)
-        tokens_out = dialogues * TOKENS_PER_WORD * turns * HUMAN_WORDS
+        asked = 1 if scripted else turns  # a script is one answer with the turns of both
+        tokens_in = dialogues * TOKENS_PER_WORD * (asked * told + (0 if scripted else words))
+        tokens_out = dialogues * TOKENS_PER_WORD * HUMAN_WORDS * (2 * turns if scripted else turns)
         used = usage(round(tokens_in), round(tokens_out), parameters.price_in, parameters.price_out)
-        costs[role] = {"requests": round(dialogues * turns), **used}
+        costs[role] = {"requests": round(dialogues * asked), **used}
     return costs

@@ -4,7 +4,7 @@ Then `crs run -p recommender_model=http://127.0.0.1:8765/reply`.
 """
 
 from fastapi import FastAPI
-from popular import reply
+from newest import reply
 
 app = FastAPI()
 

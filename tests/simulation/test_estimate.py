@@ -21,3 +21,14 @@ def test_every_request_has_the_instructions_and_the_dialogue_before_it() -> None
     assert user["tokens_in"] == round(TOKENS_PER_WORD * words)
     assert user["tokens_out"] == round(TOKENS_PER_WORD * 30 * HUMAN_WORDS)
     assert user["price"] == pytest.approx(user["tokens_in"] * 10 / 1e6)
+
+
+def test_a_script_is_one_request() -> None:
+    from crslib.config import RunParameters
+
+    parameters = RunParameters.parse(
+        {"baseline": "scripted", "max_turns": 6, "user_model": "openai:m@http://localhost/v1", "recommender_model": "x"}
+    )
+    (script,) = expected(parameters, 5).values()
+    assert script["requests"] == 5
+    assert script["tokens_out"] == round(TOKENS_PER_WORD * 5 * 6 * HUMAN_WORDS)
