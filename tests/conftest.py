@@ -36,7 +36,7 @@ def items() -> pl.DataFrame:
     ]
     return pl.DataFrame(
         [
-            dict(zip(schemas.TABLES["items"], (i, t, y, g, d, c, f"tt{i}", n, m), strict=True))
+            dict(zip(schemas.TABLES["items"], (i, t, y, g, d, c, [], f"tt{i}", n, m), strict=True))
             for i, t, y, g, d, c, n, m in rows
         ],
         schema=dict(schemas.TABLES["items"]),

@@ -103,15 +103,15 @@ def queries() -> dict[str, str]:
             FROM (SELECT turn, min(turn) OVER (PARTITION BY dialogue_id, item) AS first FROM mentions
                   WHERE role = 'recommender')""",
         "unrelated_favourites": """
-            SELECT avg((NOT coalesce(len(list_intersect(genres, target_genres)) > 0, FALSE)
+            SELECT avg((NOT coalesce(len(list_intersect(kinds, target_kinds)) > 0, FALSE)
                         AND coalesce(year - year % 10 <> target_decade, TRUE)
-                        AND NOT coalesce(list_contains("cast", target_actor), FALSE)
-                        AND NOT coalesce(list_contains(directors, target_director), FALSE))::INT)
+                        AND NOT coalesce(list_contains("people", target_person), FALSE)
+                        AND NOT coalesce(list_contains(makers, target_maker), FALSE))::INT)
             FROM (SELECT *, row_number() OVER (PARTITION BY dialogue_id, item ORDER BY turn, place) AS n FROM mentions)
             JOIN wishes USING (dialogue_id) JOIN items ON item = item_id
-            WHERE n = 1 AND role = 'user' AND list_contains(loved_items, item) AND len(genres) > 0
-              AND (len(target_genres) > 0
-                   OR coalesce(target_decade::VARCHAR, target_actor, target_director) IS NOT NULL)""",
+            WHERE n = 1 AND role = 'user' AND list_contains(loved_items, item) AND len(kinds) > 0
+              AND (len(target_kinds) > 0
+                   OR coalesce(target_decade::VARCHAR, target_person, target_maker) IS NOT NULL)""",
         "coverage": """
             SELECT count(DISTINCT item) / (SELECT count(*) FROM items) FROM recommended WHERE known
             HAVING count(*) > 0""",
@@ -120,12 +120,12 @@ def queries() -> dict[str, str]:
             FROM recommended WHERE turn = {opening} AND {hit}""",
         "attribute_match": """
             WITH pairs AS (
-                SELECT len(target_genres) AS n_genres, len(list_intersect(target_genres, genres)) AS genres_met,
+                SELECT len(target_kinds) AS n_genres, len(list_intersect(target_kinds, kinds)) AS genres_met,
                        target_decade IS NOT NULL AND year IS NOT NULL AS dated, year - year % 10 = target_decade AS met,
-                       target_actor IS NOT NULL AND len("cast") > 0 AS cast_known,
-                       list_contains("cast", target_actor) AS acts,
-                       target_director IS NOT NULL AND len(directors) > 0 AS directors_known,
-                       list_contains(directors, target_director) AS directs
+                       target_person IS NOT NULL AND len("people") > 0 AS cast_known,
+                       list_contains("people", target_person) AS acts,
+                       target_maker IS NOT NULL AND len(makers) > 0 AS directors_known,
+                       list_contains(makers, target_maker) AS directs
                 FROM recommended JOIN wishes USING (dialogue_id) JOIN items ON item = item_id
             )
             SELECT avg((genres_met + (dated AND met)::INT + (cast_known AND acts)::INT
@@ -133,8 +133,8 @@ def queries() -> dict[str, str]:
                        / nullif(n_genres + dated::INT + cast_known::INT + directors_known::INT, 0))
             FROM pairs""",
         "preference_coverage": """
-            WITH liked AS (SELECT DISTINCT dialogue_id, unnest(liked_genres) AS genre FROM wishes),
-            offered AS (SELECT DISTINCT dialogue_id, unnest(genres) AS genre, TRUE AS there
+            WITH liked AS (SELECT DISTINCT dialogue_id, unnest(liked_kinds) AS genre FROM wishes),
+            offered AS (SELECT DISTINCT dialogue_id, unnest(kinds) AS genre, TRUE AS there
                         FROM recommended JOIN items ON item = item_id)
             SELECT avg(share)
             FROM (SELECT avg((there IS NOT NULL)::INT) AS share
@@ -145,10 +145,10 @@ def queries() -> dict[str, str]:
             SELECT {statistic}(n) FROM (
                 SELECT count(item_id) AS n
                 FROM wishes LEFT JOIN items
-                  ON list_has_all(genres, target_genres)
+                  ON list_has_all(kinds, target_kinds)
                  AND (target_decade IS NULL OR year - year % 10 = target_decade)
-                 AND (target_actor IS NULL OR list_contains("cast", target_actor))
-                 AND (target_director IS NULL OR list_contains(directors, target_director))
+                 AND (target_person IS NULL OR list_contains("people", target_person))
+                 AND (target_maker IS NULL OR list_contains(makers, target_maker))
                 GROUP BY dialogue_id)"""
     for role in ROLES:
         own = f"FROM spoken WHERE role = '{role}'"

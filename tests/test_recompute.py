@@ -66,18 +66,18 @@ def run(items: pl.DataFrame, tmp_path: Path) -> Path:
             "profile_id": profile_id,
             "summary": "You enjoy crime movies. You loved Up (2009).",
             "attributes": "action movie",
-            "target_genres": draw.choice([["action"], ["comedy", "romance"], []]),
+            "target_kinds": draw.choice([["action"], ["comedy", "romance"], []]),
             "target_decade": draw.choice([1990, None]),
-            "target_actor": draw.choice(["Al Pacino", None]),
-            "target_director": draw.choice(["Pete Docter", None]),
+            "target_person": draw.choice(["Al Pacino", None]),
+            "target_maker": draw.choice(["Pete Docter", None]),
             "loved_items": draw.sample("123456", k=3),
-            "liked_genres": draw.sample(["action", "family", "romance", "western"], k=draw.randint(0, 3)),
+            "liked_kinds": draw.sample(["action", "family", "romance", "western"], k=draw.randint(0, 3)),
             "k_anonymity": 0,
         }
         for profile_id in names
     ]
     for row in profiles:
-        attributes = {name: row[f"target_{name}"] for name in ("genres", "decade", "actor", "director")}
+        attributes = {name: row[f"target_{name}"] for name in ("kinds", "decade", "person", "maker")}
         row["k_anonymity"] = catalog.matches(items, **attributes).sum()
     hidden = [
         {"profile_id": profile_id, "item_id": item, "rating": 4.0, "liked": draw.random() < 0.8}

@@ -60,13 +60,13 @@ def turns(view: View) -> list[dict[str, Any]]:
 
 
 def knowledge(view: UserView) -> dict[str, Any]:
-    """What the user privately knows: `summary`, `attributes` (texts), `wishes` (genres, decade, actor, director),
+    """What the user privately knows: `summary`, `attributes` (texts), `wishes` (kinds, decade, person, maker),
     `loved` and `disliked` (names of items) and `notes` on the items just named (`title`, `seen`, `liked`)."""
     known = view.knowledge
     return {
         "summary": known.summary,
         "attributes": known.attributes,
-        "wishes": {**asdict(known.wishes), "genres": list(known.wishes.genres)},
+        "wishes": {**asdict(known.wishes), "kinds": list(known.wishes.kinds)},
         "loved": list(known.loved),
         "disliked": list(known.disliked),
         "notes": [{"title": note.name, "seen": note.seen, "liked": note.liked} for note in view.notes],

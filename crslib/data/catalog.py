@@ -43,21 +43,21 @@ N_GENRES, N_MAKERS, N_STARS = 3, 1, 3  # at most, in the facts that a recommende
 def matches(
     items: pl.DataFrame,
     *,
-    genres: Sequence[str] = (),
+    kinds: Sequence[str] = (),
     decade: int | None = None,
-    actor: str | None = None,
-    director: str | None = None,
+    person: str | None = None,
+    maker: str | None = None,
 ) -> pl.Series:
-    """Which rows of table `items` have all of `genres`, a year in `decade` (1990: 1990 to 1999), `actor` in the cast
-    and `director` among the directors. A Boolean series, in order; an attribute that is not given excludes nothing.
+    """Which rows of table `items` have all of `kinds`, a year in `decade` (1990: 1990 to 1999), `person` among the
+    people and `maker` among the makers. A Boolean series, in order; an attribute that is not given excludes nothing.
     """
-    conditions = [pl.col("genres").list.contains(genre) for genre in genres]
+    conditions = [pl.col("kinds").list.contains(kind) for kind in kinds]
     if decade is not None:
         conditions.append(pl.col("year").is_between(decade, decade + 9).fill_null(False))
-    if actor is not None:
-        conditions.append(pl.col("cast").list.contains(actor))
-    if director is not None:
-        conditions.append(pl.col("directors").list.contains(director))
+    if person is not None:
+        conditions.append(pl.col("people").list.contains(person))
+    if maker is not None:
+        conditions.append(pl.col("makers").list.contains(maker))
     met = pl.all_horizontal(pl.repeat(True, pl.len()), *conditions)
     return items.select(met.alias("matches")).to_series()
 
@@ -88,14 +88,14 @@ def lookup(items: pl.DataFrame) -> dict[str, ItemFacts]:
     A cast that names extras too is in no order: of more than `N_STARS` those lead whose films have the most ratings.
     """
     fame: Counter[str] = Counter()
-    for cast, n_ratings in items.select("cast", "n_ratings").iter_rows():
+    for cast, n_ratings in items.select("people", "n_ratings").iter_rows():
         fame.update(dict.fromkeys(cast, n_ratings or 0))
     names = item_names(items)
     return {
         item_id: ItemFacts(
             names[item_id], tuple(genres[:N_GENRES]), tuple(directors[:N_MAKERS]), tuple(_leading(cast, fame))
         )
-        for item_id, genres, directors, cast in items.select("item_id", "genres", "directors", "cast").iter_rows()
+        for item_id, genres, directors, cast in items.select("item_id", "kinds", "makers", "people").iter_rows()
     }
 
 

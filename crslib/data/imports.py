@@ -56,7 +56,7 @@ def import_ratings(ratings: Path, items: Path | None, folder: Path) -> Imported:
     """Writes `items.parquet` and `ratings.parquet` into `folder` from CSV (UTF-8) or Parquet files.
 
     `ratings` needs columns user_id, item_id and rating; rated_at is optional: seconds since 1970, or ISO times (UTC
-    without a time zone). `items` needs item_id and title; year, genres, directors, cast and imdb_id are optional. The
+    without a time zone). `items` needs item_id and title; year, kinds, makers, people and external_id are optional. The
     year may also be at the end of the title: `Heat (1995)`. Several values in a cell are separated by `|` or `,`, or
     are a Parquet list. Other usual names of columns (userId, movieId, timestamp) are known. Without `items` the items
     are read from the file of ratings.
@@ -87,11 +87,15 @@ def _placeholders(items: pl.DataFrame) -> int:
     return sum(any(map(is_placeholder, re.split(r"\||,", cell))) for cell in cells)
 
 
-ITEM_COLUMNS = ("year", "genres", "directors", "cast", "imdb_id")
+ITEM_COLUMNS = ("year", "kinds", "makers", "people", "external_id")
 _ALIASES = {
-    "actors": "cast",
-    "director": "directors",
-    "genre": "genres",
+    "actors": "people",
+    "cast": "people",
+    "directors": "makers",
+    "genres": "kinds",
+    "imdbid": "external_id",
+    "director": "makers",
+    "genre": "kinds",
     "movieid": "item_id",
     "name": "title",
     "timestamp": "rated_at",
@@ -201,7 +205,7 @@ def parse_items(table: pl.DataFrame, label: Path) -> pl.DataFrame:
         if (first := row_of.setdefault(item_id, number)) != number:
             raise CrsError(f"{label}, rows {first} and {number}: both are item {item_id!r}; keep one of the rows")
         given = {name: cell for name, cell in cells.items() if not is_placeholder(cell)}
-        year_cell, imdb_id = given.get("year"), given.get("imdb_id")
+        year_cell, imdb_id = given.get("year"), given.get("external_id")
         if year_cell is not None and not re.fullmatch(r"[12]\d{3}(\.0+)?", year_cell):
             raise CrsError(
                 f"{label}, row {number}: year {year_cell[:60]!r} is not a year such as 1999; correct or clear it"
@@ -216,10 +220,11 @@ def parse_items(table: pl.DataFrame, label: Path) -> pl.DataFrame:
                 "item_id": item_id,
                 "title": bare_title,
                 "year": year,
-                "genres": split_genres(cells.get("genres")),
-                "directors": split_names(cells.get("directors")),
-                "cast": split_names(cells.get("cast")),
-                "imdb_id": f"tt{imdb_id:0>7}" if imdb_id and imdb_id.isdigit() else imdb_id,
+                "kinds": split_genres(cells.get("kinds")),
+                "makers": split_names(cells.get("makers")),
+                "people": split_names(cells.get("people")),
+                "attributes": [],
+                "external_id": f"tt{imdb_id:0>7}" if imdb_id and imdb_id.isdigit() else imdb_id,
                 "n_ratings": 0,
                 "mean_rating": None,
             }

@@ -24,7 +24,7 @@ _ML100K_GENRES = (
 )
 _FIELDS = {
     "ratings.dat": ("::", ["user_id", "item_id", "rating", "rated_at"]),
-    "movies.dat": ("::", ["item_id", "title", "genres"]),
+    "movies.dat": ("::", ["item_id", "title", "kinds"]),
     "u.data": ("\t", ["user_id", "item_id", "rating", "rated_at"]),
     "u.item": ("|", ["item_id", "title", "released", "video", "url", *_ML100K_GENRES]),
 }
@@ -43,11 +43,11 @@ def import_movielens(path: Path, folder: Path) -> Imported:
         ratings, items = (_read(files[name], path / name) for name in (ratings_name, items_name))
         if items_name == "u.item":
             flags = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in _ML100K_GENRES]
-            items = items.with_columns(pl.concat_str(flags, separator="|", ignore_nulls=True).alias("genres"))
+            items = items.with_columns(pl.concat_str(flags, separator="|", ignore_nulls=True).alias("kinds"))
         items = select_columns(items, path / items_name, ("item_id", "title"), ITEM_COLUMNS)
         if "links.csv" in files:
             label = path / "links.csv"
-            links = select_columns(_read(files["links.csv"], label), label, ("item_id", "imdb_id"), ())
+            links = select_columns(_read(files["links.csv"], label), label, ("item_id", "external_id"), ())
             links = links.unique("item_id", keep="first", maintain_order=True)
             items = items.join(links, on="item_id", how="left", maintain_order="left")
         items = parse_items(items, path / items_name)

@@ -177,7 +177,7 @@ class Spotter:
         self._by_key, self._by_part = by_key, by_part
         self._ratings = {item_id: n or 0 for item_id, n in items.select("item_id", "n_ratings").iter_rows()}
         self._total = sum(self._ratings.values()) + len(self._ratings)
-        names = pl.concat([items["cast"].explode(), items["directors"].explode()]).drop_nulls().unique()
+        names = pl.concat([items["people"].explode(), items["makers"].explode()]).drop_nulls().unique()
         name_words = (title_words(name) for name in names)
         self._person_names = {"".join(words) for words in name_words if len(words) > 1}
         self._max_length = max(map(len, (*by_key, *by_part)), default=0)

@@ -12,7 +12,7 @@ from typing import Any, Self
 import polars as pl
 from rapidfuzz import fuzz
 
-CAST, MAKER, PERSON, YEAR = "cast", "maker", "person", "year"  # kinds of facts; PERSON: in either role
+CAST, MAKER, PERSON, YEAR = "people", "maker", "person", "year"  # kinds of facts; PERSON: in either role
 
 
 def name_key(name: str) -> str:
@@ -38,20 +38,20 @@ class Credits:
     @classmethod
     def of(cls, items: pl.DataFrame) -> Self:
         """The facts in table `items`."""
-        rows = items.select("item_id", "year", "directors", "cast").iter_rows(named=True)
+        rows = items.select("item_id", "year", "makers", "people").iter_rows(named=True)
         return cls({row["item_id"]: row for row in rows})
 
     @cached_property
     def persons(self) -> frozenset[str]:
         """The key of every name of two words or more."""
-        names = {name for row in self.facts.values() for name in (*row["directors"], *row["cast"])}
+        names = {name for row in self.facts.values() for name in (*row["makers"], *row["people"])}
         return frozenset(key for key in map(name_key, names) if " " in key)
 
     def keys(self, item_id: str) -> tuple[list[str], list[str]]:
         """The keys of an item's cast and of its makers."""
         if item_id not in self._keys:
             row = self.facts[item_id]
-            self._keys[item_id] = ([*map(name_key, row["cast"])], [*map(name_key, row["directors"])])
+            self._keys[item_id] = ([*map(name_key, row["people"])], [*map(name_key, row["makers"])])
         return self._keys[item_id]
 
     def has(self, item_id: str, kind: str, name: str) -> bool | None:

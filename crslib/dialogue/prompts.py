@@ -35,7 +35,7 @@ class Prompt:
     begins, because many templates and servers want the other party to begin; and it may set `reminder`, which stands
     under the other party's latest message.
 
-    The values of a user's file: `summary`, `attributes`, `wishes` (genres, decade, actor, director), `style`, `leave`
+    The values of a user's file: `summary`, `attributes`, `wishes` (kinds, decade, person, maker), `style`, `leave`
     (the mark that ends its last message) and `titles`, empty for a user that knows no targets; of a script's the same;
     of a recommender's: `style` and `candidates` (names of items, or empty). `name | mention` writes a name in brackets.
     """
@@ -112,10 +112,10 @@ def _values(view: View, candidates: Sequence[str]) -> dict[str, Any]:
         raise TypeError(f"no prompt for {type(view).__name__}")
     known = view.knowledge
     wishes = {
-        "genres": [one_line(genre) for genre in known.wishes.genres],
+        "kinds": [one_line(kind) for kind in known.wishes.kinds],
         "decade": known.wishes.decade,
-        "actor": one_line(known.wishes.actor or ""),
-        "director": one_line(known.wishes.director or ""),
+        "person": one_line(known.wishes.person or ""),
+        "maker": one_line(known.wishes.maker or ""),
     }
     titles = [one_line(title) for title in getattr(known, "titles", ())]
     values = (one_line(known.summary), one_line(known.attributes), wishes, str(known.style or ""), titles, LEAVE)

@@ -19,13 +19,13 @@ def statements(
 ) -> Iterator[tuple[str, str, bool]]:
     """What a user's turn says for or against items and genres of the profile: (about, says, contradicts) of each.
 
-    `turn`: a row of table `turns`; `profile`: columns `liked_genres` … `disliked_items`; `titles`: item id to title.
+    `turn`: a row of table `turns`; `profile`: columns `liked_kinds` … `disliked_items`; `titles`: item id to title.
     `about`: title or genre. `says`: `likes`, `dislikes` or, of an item only, `unseen`, as `reactions` reads the clause
     after "it" has replaced the item or genre. `contradicts`: whether the profile says otherwise. Clauses about "you"
     (the recommender) are left out.
     """
     loved, disliked = set(profile["loved_items"] or ()), set(profile["disliked_items"] or ())
-    enjoyed, rejected = profile["liked_genres"] or [], profile["disliked_genres"] or []
+    enjoyed, rejected = profile["liked_kinds"] or [], profile["disliked_kinds"] or []
     spans = [(item["start"], item["end"], f" item{number}x ") for number, item in enumerate(turn["items"])]
     for clause in reactions.clauses(utterances.plain(utterances.replace_spans(turn["text"], spans))):
         if _ABOUT_RECOMMENDER.search(clause):
@@ -55,24 +55,24 @@ def _says(clause: str) -> str | None:
 def serves_wish(item: Mapping[str, Any], profile: Mapping[str, Any]) -> bool | None:
     """Whether an item has a genre, the decade, the actor or the director that its user looks for.
 
-    `item`: row of table `items`; `profile`: columns `target_genres` … `target_director`. None where there is no wish,
+    `item`: row of table `items`; `profile`: columns `target_kinds` … `target_maker`. None where there is no wish,
     or no genre of the item is known.
     """
-    genres, decade = set(profile["target_genres"] or ()), profile["target_decade"]
-    actor, director = profile["target_actor"], profile["target_director"]
-    if not item["genres"] or not (genres or decade is not None or actor or director):
+    genres, decade = set(profile["target_kinds"] or ()), profile["target_decade"]
+    actor, director = profile["target_person"], profile["target_maker"]
+    if not item["kinds"] or not (genres or decade is not None or actor or director):
         return None
     of_decade = decade is not None and item["year"] is not None and item["year"] // 10 * 10 == decade
-    return bool(genres & set(item["genres"]) or of_decade or actor in item["cast"] or director in item["directors"])
+    return bool(genres & set(item["kinds"]) or of_decade or actor in item["people"] or director in item["makers"])
 
 
 def wishes(profile: Mapping[str, Any]) -> Iterable[tuple[str, Callable[[str], bool]]]:
     """Each target attribute of a row of table `profiles`, and whether an utterance without titles says it."""
-    for genre in profile.get("target_genres") or ():
+    for genre in profile.get("target_kinds") or ():
         yield genre, _names_genre(genre)
     if (decade := profile.get("target_decade")) is not None:
         yield f"{decade}s", lambda text: decade in lexicon.decades(text.lower(), years=True)
-    for person in (profile.get("target_actor"), profile.get("target_director")):
+    for person in (profile.get("target_person"), profile.get("target_maker")):
         if person:
             yield person, _names_person(person)
 

@@ -74,10 +74,10 @@ _NOTE = re.compile(rf"(?P<name>.+?): (?P<words>{'|'.join(sorted(filter(None, _AN
 class Wishes:
     """The target attributes part by part, as `UserKnowledge.attributes` says them in words."""
 
-    genres: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
     decade: int | None = None  # its first year
-    actor: str | None = None
-    director: str | None = None
+    person: str | None = None
+    maker: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,15 +115,15 @@ class ItemFacts:
     """What the catalogue says of an item that was mentioned. Lists may be empty."""
 
     name: str
-    genres: tuple[str, ...]
+    kinds: tuple[str, ...]
     makers: tuple[str, ...]
-    stars: tuple[str, ...]
+    people: tuple[str, ...]
 
     @property
     def words(self) -> str:
         """`crime/drama, by Francis Ford Coppola, with Marlon Brando, Al Pacino, James Caan`."""
-        makers, stars = ", ".join(self.makers), ", ".join(self.stars)
-        parts = ["/".join(self.genres), f"by {makers}" if makers else "", f"with {stars}" if stars else ""]
+        makers, people = ", ".join(self.makers), ", ".join(self.people)
+        parts = ["/".join(self.kinds), f"by {makers}" if makers else "", f"with {people}" if people else ""]
         return ", ".join(one_line(part) for part in parts if part)
 
 

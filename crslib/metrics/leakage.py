@@ -129,9 +129,7 @@ def audit(
     utterances before it do; once more is a leak. Names of the makers and the cast of mentioned items are no titles.
     """
     titles = _Titles(items)
-    credits = {
-        item: [*makers, *cast] for item, makers, cast in items.select("item_id", "directors", "cast").iter_rows()
-    }
+    credits = {item: [*makers, *cast] for item, makers, cast in items.select("item_id", "makers", "people").iter_rows()}
     mentioned = _mentioned(turns)
     hidden = {key[0]: rows["item_id"].to_list() for key, rows in holdouts.sort("item_id").group_by("profile_id")}
     known = {row["profile_id"]: row for row in profiles.iter_rows(named=True)}
@@ -191,8 +189,8 @@ def _mentioned(turns: pl.DataFrame) -> defaultdict[str, list[tuple[int, str]]]:
 
 
 def _own_words(profile: Mapping[str, Any]) -> list[str]:
-    lists = ("target_genres", "liked_genres", "disliked_genres", "liked_directors")
-    single = (profile.get("target_actor"), profile.get("target_director"))
+    lists = ("target_kinds", "liked_kinds", "disliked_kinds", "liked_makers")
+    single = (profile.get("target_person"), profile.get("target_maker"))
     return [word for name in lists for word in profile.get(name) or ()] + [word for word in single if word]
 
 

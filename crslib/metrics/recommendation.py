@@ -180,7 +180,7 @@ def _attribute_match(
     facts: Facts, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame
 ) -> pl.DataFrame:
     wanted = dialogues.select("dialogue_id", "profile_id").join(
-        profiles.select("profile_id", "target_genres", "target_decade", "target_actor", "target_director"),
+        profiles.select("profile_id", "target_kinds", "target_decade", "target_person", "target_maker"),
         on="profile_id",
     )
     pairs = (
@@ -189,17 +189,17 @@ def _attribute_match(
         .join(wanted, on="dialogue_id", maintain_order="left")
         .join(items, left_on="item", right_on="item_id", maintain_order="left")
     )
-    n_genres = pl.col("target_genres").list.len()
-    met = pl.col("target_genres").list.set_intersection("genres").list.len().cast(pl.Int32)
+    n_genres = pl.col("target_kinds").list.len()
+    met = pl.col("target_kinds").list.set_intersection("kinds").list.len().cast(pl.Int32)
     decade = (pl.col("year") // 10 * 10 == pl.col("target_decade")).fill_null(False)
-    actor = pl.col("cast").list.contains(pl.col("target_actor")).fill_null(False)
-    director = pl.col("directors").list.contains(pl.col("target_director")).fill_null(False)
+    actor = pl.col("people").list.contains(pl.col("target_person")).fill_null(False)
+    director = pl.col("makers").list.contains(pl.col("target_maker")).fill_null(False)
     # An actor or director is only compared where the catalogue knows the item's cast or directors.
     known = [
         (n_genres > 0, n_genres.cast(pl.Int32), met),
         (pl.col("target_decade").is_not_null() & pl.col("year").is_not_null(), pl.lit(1), decade),
-        (pl.col("target_actor").is_not_null() & (pl.col("cast").list.len() > 0), pl.lit(1), actor),
-        (pl.col("target_director").is_not_null() & (pl.col("directors").list.len() > 0), pl.lit(1), director),
+        (pl.col("target_person").is_not_null() & (pl.col("people").list.len() > 0), pl.lit(1), actor),
+        (pl.col("target_maker").is_not_null() & (pl.col("makers").list.len() > 0), pl.lit(1), director),
     ]
     asked = pl.sum_horizontal(pl.when(here).then(n).otherwise(0) for here, n, _ in known)
     given = pl.sum_horizontal(pl.when(here).then(value.cast(pl.Int32)).otherwise(0) for here, _, value in known)
@@ -218,7 +218,7 @@ def _preference_coverage(
 ) -> pl.DataFrame:
     liked = (
         dialogues.select("dialogue_id", "profile_id")
-        .join(profiles.select("profile_id", pl.col("liked_genres").alias("genre")), on="profile_id")
+        .join(profiles.select("profile_id", pl.col("liked_kinds").alias("genre")), on="profile_id")
         .explode("genre")
         .drop_nulls("genre")
         .select("dialogue_id", "genre")
@@ -227,7 +227,7 @@ def _preference_coverage(
     offered = (
         recommended(facts)
         .filter("linked")
-        .join(items.select("item_id", pl.col("genres").alias("genre")), left_on="item", right_on="item_id")
+        .join(items.select("item_id", pl.col("kinds").alias("genre")), left_on="item", right_on="item_id")
         .explode("genre")
         .select("dialogue_id", "genre")
         .unique()

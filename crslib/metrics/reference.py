@@ -111,12 +111,12 @@ def read(folder: Path) -> Human:
 def _facts() -> pl.DataFrame:
     """The facts of ReDial's movies; credits of films that the built-in catalogue has too are those of both, because
     ReDial's are the three leading actors."""
-    ours = store.read_parquet(resolve("data/items.parquet"), "items").drop_nulls("imdb_id")
-    ours = ours.unique("imdb_id", keep="first", maintain_order=True).select("imdb_id", "cast", "directors")
-    both = redial.items().join(ours, on="imdb_id", how="left", maintain_order="left")
+    ours = store.read_parquet(resolve("data/items.parquet"), "items").drop_nulls("external_id")
+    ours = ours.unique("external_id", keep="first", maintain_order=True).select("external_id", "people", "makers")
+    both = redial.items().join(ours, on="external_id", how="left", maintain_order="left")
     return both.with_columns(
         pl.concat_list(name, pl.col(f"{name}_right").fill_null([])).list.unique(maintain_order=True)
-        for name in ("cast", "directors")
+        for name in ("people", "makers")
     )
 
 

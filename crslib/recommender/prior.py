@@ -26,7 +26,7 @@ FEATURES = (
     "neighbours",  # log share of the ratings of users who liked what was mentioned
     "words",  # log share of the ratings of users who wrote the same words; a constant without texts
     "regression",  # log of what a linear regression on items and words predicts; a constant without texts
-    "genres",  # genres asked for, less those refused, weighted by their rarity
+    "kinds",  # genres asked for, less those refused, weighted by their rarity
     "latest_genres",  # the same of the user's last utterance
     "people",  # directors and actors named
     "years",  # decades named, or "new" and "old"
@@ -41,7 +41,7 @@ FEATURES = (
 CATALOGUE = dict.fromkeys(FEATURES, 0.0) | {
     "popularity": 0.14,
     "neighbours": 0.6,
-    "genres": 0.86,
+    "kinds": 0.86,
     "latest_genres": 0.34,
     "people": 3.15,
     "years": 1.06,
@@ -57,7 +57,7 @@ DIALOGUES = CATALOGUE | {
     "neighbours": 0.34,
     "words": 0.22,
     "regression": 0.79,
-    "genres": 0.3,
+    "kinds": 0.3,
     "latest_genres": 0.15,
     "people": 2.18,
     "years": 1.26,
@@ -92,7 +92,7 @@ class _Evidence:
     """What a dialogue says: weights by item row, genre, person, year word and title word, and the user's n-grams."""
 
     items: dict[int, float] = field(default_factory=dict)
-    genres: dict[str, float] = field(default_factory=dict)
+    kinds: dict[str, float] = field(default_factory=dict)
     latest_genres: dict[str, float] = field(default_factory=dict)
     people: dict[str, float] = field(default_factory=dict)
     years: dict[str, float] = field(default_factory=dict)
@@ -140,7 +140,7 @@ class ItemPrior:
             both = sparse.csr_array(sparse.hstack([liked, _WORD * users_words]))
             self._regression = _Regression(both, len(self.item_ids))
 
-        labels = items["genres"].to_list()
+        labels = items["kinds"].to_list()
         genres = sorted({genre for row in labels for genre in row or ()})
         self._genre = {genre: column for column, genre in enumerate(genres)}
         self._genres = _indicator(labels, self._genre).toarray()
@@ -159,7 +159,7 @@ class ItemPrior:
         titles = _indicator(words, self._word)
         self._titles = sparse.csr_array(titles * _rarity(titles)[None, :])
         self._year = items["year"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-        self._norms = {"genres": _norm(self._genres), "titles": np.sqrt(self._titles.power(2).sum(axis=1)) + 1e-9}
+        self._norms = {"kinds": _norm(self._genres), "titles": np.sqrt(self._titles.power(2).sum(axis=1)) + 1e-9}
 
     @classmethod
     def fit(cls, items: pl.DataFrame, ratings: pl.DataFrame, texts: Mapping[str, str] | None = None) -> Self:
@@ -218,7 +218,7 @@ class ItemPrior:
             columns = np.concatenate([rows, len(self.item_ids) + words])
             values = np.concatenate([np.ones(len(rows)), np.full(len(words), _WORD)]).astype(np.float32)
             feature["regression"] = np.log(np.maximum(self._regression(columns, values), 0) + _FLOOR)
-        feature["genres"] = self._genres @ (self._genre_rarity * _vector(evidence.genres, self._genre))
+        feature["kinds"] = self._genres @ (self._genre_rarity * _vector(evidence.kinds, self._genre))
         feature["latest_genres"] = self._genres @ (self._genre_rarity * _vector(evidence.latest_genres, self._genre))
         feature["people"] = self._people @ _vector(evidence.people, self._person)
         feature["years"] = self._in_years(evidence.years)
@@ -227,7 +227,7 @@ class ItemPrior:
         if liked.any():
             mentioned = self._genres[rows].T @ weight
             feature["same_genres"] = (
-                self._genres @ mentioned / (self._norms["genres"] * (np.linalg.norm(mentioned) + 1e-9))
+                self._genres @ mentioned / (self._norms["kinds"] * (np.linalg.norm(mentioned) + 1e-9))
             )
             feature["same_people"] = np.minimum(self._people @ (self._people[rows].T @ weight), 3)
             mentioned = self._titles[rows].T @ liked
@@ -262,7 +262,7 @@ class ItemPrior:
         return evidence
 
     def _add_words(self, tokens: Sequence[str], value: float, evidence: _Evidence) -> None:
-        evidence.genres.update(dict.fromkeys(lexicon.genres(tokens), value))
+        evidence.kinds.update(dict.fromkeys(lexicon.genres(tokens), value))
         for word in tokens:
             if word in self._word:
                 evidence.words[word] = max(value, 0.0)
@@ -370,7 +370,7 @@ def _norm(rows: np.ndarray) -> np.ndarray:
 
 def _credits(items: pl.DataFrame) -> list[list[str]]:
     """The directors and the cast of each item."""
-    return [[*(directors or ()), *(cast or ())] for directors, cast in items.select("directors", "cast").iter_rows()]
+    return [[*(directors or ()), *(cast or ())] for directors, cast in items.select("makers", "people").iter_rows()]
 
 
 def _full_names(person: Mapping[str, int], credits: sparse.csr_array, title_words: Collection[str]) -> dict[str, str]:

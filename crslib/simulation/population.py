@@ -82,10 +82,10 @@ class Population:
     def known(self, profile: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of `UserKnowledge` for a row of table `profiles`, but for `style`."""
         wishes = Wishes(
-            tuple(profile["target_genres"] or ()),
+            tuple(profile["target_kinds"] or ()),
             profile["target_decade"],
-            profile["target_actor"],
-            profile["target_director"],
+            profile["target_person"],
+            profile["target_maker"],
         )
         loved, disliked = (
             tuple(self.catalog.name(item_id) for item_id in profile[column] or ())

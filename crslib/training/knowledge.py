@@ -39,7 +39,7 @@ class Seekers:
     def __init__(self, items: pl.DataFrame) -> None:
         """`items`: table `items`; an item that is not in it has no genres, year, directors and cast."""
         self._facts = {row["item_id"]: row for row in items.iter_rows(named=True)}
-        frequency = Counter(genre for row in self._facts.values() for genre in row["genres"])
+        frequency = Counter(genre for row in self._facts.values() for genre in row["kinds"])
         self._rarity = {genre: math.log(len(self._facts) / n) for genre, n in frequency.items()}
         self._persons = _persons(items)
 
@@ -49,7 +49,7 @@ class Seekers:
         return UserKnowledge(summarise(self.facts(dialogue), names), str(self.wanted(dialogue)))
 
     def facts(self, dialogue: Dialogue) -> dict[str, Any]:
-        """The columns `liked_genres` … `disliked_items` of table `profiles`, from labels of non-target items.
+        """The columns `liked_kinds` … `disliked_items` of table `profiles`, from labels of non-target items.
 
         Items that the seeker has not seen do not count. Loved are the first three liked items, disliked is the first
         item that was not liked. Liked genres are up to three that at least half of the loved items have, most frequent
@@ -59,16 +59,16 @@ class Seekers:
         labelled = [(item_id, item.liked) for item_id, item in _others(dialogue).items() if item.seen is not False]
         loved = [item_id for item_id, liked in labelled if liked]
         disliked = [item_id for item_id, liked in labelled if liked is False]
-        genres, disliked_genres = self._traits(loved, "genres"), self._traits(disliked, "genres")
+        genres, disliked_kinds = self._traits(loved, "kinds"), self._traits(disliked, "kinds")
         typical = sorted(genres, key=lambda genre: (-genres[genre], -self._rarity[genre], genre))
         decades = Counter(year // 10 * 10 for item in loved if (year := self._facts.get(item, {}).get("year")))
         return {
-            "liked_genres": [genre for genre in typical if 2 * genres[genre] >= len(loved)][:N_LIKED_GENRES],
+            "liked_kinds": [genre for genre in typical if 2 * genres[genre] >= len(loved)][:N_LIKED_GENRES],
             "liked_decade": next(iter(_frequent(decades, max(2, len(loved) / 2))), None),
             "loved_items": loved[:N_LOVED],
-            "liked_directors": _frequent(self._traits(loved, "directors"), 2)[:1],
+            "liked_makers": _frequent(self._traits(loved, "makers"), 2)[:1],
             "disliked_items": disliked[:1],
-            "disliked_genres": [genre for genre in _frequent(disliked_genres, 2) if genre not in genres][:1],
+            "disliked_kinds": [genre for genre in _frequent(disliked_kinds, 2) if genre not in genres][:1],
         }
 
     def wanted(self, dialogue: Dialogue) -> Target:
@@ -85,8 +85,8 @@ class Seekers:
         return Target(
             tuple(genre for genre, wanted in genres.items() if wanted and genre in self._rarity)[:N_TARGET_GENRES],
             next(iter(decades), None),
-            persons.get("actor"),
-            persons.get("director"),
+            persons.get("person"),
+            persons.get("maker"),
         )
 
     def _traits(self, item_ids: Sequence[str], column: str) -> Counter[str]:
@@ -168,10 +168,10 @@ def _frequent(counted: Counter[Any], least: float) -> list[Any]:
 
 
 def _persons(items: pl.DataFrame) -> dict[str, tuple[str, str]]:
-    """Full name as the lower-case words that a seeker types → (actor or director, whichever is more frequent; name)."""
+    """Full name as the lower-case words that a seeker types → (person or maker, whichever is more frequent; name)."""
     kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for directors, cast in items.select("directors", "cast").iter_rows():
-        for kind, names in (("actor", cast), ("director", directors)):
+    for directors, cast in items.select("makers", "people").iter_rows():
+        for kind, names in (("person", cast), ("maker", directors)):
             for name in names:
                 kinds[name][kind] += 1
     named = {}

@@ -73,7 +73,7 @@ class Context:
 
     `moment`: dialogue and turn, shared by contexts that differ in their notes. `kind`: the kind of the only note (see
     `NOTE_KINDS`), `several`, or empty. `messages`: the view of `role`. `history`: the turns so far (role, text, items,
-    notes as in table `turns`). `notes`: what the user knows of the items just named. `profile`: columns `liked_genres`
+    notes as in table `turns`). `notes`: what the user knows of the items just named. `profile`: columns `liked_kinds`
     … `disliked_items` of the user, empty for a recommender. `reply`: what the person said then; empty where the notes
     are not the person's own.
     """
@@ -226,7 +226,7 @@ def with_rule_scores(contexts: Sequence[Context], drawn: pl.DataFrame, catalog: 
     """Candidates `drawn` with the number of items they name, the score of every rule (null where it does not apply) and
     the total: the columns of `SCORED`; `judge` is null."""
     by_id = {context.context_id: context for context in contexts}
-    genres = dict(catalog.items.select("item_id", "genres").iter_rows())
+    genres = dict(catalog.items.select("item_id", "kinds").iter_rows())
     rows = []
     for row in drawn.iter_rows(named=True):
         context = by_id[row["context_id"]]

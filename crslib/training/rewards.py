@@ -53,7 +53,7 @@ RULES = tuple(dict.fromkeys(rule for weights in WEIGHTS.values() for rule in wei
 
 
 def agrees_with_summary(turn: Turn, profile: Mapping[str, Any]) -> float | None:
-    """0 where the user contradicts the profile (columns `liked_genres`, `disliked_genres`, `loved_items`,
+    """0 where the user contradicts the profile (columns `liked_kinds`, `disliked_kinds`, `loved_items`,
     `disliked_items`; see `stances.statements`), 1 where they agree, None where they mention none of it.
     """
     contradicts = [contradicts for _, _, contradicts in stances.statements(turn, profile, {})]

@@ -51,8 +51,8 @@ _PLACEHOLDER: Mapping[str, str] = {
     **dict.fromkeys(("greet", "open", "answered", "more", "another", "satisfied", "fed_up", "bye", "what_none"), ""),
     **dict.fromkeys(("ask_who", "ask_about"), ""),
     **dict.fromkeys(("wish", "wish_more", "wish_again"), "what"),
-    **dict.fromkeys(("what_genre", "taste_genre"), "genre"),
-    **{f"what_{name}": name for name in ("decade", "actor", "director")},
+    **dict.fromkeys(("what_kind", "taste_kind"), "kind"),
+    **{f"what_{name}": name for name in ("decade", "maker", "person")},
     **dict.fromkeys(("loved", "disliked"), "title"),
     **dict.fromkeys((*_READS, "unknown", "repeated"), "it"),
 }
@@ -277,8 +277,8 @@ class _Turn:
         act = "disliked" if self._rng.random() < 0.15 else "loved"
         if fresh[act] and told < 2:
             return self._word(act, title=mention(one_line(self._rng.choice(fresh[act]))))
-        genres = [] if knowledge.wishes.genres else self._summary_genres()
-        return self._word("taste_genre", genre=self._rng.choice(genres)) if genres and not told else ""
+        genres = [] if knowledge.wishes.kinds else self._summary_genres()
+        return self._word("taste_kind", kind=self._rng.choice(genres)) if genres and not told else ""
 
     def _summary_genres(self) -> list[str]:
         """Genres that the summary speaks of, but for those it refuses."""
@@ -295,19 +295,19 @@ class _Turn:
     def _parts(self) -> Iterator[tuple[tuple[str, str], Any]]:
         """((kind, value), whether a text says it) of each part of the wish that has a name to say."""
         wishes = self._view.knowledge.wishes
-        parts = [("genre", genre.lower()) for genre in wishes.genres]
+        parts = [("kind", genre.lower()) for genre in wishes.kinds]
         parts += [("decade", str(wishes.decade))] if wishes.decade is not None else []
-        parts += [(kind, name) for kind, name in (("actor", wishes.actor), ("director", wishes.director)) if name]
-        profile = {f"target_{kind}": getattr(wishes, kind) for kind in ("genres", "decade", "actor", "director")}
+        parts += [(kind, name) for kind, name in (("person", wishes.person), ("maker", wishes.maker)) if name]
+        profile = {f"target_{kind}": getattr(wishes, kind) for kind in ("kinds", "decade", "person", "maker")}
         for (kind, value), (_, says) in zip(parts, stances.wishes(profile), strict=True):
             if sayable := _outside_mentions(value):
                 yield (kind, sayable), says
 
     def _what(self, parts: Sequence[tuple[str, str]]) -> str:
         """Parts of a wish as a noun phrase: "comedy/drama movies from the 1990s with Tom Hanks"."""
-        genre = "/".join(value for kind, value in parts if kind == "genre")
-        words = [self._word_of("what_genre", genre=genre) if genre else self._word_of("what_none")]
-        words += [self._word_of(f"what_{kind}", **{kind: value}) for kind, value in parts if kind != "genre"]
+        genre = "/".join(value for kind, value in parts if kind == "kind")
+        words = [self._word_of("what_kind", kind=genre) if genre else self._word_of("what_none")]
+        words += [self._word_of(f"what_{kind}", **{kind: value}) for kind, value in parts if kind != "kind"]
         return " ".join(words)
 
     def _word_of(self, act: str, **values: str) -> str:

@@ -88,9 +88,9 @@ def _ridge(features: np.ndarray, target: np.ndarray, alpha: float) -> np.ndarray
 
 def _content(items: pl.DataFrame) -> np.ndarray:
     """Genres and decades as 0/1 columns, both in alphabetical order. (n_items, n_genres + n_decades)"""
-    genres = items.select(pl.col("genres").list.explode(empty_as_null=False).unique().drop_nulls().sort()).to_series()
+    genres = items.select(pl.col("kinds").list.explode(empty_as_null=False).unique().drop_nulls().sort()).to_series()
     decades = (items["year"] // 10).drop_nulls().unique().sort()
-    columns = [pl.col("genres").list.contains(genre).fill_null(False).alias(f"genre {genre}") for genre in genres]
+    columns = [pl.col("kinds").list.contains(genre).fill_null(False).alias(f"genre {genre}") for genre in genres]
     columns += [(pl.col("year") // 10).eq_missing(decade).alias(f"decade {decade}") for decade in decades]
     return items.select(columns).cast(pl.Float64).to_numpy() if columns else np.zeros((len(items), 0))
 

@@ -29,7 +29,7 @@ MIN_VISIBLE = 15  # ratings that a summary needs at least
 # An affinity is a mean z, shrunk to the user's own mean as if `prior` ratings had been exactly average: the empirical
 # Bayes estimate with prior = within-user variance / variance between users, by the method of moments on the visible
 # ratings of the built-in data (σ²/τ²: genres and decades 17–30, directors 3.6, cast 7).
-PRIORS = {"genre": 20.0, "decade": 20.0, "director": 4.0, "actor": 7.0}
+PRIORS = {"kind": 20.0, "decade": 20.0, "maker": 4.0, "person": 7.0}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def build(items: pl.DataFrame, ratings: pl.DataFrame, parameters: ProfileParamet
     affinities = _affinities(history)
     facts = _facts(history, affinities).join(users, on="user_id")
     names = catalog.item_names(items)
-    frequency = Counter(genre for genres in items["genres"] for genre in genres)
+    frequency = Counter(genre for genres in items["kinds"] for genre in genres)
 
     @cache
     def matching(target: Target) -> int:
@@ -100,7 +100,7 @@ def build(items: pl.DataFrame, ratings: pl.DataFrame, parameters: ProfileParamet
         rng = random.Random(derive_seed(parameters.seed, "target", user_facts["user_id"]))
         if taste:
             wanted = from_taste(
-                evidence.get(user_facts["user_id"], affinities.clear()), user_facts["liked_genres"], enough, rng
+                evidence.get(user_facts["user_id"], affinities.clear()), user_facts["liked_kinds"], enough, rng
             )
         else:
             wanted = from_heldout(evidence[user_facts["user_id"]], weight, enough, rng)
@@ -111,10 +111,10 @@ def build(items: pl.DataFrame, ratings: pl.DataFrame, parameters: ProfileParamet
                 "summary": summarise(user_facts, names),
                 "attributes": str(target),
                 "target_mode": parameters.target_mode,
-                "target_genres": target.genres,
+                "target_kinds": target.kinds,
                 "target_decade": target.decade,
-                "target_actor": target.actor,
-                "target_director": target.director,
+                "target_person": target.person,
+                "target_maker": target.maker,
                 "k_anonymity": matching(target),
                 "relaxed": relaxed,
             }
@@ -162,21 +162,21 @@ def _profile_id(user_id: str) -> str:
 
 
 def _traits(items: pl.DataFrame) -> pl.DataFrame:
-    """What a taste may depend on, by item: `item_id`, `genres`, `decade`, `directors`, `stars`, `n_ratings`.
+    """What a taste may depend on, by item: `item_id`, `kinds`, `decade`, `makers`, `stars`, `n_ratings`.
 
     `stars`: up to five of the cast, those whose films have the most training ratings.
     """
     return histories.query(
         """
-        WITH people AS (
-            SELECT item_id, n_ratings, unnest(list_distinct("cast")) AS person FROM items
+        WITH persons AS (
+            SELECT item_id, n_ratings, unnest(list_distinct(people)) AS person FROM items
         ), famed AS (
-            SELECT item_id, person, sum(n_ratings) OVER (PARTITION BY person) AS fame FROM people
+            SELECT item_id, person, sum(n_ratings) OVER (PARTITION BY person) AS fame FROM persons
         ), stars AS (
             SELECT item_id, list(person ORDER BY fame DESC, person)[:$n_stars] AS stars FROM famed GROUP BY item_id
         )
-        SELECT item_id, list_sort(list_distinct(genres)) AS genres, year // 10 * 10 AS decade,
-               list_sort(list_distinct(directors)) AS directors, coalesce(stars, []) AS stars, n_ratings
+        SELECT item_id, list_sort(list_distinct(kinds)) AS kinds, year // 10 * 10 AS decade,
+               list_sort(list_distinct(makers)) AS makers, coalesce(stars, []) AS stars, n_ratings
         FROM items LEFT JOIN stars USING (item_id)
         ORDER BY item_id
         """,
@@ -186,32 +186,32 @@ def _traits(items: pl.DataFrame) -> pl.DataFrame:
 
 
 def _affinities(history: pl.DataFrame) -> pl.DataFrame:
-    """How much each user likes what: `user_id`, `kind` (genre, decade, director, actor), `name`, `n` ratings,
-    `n_liked` of them, `affinity` = Σz / (n + prior). Sorted by user, kind and name."""
-    priors = pl.DataFrame({"kind": list(PRIORS), "prior": list(PRIORS.values())})
+    """How much each user likes what: `user_id`, `trait` (kind, decade, maker, person), `name`, `n` ratings,
+    `n_liked` of them, `affinity` = Σz / (n + prior). Sorted by user, trait and name."""
+    priors = pl.DataFrame({"trait": list(PRIORS), "prior": list(PRIORS.values())})
     return histories.query(
         """
         WITH traits AS (
-            SELECT user_id, item_id, z, liked, 'genre' AS kind, unnest(genres) AS name FROM history
+            SELECT user_id, item_id, z, liked, 'kind' AS trait, unnest(kinds) AS name FROM history
             UNION ALL
             SELECT user_id, item_id, z, liked, 'decade', decade::VARCHAR FROM history WHERE decade IS NOT NULL
             UNION ALL
-            SELECT user_id, item_id, z, liked, 'director', unnest(directors) FROM history
+            SELECT user_id, item_id, z, liked, 'maker', unnest(makers) FROM history
             UNION ALL
-            SELECT user_id, item_id, z, liked, 'actor', unnest(stars) FROM history
+            SELECT user_id, item_id, z, liked, 'person', unnest(stars) FROM history
         )
-        SELECT user_id, kind, name, count(*) AS n, count(*) FILTER (liked) AS n_liked,
+        SELECT user_id, trait, name, count(*) AS n, count(*) FILTER (liked) AS n_liked,
                round(sum(z ORDER BY item_id) / (count(*) + prior), 9) AS affinity
-        FROM traits JOIN priors USING (kind)
-        GROUP BY user_id, kind, name, prior
-        ORDER BY user_id, kind, name
+        FROM traits JOIN priors USING (trait)
+        GROUP BY user_id, trait, name, prior
+        ORDER BY user_id, trait, name
         """,
         {"history": history, "priors": priors},
     )
 
 
 def _facts(history: pl.DataFrame, affinities: pl.DataFrame) -> pl.DataFrame:
-    """What a summary says, one row per user: the columns `liked_genres` … `disliked_items` of table `profiles`.
+    """What a summary says, one row per user: the columns `liked_kinds` … `disliked_items` of table `profiles`.
 
     - liked genres: up to three of positive affinity that make up at least a tenth of the history (and three ratings);
     - disliked genre: at most one, of at least five ratings and an affinity of at most -0.25;
@@ -232,20 +232,20 @@ def _facts(history: pl.DataFrame, affinities: pl.DataFrame) -> pl.DataFrame:
         ), tastes AS (
             SELECT user_id,
                    list(name ORDER BY affinity DESC, name) FILTER (
-                       kind = 'genre' AND affinity > 0 AND n >= 3 AND 10 * n >= n_visible) AS liked_genres,
+                       trait = 'kind' AND affinity > 0 AND n >= 3 AND 10 * n >= n_visible) AS liked_kinds,
                    list(name ORDER BY affinity, name) FILTER (
-                       kind = 'genre' AND affinity <= -0.25 AND n >= 5) AS disliked_genres,
+                       trait = 'kind' AND affinity <= -0.25 AND n >= 5) AS disliked_kinds,
                    list(name ORDER BY affinity DESC, name) FILTER (
-                       kind = 'decade' AND affinity > 0 AND 2 * n_liked >= n_liked_items) AS decades,
+                       trait = 'decade' AND affinity > 0 AND 2 * n_liked >= n_liked_items) AS decades,
                    list(name ORDER BY affinity DESC, name) FILTER (
-                       kind = 'director' AND affinity >= 0.3 AND n_liked >= 2) AS directors
+                       trait = 'maker' AND affinity >= 0.3 AND n_liked >= 2) AS makers
             FROM affinities JOIN totals USING (user_id) GROUP BY user_id
         )
         SELECT user_id, n_visible,
-               coalesce(liked_genres, [])[:3] AS liked_genres,
-               coalesce(disliked_genres, [])[:1] AS disliked_genres,
+               coalesce(liked_kinds, [])[:3] AS liked_kinds,
+               coalesce(disliked_kinds, [])[:1] AS disliked_kinds,
                decades[1]::INTEGER AS liked_decade,
-               coalesce(directors, [])[:1] AS liked_directors,
+               coalesce(makers, [])[:1] AS liked_makers,
                coalesce(loved, [])[:3] AS loved_items,
                coalesce(disliked, [])[:1] AS disliked_items
         FROM totals LEFT JOIN tastes USING (user_id)
@@ -261,16 +261,16 @@ def summarise(facts: Mapping[str, Any], names: Mapping[str, str]) -> str:
     The decade is mentioned only together with genres; the format has no sentence for it alone.
     """
     sentences = []
-    if facts["liked_genres"]:
+    if facts["liked_kinds"]:
         decade = f", mostly from the {facts['liked_decade']}s" if facts["liked_decade"] is not None else ""
-        sentences.append(f"You enjoy {_enumeration(facts['liked_genres'])} movies{decade}.")
+        sentences.append(f"You enjoy {_enumeration(facts['liked_kinds'])} movies{decade}.")
     if facts["loved_items"]:
         sentences.append(f"You loved {_enumeration([names[item] for item in facts['loved_items']])}.")
-    if facts["liked_directors"]:
-        sentences.append(f"You like films by {_enumeration(facts['liked_directors'])}.")
+    if facts["liked_makers"]:
+        sentences.append(f"You like films by {_enumeration(facts['liked_makers'])}.")
     if facts["disliked_items"]:
         sentences.append(f"You did not like {_enumeration([names[item] for item in facts['disliked_items']])}.")
-    for genre in facts["disliked_genres"]:
+    for genre in facts["disliked_kinds"]:
         sentences.append(f"{genre[:1].upper()}{genre[1:]} is not for you.")
     return utterances.one_line(" ".join(sentences))
 

@@ -120,7 +120,7 @@ def reword(
     """
     names = catalog.item_names(items)
     title_phrases = frozenset(_words(title) for title in items["title"])
-    genres = frozenset(genre for genres in items["genres"] for genre in genres)
+    genres = frozenset(genre for genres in items["kinds"] for genre in genres)
     hidden = {profile: part["item_id"].to_list() for (profile,), part in holdouts.group_by("profile_id")}
     rows = [row for row in profiles.sort("profile_id").iter_rows(named=True) if row["summary"]]
     wordings = write({row["profile_id"]: row["summary"] for row in rows})
@@ -158,7 +158,7 @@ def fault(
     """
     wording = re.sub(r"\bscience fiction\b", "sci-fi", wording, flags=re.IGNORECASE)
     summarised = [names[item] for item in (*facts["loved_items"], *facts["disliked_items"])]
-    liked = [*(_title(names[item]) for item in facts["loved_items"]), *facts["liked_directors"]]
+    liked = [*(_title(names[item]) for item in facts["loved_items"]), *facts["liked_makers"]]
     disliked = [_title(names[item]) for item in facts["disliked_items"]]
     # Names lose their full stops ("Dr. Strangelove"), so that a full stop is the end of a sentence.
     for name in (*liked, *disliked):
@@ -175,7 +175,7 @@ def fault(
     if invented := _invented(sentences, facts["summary"], title_phrases):
         return f"not among the facts: {invented}"
     decade = [] if facts["liked_decade"] is None else [f"{facts['liked_decade']}s"]
-    for fact in (*facts["liked_genres"], *decade, *liked, *disliked, *facts["disliked_genres"]):
+    for fact in (*facts["liked_kinds"], *decade, *liked, *disliked, *facts["disliked_kinds"]):
         if not _says(wording, fact):
             return f"left out: {fact}"
     for sentence in sentences:
@@ -184,8 +184,8 @@ def fault(
             rest = rest.replace(_without_stops(name), "")
         if new := [genre for genre in sorted(genres) if _says(rest, genre) and not _says(facts["summary"], genre)]:
             return f"not among the facts: {new[0]}"
-        likes = any(_says(sentence, n) for n in liked) or any(_says(rest, g) for g in facts["liked_genres"])
-        dislikes = any(_says(sentence, n) for n in disliked) or any(_says(rest, g) for g in facts["disliked_genres"])
+        likes = any(_says(sentence, n) for n in liked) or any(_says(rest, g) for g in facts["liked_kinds"])
+        dislikes = any(_says(sentence, n) for n in disliked) or any(_says(rest, g) for g in facts["disliked_kinds"])
         negated = _NEGATION.search(rest) is not None
         if (likes and negated) or (dislikes and not negated):
             return f"a taste turned around: {sentence}"

@@ -23,57 +23,55 @@ N_STARS = 5  # a cast list names extras too; only its best-known actors are wort
 class Target:
     """What a user looks for: any subset of these attributes, never a title."""
 
-    genres: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
     decade: int | None = None
-    actor: str | None = None
-    director: str | None = None
+    person: str | None = None
+    maker: str | None = None
 
     def __str__(self) -> str:
         """`{genre}/{genre} movie from the {decade}s with {actor} by {director}`; empty without attributes."""
         if self == Target():
             return ""
         parts = [
-            "/".join(self.genres),
+            "/".join(self.kinds),
             "movie",
             "" if self.decade is None else f"from the {self.decade}s",
-            f"with {self.actor}" if self.actor else "",
-            f"by {self.director}" if self.director else "",
+            f"with {self.person}" if self.person else "",
+            f"by {self.maker}" if self.maker else "",
         ]
         return utterances.one_line(" ".join(part for part in parts if part))
 
     def count(self, items: pl.DataFrame) -> int:
         """How many items of the catalogue match."""
-        matching = catalog.matches(
-            items, genres=self.genres, decade=self.decade, actor=self.actor, director=self.director
-        )
+        matching = catalog.matches(items, kinds=self.kinds, decade=self.decade, person=self.person, maker=self.maker)
         return int(matching.sum())
 
 
 def relax(target: Target, min_k: int, matching: Callable[[Target], int]) -> tuple[Target, list[str]]:
     """`target` with attributes dropped until `matching` counts at least `min_k` items, and the kinds dropped.
 
-    The most identifying are dropped first: director, actor, second genre, decade, genre. Only their kinds are returned:
+    The most identifying are dropped first: maker, person, second kind, decade, kind. Only their kinds are returned:
     the values may be a held-out item's.
     """
     dropped = []
     while target != Target() and matching(target) < min_k:
-        if target.director:
-            target, kind = replace(target, director=None), "director"
-        elif target.actor:
-            target, kind = replace(target, actor=None), "actor"
-        elif len(target.genres) > 1:
-            target, kind = replace(target, genres=target.genres[:-1]), "genre"
+        if target.maker:
+            target, kind = replace(target, maker=None), "maker"
+        elif target.person:
+            target, kind = replace(target, person=None), "person"
+        elif len(target.kinds) > 1:
+            target, kind = replace(target, kinds=target.kinds[:-1]), "kind"
         elif target.decade is not None:
             target, kind = replace(target, decade=None), "decade"
         else:
-            target, kind = replace(target, genres=()), "genre"
+            target, kind = replace(target, kinds=()), "kind"
         dropped.append(kind)
     return target, dropped
 
 
 # (number of genres, further attribute) → per cent. What people ask for before a film is named, in the 2,814 of ReDial's
 # 4,036 training dialogues in which they ask (`training.knowledge.Seekers.wanted`).
-_SHAPES = {(1, ""): 70, (2, ""): 20, (1, "actor"): 7, (1, "decade"): 2, (1, "director"): 1}
+_SHAPES = {(1, ""): 70, (2, ""): 20, (1, "person"): 7, (1, "decade"): 2, (1, "maker"): 1}
 
 
 def from_heldout(
@@ -84,7 +82,7 @@ def from_heldout(
     A genre's weight is its count among these items times log(catalogue / items of that genre), so that "drama", half of
     any catalogue, is not every user's most typical genre. Ties are broken at random.
     """
-    count = Counter(genre for genres in liked["genres"] for genre in genres)
+    count = Counter(genre for genres in liked["kinds"] for genre in genres)
     typicality = {genre: (count[genre] * weight(genre), genre) for genre in count}
     n_genres, further = _shape(rng)
 
@@ -94,14 +92,14 @@ def from_heldout(
     draws = {item: rng.random() for item in liked["item_id"]}
     anchor = max(
         liked.iter_rows(named=True),
-        key=lambda item: (sum(typicality[genre][0] for genre in best(item["genres"])), draws[item["item_id"]]),
+        key=lambda item: (sum(typicality[genre][0] for genre in best(item["kinds"])), draws[item["item_id"]]),
     )
-    people = {"actor": anchor["stars"], "director": anchor["directors"]}
-    return _target(best(anchor["genres"]), further, anchor["decade"], people, enough, rng)
+    people = {"person": anchor["stars"], "maker": anchor["makers"]}
+    return _target(best(anchor["kinds"]), further, anchor["decade"], people, enough, rng)
 
 
 def from_taste(
-    affinities: pl.DataFrame, liked_genres: Sequence[str], enough: Callable[[Target], bool], rng: random.Random
+    affinities: pl.DataFrame, liked_kinds: Sequence[str], enough: Callable[[Target], bool], rng: random.Random
 ) -> Target:
     """Attributes drawn from the visible taste; there may be no item that has all of them.
 
@@ -112,13 +110,13 @@ def from_taste(
     n_genres, further = _shape(rng)
 
     def names(kind: str, *conditions: pl.Expr) -> list[str]:
-        return ranked.filter(pl.col("kind") == kind, *conditions)["name"].to_list()
+        return ranked.filter(pl.col("trait") == kind, *conditions)["name"].to_list()
 
-    genres = list(liked_genres) or names("genre")[:1]
+    genres = list(liked_kinds) or names("kind")[:1]
     drawn = rng.sample(genres, min(n_genres, len(genres)))
-    decades = affinities.filter(pl.col("kind") == "decade", pl.col("n_liked") > 0)
+    decades = affinities.filter(pl.col("trait") == "decade", pl.col("n_liked") > 0)
     decade = int(rng.choices(decades["name"], weights=decades["n_liked"].to_list())[0]) if decades.height else None
-    people = {kind: names(kind, pl.col("affinity") > 0)[:20] for kind in ("actor", "director")}
+    people = {kind: names(kind, pl.col("affinity") > 0)[:20] for kind in ("person", "maker")}
     return _target(drawn, further, decade, people, enough, rng)
 
 
@@ -140,8 +138,8 @@ def _target(
     Others come with genre and decade, so that these remain when relaxation drops the actor or director.
     """
     if candidates := people.get(further):
-        alone = [Target(actor=name) if further == "actor" else Target(director=name) for name in candidates]
+        alone = [Target(person=name) if further == "person" else Target(maker=name) for name in candidates]
         if sufficient := [target for target in alone if enough(target)][:N_STARS]:
             return rng.choice(sufficient)
-        return replace(alone[0], genres=tuple(genres), decade=decade)
+        return replace(alone[0], kinds=tuple(genres), decade=decade)
     return Target(tuple(genres), decade if further or not genres else None)

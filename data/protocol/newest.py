@@ -10,7 +10,7 @@ import polars as pl
 ITEMS = pl.read_parquet(Path(__file__).parents[1] / "items.parquet").sort(
     "year", "item_id", descending=True, nulls_last=True
 )
-ROWS = ITEMS.select("item_id", "title", "genres").rows()
+ROWS = ITEMS.select("item_id", "title", "kinds").rows()
 
 
 def reply(turns: list[dict]) -> dict:

@@ -115,7 +115,7 @@ def test_reactions_agree_with_the_notes(seed: int) -> None:
 def test_the_wish_is_told_by_the_third_turn(seed: int) -> None:
     turns = talk(seed, says=["hello", "what do you like?", "tell me more"])
     own = [turn["text"] for turn in turns if turn["role"] == USER][:3]
-    profile = {f"target_{kind}": getattr(WISHES, kind) for kind in ("genres", "decade", "actor", "director")}
+    profile = {f"target_{kind}": getattr(WISHES, kind) for kind in ("kinds", "decade", "person", "maker")}
     for attribute, says in wishes(profile):
         assert any(says(text) for text in own), attribute
 

@@ -175,7 +175,7 @@ def test_the_example_recommends_what_nobody_has_named() -> None:
     items = pl.read_parquet(ROOT / "data/items.parquet")
     catalog = Catalog(items)
     newest = own.open_function("python:data/protocol/newest.py:reply", RECOMMENDER, catalog, str)
-    dramas = items.filter(pl.col("genres").list.contains("drama"))
+    dramas = items.filter(pl.col("kinds").list.contains("drama"))
     view = RecommenderView()
     view.hear("I like Drama movies")
     for item_id in dramas.sort("year", "item_id", descending=True, nulls_last=True)["item_id"][:3]:

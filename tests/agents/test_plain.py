@@ -43,7 +43,7 @@ def test_what_is_given(catalog: Catalog) -> None:
     assert plain.knowledge(view) == {
         "summary": "You enjoy drama.",
         "attributes": "drama",
-        "wishes": {"genres": ["drama"], "decade": 1990, "actor": None, "director": None},
+        "wishes": {"kinds": ["drama"], "decade": 1990, "person": None, "maker": None},
         "loved": ["Up (2009)"],
         "disliked": [],
         "notes": [{"title": "The Matrix (1999)", "seen": True, "liked": None}],
@@ -134,9 +134,9 @@ ROWS = [("1", "Heat", 1995), ("2", "The Matrix", 1999), ("3", "Notting Hill", 19
 CATALOG = Catalog(
     pl.DataFrame(
         [
-            {"item_id": i, "title": t, "year": y, "genres": [], "directors": [], "cast": [], "n_ratings": 9}
+            {"item_id": i, "title": t, "year": y, "kinds": [], "makers": [], "people": [], "n_ratings": 9}
             for i, t, y in [*ROWS, ("5", "King Kong", 2005), ("6", "Up", 2009)]
         ],
-        schema_overrides={name: pl.List(pl.String) for name in ("genres", "directors", "cast")},
+        schema_overrides={name: pl.List(pl.String) for name in ("kinds", "makers", "people")},
     )
 )

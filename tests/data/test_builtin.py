@@ -24,7 +24,7 @@ def test_the_built_in_data_are_rebuilt_byte_for_byte(tmp_path: Path) -> None:
 def test_the_content_of_the_built_in_data() -> None:
     items, ratings = tables.load(ROOT / "data")
     assert (items.height, ratings.height, ratings["user_id"].n_unique()) == (9059, 99995, 671)
-    assert items["imdb_id"].count() == 7588
+    assert items["external_id"].count() == 7588
     assert items["item_id"].to_list() == sorted(items["item_id"])
     assert not items.select("title", "year").is_duplicated().any()
     assert not ratings.select("user_id", "item_id").is_duplicated().any()
@@ -34,11 +34,11 @@ def test_the_content_of_the_built_in_data() -> None:
     assert (both["n"] == both["n_ratings"]).all()
     assert ((both["mean"] - both["mean_rating"]).abs() < 1e-12).all()
     godfather = items.row(by_predicate=pl.col("title") == "The Godfather", named=True)
-    assert (godfather["year"], godfather["genres"], godfather["directors"]) == (
+    assert (godfather["year"], godfather["kinds"], godfather["makers"]) == (
         1972,
         ["crime", "drama"],
         ["Francis Ford Coppola"],
     )
-    assert "Al Pacino" in godfather["cast"]
+    assert "Al Pacino" in godfather["people"]
     assert items.row(by_predicate=pl.col("title") == "Spirited Away", named=True)["n_ratings"] > 50
-    assert {"family", "sci-fi", "film-noir"} < set(items["genres"].explode()) - {"children", "imax"}
+    assert {"family", "sci-fi", "film-noir"} < set(items["kinds"].explode()) - {"children", "imax"}

@@ -19,7 +19,14 @@ from crslib.errors import CrsError
 
 def films(*rows: tuple[str, str, int | None, int]) -> pl.DataFrame:
     """Table `items` from (item_id, title, year, n_ratings)."""
-    empty: dict[str, object] = {"genres": [], "directors": [], "cast": [], "imdb_id": None, "mean_rating": None}
+    empty: dict[str, object] = {
+        "kinds": [],
+        "makers": [],
+        "people": [],
+        "attributes": [],
+        "external_id": None,
+        "mean_rating": None,
+    }
     return pl.DataFrame(
         [{"item_id": i, "title": t, "year": y, "n_ratings": n, **empty} for i, t, y, n in rows],
         schema=dict(schemas.TABLES["items"]),
@@ -39,13 +46,13 @@ def test_items_match_attributes(items: pl.DataFrame) -> None:
         return items.filter(matches(items, **attributes))["item_id"].to_list()
 
     assert met() == ["1", "2", "3", "4", "5", "6"]
-    assert met(genres=["action"]) == ["1", "2"]
-    assert met(genres=["action", "crime"]) == ["1"]
+    assert met(kinds=["action"]) == ["1", "2"]
+    assert met(kinds=["action", "crime"]) == ["1"]
     assert met(decade=1990) == ["1", "2", "3"]
     assert met(decade=1930) == ["4"]
-    assert met(actor="Al Pacino", decade=1990, director="Michael Mann") == ["1"]
-    assert met(genres=["action"], actor="Hugh Grant") == []
-    assert met(director="Nobody") == []
+    assert met(person="Al Pacino", decade=1990, maker="Michael Mann") == ["1"]
+    assert met(kinds=["action"], person="Hugh Grant") == []
+    assert met(maker="Nobody") == []
 
 
 def test_an_item_without_year_matches_no_decade() -> None:
@@ -200,14 +207,14 @@ def test_find_accepts_any_text(text: str) -> None:
 
 def test_titles_typed_by_hand_are_linked_correctly(builtin: pl.DataFrame, shared_data: Path) -> None:
     """ReDial's titles, with IMDb ids as truth; the limits are a little below the measured values (.986, .964)."""
-    truth = dict(builtin.drop_nulls("imdb_id").select("imdb_id", "item_id").iter_rows())
-    catalog = Catalog(builtin.filter(pl.col("imdb_id").is_not_null()))
+    truth = dict(builtin.drop_nulls("external_id").select("external_id", "item_id").iter_rows())
+    catalog = Catalog(builtin.filter(pl.col("external_id").is_not_null()))
     right = wrong = missed = 0
     for line in (shared_data / "redial" / "item_facts.jsonl").read_text(encoding="utf-8").splitlines():
         film = json.loads(line)
-        if film.get("imdb_id") is None or split_year(film["name"])[1] is None:
+        if film.get("external_id") is None or split_year(film["name"])[1] is None:
             continue
-        linked, item_id = catalog.find(" ".join(film["name"].split())), truth.get(film["imdb_id"])
+        linked, item_id = catalog.find(" ".join(film["name"].split())), truth.get(film["external_id"])
         right += linked == item_id is not None
         wrong += linked not in (None, item_id)
         missed += linked is None and item_id is not None

@@ -67,8 +67,8 @@ def test_placeholders_are_no_names(sign: str, tmp_path: Path, write: Callable[..
     imported = imports.import_ratings(write(rated), write(items, "items.csv"), tmp_path / "to")
     assert str(imported).endswith("; 5 cells like '-' or 'N/A' read as not given")
     heat, dash = tables.load(tmp_path / "to")[0].to_dicts()
-    assert (heat["year"], heat["genres"], heat["directors"], heat["imdb_id"]) == (None, [], [], None)
-    assert (heat["cast"], dash["title"]) == (["Al Pacino"], "-")  # a title may be anything
+    assert (heat["year"], heat["kinds"], heat["makers"], heat["external_id"]) == (None, [], [], None)
+    assert (heat["people"], dash["title"]) == (["Al Pacino"], "-")  # a title may be anything
 
 
 def test_names_that_only_resemble_placeholders_stay() -> None:
@@ -93,11 +93,12 @@ def test_csv_is_imported(tmp_path: Path, write: Callable[..., Path]) -> None:
             ["action", "crime"],
             ["Michael Mann"],
             ["Al Pacino", "Robert De Niro"],
+            [],
             "tt0113277",
             2,
             4.5,
         ),
-        ("2", "Up", 2009, [], [], [], None, 1, 3.5),
+        ("2", "Up", 2009, [], [], [], [], None, 1, 3.5),
     ]
 
 
@@ -114,7 +115,7 @@ def test_import_knows_usual_names_delimiters_and_marks(
     imports.import_ratings(ratings, items, tmp_path / "to")
     items_written, rated = tables.load(tmp_path / "to")
     assert rated.rows() == [("7", "1", 4.0, 1577836800)]
-    assert items_written.select("item_id", "title", "year", "genres").rows() == [("1", 'The "Up"', 2009, ["action"])]
+    assert items_written.select("item_id", "title", "year", "kinds").rows() == [("1", 'The "Up"', 2009, ["action"])]
 
 
 def test_import_of_parquet_equals_import_of_csv(tmp_path: Path, write: Callable[..., Path]) -> None:
@@ -132,10 +133,10 @@ def test_import_of_parquet_equals_import_of_csv(tmp_path: Path, write: Callable[
             "item_id": [1, 2],
             "title": ["Heat", "Up"],
             "year": [1995, 2009],
-            "genres": [["Crime", "Action"], None],
-            "directors": [["Michael Mann"], []],
-            "cast": [["Al Pacino", "Robert De Niro"], []],
-            "imdb_id": ["tt0113277", None],
+            "kinds": [["Crime", "Action"], None],
+            "makers": [["Michael Mann"], []],
+            "people": [["Al Pacino", "Robert De Niro"], []],
+            "external_id": ["tt0113277", None],
             "embedding": [[1.5], [2.0]],
             "raw": [{"a": 1}, {"a": 2}],
         }

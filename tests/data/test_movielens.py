@@ -75,11 +75,11 @@ def test_movielens_layouts_are_imported(tmp_path: Path, files: dict[str, str], f
     imported = movielens.import_movielens(source, tmp_path / "a" / "b" / "to")
     assert (imported.items, imported.ratings, imported.users) == (2, 2, 1)
     items, ratings = tables.load(tmp_path / "a" / "b" / "to")
-    assert items.select("item_id", "title", "year", "genres").rows() == [
+    assert items.select("item_id", "title", "year", "kinds").rows() == [
         ("1", "The Godfather", 1972, ["crime", "drama"]),
         ("2", "The Postman", 1994, ["family"]),
     ]
-    assert items["imdb_id"].to_list() == (["tt0068646", "tt0110877"] if files is LATEST else [None, None])
+    assert items["external_id"].to_list() == (["tt0068646", "tt0110877"] if files is LATEST else [None, None])
     assert ratings.rows() == [("1", "1", 4.0, 964982703), ("1", "2", 3.5, 964982703)]
     assert not list(tmp_path.rglob("outside.txt"))
 

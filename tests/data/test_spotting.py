@@ -45,7 +45,7 @@ NAMED = films(
     ("30", "Batman Begins", 2005, 500),
     ("31", "Star Wars", 1977, 600),
     ("32", "Everything Else Users Rate", 1999, 100_000),
-).with_columns(directors=pl.Series([["Lincoln Titanic"]] + [[]] * 31), cast=pl.Series([["Jack Frozen", "Cher"]] * 32))
+).with_columns(makers=pl.Series([["Lincoln Titanic"]] + [[]] * 31), people=pl.Series([["Jack Frozen", "Cher"]] * 32))
 
 
 def spotted(text: str) -> list[tuple[str, str]]:

@@ -11,13 +11,13 @@ from crslib.dialogue.credits import Credits
 from crslib.dialogue.stances import serves_wish
 from crslib.dialogue.utterances import RECOMMENDER, USER
 
-NO_WISH = {"target_genres": [], "target_decade": None, "target_actor": None, "target_director": None}
+NO_WISH = {"target_kinds": [], "target_decade": None, "target_person": None, "target_maker": None}
 PROFILE = NO_WISH | {
-    "liked_genres": ["comedy"],
-    "disliked_genres": ["horror"],
+    "liked_kinds": ["comedy"],
+    "disliked_kinds": ["horror"],
     "loved_items": ["1", "3"],
     "disliked_items": ["2"],
-    "target_genres": ["comedy"],
+    "target_kinds": ["comedy"],
 }
 
 
@@ -99,12 +99,12 @@ def test_what_serves_a_wish(items: pl.DataFrame) -> None:
     heat = items.row(0, named=True)
     for wish, serves in (
         ({}, None),
-        ({"target_genres": ["crime", "comedy"]}, True),
-        ({"target_genres": ["comedy"]}, False),
-        ({"target_genres": ["comedy"], "target_decade": 1990}, True),
-        ({"target_actor": "Al Pacino"}, True),
-        ({"target_director": "Pete Docter"}, False),
+        ({"target_kinds": ["crime", "comedy"]}, True),
+        ({"target_kinds": ["comedy"]}, False),
+        ({"target_kinds": ["comedy"], "target_decade": 1990}, True),
+        ({"target_person": "Al Pacino"}, True),
+        ({"target_maker": "Pete Docter"}, False),
     ):
         assert serves_wish(heat, NO_WISH | wish) is serves
-    assert serves_wish(heat | {"genres": []}, NO_WISH | {"target_decade": 1990}) is None
+    assert serves_wish(heat | {"kinds": []}, NO_WISH | {"target_decade": 1990}) is None
     assert serves_wish(heat | {"year": None}, NO_WISH | {"target_decade": 1990}) is False

@@ -21,7 +21,7 @@ USERS, RECOMMENDERS, SCRIPTS = (
 )
 STYLE = Style("short turns", "lower case", "no full stops", "few exclamation marks")
 OPENING = "{% set opening %}(You speak first.){% endset %}\n"
-SMALL = Prompt(OPENING + "Name: {{ summary }}.\nWish: {{ attributes }}, {{ wishes.genres | join('+') }}.", "small.md")
+SMALL = Prompt(OPENING + "Name: {{ summary }}.\nWish: {{ attributes }}, {{ wishes.kinds | join('+') }}.", "small.md")
 
 
 # ── what a model is told ────────────────────────────────────────────────────────────────────────────────────────
@@ -158,7 +158,7 @@ def test_no_text_is_executed_or_changed(known: list[str], turns: list[tuple[str,
         for view in (user, recommender):
             (view.say if begins else view.hear)(first)
             (view.hear if begins else view.say)(second)
-    plain = Prompt(OPENING + "a{{ summary }}b{{ attributes }}c{{ wishes.genres[0] }}d{{ titles[0] }}e", "plain.md")
+    plain = Prompt(OPENING + "a{{ summary }}b{{ attributes }}c{{ wishes.kinds[0] }}d{{ titles[0] }}e", "plain.md")
     told = "a{}b{}c{}d{}e".format(*map(one_line, known[:4]))
     assert plain.messages(user)[0].text == plain.messages(script)[0].text == told
     for prompt, view in ((USERS, user), (RECOMMENDERS, recommender)):

@@ -23,8 +23,8 @@ NAME = st.one_of(
 NAMES = st.lists(NAME, max_size=2, unique=True)
 ITEM = st.fixed_dictionaries(
     {
-        "title": NAME, "year": st.one_of(st.none(), st.integers(1890, 2030)), "genres": NAMES, "directors": NAMES,
-        "cast": NAMES,
+        "title": NAME, "year": st.one_of(st.none(), st.integers(1890, 2030)), "kinds": NAMES, "makers": NAMES,
+        "people": NAMES,
     }
 )  # fmt: skip
 UTTERANCE = st.tuples(TEXT, st.one_of(st.none(), st.integers(0, 3)), st.booleans(), st.booleans())
@@ -40,10 +40,10 @@ def test_every_metric_takes_any_catalogue_and_dialogue(
     first = films[0]
     profile = {
         "k_anonymity": 20, "n_visible": 15, "summary": f"You loved {first['title']}.", "attributes": "",
-        "liked_genres": films[1]["genres"], "disliked_genres": films[2]["genres"], "loved_items": ["1"],
-        "disliked_items": ["2"], "liked_directors": first["directors"], "target_genres": first["genres"],
-        "target_decade": 1990, "target_actor": next(iter(first["cast"]), None),
-        "target_director": next(iter(first["directors"]), None),
+        "liked_kinds": films[1]["kinds"], "disliked_kinds": films[2]["kinds"], "loved_items": ["1"],
+        "disliked_items": ["2"], "liked_makers": first["makers"], "target_kinds": first["kinds"],
+        "target_decade": 1990, "target_person": next(iter(first["people"]), None),
+        "target_maker": next(iter(first["makers"]), None),
     }  # fmt: skip
     ids = [f"p{n}" for n in range(len(dialogues))]
     turns = [row for name, said in zip(ids, dialogues, strict=True) for row in rows(name, said, items)]
@@ -91,7 +91,7 @@ def rows(name: str, said: Sequence[tuple[str, int | None, bool, bool]], items: p
 
 @pytest.mark.parametrize("name", ["---", "'", "🎬", "…"])
 def test_a_name_without_letters_is_said_by_its_own_characters(name: str) -> None:
-    wishes = dict(stances.wishes({"target_genres": [name], "target_decade": None, "target_director": name}))
+    wishes = dict(stances.wishes({"target_kinds": [name], "target_decade": None, "target_maker": name}))
     assert list(wishes) == [name]
     assert wishes[name](f"something by {name} please")
     assert not wishes[name]("something by somebody")

@@ -55,14 +55,14 @@ def test_the_table_of_reactions_has_shares_of_answers(reactions: tuple[pl.DataFr
 
 PROFILE = {
     "profile_id": "p",
-    "liked_genres": ["comedy", "sci-fi"],
-    "disliked_genres": ["horror"],
+    "liked_kinds": ["comedy", "sci-fi"],
+    "disliked_kinds": ["horror"],
     "loved_items": ["1"],
     "disliked_items": ["6"],
-    "target_genres": ["sci-fi", "comedy"],
+    "target_kinds": ["sci-fi", "comedy"],
     "target_decade": 1990,
-    "target_actor": "Hugh Grant",
-    "target_director": "Roger Michell",
+    "target_person": "Hugh Grant",
+    "target_maker": "Roger Michell",
 }
 
 
@@ -117,16 +117,16 @@ def test_contradictions_and_attribute_coverage(items: pl.DataFrame) -> None:
         ({"target_decade": 1990}, "from 1994", True),
         ({"target_decade": 1990}, "from 2004", False),
         ({"target_decade": 1990}, "I am 90", False),
-        ({"target_genres": ["comedy"]}, "Something funny, please", True),
-        ({"target_genres": ["comedy"]}, "That one was funny", False),
-        ({"target_genres": ["comedy"]}, "No rom coms", True),
-        ({"target_genres": ["sci-fi"]}, "science fiction", True),
-        ({"target_genres": ["film-noir"]}, "a film noir", True),
-        ({"target_genres": ["road movie"]}, "I want a road movie", True),
-        ({"target_genres": ["road movie"]}, "a movie on the road", False),
-        ({"target_genres": ["horror"]}, "[[Horror Express (1972)]]?", False),
-        ({"target_actor": "Hugh Grant"}, "with Grant's smile", True),
-        ({"target_actor": "Hugh Grant"}, "I granted it", False),
+        ({"target_kinds": ["comedy"]}, "Something funny, please", True),
+        ({"target_kinds": ["comedy"]}, "That one was funny", False),
+        ({"target_kinds": ["comedy"]}, "No rom coms", True),
+        ({"target_kinds": ["sci-fi"]}, "science fiction", True),
+        ({"target_kinds": ["film-noir"]}, "a film noir", True),
+        ({"target_kinds": ["road movie"]}, "I want a road movie", True),
+        ({"target_kinds": ["road movie"]}, "a movie on the road", False),
+        ({"target_kinds": ["horror"]}, "[[Horror Express (1972)]]?", False),
+        ({"target_person": "Hugh Grant"}, "with Grant's smile", True),
+        ({"target_person": "Hugh Grant"}, "I granted it", False),
     ],
 )
 def test_ways_to_say_an_attribute(attribute: dict[str, object], text: str, expected: bool) -> None:
@@ -144,7 +144,7 @@ def test_wishes_count_up_to_the_third_turn_of_the_user(items: pl.DataFrame) -> N
             "q": ["U: from the 90s"],
         }
     )
-    wish = {"target_genres": ["action"], "target_decade": 1990, "liked_genres": [], "disliked_genres": []}
+    wish = {"target_kinds": ["action"], "target_decade": 1990, "liked_kinds": [], "disliked_kinds": []}
     profiles = table("profiles", [{"profile_id": name, **wish} for name in "pq"])
     parts = consistency.profile_parts(turns, dialogues, profiles, items)
     assert share(parts, "wishes_said") == (1 / 2 + 1 / 2) / 2
@@ -164,8 +164,8 @@ def test_favourites_that_have_nothing_to_do_with_the_wish(items: pl.DataFrame) -
     profiles = table(
         "profiles",
         [
-            {"profile_id": "p", "target_genres": ["comedy"], "target_decade": 1990, **loved},
-            {"profile_id": "q", "target_genres": ["comedy"], **loved},
+            {"profile_id": "p", "target_kinds": ["comedy"], "target_decade": 1990, **loved},
+            {"profile_id": "q", "target_kinds": ["comedy"], **loved},
             {"profile_id": "r", **loved},
         ],
     )

@@ -34,7 +34,7 @@ def run(n: int) -> dict[str, pl.DataFrame]:
         "profiles": table(
             "profiles",
             [
-                {"profile_id": i, "k_anonymity": 25, "liked_genres": ["action"], "disliked_genres": ["comedy"]}
+                {"profile_id": i, "k_anonymity": 25, "liked_kinds": ["action"], "disliked_kinds": ["comedy"]}
                 for i in ids
             ],
         ),

@@ -13,8 +13,8 @@ PROFILE = {
     "profile_id": "p",
     "summary": SUMMARY,
     "attributes": ATTRIBUTES,
-    "target_genres": ["crime"],
-    "target_actor": "Ray Liotta",
+    "target_kinds": ["crime"],
+    "target_person": "Ray Liotta",
     "loved_items": ["3"],
     "k_anonymity": 30,
 }
@@ -156,7 +156,7 @@ def test_facts_of_a_hidden_item_that_nobody_named_are_a_leak(items: pl.DataFrame
     named = ["R: Hi, what?", "U: [[Up (2009)]]. A crime movie from the 1990s.", "R: Try [[The Matrix (1999)]]!"]
     prompts = planted(2, "A crime movie from the 1990s.", line.format("Up (2009)"))
     assert audited(items, hidden=["6"], prompts=prompts, dialogue=named).findings.is_empty()
-    starring = items.with_columns(pl.when(item_id="6").then(["The Matrix"]).otherwise("cast").alias("cast"))
+    starring = items.with_columns(pl.when(item_id="6").then(["The Matrix"]).otherwise("people").alias("people"))
     prompts = planted(2, "A crime movie from the 1990s.", "A crime movie\n(Up (2009): with The Matrix)")
     assert audited(starring, hidden=["2"], prompts=prompts, dialogue=named).findings.is_empty()
     assert audited(items, hidden=["2"], prompts=prompts, dialogue=named).findings.height == 1

@@ -83,12 +83,12 @@ def test_attribute_match_and_preference_coverage(
         [
             {
                 "profile_id": "p",
-                "target_genres": ["action", "comedy"],
+                "target_kinds": ["action", "comedy"],
                 "target_decade": 1990,
-                "target_actor": "Al Pacino",
-                "liked_genres": ["action", "comedy", "family", "western"],
+                "target_person": "Al Pacino",
+                "liked_kinds": ["action", "comedy", "family", "western"],
             },
-            {"profile_id": "q", "liked_genres": ["romance"]},
+            {"profile_id": "q", "liked_kinds": ["romance"]},
         ],
     )
     parts = recommendation.parts(facts(*run), run[0], profiles, holdouts, items)

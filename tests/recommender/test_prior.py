@@ -100,7 +100,9 @@ def test_the_name_of_a_series_raises_its_films_but_not_a_persons() -> None:
         ("4", "Patch Adams", 1998, ["comedy"], [], ["Monica Potter"]),
         ("5", "Scary Movie", 2000, ["comedy"], [], []),
     ]
-    films = pl.DataFrame([(*row, None, 0, None) for row in rows], schema=dict(schemas.TABLES["items"]), orient="row")
+    films = pl.DataFrame(
+        [(*row, [], None, 0, None) for row in rows], schema=dict(schemas.TABLES["items"]), orient="row"
+    )
     prior = ItemPrior.fit(films, pl.DataFrame([], schema=dict(schemas.TABLES["ratings"])))
     log_prior = prior.log_prior([Utterance("user", "any harry potter film?")])
     assert log_prior.argmax() == 0

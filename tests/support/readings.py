@@ -100,7 +100,7 @@ def answers(con: duckdb.DuckDBPyConnection) -> Values:
                     seen[name].append(value)
     for turn in turns.filter(role="user").sort("dialogue_id", "turn").iter_rows(named=True):
         profile = profiles[turn["dialogue_id"]]
-        good = {*(profile["liked_genres"] or ()), *(titles.get(item) for item in profile["loved_items"] or ())}
+        good = {*(profile["liked_kinds"] or ()), *(titles.get(item) for item in profile["loved_items"] or ())}
         for about, says, _ in statements(turn, profile, titles):
             seen["contradictions"].append(says != ("likes" if about in good else "dislikes"))
     covered: defaultdict[str, list[bool]] = defaultdict(list)
@@ -165,16 +165,16 @@ def _true(claim: Any, row: Mapping[str, Any]) -> bool | None:
     if claim.kind == "year":
         year = row["year"]
         return None if year is None else str(year).startswith(claim.value[:3] if "s" in claim.value else claim.value)
-    sides = {"cast": row["cast"], "maker": row["directors"], "person": [*row["cast"], *row["directors"]]}
+    sides = {"people": row["people"], "maker": row["makers"], "person": [*row["people"], *row["makers"]]}
     name, among = (
         _words(claim.value.replace(".", "")),
         [_words(person.replace(".", "")) for person in sides[claim.kind]],
     )
     if name in among or any(len(name) == 1 and name[0] == person[-1] for person in among):
         return True
-    if claim.kind == "cast" and name in [_words(person.replace(".", "")) for person in row["directors"]]:
+    if claim.kind == "people" and name in [_words(person.replace(".", "")) for person in row["makers"]]:
         return None
-    known = row["cast"] and row["directors"] if claim.kind == "person" else sides[claim.kind]
+    known = row["people"] and row["makers"] if claim.kind == "person" else sides[claim.kind]
     return False if known else None
 
 

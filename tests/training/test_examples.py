@@ -90,7 +90,7 @@ def test_targets_are_items_suggested_and_liked() -> None:
 
 
 def test_the_summary_has_other_items_and_the_attributes_what_is_asked_for(items: pl.DataFrame) -> None:
-    known = Seekers(items.with_columns(genres=pl.lit(["action", "thriller"]))).knowledge(TALK)
+    known = Seekers(items.with_columns(kinds=pl.lit(["action", "thriller"]))).knowledge(TALK)
     assert known.summary == (f"You enjoy action and thriller movies. You loved {HEAT}. You did not like {HILL}.")
     assert known.attributes == "thriller movie from the 1990s"
 
@@ -106,12 +106,12 @@ def test_the_facts_of_a_summary_follow_from_the_labels(items: pl.DataFrame) -> N
     }
     facts = Seekers(items).facts(make((USER, "{1} {2} {3}"), items=labels))
     assert facts == {
-        "liked_genres": ["action", "crime", "sci-fi"],  # both have the first; the others are equally rare
+        "liked_kinds": ["action", "crime", "sci-fi"],  # both have the first; the others are equally rare
         "liked_decade": 1990,
         "loved_items": ["1", "2"],
-        "liked_directors": [],
+        "liked_makers": [],
         "disliked_items": ["3"],
-        "disliked_genres": [],
+        "disliked_kinds": [],
     }
 
 
@@ -156,9 +156,9 @@ FACTS = pl.DataFrame(  # of all items that `talks` mentions
             "title": f"Film {item}",
             "n_ratings": 0,
             "year": 1990 + int(item),
-            "genres": ["drama", f"genre{item}"],
-            "directors": ["D"],
-            "cast": ["C"],
+            "kinds": ["drama", f"genre{item}"],
+            "makers": ["D"],
+            "people": ["C"],
         }
         for item in "123456789"
     ]

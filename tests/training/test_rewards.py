@@ -11,7 +11,7 @@ from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.training import rewards
 
 HEAT = "Heat (1995)"
-EMPTY: dict[str, Any] = {"liked_genres": [], "disliked_genres": [], "loved_items": [], "disliked_items": []}
+EMPTY: dict[str, Any] = {"liked_kinds": [], "disliked_kinds": [], "loved_items": [], "disliked_items": []}
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_reaction_is_none_without_notes_on_what_was_just_named(catalog: Catalog)
     [("I love comedy movies", 1.0), ("I hate comedy movies", 0.0), ("I love <Heat (1995)>", 0.0), ("Hello", None)],
 )
 def test_agrees_with_summary(catalog: Catalog, text: str, score: float | None) -> None:
-    profile = EMPTY | {"liked_genres": ["comedy"], "disliked_items": ["1"]}
+    profile = EMPTY | {"liked_kinds": ["comedy"], "disliked_items": ["1"]}
     assert rewards.agrees_with_summary(turn(catalog, USER, text), profile) == score
 
 
@@ -105,7 +105,7 @@ def test_title_exists(catalog: Catalog) -> None:
     ],
 )
 def test_follows_genres_asked_for_and_refused(catalog: Catalog, wish: str, reply: str, score: float | None) -> None:
-    genres = dict(catalog.items.select("item_id", "genres").iter_rows())
+    genres = dict(catalog.items.select("item_id", "kinds").iter_rows())
     assert rewards.follows_genres(turn(catalog, RECOMMENDER, reply), [turn(catalog, USER, wish)], genres) == score
 
 

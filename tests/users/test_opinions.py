@@ -14,7 +14,7 @@ from crslib.users.opinions import Opinions, TasteModel
 
 
 def items_frame(genres: dict[str, list[str]], year: int | None = 1995) -> pl.DataFrame:
-    rows = [(number, f"Film {number}", year, names, [], [], None, 0, None) for number, names in genres.items()]
+    rows = [(number, f"Film {number}", year, names, [], [], [], None, 0, None) for number, names in genres.items()]
     return pl.DataFrame(rows, schema=dict(schemas.TABLES["items"]), orient="row")
 
 

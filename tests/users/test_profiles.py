@@ -18,7 +18,7 @@ GENRES = ["action", "comedy", "drama", "horror", "romance", "sci-fi"]
 
 
 def item(number: int | str, title: str, year: int | None, genres=(), directors=(), cast=()) -> dict:
-    values = (str(number), title, year, list(genres), list(directors), list(cast), None, 0, None)
+    values = (str(number), title, year, list(genres), list(directors), list(cast), [], None, 0, None)
     return dict(zip(schemas.TABLES["items"], values, strict=True))
 
 
@@ -127,7 +127,7 @@ def test_summary_and_taste_depend_on_the_visible_part_only(built, world) -> None
     )
     both = built.profiles.join(changed.profiles, on="profile_id", suffix="_changed")
     assert both.height >= 8
-    from_visible = ["summary", "liked_genres", "disliked_genres", "liked_decade", "liked_directors", "loved_items"]
+    from_visible = ["summary", "liked_kinds", "disliked_kinds", "liked_decade", "liked_makers", "loved_items"]
     from_visible += ["attributes", "relaxed"] if mode == "taste" else []
     for column in from_visible:
         assert both[column].to_list() == both[f"{column}_changed"].to_list(), column
@@ -146,10 +146,10 @@ def test_no_held_out_title_in_a_summary_and_no_title_in_attributes(built) -> Non
 
 def satisfies(film: dict, row: dict) -> bool:
     return (
-        set(row["target_genres"]) <= set(film["genres"])
+        set(row["target_kinds"]) <= set(film["kinds"])
         and (row["target_decade"] is None or film["year"] // 10 * 10 == row["target_decade"])
-        and (row["target_actor"] is None or row["target_actor"] in film["cast"])
-        and (row["target_director"] is None or row["target_director"] in film["directors"])
+        and (row["target_person"] is None or row["target_person"] in film["people"])
+        and (row["target_maker"] is None or row["target_maker"] in film["makers"])
     )
 
 
@@ -172,9 +172,9 @@ def test_a_held_out_liked_item_satisfies_the_attributes(world) -> None:
 def test_all_kinds_of_attributes_occur_and_are_relaxed(world) -> None:
     built = [profiles.build(*world, parameters(n_profiles=20, seed=seed)).profiles for seed in range(8)]
     rows = pl.concat(built)
-    assert rows["target_genres"].list.len().eq(1).mean() > 0.5  # as people ask
-    assert rows["target_actor"].drop_nulls().len() and rows["target_decade"].drop_nulls().len()
-    assert rows["target_genres"].list.len().max() == 2
+    assert rows["target_kinds"].list.len().eq(1).mean() > 0.5  # as people ask
+    assert rows["target_person"].drop_nulls().len() and rows["target_decade"].drop_nulls().len()
+    assert rows["target_kinds"].list.len().max() == 2
     strict = profiles.build(*world, parameters(n_profiles=20, min_k=60)).profiles
     assert set(strict["attributes"]) == {""} and set(strict["k_anonymity"]) == {80}
     assert all(relaxed for relaxed in strict["relaxed"].to_list())
@@ -248,19 +248,19 @@ def test_facts_of_a_history_computed_by_hand() -> None:
     )
     affinities = profiles._affinities(history)
     known = {(kind, name): (n, liked, value) for _, kind, name, n, liked, value in affinities.rows()}
-    assert known["genre", "western"] == (12, 12, 12 / 32)
-    assert known["genre", "horror"] == (12, 0, -12 / 32)
-    assert known["genre", "drama"] == (5, 5, 5 / 25)
-    assert known["director", "John Ford"] == (3, 3, round(3 / 7, 9))
+    assert known["kind", "western"] == (12, 12, 12 / 32)
+    assert known["kind", "horror"] == (12, 0, -12 / 32)
+    assert known["kind", "drama"] == (5, 5, 5 / 25)
+    assert known["maker", "John Ford"] == (3, 3, round(3 / 7, 9))
     assert known["decade", "1990"] == (10, 5, 0.0)
     [facts] = profiles._facts(history, affinities).to_dicts()
     assert facts == {
         "user_id": "me",
         "n_visible": 40,
-        "liked_genres": ["western", "drama"],
-        "disliked_genres": ["horror"],
+        "liked_kinds": ["western", "drama"],
+        "disliked_kinds": ["horror"],
         "liked_decade": 1950,
-        "liked_directors": ["John Ford"],
+        "liked_makers": ["John Ford"],
         "loved_items": ["00", "01", "02"],
         "disliked_items": ["20"],
     }
@@ -284,10 +284,10 @@ def test_stars_are_the_actors_of_the_most_rated_films() -> None:
 
 
 FACTS = {
-    "liked_genres": [],
-    "disliked_genres": [],
+    "liked_kinds": [],
+    "disliked_kinds": [],
     "liked_decade": None,
-    "liked_directors": [],
+    "liked_makers": [],
     "loved_items": [],
     "disliked_items": [],
 }
@@ -297,11 +297,11 @@ FACTS = {
     ("facts", "summary"),
     [
         ({}, ""),
-        ({"liked_genres": ["drama"]}, "You enjoy drama movies."),
+        ({"liked_kinds": ["drama"]}, "You enjoy drama movies."),
         ({"liked_decade": 1990}, ""),
         ({"loved_items": ["1"]}, "You loved Heat (1995)."),
         ({"loved_items": ["1", "2"]}, "You loved Heat (1995) and Up."),
-        ({"disliked_items": ["2"], "disliked_genres": ["sci-fi"]}, "You did not like Up. Sci-fi is not for you."),
+        ({"disliked_items": ["2"], "disliked_kinds": ["sci-fi"]}, "You did not like Up. Sci-fi is not for you."),
     ],
 )
 def test_parts_of_a_summary_may_be_missing(facts, summary) -> None:
@@ -318,7 +318,7 @@ def test_parts_of_a_summary_may_be_missing(facts, summary) -> None:
         (Target(("drama",)), "drama movie"),
         (Target(decade=1990), "movie from the 1990s"),
         (Target(("sci-fi", "action"), 1980, "A. B.", "C D"), "sci-fi/action movie from the 1980s with A. B. by C D"),
-        (Target(actor="x\ny"), "movie with x y"),
+        (Target(person="x\ny"), "movie with x y"),
     ],
 )
 def test_attributes_as_text(target, text) -> None:
@@ -335,9 +335,9 @@ def test_relaxation_drops_the_most_identifying_first() -> None:
         Target(("drama",)): 16,
     }
     assert relax(full, 1, counts.__getitem__) == (full, [])
-    assert relax(full, 3, counts.__getitem__) == (Target(("drama", "war"), 1990), ["director", "actor"])
-    assert relax(full, 9, counts.__getitem__) == (Target(("drama",)), ["director", "actor", "genre", "decade"])
-    assert relax(full, 99, counts.__getitem__) == (Target(), ["director", "actor", "genre", "decade", "genre"])
+    assert relax(full, 3, counts.__getitem__) == (Target(("drama", "war"), 1990), ["maker", "person"])
+    assert relax(full, 9, counts.__getitem__) == (Target(("drama",)), ["maker", "person", "kind", "decade"])
+    assert relax(full, 99, counts.__getitem__) == (Target(), ["maker", "person", "kind", "decade", "kind"])
 
 
 # ── built-in data ──

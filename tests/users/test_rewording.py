@@ -26,12 +26,12 @@ FILMS = [
 ]
 TASTE = {
     **FACTS,
-    "liked_genres": ["crime", "sci-fi"],
+    "liked_kinds": ["crime", "sci-fi"],
     "liked_decade": 1970,
-    "liked_directors": ["M. Night Shyamalan"],
+    "liked_makers": ["M. Night Shyamalan"],
     "loved_items": ["1", "2"],
     "disliked_items": ["3"],
-    "disliked_genres": ["romance"],
+    "disliked_kinds": ["romance"],
 }
 GOOD = (
     "Crime and sci-fi movies of the 1970s are yours. You adore Dr. Strangelove (1964) and The Godfather (1972). "
@@ -44,7 +44,7 @@ def reworded(reply, width: int = 4, **changes) -> tuple[pl.DataFrame, pl.DataFra
     items = items_frame(FILMS)
     names = {film["item_id"]: utterances.item_name(film["title"], film["year"]) for film in FILMS}
     row = dict.fromkeys(schemas.TABLES["profiles"]) | TASTE | changes
-    row |= {"summary": profiles.summarise(row, names), "attributes": "hush movie", "target_genres": [], "relaxed": []}
+    row |= {"summary": profiles.summarise(row, names), "attributes": "hush movie", "target_kinds": [], "relaxed": []}
     frame = pl.DataFrame(
         [{**row, "profile_id": f"u{n}", "user_id": str(n)} for n in (1, 2)], schema=dict(schemas.TABLES["profiles"])
     )

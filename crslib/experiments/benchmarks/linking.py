@@ -61,7 +61,14 @@ def corpus_items(names: Mapping[str, str], counted: Sequence[Dialogue]) -> pl.Da
     rows = []
     for item_id, name in sorted(names.items()):
         title, year = split_year(name)
-        unknown: dict[str, Any] = {"genres": [], "directors": [], "cast": [], "imdb_id": None, "mean_rating": None}
+        unknown: dict[str, Any] = {
+            "kinds": [],
+            "makers": [],
+            "people": [],
+            "attributes": [],
+            "external_id": None,
+            "mean_rating": None,
+        }
         rows.append({"item_id": item_id, "title": title, "year": year, "n_ratings": counts.get(item_id, 0)} | unknown)
     return pl.DataFrame(rows, schema=dict(schemas.TABLES["items"]))
 

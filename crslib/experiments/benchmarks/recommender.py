@@ -90,7 +90,7 @@ def with_facts(names: Mapping[str, str], dialogues: Sequence[Dialogue], facts: p
     rows = []
     for row in linking.corpus_items(names, dialogues).iter_rows(named=True):
         if fact := known.get(row["item_id"]):
-            row |= {name: fact[name] for name in ("genres", "directors", "cast", "imdb_id")}
+            row |= {name: fact[name] for name in ("kinds", "makers", "people", "attributes", "external_id")}
         rows.append(row)
     return pl.DataFrame(rows, schema=facts.schema)
 

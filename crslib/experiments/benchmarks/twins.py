@@ -92,17 +92,17 @@ def other_genre(profiles: pl.DataFrame, items: pl.DataFrame, min_k: int, seed: i
     `items` match all attributes with it. A profile without a target genre, or for which no genre remains, has no twin.
     The summary stays as it is, so a user may still name the old genre for a good reason.
     """
-    wished = sorted({genre for genres in profiles["target_genres"] for genre in genres})
+    wished = sorted({genre for genres in profiles["target_kinds"] for genre in genres})
     rows, changes = [], []
     for row in profiles.sort("profile_id").iter_rows(named=True):
-        own = {genre for name in ("target_genres", "liked_genres", "disliked_genres") for genre in row[name]}
+        own = {genre for name in ("target_kinds", "liked_kinds", "disliked_kinds") for genre in row[name]}
         others = [genre for genre in wished if genre not in own]
         random.Random(derive_seed(seed, "twin", GENRE, row["profile_id"])).shuffle(others)
-        for new in others if row["target_genres"] else ():
-            old, *rest = row["target_genres"]
-            target = targets.Target((new, *rest), row["target_decade"], row["target_actor"], row["target_director"])
+        for new in others if row["target_kinds"] else ():
+            old, *rest = row["target_kinds"]
+            target = targets.Target((new, *rest), row["target_decade"], row["target_person"], row["target_maker"])
             if (k := target.count(items)) >= min_k:
-                rows.append({**row, "target_genres": [new, *rest], "attributes": str(target), "k_anonymity": k})
+                rows.append({**row, "target_kinds": [new, *rest], "attributes": str(target), "k_anonymity": k})
                 changes.append((row["profile_id"], old, new, [old], [new]))
                 break
     return _twins(rows, changes)
@@ -116,7 +116,7 @@ def other_film(profiles: pl.DataFrame, training: pl.DataFrame, items: pl.DataFra
     twin.
     """
     names = item_names(items)
-    genres = dict(items.select("item_id", "genres").iter_rows())
+    genres = dict(items.select("item_id", "kinds").iter_rows())
     history = training.join(profiles, on="user_id", how="semi")
     history = histories.standardise(history, histories.scales(history)).filter("liked")
     best_known = history.join(items, on="item_id").sort("n_ratings", "item_id", descending=[True, False])
@@ -259,11 +259,11 @@ def changed(kind: str, changes: pl.DataFrame, talk: Talk, items: pl.DataFrame) -
     about = dialogues.select("dialogue_id", "profile_id").join(changes, on="profile_id").sort("dialogue_id")
     counted = facts(dialogues, turns)
     if kind == GENRE:
-        wanted = changes.select("profile_id", pl.concat_list("old", "new").alias("target_genres"))
+        wanted = changes.select("profile_id", pl.concat_list("old", "new").alias("target_kinds"))
         said = attributes_said(turns, dialogues, wanted).drop_nulls("n_turn").select("dialogue_id", name="attribute")
     else:
         said = counted.mentions.filter(role=USER).select("dialogue_id", name="item")
-    films = recommended(counted).join(items.select("genres", item="item_id"), on="item")
+    films = recommended(counted).join(items.select("kinds", item="item_id"), on="item")
     frames = []
     for which in ("new", "old"):
         names = about.join(said, left_on=["dialogue_id", which], right_on=["dialogue_id", "name"], how="semi")
@@ -275,7 +275,7 @@ def changed(kind: str, changes: pl.DataFrame, talk: Talk, items: pl.DataFrame) -
             )
         )
         fits = films.join(about, on="dialogue_id").select(
-            "dialogue_id", fits=pl.col("genres").list.set_intersection(f"{which}_genres").list.len() > 0
+            "dialogue_id", fits=pl.col("kinds").list.set_intersection(f"{which}_genres").list.len() > 0
         )
         share = fits.group_by("dialogue_id").agg(pl.col("fits").mean().alias("value"))
         frames.append(

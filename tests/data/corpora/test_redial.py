@@ -272,7 +272,7 @@ def test_facts_become_table_items(tmp_path: Path) -> None:
     facts.write_text("".join(json.dumps(fact) + "\n" for fact in FACTS), encoding="utf-8")
     built = redial.build_items(tmp_path, facts, file)
     assert built.equals(redial.items(file))
-    assert built["item_id", "title", "year", "genres", "directors", "cast", "imdb_id"].rows() == [
+    assert built["item_id", "title", "year", "kinds", "makers", "people", "external_id"].rows() == [
         ("10", "Airplane!", 1980, ["action", "comedy"], ["Jim Abrahams"], ["A", "B"], None),
         ("11", "Why Him?", 2016, [], [], [], "tt4501244"),
         ("13", "(1999)", None, [], [], [], None),
@@ -292,8 +292,8 @@ def test_the_shipped_facts() -> None:
     assert items["item_id"].is_unique().all()
     assert items["item_id"].to_list() == sorted(items["item_id"])
     built_in = pl.read_parquet(ROOT / "data" / "items.parquet")
-    assert set(built_in["genres"].explode(empty_as_null=False)) == redial.GENRES
-    assert set(items["genres"].explode(empty_as_null=False)) <= redial.GENRES
+    assert set(built_in["kinds"].explode(empty_as_null=False)) == redial.GENRES
+    assert set(items["kinds"].explode(empty_as_null=False)) <= redial.GENRES
 
 
 def test_the_shipped_facts_are_rebuilt_byte_for_byte(shared_data: Path, tmp_path: Path) -> None:

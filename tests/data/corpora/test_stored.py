@@ -28,7 +28,7 @@ def test_the_tables_have_the_schemas_of_a_run(catalog: Catalog) -> None:
     assert (dialogue["profile_id"], dialogue["opener"], dialogue["n_turns"]) == ("ann", "user", 2)
     assert (dialogue["condition"], dialogue["run_id"], dialogue["stop_reason"]) == ("theirs", "r", "not_recorded")
     (profile,) = tables.profiles.rows(named=True)
-    assert (profile["summary"], profile["k_anonymity"], profile["liked_genres"]) == ("", None, [])
+    assert (profile["summary"], profile["k_anonymity"], profile["liked_kinds"]) == ("", None, [])
     assert tables.labels.rows() == [("a", None, "satisfaction", 4.0)]
 
 

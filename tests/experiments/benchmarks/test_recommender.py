@@ -107,7 +107,7 @@ def test_gains_by_hand() -> None:
 
 def test_items_of_a_corpus_get_the_facts_of_their_ids(facts: pl.DataFrame) -> None:
     described = recommender.with_facts(NAMES, TRAIN, facts)
-    assert described.select("item_id", "year", "n_ratings", "directors").rows() == [
+    assert described.select("item_id", "year", "n_ratings", "makers").rows() == [
         ("1", 1995, 3, ["Michael Mann"]),
         ("2", 1999, 2, ["Lana Wachowski"]),
         ("3", 1999, 1, ["Roger Michell"]),

@@ -34,15 +34,15 @@ def values(frame: pl.DataFrame, dialogue_id: str) -> dict[str, float | None]:
 
 def test_a_twin_looks_for_what_others_look_for(items: pl.DataFrame) -> None:
     who = people(
-        target_genres=[["comedy"], ["action"], []],
+        target_kinds=[["comedy"], ["action"], []],
         target_decade=[1990, None, 1990],
-        liked_genres=[["western"], ["comedy"], []],
+        liked_kinds=[["western"], ["comedy"], []],
     )
     found = twins.other_genre(who, items, 2, 0)
     # b enjoys comedies anyway, c looks for no genre; two films of the nineties are action.
     assert found.changes.rows() == [("a", "comedy", "action", ["comedy"], ["action"])]
     (twin,) = found.profiles.to_dicts()
-    expected = {"target_genres": ["action"], "attributes": "action movie from the 1990s", "k_anonymity": 2}
+    expected = {"target_kinds": ["action"], "attributes": "action movie from the 1990s", "k_anonymity": 2}
     assert twin == {**who.row(0, named=True), **expected}
     schemas.check(found.profiles, "profiles")
     assert twins.other_genre(who, items, 3, 0).profiles.is_empty()
@@ -132,7 +132,7 @@ def test_twins_talk_with_the_seeds_of_their_people(tmp_path: Path, items: pl.Dat
         wish = prompt.partition("Looking for: ")[2].split()[0]
         return "" if prompt.count("assistant") > 2 else f"A {wish} movie, number {seed}"
 
-    who = people(target_genres=[["comedy"], ["action"], []], attributes=["comedy movie", "action movie", "movie"])
+    who = people(target_kinds=[["comedy"], ["action"], []], attributes=["comedy movie", "action movie", "movie"])
     twin = twins.other_genre(who, items, 1, 0)
     parameters = SimulationParameters(grounding="off", opener="recommender", seed=5)
     engines = ScriptedEngine(user), ScriptedEngine(lambda prompt, seed: f"Hi {seed}")
