@@ -8,13 +8,19 @@ READY := $(VENV)/.ready
 TESTS := $(VENV)/.tests
 LAB := $(VENV)/.lab
 
-.PHONY: run test lab lint clean
+.PHONY: run test fuzz hostile lab lint clean
 
 run: $(READY)            ## the main job, from the built-in data to reports/latest/report.html; ARGS="-p name=value"
 	$(BIN)/crs run $(ARGS)
 
-test: $(TESTS)           ## all tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(TESTS)           ## all tests, those of two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+fuzz: $(TESTS)           ## random inputs, thousands of each kind: some ten minutes
+	CRS_HYPOTHESIS=fuzz $(BIN)/python -m pytest tests/hostile -k fuzz $(ARGS)
+
+hostile: $(TESTS)        ## kills, full disks, signals …: an hour; fewer kills: KILLS=20
+	$(BIN)/python -m pytest tests/hostile -m hostile -s $(ARGS)
 
 lab: $(LAB)              ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
@@ -40,7 +46,7 @@ $(READY): pyproject.toml constraints.txt | $(BIN)/pip
 	@touch $@
 
 $(TESTS): pyproject.toml constraints.txt | $(BIN)/pip
-	$(PIP) '.[data,lab,test,train]'
+	$(PIP) '.[data,lab,test,train,trl]'
 	@# Its own requirement, websockets below 11, would stop uvicorn; its agents need none of its requirements.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps dialoguekit
 	@touch $@ $(READY)

@@ -26,7 +26,15 @@ TOLD_CONTEXT = 2048
 
 def resolve(path: str | Path) -> Path:
     """`path` itself when absolute, else below the project folder: notebooks and commands agree wherever they start."""
-    return ROOT / Path(path).expanduser()
+    return ROOT / expanded(path)
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with `~` as the home folder; as it stands where nobody has such a home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def kind_of(name: str) -> str:
@@ -34,7 +42,7 @@ def kind_of(name: str) -> str:
     head = name.split(":", 1)[0]
     if head in ("openai", "python", "dialoguekit") and ":" in name:
         return head
-    if re.match(r"https?://", name):
+    if re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE):  # of another scheme too: refused as an address
         return "http"
     return name if name == "agenda" else "gguf"
 
@@ -69,24 +77,33 @@ class Parameters(BaseModel):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Parameters from names and values. Raises `CrsError` for the first unknown name or wrong value."""
+        """Parameters from names and values. Raises `CrsError` for the first unknown name or wrong value, and for an
+        address with a password."""
         for name in values:
             if name not in cls.model_fields:
                 close = difflib.get_close_matches(name, cls.model_fields, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(cls.model_fields))}"
                 raise CrsError(f"unknown parameter {name!r}: {hint}")
+            if _marked(cls.model_fields[name], "path", False):
+                _check_address(name, str(values[name]))
         try:
             return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
-            about = f"parameter {name} = {first['input']!r} is not valid: " if name else ""  # empty: a rule on several
+            value = f"{first['input']!r:.200}"
+            about = f"parameter {name} = {value} is not valid: " if name else ""  # empty: a rule on several
             message = first["msg"].removeprefix("Value error, ")
             raise CrsError(about + message[:1].lower() + message[1:]) from None
 
     @classmethod
     def pick(cls, namespace: Mapping[str, Any]) -> Self:
-        """Parameters from the variables of a notebook's parameters cell."""
+        """Parameters from the variables of a notebook's parameters cell, or from a run's record.
+
+        Raises `CrsError` as `parse`, and for one that is missing.
+        """
+        if missing := [name for name in cls.model_fields if name not in namespace]:
+            raise CrsError(f"parameter {missing[0]!r} is missing; all of {', '.join(cls.model_fields)} are needed")
         return cls.parse({name: namespace[name] for name in cls.model_fields})
 
     def identity(self) -> dict[str, Any]:
@@ -98,36 +115,56 @@ class Parameters(BaseModel):
         }
 
     def located(self) -> Self:
-        """The same with files that exist below the working directory made absolute: a command means those."""
+        """The same with files that exist below the current folder made absolute: a command means those.
+
+        Raises `CrsError` for a value that cannot be a path.
+        """
         absolute = {
-            name: _absolute(value)
+            name: _absolute(name, value)
             for name, field in type(self).model_fields.items()
             if _marked(field, "path", False) and (value := getattr(self, name))
         }
         return self.model_copy(update=absolute)
 
 
-def _absolute(value: str) -> str:
+def _check_address(name: str, value: str) -> None:
+    _, separator, address = value.partition("://")
+    if separator and set(address) & set("@?#"):
+        raise CrsError(
+            f"parameter {name} holds an address with a name, a password or a query, which would be stored with the "
+            "run; give the address alone, and the key in the environment"
+        )
+
+
+def _absolute(name: str, value: str) -> str:
     """A path, or the file in `python:module:function`, made absolute where it exists; other values as they are."""
     agent, _, rest = value.partition(":")
     place, _, function = rest.rpartition(":")
-    if kind_of(value) in ("python", "dialoguekit") and place:
-        path = Path(place if place.endswith(".py") else place.replace(".", "/") + ".py").expanduser()
-        return f"{agent}:{path.resolve()}:{function}" if path.is_file() else value
-    path = Path(value).expanduser()
-    return str(path.resolve()) if path.exists() else value
+    if (kind := kind_of(value)) in ("openai", "http"):
+        return value
+    named = kind in ("python", "dialoguekit") and bool(place)
+    path = expanded(value if not named else place if place.endswith(".py") else place.replace(".", "/") + ".py")
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return value
+    except (OSError, ValueError) as error:  # ValueError: a NUL, half of a surrogate pair
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CrsError(f"parameter {name} = {value[:200]!r} cannot be a path: {reason}; give another") from None
+    return f"{agent}:{path.resolve()}:{function}" if named else str(path.resolve())
 
 
 class ProfileParameters(Parameters):
     """`01_profiles`: who is simulated, and which part of their history is known or hidden."""
 
     data: str = _path("data", description="folder with items.parquet and ratings.parquet")
-    n_profiles: int = Field(64, ge=1, description="profiles simulated")
+    domain: str = _path("auto", description="what the talk is about: a name or a file; auto: as the data folder says")
+    n_profiles: int = Field(64, ge=1, lt=1 << 31, description="profiles simulated")
     target_mode: Literal["heldout", "taste"] = Field("heldout", description="where target attributes come from")
     holdout_share: float = Field(
         0.2, gt=0, lt=1, description="share of each history that is hidden, the latest ratings"
     )
-    min_k: int = Field(20, ge=1, description="catalogue items that must match the target attributes")
+    min_k: int = Field(20, ge=1, lt=1 << 31, description="catalogue items that must match the target attributes")
     summary_style: Literal["template", "model"] = Field("template", description="how summaries are worded")
     summary_model: str = _path(
         "smollm2", description="GGUF, or openai:MODEL@URL, that words summaries if summary_style is model"
@@ -140,12 +177,13 @@ class SimulationParameters(Parameters):
     condition: str = Field("interplay", min_length=1, description="name of the condition in tables and charts")
     user_model: str = _path(
         BUILT_IN,
+        min_length=1,
         description="smollm2, GGUF file, openai:MODEL@URL, python:module:function, http://… or agenda",
     )
     user_adapter: str = _path("auto", description="LoRA GGUF; auto: the built-in one for smollm2; empty: none")
     user_prompt: str = _path("data/prompts/user.md", description="told to a model without adapter; empty: nothing")
     recommender_model: str = _path(
-        BUILT_IN, description="smollm2, GGUF file, openai:MODEL@URL, python:module:function or http://…"
+        BUILT_IN, min_length=1, description="smollm2, GGUF file, openai:MODEL@URL, python:module:function or http://…"
     )
     recommender_adapter: str = _path("auto", description="LoRA GGUF; auto: the built-in one for smollm2; empty: none")
     recommender_prompt: str = _path(
@@ -186,13 +224,15 @@ class SimulationParameters(Parameters):
     min_p: float = Field(0.02, ge=0, le=1, description="least probability relative to the best token's")
     max_tokens: int = Field(64, ge=1, description="tokens of an utterance from which on it ends with its sentence")
     guard: bool = Field(True, description="no sentence twice in one utterance, and no words on and on")
-    max_turns: int = Field(24, ge=1, description="longest dialogue, in turns of both parties")
-    dialogues_per_profile: int = Field(1, ge=1, description="dialogues each person has, with other seeds")
+    max_turns: int = Field(24, ge=1, le=10_000, description="longest dialogue, in turns of both parties")
+    dialogues_per_profile: int = Field(1, ge=1, le=10_000, description="dialogues each person has, with other seeds")
     n_ctx: int = Field(768, ge=128, description="context of one dialogue, in tokens; at least 2048 for told models")
     width: int = Field(12, ge=1, le=256, description="utterances decoded at once; part of the engine's identity")
-    n_gpu_layers: int = Field(0, ge=-1, description="layers on a GPU, in CUDA and Metal builds; -1: all")
-    threads: int = _outside_identity(0, ge=0, description="CPU threads; 0 is all of them; never changes the text")
-    max_concurrency: int = _outside_identity(16, ge=1, description="requests to servers at the same time")
+    n_gpu_layers: int = Field(0, ge=-1, lt=1 << 31, description="layers on a GPU, in CUDA and Metal builds; -1: all")
+    threads: int = _outside_identity(
+        0, ge=0, le=1024, description="CPU threads; 0 is all of them; never changes the text"
+    )
+    max_concurrency: int = _outside_identity(16, ge=1, le=9999, description="requests to servers at the same time")
     requests_per_minute: int = _outside_identity(
         0, ge=0, description="most requests to servers a minute; 0: any number"
     )
@@ -247,7 +287,7 @@ class EvaluationParameters(Parameters):
         "own", description="whose profile dialogues are evaluated with; another: a control"
     )
     redial: str = _path("", description="ReDial's zip or folder, for metrics that need human text; empty: without them")
-    n_bootstrap: int = Field(1000, ge=100, description="resamples of dialogues behind each 95 % interval")
+    n_bootstrap: int = Field(1000, ge=100, le=1_000_000, description="resamples of dialogues behind each 95 % interval")
 
 
 class QuickstartParameters(Parameters):
@@ -281,10 +321,27 @@ class PeopleParameters(Parameters):
     judge: str = _path("", description="Parquet of a judge's votes on the same runs; empty: none")
 
 
+class ExportParameters(Parameters):
+    """`crs export --as trl` and `--as dpo`: the form of the messages, and how people are split."""
+
+    system: Literal["keep", "fold"] = Field(
+        "keep", description="fold: the system text begins the first user message, for templates without a system role"
+    )
+    validation: float = Field(0.0, ge=0, lt=1, description="share of the people, of a corpus of the dialogues")
+    test: float = Field(0.0, ge=0, lt=1, description="the same for the test split")
+
+    @model_validator(mode="after")
+    def _some_are_for_training(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation {self.validation} and test {self.test} leave nobody to train on; lower one")
+        return self
+
+
 class CorpusParameters(Parameters):
     """Which human dialogues are read, and by which base model."""
 
     redial: str = _path("data/raw/redial/redial_dataset.zip", description="ReDial's zip or folder; see crs data fetch")
+    corpus: str = _path("", description="folder of crs data import-dialogues, instead of ReDial; empty: ReDial")
     skip: int = Field(0, ge=0, description="first dialogues to skip, for example those that init was trained on")
     limit: int = Field(0, ge=0, description="most dialogues used after the skipped ones; 0: all")
     model: str = _path("smollm2", description="GGUF of the base; smollm2 is the built-in one")
@@ -430,6 +487,7 @@ class StoredParameters(EvaluationParameters):
         "auto", description="items linked: those that the file marks, or all; auto: the marked ones if there are any"
     )
     data: str = _path("data", description="folder with items.parquet, the catalogue that items are linked to")
+    domain: str = _path("auto", description="what the talk is about: a name or a file; auto: as the data folder says")
 
     @property
     def stages(self) -> Mapping[str, type[Parameters]]:

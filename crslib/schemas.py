@@ -1,16 +1,20 @@
-"""The tables of a run: one Polars schema each, checked whenever a table is read or written. Knows nothing of files;
-`store` reads and writes them.
+"""The tables of a run: one Polars schema each, checked whenever a table is read or written; and what programs read of
+its JSON files. Knows nothing of files; `store` reads and writes them.
 """
 
 from collections.abc import Mapping
+from typing import Any, NotRequired
 
 import polars as pl
+from pydantic import ConfigDict, TypeAdapter, with_config
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from crslib.errors import CrsError
 
 Schema = Mapping[str, pl.DataType | type[pl.DataType]]
 
 _TEXTS = pl.List(pl.String)
+_ATTRIBUTES = pl.List(pl.Struct({"name": pl.String, "value": pl.String}))
 _SIDE = ("run", "condition", "dialogue")
 _VOTES: Schema = {
     "pair_id": pl.String,
@@ -37,15 +41,16 @@ TABLES: Mapping[str, Schema] = {
         "kinds": _TEXTS,
         "makers": _TEXTS,
         "people": _TEXTS,
-        "attributes": pl.List(pl.Struct({"name": pl.String, "value": pl.String})),
+        "attributes": _ATTRIBUTES,
         "external_id": pl.String,
         "n_ratings": pl.Int32,
         "mean_rating": pl.Float64,
     },
     # `rated_at` in seconds since 1970, null where unknown.
     "ratings": {"user_id": pl.String, "item_id": pl.String, "rating": pl.Float64, "rated_at": pl.Int64},
-    # What a user simulator may know. Everything comes from the visible part of the history, except the target
-    # attributes in `heldout` mode (never a title).
+    # `target_decade`, `liked_decade`: the first year of a decade, or a year, as the domain says time. `target_…`: what
+    # the user looks for, `liked_…`, `disliked_…`: what its summary says. What a user simulator may know. Everything
+    # comes from the visible part of the history, except the target attributes in `heldout` mode (never a title).
     "profiles": {
         "profile_id": pl.String,
         "user_id": pl.String,
@@ -56,12 +61,14 @@ TABLES: Mapping[str, Schema] = {
         "target_decade": pl.Int32,
         "target_person": pl.String,
         "target_maker": pl.String,
+        "target_attributes": _ATTRIBUTES,
         "k_anonymity": pl.Int32,
         "relaxed": _TEXTS,
         "liked_kinds": _TEXTS,
         "disliked_kinds": _TEXTS,
         "liked_decade": pl.Int32,
         "liked_makers": _TEXTS,
+        "liked_attributes": _ATTRIBUTES,
         "loved_items": _TEXTS,
         "disliked_items": _TEXTS,
         "n_visible": pl.Int32,
@@ -110,6 +117,36 @@ TABLES: Mapping[str, Schema] = {
         "role": pl.String,
         "text": pl.String,
         "n_tokens": pl.Int32,
+    },
+    # Human dialogues as `data.corpora.folder` stores them. `user`, `recommender`: who spoke; no agent ever sees these
+    # ids. `summary`, `attributes`: what the seeker was told; `targets`: ids of the items that were to be found; null:
+    # the corpus does not say.
+    "conversations": {
+        "dialogue_id": pl.String,
+        "user": pl.String,
+        "recommender": pl.String,
+        "summary": pl.String,
+        "attributes": pl.String,
+        "targets": _TEXTS,
+    },
+    # The turns of these dialogues, as in table `turns`. `n_messages`: as it is in `corpora.Turn`.
+    "utterances": {
+        "dialogue_id": pl.String,
+        "turn": pl.Int32,
+        "role": pl.String,
+        "text": pl.String,
+        "items": pl.List(MENTION),
+        "n_messages": pl.Int32,
+    },
+    # What the seeker of a human dialogue says of its items, in the order of `corpora.Dialogue.items`; null: not known.
+    "answers": {
+        "dialogue_id": pl.String,
+        "item_id": pl.String,
+        "title": pl.String,
+        "suggested": pl.Boolean,
+        "seen": pl.Boolean,
+        "liked": pl.Boolean,
+        "source": pl.String,
     },
     # Dialogues that could not be simulated: whose utterance was missing, at which turn, and why.
     "failures": {
@@ -202,3 +239,132 @@ def check(frame: pl.DataFrame, name: str) -> pl.DataFrame:
         if frame.schema[column] != dtype:
             raise CrsError(f"column {column!r} of table {name} is {frame.schema[column]}; it must be {dtype}")
     return frame.select(list(schema))
+
+
+# ── JSON files ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+OPEN = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")  # it holds more, for people
+Plain = str | int | float | bool | None
+
+
+@with_config(STRICT)
+class Usage(TypedDict):
+    """What a role's server counted."""
+
+    tokens_in: int
+    tokens_out: int
+    price: NotRequired[float]
+
+
+@with_config(ConfigDict(extra="forbid"))
+class NoUsage(TypedDict):
+    """Of a role without a server."""
+
+
+@with_config(OPEN)
+class Source(TypedDict):
+    """The file whose dialogues a run evaluates."""
+
+    name: str
+    form: str
+    sha256: str
+    lines: list[str]
+
+
+@with_config(OPEN)
+class Machine(TypedDict):
+    cpu: str
+    cores: int | None
+
+
+@with_config(STRICT)
+class Measured(TypedDict):
+    """An estimate with its 95 % interval."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@with_config(OPEN)
+class RunRecord(TypedDict, total=False):
+    """`run.json`, as far as programs read it; it holds more for people. A run that is not finished lacks parts."""
+
+    run_id: str
+    status: str
+    started: str | None
+    finished: str | None
+    stages: dict[str, float]
+    files: dict[str, dict[str, str]]
+    parameters: dict[str, Any]
+    parameters_given: dict[str, Any]
+    agents: dict[str, dict[str, Any]]
+    usage: dict[str, Usage | NoUsage]
+    n_failed: int
+    audit: dict[str, int | None] | None
+    opinion_auc: Measured | None
+    source: Source
+    lacking: list[str]
+    machine: Machine
+    git: dict[str, Any] | None
+    error: str | None
+    traceback: str | None
+
+
+@with_config(STRICT)
+class ConditionRecord(TypedDict):
+    """A run of a sweep: `path` from the sweep's folder, `values` of its axes."""
+
+    run_id: str
+    path: str
+    state: str
+    values: dict[str, Plain]
+    error: NotRequired[str | None]
+
+
+@with_config(OPEN)
+class SweepRecord(TypedDict):
+    """`sweep.json`."""
+
+    axes: list[str]
+    conditions: list[ConditionRecord]
+
+
+@with_config(STRICT)
+class ProgressRecord(TypedDict):
+    """`progress.json`: how much of what is done."""
+
+    done: int
+    total: int
+    what: str
+
+
+@with_config(OPEN)
+class _Condition(TypedDict):
+    condition: str
+
+
+@with_config(OPEN)
+class Listed(TypedDict):
+    """What the list of runs needs of a `run.json`."""
+
+    run_id: str
+    status: str
+    started: NotRequired[str | None]
+    finished: NotRequired[str | None]
+    parameters: _Condition
+
+
+RUN, LISTED = TypeAdapter(RunRecord), TypeAdapter(Listed)
+SWEEP, PROGRESS = TypeAdapter(SweepRecord), TypeAdapter(ProgressRecord)
+
+
+def agent_words(agent: Mapping[str, Any]) -> str:
+    """An agent of `run.json` in words: the hashes of a model's files and whether it is untried, or what else speaks."""
+    if "model_sha256" in agent:
+        adapter = agent.get("adapter_sha256")
+        untried = f"; {agent['untried']}" if agent.get("untried") else ""
+        return f"model {agent['model_sha256']}, adapter {adapter or 'none'}{untried}"
+    return ", ".join(str(agent[name]) for name in ("agent", "name", "model", "url") if agent.get(name)) or "unknown"

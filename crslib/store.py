@@ -15,16 +15,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import compress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import polars as pl
-from pydantic import BaseModel, ValidationError
 from tqdm import tqdm
 
-from crslib import schemas
+from crslib import json_files, schemas
 from crslib.config import resolve
 from crslib.errors import CrsError
 
+DAMAGED = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What Polars raises for a Parquet file that is missing or damaged: for some bytes it panics."""
 Progress = Callable[[int, int], None]
 """Called with how much of the work is done, and how much there is in all."""
 
@@ -62,7 +63,7 @@ def writing(path: Path) -> Iterator[Path]:
 
 def unwritable(path: Path, error: Exception) -> CrsError:
     """The error for a write that failed."""
-    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
     return CrsError(f"cannot write {path}: {reason}; free space or choose a writable folder, then run the same again")
 
 
@@ -88,18 +89,21 @@ def read_parquet(path: Path, name: str) -> pl.DataFrame:
         frame = pl.read_parquet(path, glob=False)
     except FileNotFoundError:
         raise CrsError(f"{path} does not exist; run the step that makes table {name} first") from None
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise CrsError(
-            f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}); run the step that makes it again"
-        ) from None
+    except DAMAGED as error:
+        reason = str(error).partition("\n")[0]
+        raise CrsError(f"{path} is not a readable Parquet file ({reason}); run the step that makes it again") from None
     return schemas.check(frame, name)
 
 
 class Run:
-    """The folder of one run, and the only way to its files. `by_hand`: a person runs a notebook and sees progress."""
+    """The folder of one run, and the only way to its files. `by_hand`: a person runs a notebook and sees progress.
+
+    What writes raises `CrsError` when the folder that was there is renamed or removed: nothing is put in its place.
+    """
 
     def __init__(self, path: Path, *, by_hand: bool = False) -> None:
         self.path, self.by_hand = path, by_hand
+        self._folder = _state(path)
 
     @classmethod
     def open(cls, run_dir: str) -> "Run":
@@ -114,19 +118,10 @@ class Run:
     @property
     def info(self) -> dict[str, Any]:
         """The contents of `run.json`; empty before the first write. Raises `CrsError` when it is damaged."""
-        file = self.path / "run.json"
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if not all(
-                isinstance(part, dict) for part in (content, content.get("stages", {}), content.get("files", {}))
-            ):
-                raise TypeError("it is no record of a run")
-        except (FileNotFoundError, NotADirectoryError):
+        if not os.path.exists(file := self.path / "run.json"):
             return {}
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            remedy = "delete this one file and run the same again: finished dialogues beside it are kept"
-            raise CrsError(f"{file} is not readable ({error}); {remedy}") from None
-        return content
+        remedy = "delete this one file and run the same again: finished dialogues beside it are kept"
+        return cast(dict[str, Any], json_files.read_as(file, schemas.RUN, remedy))
 
     @property
     def outcome(self) -> dict[str, Any]:
@@ -139,6 +134,7 @@ class Run:
     def update(self, **fields: Any) -> None:
         """Sets top-level fields of `run.json`."""
         text = json.dumps({**self.info, **fields}, indent=2, ensure_ascii=False, allow_nan=False)
+        self._check_in_place()
         with writing(self.path / "run.json") as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -152,19 +148,30 @@ class Run:
 
     def write(self, name: str, frame: pl.DataFrame) -> None:
         """Writes table `name` after checking it against its schema."""
+        self._check_in_place()
         write_parquet(schemas.check(frame, name), self.path / f"{name}.parquet")
+
+    def _check_in_place(self) -> None:
+        if self._folder not in (None, _state(self.path)):
+            raise _moved(self.path)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Locks the run for this process. Raises `CrsError` when another process holds it."""
+        """Locks the run for this process. Raises `CrsError` when another process holds it, and when the folder is
+        renamed or removed meanwhile, whatever else went wrong then."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / "lock").open("wb")
         except OSError as error:
             raise unwritable(self.path, error) from None
+        self._folder = _state(self.path)
         with file:
             _lock(file, self.path)
-            yield
+            try:
+                yield
+            except Exception:
+                self._check_in_place()
+                raise
 
     @contextlib.contextmanager
     def journal(self, *, reuse: bool = False, valid: "Check | None" = None) -> Iterator["Journal"]:
@@ -182,34 +189,52 @@ class Run:
     def reached(self) -> tuple[int, int, str]:
         """(done, total, what) as the run's process last reported; zeros before its first report."""
         try:
-            last = json.loads((self.path / "progress.json").read_text(encoding="utf-8"))
-            return last["done"], last["total"], last["what"]
-        except (OSError, ValueError):
+            last = json_files.read_as(self.path / "progress.json", schemas.PROGRESS, "it is written again")
+        except CrsError:
             return 0, 0, ""
+        return last["done"], last["total"], last["what"]
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Progress]:
         """A function `(done, total)` that shows progress: a bar for a person at the notebook, else `progress.json` for
-        the process that watches (a lost update is no error)."""
+        the process that waits (a lost update is no error)."""
         with tqdm(desc=what, unit="", leave=False, disable=not self.by_hand) as bar:
 
             def report(done: int, total: int) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
-                with contextlib.suppress(CrsError), writing(self.path / "progress.json") as temporary:
-                    temporary.write_text(json.dumps({"done": done, "total": total, "what": what}), encoding="utf-8")
+                with contextlib.suppress(CrsError):
+                    self._check_in_place()
+                    with writing(self.path / "progress.json") as temporary:
+                        temporary.write_text(json.dumps({"done": done, "total": total, "what": what}), encoding="utf-8")
 
             yield report
 
 
+def _state(path: Path | int) -> tuple[int, int] | None:
+    """What a file or folder is known by, whatever its name; None where there is none."""
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
+def _moved(path: Path) -> CrsError:
+    return CrsError(f"{path} was renamed or removed while it was written; put it back and run the same again")
+
+
 @contextlib.contextmanager
 def journal(
-    path: Path, others: Sequence[Path] = (), run_id: str = "", valid: "Check | None" = None
+    path: Path,
+    others: Sequence[Path] = (),
+    run_id: str = "",
+    valid: "Check | None" = None,
+    last: "Journal | None" = None,
 ) -> Iterator["Journal"]:
     """The journal in file `path`, a new one where there is none, held by one process at a time.
 
-    `others`: journals from which `Journal.keep_only` may take records. `run_id`: the run whose journal it is. `valid`:
-    as in `Journal`.
+    `others`: journals from which `Journal.keep_only` may take records. `run_id`: the run whose journal it is. `valid`
+    and `last`: as in `Journal`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,17 +243,19 @@ def journal(
         raise unwritable(path, error) from None
     with file:
         _lock(file, path.parent)
-        yield Journal(path, file, others, run_id, valid)
+        yield Journal(path, file, others, run_id, valid, last)
 
 
 def _lock(file: IO[bytes], folder: Path) -> None:
     """Locks the file for this process. Waits up to ten seconds: the kernel of a killed run may live a moment longer."""
-    for _ in range(100):
+    end, pause = time.monotonic() + 10, 0.001
+    while time.monotonic() < end:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            time.sleep(0.1)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)  # short at first: two servers of one study wait for single records
     raise CrsError(f"{folder} is in use by another process; wait until it ends or stop it")
 
 
@@ -241,21 +268,39 @@ class Journal:
 
     A line that is damaged, or whose record is not `valid`, is as if it were not there, and a line twice counts once; a
     warning names file and line.
+
+    `last`: the journal of this file as it was read and written before. Its records are taken over where nobody else has
+    written since; `changed` is whether somebody has.
     """
 
     def __init__(
-        self, path: Path, file: IO[bytes], others: Sequence[Path] = (), run_id: str = "", valid: Check | None = None
+        self,
+        path: Path,
+        file: IO[bytes],
+        others: Sequence[Path] = (),
+        run_id: str = "",
+        valid: Check | None = None,
+        last: "Journal | None" = None,
     ) -> None:
         self._path, self._file, self._others = path, file, others
         self.run_id = run_id
-        file.seek(0)
-        whole = file.read()
+        self._waits = False  # whether `together` puts records on disk
+        self._state = _written(file)  # before it is read: who edits it by hand does not wait for the lock
+        self.changed = last is None or last._state != self._state
+        if last is None or self.changed:
+            self.records, self._lines, self._clean = self._read(valid)
+        else:
+            self.records, self._lines, self._clean = last.records, last._lines, last._clean
+
+    def _read(self, valid: Check | None) -> tuple[list[dict[str, Any]], list[int], bool]:
+        """The records, where each is in the file, and whether it holds nothing else."""
+        self._file.seek(0)
+        whole = self._file.read()
         lines = whole.split(b"\n")
         if lines.pop():
-            file.truncate(whole.rfind(b"\n") + 1)
-        numbered = dict(_records(path, lines, valid))
-        self.records, self._lines = list(numbered.values()), list(numbered)  # and where each is in the file
-        self._clean = len(self.records) == len(lines)  # whether the file holds nothing else
+            self._file.truncate(whole.rfind(b"\n") + 1)
+        numbered = dict(_records(self._path, lines, valid))
+        return list(numbered.values()), list(numbered), len(numbered) == len(lines)
 
     @property
     def dialogue_ids(self) -> set[str]:
@@ -289,18 +334,47 @@ class Journal:
     def append(self, record: Mapping[str, Any]) -> None:
         """Adds one record. Raises `CrsError` when it cannot be stored; earlier records stay intact."""
         line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        if _state(self._path) != _state(self._file.fileno()):
+            raise _moved(self._path)
         size = os.fstat(self._file.fileno()).st_size
         try:
             left = memoryview(line.encode())
             while left:  # an unbuffered write may take only a part
                 left = left[self._file.write(left) :]
-            os.fsync(self._file.fileno())
+            if not self._waits:
+                os.fsync(self._file.fileno())
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.truncate(size)
             raise unwritable(self._path, error) from None
         self.records.append(dict(record))
         self._lines.append(self._lines[-1] + 1 if self._lines else 1)
+        self._state = _written(self._file)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Records that are appended in the block are on disk when it ends, all after one wait.
+
+        Raises `CrsError` when they cannot be stored: then none is, and the journal must be opened again.
+        """
+        size, self._waits = os.fstat(self._file.fileno()).st_size, True
+        try:
+            yield
+        finally:
+            self._waits = False
+            try:
+                if os.fstat(self._file.fileno()).st_size != size:
+                    os.fsync(self._file.fileno())
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(size)
+                raise unwritable(self._path, error) from None
+
+
+def _written(file: IO[bytes]) -> tuple[int, ...]:
+    """What changes when somebody writes to a file, or puts another in its place."""
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _records(path: Path, lines: Sequence[bytes], valid: Check | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -321,8 +395,8 @@ def _records(path: Path, lines: Sequence[bytes], valid: Check | None = None) -> 
 def _record(line: bytes) -> dict[str, Any] | None:
     """The record in a line; None for a line that holds none."""
     try:
-        record = json.loads(line.decode())
-    except (ValueError, RecursionError):
+        record = json_files.parse(line)
+    except ValueError:
         return None
     return record if isinstance(record, dict) and isinstance(record.get("key"), str) else None
 
@@ -345,28 +419,6 @@ def _warn(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=2)
 
 
-def agent_words(agent: Mapping[str, Any]) -> str:
-    """An agent of `run.json` in words: the hashes of a model's files, or what else speaks."""
-    if "model_sha256" in agent:
-        adapter = agent.get("adapter_sha256")
-        return f"model {agent['model_sha256']}, adapter {adapter or 'none'}"
-    return ", ".join(str(agent[name]) for name in ("agent", "name", "model", "url") if agent.get(name)) or "unknown"
-
-
-class _Parameters(BaseModel):
-    condition: str
-
-
-class _Listed(BaseModel):
-    """What the list of runs needs of a `run.json`."""
-
-    run_id: str
-    status: str
-    started: str | None = None
-    finished: str | None = None
-    parameters: _Parameters
-
-
 def registry(reports: Path, report: Callable[[str], None] = warnings.warn) -> pl.DataFrame:
     """The runs below `reports`, newest last: run_id, status, started, finished, condition, path.
 
@@ -376,13 +428,12 @@ def registry(reports: Path, report: Callable[[str], None] = warnings.warn) -> pl
     rows = []
     for file in sorted(reports.rglob("run.json")):
         try:
-            listed = _Listed.model_validate_json(file.read_bytes())
-        except (OSError, ValidationError) as error:
-            problem = "is not readable" if isinstance(error, OSError) else "is damaged, or of no run that `crs` made"
-            report(f"{file} {problem}; it is left out")
+            listed = json_files.read_as(file, schemas.LISTED, "damaged, or of no run that `crs` made, it is left out")
+        except CrsError as error:
+            report(str(error))
             continue
-        condition = listed.parameters.condition
-        rows.append((listed.run_id, listed.status, listed.started, listed.finished, condition, str(file.parent)))
+        about = {**listed["parameters"], **listed, "path": str(file.parent)}
+        rows.append([about.get(name) for name in names])
     return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row").sort(
         "started", "run_id", nulls_last=True
     )
@@ -393,14 +444,17 @@ def read_sweep(path: Path) -> tuple[dict[str, Any], list[tuple[str, Run]]]:
 
     Raises `CrsError` when the file is missing or damaged.
     """
-    try:
-        content = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CrsError(f"{path} holds no readable sweep.json ({error}); make one with `crs sweep GRID`") from None
+    file = path / "sweep.json"
+    if not file.is_file():
+        raise CrsError(f"{path} holds no readable sweep.json; make one with `crs sweep GRID`")
+    content: Any = json_files.read_as(file, schemas.SWEEP, "make it again with `crs sweep GRID`")
     values = [condition["values"] for condition in content["conditions"]]
     names = [each.get("condition") for each in values]
     if None in names or len(set(names)) < len(names):
         names = [", ".join(f"{k}={written(v)}" for k, v in each.items()) or "only condition" for each in values]
+    ended = [name for name, each in zip(names, content["conditions"], strict=True) if each["state"] == "success"]
+    if len(set(ended)) < len(ended) or any(set(each) != set(content["axes"]) for each in values):
+        raise CrsError(f"the conditions in {file} do not differ in its axes; make it again with `crs sweep GRID`")
     runs = [Run(path / condition["path"]) for condition in content["conditions"]]
     return content, list(zip(names, runs, strict=True))
 
@@ -427,8 +481,8 @@ def find_runs(paths: Sequence[Path]) -> dict[str, Run]:
     if paths and not (len(paths) == 1 and (paths[0] / "sweep.json").exists()):
         return name_runs([Run(path.resolve()) for path in paths])
     content, runs = read_sweep(paths[0] if paths else newest_sweep())
-    states = [condition["state"] for condition in content["conditions"]]
-    return {name: run for (name, run), state in zip(runs, states, strict=True) if state == "success"}
+    conditions = zip(runs, content["conditions"], strict=True)
+    return {name: run for (name, run), condition in conditions if condition["state"] == "success"}
 
 
 def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
@@ -437,7 +491,7 @@ def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
     for run in runs:
         if not run.has("dialogues"):
             raise CrsError(f"{run.path} holds no dialogues; give the folder of a run that succeeded")
-    names = [run.info.get("parameters", {}).get("condition", run.path.name) for run in runs]
+    names = [str(run.info.get("parameters", {}).get("condition", run.path.name)) for run in runs]
     named = {
         f"{name} {run.run_id[:6]}" if names.count(name) > 1 else name: run
         for name, run in zip(names, runs, strict=True)

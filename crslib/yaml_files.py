@@ -36,8 +36,14 @@ for _name, _pattern, _first in (
     ("float", NUMBER, "-+.0123456789"),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern.pattern})$"), list(_first))
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: _integer(loader.construct_scalar(node)))
 _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(loader.construct_scalar(node)))
+
+
+def _integer(text: str) -> int:
+    if len(text) > 100:
+        raise ValueError(f"{text[:20]}… is a number of {len(text)} digits; at most 100 are read")
+    return int(text)
 
 
 def read(path: Path, what: str = "file") -> Any:
@@ -72,7 +78,8 @@ def read_as(path: Path, kind: TypeAdapter[T], what: str = "file") -> T:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its content"
-        raise CrsError(f"in {path} {where} is not valid: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise CrsError(f"in {path} {where} is not valid: {message[:1].lower()}{message[1:]}") from None
 
 
 def _check_depth(text: str, path: Path) -> None:

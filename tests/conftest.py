@@ -5,13 +5,15 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from crslib import schemas
 from crslib.config import ROOT
 
-settings.register_profile("tests", deadline=None)  # a slow machine is no failure
-settings.load_profile("tests")
+# A slow machine is no failure. The suite tries the same inputs each time; `make fuzz` tries others, and many more.
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.register_profile("fuzz", deadline=None, max_examples=2000, suppress_health_check=list(HealthCheck))
+settings.load_profile(os.environ.get("CRS_HYPOTHESIS", "tests"))
 
 
 @pytest.fixture(scope="session")

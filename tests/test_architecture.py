@@ -14,7 +14,7 @@ from crslib.config import NOTEBOOKS, ROOT, OwnParameters, PeopleParameters, Quic
 # information barrier is a wall of the house: nothing in `users` can reach `recommender`, nor the other way round.
 ROWS = [
     ["errors", "identity"],
-    ["config", "schemas", "stats", "yaml_files"],
+    ["config", "json_files", "schemas", "stats", "yaml_files"],
     ["store"],
     ["dialogue"],
     ["data", "engines"],
@@ -128,3 +128,53 @@ def test_parameters_cell_repeats_the_typed_parameters(name: str) -> None:
 
 def test_simulation_notebook_never_names_the_holdouts() -> None:
     assert "holdout" not in (ROOT / "notebooks" / "02_simulate.ipynb").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_text_is_cut_at_what_stands_inside_of_texts(path: Path) -> None:
+    """`str.splitlines` ends a line at U+2028, U+0085 and six others."""
+    assert "splitlines" not in path.read_text(encoding="utf-8") or "`str.splitlines` would cut" in path.read_text()
+
+
+# What the library says of its items is in data/domains. The files that are about films, and why:
+FILM_WORDS = re.compile(
+    r"\b(movies?|films?|flicks?|cinemas?|actors?|actress(?:es)?|directors?|starring|watch(?:ed|es|ing)?|genres?)\b",
+    re.I,
+)
+ABOUT_FILMS = {
+    "crslib/cli/bench.py": "names and texts of benchmarks on ReDial",
+    "crslib/cli/corpora.py": "names of corpora, and the domain of the built-in data",
+    "crslib/cli/data.py": "the domain of data that names none",
+    "crslib/data/builtin.py": "the built-in films",
+    "crslib/data/cells.py": "words in cells of people's files",
+    "crslib/data/columns.py": "names that columns have in people's files",
+    "crslib/data/imports.py": "names that columns have in people's files",
+    "crslib/data/movielens.py": "MovieLens",
+    "crslib/data/source.py": "the domain of data that names none",
+    "crslib/data/spotting.py": "statistics of ReDial's words",
+    "crslib/data/titles.py": "a part that titles have",
+    "crslib/dialogue/domain.py": "the name of the first domain",
+    "crslib/engines/preparation.py": "the text on which the loss of the shipped adapters' weights is measured",
+    "crslib/experiments/benchmarks/imports.py": "a file like MovieLens'",
+    "crslib/experiments/benchmarks/linking.py": "ReDial's titles",
+    "crslib/experiments/benchmarks/mixture.py": "ReDial's titles",
+    "crslib/experiments/benchmarks/prompts.py": "phrases of talk about the built-in films",
+    "crslib/experiments/benchmarks/recommender.py": "ReDial's titles",
+    "crslib/experiments/benchmarks/usefulness.py": "ReDial's titles",
+}
+
+
+def test_no_word_of_films_stands_outside_their_domain() -> None:
+    files = [path for folder in ("crslib", "notebooks", "data/prompts") for path in (ROOT / folder).rglob("*")]
+    texts = {
+        str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+        for path in files
+        if path.suffix in (".py", ".html", ".js", ".css", ".ipynb", ".md", ".yaml")
+    }
+    found = {
+        name: sorted({match[0] for match in FILM_WORDS.finditer(text.replace("working directory", ""))})
+        for name, text in texts.items()
+        if not name.startswith("crslib/data/corpora/")
+    }
+    assert {name: words for name, words in found.items() if words and name not in ABOUT_FILMS} == {}
+    assert [name for name in ABOUT_FILMS if not found.get(name)] == []

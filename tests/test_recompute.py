@@ -16,6 +16,7 @@ from crslib.dialogue.utterances import mentions
 from crslib.metrics import evaluate, ngram, reference, two_sample
 from tests import recompute
 from tests.support import readings
+from tests.support.domains import MOVIES
 from tests.support.metrics_frames import NAMES, table, talk
 
 TITLES = [*NAMES, "Ghost Film (1900)"]
@@ -102,7 +103,7 @@ def run(items: pl.DataFrame, tmp_path: Path) -> Path:
         "prompts": table("prompts", prompts),
     }
     human = reference.read(ROOT / "data" / "human")
-    tables |= evaluate("run", human=human, n_bootstrap=10, seed=0, **tables)._asdict()
+    tables |= evaluate("run", human=human, domain=MOVIES, n_bootstrap=10, seed=0, **tables)._asdict()
     for name, frame in tables.items():
         frame.write_parquet(tmp_path / f"{name}.parquet")
     return tmp_path
@@ -162,7 +163,7 @@ def test_metrics_that_need_human_texts_are_equal(run: Path) -> None:
         recomputed = readings.two_sample(con, human, 7) | readings.cross_entropy(con, train)
     results = {
         **ngram.evaluate(turns, train, train, times=1, seed=7).by_metric,
-        **two_sample.evaluate(turns, human, times=1, seed=7).by_metric,
+        **two_sample.evaluate(turns, human, MOVIES.mask, times=1, seed=7).by_metric,
     }
     assert {f"{role}_two_sample_form" for role in readings.ROLES} <= results.keys()
     values = {name: result.estimate.value for name, result in results.items()}

@@ -1,6 +1,8 @@
 """Run folders: atomic files, clear sentences, and a registry that is only a view."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -8,7 +10,7 @@ import pytest
 
 from crslib import schemas
 from crslib.errors import CrsError
-from crslib.store import Run, journal, registry, write_parquet, writing
+from crslib.store import Run, find_runs, journal, registry, write_parquet, writing
 
 
 def test_tables_come_back_as_they_went(tmp_path: Path, items: pl.DataFrame) -> None:
@@ -191,3 +193,76 @@ def test_a_record_that_is_none_for_its_reader_is_a_damaged_line(tmp_path: Path) 
         journal(tmp_path / "x", valid=lambda record: "p" in record) as own,
     ):
         assert own.records == [{"key": "b", "p": 1}]
+
+
+@pytest.mark.parametrize("renamed", [True, False])
+def test_a_folder_renamed_or_removed_midway_is_said_and_nothing_is_put_in_its_place(
+    renamed: bool, tmp_path: Path, items: pl.DataFrame
+) -> None:
+    Run(tmp_path / "r").update(status="started")
+    run = Run(tmp_path / "r")
+    with run.progress("dialogues") as progress, run.journal() as journal:
+        journal.append({"key": "a"})
+        (tmp_path / "r").rename(tmp_path / "moved") if renamed else shutil.rmtree(tmp_path / "r")
+        progress(1, 2)
+        sentence = r"{} was renamed or removed while it was written; put it back and run the same again"
+        with pytest.raises(CrsError, match=sentence.format(run.path / "journal.jsonl")):
+            journal.append({"key": "b"})
+        for write in (lambda: run.update(status="success"), lambda: run.write("items", items)):
+            with pytest.raises(CrsError, match=sentence.format(run.path)):
+                write()
+    assert [path.name for path in tmp_path.iterdir()] == (["moved"] if renamed else [])
+    if renamed:
+        (tmp_path / "moved").rename(tmp_path / "r")
+        with run.journal() as journal:
+            assert journal.records == [{"key": "a"}]
+            journal.append({"key": "b"})
+        run.update(status="success")
+        assert run.info == {"status": "success"}
+
+
+def test_a_locked_folder_that_goes_is_what_went_wrong(tmp_path: Path) -> None:
+    with pytest.raises(CrsError, match="was renamed or removed"), Run(tmp_path / "r").lock():
+        (tmp_path / "r").rename(tmp_path / "moved")
+        (tmp_path / "r").mkdir()
+        raise KeyError("stages")
+    with pytest.raises(KeyError, match="stages"), Run(tmp_path / "r").lock():
+        raise KeyError("stages")
+
+
+@pytest.mark.parametrize("cut", [0, 4, 100])
+def test_a_table_that_makes_polars_panic_is_unreadable(
+    cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panics(*_: object, **__: object) -> pl.DataFrame:
+        raise pl.exceptions.PanicException("called `Option::unwrap()` on a `None` value" + "\n" * cut)
+
+    monkeypatch.setattr(pl, "read_parquet", panics)
+    with pytest.raises(CrsError, match=r"is not a readable Parquet file \(called `Option::unwrap.*\); run the step"):
+        Run(tmp_path).read("items")
+
+
+def test_an_error_without_words_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CrsError, match=r"cannot write .*x: ; free space"), writing(tmp_path / "x"):
+        raise OSError
+
+
+_ROW = {"run_id": "1", "path": "../1", "state": "success", "values": {"n": 1}, "error": None}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "it is not JSON"),
+        ("[]", "its content is not valid: input should be an object"),
+        ('{"axes": []}', "conditions is not valid: field required"),
+        (json.dumps({"axes": ["n"], "conditions": [{**_ROW, "path": 1}]}), "conditions.0.path is not valid"),
+        (json.dumps({"axes": ["n"], "conditions": [_ROW, _ROW]}), "do not differ in its axes"),
+        (json.dumps({"axes": [], "conditions": [_ROW]}), "do not differ in its axes"),
+    ],
+)
+def test_a_damaged_sweep_json_is_one_sentence(content: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(CrsError, match=re.escape(reason)) as caught:
+        find_runs([tmp_path])
+    assert str(tmp_path / "sweep.json") in str(caught.value)

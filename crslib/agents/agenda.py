@@ -2,6 +2,7 @@
 
 from crslib.agents.base import Ask, AskQueue, Reply, Transcript
 from crslib.dialogue import acts
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.views import UserView
 from crslib.errors import CrsError
 from crslib.identity import digest
@@ -9,16 +10,17 @@ from crslib.users import agenda
 
 
 class Agenda(AskQueue):
-    """A user that works off an agenda. What it says depends on view and seed alone, so it answers at once."""
+    """A user of a domain that works off an agenda. What it says depends on view and seed alone, so it answers at
+    once."""
 
-    def __init__(self) -> None:
+    def __init__(self, domain: Domain) -> None:
         """Raises `CrsError` when its wordings or the tagger of dialogue acts cannot be read."""
         super().__init__()
-        self._phrases, self._tagger = agenda.read_phrases(), acts.read()
+        self._phrases, self._tagger = agenda.read_phrases(domain), acts.read()
         self._transcript = Transcript()
         self.identity = {
             "agent": "agenda",
-            "phrases": digest(dict(self._phrases), "phrases"),
+            "phrases": digest({act: list(wordings) for act, wordings in self._phrases.items()}, "phrases"),
             "tagger": self._tagger.identity,
         }
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from crslib.agents import plain
 from crslib.agents.base import Ask, AskQueue, Reply, Transcript
-from crslib.config import ROOT
+from crslib.config import ROOT, expanded
 from crslib.data.catalog import Catalog
 from crslib.dialogue.utterances import RECOMMENDER
 from crslib.dialogue.views import UserView
@@ -98,8 +98,10 @@ def load(name: str) -> Function:
 
 def find_file(place: str) -> Path | None:
     """The file of a module, or the file that is named, below the working directory or the project."""
-    relative = Path(place).expanduser() if place.endswith(".py") else Path(*place.split(".")).with_suffix(".py")
-    return next((folder / relative for folder in (Path.cwd(), ROOT) if (folder / relative).is_file()), None)
+    if not place.endswith(".py"):
+        place = f"{place.replace('.', '/')}.py"
+    files = (folder / expanded(place) for folder in (Path.cwd(), ROOT))
+    return next((file for file in files if os.path.isfile(file)), None)  # false also for what cannot be a path
 
 
 def identity(function: Function, agent: str = "python") -> dict[str, str]:
@@ -173,7 +175,7 @@ def _named_parameters(function: Function, role: str, name: str) -> list[str]:
 
 
 def _raised(error: BaseException) -> str:
-    """`ValueError: no such film (my_crs.py, line 12)`: an exception in a line, with the last place it came from."""
+    """`ValueError: no such item (my_crs.py, line 12)`: an exception in a line, with the last place it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(("<frozen", os.path.dirname(__file__)))]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""

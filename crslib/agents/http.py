@@ -9,13 +9,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import httpx
+from pydantic_core import from_json
 
 from crslib.agents import plain
 from crslib.agents.background import BackgroundAgent
 from crslib.agents.base import Ask, Reply, Sent, Transcript
 from crslib.data.catalog import Catalog
-from crslib.dialogue.utterances import USER
+from crslib.dialogue.utterances import USER, one_line
 from crslib.dialogue.views import RecommenderView, UserKnowledge, UserView, View
+from crslib.engines.server import is_loopback
+from crslib.engines.wire import Temporary, read
 from crslib.errors import CrsError
 
 PROTOCOL = 1
@@ -36,7 +39,7 @@ class HttpAgent(BackgroundAgent):
         max_concurrency: int = 16,
         timeout: float = 60.0,
     ) -> None:
-        """`max_concurrency`: requests at a time; `timeout`: seconds for an answer.
+        """`max_concurrency`: requests at a time; `timeout`: seconds for an answer, all of it.
 
         A first request, of dialogue `check`, shows whether the server answers as it should. Raises `CrsError` when it
         cannot be reached or its answer cannot be used.
@@ -48,7 +51,11 @@ class HttpAgent(BackgroundAgent):
         self._url, self._role, self._catalog, self._linked = address, role, catalog, linked
         self._timeout, self._room = timeout, asyncio.Semaphore(max_concurrency)
         self._transcript, self._names = Transcript(), plain.Names()
-        self._client = httpx.AsyncClient(timeout=None)
+        self._client = httpx.AsyncClient(
+            timeout=None,  # the one of `_post` holds for the whole answer
+            headers={"Accept-Encoding": "identity"},
+            trust_env=not is_loopback(address.host),  # no proxy between this machine and itself
+        )
         try:
             self._check()
         except CrsError:
@@ -57,9 +64,9 @@ class HttpAgent(BackgroundAgent):
 
     def _check(self) -> None:
         """Asks for one utterance: of a recommender the opening one, of a user the answer to a greeting."""
-        view: View = RecommenderView()
+        view: View = RecommenderView(self._catalog.domain)
         if self._role == USER:
-            view = UserView(UserKnowledge("", ""))
+            view = UserView(UserKnowledge(self._catalog.domain, "", ""))
             view.hear("Hello, how can I help you?")
         answer = self.loop.run(self._post(self._body("check", 0, view)))
         reply = plain.reply(answer, self._role, self.name, Sent("", 0), self._catalog, self._linked)
@@ -84,34 +91,39 @@ class HttpAgent(BackgroundAgent):
     async def _post(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """The server's answer, a JSON object. A server that is away or fails (5xx) is asked up to three times.
 
-        Raises `CrsError` with a sentence when there is no usable answer.
+        Raises `CrsError` with a sentence when there is no usable answer, which may be one that is too long.
         """
         async with self._room:
             for wait in (*_WAITS, None):
                 try:
-                    async with asyncio.timeout(self._timeout):
-                        response = await self._client.post(self._url, json=body)
+                    async with (
+                        asyncio.timeout(self._timeout),
+                        self._client.stream("POST", self._url, json=body) as response,
+                    ):
+                        content = await read(response, self.name)
                 except TimeoutError:
                     raise CrsError(f"{self.name} gave no answer in {self._timeout:g} seconds") from None
                 except httpx.HTTPError as error:
                     problem = f"{self.name} cannot be reached ({type(error).__name__}: {error}); is it running?"
+                except Temporary as error:
+                    problem = str(error)
                 else:
                     if response.status_code < 500:
-                        return self._read(response)
-                    problem = f"{self.name} answered {_status(response)}"
+                        return self._read(response, content)
+                    problem = f"{self.name} answered {_status(response, content)}"
                 if wait is not None:
                     await asyncio.sleep(wait * random.uniform(0.5, 1.5))
         raise CrsError(problem)
 
-    def _read(self, response: httpx.Response) -> Mapping[str, Any]:
+    def _read(self, response: httpx.Response, content: bytes) -> Mapping[str, Any]:
         if response.status_code != 200:
-            raise CrsError(f"{self.name} answered {_status(response)}")
+            raise CrsError(f"{self.name} answered {_status(response, content)}")
         try:
-            answer = response.json()
+            answer = from_json(content)
         except ValueError:
-            raise CrsError(f"{self.name} answered without JSON: {_beginning(response)}") from None
+            raise CrsError(f"{self.name} answered without JSON: {_beginning(content)}") from None
         if not isinstance(answer, dict):
-            raise CrsError(f"{self.name} answered {_beginning(response)}; expected is an object with text and items")
+            raise CrsError(f"{self.name} answered {_beginning(content)}; expected is an object with text and items")
         return answer
 
     def release(self, dialogue_id: str) -> None:
@@ -125,21 +137,24 @@ class HttpAgent(BackgroundAgent):
 
 
 def _address(url: str) -> httpx.URL:
+    shown = "this address" if set(url) & set("@?#") else repr(url)  # it may hold a password or a key
     try:
         address = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise CrsError(f"{url!r} is no URL ({error}); write http://HOST:PORT/PATH") from None
+    except (httpx.InvalidURL, UnicodeError):
+        raise CrsError(f"{shown} is no URL; write http://HOST:PORT/PATH") from None
     if address.scheme not in ("http", "https") or not address.host:
-        raise CrsError(f"{url!r} is no URL of a server; write http://HOST:PORT/PATH")
-    if address.userinfo:
+        raise CrsError(f"{shown} is no URL of a server; write http://HOST:PORT/PATH")
+    if address.userinfo or "@" in url:
         raise CrsError(f"the URL of {address.host} holds a password, which would be stored with the run; leave it out")
+    if set(url) & set("?#"):
+        raise CrsError(f"the URL of {address.host} holds a query, which would be stored with the run; leave it out")
     return address
 
 
-def _status(response: httpx.Response) -> str:
-    return f"{response.status_code} {response.reason_phrase}: {_beginning(response)}"
+def _status(response: httpx.Response, content: bytes) -> str:
+    return f"{response.status_code} {one_line(response.reason_phrase)[:100]}: {_beginning(content)}"
 
 
-def _beginning(response: httpx.Response) -> str:
-    words = " ".join(response.text.split())
+def _beginning(content: bytes) -> str:
+    words = " ".join(content[:1000].decode(errors="replace").split())
     return repr(words[:120] + ("…" if len(words) > 120 else ""))

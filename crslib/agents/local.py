@@ -26,6 +26,7 @@ class LocalAgent:
     reproducible = True
     background = False
     changes: Sequence[str] = ()
+    untried = ""  # what is to be said of a model in a domain that it was not trained on
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from crslib.errors import CrsError
 Linked = Callable[[str], str]
 """Puts bare titles of an utterance in `[[…]]`, as the catalogue writes them."""
 MAX_WORDS, MAX_CHARACTERS = 500, 5_000  # of an utterance; people write 8 words, and whoever writes a page is broken
+MAX_ITEMS = 50
 _FIELDS = ("text", "items", "leave")
 
 
@@ -60,13 +61,18 @@ def turns(view: View) -> list[dict[str, Any]]:
 
 
 def knowledge(view: UserView) -> dict[str, Any]:
-    """What the user privately knows: `summary`, `attributes` (texts), `wishes` (kinds, decade, person, maker),
-    `loved` and `disliked` (names of items) and `notes` on the items just named (`title`, `seen`, `liked`)."""
+    """What the user privately knows: `summary`, `attributes` (texts), `wishes` (kinds, decade, person, maker,
+    attributes), `loved` and `disliked` (names of items) and `notes` on the items just named (`title`, `seen`,
+    `liked`)."""
     known = view.knowledge
     return {
         "summary": known.summary,
         "attributes": known.attributes,
-        "wishes": {**asdict(known.wishes), "kinds": list(known.wishes.kinds)},
+        "wishes": {
+            **asdict(known.wishes),
+            "kinds": list(known.wishes.kinds),
+            "attributes": [{"name": name, "value": value} for name, value in known.wishes.attributes],
+        },
         "loved": list(known.loved),
         "disliked": list(known.disliked),
         "notes": [{"title": note.name, "seen": note.seen, "liked": note.liked} for note in view.notes],
@@ -111,12 +117,9 @@ def failed(error: str, sent: Sent) -> Reply:
 
 def _utterance(answer: Any, role: str, catalog: Catalog, linked: Linked) -> tuple[str, Finish]:
     text, items, leave = _parts(answer, role)
-    n_words = len(text.split())
-    if n_words > MAX_WORDS or len(text) > MAX_CHARACTERS:
-        raise CrsError(
-            f"said {n_words:,} words ({len(text):,} characters) in one turn; at most {MAX_WORDS} words and "
-            f"{MAX_CHARACTERS:,} characters are taken"
-        )
+    _check_length(text)
+    if len(items) > MAX_ITEMS:
+        raise CrsError(f"named {len(items):,} items in one turn; at most {MAX_ITEMS} are taken")
     names = [_name(item, catalog) for item in items]
     for item in names:
         text = _bracketed(text, item, catalog)
@@ -124,9 +127,19 @@ def _utterance(answer: Any, role: str, catalog: Catalog, linked: Linked) -> tupl
     for item in names:
         text = text if _has(text, item, catalog) else f"{text} {utterances.mention(item)}"
     text = utterances.clean(text)
+    _check_length(text)
     if not text and role != USER and not leave:
         raise CrsError("said nothing; a recommender answers with text")
     return text, "left" if leave or not text else "end"
+
+
+def _check_length(text: str) -> None:
+    n_words = len(text.split())
+    if n_words > MAX_WORDS or len(text) > MAX_CHARACTERS:
+        raise CrsError(
+            f"said {n_words:,} words ({len(text):,} characters) in one turn; at most {MAX_WORDS} words and "
+            f"{MAX_CHARACTERS:,} characters are taken"
+        )
 
 
 def _parts(answer: Any, role: str) -> tuple[str, list[Any], bool]:
@@ -138,7 +151,7 @@ def _parts(answer: Any, role: str) -> tuple[str, list[Any], bool]:
             return answer, [], False
         case Mapping():
             if unknown := [key for key in answer if key not in _FIELDS]:
-                raise CrsError(f"returned an unknown field {unknown[0]!r}; known are {', '.join(_FIELDS)}")
+                raise CrsError(f"returned an unknown field {str(unknown[0])[:80]!r}; known are {', '.join(_FIELDS)}")
             fields = dict(answer)
         case (text, items):
             fields = {"text": text, "items": items}
@@ -180,7 +193,10 @@ def _name(item: Any, catalog: Catalog) -> str:
         return utterances.item_name(title, None) if found is None else catalog.name(found)
     if isinstance(item_id, bool) or not isinstance(item_id, str | Integral):
         raise CrsError(f"returned an item that is {_kind(item_id)}; an item is its id or its title")
-    text = str(item_id)
+    try:
+        text = str(item_id)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        raise CrsError("named an item by a number of thousands of digits; an item is its id or its title") from None
     try:
         return catalog.name(text)
     except CrsError:

@@ -149,7 +149,7 @@ class Answers:
                 self._file.write(b"\n")
         except OSError as error:
             raise unwritable(path, error) from None
-        for line in whole.splitlines():
+        for line in whole.split(b"\n"):
             try:
                 key, answer = _LINE.validate_json(line)
             except ValidationError:

@@ -55,6 +55,22 @@ def bench_scaling(counts: Sequence[int], models: bool, assignments: Sequence[str
     write_json(costs.to_dicts(), file)
 
 
+@bench.command("import")
+@click.option("--ratings", default=1_000_000, show_default=True, type=click.IntRange(160), help="Ratings made up.")
+@click.option("--profiles", is_flag=True, help="Also builds 64 profiles from what was imported.")
+@JSON
+def bench_import(ratings: int, profiles: bool, file: Path | None) -> None:
+    """Time and memory of an import of made-up ratings, beside a plain DuckDB GROUP BY of the same file.
+
+    The file lies in the temporary folder (TMPDIR): 32 million ratings need 4 GB there and some minutes.
+    """
+    from crslib.experiments.benchmarks import imports
+
+    figures = imports.measure(ratings, profiles)
+    console.print("\n".join(imports.lines(figures)), markup=False, soft_wrap=True)
+    write_json(figures, file)
+
+
 CORPUS = click.option("--corpus", type=click.Choice(["redial"]), default="redial", show_default=True)
 PATH = click.option(
     "--path",
@@ -87,7 +103,7 @@ TABLES = click.option(
 def bench_recommender(
     corpus: str, path: Path, no_model: bool, dialogues: int, labelled: Path | None, data: Path, file: Path | None
 ) -> None:
-    """How well the next film that a human recommender names is ranked: popularity, item prior, language model, both.
+    """How well the next item that a human recommender names is ranked: popularity, item prior, language model, both.
 
     Both are joined by the mixture that chooses titles in a simulation (-p title_model, title_prior, title_base).
     """
@@ -119,17 +135,22 @@ def bench_recommender(
 @TABLES
 @JSON
 def bench_linking(corpus: str, path: Path, data: Path, file: Path | None) -> None:
-    """How well titles typed without brackets are linked: to the corpus's own films and to those of DATA."""
+    """How well titles typed without brackets are linked: to the corpus's own items and to those of DATA."""
     from crslib.data.catalog import Catalog
     from crslib.data.corpora import redial
-    from crslib.data.tables import load
+    from crslib.data.tables import domain_of, load
+    from crslib.dialogue import domain
     from crslib.experiments.benchmarks import linking
 
     test = redial.read(path, "test")
     own = linking.corpus_items(redial.movies(path), redial.read(path, "train"))
-    scores = {name: linking.measure(test, Catalog(items)) for name, items in (("own", own), ("data", load(data)[0]))}
+    catalogs = {
+        "own": Catalog(own, domain.read(redial.DOMAIN)),
+        "data": Catalog(load(data)[0], domain_of(data)),
+    }
+    scores = {name: linking.measure(test, catalog) for name, catalog in catalogs.items()}
     for name, frame in scores.items():
-        title = {"own": f"the {own.height} films of {corpus}", "data": f"the films of {data}"}[name]
+        title = {"own": f"the {own.height} items of {corpus}", "data": f"the items of {data}"}[name]
         console.print(f"{title}\n{linking.formatted(frame)}\n", markup=False, soft_wrap=True)
     write_json({name: frame.to_dicts() for name, frame in scores.items()}, file)
 
@@ -198,22 +219,18 @@ def bench_training(device: str, file: Path | None) -> None:
 @bench.command("notes")
 @PATH
 @click.option("--moments", default=50, show_default=True, type=click.IntRange(1), help="Moments per kind of note.")
-@click.option(
-    "--draws",
-    default=4,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Most draws of an answer when it is resampled.",
-)
 @PARAMETERS
 @JSON
-def bench_notes(path: Path, moments: int, draws: int, assignments: Sequence[str], file: Path | None) -> None:
-    """Whether the simulated user answers in agreement with its private notes (-p user_adapter=FILE: another user)."""
+def bench_notes(path: Path, moments: int, assignments: Sequence[str], file: Path | None) -> None:
+    """Whether the simulated user answers in agreement with its private notes (-p user_adapter=FILE: another user).
+
+    -p resample=N: most draws of an answer that contradicts them.
+    """
     from crslib.experiments.benchmarks import notes
 
     parameters = SimulationParameters.parse({"n_ctx": 1024, **read_assignments(assignments)})
     with counting("moments") as progress:
-        shares = notes.measure(path, parameters, moments, draws, progress)
+        shares = notes.measure(path, parameters, moments, progress)
     console.print(notes.formatted(shares), markup=False, soft_wrap=True)
     write_json(shares.to_dicts(), file)
 
@@ -231,17 +248,18 @@ def bench_notes(path: Path, moments: int, draws: int, assignments: Sequence[str]
 @PARAMETERS
 @JSON
 def bench_twins(profiles: int, folder: Path, assignments: Sequence[str], file: Path | None) -> None:
-    """Whether a changed wish, or another loved film, changes the dialogue in that respect and in little else.
+    """Whether a changed wish, or another loved item, changes the dialogue in that respect and in little else.
 
     A twin differs from its profile in one thing and has the same seeds. The placebo, the same profile with another
     seed, shows how much dialogues differ anyway. The recommender opens, so that the seed cannot change who does.
     """
+    from crslib.data.tables import domain_of
     from crslib.experiments.benchmarks import twins
 
     parameters = SimulationParameters.parse({"opener": "recommender", **read_assignments(assignments)})
     with counting("dialogues") as progress:
         effects = twins.measure(parameters, profiles, folder, progress)
-    console.print(twins.formatted(effects), markup=False, soft_wrap=True)
+    console.print(twins.formatted(effects, domain_of(ROOT / "data")), markup=False, soft_wrap=True)
     write_json(effects.to_dicts(), file)
 
 
@@ -260,6 +278,21 @@ def bench_server(dialogues: int, pause: float, assignments: Sequence[str], file:
     for name, at_once in (("seconds_one", 1), ("seconds_many", parameters.max_concurrency)):
         console.print(f"{at_once:3} at once  {figures[name]:6.1f} s")
     console.print(f"ratio {figures['ratio']:.1f}, {figures['requests']:.0f} requests each")
+    write_json(figures, file)
+
+
+@bench.command("rating")
+@click.option("--votes", default=3300, show_default=True, type=click.IntRange(0), help="Votes that the study has.")
+@click.option("--clients", default=200, show_default=True, type=click.IntRange(1), help="Raters at the same time.")
+@click.option("--requests", default=4000, show_default=True, type=click.IntRange(1), help="Requests of all of them.")
+@JSON
+def bench_rating(votes: int, clients: int, requests: int, file: Path | None) -> None:
+    """How long the rating page takes to answer when many people vote at the same time, without a pause."""
+    from crslib.experiments.benchmarks import rating
+
+    with counting("votes and requests") as progress:
+        figures = rating.measure(votes, clients, requests, progress)
+    console.print("\n".join(rating.lines(figures)), soft_wrap=True)
     write_json(figures, file)
 
 

@@ -1,11 +1,14 @@
 """`crs data`: the catalogue, ratings, human dialogues and their statistics."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import click
 
-from crslib.cli.terminal import console, counting, fail
+from crslib.cli.terminal import JSON, console, fail, write_json
 from crslib.config import ROOT
+from crslib.data.source import NOT_STATED
 
 
 @click.group()
@@ -23,51 +26,75 @@ def build(folder: Path) -> None:
     console.print(str(folder), soft_wrap=True)
 
 
-@data.command("import")
-@click.option(
-    "--ratings", type=click.Path(path_type=Path), help="CSV or Parquet: user_id, item_id, rating[, rated_at]."
-)
-@click.option("--items", type=click.Path(path_type=Path), help="CSV or Parquet: item_id, title[, year, genres, …].")
-@click.option("--movielens", type=click.Path(path_type=Path), help="A MovieLens zip or folder, instead of both files.")
-@click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="Folder for the two tables.")
-def import_(ratings: Path | None, items: Path | None, movielens: Path | None, folder: Path) -> None:
-    """Imports your own ratings, or MovieLens', for `crs run -p data=FOLDER`."""
-    from crslib.data import imports
-    from crslib.data.movielens import import_movielens
+_PATH = click.Path(path_type=Path)
 
+
+def _no_rating(context: click.Context, parameter: click.Parameter, value: str | None) -> float | Literal["none"] | None:
+    if value is None or value == "none":
+        return None if value is None else "none"
+    try:
+        return float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor none") from None
+
+
+@data.command("import")
+@click.option("--ratings", type=_PATH, help="Ratings: CSV, JSON lines, Parquet, RecBole's .inter; also .gz and .zst.")
+@click.option("--items", type=_PATH, help="Items with their titles, in a file of any of these kinds.")
+@click.option("--tags", type=_PATH, multiple=True, help="Items' tags; a second time: the tags' names.")
+@click.option("--movielens", type=_PATH, help="A MovieLens zip or folder, instead of both files.")
+@click.option("--to", "folder", type=_PATH, required=True, help="Folder for the two tables and source.json.")
+@click.option(
+    "--column",
+    "assignments",
+    multiple=True,
+    metavar="MEANING=COLUMN",
+    help="What a column means, such as item_id=book_id; publisher=Publisher keeps an attribute.",
+)
+@click.option(
+    "--feedback",
+    type=click.Choice(["marks", "counts", "presence"]),
+    help="What a row says; default: as its columns do.",
+)
+@click.option("--no-rating", callback=_no_rating, metavar="NUMBER|none", help="The mark that means: not rated.")
+@click.option("--duplicates", type=click.Choice(["last", "first", "mean"]), help="What stays of an item rated twice.")
+@click.option("--domain", default="movies", show_default=True, help="What the items are: a name, or a file of words.")
+@click.option("--name", default=NOT_STATED, show_default=True, help="The data set, for reports and cards.")
+@click.option("--url", default=NOT_STATED, show_default=True, help="Where it is from.")
+@click.option("--licence", default=NOT_STATED, show_default=True, help="Its licence.")
+@click.option("--citation", default=NOT_STATED, show_default=True, help="What to cite.")
+@JSON
+def import_(
+    ratings: Path | None,
+    items: Path | None,
+    tags: Sequence[Path],
+    movielens: Path | None,
+    folder: Path,
+    assignments: Sequence[str],
+    feedback: Literal["marks", "counts", "presence"] | None,
+    no_rating: float | Literal["none"] | None,
+    duplicates: Literal["last", "first", "mean"] | None,
+    file: Path | None,
+    **stated: str,
+) -> None:
+    """Imports your own ratings, or MovieLens', for `crs run -p data=FOLDER`."""
+    from crslib.data import columns, imports
+    from crslib.data.movielens import import_movielens
+    from crslib.data.source import Source
+
+    options = imports.Options(
+        columns.parse_given(assignments), feedback, no_rating, duplicates, tags, Source.stated(**stated)
+    )
     if ratings and not movielens:
-        imported = imports.import_ratings(ratings, items, folder)
-    elif movielens and not ratings:
-        imported = import_movielens(movielens, folder)
+        imported = imports.import_ratings(ratings, items, folder, options)
+    elif movielens and not (ratings or items or tags or assignments):
+        imported = import_movielens(movielens, folder, options)
+    elif movielens:
+        fail("--movielens reads all files of the archive; leave --ratings, --items, --tags and --column out")
     else:
         fail("give either --ratings FILE (and --items FILE) or --movielens PATH")
-    console.print(f"{folder}: {imported}", soft_wrap=True, markup=False)
-
-
-@data.command()
-@click.option("--redial", type=click.Path(path_type=Path), required=True, help="ReDial's zip, folder or test .jsonl.")
-@click.option("--to", "folder", type=click.Path(path_type=Path), default=ROOT / "data/human", show_default="data/human")
-def reference(redial: Path, folder: Path) -> None:
-    """Writes the statistics of human dialogues that runs are compared with (ReDial's test set; numbers only)."""
-    from crslib.data.corpora import redial as corpus
-    from crslib.metrics.reference import measure, write
-
-    write(measure(corpus.read(redial, "test")), folder)
-    console.print(str(folder), soft_wrap=True)
-
-
-@data.command("styles")
-@click.option("--redial", type=click.Path(path_type=Path), required=True, help="ReDial's zip, folder or train .jsonl.")
-@click.option("--to", "folder", type=click.Path(path_type=Path), default=ROOT / "data/human", show_default="data/human")
-def styles_(redial: Path, folder: Path) -> None:
-    """Writes how often people write in which style (ReDial's training set; numbers only)."""
-    from crslib.data.corpora import redial as corpus
-    from crslib.store import write_parquet
-    from crslib.training.knowledge import styles_of
-
-    table = styles_of(corpus.read(redial, "train"))
-    write_parquet(table, folder / "styles.parquet")
-    console.print(f"{folder / 'styles.parquet'}: {table.height} styles", soft_wrap=True)
+    console.print("\n".join([f"{folder}: {imported}", *imported.lines]), soft_wrap=True, markup=False)
+    write_json(imported.record, file)
 
 
 @data.command("acts")
@@ -78,23 +105,6 @@ def acts_(iard: Path, folder: Path) -> None:
     from crslib.experiments.benchmarks import acts
 
     console.print(acts.formatted(acts.build(iard, folder)), soft_wrap=True, markup=False)
-
-
-@data.command("embeddings")
-@click.option("--redial", type=click.Path(path_type=Path), required=True, help="ReDial's zip, folder or test .jsonl.")
-@click.option("--to", "folder", type=click.Path(path_type=Path), default=ROOT / "data/human", show_default="data/human")
-def embeddings(redial: Path, folder: Path) -> None:
-    """Writes the embeddings of human dialogues by the built-in model (ReDial's test set; numbers only)."""
-    from crslib.data.corpora import frames
-    from crslib.data.corpora import redial as corpus
-    from crslib.metrics import embedding
-    from crslib.metrics.reference import anonymous
-
-    _, turns = frames(anonymous(corpus.read(redial, "test")))
-    with embedding.reader() as reader, counting("texts") as progress:
-        embedded = embedding.embed(turns, reader, progress)
-    embedding.write(embedding.measure(embedded, embedding.source()), folder)
-    console.print(str(folder), soft_wrap=True)
 
 
 @data.command()

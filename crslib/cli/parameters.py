@@ -1,6 +1,7 @@
 """Parameters in their written forms: `name=value` on a command line, YAML files, grids and named conditions."""
 
 import itertools
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def read_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise CrsError(f"{assignment!r} is not a parameter; write name=value")
         if name in values:
-            raise CrsError(f"parameter {name} is given twice; give it once")
+            raise CrsError(f"parameter {' '.join(name.split())} is given twice; give it once")
         values[name] = value if name in _TEXTS else _value(value)
     return values
 
@@ -36,7 +37,8 @@ def _value(text: str) -> Any:
         return text.lower() == "true"
     if yaml_files.INTEGER.fullmatch(text) and len(text) < 100:
         return int(text)
-    return float(text) if yaml_files.NUMBER.fullmatch(text) else text
+    number = float(text) if yaml_files.NUMBER.fullmatch(text) else math.nan
+    return number if math.isfinite(number) else text  # one that is too large is shown as it was written
 
 
 def read_parameter_file(path: Path) -> dict[str, Any]:

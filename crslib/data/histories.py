@@ -75,13 +75,14 @@ def scales(visible: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def standardise(ratings: pl.DataFrame, scales: pl.DataFrame) -> pl.DataFrame:
+def standardise(ratings: pl.DataFrame, scales: pl.DataFrame, kind: str = "marks") -> pl.DataFrame:
     """`ratings` with `z` = (rating - mean) / max(sd, 0.5) and `liked` on each user's own scale, sorted by user, item.
 
-    `liked`: the rating is at or above the user's mean. So all items are liked where all ratings of a user are equal
-    (implicit feedback). Ratings of users without a scale are left out.
+    `liked`: the rating is at or above the user's mean: of counts, whose ratings are weights, the upper part of the
+    user's own; of presence all. `kind`: of `source.Feedback`; only a mark says that something is not liked, so for the
+    others a z below 0 is 0. Ratings of users without a scale are left out.
     """
-    return query(
+    table = query(
         """
         SELECT ratings.*, (rating - mean) / greatest(sd, $floor) AS z, rating >= mean - 1e-9 AS liked
         FROM ratings JOIN scales USING (user_id) ORDER BY user_id, item_id
@@ -89,3 +90,4 @@ def standardise(ratings: pl.DataFrame, scales: pl.DataFrame) -> pl.DataFrame:
         {"ratings": ratings, "scales": scales},
         {"floor": SD_FLOOR},
     )
+    return table if kind == "marks" else table.with_columns(pl.col("z").clip(lower_bound=0.0))

@@ -1,232 +1,314 @@
-"""Your own items and ratings as a data folder, checked row by row.
+"""Your own items and ratings as a data folder: which columns are understood, what is left out, and what is refused.
 
 An error names the file, the row (row 1 is the first below the header) and the remedy; nothing is written then. Knows
 nothing of profiles and dialogues.
 """
 
-import re
-from collections.abc import Sequence
-from dataclasses import replace
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import duckdb
 import polars as pl
 
-from crslib import schemas
-from crslib.data import text_tables
-from crslib.data.tables import Imported, write
+from crslib import schemas, store
+from crslib.data import cells, columns, feedback, readers
+from crslib.data.source import UNKNOWN, Feedback, Source
+from crslib.data.tables import without_namesakes
+from crslib.data.tags import with_tags
 from crslib.data.titles import split_year
 from crslib.dialogue import utterances
 from crslib.errors import CrsError
 
-# How files say that a cell has no value. "NA" counts in capitals only: Na is a name.
-_PLACEHOLDER = re.compile(r"[-–—.?_*#]+|\\N|NA|N\.A\.?|#N/A|(?i:n/a|null|none|nan)")
-
-_NO_PERSON = re.compile(r"\d+(st|nd|rd|th) |list of |art director|dialogue writer")
-
-# IMDb's words for genres of MovieLens; None: not a genre.
-_GENRES = {"children": "family", "children's": "family", "imax": None, "(no genres listed)": None, "unknown": None}
+MOVIES = "movies"  # the domain whose genres and ids have IMDb's form
 
 
-def is_placeholder(cell: str | None) -> bool:
-    """Whether a cell, or one of several values in it, stands for no value: `-`, `\\N`, `N/A`, `null`."""
-    return cell is not None and _PLACEHOLDER.fullmatch(cell.strip()) is not None
+@dataclass(frozen=True)
+class Options:
+    """What an import is told. `columns`: meaning → column, before the usual names; another meaning becomes an attribute
+    of the items. `kind`: of `Feedback`; None: what the columns say. `no_rating`: the mark that means "not rated", or
+    "none". `duplicates`: as of `feedback.write`. `tags`: files of tags (`tags.with_tags`). `source`: as stated."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    kind: Literal["marks", "counts", "presence"] | None = None
+    no_rating: float | Literal["none"] | None = None
+    duplicates: feedback.Duplicates | None = None
+    tags: Sequence[Path] = ()
+    source: Source = UNKNOWN
 
 
-def split_genres(cell: str | None) -> list[str]:
-    """Genres separated by `|` or `,` as sorted lower-case words: `Action|Children` is `[action, family]`."""
-    words = (utterances.one_line(word).lower() for word in re.split(r"\||,", cell or "") if not is_placeholder(word))
-    return sorted({genre for word in words if (genre := _GENRES.get(word, word))})
+DEFAULT = Options()
 
 
-def split_names(cell: str | None) -> list[str]:
-    """The names of persons in a cell, in order: separated by `|` if it has one, else by commas, where "Jr." and "III"
-    belong to the name before. Titles of nobility, list pages and some other jobs are left out."""
-    names: list[str] = []
-    for name in (part.strip() for part in (cell or "").split("|" if "|" in (cell or "") else ",")):
-        if names and re.fullmatch(r"[JS]r\.?|I{2,3}|IV", name):
-            names[-1] += f", {name}" if name[0] in "JS" else f" {name}"
-        elif name and not is_placeholder(name) and not _NO_PERSON.match(name):
-            names.append(utterances.one_line(name))
-    return list(dict.fromkeys(names))
+@dataclass(frozen=True)
+class Imported:
+    """Numbers of rows written, and what was left out of the files, in rows unless said otherwise.
 
-
-def import_ratings(ratings: Path, items: Path | None, folder: Path) -> Imported:
-    """Writes `items.parquet` and `ratings.parquet` into `folder` from CSV (UTF-8) or Parquet files.
-
-    `ratings` needs columns user_id, item_id and rating; rated_at is optional: seconds since 1970, or ISO times (UTC
-    without a time zone). `items` needs item_id and title; year, kinds, makers, people and external_id are optional. The
-    year may also be at the end of the title: `Heat (1995)`. Several values in a cell are separated by `|` or `,`, or
-    are a Parquet list. Other usual names of columns (userId, movieId, timestamp) are known. Without `items` the items
-    are read from the file of ratings.
-
-    Placeholders like `-`, `\\N` and `N/A` are read as not given, and counted.
-
-    Of items with the same title and year only the one with the most ratings is written, because a mention could mean
-    either. Raises `CrsError` for the first error in the files.
+    `items_left_out`: items with the title and year of one with more ratings; `ratings_left_out`: their ratings.
+    `placeholders`: cells with a sign for no value (`-`, `N/A`). `duplicates`: further rows of a user and item.
+    `unknown_items`: ids that no item has, `of_unknown_items`: their ratings. `not_rated`: rows of the mark or count
+    that says nothing. `odd_times`, `odd_years`: cells read as not given. `lines`: how the files were understood.
     """
-    rated = text_tables.read(ratings, ratings)
-    if items is None:
-        remedy = "rename or add it, or give the items in a file of their own"
-        described = select_columns(rated, ratings, ("item_id", "title"), ITEM_COLUMNS, remedy).unique(
-            "item_id", keep="first", maintain_order=True
+
+    items: int
+    ratings: int
+    users: int
+    items_left_out: int = 0
+    ratings_left_out: int = 0
+    placeholders: int = 0
+    duplicates: int = 0
+    unknown_items: int = 0
+    of_unknown_items: int = 0
+    not_rated: int = 0
+    odd_times: int = 0
+    odd_years: int = 0
+    lines: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        text = f"{self.items:,} items, {self.ratings:,} ratings of {self.users:,} users"
+        if self.items_left_out:
+            text += f"; left out: {self.items_left_out:,} items with the title and year of one with more ratings"
+            text += f" and their {self.ratings_left_out:,} ratings"
+        if self.of_unknown_items:
+            text += (
+                f"; left out: {self.of_unknown_items:,} ratings of {self.unknown_items:,} items that are not described"
+            )
+        if self.not_rated:
+            text += f"; left out: {self.not_rated:,} rows that rate nothing"
+        if self.duplicates:
+            text += f"; left out: {self.duplicates:,} further rows of a user and item"
+        if self.odd_times:
+            text += f"; {self.odd_times:,} times that cannot be read or lie outside 1970 to 2106 are left empty"
+        if self.odd_years:
+            text += f"; {self.odd_years:,} years outside 1000 to 2999 are left empty"
+        if self.placeholders:
+            text += f"; {self.placeholders:,} cells like '-' or 'N/A' read as not given"
+        return text
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """All fields, for JSON."""
+        return {**asdict(self), "lines": list(self.lines)}
+
+
+def import_ratings(ratings: Path, items: Path | None, folder: Path, options: Options = DEFAULT) -> Imported:
+    """Writes `items.parquet`, `ratings.parquet` and `source.json` into `folder` from files of any kind that
+    `readers.open_file` knows.
+
+    `ratings` needs columns that mean user_id, item_id and rating (or a count); rated_at is optional: seconds or
+    milliseconds since 1970, or ISO times (UTC without a time zone). `items` needs item_id and title; year, kinds,
+    makers, people and external_id are optional. The usual names of columns are in `columns.NAMES`. The year may also be
+    at the end of the title: `Heat (1995)`. Several values in a cell are separated by `|`, `;` or `,`, or are a list.
+    Without `items` the items are read from the file of ratings.
+
+    Left out and counted are ratings of items that are not described, placeholders like `-` and `N/A`, impossible times
+    and years, and what `options` says. Of items with the same title and year only the one with the most ratings is
+    written, because a mention could mean either. Raises `CrsError` for the first error in the files.
+    """
+    with readers.workspace() as work:
+        rated = readers.open_file(work, ratings, ratings)
+        if items is None:
+            remedy = "rename or add it, or give the items in a file of their own"
+            described, table = rated, _chosen_items(rated, options, remedy)
+        else:
+            described = readers.open_file(work, items, items)
+            table = _chosen_items(described, options)
+        keep, extra = with_tags(work, described, table.chosen, options.tags)
+        described.load(
+            work.con, {**table.chosen, **{f"+{n}": c for n, c in table.attributes.items()}, **keep}, "described"
         )
-    else:
-        described = select_columns(text_tables.read(items, items), items, ("item_id", "title"), ITEM_COLUMNS)
-    parsed = parse_items(described, items or ratings)
-    rated = select_columns(rated, ratings, ("user_id", "item_id", "rating"), ("rated_at",))
-    written = write(parsed, parse_ratings(rated, ratings, parsed), folder)
-    return replace(written, placeholders=_placeholders(described))
+        frame = readers.text_of(work.con, "described")
+        if items is None:
+            frame = frame.unique("item_id", keep="first", maintain_order=True)
+        lines = _understood(described, table) if items is not None else []
+        return store_tables(work, rated, frame, described, extra(frame), folder, options, lines)
 
 
-def _placeholders(items: pl.DataFrame) -> int:
-    """The number of cells of `ITEM_COLUMNS` with a placeholder."""
-    columns = [name for name in ITEM_COLUMNS if name in items.columns]
-    cells = (cell for row in items.select(columns).iter_rows() for cell in row if cell)
-    return sum(any(map(is_placeholder, re.split(r"\||,", cell))) for cell in cells)
+def _chosen_items(opened: readers.Opened, options: Options, remedy: str = "") -> columns.Selected:
+    given = {"remedy": remedy} if remedy else {}
+    return columns.select(
+        opened.columns, opened.label, columns.OF_ITEMS, options.columns, ("item_id", "title"), **given
+    )
 
 
-ITEM_COLUMNS = ("year", "kinds", "makers", "people", "external_id")
-_ALIASES = {
-    "actors": "people",
-    "cast": "people",
-    "directors": "makers",
-    "genres": "kinds",
-    "imdbid": "external_id",
-    "director": "makers",
-    "genre": "kinds",
-    "movieid": "item_id",
-    "name": "title",
-    "timestamp": "rated_at",
-}
+def store_tables(
+    work: readers.Workspace,
+    rated: readers.Opened,
+    described: pl.DataFrame,
+    opened_items: readers.Opened,
+    tags: Mapping[str, Sequence[str]],
+    folder: Path,
+    options: Options,
+    lines: Sequence[str],
+) -> Imported:
+    """Writes the data folder from a file of ratings and `described`, the items as text (`parse_items`).
 
-
-# ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def select_columns(
-    table: pl.DataFrame,
-    label: Path,
-    needed: Sequence[str],
-    optional: Sequence[str],
-    remedy: str = "rename the column that holds it, or add it",
-) -> pl.DataFrame:
-    """The columns of a table that are `needed` or `optional`, under these names; `_ALIASES` are renamed.
-
-    Raises `CrsError` when a needed column is missing (`remedy`: what to do then), when two columns have one meaning,
-    and for a table without rows.
+    Raises `CrsError` for the first error in them.
     """
-    name_of = {name.replace("_", ""): name for name in (*needed, *optional)}
-    name_of |= {alias: name for alias, name in _ALIASES.items() if name in (*needed, *optional)}
-    chosen: dict[str, str] = {}
-    for column in table.columns:
-        name = name_of.get(re.sub(r"[^a-z0-9]", "", column.lower()))
-        if name is None:
-            continue
-        if name in chosen and column != name and chosen[name] != name:
-            raise CrsError(f"{label} has columns {chosen[name]!r} and {column!r} for {name}; keep one of them")
-        if chosen.get(name) != name:
-            chosen[name] = column
-    for name in needed:
-        if name not in chosen:
-            raise CrsError(f"{label} has no column {name}; {remedy} (columns here: {', '.join(table.columns)[:200]})")
-    if not table.height:
-        raise CrsError(f"{label} has no rows below its header; check that it is the right file")
-    return table.select(pl.col(column).alias(name) for name, column in chosen.items())
-
-
-def _refuse(table: pl.DataFrame, label: Path, bad: pl.Expr, sentence: str) -> None:
-    """Raises `CrsError` for the first row in which `bad` is true. `sentence` may contain its cells: `{rating!r}`."""
-    rows = table.with_row_index("row", offset=1).filter(bad).head(1)
-    for row in rows.iter_rows(named=True):
-        cells = {name: str(cell)[:60] for name, cell in row.items()}
-        raise CrsError(f"{label}, row {row['row']}: " + sentence.format(**cells))
-
-
-def parse_ratings(table: pl.DataFrame, label: Path, items: pl.DataFrame) -> pl.DataFrame:
-    """Table `ratings` from text columns user_id, item_id, rating and perhaps rated_at.
-
-    Raises `CrsError` for a missing or wrong value, an item that is not in `items`, and an item that a user rates twice.
-    """
-    for name in ("user_id", "item_id", "rating"):
-        _refuse(table, label, pl.col(name).is_null(), f"{name} is missing; fill it in or delete the row")
-    rating = pl.col("rating").cast(pl.Float64, strict=False)
-    wrong = rating.is_null() | rating.is_finite().not_()
-    _refuse(table, label, wrong, "rating {rating!r} is not a finite number; correct it or delete the row")
-    pair = pl.struct("user_id", "item_id")
-    if not (is_first := table.select(pair.is_first_distinct()).to_series()).all():
-        user, item = table.filter(~is_first).select("user_id", "item_id").row(0)
-        same = (pl.col("user_id") == user) & (pl.col("item_id") == item)
-        first, second = table.with_row_index("row", offset=1).filter(same)["row"].head(2)
-        raise CrsError(
-            f"{label}, rows {first} and {second}: user {user!r} rates item {item!r} twice; keep one of the rows"
+    chosen = columns.select(rated.columns, rated.label, columns.OF_RATINGS, options.columns, ("user_id", "item_id"))
+    kind = _kind(rated, chosen, options)
+    mark = chosen.chosen.get("count" if kind == "counts" else "rating", chosen.chosen["user_id"])
+    picked = {name: chosen.chosen[name] for name in ("user_id", "item_id")} | {"rating": mark}
+    picked |= {"rated_at": chosen.chosen["rated_at"]} if "rated_at" in chosen.chosen else {}
+    parsed, odd_years = parse_items(described, opened_items, options, tags)
+    rows = feedback.Ratings(work, rated, picked, kind)
+    says = rows.says(options.no_rating)
+    counted = rows.per_item(says)
+    known = counted.join(parsed, on="item_id", how="semi", maintain_order="left")
+    if not known.height:
+        raise _nothing_known(rated, opened_items, counted)
+    items = parsed.drop("n_ratings").join(counted, on="item_id", how="left", maintain_order="left")
+    written = without_namesakes(items.with_columns(pl.col("n_ratings").fill_null(0)).drop("n_odd"))
+    kept = known.join(written, on="item_id", how="semi", maintain_order="left")
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(store.writing(folder / "items.parquet"))
+        second = stack.enter_context(store.writing(folder / "ratings.parquet"))
+        n_again = rows.write(kept, says, options.duplicates, second)
+        statistics, n_users = rows.statistics(second)
+        table = written.drop("n_ratings", "mean_rating").join(
+            statistics, on="item_id", how="left", maintain_order="left"
         )
-    unknown = pl.col("item_id").is_in(items["item_id"].implode()).not_()
-    _refuse(table, label, unknown, "item {item_id!r} is not among the items; add it there or delete the row")
-    if "rated_at" not in table.columns:
-        table = table.with_columns(pl.lit(None, pl.String).alias("rated_at"))
-    seconds = _seconds(table["rated_at"])
-    wrong = pl.col("rated_at").is_not_null() & ~seconds.is_between(0, 1 << 32).fill_null(False)
-    sentence = "rated_at {rated_at!r} is neither whole seconds since 1970 nor an ISO time; convert it or leave it empty"
-    _refuse(table, label, wrong, sentence)
-    return table.select("user_id", "item_id", rating, seconds.alias("rated_at"))
+        table = schemas.check(
+            table.with_columns(pl.col("n_ratings").fill_null(0)).select(list(schemas.TABLES["items"])), "items"
+        )
+        table.write_parquet(first, compression="zstd", statistics=False)
+        options.source.model_copy(update={"feedback": says}).write(folder)
+    unknown = counted.join(parsed, on="item_id", how="anti")
+    given = [name for name in columns.OF_ITEMS[2:] if name in described.columns]
+    return Imported(
+        items=table.height,
+        ratings=int(statistics["n_ratings"].sum()),
+        users=n_users,
+        items_left_out=parsed.height - written.height,
+        ratings_left_out=int(known["n_ratings"].sum()) - int(kept["n_ratings"].sum()),
+        placeholders=sum(cells.n_placeholders(described[name].to_list()) for name in given),
+        duplicates=n_again,
+        unknown_items=unknown.height,
+        of_unknown_items=int(unknown["n_ratings"].sum()),
+        not_rated=rows.n - int(counted["n_ratings"].sum()),
+        odd_times=int(kept["n_odd"].sum()),
+        odd_years=odd_years,
+        lines=[*_understood(rated, chosen, mark, says), *lines],
+    )
 
 
-def _seconds(texts: pl.Series) -> pl.Series:
-    """Seconds since 1970 from whole numbers or ISO times; null where a text is neither."""
-    number = texts.cast(pl.Float64, strict=False)
-    if number.null_count() == texts.null_count():
-        return number.cast(pl.Int64, strict=False)
-    with duckdb.connect() as con:
-        con.sql("SET threads = 1")
-        con.sql("SET TimeZone = 'UTC'")
-        con.register("texts", pl.DataFrame({"text": texts}).with_row_index("row").to_arrow())
-        iso = con.sql(
-            """
-            SELECT CASE WHEN regexp_matches(text, '^[0-9]{4}-') THEN epoch(TRY_CAST(text AS TIMESTAMPTZ)) END AS seconds
-            FROM texts ORDER BY "row"
-            """
-        ).pl()["seconds"]
-    return pl.select(pl.coalesce(number, iso)).to_series().cast(pl.Int64, strict=False)
+def _kind(rated: readers.Opened, chosen: columns.Selected, options: Options) -> Literal["marks", "counts", "presence"]:
+    """The kind of feedback: as told, else marks where there is a column of ratings and counts where there is one of
+    counts."""
+    kind = options.kind or ("marks" if "rating" in chosen.chosen else "counts" if "count" in chosen.chosen else None)
+    needed = {"marks": "rating", "counts": "count"}.get(kind or "marks")
+    if kind == "presence" or needed in chosen.chosen:
+        return kind or "marks"
+    here = ", ".join(rated.columns)[:200]
+    raise CrsError(
+        f"{rated.label} has no column {needed}; rename the column that holds it, say --column {needed}=COLUMN, or say "
+        f"--feedback presence where a row only says that somebody chose an item (columns here: {here})"
+    )
 
 
-def parse_items(table: pl.DataFrame, label: Path) -> pl.DataFrame:
-    """Table `items`, without ratings, from text columns item_id, title and perhaps some of `ITEM_COLUMNS`.
+def _nothing_known(rated: readers.Opened, described: readers.Opened, counted: pl.DataFrame) -> CrsError:
+    example = counted["item_id"][0] if counted.height else ""
+    return CrsError(
+        f"{rated.label}: none of its {counted.height:,} rated items (such as {example[:60]!r}) is among the items of "
+        f"{described.label}; give files with the same ids, or say --column item_id=COLUMN"
+    )
+
+
+def _understood(
+    opened: readers.Opened, chosen: columns.Selected, mark: str = "", says: Feedback | None = None
+) -> list[str]:
+    """How a file was read, in lines."""
+    pairs = [f"{name} from {column}" for name, column in (*chosen.chosen.items(), *chosen.attributes.items())]
+    lines = [f"{opened.label}: {', '.join(pairs)}", *(f"{opened.label}: {remark}" for remark in opened.remarks)]
+    if says:
+        scale = f" from {says.low:g} to {says.high:g}" if says.low is not None and says.high is not None else ""
+        meant = {"marks": f"marks{scale}", "counts": f"counts in {mark}", "presence": "presence only"}[says.kind]
+        lines.append(f"{opened.label}: read as {meant}")
+    if chosen.ignored:
+        lines.append(f"{opened.label}: not used: {', '.join(chosen.ignored)[:300]} (--column NAME=COLUMN keeps one)")
+    return lines
+
+
+# ── items ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def parse_items(
+    table: pl.DataFrame, opened: readers.Opened, options: Options, tags: Mapping[str, Sequence[str]]
+) -> tuple[pl.DataFrame, int]:
+    """Table `items`, without ratings, from text columns item_id, title and perhaps others of `columns.OF_ITEMS`, and
+    the number of years that are left empty. A column `+name` is attribute `name`. `tags`: item id → its tags, which are
+    its kinds where no item has any, else attributes.
 
     Raises `CrsError` for a missing or wrong value and for two rows with one id.
     """
+    label = opened.label
+    if not table.height:
+        raise CrsError(f"{label} has no rows below its header; check that it is the right file")
     for name in ("item_id", "title"):
-        _refuse(table, label, pl.col(name).is_null(), f"{name} is missing; fill it in or delete the row")
+        missing = table.with_row_index("row", offset=1).filter(pl.col(name).is_null())
+        if missing.height:
+            raise CrsError(f"{label}, row {missing['row'][0]}: {name} is missing; fill it in or delete the row")
+    movies = options.source.domain == MOVIES
+    spaced = {name for name in ("kinds",) if opened.typed.get(_column(opened, name, options)) == "token_seq"}
+    kinds_of = cells.split_genres if movies else cells.split_kinds
+    tags_are_kinds = "kinds" not in table.columns or not table["kinds"].drop_nulls().len()
     rows: list[dict[str, Any]] = []
     row_of: dict[str, int] = {}
-    for number, cells in enumerate(table.iter_rows(named=True), start=1):
-        item_id, title = cells["item_id"], utterances.one_line(cells["title"])
+    n_odd = 0
+    for number, row in enumerate(table.iter_rows(named=True), start=1):
+        item_id = row["item_id"]
         if (first := row_of.setdefault(item_id, number)) != number:
             raise CrsError(f"{label}, rows {first} and {number}: both are item {item_id!r}; keep one of the rows")
-        given = {name: cell for name, cell in cells.items() if not is_placeholder(cell)}
-        year_cell, imdb_id = given.get("year"), given.get("external_id")
-        if year_cell is not None and not re.fullmatch(r"[12]\d{3}(\.0+)?", year_cell):
-            raise CrsError(
-                f"{label}, row {number}: year {year_cell[:60]!r} is not a year such as 1999; correct or clear it"
-            )
-        bare_title, year = split_year(title)
-        if year_cell is not None and year != int(float(year_cell)):
-            bare_title, year = title, int(float(year_cell))
+        given = {name: cell for name, cell in row.items() if cell is not None and not cells.is_placeholder(cell)}
+        title, year, attributes = utterances.one_line(cells.unescaped(row["title"])), None, []
+        if not movies:
+            title, series = cells.split_series(title)
+            attributes += [("series", series)] if series else []
+        bare_title, titled = split_year(title)
+        if (cell := given.get("year")) is not None:
+            year, understood = cells.parse_year(cell)
+            if not understood:
+                raise CrsError(
+                    f"{label}, row {number}: year {cell[:60]!r} is not a year such as 1999; correct or clear it"
+                )
+            n_odd += year is None
+        if year is not None and year != titled:
+            bare_title = title
         if not bare_title:
             raise CrsError(f"{label}, row {number}: the title holds no visible character; fill it in or delete the row")
+        kinds = row.get("kinds")
+        if kinds and spaced and not set("|;,") & set(kinds):
+            kinds = kinds.replace(" ", "|")
+        own = tags.get(item_id, ())
+        attributes += [
+            (name[1:], utterances.one_line(value))
+            for name in given
+            if name.startswith("+")
+            for value in cells.values(given[name])
+            if not cells.is_placeholder(value) and value.strip()
+        ]
+        attributes += [] if tags_are_kinds else [("tag", tag) for tag in own]
+        external_id = given.get("external_id")
         rows.append(
             {
                 "item_id": item_id,
                 "title": bare_title,
-                "year": year,
-                "kinds": split_genres(cells.get("kinds")),
-                "makers": split_names(cells.get("makers")),
-                "people": split_names(cells.get("people")),
-                "attributes": [],
-                "external_id": f"tt{imdb_id:0>7}" if imdb_id and imdb_id.isdigit() else imdb_id,
+                "year": titled if year is None else year,
+                "kinds": sorted(own) if tags_are_kinds and own else kinds_of(kinds),
+                "makers": cells.split_names(row.get("makers")),
+                "people": cells.split_names(row.get("people")),
+                "attributes": [{"name": name, "value": value} for name, value in dict.fromkeys(attributes)],
+                "external_id": f"tt{external_id:0>7}"
+                if movies and external_id and external_id.isdigit()
+                else external_id,
                 "n_ratings": 0,
                 "mean_rating": None,
             }
         )
-    return pl.DataFrame(rows, schema=dict(schemas.TABLES["items"]))
+    return pl.DataFrame(rows, schema=dict(schemas.TABLES["items"])), n_odd
+
+
+def _column(opened: readers.Opened, name: str, options: Options) -> str:
+    """The column of a file that means `name`; empty without one."""
+    return columns.select(opened.columns, opened.label, columns.OF_ITEMS, options.columns).chosen.get(name, "")

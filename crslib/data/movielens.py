@@ -2,16 +2,15 @@
 
 import re
 import shutil
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
 
 import polars as pl
 
-from crslib.data import text_tables
-from crslib.data.imports import ITEM_COLUMNS, parse_items, parse_ratings, select_columns
-from crslib.data.tables import Imported, write
+from crslib.data import columns, readers
+from crslib.data.imports import DEFAULT, Imported, Options, store_tables
+from crslib.data.titles import split_year
 from crslib.dialogue.utterances import one_line
 from crslib.errors import CrsError
 
@@ -31,29 +30,41 @@ _FIELDS = {
 _LARGEST_MEMBER = 4 << 30  # bytes unpacked; the largest MovieLens file has 0.9 GB
 
 
-def import_movielens(path: Path, folder: Path) -> Imported:
-    """Writes `items.parquet` and `ratings.parquet` into `folder` from a MovieLens archive, zipped or unpacked.
+def import_movielens(path: Path, folder: Path, options: Options = DEFAULT) -> Imported:
+    """Writes `items.parquet`, `ratings.parquet` and `source.json` into `folder` from a MovieLens archive, zipped or
+    unpacked. `options`: as of `imports.import_ratings`; columns and tags are MovieLens' own.
 
     Layouts: ml-latest, ml-32m and similar ones (`.csv`), ml-1m and ml-10m (`.dat`), ml-100k (`u.data`). Raises
     `CrsError` when `path` has none of them.
     """
-    with tempfile.TemporaryDirectory() as unpacked:
-        files = _known_files(path, Path(unpacked))
+    with readers.workspace() as work:
+        files = _known_files(path, work.folder)
         ratings_name, items_name = next(layout for layout in _LAYOUTS if files.keys() >= set(layout))
-        ratings, items = (_read(files[name], path / name) for name in (ratings_name, items_name))
-        if items_name == "u.item":
-            flags = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in _ML100K_GENRES]
-            items = items.with_columns(pl.concat_str(flags, separator="|", ignore_nulls=True).alias("kinds"))
-        items = select_columns(items, path / items_name, ("item_id", "title"), ITEM_COLUMNS)
+        rated, described = (_open(work, files[name], path / name) for name in (ratings_name, items_name))
+        flags = _ML100K_GENRES if items_name == "u.item" else ()
+        chosen = columns.select(described.columns, described.label, columns.OF_ITEMS, {}, ("item_id", "title"))
+        described.load(work.con, {**chosen.chosen, **{genre: genre for genre in flags}}, "described")
+        items = readers.text_of(work.con, "described")
+        if flags:
+            marked = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in flags]
+            kinds = pl.concat_str(marked, separator="|", ignore_nulls=True).alias("kinds")
+            items = items.with_columns(kinds).drop(flags)
         if "links.csv" in files:
-            label = path / "links.csv"
-            links = select_columns(_read(files["links.csv"], label), label, ("item_id", "external_id"), ())
-            links = links.unique("item_id", keep="first", maintain_order=True)
-            items = items.join(links, on="item_id", how="left", maintain_order="left")
-        items = parse_items(items, path / items_name)
-        items = items.with_columns(pl.Series("title", [split_title(title)[0] for title in items["title"]]))
-        ratings = select_columns(ratings, path / ratings_name, ("user_id", "item_id", "rating"), ("rated_at",))
-        return write(items, parse_ratings(ratings, path / ratings_name, items), folder)
+            links = readers.open_file(work, files["links.csv"], path / "links.csv")
+            ids = columns.select(links.columns, links.label, ("item_id", "external_id"), {}, ("item_id", "external_id"))
+            links.load(work.con, ids.chosen, "links")
+            linked = readers.text_of(work.con, "links").unique("item_id", keep="first")
+            items = items.join(linked, on="item_id", how="left", maintain_order="left")
+        titles = [None if title is None else _titled(title) for title in items["title"]]
+        items = items.with_columns(pl.Series("title", titles, dtype=pl.String))
+        return store_tables(work, rated, items, described, {}, folder, options, [])
+
+
+def _titled(title: str) -> str:
+    """A MovieLens title as `split_title` has it, with its year behind it."""
+    bare, year = split_year(one_line(title))
+    main = split_title(bare)[0]
+    return main if year is None else f"{main} ({year})"
 
 
 def split_title(title: str) -> tuple[str, list[str]]:
@@ -78,17 +89,12 @@ def _natural_order(title: str) -> str:
     return inverted[2] + ("" if inverted[2].endswith("'") else " ") + inverted[1]
 
 
-def _read(path: Path, label: Path) -> pl.DataFrame:
-    """A file of an archive as a table of text; `.csv` files have a header, the older ones do not and may be Latin-1."""
+def _open(work: readers.Workspace, path: Path, label: Path) -> readers.Opened:
+    """A file of an archive; `.csv` files have a header, the older ones do not and may be Latin-1."""
     if label.name not in _FIELDS:
-        return text_tables.read(path, label)
+        return readers.open_file(work, path, label)
     delimiter, names = _FIELDS[label.name]
-    try:
-        path.read_text(encoding="utf-8")
-        encoding = "utf-8"
-    except UnicodeDecodeError:
-        encoding = "latin-1"
-    return text_tables.read_delimited(path, label, names, delimiter, quote="", skip=0, encoding=encoding)
+    return readers.delimited(readers.in_utf8(work, path)[0], label, names, delimiter, quote="", skip=0)
 
 
 def _known_files(path: Path, unpacked: Path) -> dict[str, Path]:
@@ -110,6 +116,8 @@ def _known_files(path: Path, unpacked: Path) -> dict[str, Path]:
                     name = member.filename.rpartition("/")[2]
                     if name not in wanted or name in files:
                         continue
+                    if member.flag_bits & 1:
+                        raise CrsError(f"{path} is encrypted; unpack it with its password and give the folder")
                     if member.file_size > _LARGEST_MEMBER:
                         raise CrsError(
                             f"{name} in {path} is larger than MovieLens files are; unpack and check it yourself"

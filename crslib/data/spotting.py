@@ -6,7 +6,7 @@ Knows titles, names of persons and numbers of ratings; nothing of users or files
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -23,10 +23,11 @@ from crslib.data.titles import (
     title_words,
 )
 from crslib.dialogue import utterances
+from crslib.dialogue.domain import Domain
 
 # ── the evidence and its weights ────────────────────────────────────────────────────────────────────────────────
 
-# Natural logarithms of odds. `title` is the prior odds that a word begins a film's title; the weights were set on
+# Natural logarithms of odds. `title` is the prior odds that a word begins an item's title; the weights were set on
 # ReDial's training dialogues.
 SURE = 3.0  # the least log odds of a match
 _LOG_ODDS: Mapping[str, float] = {
@@ -114,7 +115,7 @@ _SMALL = frozenset({"the", "a", "an", "of", "and", "in", "to", "for", "on", "at"
 # Words that titles follow.
 _CUES = frozenset(
     """
-    called or about watched watching watch seen see saw liked like enjoyed loved love try and maybe recommend original
+    called or about liked like enjoyed loved love try and maybe recommend original
     """.split()  # noqa: SIM905
 )
 _DETERMINERS = frozenset(
@@ -123,9 +124,7 @@ _DETERMINERS = frozenset(
     """.split()  # noqa: SIM905
 )
 # Words after a title that make it the name of a series, or of something else.
-_MANY = frozenset(
-    {"movies", "films", "series", "franchise", "trilogy", "sequel", "sequels", "song", "songs", "fan", "fans"}
-)
+_MANY = frozenset({"series", "franchise", "trilogy", "sequel", "sequels", "song", "songs", "fan", "fans"})
 _ABBREVIATED = frozenset({"dr", "mr", "mrs", "ms", "st", "vs", "vol", "pt", "jr", "inc"})
 
 # ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -170,11 +169,16 @@ class Spotter:
     """Recognises titles among ordinary words, as `Catalog.spot` describes."""
 
     def __init__(
-        self, items: pl.DataFrame, by_key: Mapping[str, list[Entry]], by_part: Mapping[str, list[Entry]]
+        self,
+        items: pl.DataFrame,
+        domain: Domain,
+        by_key: Mapping[str, list[Entry]],
+        by_part: Mapping[str, list[Entry]],
     ) -> None:
-        """`items`: table `items`; `by_key`, `by_part`: its entries by title key and by the keys of parts of titles,
-        each list in the order of preference."""
+        """`items`: table `items`; `domain`: words before and after titles; `by_key`, `by_part`: its entries by title
+        key and by the keys of parts of titles, each list in the order of preference."""
         self._by_key, self._by_part = by_key, by_part
+        self._cues, self._many = _CUES | {*domain.cues}, _MANY | {*domain.many}
         self._ratings = {item_id: n or 0 for item_id, n in items.select("item_id", "n_ratings").iter_rows()}
         self._total = sum(self._ratings.values()) + len(self._ratings)
         names = pl.concat([items["people"].explode(), items["makers"].explode()]).drop_nulls().unique()
@@ -258,7 +262,11 @@ class Spotter:
             end = end if year_after[2] else year_after.end()
         else:
             entry = entries[0]
-            if self._is_series(entry) or _is_continued(tokens, last) or re.match(r": [A-Z0-9]", text[end : end + 3]):
+            if (
+                self._is_series(entry)
+                or _is_continued(tokens, last, self._many)
+                or re.match(r": [A-Z0-9]", text[end : end + 3])
+            ):
                 return None
         words = [token.word for token in run]
         before = tokens[first - 1] if first and not run[0].apart else None
@@ -292,7 +300,7 @@ class Spotter:
                 evidence.append("name")
         if tokens[first].apart and (last + 1 == len(tokens) or tokens[last + 1].apart):
             evidence.append("alone")
-        elif (before and before.word in _CUES) or (after and after.word in ("is", "was")):
+        elif (before and before.word in self._cues) or (after and after.word in ("is", "was")):
             evidence.append("cue")
         popularity = math.log((self._ratings[entry.item_id] + 1) / self._total)
         log_odds = popularity + _surprise(words) + sum(_LOG_ODDS[name] for name in evidence)
@@ -348,14 +356,14 @@ def _capitals(tokens: Sequence[_Token], run: Sequence[_Token]) -> list[str]:
     return ["no capital"] if capitals and not any(capitals) else []
 
 
-def _is_continued(tokens: Sequence[_Token], last: int) -> bool:
-    """Whether the next word makes it a later film of a series, or several: "Rocky 7", "Hostel part 3", "Saw movies"."""
+def _is_continued(tokens: Sequence[_Token], last: int, many: Container[str]) -> bool:
+    """Whether the next word makes it a later item of a series, or several: "Rocky 7", "Hostel part 3", "Saw movies"."""
     following = [*tokens[last + 1 : last + 3]]
     if not following or following[0].apart:
         return False
     if following[0].word in SERIES_WORDS:
         return len(following) > 1 and following[1].word.isdigit()
-    return following[0].word in _MANY or _LATER_NUMBER.fullmatch(following[0].surface) is not None
+    return following[0].word in many or _LATER_NUMBER.fullmatch(following[0].surface) is not None
 
 
 def _is_name(token: _Token | None) -> bool:

@@ -2,12 +2,15 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import NamedTuple
 
 # A misspelt title is linked if it is this similar (rapidfuzz's ratio, 0 to 100) and its key this long. Measured on
 # ReDial's titles with IMDb ids as truth: what lower limits add is mostly wrong, and so are misspelt titles without a
 # year or with that of the year before or after.
 MIN_SIMILARITY, MIN_FUZZY_LENGTH = 88, 10
+
+LONG_TITLE = 8  # letters from which a title of one word is a title in any case
 
 ARTICLES = ("the", "a", "an")
 # A lone "i", "v" or "x" is a number only after one of these words: "Part V", not "V for Vendetta".
@@ -81,3 +84,41 @@ def split_year(name: str) -> tuple[str, int | None]:
     """The title and the year of `Title (1999)`; the text itself and None without a year at its end."""
     match = re.fullmatch(r"(.*\S)\s*\(\s*([12][0-9]{3})\s*\)\s*", name, re.DOTALL)
     return (match[1], int(match[2])) if match else (name, None)
+
+
+def is_distinct(title: str) -> bool:
+    """Whether a title (without its year) is one in any case: it has two words or `LONG_TITLE` letters."""
+    words = title_words(title)
+    return len(words) > 1 or sum(map(len, words)) >= LONG_TITLE
+
+
+def is_named(title: str, text: str) -> bool:
+    """Whether `text` holds a title (without its year) as whole words: as it stands, or in another spelling; one that
+    could be an ordinary word (`is_distinct`) only as it stands, with its first capital."""
+    title = title.strip()
+    if is_distinct(title):
+        spelt = f" {' '.join(title_words(title))} "
+        readings = (text, re.sub(r"['’]s\b", " ", text))  # "Heat's ending"
+        if any(spelt in f" {' '.join(title_words(reading))} " for reading in readings):
+            return True
+        return re.search(rf"(?<!\w){re.escape(title)}(?!\w)", text, re.IGNORECASE) is not None
+    pattern = rf"(?<!\w){re.escape(title[:1].upper())}(?i:{re.escape(title[1:])})(?!\w)"
+    return bool(title) and re.search(pattern, text) is not None
+
+
+def without_titles(text: str, names: Iterable[str]) -> str:
+    """`text` without the sentences that name one of `names` (`Title (Year)` or `Title`)."""
+    kept = [sentence for sentence in re.split(r"(?<=[.!?;])\s+|\n+", text) if sentence]
+    titles = [split_year(name)[0] for name in names]
+    width = 1  # of a run of sentences that names a title: "Mr. Nobody" looks like the end of one and another
+    while width <= len(kept):
+        runs = (slice(start, start + width) for start in range(len(kept) - width + 1))
+        naming = next((run for run in runs if any(is_named(title, " ".join(kept[run])) for title in titles)), None)
+        if naming is None:
+            width += 1
+        else:
+            del kept[naming]
+            width = 1
+        if not any(is_named(title, " ".join(kept)) for title in titles):
+            break
+    return " ".join(kept)

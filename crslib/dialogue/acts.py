@@ -6,7 +6,6 @@ same word. The length of a turn is no feature. The tagger's weights are two tabl
 measured accuracy. Knows nothing of metrics.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from pydantic import TypeAdapter, with_config
 from scipy import sparse
+from typing_extensions import TypedDict
 
-from crslib import store
+from crslib import json_files, store
 from crslib.config import resolve
 from crslib.dialogue.utterances import MENTION, RECOMMENDER, USER
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, digest
+from crslib.schemas import OPEN
 
 # Codes that share a name are siblings in IARD's taxonomy; at least one of them cannot be recognised from words (Cohen's
 # kappa below 0.4, see data/acts/README.md).
@@ -69,9 +71,9 @@ _TOKEN = re.compile(rf"{MENTION.pattern}|[^\W_]+(?:'[^\W_]+)*|[?!]")
 def features(turns: pl.DataFrame) -> pl.DataFrame:
     """(dialogue_id, turn, role, features) of the turns that are not empty, sorted: what the tagger reads of each.
 
-    `turns`: dialogue_id, turn, role, text. A feature is present or absent: lower-case words, `?`, `!`, `FILM`, pairs of
+    `turns`: dialogue_id, turn, role, text. A feature is present or absent: lower-case words, `?`, `!`, `ITEM`, pairs of
     these and, in parentheses: the turn opens the dialogue, is its speaker's first; the turn before has a question mark,
-    names a film; the turn names a film that is new, that its speaker named before, that the other party named before.
+    names an item; the turn names an item that is new, that its speaker named before, that the other party named before.
     """
     spoken = turns.filter(pl.col("text").str.strip_chars() != "").sort("dialogue_id", "turn")
     rows: list[tuple[str, int, str, list[str]]] = []
@@ -80,21 +82,21 @@ def features(turns: pl.DataFrame) -> pl.DataFrame:
         if not rows or rows[-1][0] != dialogue_id:
             before, speakers, named = None, set[str](), dict[str, str]()
         matches = list(_TOKEN.finditer(text.lower().replace("’", "'")))
-        films = [match[1] for match in matches if match[1]]
-        tokens = ["FILM" if match[1] else match[0] for match in matches]
+        items = [match[1] for match in matches if match[1]]
+        tokens = ["ITEM" if match[1] else match[0] for match in matches]
         context = {
             "(opens)": before is None,
             "(own first turn)": role not in speakers,
             "(after a question)": "?" in (before or ()),
-            "(after a film)": "FILM" in (before or ()),
-            "(new film)": any(film not in named for film in films),
-            "(own film again)": any(named.get(film) == role for film in films),
-            "(other's film again)": any(named.get(film, role) != role for film in films),
+            "(after an item)": "ITEM" in (before or ()),
+            "(new item)": any(item not in named for item in items),
+            "(own item again)": any(named.get(item) == role for item in items),
+            "(other's item again)": any(named.get(item, role) != role for item in items),
         }
         pairs = (f"{first} {second}" for first, second in pairwise(tokens))
         present = {*tokens, *pairs, *(name for name, holds in context.items() if holds)}
         rows.append((dialogue_id, turn, role, sorted(present)))
-        named = {**dict.fromkeys(films, role), **named}
+        named = {**dict.fromkeys(items, role), **named}
         speakers.add(role)
         before = tokens
     return pl.DataFrame(
@@ -162,6 +164,23 @@ def _presence(lists: pl.Series, vocabulary: Sequence[str]) -> sparse.csr_array:
 # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@with_config(OPEN)
+class _Accuracy(TypedDict):
+    role: str
+    act: str
+    f1: float
+
+
+@with_config(OPEN)
+class _Figures(TypedDict):
+    """`figures.json`."""
+
+    cross_validation: list[_Accuracy]
+
+
+_FIGURES = TypeAdapter(_Figures)
+
+
 def write(tagger: Tagger, folder: Path = FOLDER) -> None:
     """Writes the weights, a table `ROLE.csv` per role. Raises `CrsError` when the folder cannot be written."""
     for role, table in tagger.weights.items():
@@ -174,15 +193,17 @@ def read(folder: Path = FOLDER) -> Tagger:
     weights = {}
     path = folder / FIGURES
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["cross_validation"]
-        accuracy = {(row["role"], row["act"]): float(row["f1"]) for row in rows}
+        rows = json_files.read_as(path, _FIGURES, "")["cross_validation"]
+        accuracy = {(row["role"], row["act"]): row["f1"] for row in rows}
         for role in (USER, RECOMMENDER):
             path = folder / f"{role}.csv"
             table = pl.read_csv(path, glob=False, schema_overrides={"feature": pl.String})
-            if table.columns[0] != "feature" or table["feature"][0] != _BIAS or table.width < 2:
+            if table.columns[0] != "feature" or table["feature"].head(1).to_list() != [_BIAS] or table.width < 2:
                 raise ValueError
             weights[role] = table.cast({pl.selectors.exclude("feature"): pl.Float64})
-    except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
+            if not np.isfinite(weights[role].drop("feature").to_numpy()).all():
+                raise ValueError
+    except (CrsError, *store.DAMAGED, ValueError):
         raise CrsError(f"{path} is missing or damaged; write it with `crs data acts --iard PATH`") from None
     return Tagger(weights, accuracy)
 

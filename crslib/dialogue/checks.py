@@ -9,13 +9,18 @@ from typing import Any
 from crslib.dialogue import reactions
 from crslib.dialogue.claims import claims
 from crslib.dialogue.credits import Credits
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.stances import serves_wish, statements, wishes
 from crslib.dialogue.utterances import RECOMMENDER, USER, replace_mentions
 from crslib.dialogue.views import Turn
 
 
 def user_fits(
-    turn: Turn, history: Sequence[Turn], profile: Mapping[str, Any], items: Mapping[str, Mapping[str, Any]]
+    turn: Turn,
+    history: Sequence[Turn],
+    profile: Mapping[str, Any],
+    items: Mapping[str, Mapping[str, Any]],
+    domain: Domain,
 ) -> bool:
     """Whether a user's reply contradicts none of its notes, states nothing that its summary says otherwise, names no
     loved item, unasked, that has nothing to do with its wish, and says a part of the wish when it is asked.
@@ -25,16 +30,16 @@ def user_fits(
     `turn`, `history`: role, text, items and notes of table `turns`; `profile`: the user's row of table `profiles`;
     `items`: rows of table `items` by id.
     """
-    if not reactions.fits(turn, history):
+    if not reactions.fits(turn, history, domain):
         return False
-    if any(contradicts for *_, contradicts in statements(turn, profile, {})):
+    if any(contradicts for *_, contradicts in statements(turn, profile, {}, domain)):
         return False
     named = {item["item_id"] for earlier in history for item in earlier["items"]}
     new = {item["item_id"] for item in turn["items"]} - named
     favourites = new & set(profile["loved_items"] or ()) & items.keys()
-    if any(serves_wish(items[item_id], profile) is False for item_id in favourites):
+    if any(serves_wish(items[item_id], profile, domain) is False for item_id in favourites):
         return False
-    return not _asked(history) or _says_wish([*history, turn], profile)
+    return not _asked(history) or _says_wish([*history, turn], profile, domain)
 
 
 def _asked(history: Sequence[Turn]) -> bool:
@@ -44,9 +49,9 @@ def _asked(history: Sequence[Turn]) -> bool:
     return bool(history) and history[-1]["role"] == RECOMMENDER and "?" in history[-1]["text"] and not named
 
 
-def _says_wish(turns: Sequence[Turn], profile: Mapping[str, Any]) -> bool:
+def _says_wish(turns: Sequence[Turn], profile: Mapping[str, Any], domain: Domain) -> bool:
     """Whether the user has said a part of its wish, if it has one."""
-    parts = list(wishes(profile))
+    parts = list(wishes(profile, domain))
     own = [replace_mentions(turn["text"], " , ") for turn in turns if turn["role"] == USER]
     return not parts or any(says(text) for _, says in parts for text in own)
 

@@ -5,15 +5,17 @@ not read; one that the catalogue cannot decide has no truth. Knows nothing of me
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from crslib.dialogue import lexicon, utterances
 from crslib.dialogue.credits import CAST, MAKER, PERSON, YEAR, Credits, name_key
+from crslib.dialogue.domain import Domain, alternatives
+from crslib.dialogue.questions import ITEM, N_ITEMS, WHEN, WHO, asking, questions
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.views import Turn
 
-WHO, ABOUT, WHEN = "who", "about", "when"
 MIN_CONTENT = 3  # words of content that answer what an item is about
 _REACH = 4  # turns back to an item that is still at hand
 
@@ -22,7 +24,7 @@ class Claim(NamedTuple):
     """A statement that item `item_id` has a person (`kind` cast, maker or, in either role, person) or a year.
 
     `value`: the name as written, a year ("1999") or a decade ("1990s"). `true`: by the catalogue; None where it has no
-    such facts of the item, or has the person in another role than that of an actor.
+    such facts of the item, or has the person among its makers where the statement is that it is in it.
     """
 
     item_id: str
@@ -34,7 +36,7 @@ class Claim(NamedTuple):
 # ── sentences as the phrases read them ──────────────────────────────────────────────────────────────────────────────
 
 # In a sentence as read, one private-use character stands for a name, an item or a year. Such characters are in no text.
-_NAME, _ITEM, _TIME = 0xE100, 0xE400, 0xE700
+_NAME, _ITEM, _TIME = 0xE100, ITEM, ITEM + N_ITEMS
 _N, _I, _Y = (f"[{chr(start)}-{chr(start + 0x2FF)}]" for start in (_NAME, _ITEM, _TIME))
 _SENTENCE = re.compile(r"(?<!\b[A-Z])(?<!\bJr)(?<!\bSr)(?<!\bMr)(?<!\bDr)(?<!\bSt)([.!?;\n]+)")
 _TOKEN = re.compile(r"[\ue400-\ue6ff]|[^\W_]+(?:['’`-][^\W_]+)*|[,&]")
@@ -44,14 +46,18 @@ _PARTICLES = frozenset(
         "de da del der di du la le van von bin mc st al el ben",
     )
 )
-_NO_NAME = lexicon.COMMON | frozenset(
+_INTERJECTIONS = frozenset(
     re.findall(
         r"\w+",
-        "yes yeah yep oh ok okay sure hi hey lol haha wow awesome actor actress actors director star stars starring"
-        " cast movie film disney pixar marvel netflix dc american british english christmas halloween academy oscar"
-        " oscars im its thats theres hes shes youll youd comedy drama horror action thriller",
+        "yes yeah yep oh ok okay sure hi hey lol haha wow awesome im its thats theres hes shes youll youd",
     )
 )
+
+
+@cache
+def _no_name(domain: Domain) -> frozenset[str]:
+    """Words that are no names, whatever their capitals."""
+    return frozenset((*lexicon.common(domain), *_INTERJECTIONS, *domain.claims.no_names))
 
 
 class _Sentence(NamedTuple):
@@ -65,7 +71,7 @@ def _sentences(text: str, items: Sequence[Mapping[str, Any]], near: Iterable[str
     spans = [(item["start"], item["end"], f" {chr(_ITEM + place)} ") for place, item in enumerate(items)]
     parts = _SENTENCE.split(utterances.plain(utterances.replace_spans(text, spans[: _TIME - _ITEM])))
     family = {key.rpartition(" ")[2] for key in near}
-    family = {name for name in family if len(name) > 3 and name not in _NO_NAME}
+    family = {name for name in family if len(name) > 3 and name not in _no_name(credits.domain)}
     return [
         _read(part, "?" in mark, family, credits) for part, mark in zip(parts[::2], [*parts[1::2], ""], strict=True)
     ]
@@ -85,7 +91,7 @@ def _read(text: str, asks: bool, family: set[str], credits: Credits) -> _Sentenc
             names.append((name, length > 1))
             place += length
             continue
-        if (time := _time(token)) and len(years) < 0x2FF:
+        if (time := _time(token, credits.domain)) and len(years) < 0x2FF:
             read.append(chr(_TIME + len(years)))
             years.append(time)
         else:
@@ -99,12 +105,13 @@ def _name(tokens: Sequence[str], place: int, family: set[str], credits: Credits)
     name of a person of an item at hand; 0 for none."""
     run = [re.sub(r"'s?$", "", token) for token in tokens[place : place + 4]]
     end = next((n for n, token in enumerate(run) if not token[0].isalpha()), len(run))
+    no_name = _no_name(credits.domain)
     for length in range(end, 1, -1):
         words = run[:length]
-        if name_key(" ".join(words)) in credits.persons and not all(word.lower() in _NO_NAME for word in words):
+        if name_key(" ".join(words)) in credits.persons and not all(word.lower() in no_name for word in words):
             return length
     length = 0
-    while length < end and (_capital(run[length]) or (length and run[length].lower() in _PARTICLES)):
+    while length < end and (_capital(run[length], no_name) or (length and run[length].lower() in _PARTICLES)):
         length += 1
     if length and run[length - 1].lower() in _PARTICLES:
         length -= 1
@@ -117,14 +124,14 @@ def _name(tokens: Sequence[str], place: int, family: set[str], credits: Credits)
     return int(bool(end) and name_key(run[0]) in family)
 
 
-def _capital(token: str) -> bool:
-    return token[0].isupper() and not (token.isupper() and len(token) > 3) and token.lower() not in _NO_NAME
+def _capital(token: str, no_name: Container[str]) -> bool:
+    return token[0].isupper() and not (token.isupper() and len(token) > 3) and token.lower() not in no_name
 
 
-def _time(token: str) -> str:
-    if re.fullmatch(r"(?:19|20)\d\d", token):
+def _time(token: str, domain: Domain) -> str:
+    if lexicon.years(token, domain) and len(token) == 4:
         return token
-    decades = lexicon.decades(token.lower())
+    decades = lexicon.decades(token.lower(), domain)
     return f"{decades[0]}s" if decades else ""
 
 
@@ -133,46 +140,79 @@ def _time(token: str) -> str:
 _L = rf"({_N}(?:(?: ,)?(?: and| &| with| as well as| along with)? {_N})*)"
 _ANY = r"(?:\w+ ){0,2}?"
 _BE = r"(?:is|are|was|were)"
-_HERE = rf"(?:it|this|that|there|both|{_I}|the (?:movie|film|cast|lead|main))"
-_STARS = r"(?:stars?|starred|starring|staring|co stars?|costars?|co starring)"
-_WORK = "(?:movie|film|flick|one|comedy|classic|version|remake|thriller|drama|horror|musical|western|romance|hit)s?"
-# kind, phrase, and whether it takes words with capitals that are no name in the catalogue.
-_PHRASES = tuple(
-    (kind, re.compile(pattern), sure)
-    for kind, pattern, sure in (
-        (MAKER, rf"\b(?:directed|directored|helmed)(?: and \w+)? by {_ANY}{_L}", True),
-        (MAKER, rf"\bdirectors?(?: (?:of|for|in|on) {_HERE})? (?:{_BE}|include) {_ANY}{_L}", True),
-        (MAKER, rf"{_L} (?:directed|directs|{_BE} the directors?)\b", True),
-        (CAST, rf"\b(?:played|portrayed|voiced) by {_ANY}{_L}", True),
-        (CAST, rf"\b{_STARS} {_ANY}{_L}", True),
-        (CAST, rf"\bfeatur(?:es|ing) {_ANY}{_L}", True),
+
+
+@cache
+def _phrases(domain: Domain) -> Sequence[tuple[str, re.Pattern[str], bool]]:
+    """Kind, phrase, and whether it takes words with capitals that are no name in the catalogue."""
+    words = domain.claims
+    here = f"(?:it|this|that|there|both|{_I}|the (?:{alternatives(words.here)}))"
+    work = f"(?:{alternatives(words.works)})s?"
+    stars, people, makers = (f"(?:{alternatives(some)})" for some in (words.stars, words.people, words.maker))
+    has_people = bool(words.people)
+    # A phrase without words of the domain is left out.
+    phrases = (
+        (MAKER, words.made, rf"\b(?:{alternatives(words.made)})(?: and \w+)? by {_ANY}{_L}", True),
+        (MAKER, words.maker, rf"\b{makers}(?: (?:of|for|in|on) {here})? (?:{_BE}|include) {_ANY}{_L}", True),
+        (MAKER, words.makes, rf"{_L} (?:{alternatives(words.makes)}|{_BE} the {makers})\b", True),
+        (CAST, words.played, rf"\b(?:{alternatives(words.played)}) by {_ANY}{_L}", True),
+        (CAST, words.stars, rf"\b{stars} {_ANY}{_L}", True),
+        (CAST, words.features, rf"\b(?:{alternatives(words.features)}) {_ANY}{_L}", True),
         (
             CAST,
-            r"\b(?:actors?|actress|actresses|stars?|leads?|lead role|main role|cast|cast members|lead characters?)"
-            rf"(?: (?:in|of|for) {_HERE})? (?:{_BE}|includes?|including|of|has|goes to) {_ANY}{_L}",
+            has_people,
+            rf"\b{people}(?: (?:in|of|for) {here})? (?:{_BE}|includes?|including|of|has|goes to) {_ANY}{_L}",
             True,
         ),
-        (CAST, rf"{_L} (?:also |both |all ){{0,2}}(?:{_STARS}|{_BE} {_STARS})\b", True),
-        (CAST, rf"{_L} {_BE} (?:also )?(?:the|a) (?:\w+ ){{0,2}}?(?:lead|star|actor|actress|voice)\b", True),
-        (CAST, rf"{_L}(?: ,)?(?: {_BE}(?: \w+){{0,3}}?)? in {_HERE}", True),
-        (CAST, rf"{_L} (?:plays?|played|is playing|acts?|acted|appears?|portrays?)\b", False),
-        (PERSON, rf"{_I} (?:is |was )?(?:with|by) {_L}", True),
+        (CAST, words.stars, rf"{_L} (?:also |both |all ){{0,2}}(?:{stars}|{_BE} {stars})\b", True),
         (
             CAST,
+            words.person,
+            rf"{_L} {_BE} (?:also )?(?:the|a) (?:\w+ ){{0,2}}?(?:{alternatives(words.person)})\b",
+            True,
+        ),
+        (CAST, has_people, rf"{_L}(?: ,)?(?: {_BE}(?: \w+){{0,3}}?)? in {here}", True),
+        (CAST, words.plays, rf"{_L} (?:{alternatives(words.plays)})\b", False),
+        (PERSON, True, rf"{_I} (?:is |was )?(?:with|by) {_L}", True),
+        (
+            CAST,
+            has_people,
             rf"\b(?<!along )(?:with|w|has|have|had|got|includes?) (?:the |a |an |both |young |great |funny )*{_L}",
             False,
         ),
-        (CAST, rf"^(?:yes |no )?(?:its|it is|it was) {_L}", False),
-        (PERSON, rf"\b(?:by|from) (?:director |the |the great )?{_L}", False),
-        (PERSON, rf"\b(?:a|an|another|old|classic|great|good|best) {_L} {_WORK}\b", False),
-        (YEAR, rf"\b(?:came|come|comes) out {_ANY}{_ANY}({_Y})", True),
-        (YEAR, rf"\b(?:released|made|produced) (?:\w+ ){{0,3}}?({_Y})", True),
-        (YEAR, rf"\bfrom (?:way |back |in |the |early |late |mid |year ){{0,4}}({_Y})", True),
-        (YEAR, rf"\b(?:an?|the|another|old|classic|good|great|late|early|mid) ({_Y}) (?:\w+ ){{0,2}}?{_WORK}\b", True),
-        (YEAR, rf"^(?:\w+ )?(?:{_I}|it|that|this) {_BE} (?:in |around |about |the |early |late ){{0,3}}({_Y})", True),
-        (YEAR, rf"^(?:i think |maybe )?(?:its|thats) (?:in |around |about |the |early |late ){{0,3}}({_Y})", True),
+        (CAST if has_people else MAKER, True, rf"^(?:yes |no )?(?:its|it is|it was) {_L}", False),
+        (
+            PERSON,
+            True,
+            rf"\b(?:by|from) (?:{''.join(f'{word} |' for word in words.maker[:1])}the |the great )?{_L}",
+            False,
+        ),
+        (PERSON, True, rf"\b(?:a|an|another|old|classic|great|good|best) {_L} {work}\b", False),
+        (YEAR, True, rf"\b(?:came|come|comes) out {_ANY}{_ANY}({_Y})", True),
+        (YEAR, words.released, rf"\b(?:{alternatives(words.released)}) (?:\w+ ){{0,3}}?({_Y})", True),
+        (YEAR, True, rf"\bfrom (?:way |back |in |the |early |late |mid |year ){{0,4}}({_Y})", True),
+        (
+            YEAR,
+            True,
+            rf"\b(?:an?|the|another|old|classic|good|great|late|early|mid) ({_Y}) (?:\w+ ){{0,2}}?{work}\b",
+            True,
+        ),
+        (
+            YEAR,
+            True,
+            rf"^(?:\w+ )?(?:{_I}|it|that|this) {_BE} (?:in |around |about |the |early |late ){{0,3}}({_Y})",
+            True,
+        ),
+        (
+            YEAR,
+            True,
+            rf"^(?:i think |maybe )?(?:its|thats) (?:in |around |about |the |early |late ){{0,3}}({_Y})",
+            True,
+        ),
     )
-)
+    return tuple((kind, re.compile(pattern), sure) for kind, given, pattern, sure in phrases if given)
+
+
 _ANSWERS_WHO = re.compile(
     rf"^(?:(?:yes|yeah|um|well|oh|i|think|believe|its|it|is|was|thats|that|would|be|both|the|great|with|has) )*{_L}"
 )
@@ -181,46 +221,32 @@ _NOT_SURE = re.compile(r"\bnot (?:sure|only|just|too sure)\b")
 _NEGATED = re.compile(
     r"\b(?:not|no|without|isnt|doesnt|dont|never|nor|wasnt|instead of|rather than|arent|werent|replaced?)\b"
 )
-# Without an item in the sentence these words make it speak of items in general.
-_GENERAL = re.compile(
-    r"\b(?:if you|do you|did you|are you|would you|have you|can you|you (?:like|love|want|prefer)|favou?rites?"
-    r"|fan of|movies|films|stuff|anything|something|any|other|others|another|more|i (?:love|like|prefer))\b"
-)
+
+
+@cache
+def _general(domain: Domain) -> re.Pattern[str]:
+    """Words that, without an item in the sentence, make it speak of items in general."""
+    return re.compile(
+        r"\b(?:if you|do you|did you|are you|would you|have you|can you|you (?:like|love|want|prefer)|favou?rites?"
+        rf"|fan of|{alternatives((domain.plural, domain.labels))}|stuff|anything|something|any|other|others|another"
+        r"|more|i (?:love|like|prefer))\b"
+    )
+
+
+@cache
+def _other_work(domain: Domain) -> re.Pattern[str]:
+    """Words that make a name that of somebody else's work."""
+    words = domain.claims.other_work
+    return re.compile(rf"\b(?:{alternatives(words)})\b" if words else r"(?!)")
+
+
 _MEETINGS = frozenset(
     re.findall(
         r"\w+",
         "meeting meets meet met along interview agree deal deals love married fight fights talks do",
     )
 )
-_OTHER_WORK = re.compile(r"\b(?:book|novel|story|written|produced|music|songs?|based|created|poem|score|inspired)\b")
 _SETTING = re.compile(r"\b(?:set|takes? place|took place|about|remake of|original|trivia|born|ago|since|music)\b")
-
-_IT = r"(?:it|that|this|they|those|these|[\ue400-\ue6ff])"
-_QUESTIONS = {
-    kind: re.compile("|".join(rf"\b{phrase}" for phrase in phrases))
-    for kind, phrases in {
-        WHO: (
-            r"who (?:all |else )?(?:stars?|starred|directed|directs|plays|played|acts|acted)\b",
-            rf"who(?: all| else)?(?: is| are| was| were|s)(?: \w+){{0,4}}? in (?:the|them|{_IT})",
-            r"who(?: is| are| was| were|s) (?:(?:in )?the |all the )?(?:\w+ )?(?:director|act|star|lead|cast|main)",
-            r"(?:what|which) (?:actors?|actress|actresses|stars?)(?: \w+){0,3}? in\b",
-            rf"any(?:one|body)? (?:famous|good|known|big)(?: \w+){{0,3}}? in {_IT}",
-            rf"who made {_IT}",
-        ),
-        ABOUT: (
-            rf"what(?: is| was| are|s)(?: {_IT})?(?: (?:one|movie|film))?(?: \w+)? about\b",
-            rf"what (?:kind|type|sort|genre|category)(?: of)?(?: \w+)? (?:is|was|are) {_IT}",
-            r"what(?: is| was|s) (?:the|its) (?:plot|story|premise|synopsis|storyline|genre)\b",
-            rf"tell me (?:\w+ ){{0,2}}about {_IT}",
-        ),
-        WHEN: (
-            rf"when (?:was|were|did|is) {_IT}(?: \w+){{0,2}}? (?:made|come out|came out|released|out|from|filmed)",
-            rf"how old (?:is|are|was) {_IT}",
-            r"(?:what|which) year\b(?! old)",
-            r"what decade (?:is|was)\b",
-        ),
-    }.items()
-}
 
 
 # ── claims ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -243,10 +269,10 @@ def claims(turn: Turn, history: Sequence[Turn], credits: Credits) -> list[Claim]
 
 def _statements(turn: Turn, history: Sequence[Turn], credits: Credits) -> Iterator[tuple[str, str, list[str]]]:
     """(kind, value, items at hand) of every name and year that a turn states; there may be no item."""
-    before = _at_hand(history)
+    before = _at_hand(history, credits.domain)
     ids = [item["item_id"] for item in turn["items"]]
     near = {key for item in {*ids, *before} if item in credits.facts for keys in credits.keys(item) for key in keys}
-    asked = questions(history[-1]) if history and history[-1]["role"] == USER else []
+    asked = questions(history[-1], credits.domain) if history and history[-1]["role"] == USER else []
     for sentence in _sentences(turn["text"], turn["items"], near, credits):
         yield from _of_sentence(sentence, ids, before, asked, credits)
         if named := [ids[ord(char) - _ITEM] for char in sentence.text if _ITEM <= ord(char) < _TIME]:
@@ -269,7 +295,8 @@ def _of_sentence(
 ) -> Iterator[tuple[str, str, list[str]]]:
     """What the phrases read in a sentence."""
     text = _NOT_SURE.sub("maybe", sentence.text)
-    phrases = list(_PHRASES)
+    phrases = list(_phrases(credits.domain))
+    general, other_work = _general(credits.domain), _other_work(credits.domain)
     if WHO in asked:
         phrases.append((PERSON, _ANSWERS_WHO, True))
     if WHEN in asked and not _ITEMS.search(text):
@@ -279,11 +306,11 @@ def _of_sentence(
         for match in pattern.finditer(text):
             before_it, phrase = text[: match.start()], match[0]
             attached = re.search(rf"{_I} (?:, |is |was )?(?:an? |the |that )?$", before_it) or _ITEMS.search(phrase)
-            if not attached and (sentence.asks or (_GENERAL.search(before_it) and not _ITEMS.search(text))):
+            if not attached and (sentence.asks or (general.search(before_it) and not _ITEMS.search(text))):
                 continue
             if _NEGATED.search(" ".join(before_it.split()[-4:])) or _NEGATED.search(phrase):
                 continue
-            if (_SETTING if kind == YEAR else _OTHER_WORK).search(" ".join(before_it.split()[-5:]) + " " + phrase):
+            if (_SETTING if kind == YEAR else other_work).search(" ".join(before_it.split()[-5:]) + " " + phrase):
                 continue
             # "Double Indemnity with …": a title that is not linked, or "a meeting with …".
             title = re.search(rf"({_N}) $", before_it)
@@ -329,54 +356,41 @@ def _items(text: str, match: re.Match[str], ids: Sequence[str | None], before: S
     return [] if item is None else [item]
 
 
-def _at_hand(history: Sequence[Turn]) -> list[str]:
+def _at_hand(history: Sequence[Turn], domain: Domain) -> list[str]:
     """The items that a turn after `history` speaks of when it names none: the one in a question about an item, else
     all of the last turn that names any, up to `_REACH` turns back."""
     for turn in reversed(history[-_REACH:]):
         if turn["items"]:
             ids = [item["item_id"] for item in turn["items"] if item["item_id"] is not None]
             if turn is history[-1] and turn["role"] == USER:
-                for asking in _asking(turn):
-                    if named := _ITEMS.findall(asking):
+                for sentence in asking(turn, domain):
+                    if named := _ITEMS.findall(sentence):
                         item = turn["items"][ord(named[-1]) - _ITEM]["item_id"]
                         return [] if item is None else [item]
             return list(dict.fromkeys(ids))
     return []
 
 
-# ── questions ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def questions(turn: Turn) -> list[str]:
-    """What a turn asks about an item, in order: `who` is in it or directed it, what it is `about`, `when` it is of."""
-    return [kind for asking in _asking(turn) for kind, pattern in _QUESTIONS.items() if pattern.search(asking)]
-
-
-def _asking(turn: Turn) -> list[str]:
-    """The sentences of a turn that ask about an item; an item is one character."""
-    spans = [
-        (item["start"], item["end"], f" {chr(_ITEM + n)} ") for n, item in enumerate(turn["items"][: _TIME - _ITEM])
-    ]
-    text = utterances.plain(utterances.replace_spans(turn["text"], spans)).lower().replace("’", "'").replace("'", "")
-    read = (" ".join(re.findall(r"[\ue400-\ue6ff]|[^\W_]+", part)) for part in re.split(r"[.!?;\n]+", text))
-    return [part for part in read if any(pattern.search(part) for pattern in _QUESTIONS.values())]
+# ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def answers(kind: str, turn: Turn, history: Sequence[Turn], credits: Credits) -> bool:
     """Whether a turn answers a question of `kind`, the last turn of `history`, right or wrong.
 
     `who`: it states a person. `when`: it has a year or decade outside mentions. `about`: its
-    sentences without a question mark name a genre or have `MIN_CONTENT` words that are not function words or frequent
-    in talk about films (`lexicon.COMMON`).
+    sentences without a question mark name a kind or have `MIN_CONTENT` words that are not function words or frequent
+    in talk about items (`lexicon.common`).
     """
     if kind == WHO:
         return any(stated != YEAR for stated, _, _ in _statements(turn, history, credits))
     text = utterances.replace_mentions(turn["text"], " , ")
     if kind == WHEN:
-        return bool(lexicon.decades(text.lower(), years=True))
+        return bool(lexicon.decades(text.lower(), credits.domain, years=True))
     parts = _SENTENCE.split(text)
     said = " . ".join(part for part, mark in zip(parts[::2], [*parts[1::2], ""], strict=True) if "?" not in mark)
-    content = {word for word in lexicon.tokens(said) if word not in lexicon.COMMON}
+    content = {word for word in lexicon.tokens(said) if word not in lexicon.common(credits.domain)}
     clauses = [words for words, _ in lexicon.clauses(said)]
-    genres = {genre for of_word in lexicon.GENRES_OF.values() for genre in of_word}
-    return len(content) >= MIN_CONTENT or any(lexicon.asks_for(g, words) for g in genres for words in clauses)
+    domain = credits.domain
+    return len(content) >= MIN_CONTENT or any(
+        lexicon.asks_for(k, words, domain) for k in domain.kinds for words in clauses
+    )

@@ -12,6 +12,8 @@ from typing import Any, Self
 import polars as pl
 from rapidfuzz import fuzz
 
+from crslib.dialogue.domain import Domain
+
 CAST, MAKER, PERSON, YEAR = "people", "maker", "person", "year"  # kinds of facts; PERSON: in either role
 
 
@@ -26,20 +28,20 @@ def name_key(name: str) -> str:
 
 
 class Credits:
-    """The facts of all items, and the names of all their persons.
+    """The facts of all items of a domain, and the names of all their persons.
 
-    `facts`: item id → row with `year`, `directors` and `cast` (table `items`).
+    `facts`: item id → row with `year`, `makers` and `people` (table `items`).
     """
 
-    def __init__(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
-        self.facts = facts
+    def __init__(self, facts: Mapping[str, Mapping[str, Any]], domain: Domain) -> None:
+        self.facts, self.domain = facts, domain
         self._keys: dict[str, tuple[list[str], list[str]]] = {}
 
     @classmethod
-    def of(cls, items: pl.DataFrame) -> Self:
+    def of(cls, items: pl.DataFrame, domain: Domain) -> Self:
         """The facts in table `items`."""
         rows = items.select("item_id", "year", "makers", "people").iter_rows(named=True)
-        return cls({row["item_id"]: row for row in rows})
+        return cls({row["item_id"]: row for row in rows}, domain)
 
     @cached_property
     def persons(self) -> frozenset[str]:
@@ -61,7 +63,8 @@ class Credits:
             return self._among(name, cast) or (None if not cast or self._among(name, makers) else False)
         if kind == MAKER:
             return self._among(name, makers) if makers else None
-        return self._among(name, cast + makers) or (False if cast and makers else None)
+        whole = makers and (cast or not self.domain.claims.people)  # a domain may speak of no people but makers
+        return self._among(name, cast + makers) or (False if whole else None)
 
     def _among(self, name: str, credits: Sequence[str]) -> bool:
         """Whether a name is one of `credits`: in full, misspelt, or by its family name alone or with a first name of

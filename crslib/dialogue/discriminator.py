@@ -13,11 +13,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import TypeAdapter, with_config
+from typing_extensions import TypedDict
+
+from crslib import json_files
 from crslib.dialogue.utterances import between
 from crslib.dialogue.words import words
 from crslib.errors import CrsError
+from crslib.schemas import STRICT
 from crslib.store import writing
 
+
+@with_config(STRICT)
+class _Stored(TypedDict):
+    intercept: float
+    weights: dict[str, float]
+    about: dict[str, Any]
+
+
+_STORED = TypeAdapter(_Stored)
 _TITLE, _BEGINNING, _END = "[]", "^", "$"  # no words of any utterance
 
 
@@ -56,16 +70,10 @@ class Discriminator:
     @classmethod
     def read(cls, path: Path) -> Self:
         """The discriminator in a JSON file. Raises `CrsError` when it is missing or damaged."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            weights = {str(feature): float(weight) for feature, weight in content["weights"].items()}
-            return cls(float(content["intercept"]), weights, dict(content["about"]))
-        except OSError as error:
-            raise CrsError(
-                f"cannot read the discriminator {path}: {error.strerror}; fit one with `crs discriminator`"
-            ) from None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise CrsError(f"{path} is no discriminator; fit one with `crs discriminator`") from None
+        if not path.is_file():
+            raise CrsError(f"cannot read the discriminator {path}: No such file; fit one with `crs discriminator`")
+        content = json_files.read_as(path, _STORED, "it is no discriminator; fit one with `crs discriminator`")
+        return cls(content["intercept"], content["weights"], content["about"])
 
     def write(self, path: Path) -> None:
         """Writes a JSON file, atomically. Raises `CrsError` when it cannot be written."""

@@ -33,7 +33,7 @@ def features(text: str) -> list[float]:
     Words, their mean length and variety; punctuation marks and habits of writing, each a count; whether it begins with
     a capital and ends with a mark; shares of capitals; rates of function words. No word of content is read.
     """
-    text = " ".join(utterances.replace_mentions(text, " Film ").split())
+    text = " ".join(utterances.replace_mentions(text, " Item ").split())
     spoken = [word.lower() for word in _WORD.findall(text)]
     n, letters = max(1, len(spoken)), max(1, len(text))
     counts = Counter(lexicon.tokens(text))

@@ -1,46 +1,17 @@
-"""What words say about films, in informal English: praise and blame, genres, decades, refusals.
+"""What words say about items, in informal English: praise and blame, kinds, decades, refusals.
 
-Word lists and patterns for talk about films, without statistics. All modules that need such words take them from here;
-only `reactions` has phrases of its own, for a user's answer about one film. Knows nothing of catalogues and models.
+Word lists and patterns for talk, without statistics. All modules that need such words take them from here; only
+`reactions` has phrases of its own, for a user's answer about one item. What changes from domain to domain is in the
+`Domain` that the functions get. Knows nothing of catalogues and models.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 from crslib.dialogue import utterances
+from crslib.dialogue.domain import Domain, alternatives
 
-# Genres by the words for them. A word with `?` judges a film more often than it asks for a genre ("it was funny", "when
-# I was a kid"): `asks_for` counts it only in phrases like "funny movie" and "something funny".
-_GENRES = {
-    "action": "action",
-    "adventure adventures": "adventure",
-    "animation animated anime cartoon cartoons pixar disney": "animation",
-    "biography biographies biopic biographical": "biography",
-    "comedy comedies funny? hilarious? comedic laugh? humor? humorous? comical? parody spoof": "comedy",
-    "crime gangster mafia mob heist": "crime",
-    "documentary documentaries": "documentary",
-    "drama dramas dramatic": "drama",
-    "family kids kid? children children's disney pixar": "family",
-    "fantasy magic magical": "fantasy",
-    "noir": "film-noir",
-    "history historical": "history",
-    "horror scary? scare? slasher zombie zombies creepy? spooky? gory? frightening?": "horror",
-    "musical musicals": "musical",
-    "music musical musicals": "music",
-    "mystery mysteries detective whodunit": "mystery",
-    "romance romantic romcom romcoms chick": "romance",
-    "scifi sci-fi space futuristic alien aliens robots": "sci-fi",
-    "sport sports": "sport",
-    "thriller thrillers suspense suspenseful": "thriller",
-    "war military": "war",
-    "western westerns cowboy cowboys": "western",
-}
-GENRES_OF: dict[str, list[str]] = {}
-for _words, _genre in _GENRES.items():
-    for _word in _words.replace("?", "").split():
-        GENRES_OF.setdefault(_word, []).append(_genre)
-_JUDGING = frozenset(word[:-1] for words in _GENRES for word in words.split() if word.endswith("?"))
-_FILM = frozenset(("movie", "movies", "film", "films", "flick", "flicks"))
 _SOME = frozenset(("something", "anything"))
 _SPELLINGS = [
     (re.compile(r"\bsci(ence)?[ -]?fi(ction)?\b"), "scifi"),
@@ -48,9 +19,6 @@ _SPELLINGS = [
     (re.compile(r"[’`]"), "'"),
 ]
 _DECADES = {"fifties": 50, "sixties": 60, "seventies": 70, "eighties": 80, "nineties": 90}
-_DECADE = re.compile(r"\b(?:(19|20)?(\d)0'?s|(fifties|sixties|seventies|eighties|nineties))(?![a-z])")
-_YEAR = re.compile(r"\b(?:19|20)\d\d\b")
-_NEW = re.compile(r"\b(new|newer|newest|recent|recently|latest|this year|in theaters?|came out)\b")
 _OLD = re.compile(r"\b(old|older|oldies?|classics?)\b")
 _CLAUSE = re.compile(r"[.!?;,]+|\b(?:but|though|although|however)\b")
 _TOKEN = re.compile(r"[a-z0-9]+(?:['-][a-z0-9]+)*")
@@ -60,10 +28,6 @@ _NEGATOR = re.compile(
 )
 _NO_NEGATION = re.compile(r"\b(not only|not just|no problem|no worries|why not|not sure|don't mind|dont mind)\b")
 _REFUSAL = re.compile(r"\b(hate[sd]?|dislike[sd]?|except|avoid|tired of|sick of|scared of|less)\b")
-_NOT_SEEN = re.compile(
-    r"\b(?:have ?n[o']?t|has ?n[o']?t|never|not|did ?n[o']?t|havent|didnt)(?: \w+){0,2} (?:seen|see|saw|watched|watch"
-    r"|heard)\b"
-)
 _GOOD = re.compile(
     r"\b(love[sd]?|like[sd]?|enjoy(?:ed|s)?|favou?rites?|great|good|awesome|amazing|best|fan|excellent|fantastic"
     r"|wonderful|funny|hilarious|classic|perfect|fun|cool|interesting|interested)\b"
@@ -78,7 +42,7 @@ _YES = re.compile(
 _NO = re.compile(r"^\W*(no|nope|nah|not really|not a fan|i don't|i dont|i do not|i didn't|i hate)\b")
 
 
-# Function words, and words that are frequent in talk about films. scikit-learn's list of stop words is not used: it has
+# Function words, and words that are frequent in talk about items. scikit-learn's list of stop words is not used: it has
 # "bill", "fire" and "twelve", which are words of titles, and takes 90 MiB to import.
 FUNCTION_WORDS = _TOKEN.findall(
     "a an the this that these those some any each every either neither both all few many much more most less least"
@@ -96,11 +60,16 @@ FUNCTION_WORDS = _TOKEN.findall(
     " else then there here now when where why how once perhaps maybe well back please further away elsewhere"
 )
 _FREQUENT_WORDS = _TOKEN.findall(
-    "movie movies film films watch watched watching seen saw see like liked likes love loved good great best really"
+    "like liked likes love loved good great best really"
     " think know want looking look thing things time don't i'm it's kind heard recommend recommendation suggestion"
     " thanks thank hello yes haven't new old man men day night life story big little girl boy years"
 )
-COMMON = frozenset(FUNCTION_WORDS + _FREQUENT_WORDS)  # words by which no film can be recognised
+
+
+@cache
+def common(domain: Domain) -> frozenset[str]:
+    """Words by which no item can be recognised."""
+    return frozenset((*FUNCTION_WORDS, *_FREQUENT_WORDS, *domain.common))
 
 
 # ── words ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -121,72 +90,123 @@ def clauses(text: str) -> list[tuple[list[str], float]]:
     return rows
 
 
-def genres(words: Sequence[str]) -> list[str]:
-    """The genres that the words of a clause (see `tokens`) name, in order; "musical" names two, musical and music."""
-    return [genre for word in words for genre in GENRES_OF.get(word, ())]
+@cache
+def kinds_of(domain: Domain) -> Mapping[str, Sequence[str]]:
+    """The kinds of a domain by each word for them."""
+    kinds: dict[str, list[str]] = {}
+    for kind, names in domain.kinds.items():
+        for name in names:
+            kinds.setdefault(name.removesuffix("?"), []).append(kind)
+    return kinds
 
 
-def asks_for(genre: str, words: Sequence[str]) -> bool:
-    """Whether the words of a clause (see `tokens`) speak of films of `genre`: by its own name or a word in `GENRES_OF`.
+@cache
+def _judging(domain: Domain) -> frozenset[str]:
+    """Words that judge an item more often than they ask for a kind."""
+    return frozenset(name[:-1] for names in domain.kinds.values() for name in names if name.endswith("?"))
 
-    Stricter than `genres`: a word that mostly judges a film ("it was funny") counts only in phrases like "funny movie"
-    and "something funny".
+
+def kinds(words: Sequence[str], domain: Domain) -> list[str]:
+    """The kinds that the words of a clause (see `tokens`) name, in order; a word may name two."""
+    of_word = kinds_of(domain)
+    return [kind for word in words for kind in of_word.get(word, ())]
+
+
+def asks_for(kind: str, words: Sequence[str], domain: Domain) -> bool:
+    """Whether the words of a clause (see `tokens`) speak of items of `kind`: by its own name or a word for it.
+
+    Stricter than `kinds`: a word that mostly judges an item ("it was funny") counts only in phrases like "funny" with
+    the domain's noun, and "something funny".
     """
-    name = tokens(genre)
+    name = tokens(kind)
     if name and any(list(words[start : start + len(name)]) == name for start in range(len(words))):
         return True
+    of_word, judging, nouns = kinds_of(domain), _judging(domain), {*domain.words, *domain.slang}
     return any(
-        genre.lower() in GENRES_OF.get(word, ()) and (word not in _JUDGING or before in _SOME or after in _FILM)
+        kind.lower() in of_word.get(word, ()) and (word not in judging or before in _SOME or after in nouns)
         for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False)
     )
 
 
-def decades(text: str, *, years: bool = False) -> list[int]:
+@cache
+def _times(domain: Domain) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """What reads a decade, a year, and a wish for something new."""
+    centuries, recent = "|".join(map(str, domain.time.centuries)), alternatives(domain.time.recent)
+    return (
+        re.compile(rf"\b(?:({centuries})?(\d)0'?s|({'|'.join(_DECADES)}))(?![a-z])"),
+        re.compile(rf"\b(?:{centuries})\d\d\b"),
+        re.compile(
+            rf"\b(new|newer|newest|recent|recently|latest|this year|came out{f'|{recent}' if recent else ''})\b"
+        ),
+    )
+
+
+def decades(text: str, domain: Domain, *, years: bool = False) -> list[int]:
     """The decades that are named: 1990 for "90s" and "nineties", 2010 for "10s"; with `years` also for "1994"."""
+    decade_named, year_named, _ = _times(domain)
     named = []
-    for match in _DECADE.finditer(text):
+    for match in decade_named.finditer(text):
         decade = _DECADES.get(match[3] or "") or int(match[2]) * 10
         named.append((int(match[1]) * 100 if match[1] else 1900 if decade >= 30 else 2000) + decade)
-    return named + [int(year) // 10 * 10 for year in _YEAR.findall(text) if years]
+    return named + [int(year) // 10 * 10 for year in year_named.findall(text) if years]
 
 
-def age(text: str) -> set[str]:
+def years(text: str, domain: Domain) -> list[int]:
+    """The years that are named."""
+    return [int(year) for year in _times(domain)[1].findall(text)]
+
+
+def periods(text: str, domain: Domain) -> list[int]:
+    """The times that are named, as `Domain.period` has them: decades, years or none."""
+    return {10: decades(text, domain, years=True), 1: years(text, domain)}.get(domain.time.span, [])
+
+
+def age(text: str, domain: Domain) -> set[str]:
     """`new`, `old` or both, where the words ask for it."""
-    return {name for name, pattern in (("new", _NEW), ("old", _OLD)) if pattern.search(text)}
+    return {name for name, pattern in (("new", _times(domain)[2]), ("old", _OLD)) if pattern.search(text)}
 
 
 # ── praise and blame ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def polarity(text: str) -> int:
+@cache
+def _not_met(domain: Domain) -> re.Pattern[str]:
+    """What says that an item was not met, which is no judgement of it."""
+    return re.compile(
+        r"\b(?:have ?n[o']?t|has ?n[o']?t|never|not|did ?n[o']?t|havent|didnt)(?: \w+){0,2} "
+        rf"(?:{alternatives((*domain.meeting.forms, 'heard'))})\b"
+    )
+
+
+def polarity(text: str, domain: Domain) -> int:
     """1 where `text` praises something, -1 where it criticises something, 0 where it does not judge.
 
     "not bad" is praise, "not a fan" is criticism, and "have not seen it" no judgement.
     """
     score = 0
-    for clause in _CLAUSE.split(_NOT_SEEN.sub(" ", _normalised(text))):
+    for clause in _CLAUSE.split(_not_met(domain).sub(" ", _normalised(text))):
         negated = bool(_NEGATOR.search(_NO_NEGATION.sub(" ", clause)))
         verdict = bool(_GOOD.search(clause)) - bool(_BAD.search(clause))
         score += -verdict if negated else verdict
     return (score > 0) - (score < 0)
 
 
-def answer(text: str) -> int:
+def answer(text: str, domain: Domain) -> int:
     """The user's judgement, in a reply, of what the recommender has just named: 1, -1 or 0.
 
     The reply's `polarity`; where that is 0, a yes (1) or no (-1) at its beginning.
     """
-    if verdict := polarity(text):
+    if verdict := polarity(text, domain):
         return verdict
-    text = _NOT_SEEN.sub(" ", _normalised(text))
+    text = _not_met(domain).sub(" ", _normalised(text))
     return bool(_YES.search(text)) - bool(_NO.search(text))
 
 
-def around(text: str) -> list[int]:
+def around(text: str, domain: Domain) -> list[int]:
     """The polarity of the sentence around each mention of `text`."""
     polarities = []
     for sentence in _SENTENCE.split(utterances.replace_mentions(text, "\ue000")):
-        polarities += [polarity(sentence.replace("\ue000", " it "))] * sentence.count("\ue000")
+        polarities += [polarity(sentence.replace("\ue000", " it "), domain)] * sentence.count("\ue000")
     return polarities
 
 

@@ -14,15 +14,17 @@ from typing import Any
 from jinja2 import StrictUndefined, TemplateSyntaxError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from crslib.dialogue.scripts import SPEAKER, ScriptView
+from crslib.dialogue.domain import Domain
+from crslib.dialogue.scripts import LINE_END, SPEAKER, ScriptView
 from crslib.dialogue.utterances import RECOMMENDER, USER, clean, mention, one_line
 from crslib.dialogue.views import Message, RecommenderView, UserView, View
 from crslib.errors import CrsError
 
 LEAVE = "[END]"
 """The mark with which a user ends its last message."""
-_USERS = ("summary", "attributes", "wishes", "style", "titles", "leave")
-_RECOMMENDERS = ("style", "candidates")
+_DOMAIN = ("noun", "plural", "a_noun", "verb", "maker", "person")
+_USERS = ("summary", "attributes", "wishes", "style", "titles", "leave", "system", *_DOMAIN)
+_RECOMMENDERS = ("style", "candidates", "system", *_DOMAIN)
 
 
 # ── what a model is told ────────────────────────────────────────────────────────────────────────────────────────
@@ -35,9 +37,12 @@ class Prompt:
     begins, because many templates and servers want the other party to begin; and it may set `reminder`, which stands
     under the other party's latest message.
 
-    The values of a user's file: `summary`, `attributes`, `wishes` (kinds, decade, person, maker), `style`, `leave`
-    (the mark that ends its last message) and `titles`, empty for a user that knows no targets; of a script's the same;
-    of a recommender's: `style` and `candidates` (names of items, or empty). `name | mention` writes a name in brackets.
+    The values of a user's file: `summary`, `attributes`, `wishes` (kinds, decade, person, maker, attributes), `style`,
+    `leave` (the mark that ends its last message) and `titles`, empty for a user that knows no targets; of a script's
+    the same; of a recommender's: `style` and `candidates` (names of items, or empty); of all of them words of the
+    domain: `noun`, `a_noun`, `plural`, `verb` (what one does with an item), `maker` and `person`. `name | mention`
+    writes a name in brackets. Also of all: `system`, the system message of format v1, for models that were trained on
+    it (`data/prompts/trained.md`).
     """
 
     def __init__(self, source: str, name: str) -> None:
@@ -105,9 +110,13 @@ class Prompt:
 
 
 def _values(view: View, candidates: Sequence[str]) -> dict[str, Any]:
-    """What a file is filled with: texts on one line, so that none can look like a line of the file."""
+    """What a file is filled with: texts on one line, so that none can look like a line of the file. Only the lines of
+    `system` are lines: the view wrote them so."""
+    system = view.messages[0].text
     if isinstance(view, RecommenderView):
-        return {"style": str(view.style or ""), "candidates": [one_line(name) for name in candidates]}
+        names = [one_line(name) for name in candidates]
+        of_recommender = (str(view.style or ""), names, system, *_domain_words(view.domain))
+        return dict(zip(_RECOMMENDERS, of_recommender, strict=True))
     if not isinstance(view, UserView | ScriptView):
         raise TypeError(f"no prompt for {type(view).__name__}")
     known = view.knowledge
@@ -116,10 +125,18 @@ def _values(view: View, candidates: Sequence[str]) -> dict[str, Any]:
         "decade": known.wishes.decade,
         "person": one_line(known.wishes.person or ""),
         "maker": one_line(known.wishes.maker or ""),
+        "attributes": [one_line(value) for _, value in known.wishes.attributes],
     }
     titles = [one_line(title) for title in getattr(known, "titles", ())]
-    values = (one_line(known.summary), one_line(known.attributes), wishes, str(known.style or ""), titles, LEAVE)
-    return dict(zip(_USERS, values, strict=True))
+    texts = one_line(known.summary), one_line(known.attributes)
+    values = (*texts, wishes, str(known.style or ""), titles, LEAVE, system)
+    return dict(zip(_USERS, (*values, *_domain_words(view.domain)), strict=True))
+
+
+def _domain_words(domain: Domain) -> tuple[str, ...]:
+    """The values of `_DOMAIN`."""
+    verb = domain.meeting.do[-1]
+    return (domain.noun, domain.plural, domain.a_noun, verb, domain.maker_label, domain.person_label)
 
 
 # ── what it replies ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -184,7 +201,7 @@ def _own_words(text: str, role: str) -> str:
     """The first turn of `role` in a reply that may name speakers. Words before the first name are its own; where it
     has no turn, those of the first turn are."""
     turns: list[tuple[str, list[str]]] = [(role, [])]
-    for line in text.splitlines():
+    for line in LINE_END.split(text):
         if match := SPEAKER.match(line):
             turns.append((USER if match["user"] else RECOMMENDER, []))
             line = line[match.end() :]
@@ -198,7 +215,7 @@ def _without_blocks(text: str) -> str:
     """A text of lines as one line, without fences, headings and bullets; items of a list are parted by commas."""
     words: list[str] = []
     listing = False  # whether the line before is an item of a list
-    for line in text.splitlines():
+    for line in LINE_END.split(text):
         if _FENCE_OR_RULE.fullmatch(line) or not line.strip():
             continue
         line = _HEADING_OR_QUOTE.sub("", line, count=1) if _HEADING_OR_QUOTE.match(line) else line

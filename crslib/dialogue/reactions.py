@@ -1,6 +1,7 @@
 """What a user's words say about an item just recommended: seen or not, liked or not. Phrases, not a model.
 
-Two questions, each answered with yes, with no or not at all. `liked` of an item not seen means: would like to see it.
+Two questions, each answered with yes, with no or not at all. `seen`: the user has met the item, as the domain's verbs
+have it (seen, read, played, been to); `liked` of an item not seen means: would like to meet it.
 The phrases were written on ReDial's training dialogues, where they can be compared with the seekers' own answers; the
 same comparison on its test set is the human value of the consistency metrics.
 """
@@ -8,81 +9,22 @@ same comparison on its test set is the human value of the consistency metrics.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 from crslib.dialogue import utterances
+from crslib.dialogue.domain import Domain, alternatives
 from crslib.dialogue.utterances import RECOMMENDER, item_key
 from crslib.dialogue.views import Turn
 
 # In a phrase `a|b` are alternatives, `*` means up to three words, `~` up to three adverbs and similar words, `^`
 # and `$` the ends of the clause.
-_FILM = "it|this|that|them|those|these|both|one|ones|movie|movies|film|films"
-_SEE = "see|watch|check|rent|catch|try"
 _GOOD = (
     "good|great|awesome|amazing|excellent|funny|hilarious|fantastic|fun|wonderful|cute|brilliant|classic|perfect|"
     "beautiful|incredible|cool|nice|decent|entertaining|interesting|best"
 )
 _FAVOURITE = "favorite|favorites|favourite|favourites|fav|favs|fave|faves"
 _ADVERBS = "really|quite|particularly|all|too|so|much|a|an|very|big|huge|that|as|usually|think|i|we|would|will|am|be"
-_PLAN = (
-    f"will|gonna|should|must|might|may * {_SEE}|look|add|give|put|consider",
-    f"want|wanted|wanting|need|have|going|plan|planning|like|love|meaning|waiting to * {_SEE}|look|add",
-    f"let|lets me|us {_SEE}",
-    "my list",
-    "looking forward",
-)
-_UNSEEN = (
-    "not * see|seen|saw|watch|watched|heard|viewed|caught",
-    "never * see|seen|saw|watch|watched|heard|got",
-    "have|had not $",
-    "have|had not yet|but|either",
-    "not yet",
-    "not|un familiar",
-    "unfamiliar",
-    "new to me",
-    "what is|was|s it|that about",
-    "how is|was it|that",
-    "is it|that * good|funny|scary|new|old|worth",
-    *_PLAN,
-)
-_SEEN_BEFORE = (
-    f"{_SEE}|seen|watched|watching * again",
-    "rewatch|rewatched|rewatching",
-    "in * while|years|ages|time|forever",
-    "long time",
-)
-_SEEN = (
-    "have|had|already|just|has * seen|watched",
-    f"i|we|just|already|actually|recently * saw|watched|seen * {_FILM}",
-    "^ saw|seen|watched",
-    f"{_FILM} was|were",
-    f"loved|liked|enjoyed|hated|remember|love * {_FILM}",
-    f"my|all|of * {_FAVOURITE}",
-    f"seen {_FILM}|all",
-)
-_LIKED = (
-    f"love|loved|like|liked|enjoy|enjoyed|adore|adored * {_FILM}",
-    f"my|all|of|a * {_FAVOURITE}",
-    f"is|was|are|were|so|really|pretty|very|such|as|a|an|looks|sounds|seems|look|sound * {_GOOD}",
-    f"^ {_GOOD}",
-    f"{_GOOD} movie|movies|film|films|one|ones|choice|choices|suggestion|suggestions|idea|pick|recommendation",
-    f"heard * {_GOOD}|things",
-    "interested in",
-    *_PLAN,
-)
-_DISLIKED = (
-    f"not|never ~ like|liked|care|enjoy|love|want|interest|appeal|fan|into|interested|impressed|{_GOOD}",
-    "not ~ my|for thing|type|style|kind|cup|taste|me|us|favorite",
-    "hate|hated|dislike|disliked|terrible|awful|horrible|worst|boring|bored|stupid|dumb|sucked|overrated|lame|cheesy",
-    "garbage|annoying|creepy|gory|dull|corny|meh|trash|disappointed|disappointing|disappointment",
-    "too scary|gory|violent|long|slow|old|sad|much|dark|silly|childish|weird|serious|bloody|cheesy",
-    "not get into",
-    "will|would|could|can not watch|see",
-    "no thank|thanks|interest",
-    "will pass",
-    "rather not|see|watch|have",
-    "skip",
-)
-
 _CONTRACTIONS = tuple(
     (re.compile(pattern), expanded)
     for pattern, expanded in (
@@ -107,9 +49,90 @@ def _compile(*phrases: str) -> re.Pattern[str]:
     return re.compile("|".join(("" if part[0] == "^" else r"\b") + "".join(part) for part in parts))
 
 
-_SAYS_SEEN_BEFORE, _SAYS_UNSEEN, _SAYS_SEEN = _compile(*_SEEN_BEFORE), _compile(*_UNSEEN), _compile(*_SEEN)
-_SAYS_DISLIKED, _SAYS_LIKED = _compile(*_DISLIKED), _compile(*_LIKED)
-_ASKS_IF_SEEN = _compile("have|did|had you|u|ya|ever * see|seen|watch|watched")
+class _Phrases(NamedTuple):
+    """What a domain's user says of "it"."""
+
+    seen_before: re.Pattern[str]
+    unseen: re.Pattern[str]
+    seen: re.Pattern[str]
+    disliked: re.Pattern[str]
+    liked: re.Pattern[str]
+    asks_if_seen: re.Pattern[str]
+
+
+@cache
+def _phrases(domain: Domain) -> _Phrases:
+    meeting, words = domain.meeting, alternatives(domain.words)
+    it = f"it|this|that|them|those|these|both|one|ones|{words}"
+    do, done, past, forms, plans = (
+        alternatives(verbs) for verbs in (meeting.do, meeting.done, meeting.past, meeting.forms, meeting.plans)
+    )
+    missed, met = alternatives((*meeting.forms, *meeting.missed)), alternatives((*meeting.do, *meeting.done))
+    once_more = alternatives((*meeting.plans, *meeting.done, *meeting.doing))
+    planned = (
+        f"will|gonna|should|must|might|may * {plans}|look|add|give|put|consider",
+        f"want|wanted|wanting|need|have|going|plan|planning|like|love|meaning|waiting to * {plans}|look|add",
+        f"let|lets me|us {plans}",
+        "my list",
+        "looking forward",
+    )
+    return _Phrases(
+        seen_before=_compile(
+            f"{once_more} * again",
+            *([alternatives(meeting.again)] if meeting.again else []),
+            "in * while|years|ages|time|forever",
+            "long time",
+        ),
+        unseen=_compile(
+            f"not * {missed}|heard",
+            f"never * {forms}|heard|got",
+            "have|had not $",
+            "have|had not yet|but|either",
+            "not yet",
+            "not|un familiar",
+            "unfamiliar",
+            "new to me",
+            "what is|was|s it|that about",
+            "how is|was it|that",
+            "is it|that * good|funny|scary|new|old|worth",
+            *planned,
+        ),
+        seen=_compile(
+            f"have|had|already|just|has * {done}",
+            f"i|we|just|already|actually|recently * {past} * {it}",
+            f"^ {past}",
+            f"{it} was|were",
+            f"loved|liked|enjoyed|hated|remember|love * {it}",
+            f"my|all|of * {_FAVOURITE}",
+            f"{alternatives(meeting.done[:1])} {it}|all",
+        ),
+        disliked=_compile(
+            f"not|never ~ like|liked|care|enjoy|love|want|interest|appeal|fan|into|interested|impressed|{_GOOD}",
+            "not ~ my|for thing|type|style|kind|cup|taste|me|us|favorite",
+            "hate|hated|dislike|disliked|terrible|awful|horrible|worst|boring|bored|stupid|dumb|sucked|overrated|lame|cheesy",
+            "garbage|annoying|creepy|gory|dull|corny|meh|trash|disappointed|disappointing|disappointment",
+            "too scary|gory|violent|long|slow|old|sad|much|dark|silly|childish|weird|serious|bloody|cheesy",
+            "not get into",
+            f"will|would|could|can not {do}",
+            "no thank|thanks|interest",
+            "will pass",
+            f"rather not|{do}|have",
+            "skip",
+        ),
+        liked=_compile(
+            f"love|loved|like|liked|enjoy|enjoyed|adore|adored * {it}",
+            f"my|all|of|a * {_FAVOURITE}",
+            f"is|was|are|were|so|really|pretty|very|such|as|a|an|looks|sounds|seems|look|sound * {_GOOD}",
+            f"^ {_GOOD}",
+            f"{_GOOD} {words}|one|ones|choice|choices|suggestion|suggestions|idea|pick|recommendation",
+            f"heard * {_GOOD}|things",
+            "interested in",
+            *planned,
+        ),
+        asks_if_seen=_compile(f"have|did|had you|u|ya|ever * {met}"),
+    )
+
+
 _YES, _NO = _compile("^ yes|yeah|yep|yup|yea|ya|sure|absolutely"), _compile("^ no|nope|nah")
 _ASKS = _compile("^ is|was|are|does|do|did|have|has|what|who|how|would|which")
 _ALL = _compile("both|all|any|either|neither|none|those|them|these|each")
@@ -138,14 +161,14 @@ class Reply:
 # ── one item ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def react(question: str, reply: Turn, item: str, *, alone: bool) -> Reaction:
+def react(question: str, reply: Turn, item: str, domain: Domain, *, alone: bool) -> Reaction:
     """What the turn `reply` (text, items) says about `item` (`item_key`), which the utterance `question` named.
 
     A clause that names the item counts. A clause that names no item counts if the question named this item only
     (`alone`), or if the clause speaks of all items ("both", "any"). A clause that names another item does not count.
     Where the clauses that count contradict one another, the answer is None.
     """
-    asked = any(_ASKS_IF_SEEN.search(clause) for clause in clauses(utterances.plain(question))[-1:])
+    asked = any(_phrases(domain).asks_if_seen.search(clause) for clause in clauses(utterances.plain(question))[-1:])
     stand_ins = (
         (mention["start"], mention["end"], f" it {_THIS} " if item_key(mention) == item else f" {_OTHER} ")
         for mention in reply["items"]
@@ -156,9 +179,9 @@ def react(question: str, reply: Turn, item: str, *, alone: bool) -> Reaction:
         if _OTHER in clause or not (alone or _THIS in clause or _ALL.search(clause)):
             continue
         clause = clause.replace(_THIS, "")
-        if (answer := says_seen(clause, answers=asked and number == 0)) is not None:
+        if (answer := says_seen(clause, domain, answers=asked and number == 0)) is not None:
             seen.append(answer)
-        if (answer := says_liked(clause)) is not None:
+        if (answer := says_liked(clause, domain)) is not None:
             liked.append(answer)
     return Reaction(_agreed(seen), _agreed(liked))
 
@@ -175,24 +198,25 @@ def clauses(text: str) -> list[str]:
     return [f"{clause} " for clause in spelt if clause]
 
 
-def says_seen(clause: str, *, answers: bool = False) -> bool | None:
+def says_seen(clause: str, domain: Domain, *, answers: bool = False) -> bool | None:
     """Whether a clause (of `clauses`) says that "it" was seen; `answers`: it answers "have you seen it?"."""
-    if _SAYS_SEEN_BEFORE.search(clause):
+    phrases = _phrases(domain)
+    if phrases.seen_before.search(clause):
         return True
-    if _SAYS_UNSEEN.search(clause):
+    if phrases.unseen.search(clause):
         return False
-    if _SAYS_SEEN.search(clause) or (answers and _YES.search(clause)):
+    if phrases.seen.search(clause) or (answers and _YES.search(clause)):
         return True
     return False if answers and _NO.search(clause) else None
 
 
-def says_liked(clause: str) -> bool | None:
+def says_liked(clause: str, domain: Domain) -> bool | None:
     """Whether a clause (of `clauses`) says that "it" was liked, or would be."""
     if _ASKS.search(clause):
         return None
-    if _SAYS_DISLIKED.search(clause):
+    if _phrases(domain).disliked.search(clause):
         return False
-    return True if _SAYS_LIKED.search(clause) else None
+    return True if _phrases(domain).liked.search(clause) else None
 
 
 def _agreed(answers: list[bool]) -> bool | None:
@@ -202,7 +226,7 @@ def _agreed(answers: list[bool]) -> bool | None:
 # ── words and notes ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def replies(before: Turn, turn: Turn) -> list[Reply]:
+def replies(before: Turn, turn: Turn, domain: Domain) -> list[Reply]:
     """What the user's `turn` answers about each item that the recommender's turn `before` named, in that order.
 
     Rows of table `turns`; the user's has the notes. Empty where `before` is the user's.
@@ -212,12 +236,16 @@ def replies(before: Turn, turn: Turn) -> list[Reply]:
     items = list(dict.fromkeys(map(item_key, before["items"])))
     notes = {item_key(note): Reaction(note["seen"], note["liked"]) for note in turn["notes"]}
     return [
-        Reply(item, react(before["text"], turn, item, alone=len(items) == 1), notes.get(item, Reaction(None, None)))
+        Reply(
+            item,
+            react(before["text"], turn, item, domain, alone=len(items) == 1),
+            notes.get(item, Reaction(None, None)),
+        )
         for item in items
     ]
 
 
-def reaction(turn: Turn, history: Sequence[Turn]) -> float | None:
+def reaction(turn: Turn, history: Sequence[Turn], domain: Domain) -> float | None:
     """How well the user's `turn` agrees with its notes on the items just named, 0 to 1; None without such a note.
 
     `history`: the turns before. A note answers up to two questions: seen, and liked (or interested). If the user's
@@ -225,7 +253,7 @@ def reaction(turn: Turn, history: Sequence[Turn]) -> float | None:
     the words). So 0.5 is a reply that leaves everything open.
     """
     scores = []
-    for reply in replies(history[-1], turn) if history else ():
+    for reply in replies(history[-1], turn, domain) if history else ():
         for noted, says in ((reply.note.seen, reply.says.seen), (reply.note.liked, reply.says.liked)):
             if noted is not None:
                 scores.append(0.5 if says is None else float(says == noted))
@@ -234,6 +262,6 @@ def reaction(turn: Turn, history: Sequence[Turn]) -> float | None:
     return sum(scores) / len(scores)
 
 
-def fits(turn: Turn, history: Sequence[Turn]) -> bool:
+def fits(turn: Turn, history: Sequence[Turn], domain: Domain) -> bool:
     """Whether the user's reply contradicts none of its notes (see `reaction`)."""
-    return reaction(turn, history) != 0
+    return reaction(turn, history, domain) != 0

@@ -22,6 +22,8 @@ SPEAKER = re.compile(
     re.IGNORECASE,
 )
 """How a line begins that names its speaker: group `user` or `recommender`."""
+LINE_END = re.compile(r"\r\n?|\n")
+"""What ends a line; `str.splitlines` would cut at characters that stand inside texts."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,12 @@ class ScriptView(View):
     role = SCRIPTED
 
     def __init__(self, knowledge: TargetKnowledge) -> None:
-        lines = ["Write a dialogue between a user and a movie recommender."]
+        lines = [knowledge.domain.system.script]
         if knowledge.summary:
             lines.append(f"About the user: {one_line(knowledge.summary)}")
         if knowledge.attributes:
             lines.append(f"Looking for: {one_line(knowledge.attributes)}")
-        super().__init__("\n".join([*lines, *_line("The recommender suggests: ", knowledge.titles)]))
+        super().__init__("\n".join([*lines, *_line("The recommender suggests: ", knowledge.titles)]), knowledge.domain)
         self.knowledge = knowledge
 
 
@@ -81,7 +83,7 @@ def last_turn(text: str) -> tuple[str, str]:
 def _spoken(text: str) -> list[tuple[str, str]]:
     """Role and words of each speaker's lines."""
     spoken: list[tuple[str, list[str]]] = []
-    for line in text.splitlines():
+    for line in LINE_END.split(text):
         if match := SPEAKER.match(line):
             role = USER if match["user"] else RECOMMENDER
             if not spoken or spoken[-1][0] != role:

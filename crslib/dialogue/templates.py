@@ -72,7 +72,7 @@ class ChatTemplate:
         if roles not in self._forms:
             self._forms[roles] = self._form(roles)
         merged, form = self._forms[roles]
-        texts = _without_system(messages) if merged else messages
+        texts = without_system(messages) if merged else messages
         ids: list[int] = []
         for piece in form:
             if isinstance(piece, str):
@@ -100,7 +100,7 @@ class ChatTemplate:
         placeholders = [Message(role, str(number)) for number, role in enumerate(roles)]
         fault = ""
         for merged in (False, True) if roles[:1] == ("system",) else (False,):
-            shape = [message.role for message in (_without_system(placeholders) if merged else placeholders)]
+            shape = [message.role for message in (without_system(placeholders) if merged else placeholders)]
             for parts in (False, True):
                 try:
                     pieces = _STAND_IN.split(self._render(shape, parts))
@@ -147,7 +147,7 @@ def _lost(found: Sequence[int], roles: Sequence[str]) -> str:
     return "" if said == sorted(said) else "changes the order of the messages"
 
 
-def _without_system(messages: Sequence[Message]) -> list[Message]:
+def without_system(messages: Sequence[Message]) -> list[Message]:
     """The messages with the system text at the beginning of the first user message."""
     first, *rest = messages
     if rest and rest[0].role == "user":

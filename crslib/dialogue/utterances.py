@@ -9,14 +9,15 @@ from typing import Any
 
 USER, RECOMMENDER = "user", "recommender"
 MENTION = re.compile(r"\[\[([^\[\]]+)\]\]")  # group 1 is the item's name
-_INVISIBLE = re.compile(r"[\x00-\x1f\x7f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ue000-\uf8ff]+")
+_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ue000-\uf8ff]+")
 
 
 # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def one_line(text: str) -> str:
-    """`text` on one line: line breaks, invisible, direction and private-use characters become single blanks."""
+    """`text` on one line: line breaks, invisible, direction and private-use characters and lone surrogates become
+    single blanks."""
     return " ".join(_INVISIBLE.sub(" ", text).split())
 
 

@@ -9,12 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from crslib.dialogue.domain import Domain, NoteWords, alternatives, fill
 from crslib.dialogue.styles import Style
 from crslib.dialogue.utterances import RECOMMENDER, USER, one_line
 
 Turn = Mapping[str, Any]  # role and text; a user's turn also `notes`, on the items that the turn before it named
-RECOMMENDER_SYSTEM = "You are a movie recommender."
-USER_SYSTEM = "You are chatting with a movie recommender."
 
 
 # ── what the user privately knows ───────────────────────────────────────────────────────────────────────────────
@@ -33,11 +32,11 @@ class Note:
         """The note of a row of `turns.notes`."""
         return cls(row["title"], row["seen"], row["liked"])
 
-    @property
-    def words(self) -> str:
-        """`seen, liked`, `not seen, not interested`, …; empty where nothing is known."""
-        seen = {True: "seen", False: "not seen", None: ""}[self.seen]
-        likings = ("interested", "not interested") if self.seen is False else ("liked", "disliked")
+    def words(self, domain: Domain) -> str:
+        """`seen, liked`, `not seen, not interested`, … in the words of the domain; empty where nothing is known."""
+        named: NoteWords = domain.notes
+        seen = {True: named.met, False: named.unmet, None: ""}[self.seen]
+        likings = (named.interested, named.uninterested) if self.seen is False else (named.liked, named.disliked)
         liked = {True: likings[0], False: likings[1], None: ""}[self.liked]
         return ", ".join(part for part in (seen, liked) if part)
 
@@ -48,26 +47,31 @@ NOTE_KINDS: Mapping[tuple[bool, bool], str] = {
     (False, True): "unseen_interested",
     (False, False): "unseen_uninterested",
 }
-NOTE_WORDS: Mapping[str, str] = {kind: Note("", *answers).words for answers, kind in NOTE_KINDS.items()}
-"""Kind of note → its words in a view."""
 
 
-def note_line(notes: Sequence[Note]) -> str:
+def note_words(domain: Domain) -> dict[str, str]:
+    """Kind of note → its words in a view."""
+    return {kind: Note("", *answers).words(domain) for answers, kind in NOTE_KINDS.items()}
+
+
+def note_line(notes: Sequence[Note], domain: Domain) -> str:
     """`(Title (Year): seen, liked; …)`; empty without anything to say."""
-    parts = [f"{note.name}: {note.words}" for note in notes if note.words]
+    parts = [f"{note.name}: {words}" for note in notes if (words := note.words(domain))]
     return f"({'; '.join(parts)})" if parts else ""
 
 
-def read_notes(line: str) -> list[Note]:
+def read_notes(line: str, domain: Domain) -> list[Note]:
     """The notes that `note_line` wrote as `line`; none for any other text."""
-    parts = [*_NOTE.finditer(line[1:-1])]
+    answers = {
+        Note("", seen, liked).words(domain): (seen, liked)
+        for seen in (True, False, None)
+        for liked in (True, False, None)
+    }
+    words = alternatives(filter(None, answers))
+    parts = [*re.finditer(rf"(?P<name>.+?): (?P<words>{words})(?:; |$)", line[1:-1])]
     if f"({''.join(part[0] for part in parts)})" != line:
         return []
-    return [Note(part["name"], *_ANSWERS[part["words"]]) for part in parts]
-
-
-_ANSWERS = {Note("", seen, liked).words: (seen, liked) for seen in (True, False, None) for liked in (True, False, None)}
-_NOTE = re.compile(rf"(?P<name>.+?): (?P<words>{'|'.join(sorted(filter(None, _ANSWERS), reverse=True))})(?:; |$)")
+    return [Note(part["name"], *answers[part["words"]]) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -75,19 +79,32 @@ class Wishes:
     """The target attributes part by part, as `UserKnowledge.attributes` says them in words."""
 
     kinds: tuple[str, ...] = ()
-    decade: int | None = None  # its first year
+    decade: int | None = None  # its first year, or the year, as the domain says time
     person: str | None = None
     maker: str | None = None
+    attributes: tuple[tuple[str, str], ...] = ()  # name and value of each
+
+    @classmethod
+    def of(cls, profile: Mapping[str, Any]) -> Self:
+        """The wishes of a row of table `profiles`."""
+        return cls(
+            tuple(profile["target_kinds"] or ()),
+            profile["target_decade"],
+            profile["target_person"],
+            profile["target_maker"],
+            tuple((one["name"], one["value"]) for one in profile["target_attributes"] or ()),
+        )
 
 
 @dataclass(frozen=True)
 class UserKnowledge:
-    """All that a user simulator knows before the dialogue, and how it writes: texts and names, no item ids.
+    """All that a user simulator of a domain knows before the dialogue, and how it writes: texts and names, no item ids.
 
     `wishes`, `loved` and `disliked` (names of items, `Title (Year)`) are the facts behind the two texts, for users that
     read no language; nothing in them is missing from the texts.
     """
 
+    domain: Domain
     summary: str
     attributes: str
     style: Style | None = None
@@ -97,7 +114,7 @@ class UserKnowledge:
 
     def system(self) -> str:
         """The system message of the user's view."""
-        lines = [USER_SYSTEM]
+        lines = [self.domain.system.user]
         if self.summary:
             lines.append(f"About you: {one_line(self.summary)}")
         if self.attributes:
@@ -118,12 +135,20 @@ class ItemFacts:
     kinds: tuple[str, ...]
     makers: tuple[str, ...]
     people: tuple[str, ...]
+    attributes: tuple[tuple[str, str], ...] = ()  # name and value of each
 
-    @property
-    def words(self) -> str:
-        """`crime/drama, by Francis Ford Coppola, with Marlon Brando, Al Pacino, James Caan`."""
-        makers, people = ", ".join(self.makers), ", ".join(self.people)
-        parts = ["/".join(self.kinds), f"by {makers}" if makers else "", f"with {people}" if people else ""]
+    def words(self, domain: Domain) -> str:
+        """`crime/drama, by Francis Ford Coppola, with Marlon Brando, Al Pacino, James Caan`, in the domain's phrases.
+
+        Further attributes are said where the domain has a phrase for them.
+        """
+        wish, makers, people = domain.wish, ", ".join(self.makers), ", ".join(self.people)
+        parts = [
+            "/".join(self.kinds),
+            fill(wish.maker or "by {value}", value=makers) if makers else "",
+            fill(wish.person or "with {value}", value=people) if people else "",
+            *(fill(wish.attributes[name], value=value) for name, value in self.attributes if name in wish.attributes),
+        ]
         return ", ".join(one_line(part) for part in parts if part)
 
 
@@ -131,9 +156,9 @@ Lookup = Mapping[str, ItemFacts]
 """Facts by item id."""
 
 
-def facts_line(facts: Sequence[ItemFacts]) -> str:
+def facts_line(facts: Sequence[ItemFacts], domain: Domain) -> str:
     """`(Title (Year): crime/drama, by …, with …; …)`; empty without anything to say."""
-    parts = [f"{one_line(item.name)}: {item.words}" for item in facts if item.words]
+    parts = [f"{one_line(item.name)}: {words}" for item in facts if (words := item.words(domain))]
     return f"({'; '.join(parts)})" if parts else ""
 
 
@@ -163,7 +188,7 @@ class Message:
 
 
 class View:
-    """A dialogue as one party sees it. All that an agent of this party gets.
+    """A dialogue of a domain as one party sees it. All that an agent of this party gets.
 
     `messages`: as a model trained on the format reads it; `assistant` is the party itself, `user` the other one.
     `turns`: what both said, as rows with `role`, `text` and linked `items` (of `schemas.MENTION`), the latest last.
@@ -171,7 +196,8 @@ class View:
 
     role = ""  # of the party whose view it is
 
-    def __init__(self, system: str) -> None:
+    def __init__(self, system: str, domain: Domain) -> None:
+        self.domain = domain
         self.messages = [Message("system", system)]
         self.turns: list[dict[str, Any]] = []
 
@@ -195,22 +221,25 @@ class RecommenderView(View):
 
     role = RECOMMENDER
 
-    def __init__(self, style: Style | None = None) -> None:
-        super().__init__(f"{RECOMMENDER_SYSTEM}\n{style.line}" if style else RECOMMENDER_SYSTEM)
+    def __init__(self, domain: Domain, style: Style | None = None) -> None:
+        system = domain.system.recommender
+        super().__init__(f"{system}\n{style.line}" if style else system, domain)
         self.style = style
         self.facts: list[ItemFacts] = []
 
     @classmethod
-    def of(cls, turns: Sequence[Turn], lookup: Lookup | None = None, style: Style | None = None) -> Self:
+    def of(
+        cls, turns: Sequence[Turn], domain: Domain, lookup: Lookup | None = None, style: Style | None = None
+    ) -> Self:
         """The recommender's view after `turns`: built from their roles, texts and, with a `lookup`, items alone."""
-        view = cls(style)
+        view = cls(domain, style)
         for number, turn in enumerate(turns, start=1):
             view.follow(turn, looked_up(turns[:number], lookup) if lookup and turn["role"] == USER else ())
         return view
 
     def hear(self, text: str, facts: Sequence[ItemFacts] = (), items: Sequence[Mapping[str, Any]] = ()) -> None:
         """An utterance of the user with its linked items, and what the catalogue says of items just mentioned."""
-        self._hear(text, facts_line(facts), items)
+        self._hear(text, facts_line(facts, self.domain), items)
         self.facts = list(facts)
 
     def follow(self, turn: Turn, facts: Sequence[ItemFacts] = (), ids: Sequence[int] | None = None) -> None:
@@ -230,7 +259,7 @@ class UserView(View):
     role = USER
 
     def __init__(self, knowledge: UserKnowledge) -> None:
-        super().__init__(knowledge.system())
+        super().__init__(knowledge.system(), knowledge.domain)
         self.knowledge = knowledge
         self.notes: list[Note] = []
 
@@ -244,7 +273,7 @@ class UserView(View):
 
     def hear(self, text: str, notes: Sequence[Note] = (), items: Sequence[Mapping[str, Any]] = ()) -> None:
         """An utterance of the recommender with its linked items, and what the user privately knows of them."""
-        self._hear(text, note_line(notes), items)
+        self._hear(text, note_line(notes, self.domain), items)
         self.notes = list(notes)
 
     def follow(self, turn: Turn, notes: Iterable[Mapping[str, Any]] = (), ids: Sequence[int] | None = None) -> None:
@@ -264,7 +293,7 @@ def replay(
     `user`: the user's view before the first turn; `lookup` and `style` are the recommender's. The two views grow as the
     iterator advances: read each at once.
     """
-    recommender = RecommenderView(style)
+    recommender = RecommenderView(user.domain, style)
     for number, turn in enumerate(turns):
         yield user if turn["role"] == USER else recommender
         following: Turn = turns[number + 1] if number + 1 < len(turns) else {}

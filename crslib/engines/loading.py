@@ -13,6 +13,7 @@ from crslib.config import SimulationParameters, n_threads, resolve
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.engines import llama, preparation, weights
 from crslib.engines.base import Sampling, Scope
+from crslib.errors import CrsError
 
 CACHE = resolve(".cache/weights")
 """Folder of the merged weights and of the measurements that choose their format."""
@@ -131,7 +132,14 @@ def _open(
     """Opens an engine until `stack` closes, with a model of `models` (by file) or a new one, which is added."""
     path, unmerged, source = engine_files(parameters, model, adapter)
     if path not in models:
-        opened = llama.Model(path, source, n_gpu_layers=parameters.n_gpu_layers)
+        try:
+            opened = llama.Model(path, source, n_gpu_layers=parameters.n_gpu_layers)
+        except CrsError:
+            if path.parent != CACHE or not weights.is_damaged(path):
+                raise
+            weights.remove(path)  # it is ours, so it is made anew
+            engine_files(parameters, model, adapter)
+            opened = llama.Model(path, source, n_gpu_layers=parameters.n_gpu_layers)
         models[path] = stack.enter_context(contextlib.closing(opened))
         if not opened.chat_template[0]:
             warnings.warn(

@@ -10,12 +10,18 @@ import platform
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, with_config
+from typing_extensions import TypedDict
 
+from crslib import json_files
 from crslib.config import n_threads
 from crslib.engines import llama, weights
+from crslib.errors import CrsError
 from crslib.identity import digest, file_sha256
+from crslib.schemas import STRICT
 from crslib.store import writing
 
 MAX_LOSS = 0.02  # nats per token that a format may lose
@@ -42,12 +48,34 @@ You are welcome. Enjoy the movie! Bye.<|im_end|>
 """
 
 
+@with_config(STRICT)
+class _Figures(TypedDict):
+    loss: float
+    prefill: float
+    decode: float
+    tokens_per_s: float
+
+
+@with_config(STRICT)
+class _Measured(TypedDict):
+    """A measurement as the cache has it: the figures of `measure` and what they hold for."""
+
+    model: str
+    adapter: str
+    cpu: str
+    llama_cpp_python: str
+    formats: dict[weights.Format, _Figures]
+
+
+_MEASURED = TypeAdapter(_Measured)
+
+
 def best(model: Path, adapter: Path, cache: Path, report: Callable[[str], None] = lambda what: None) -> weights.Format:
     """The format to merge `adapter` into on this CPU: the fastest of those that lose at most `MAX_LOSS`.
 
     It is the first of `weights.FORMATS` unless another is `MARGIN` times as fast. Measured once (up to a minute,
-    announced by `report`) and cached in `cache` by files, CPU and version of llama.cpp. Raises `CrsError` as
-    `weights.merged` does.
+    announced by `report`) and cached in `cache` by files, CPU and version of llama.cpp. A damaged measurement is said
+    and made anew. Raises `CrsError` as `weights.merged` does.
     """
     key = {
         "model": file_sha256(model),
@@ -56,12 +84,30 @@ def best(model: Path, adapter: Path, cache: Path, report: Callable[[str], None] 
         "llama_cpp_python": version("llama-cpp-python"),
     }
     path = cache / f"{digest(key, 'formats')}.json"
-    if not path.exists():
+    figures = _measured_before(path, key, report)
+    if figures is None:
         report(f"measuring once which weights are the fastest here for {adapter.stem}")
         figures = measure(model, adapter, cache)
         with writing(path) as temporary:
             temporary.write_text(json.dumps({**key, "formats": figures}, indent=1) + "\n", encoding="utf-8")
-    return choose(json.loads(path.read_text(encoding="utf-8"))["formats"])
+    return choose(figures)
+
+
+def _measured_before(
+    path: Path, key: Mapping[str, str], report: Callable[[str], None]
+) -> Mapping[weights.Format, Mapping[str, float]] | None:
+    """The figures in a file of the cache; None where there are none for `key`."""
+    if not path.exists():
+        return None
+    try:
+        stored: Any = json_files.read_as(path, _MEASURED, "it is measured anew")
+    except CrsError as error:
+        report(str(error))
+        return None
+    if stored["formats"].keys() != set(weights.FORMATS) or any(stored[name] != value for name, value in key.items()):
+        report(f"{path} is not readable (it holds another measurement); it is measured anew")
+        return None
+    return stored["formats"]
 
 
 def choose(figures: Mapping[weights.Format, Mapping[str, float]]) -> weights.Format:
@@ -113,7 +159,7 @@ def measure(model: Path, adapter: Path, cache: Path) -> dict[weights.Format, dic
 def cpu() -> str:
     """The name of this machine's processor."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n"):
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()

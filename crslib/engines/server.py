@@ -2,11 +2,13 @@
 
 Requests may run at the same time, within limits. What may be temporary (no connection, no answer in time, status 408,
 425, 429 or 5xx, an answer that breaks off) is tried again, with growing pauses or as `Retry-After` says. Everything
-else that a server does is a `CrsError` of one sentence. Keys come from the environment and go to the server alone.
+else that a server does is a `CrsError` of one sentence. Keys come from the environment, each for one host, and are sent
+encrypted, or to this machine.
 """
 
 import asyncio
 import difflib
+import ipaddress
 import os
 import random
 import re
@@ -28,7 +30,7 @@ from crslib.errors import CrsError
 
 PREFIX = "openai:"
 KEY = "CRS_API_KEY"
-"""The environment variable with the key of a server; of api.openai.com alone it is OPENAI_API_KEY."""
+"""The environment variable with the key of servers on this machine; of other hosts as `key_variable` says."""
 
 _RETRIED = (408, 425, 429)  # and 5xx
 _RETRIES = 6
@@ -41,6 +43,9 @@ _NOT_SUPPORTED = re.compile(
 _AGAIN = "check it and run the same command again, which continues after the answers so far"
 _OPTIONAL = ("min_p", "seed", "top_p", "temperature")  # parameters that a server may do without
 _HEADERS = {"host", "connection", "content-type", "content-length", "accept", "accept-encoding", "user-agent"}
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")  # what all that read addresses take for the same host
+_SIGNS = str.maketrans({".": "_", "-": "__", "_": "___", ":": "____"})
+_MOST_CHARACTERS = 40  # of an answer for each of its `max_tokens`; words of most languages have 3 to 6
 
 
 # ── names of servers ────────────────────────────────────────────────────────────────────────────────────────────
@@ -70,7 +75,7 @@ def check_url(url: str) -> str:
     """`url` itself, without a slash at its end.
 
     Raises `CrsError` for what is no HTTP address and for one with a password or a query, which would be stored with the
-    run.
+    run, and is not quoted.
     """
     if set(url) & set("@?#"):
         raise CrsError(
@@ -79,18 +84,37 @@ def check_url(url: str) -> str:
         )
     try:
         parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = parts.scheme in ("http", "https") and bool(_HOST.fullmatch(parts.hostname or "")) and parts.port != 0
     except ValueError:
         valid = False
-    if not valid or not re.fullmatch(r"[!-~]+", url):
+    if not valid or not re.fullmatch(r"[!-~]+", url) or "\\" in url:
         raise CrsError(f"the endpoint {url!r} is not an HTTP address; give one like http://localhost:8080/v1")
     return url.rstrip("/")
 
 
+def is_loopback(host: str) -> bool:
+    """Whether `host` names this machine only."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 def key_variable(url: str) -> str:
-    """The environment variable that holds the key for `url`. OpenAI's own key is sent to OpenAI alone, encrypted."""
+    """The environment variable that holds the key for `url`: `CRS_API_KEY` on this machine, `OPENAI_API_KEY` of OpenAI,
+    else one of the host alone, for example `CRS_API_KEY_API_TOGETHER_XYZ` (a hyphen becomes `__`). So somebody's file
+    of conditions can name any server, and gets no key that was meant for another.
+    """
+    host = urlsplit(url).hostname or ""
+    if host == "api.openai.com":
+        return "OPENAI_API_KEY"
+    return KEY if is_loopback(host) else f"{KEY}_{host.translate(_SIGNS).upper()}"
+
+
+def may_have_key(url: str) -> bool:
+    """Whether a key may be sent to `url`: nobody on the way can read it."""
     parts = urlsplit(url)
-    return "OPENAI_API_KEY" if (parts.scheme, parts.hostname) == ("https", "api.openai.com") else KEY
+    return parts.scheme == "https" or is_loopback(parts.hostname or "")
 
 
 def usage(tokens_in: int, tokens_out: int, price_in: float = 0, price_out: float = 0) -> dict[str, float]:
@@ -162,7 +186,7 @@ class Server:
     ) -> None:
         """`timeout`: seconds for one attempt, all of its answer included. `deadline`: seconds after which no other is
         begun (None: five timeouts). `limits`: may be shared with other servers. `variable`: the environment variable
-        with the key; empty: as `key_variable`.
+        with the key; empty: as `key_variable`. A key is not sent where `may_have_key` says no.
 
         Raises `CrsError` for a URL or a key that cannot be sent.
         """
@@ -172,13 +196,14 @@ class Server:
         self.identity: Mapping[str, Any] = {"url": self.url, "model": model}
         self.changes: list[str] = []
         self.variable = variable or key_variable(self.url)
-        self._key = os.environ.get(self.variable, "").strip()
+        self._key = os.environ.get(self.variable, "").strip() if may_have_key(self.url) else ""
         if not re.fullmatch(r"[!-~]*", self._key):
             raise CrsError(f"the environment variable {self.variable} holds blanks or other signs that no key has")
         self._timeout, self._deadline = timeout, 5 * timeout if deadline is None else deadline
         self._retries, self._first_pause = retries, first_pause
         self.limits = limits or Limits()
         self._quiet_until = 0.0  # the moment that the server named in `Retry-After`, for all requests to it
+        host = urlsplit(self.url).hostname or ""
         self._client = openai.AsyncOpenAI(
             base_url=self.url,
             api_key="none",  # `_sign` sends the key
@@ -186,6 +211,7 @@ class Server:
             max_retries=0,
             http_client=openai.DefaultAsyncHttpxClient(
                 follow_redirects=False,  # a view goes to the server that was named, and no further
+                trust_env=not is_loopback(host),  # no proxy between this machine and itself
                 timeout=timeout,
                 event_hooks={"request": [self._sign], "response": [refuse]},
             ),
@@ -196,6 +222,7 @@ class Server:
         for name in set(request.headers) - _HEADERS:
             if not name.startswith("x-stainless-"):
                 del request.headers[name]
+        request.headers["Accept-Encoding"] = "identity"
         if self._key:
             request.headers["Authorization"] = f"Bearer {self._key}"
 
@@ -309,7 +336,7 @@ class Server:
 
         try:
             async with asyncio.timeout(self._timeout), make() as response:
-                return await read(response.iter_bytes(), self.url)
+                return await read(response.http_response, f"the endpoint {self.url}")
         except (TimeoutError, openai.APITimeoutError):
             raise Temporary(
                 f"the endpoint {self.url} gave no answer within {self._timeout:g} s, in all attempts; {_AGAIN}"
@@ -337,21 +364,27 @@ class Server:
         """Reads a chat completion. Raises `CrsError` where it is none, `NoAnswer` where it says nothing."""
         completion = self._completion(body)
         choice, count = completion.choices[0], completion.usage or Usage()
+        why = self._safe(choice.finish_reason or "no reason")[:100]
         text, about = self._keyless(choice.message.content or ""), f"the model {self.model!r} at {self.url}"
         if choice.finish_reason == "content_filter":
             raise NoAnswer(f"{about} withheld its answer (content_filter); give another model")
         if not text and choice.finish_reason == "length":
             raise NoAnswer(f"{about} spent all {sampling.max_tokens} tokens on thoughts; raise max_tokens")
         if choice.message.content is None:
-            raise NoAnswer(f"{about} sent an answer without text ({choice.finish_reason}); give another model")
-        if (n_words := len(text.split())) > 4 * sampling.max_tokens:
-            raise NoAnswer(f"{about} sent {n_words:,} words, where max_tokens = {sampling.max_tokens} was asked for")
+            raise NoAnswer(f"{about} sent an answer without text ({why}); give another model")
+        n_words, asked = len(text.split()), f"where max_tokens = {sampling.max_tokens} was asked for"
+        if n_words > 4 * sampling.max_tokens:
+            raise NoAnswer(f"{about} sent {n_words:,} words, {asked}")
+        if len(text) > _MOST_CHARACTERS * sampling.max_tokens:
+            raise NoAnswer(f"{about} sent {len(text):,} characters, {asked}")
         finish: Literal["end", "max_tokens"] = "max_tokens" if choice.finish_reason == "length" else "end"
         return Answer(text, finish, count.prompt_tokens, count.completion_tokens)
 
     def _keyless(self, text: str) -> str:
-        """A server's words without the key, which some repeat."""
-        return text.replace(self._key, "…") if self._key else text
+        """A server's words without the key, which some repeat. A short word ("none", "ollama", "1234") is no secret: it
+        stands in for a key where a server asks for none, and may be said."""
+        is_secret = len(self._key) >= 16 or not self._key.isalnum()
+        return text.replace(self._key, "…") if self._key and is_secret else text
 
     def _safe(self, text: str) -> str:
         return one_line(self._keyless(text))
@@ -362,6 +395,8 @@ class Server:
         return f"the endpoint {self.url} answers {error.status} for the model {self.model!r}{words}; {remedy}"
 
     def _remedy(self, status: int, words: str) -> str:
+        if status in (401, 403) and not may_have_key(self.url):
+            return "no key is sent unencrypted: give an https address, or reach it as localhost (`ssh -L`)"
         if status in (401, 403):
             held = "holds one that it does not accept" if self._key else "is empty"
             return f"put its key into the environment variable {self.variable}, which {held}"

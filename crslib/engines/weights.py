@@ -3,25 +3,38 @@
 An adapter that is not merged costs a fifth of the decoding speed, and the 4-bit format of the built-in base is among
 the slowest to compute with. Which format is the fastest depends on the CPU; `preparation` measures it.
 
+The cache holds the weights that were used last, up to `_MOST_BYTES`; the whole folder can be removed at any time.
+
 Knows files, not engines.
 """
 
+import contextlib
+import fcntl
 import functools
 import json
 import math
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import gguf
 import numpy as np
+from pydantic import TypeAdapter, with_config
+from typing_extensions import TypedDict
 
+from crslib import json_files
 from crslib.errors import CrsError
 from crslib.identity import digest, file_sha256
-from crslib.store import writing
+from crslib.schemas import STRICT
+from crslib.store import unwritable, writing
 
 Format = Literal["Q8_0", "BF16", "F16", "Q4_0"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+_MOST_BYTES = 10 * 2**30  # of all weights in the cache
+_KEPT = 4  # files that are kept whatever their size: two roles, each as it was before and after a change
+DOMAIN = "crslib.domain"  # the field of an adapter with the name of the domain that it was trained on
 
 
 def merged(model: Path, adapter: Path, fmt: Format, cache: Path) -> Path:
@@ -36,16 +49,42 @@ def merged(model: Path, adapter: Path, fmt: Format, cache: Path) -> Path:
     path = cache / f"{key}.gguf"
     deltas = check_adapter(adapter)
     if not _is_as_written(path):
-        remove(path)
-        base = read(model, "model")
-        names = {tensor.name for tensor in base.tensors}
-        if _text(base, "general.architecture") != _text(deltas.reader, "general.architecture") or deltas.names - names:
-            raise CrsError(f"the adapter {adapter} does not fit the model {model}; use the adapter trained on it")
-        with writing(path) as temporary:
-            _write(base, deltas, fmt, temporary, f"the adapter {adapter} does not fit the model {model}")
-            written = file_sha256(temporary)
-        _note(path, written)
+        with _only_writer(cache):
+            if not _is_as_written(path):  # another process may have written it meanwhile
+                _make(path, model, adapter, deltas, fmt)
+                _make_room(cache)
+    with contextlib.suppress(OSError):  # a cache that others share may be read-only
+        os.utime(_notes(path))  # used now, see `_make_room`
     return path
+
+
+def _make(path: Path, model: Path, adapter: Path, deltas: "Deltas", fmt: Format) -> None:
+    """Writes the merged weights and notes what was written."""
+    if path.exists():
+        warnings.warn(f"{path} is not as it was written: it is removed and made anew", stacklevel=3)
+    remove(path)
+    base, misfit = read(model, "model"), f"the adapter {adapter} does not fit the model {model}"
+    names = {tensor.name for tensor in base.tensors}
+    if _text(base, "general.architecture") != _text(deltas.reader, "general.architecture") or deltas.names - names:
+        raise CrsError(f"{misfit}; use the adapter trained on it")
+    with writing(path) as temporary:
+        _write(base, deltas, fmt, temporary, f"the model {model}", misfit)
+        written = file_sha256(temporary)
+    _note(path, written)
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether a file that `merged` has written holds something else now; it is read, whatever its size and time."""
+    try:
+        return file_sha256(path) != json_files.read_as(_notes(path), _NOTES, "it is made anew")["sha256"]
+    except (OSError, CrsError):
+        return True
+
+
+def domain_of(adapter: Path) -> str:
+    """The name of the domain that an adapter was trained on; empty where its file does not say. Raises `CrsError` for a
+    file that cannot be read."""
+    return _text(read(adapter, "adapter"), DOMAIN)
 
 
 def remove(path: Path) -> None:
@@ -54,7 +93,58 @@ def remove(path: Path) -> None:
     _notes(path).unlink(missing_ok=True)
 
 
+# ── the cache ──
+
+
+@contextlib.contextmanager
+def _only_writer(cache: Path) -> Iterator[None]:
+    """Holds the cache's lock, waiting for other processes that write weights. Removes what killed ones left half done.
+
+    Raises `CrsError` when the cache cannot be made.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        handle = os.open(cache, os.O_RDONLY)
+    except OSError as error:
+        raise unwritable(cache, error) from None
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        for path in cache.glob(".*.gguf.????????"):  # temporary files of `writing`
+            path.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _make_room(cache: Path) -> None:
+    """Removes the weights that were used longest ago where all together are too large. Open files stay readable."""
+    states = []
+    for path in cache.glob("*.gguf"):
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
+            used = _notes(path).stat().st_mtime if _notes(path).exists() else 0.0
+            states.append((used, path.stat().st_size, path))
+    total = 0
+    for place, (_, size, path) in enumerate(sorted(states, reverse=True)):
+        total += size
+        if place >= _KEPT and total > _MOST_BYTES:
+            remove(path)
+
+
 # ── what was written ──
+
+
+@with_config(STRICT)
+class _Notes(TypedDict):
+    """Name and hash of a file of the cache, and the size and time by which it is known."""
+
+    file: str
+    sha256: str
+    size: int
+    changed: int
+
+
+_NOTES = TypeAdapter(_Notes)
 
 
 def _notes(path: Path) -> Path:
@@ -65,21 +155,23 @@ def _note(path: Path, sha256: str) -> None:
     """Notes the hash of a file that was just read or written, and the size and time by which it is known."""
     state = path.stat()
     with writing(_notes(path)) as temporary:
-        temporary.write_text(json.dumps({"sha256": sha256, "size": state.st_size, "changed": state.st_mtime_ns}))
+        noted = {"file": path.name, "sha256": sha256, "size": state.st_size, "changed": state.st_mtime_ns}
+        temporary.write_text(json.dumps(noted))
 
 
 def _is_as_written(path: Path) -> bool:
     """Whether a file of the cache holds what was written. It is read again only when its size or time has changed."""
     try:
-        notes, state = json.loads(_notes(path).read_bytes()), path.stat()
+        notes, state = json_files.read_as(_notes(path), _NOTES, "it is made anew"), path.stat()
+        if notes["file"] != path.name:  # another file was put here together with its notes
+            return False
         if (notes["size"], notes["changed"]) == (state.st_size, state.st_mtime_ns):
             return True
-        sha256 = str(notes["sha256"])
-        if state.st_size != notes["size"] or file_sha256(path) != sha256:
+        if state.st_size != notes["size"] or file_sha256(path) != notes["sha256"]:
             return False
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, CrsError):
         return False
-    _note(path, sha256)
+    _note(path, notes["sha256"])
     return True
 
 
@@ -172,7 +264,8 @@ def read(path: Path, what: str) -> gguf.GGUFReader:
     try:
         return _opened(path, path.stat().st_mtime_ns)
     except (OSError, ValueError, IndexError, KeyError) as error:
-        raise CrsError(f"the {what} {path} is damaged ({str(error).splitlines()[0]}); get it again") from None
+        reason = str(error).partition("\n")[0]
+        raise CrsError(f"the {what} {path} is damaged ({reason}); get it again") from None
 
 
 @functools.lru_cache(maxsize=2)  # reading a vocabulary of 49,000 tokens takes three seconds
@@ -188,7 +281,8 @@ def _float(tensor: gguf.ReaderTensor) -> np.ndarray:
     return gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
 
 
-def _write(base: gguf.GGUFReader, deltas: Deltas, fmt: Format, path: Path, misfit: str) -> None:
+def _write(base: gguf.GGUFReader, deltas: Deltas, fmt: Format, path: Path, model: str, misfit: str) -> None:
+    """`model`: what the base is called in a `CrsError`, `misfit`: what is said of an adapter of other shapes."""
     kind = gguf.GGMLQuantizationType[fmt]
     writer = gguf.GGUFWriter(path, _text(base, "general.architecture"))
     for field in base.fields.values():
@@ -199,6 +293,8 @@ def _write(base: gguf.GGUFReader, deltas: Deltas, fmt: Format, path: Path, misfi
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
             continue
         weights, delta = _float(tensor), deltas.of(tensor.name)
+        if not np.isfinite(weights).all():
+            raise CrsError(f"{model} has values in {tensor.name} that are no numbers (NaN or infinite); get it again")
         if weights.shape != delta.shape:
             raise CrsError(
                 f"{misfit} ({tensor.name}: {delta.shape} for {weights.shape}); use the adapter trained on it"

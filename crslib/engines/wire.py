@@ -1,8 +1,8 @@
-"""What OpenAI-compatible servers send: shapes of their answers, words of their errors, bodies of any size."""
+"""What servers send: bodies of any size and, of OpenAI-compatible ones, shapes of answers and words of errors."""
 
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Any
 
@@ -102,20 +102,24 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-async def read(chunks: AsyncIterator[bytes], url: str) -> bytes:
-    """A whole body. Raises `CrsError` when it is too long, `Temporary` when it breaks off."""
+async def read(response: Any, who: str) -> bytes:
+    """The whole body of a streamed response of httpx, or of a like library. `who` sent it, for the sentence.
+
+    Raises `CrsError` when it is too long or compressed: a few bytes may stand for gigabytes, and none were asked for.
+    Raises `Temporary` when it breaks off.
+    """
+    if (coding := response.headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
+        raise CrsError(f"{who} sent a compressed answer ({coding[:20]!r}), though none was asked for; turn that off")
     body = bytearray()
     try:
-        async for chunk in chunks:
+        async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > _MOST_BYTES:
-                raise CrsError(
-                    f"the endpoint {url} sent more than {_MOST_BYTES >> 20} MiB, which is no chat completion"
-                )
+                raise CrsError(f"{who} sent more than {_MOST_BYTES >> 20} MiB, which is no answer; check the address")
     except CrsError:
         raise
     except Exception as error:  # of whichever HTTP library the client uses
-        raise Temporary(f"the endpoint {url} broke off its answer ({type(error).__name__}); check it") from None
+        raise Temporary(f"{who} broke off its answer ({type(error).__name__}); check it") from None
     return bytes(body)
 
 
@@ -123,7 +127,7 @@ async def refuse(response: Any) -> None:
     """Raises `Refused` for a status other than 2xx, after a short look at its words."""
     if not 200 <= response.status_code < 300:
         body = b""
-        async for chunk in response.aiter_bytes():
+        async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > 1 << 16:
                 break

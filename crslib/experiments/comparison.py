@@ -11,7 +11,7 @@ import polars as pl
 
 from crslib import schemas, stats
 from crslib.config import resolve
-from crslib.metrics import CLAIMS, METRICS, evaluation, reference
+from crslib.metrics import CLAIMS, METRICS, check_names, evaluation, reference
 from crslib.metrics.leakage import IN_PROFILE, KINDS
 from crslib.reporting import charts, text
 from crslib.reporting.html import Dialogue, Figure
@@ -51,7 +51,10 @@ class Sweep:
 
 
 def read(sweep_dir: str) -> Sweep:
-    """The sweep in folder `sweep_dir`, or the newest below `reports/sweeps`. Raises `CrsError` when there is none."""
+    """The sweep in folder `sweep_dir`, or the newest below `reports/sweeps`.
+
+    Raises `CrsError` when there is none, and for a run with a metric that is not defined.
+    """
     path = Path(sweep_dir) if sweep_dir else newest_sweep()
     content, named = read_sweep(path)
     rows, runs = [], {}
@@ -73,6 +76,7 @@ def read(sweep_dir: str) -> Sweep:
             runs[label] = run
             for name, frames in tables.items():
                 frames.append(run.read(name).select(pl.lit(label).alias("condition"), pl.all()))
+                check_names(frames[-1]["metric"].unique().sort(), str(run.path / f"{name}.parquet"))
     texts = dict.fromkeys(("condition", *content["axes"], "state", "error", "traceback"), pl.String)
     conditions = pl.DataFrame(rows, schema_overrides={**texts, "leaks": pl.Int64})
     empty = {name: pl.DataFrame(schema={"condition": pl.String, **schemas.TABLES[name]}) for name in tables}
@@ -82,7 +86,7 @@ def read(sweep_dir: str) -> Sweep:
 
 def _leaks(audit: Mapping[str, int | None] | None) -> int | None:
     """The findings of an audit; None where it read no prompts."""
-    found = {kind: audit and audit[kind.replace(" ", "_")] for kind in KINDS}
+    found = {kind: audit and audit.get(kind.replace(" ", "_")) for kind in KINDS}
     no_prompts = all(count is None for kind, count in found.items() if kind != IN_PROFILE)
     return None if no_prompts else sum(count or 0 for count in found.values())
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from crslib import schemas, store
 from crslib.config import EvaluationParameters, StoredParameters, resolve
+from crslib.data import tables as tables_of
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import forms, stored
+from crslib.data.source import Source
 from crslib.errors import CrsError
 from crslib.experiments import pipeline, sweep
 from crslib.identity import digest, file_sha256, sources_sha256
@@ -30,16 +32,18 @@ def plan(
     condition: str = "",
     data: str = "data",
     titles: str = "auto",
+    domain: str = "auto",
 ) -> pipeline.Plan:
     """Checks the parameters (`given`: of `EvaluationParameters`) and files, and derives the run's identity. Writes
     nothing.
 
-    `condition`: its name in tables and charts; empty: that of the file. `data`, `titles`: as of `StoredParameters`.
-    Raises `CrsError` for an unknown or ill-typed parameter, and where a file is missing or `reports` cannot be written.
+    `condition`: its name in tables and charts; empty: that of the file. `data`, `titles`, `domain`: as of
+    `StoredParameters`. Raises `CrsError` for an unknown or ill-typed parameter, and where a file is missing or
+    `reports` cannot be written.
     """
     if EvaluationParameters.parse(given).judged_by != "own":
         raise CrsError("judged_by = 'another' needs profiles, which no file of dialogues has; leave it out")
-    where = {"data": data, "form": form, "titles": titles, "condition": condition or name_of(file)}
+    where = {"data": data, "form": form, "titles": titles, "domain": domain, "condition": condition or name_of(file)}
     parameters = StoredParameters.parse({**given, **where}).located()
     items = resolve(parameters.data) / "items.parquet"
     if not items.is_file():
@@ -49,6 +53,7 @@ def plan(
         "notebooks": {name: pipeline.source_hash(name) for name in parameters.stages},
         "library": sources_sha256(suffixes=(".py", ".html")),
         "data": {items.name: file_sha256(items)},
+        "domain": tables_of.domain_of(resolve(parameters.data), parameters.domain).sha256,
         "file": _sha256(file),
         **pipeline.comparison_inputs(parameters),
     }
@@ -66,11 +71,17 @@ def execute(planned: pipeline.Plan, file: Path, report: Callable[[str], None] = 
     assert isinstance(parameters, StoredParameters)
     if pipeline.is_complete(run):
         return run
-    items = store.read_parquet(resolve(parameters.data) / "items.parquet", "items")
-    dialogues = forms.read(file, parameters.form)
-    tables = stored.tables(dialogues, Catalog(items), planned.run_id, parameters.condition, parameters.titles)
+    data = resolve(parameters.data)
+    items = store.read_parquet(data / "items.parquet", "items")
+    domain = tables_of.domain_of(data, parameters.domain)
+    dialogues = forms.read(file, parameters.form, domain)
+    tables = stored.tables(dialogues, Catalog(items, domain), planned.run_id, parameters.condition, parameters.titles)
+    if tables.turns.is_empty():
+        raise CrsError(f"nobody says a word in the {len(dialogues)} dialogues of {file}; give a file with utterances")
     with run.lock():
         run.write("items", items)
+        domain.write(run.path)
+        Source.read(data).write(run.path)
         for name in ("profiles", "dialogues", "turns", "labels"):
             run.write(name, getattr(tables, name))
         for name in _EMPTY:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from crslib import metrics
 from crslib.config import resolve
+from crslib.dialogue.domain import of_run
 from crslib.experiments import comparison, sweep
 from crslib.identity import digest
 from crslib.metrics import leakage, reference
@@ -19,9 +20,10 @@ def evaluate(run: Run, *, n_bootstrap: int, seed: int) -> metrics.Evaluation:
     profiles, holdouts, items, ratings = (run.read(name) for name in ("profiles", "holdouts", "items", "ratings"))
     dialogues, turns, prompts = (run.read(name) for name in ("dialogues", "turns", "prompts"))
     human = reference.read(resolve(run.info.get("parameters", {}).get("human", "data/human")))
-    run.update(audit=leakage.audit(prompts, profiles, holdouts, items, dialogues, turns).counts)
+    domain = of_run(run)
+    run.update(audit=leakage.audit(prompts, profiles, holdouts, items, dialogues, turns, domain).counts)
     evaluation = metrics.evaluate(
-        run.run_id, profiles, holdouts, items, ratings, dialogues, turns, prompts, human,
+        run.run_id, profiles, holdouts, items, ratings, dialogues, turns, prompts, human, domain,
         n_bootstrap=n_bootstrap, seed=seed,
     )  # fmt: skip
     evaluation.write(run)

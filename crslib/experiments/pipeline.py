@@ -1,4 +1,4 @@
-"""One run: its identity, and the execution of its notebooks by papermill into its folder.
+"""One run: its identity, and the execution of its notebooks into its folder.
 
 A run's folder is named by the hash of everything that decides its result, so the same condition is always the same run.
 A run that was interrupted continues: notebooks and dialogues that are complete are not computed again. Knows neither
@@ -10,9 +10,7 @@ import os
 import platform
 import re
 import subprocess
-import tempfile
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -20,17 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import papermill
-from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
+import psutil
 
 from crslib.config import ROOT, EvaluationParameters, RunParameters, StoredParameters, resolve
+from crslib.data import source
+from crslib.data import tables as tables_of
+from crslib.data.corpora import redial as corpus
+from crslib.dialogue.discriminator import Discriminator
 from crslib.engines import llama, preparation, server
 from crslib.errors import CrsError
+from crslib.experiments.kernels import NotebookError, ended_by_signals, execute_notebook, notebook_path
 from crslib.identity import digest, file_sha256, sources_sha256
 from crslib.simulation import estimate, opening
 from crslib.store import Run, check_writable, now, unwritable
 
-_MAX_SOCKET_FOLDER = 70  # bytes: macOS takes paths of 103, of which `/crs-12345678/kernel-1` are 22
+_TEMPORARY = re.compile(r"\..+\.(parquet|json|html)\.[a-z0-9_]{8}")  # what `store.writing` leaves when it is killed
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def plan(given: Mapping[str, Any], reports: Path, report: Callable[[str], None] 
         "notebooks": {name: source_hash(name) for name in parameters.stages},
         # The notebooks only call the library, so its sources decide what they compute.
         "library": sources_sha256(suffixes=(".py", ".html")),
-        "data": {path.name: file_sha256(path) for path in tables},
+        "data": {path.name: file_sha256(path) for path in (*tables, data / source.NAME) if path.is_file()},
+        "domain": tables_of.domain_of(data, parameters.domain).sha256,
         **compared,
         **{role: opening.planned(role, parameters, report) for role in opening.ROLES},
     }
@@ -76,7 +79,10 @@ def plan(given: Mapping[str, Any], reports: Path, report: Callable[[str], None] 
             raise CrsError(f"no file {styles} with styles; run `crs data reference` or leave `styles` empty")
         inputs["styles"] = file_sha256(styles)
     if parameters.discriminators:
-        judges = sorted(resolve(parameters.discriminators).glob("*.json"))
+        folder = resolve(parameters.discriminators)
+        for role in filter(parameters.is_local, opening.ROLES):
+            Discriminator.read(folder / f"{role}.json")  # what cannot be read is said before anything starts
+        judges = sorted(folder.glob("*.json"))
         inputs["discriminators"] = {path.name: file_sha256(path) for path in judges}
     if parameters.summary_style == "model":
         model = parameters.summary_model
@@ -99,6 +105,7 @@ def comparison_inputs(parameters: EvaluationParameters) -> dict[str, Any]:
         redial = resolve(parameters.redial)
         if not redial.exists():
             raise CrsError(f"{redial} does not exist; give ReDial's zip or folder, or leave `redial` empty")
+        corpus.check(redial)
         parts = sorted(redial.glob("*.jsonl")) if redial.is_dir() else [redial]
         inputs["redial"] = {path.name: file_sha256(path) for path in parts}
     return inputs
@@ -115,21 +122,18 @@ def source_hash(notebook: str) -> str:
     return digest([[cell.cell_type, cell.source] for cell in cells], "notebook")
 
 
-def notebook_path(name: str) -> Path:
-    """The path of the source notebook `name`."""
-    return ROOT / "notebooks" / f"{name}.ipynb"
-
-
 def execute(planned: Plan, report: Callable[[str], None] = lambda stage: None) -> Run:
     """Executes those of a run's notebooks that are not complete. `report` gets the name of each before it starts.
 
     Raises `CrsError` with one sentence about what went wrong; `run.json` then has status `error` and the traceback.
+    Ctrl-C, SIGTERM and SIGHUP end it with status `cancelled`.
     """
     run = planned.run
-    with run.lock():
+    with ended_by_signals(), run.lock():
         info = run.info
         if is_complete(run):
             return run
+        _remove_temporaries(run.path)
         made = _whole_stages(run)
         stages = {name: info["stages"][name] for name in made}
         if info.get("n_failed"):  # what failed is tried again, and all that follows from it
@@ -137,16 +141,15 @@ def execute(planned: Plan, report: Callable[[str], None] = lambda stage: None) -
         run.update(**{**_record(planned), "stages": stages, "files": {name: made[name] for name in stages}})
         try:
             for name, parameters in planned.parameters.stages.items():
-                if name not in run.info["stages"]:
+                if name not in stages:
                     report(name)
                     started = time.monotonic()
                     values = {field: getattr(planned.parameters, field) for field in parameters.model_fields}
                     execute_notebook(name, run.path, {"run_dir": str(run.path), **values})
-                    seconds, files = round(time.monotonic() - started, 1), run.info["files"]
-                    files[name] = _new_files(run, files)
-                    run.update(stages={**run.info["stages"], name: seconds}, files=files)
-        except KeyboardInterrupt:
-            run.update(status="cancelled", finished=now())
+                    _record_stage(run, planned.run_id, name, round(time.monotonic() - started, 1))
+        except (KeyboardInterrupt, SystemExit):
+            with contextlib.suppress(CrsError):
+                run.update(status="cancelled", finished=now())
             raise
         except CrsError as error:
             traceback = error.traceback if isinstance(error, NotebookError) else None
@@ -155,6 +158,15 @@ def execute(planned: Plan, report: Callable[[str], None] = lambda stage: None) -
             raise
         run.update(status="success", finished=now(), error=None, traceback=None)
     return run
+
+
+def _record_stage(run: Run, run_id: str, name: str, seconds: float) -> None:
+    """Records that a notebook is complete. Raises `CrsError` when `run.json` is not that of the run any more."""
+    info = run.info
+    if info.get("run_id") != run_id or "stages" not in info or "files" not in info:
+        raise CrsError(f"{run.path / 'run.json'} was changed or removed during {name}; run the same again")
+    files = {**info["files"], name: _new_files(run, info["files"])}
+    run.update(stages={**info["stages"], name: seconds}, files=files)
 
 
 def is_complete(run: Run) -> bool:
@@ -178,6 +190,13 @@ def _whole_stages(run: Run) -> dict[str, Mapping[str, str]]:
             break
         whole[name] = files
     return whole
+
+
+def _remove_temporaries(folder: Path) -> None:
+    """Removes files that a killed process was writing in a run's folder, whose lock is held."""
+    for path in folder.glob(".*"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _new_files(run: Run, before: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
@@ -231,71 +250,14 @@ def afterwards(run: Run) -> list[str]:
     return lines
 
 
-class NotebookError(CrsError):
-    """The error of a notebook that failed. `traceback` is that of its kernel, for `run.json`."""
-
-    def __init__(self, message: str, traceback: str) -> None:
-        super().__init__(message)
-        self.traceback = traceback
-
-
-def execute_notebook(name: str, folder: Path, parameters: Mapping[str, Any]) -> None:
-    """Executes notebook `name` into `folder` in a kernel of its own, over IPC, because parallel runs would compete for
-    TCP ports.
-
-    Raises `NotebookError` when a cell fails, `CrsError` when the folder cannot be written.
-    """
-    with tempfile.TemporaryDirectory(prefix="crs-", dir=_socket_folder()) as sockets, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # kernels warn about frontends without subshells
-        config = Config(KernelManager={"transport": "ipc", "ip": str(Path(sockets) / "kernel")})
-        try:
-            papermill.execute_notebook(
-                _literal(notebook_path(name)),
-                _literal(folder / f"{name}.ipynb"),
-                parameters=dict(parameters),
-                kernel_name="python3",
-                cwd=str(ROOT / "notebooks"),
-                progress_bar=False,
-                request_save_on_cell_execute=False,
-                config=config,
-                extra_arguments=["--IPKernelApp.log_level=50"],  # kernels log an error about the signal that ends them
-            )
-        except PapermillExecutionError as error:
-            message = " ".join(error.evalue.split())
-            sentence = message if error.ename == "CrsError" else f"{name} failed: {error.ename}: {message}"
-            raise NotebookError(sentence, _without_colours("\n".join(error.traceback))) from None
-        except OSError as error:
-            raise unwritable(folder, error) from None
-
-
-def _socket_folder() -> str:
-    """Where the sockets of a kernel can lie: their paths have at most some 100 bytes, and TMPDIR may be longer.
-
-    Raises `CrsError` when no usual folder for temporary files is short enough and writable.
-    """
-    folders = (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")
-    for folder in folders:
-        if len(os.fsencode(folder)) <= _MAX_SOCKET_FOLDER and os.access(folder, os.W_OK | os.X_OK):
-            return folder
-    raise CrsError(
-        f"{folders[0]} is too long for the sockets of a kernel; set TMPDIR to a writable folder of a shorter path"
-    )
-
-
-def _literal(path: Path) -> str:
-    """A path in which papermill fills in nothing."""
-    return str(path).replace("{", "{{").replace("}", "}}")
-
-
-def _without_colours(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
-
-
 def point_latest(reports: Path, folder: Path) -> None:
     """Makes `reports/latest` a link to `folder`."""
     link = reports / "latest"
     temporary = reports / f".latest.{os.getpid()}"
     try:
+        for left in reports.glob(".latest.*"):  # by processes that were killed
+            if not (left.suffix[1:].isdecimal() and psutil.pid_exists(int(left.suffix[1:]))):
+                left.unlink(missing_ok=True)
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(os.path.relpath(folder.resolve(), reports.resolve()))
         temporary.replace(link)

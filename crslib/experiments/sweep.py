@@ -8,6 +8,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 from crslib.errors import CrsError
 from crslib.experiments import pipeline
+from crslib.experiments.kernels import death, ended_by_signals
 from crslib.identity import digest
 from crslib.store import Run, writing
 
@@ -26,19 +28,22 @@ _RECORDED = 3  # exit status of a condition whose error is recorded in its run.j
 
 @dataclass
 class Condition:
-    """One point of the grid. `state`: waiting, running, success or error. `reused`: it had been computed before."""
+    """One point of the grid. `state`: waiting, running, success or error. `reused`: it had been computed before.
+    `gone`: its folder was renamed or removed meanwhile."""
 
     given: Mapping[str, Any]
     plan: pipeline.Plan
     state: str = "waiting"
     reused: bool = False
     seconds: float = 0.0
+    gone: bool = False
 
     @property
     def error(self) -> str:
         """The sentence of what went wrong, if `state` is error. A run without a recorded error could not be locked."""
+        gone = f"{self.plan.run.path} was renamed or removed; put it back and run the same again"
         in_use = "in use by another process; run the same command again when that has ended"
-        return (self.plan.run.outcome.get("error") or in_use) if self.state == "error" else ""
+        return (self.plan.run.outcome.get("error") or (gone if self.gone else in_use)) if self.state == "error" else ""
 
     @property
     def traceback(self) -> str:
@@ -79,32 +84,36 @@ def execute(
         if pipeline.is_complete(condition.plan.run):
             condition.state, condition.reused = "success", True
             waiting.remove(condition)
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                condition = waiting.pop(0)
-                process = context.Process(target=_work, args=(dict(condition.given), reports), daemon=True)
-                process.start()
-                condition.state = "running"
-                running[process.sentinel] = process, condition, time.monotonic()
-            ended = wait(list(running), timeout=0.25)
-            for _, condition, started in running.values():
-                condition.seconds = time.monotonic() - started
-            for sentinel in ended:
-                process, condition, _ = running.pop(sentinel)
-                _record_end(condition, process)
-            show(planned)
-    finally:
-        for process, _, _ in running.values():
-            process.terminate()
-    return _compare(planned, reports)
+    with ended_by_signals():
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    condition = waiting.pop(0)
+                    process = context.Process(target=_work, args=(dict(condition.given), reports), daemon=True)
+                    process.start()
+                    condition.state = "running"
+                    running[process.sentinel] = process, condition, time.monotonic()
+                ended = wait(list(running), timeout=0.25)
+                for _, condition, started in running.values():
+                    condition.seconds = time.monotonic() - started
+                for sentinel in ended:
+                    process, condition, _ = running.pop(sentinel)
+                    _record_end(condition, process)
+                show(planned)
+        finally:
+            for process, _, _ in running.values():
+                process.terminate()
+            for process, _, _ in running.values():  # each records that it was cancelled
+                process.join()
+        return _compare(planned, reports)
 
 
 def _record_end(condition: Condition, process: Any) -> None:
     process.join()
     condition.state = "success" if process.exitcode == 0 else "error"
+    condition.gone = not condition.plan.run.path.exists()
     if process.exitcode not in (0, _RECORDED):  # it crashed before it could record an error
-        error = f"the process of this condition ended with code {process.exitcode}"
+        error = death("the process of this condition", process.exitcode)
         with contextlib.suppress(CrsError):  # its run.json may be damaged, which its error then says
             condition.plan.run.update(status="error", error=error)
 
@@ -116,6 +125,8 @@ def _work(given: dict[str, Any], reports: Path) -> None:
         pipeline.execute(pipeline.plan(given, reports))
     except CrsError:
         raise SystemExit(_RECORDED) from None
+    except KeyboardInterrupt:  # Ctrl-C reaches all processes of a terminal; it is recorded as well
+        raise SystemExit(128 + signal.SIGINT) from None
     except OSError as error:
         raise SystemExit(f"{reports}: {error}") from None
 

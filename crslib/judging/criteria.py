@@ -3,6 +3,7 @@
 Knows neither dialogues nor answers.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from crslib import yaml_files
 from crslib.config import ROOT
+from crslib.dialogue.domain import Domain
 from crslib.errors import CrsError
 
 CONTROL = "overall"
@@ -32,7 +34,8 @@ class Question(BaseModel):
 class Criterion(BaseModel):
     """One entry of `data/rubrics.yaml`: what a model is asked, and what dialogues of mark 1 and of mark 5 are like.
 
-    `profile`: the user's private profile is shown.
+    `profile`: the user's private profile is shown. In its texts `{label}`, `{labels}` and `{a_noun}` stand for words of
+    the domain.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -40,6 +43,14 @@ class Criterion(BaseModel):
     low: str = Field(min_length=1)
     high: str = Field(min_length=1)
     profile: bool
+
+    def about(self, domain: Domain) -> "Criterion":
+        """The criterion in the words of a domain."""
+        words = {"{label}": domain.label, "{labels}": domain.labels, "{a_noun}": domain.a_noun}
+        texts = {name: getattr(self, name) for name in ("question", "low", "high")}
+        for name, text in texts.items():
+            texts[name] = re.sub(r"\{(?:labels?|a_noun)\}", lambda match: words[match[0]], text)
+        return self.model_copy(update=texts)
 
 
 def read_questions(path: Path = ROOT / "data/questions.yaml") -> list[Question]:

@@ -5,23 +5,33 @@ id. The sides are those of table `pairs`, the same for every rater, and no pair 
 page does that.
 """
 
+import codecs
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import polars as pl
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from crslib import schemas
+from crslib import json_files, schemas
 from crslib.dialogue.utterances import plain
 from crslib.errors import CrsError
 from crslib.judging.study import CHOICES, Study
-from crslib.store import writing
+from crslib.store import DAMAGED, writing
 
 _VOTE = dict(schemas.TABLES["votes"])
+_SHOWN = (
+    "rater",
+    "pair_id",
+    "criterion",
+    "left_run",
+    "left_condition",
+    "left_dialogue",
+)  # one question as it was shown
 
 
 # ── export ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -135,116 +145,189 @@ def read(study: Study, form: str, path: Path) -> pl.DataFrame:
     """Votes that were given elsewhere on the study's pairs: table `votes`.
 
     csv, jsonl: the table itself, or only pair_id, criterion, choice and rater with the sides of `pairs`. potato: its
-    output folder (`user_state.json` of every user, or `annotated_instances.jsonl`). labelstudio: its JSON export.
-    Raises `CrsError` when the file has another format, holds no votes, or a pair is of another study.
+    output folder (`user_state.json` of every user, or `annotated_instances.jsonl`). labelstudio: its JSON export; an
+    annotation of nobody is a rater of its own. A warning tells of questions without an answer, which are left out, and
+    of second answers. Raises `CrsError` when the file has another format or no votes, and for a vote as `Study.add`.
     """
     try:
         if form in ("csv", "jsonl"):
             rows = _table(form, path)
         else:
             rows = list(_from_potato(path) if form == "potato" else _from_labelstudio(path))
-        for number, row in enumerate(rows, start=1):
-            _check_row(row, number)
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        pl.exceptions.PolarsError,
-    ) as error:
-        why = " ".join(str(error).split())
-        raise CrsError(f"cannot read votes in the format {form} from {path} ({why}); check --as and the file") from None
+    except ValidationError as error:
+        raise _unread(form, path, json_files.fault(error)) from None
+    except (*DAMAGED, ValueError) as error:
+        raise _unread(form, path, " ".join(str(error).split())) from None
+    answered = [row for row in rows if row["choice"] is not None]
+    if n_empty := len(rows) - len(answered):
+        warnings.warn(f"{path}: {n_empty} of {len(rows)} questions have no answer and are left out", stacklevel=2)
+    if not answered:
+        raise CrsError(f"{path} holds no votes in the format {form}; check --as and the file")
     pairs = {row["pair_id"]: row for row in study.pairs.iter_rows(named=True)}
     votes = []
-    for row in rows:
-        study.check_pair(row["pair_id"])
-        sides = {name: value for name, value in pairs[row["pair_id"]].items() if name in _VOTE}
-        votes.append({**dict.fromkeys(_VOTE), **sides, **{name: row[name] for name in row if name in _VOTE}})
-    if not votes:
-        raise CrsError(f"{path} holds no votes in the format {form}; check --as and the file")
-    return pl.DataFrame(votes, schema=_VOTE, strict=False)
+    for number, row in enumerate(answered, start=1):
+        pair = pairs.get(row["pair_id"], {}) if isinstance(row["pair_id"], str) else {}
+        votes.append({name: row.get(name, pair.get(name)) for name in _VOTE})
+        try:
+            study.check(votes[-1], number)
+        except CrsError as error:
+            raise CrsError(f"{path}: {error}") from None
+    frame = pl.DataFrame(votes, schema=_VOTE)
+    if n_again := frame.height - frame.n_unique(_SHOWN):
+        warnings.warn(
+            f"{path}: {n_again} answers are second ones of a rater to the same; the first counts", stacklevel=2
+        )
+    return frame
 
 
-class _Row(BaseModel):
-    """What a vote from elsewhere must have."""
-
-    pair_id: str
-    criterion: str = Field(min_length=1)
-    choice: str
-    rater: str = Field(min_length=1)
-    seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
+def _unread(form: str, path: Path, why: str) -> CrsError:
+    return CrsError(f"cannot read votes in the format {form} from {path} ({why}); check --as and the file")
 
 
-def _check_row(row: Mapping[str, Any], number: int) -> None:
-    try:
-        _Row.model_validate(row)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = first["loc"][0]
-        message = first["msg"][:1].lower() + first["msg"][1:]
-        raise ValueError(f"vote {number}: {name} = {row.get(str(name))!r} is not valid: {message}") from None
+def _parsed(raw: bytes) -> Any:
+    return json_files.parse(raw.removeprefix(codecs.BOM_UTF8))
 
 
-def _chosen(names: Iterable[Any], criterion: str) -> Any:
+def _lines(raw: bytes) -> list[Any]:
+    return [_parsed(line) for line in raw.split(b"\n") if line.strip()]
+
+
+def _chosen(names: list[Any], criterion: Any) -> Any:
     """The one choice of an answer; None where nothing was chosen. Raises `ValueError` for more than one."""
-    chosen = list(names)
-    if len(chosen) > 1:
-        raise ValueError(f"{criterion} has more than one choice: {chosen}")
-    return chosen[0] if chosen else None
+    if len(names) > 1:
+        raise ValueError(f"{criterion} has more than one choice: {names}")
+    return names[0] if names else None
+
+
+_RECORDS = TypeAdapter(list[dict[str, Any]])
+_NEEDED = ("pair_id", "criterion", "choice", "rater")
 
 
 def _table(form: str, path: Path) -> list[dict[str, Any]]:
     raw = path.read_bytes()  # as bytes, because Polars would read a path as a pattern
-    frame = from_cells(pl.read_csv(raw, infer_schema=False)) if form == "csv" else pl.read_ndjson(raw)
-    needed = ("pair_id", "criterion", "choice", "rater")
-    if missing := [name for name in needed if name not in frame.columns]:
+    if form == "csv":
+        frame = from_cells(pl.read_csv(raw, infer_schema=False))
+        rows = frame.select(pl.col(name).cast(_VOTE.get(name, pl.String)) for name in frame.columns).to_dicts()
+    else:
+        rows = _RECORDS.validate_python(_lines(raw))
+    if missing := [name for name in _NEEDED if rows and not any(name in row for row in rows)]:
         raise ValueError(f"column {missing[0]!r} is missing")
-    columns = [name for name in _VOTE if name in frame.columns]
-    return frame.select(pl.col(name).cast(_VOTE[name]) for name in columns).to_dicts()
+    return [{**dict.fromkeys(_NEEDED), **row} for row in rows]
+
+
+# ── potato ──
+
+
+class _State(BaseModel):
+    """A `user_state.json`."""
+
+    labels: dict[str, Any] = Field(alias="instance_id_to_label_to_value")
+
+
+class _Instance(BaseModel):
+    """A line of `annotated_instances.jsonl`."""
+
+    id: str
+    labels: Any = Field(alias="label_annotations")
+
+
+class _Label(BaseModel):
+    scheme: str = Field(alias="schema")
+    name: Any
+
+
+_BY_SCHEME = TypeAdapter(dict[str, list[Any] | dict[Any, Any]])
+_LOGGED = TypeAdapter(list[tuple[_Label, Any]])
 
 
 def _from_potato(folder: Path) -> Iterator[dict[str, Any]]:
     for user in sorted(path for path in folder.iterdir() if path.is_dir()):
+        rater = user.name.encode("utf-8", "replace").decode()  # the system may have names that no file can hold
         if (state := user / "user_state.json").exists():
-            labels = json.loads(state.read_text(encoding="utf-8"))["instance_id_to_label_to_value"]
+            labels = _State.model_validate(_parsed(state.read_bytes())).labels
         elif (lines := user / "annotated_instances.jsonl").exists():
-            records = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
-            labels = {record["id"]: record["label_annotations"] for record in records}
+            instances = map(_Instance.model_validate, _lines(lines.read_bytes()))
+            labels = {instance.id: instance.labels for instance in instances}
         else:
             continue
         for order, (pair_id, given) in enumerate(labels.items()):
-            # schema → {name: value}, or a list of [{schema, name}, value] in which later entries replace earlier ones
-            pairs = (
-                given.items() if isinstance(given, dict) else ((label["schema"], [label["name"]]) for label, _ in given)
-            )
-            for criterion, names in dict(pairs).items():
-                if (choice := _chosen(names, criterion)) is None:
-                    continue
-                yield {"pair_id": pair_id, "criterion": criterion, "choice": choice, "rater": user.name, "order": order}
+            for criterion, names in _by_scheme(given).items():
+                choice = _chosen(list(names), criterion)
+                yield {"pair_id": pair_id, "criterion": criterion, "choice": choice, "rater": rater, "order": order}
+
+
+def _by_scheme(given: Any) -> dict[str, Any]:
+    """Scheme → the names that were chosen. potato has {scheme: {name: value}}, or a log of [{scheme, name}, value] in
+    which later entries replace earlier ones."""
+    if isinstance(given, dict):
+        return dict(_BY_SCHEME.validate_python(given))
+    return {label.scheme: [label.name] for label, _ in _LOGGED.validate_python(given)}
+
+
+# ── Label Studio ──
+
+
+class _Exported(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Choices(_Exported):
+    choices: list[Any]
+
+
+class _Result(_Exported):
+    type: str
+    from_name: Any = None
+    value: Any = None
+
+
+class _Annotation(_Exported):
+    """`completed_by`: a number, or a record of the person."""
+
+    id: int | str | None = None
+    completed_by: int | str | dict[str, Any] | None = None
+    was_cancelled: bool | None = None
+    result: list[_Result]
+    lead_time: float | None = None
+    created_at: str | None = None
+
+    @property
+    def rater(self) -> str:
+        """Who answered; nobody knows that two annotations without a name are of one person."""
+        by = self.completed_by
+        name = (by.get("email") or by.get("id")) if isinstance(by, dict) else by
+        if name in (None, "") and self.id in (None, ""):
+            raise ValueError("an annotation has neither completed_by nor an id")
+        return f"annotation {self.id}" if name in (None, "") else str(name)
+
+
+class _Task(_Exported):
+    data: dict[str, Any]
+    annotations: list[_Annotation]
+
+
+_TASKS = TypeAdapter(list[_Task])
 
 
 def _from_labelstudio(path: Path) -> Iterator[dict[str, Any]]:
+    content = _parsed(path.read_bytes())
+    if isinstance(content, list) and any(isinstance(task, dict) and "annotations" not in task for task in content):
+        raise ValueError("a task has no annotations: export from Label Studio as JSON, not as JSON-MIN")
     orders: dict[str, int] = {}
-    for task in json.loads(path.read_text(encoding="utf-8")):
-        for annotation in task["annotations"]:
-            if annotation.get("was_cancelled"):
+    for task in _TASKS.validate_python(content):
+        for annotation in task.annotations:
+            if annotation.was_cancelled:
                 continue
-            by = annotation["completed_by"]  # a number, or a record of the person
-            rater = str(by.get("email", by["id"]) if isinstance(by, dict) else by)
+            rater = annotation.rater
             order = orders[rater] = orders.get(rater, -1) + 1
-            choices = [result for result in annotation["result"] if result["type"] == "choices"]
-            seconds = annotation.get("lead_time")
-            for result in choices:
-                if (choice := _chosen(result["value"]["choices"], result["from_name"])) is None:
-                    continue
+            answers = [result for result in annotation.result if result.type == "choices"]
+            for answer in answers:
                 yield {
-                    "pair_id": task["data"]["pair_id"],
-                    "criterion": result["from_name"],
-                    "choice": choice,
+                    "pair_id": task.data.get("pair_id"),
+                    "criterion": answer.from_name,
+                    "choice": _chosen(_Choices.model_validate(answer.value).choices, answer.from_name),
                     "rater": rater,
                     "order": order,
-                    "seconds": seconds / len(choices) if seconds else None,
-                    "at": annotation.get("created_at"),
+                    "seconds": annotation.lead_time / len(answers) if annotation.lead_time else None,
+                    "at": annotation.created_at,
                 }

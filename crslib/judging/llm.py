@@ -117,10 +117,10 @@ class EndpointJudge:
 
 def chosen_option(answer: str, options: Sequence[str]) -> str | None:
     """The option that an answer consists of, apart from thoughts, punctuation and words like "Answer:"; else None."""
-    text = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL)
+    text = answer.rpartition("</think>")[2]  # thoughts come first, and some templates begin them unseen
     any_option = "|".join(map(re.escape, options))
     match = re.fullmatch(rf"\W*(?:{_FILLER}\W+)*({any_option})\W*", text, re.IGNORECASE)
-    return next(option for option in options if option.lower() == match[1].lower()) if match else None
+    return next((option for option in options if match and option.lower() == match[1].lower()), None)
 
 
 def open_judge(model: str = "smollm2", endpoint: str = "", endpoint_model: str = "", threads: int = 0) -> Judge:

@@ -15,6 +15,7 @@ import polars as pl
 
 from crslib import schemas
 from crslib.data.catalog import Catalog
+from crslib.dialogue.domain import of_run
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, digest
 from crslib.judging import turing
@@ -65,7 +66,8 @@ def build(runs: Mapping[str, Run], n_pairs: int, seed: int, redial: Path | None 
         )
     dialogues: dict[str, _Dialogues] = {condition: _shown(run, condition) for condition, run in runs.items()}
     if redial:
-        catalog = Catalog(next(iter(runs.values())).read("items"))
+        first = next(iter(runs.values()))
+        catalog = Catalog(first.read("items"), of_run(first))
         human = turing.human_dialogues(redial, catalog)
         dialogues = {condition: _normalised(own, catalog) for condition, own in dialogues.items()}
         candidates, which = _with_human(dialogues, human, seed), "with the opener and length of a human one"
@@ -111,7 +113,7 @@ def _shown(run: Run, condition: str) -> dict[str, dict[str, Any]]:
 
 
 def _normalised(dialogues: _Dialogues, catalog: Catalog) -> _Dialogues:
-    """The dialogues in the form of human ones and without profiles; those with a film without a year are left out."""
+    """The dialogues in the form of human ones and without profiles; those with an item without a year are left out."""
     forms = {name: turing.normalise(dialogue["turns"], catalog) for name, dialogue in dialogues.items()}
     return {
         name: {**dialogues[name], **turing.NO_PROFILE, "turns": turns}

@@ -1,7 +1,7 @@
 """Human dialogues for the question "real or simulated?": read from ReDial and brought into the form of simulated ones.
 
 Raters should distinguish the two by their content, not by how they were stored or typed. `normalise` therefore brings
-both into one form. It does not change misspelt words, titles typed without a link and films newer than the catalogue,
+both into one form. It does not change misspelt words, titles typed without a link and items newer than the catalogue,
 and it does not mark where one message of a turn ends and the next begins. Knows neither pairs nor votes.
 """
 
@@ -32,8 +32,8 @@ def human_dialogues(path: Path, catalog: Catalog) -> dict[str, dict[str, Any]]:
     (empty) and turns.
 
     `path`: ReDial's zip or folder. Only the test part is used, as in every evaluation, because adapters are trained on
-    the other part. Consecutive messages of one party are one turn. Dialogues in which one party says nothing, or a film
-    has no year, are left out. Raises `CrsError` as `redial.read`.
+    the other part. Consecutive messages of one party are one turn. Dialogues in which one party says nothing, or an
+    item has no year, are left out. Raises `CrsError` as `redial.read`.
     """
     dialogues = {}
     for dialogue in redial.read(path, "test"):
@@ -45,9 +45,9 @@ def human_dialogues(path: Path, catalog: Catalog) -> dict[str, dict[str, Any]]:
 
 
 def normalise(turns: Sequence[Mapping[str, str]], catalog: Catalog) -> list[dict[str, str]] | None:
-    """The same turns in one form; None when a film in them has no year.
+    """The same turns in one form; None when an item in them has no year.
 
-    Films are written as in the catalogue. Around a title and after a punctuation mark there is one blank, before a mark
+    Items are written as in the catalogue. Around a title and after a punctuation mark there is one blank, before a mark
     none. Quotes are straight. `I` and the first letter of a sentence are capitals. A turn has no final full stop,
     because half of the human turns have none.
     """

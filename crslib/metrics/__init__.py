@@ -10,8 +10,20 @@ the whole run. A metric with nothing to count is undefined and absent from the t
 """
 
 from crslib.metrics.base import CLAIMS, Metric, Result, Results
-from crslib.metrics.definitions import METRICS
+from crslib.metrics.definitions import METRICS, check_names
 from crslib.metrics.evaluation import Evaluation, evaluate, extended
 from crslib.metrics.facts import Facts, facts
 
-__all__ = ["CLAIMS", "METRICS", "Evaluation", "Facts", "Metric", "Result", "Results", "evaluate", "extended", "facts"]
+__all__ = [
+    "CLAIMS",
+    "METRICS",
+    "Evaluation",
+    "Facts",
+    "Metric",
+    "Result",
+    "Results",
+    "check_names",
+    "evaluate",
+    "extended",
+    "facts",
+]

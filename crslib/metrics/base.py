@@ -28,9 +28,10 @@ class Metric:
     `unit`: of its value; share, distance and index lie between 0 and 1. `source`: the publication that defines it.
     `settings`: what its value depends on, as `key:value|key:value`. `resampling`: its interval comes from a bootstrap
     over dialogues, from half-samples (see `stats`), or it has none; `max_resamples`: at most so many of them.
-    `headline`: its label among the figures at the top of a run's report; empty: it is not among them. `chart`: it is
-    drawn in comparisons. `claim`: the claim of the paper that it tests. `needs`: what a run must hold besides
-    dialogues, items and human references; dialogues that others stored may lack it.
+    `headline`: its label among the figures at the top of a run's report, with `{label}` for a word of the domain;
+    empty: it is not among them. `chart`: it is drawn in comparisons. `claim`: the claim of the paper that it tests.
+    `needs`: what a run must hold besides dialogues, items and human references; dialogues that others stored may lack
+    it.
     """
 
     name: str

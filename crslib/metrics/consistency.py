@@ -8,17 +8,25 @@ import polars as pl
 
 from crslib import stats
 from crslib.dialogue import utterances
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.stances import serves_wish, statements, wishes
 from crslib.dialogue.utterances import USER
-from crslib.dialogue.views import NOTE_KINDS, NOTE_WORDS
+from crslib.dialogue.views import NOTE_KINDS
 from crslib.metrics.base import Metric, parts_of
 from crslib.metrics.facts import Facts
 
+_NOTES = {
+    "seen_liked": "met, liked",
+    "seen_disliked": "met, disliked",
+    "unseen_interested": "not met, interested",
+    "unseen_uninterested": "not met, not interested",
+}
+"""The kinds of notes in words of no domain."""
 WISH_TURNS = 3  # the user's turns by which it should have said what it is looking for
 
 METRICS = (
     Metric("reaction_consistency", "consistency", "Reaction agrees with the private note", "share", "higher",
-        "Of the items for which both the note and the user's words (read by phrase patterns) state whether it was seen "
+        "Of the items for which both the note and the user's words (read by phrase patterns) state whether it was met "
         "or whether it is liked, the share for which they agree in everything that both state. Human dialogues: the "
         "seeker's words against the answers in the seeker's form.",
         headline="reactions agree with the note", chart=True, claim="is more consistent", needs="notes"),
@@ -28,25 +36,25 @@ METRICS = (
     *(
         Metric(f"consistency_{kind}", "consistency", f"Agrees with the note: {title}", "share", "higher",
             f"Agreement of reaction and note where the note is: {title}.", needs="notes")
-        for kind, title in NOTE_WORDS.items()
+        for kind, title in _NOTES.items()
     ),
     Metric("contradictions", "consistency", "Preferences that contradict the summary", "share", "lower",
-        "Of the user's clauses that state like, dislike or not seen of a genre or item in the summary, the share that "
+        "Of the user's clauses that state like, dislike or not met of a kind or item in the summary, the share that "
         "states the opposite of it.",
         chart=True, claim="is more consistent", needs="profiles"),
     Metric("attribute_coverage", "consistency", "Target attributes the user says", "share", "none",
-        "Mean over dialogues of the share of target attributes that the user says in words (genre, decade, name).",
+        "Mean over dialogues of the share of target attributes that the user says in words (kind, decade, name).",
         needs="profiles"),
     Metric("wishes_said", "consistency", f"Target attributes the user has said by its turn {WISH_TURNS}", "share",
         "higher",
-        "Mean over dialogues of the share of target attributes that the user says in words (genre, decade, name) in "
+        "Mean over dialogues of the share of target attributes that the user says in words (kind, decade, name) in "
         f"its first {WISH_TURNS} turns; a dialogue that ends earlier counts with what was said.",
         chart=True, needs="profiles"),
     Metric("unrelated_favourites", "consistency", "Favourites named that have nothing to do with the wish", "share",
         "lower",
-        "Of the items that the summary says the user loved and that the user names first, the share that has no genre, "
-        "decade, actor or director of the target attributes. Profiles without target attributes and items without "
-        "genres are left out.", needs="profiles"),
+        "Of the items that the summary says the user loved and that the user names first, the share that has no kind, "
+        "decade, person or maker of the target attributes. Profiles without target attributes and items without kinds "
+        "are left out.", needs="profiles"),
 )  # fmt: skip
 
 
@@ -56,7 +64,7 @@ METRICS = (
 def against_notes(facts: Facts) -> pl.DataFrame:
     """Reactions (`FRAMES`) to items with a note, with `kind` (of `NOTE_KINDS`), `decidable` and `consistent`.
 
-    Decidable: note and words both state whether the item was seen, or whether it is liked. Consistent: they agree in
+    Decidable: note and words both state whether the item was met, or whether it is liked. Consistent: they agree in
     everything that both state; null where not decidable.
     """
     seen, liked = pl.col("note_seen") == pl.col("says_seen"), pl.col("note_liked") == pl.col("says_liked")
@@ -126,15 +134,15 @@ def _kind() -> pl.Expr:
 
 
 def profile_parts(
-    turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame
+    turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame, domain: Domain
 ) -> pl.DataFrame:
     """Parts (dialogue_id, metric, part, whole) of contradictions of the summary, of attributes said and of favourites
     named, from what users say (table `turns`)."""
-    stated = preferences(turns, dialogues, profiles, items)
+    stated = preferences(turns, dialogues, profiles, items, domain)
     contradicted = stated.select(
         "dialogue_id", pl.lit("contradictions").alias("metric"), pl.col("contradicts").alias("value")
     )
-    said = attributes_said(turns, dialogues, profiles)
+    said = attributes_said(turns, dialogues, profiles, domain)
     by_then = {
         "attribute_coverage": pl.col("n_turn").is_not_null(),
         "wishes_said": (pl.col("n_turn") <= WISH_TURNS).fill_null(False),
@@ -144,19 +152,19 @@ def profile_parts(
         for name, value in by_then.items()
     )
     covered = parts_of(attributes).with_columns(pl.col("part") / pl.col("whole"), pl.lit(1.0).alias("whole"))
-    favourites = favourites_named(turns, dialogues, profiles, items).select(
+    favourites = favourites_named(turns, dialogues, profiles, items, domain).select(
         "dialogue_id", pl.lit("unrelated_favourites").alias("metric"), (~pl.col("related")).alias("value")
     )
     return pl.concat([parts_of(contradicted), covered, parts_of(favourites)])
 
 
 def favourites_named(
-    turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame
+    turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame, domain: Domain
 ) -> pl.DataFrame:
     """The loved items of its summary that the user names first: (dialogue_id, turn, item_id, related).
 
-    `related`: the item has a genre, the decade, the actor or the director of the target attributes. Without target
-    attributes, or genres of the item, there is no row.
+    `related`: the item has a kind, the time, the person, the maker or a further attribute of the target attributes.
+    Without target attributes, or where nothing decides it (`stances.serves_wish`), there is no row.
     """
     known = {row["profile_id"]: row for row in profiles.iter_rows(named=True)}
     facts = {row["item_id"]: row for row in items.iter_rows(named=True)}
@@ -174,7 +182,7 @@ def favourites_named(
     for dialogue_id, turn, _, item_id in named.iter_rows():
         profile = known.get(owner.get(dialogue_id, ""))
         if profile is not None and item_id in (profile["loved_items"] or ()) and item_id in facts:
-            related = serves_wish(facts[item_id], profile)
+            related = serves_wish(facts[item_id], profile, domain)
             if related is not None:
                 rows.append((dialogue_id, turn, item_id, related))
     schema = {"dialogue_id": pl.String, "turn": pl.Int32, "item_id": pl.String, "related": pl.Boolean}
@@ -182,11 +190,11 @@ def favourites_named(
 
 
 def preferences(
-    turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame
+    turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame, domain: Domain
 ) -> pl.DataFrame:
-    """What users say about genres and items of their summary: (dialogue_id, turn, about, says, contradicts).
+    """What users say about kinds and items of their summary: (dialogue_id, turn, about, says, contradicts).
 
-    A row is a clause that states that the user likes, dislikes or has not seen something. It is about a genre that the
+    A row is a clause that states that the user likes, dislikes or has not met something. It is about a kind that the
     profile likes or dislikes, or about a linked item that the profile loved or did not like (`dialogue.stances`).
     """
     titles = dict(items.select("item_id", "title").iter_rows())
@@ -196,7 +204,7 @@ def preferences(
     for turn in turns.filter(pl.col("role") == USER).sort("dialogue_id", "turn").iter_rows(named=True):
         profile = known.get(owner.get(turn["dialogue_id"], ""))
         if profile is not None:
-            for about, says, contradicts in statements(turn, profile, titles):
+            for about, says, contradicts in statements(turn, profile, titles, domain):
                 rows.append((turn["dialogue_id"], turn["turn"], about, says, contradicts))
     schema = {
         "dialogue_id": pl.String,
@@ -208,7 +216,9 @@ def preferences(
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def attributes_said(turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame) -> pl.DataFrame:
+def attributes_said(
+    turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, domain: Domain
+) -> pl.DataFrame:
     """Each target attribute of each dialogue: (dialogue_id, attribute, n_turn).
 
     `n_turn`: the user's first turn (from 1) in which it is said, null if never. Titles do not count as saying it.
@@ -221,7 +231,7 @@ def attributes_said(turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.D
         talk.setdefault(dialogue_id, []).append(utterances.replace_mentions(text, " , "))
     rows = []
     for dialogue_id, profile_id in dialogues.select("dialogue_id", "profile_id").sort("dialogue_id").iter_rows():
-        for attribute, says in wishes(known.get(profile_id, {})):
+        for attribute, says in wishes(known.get(profile_id, {}), domain):
             n_turns = [n for n, text in enumerate(talk.get(dialogue_id, ()), start=1) if says(text)]
             rows.append((dialogue_id, attribute, n_turns[0] if n_turns else None))
     return pl.DataFrame(
@@ -230,10 +240,10 @@ def attributes_said(turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.D
 
 
 def coverage_by_turn(
-    turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, *, times: int, seed: int
+    turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, domain: Domain, *, times: int, seed: int
 ) -> pl.DataFrame:
     """Share of a dialogue's target attributes that the user has said by their n-th turn: (n_turn, value, low, high)."""
-    attributes = attributes_said(turns, dialogues, profiles)
+    attributes = attributes_said(turns, dialogues, profiles, domain)
     n_turns = turns.filter(pl.col("role") == USER).group_by("dialogue_id").len().select(pl.col("len").max()).item()
     rows = []
     for n_turn in range(1, (n_turns or 0) + 1) if len(attributes) else ():

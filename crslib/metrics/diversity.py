@@ -96,7 +96,7 @@ def repetition(turns: pl.DataFrame) -> pl.DataFrame:
     for dialogue_id, role, text in spoken.select("dialogue_id", "role", "text").iter_rows():
         rows.append((dialogue_id, f"{role}_self_repetition", repeats_itself(text)))
         before = said.setdefault((dialogue_id, role), set())
-        own = [tuple(words) for words in sentences(replace_mentions(text, " film ")) if len(words) >= SENTENCE]
+        own = [tuple(words) for words in sentences(replace_mentions(text, " item ")) if len(words) >= SENTENCE]
         rows += [(dialogue_id, f"{role}_said_again", sentence in before) for sentence in own]
         before.update(own)
     schema = {"dialogue_id": pl.String, "metric": pl.String, "value": pl.Boolean}

@@ -1,6 +1,6 @@
 """Embeddings of turns by a language model: their Fréchet distance to those of human turns, and how varied they are.
 
-The built-in model, without any adapter, reads every turn by itself, film titles masked as for the two-sample test; the
+The built-in model, without any adapter, reads every turn by itself, titles masked as for the two-sample test; the
 turn's embedding is the mean of its tokens' hidden states after layer `LAYER`. The reader is the same for all
 conditions, whatever models they simulate with. A few dimensions of such states are hundreds of times as large as the
 others and would dominate every distance, so each is divided by its standard deviation over human turns (Timkey and van
@@ -14,13 +14,16 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
+from pydantic import TypeAdapter, with_config
+from typing_extensions import TypedDict
 
-from crslib import stats, store
+from crslib import json_files, stats, store
 from crslib.config import n_threads
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.errors import CrsError
@@ -29,7 +32,7 @@ from crslib.metrics.base import Metric, Result, Results, per_role
 from crslib.metrics.diversity import DRAWS, HALF_DRAWS, SAMPLE, TIMES
 from crslib.metrics.realism import N_SPLITS, splits
 from crslib.metrics.two_sample import masked
-from crslib.schemas import Schema
+from crslib.schemas import STRICT, Schema
 from crslib.store import Progress, no_progress
 
 LAYER = 5  # of 30, from 0; the later ones are not computed
@@ -40,6 +43,16 @@ _FILES = ("embeddings.parquet", "axes.parquet", "embeddings.json")
 _THOUSANDTHS = 1000  # places are stored as whole numbers
 _PLACES: Schema = {"dialogue_id": pl.String, "role": pl.String, "place": pl.Array(pl.Int16, COMPONENTS)}
 
+
+@with_config(STRICT)
+class _Stored(TypedDict):
+    """`embeddings.json`."""
+
+    source: dict[str, Any]
+    vendi: dict[str, float]
+
+
+_STORED = TypeAdapter(_Stored)
 _EMBEDDING = (
     "the mean state of its tokens, titles masked, in the built-in model, each dimension standardised by human turns"
 )
@@ -103,10 +116,11 @@ class Embedded:
     vectors: np.ndarray
 
 
-def embed(turns: pl.DataFrame, reader: Reader, progress: Progress = no_progress) -> dict[str, Embedded]:
-    """The turns of either role (table `turns`) that hold words; equal texts are read once. `progress`: texts read."""
+def embed(turns: pl.DataFrame, reader: Reader, mask: str, progress: Progress = no_progress) -> dict[str, Embedded]:
+    """The turns of either role (table `turns`) that hold words; equal texts are read once. `mask`: the word for a
+    title; `progress`: texts read."""
     spoken = turns.sort("dialogue_id", "turn").with_columns(
-        pl.col("text").map_elements(masked, return_dtype=pl.String).alias("masked")
+        pl.col("text").map_elements(partial(masked, mask=mask), return_dtype=pl.String).alias("masked")
     )
     texts = sorted(set(spoken["masked"]) - {""})
     means = {}
@@ -183,7 +197,7 @@ def write(human: Human, folder: Path) -> None:
 def read(folder: Path) -> Human:
     """Stored human turns. Raises `CrsError` when a file is missing or damaged."""
     try:
-        content = json.loads((folder / _FILES[2]).read_text(encoding="utf-8"))
+        content = json_files.read_as(folder / _FILES[2], _STORED, "")
         places, axes = (pl.read_parquet(folder / name, glob=False) for name in _FILES[:2])
         human = Human(content["source"], {}, {}, {}, {}, content["vendi"])
         for role in axes["role"].unique(maintain_order=True):
@@ -193,7 +207,7 @@ def read(folder: Path) -> Human:
             vectors = of_role["place"].to_numpy() / _THOUSANDTHS
             human.places[role] = Embedded(of_role["dialogue_id"].to_numpy(), vectors)
         return human
-    except (OSError, ValueError, KeyError, pl.exceptions.PolarsError):
+    except (CrsError, *store.DAMAGED, ValueError, KeyError, IndexError, TypeError):
         raise CrsError(
             f"the human embeddings in {folder} are missing or damaged; make them with `crs data embeddings`"
         ) from None
@@ -202,8 +216,9 @@ def read(folder: Path) -> Human:
 # ── metrics ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def evaluate(turns: pl.DataFrame, folder: Path, *, times: int, seed: int) -> Results:
-    """`{role}_frechet` and `{role}_vendi` of a run (table `turns`) against the human turns stored in `folder`."""
+def evaluate(turns: pl.DataFrame, folder: Path, mask: str, *, times: int, seed: int) -> Results:
+    """`{role}_frechet` and `{role}_vendi` of a run (table `turns`) against the human turns stored in `folder`, in which
+    `mask` is the word for a title."""
     spoken = (
         turns.filter(pl.col("text").str.strip_chars() != "")
         .group_by("role")
@@ -221,7 +236,7 @@ def evaluate(turns: pl.DataFrame, folder: Path, *, times: int, seed: int) -> Res
         problem = f"the human embeddings in {folder} are of another model; make them with `crs data embeddings`"
         return Results({}, missing=problem)
     with reader() as opened:
-        return Results(compare(embed(turns, opened), human, times=times, seed=seed))
+        return Results(compare(embed(turns, opened, mask), human, times=times, seed=seed))
 
 
 def compare(embedded: Mapping[str, Embedded], human: Human, *, times: int, seed: int) -> dict[str, Result]:

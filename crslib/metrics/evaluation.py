@@ -11,10 +11,11 @@ import polars as pl
 
 from crslib import schemas, stats
 from crslib.dialogue.credits import Credits
+from crslib.dialogue.domain import Domain
 from crslib.errors import CrsError
 from crslib.metrics import acts, consistency, diversity, guesswork, leakage, realism, recommendation, truth
 from crslib.metrics.base import Result, Results
-from crslib.metrics.definitions import METRICS
+from crslib.metrics.definitions import METRICS, check_names
 from crslib.metrics.facts import Facts, facts
 from crslib.metrics.reference import Human
 from crslib.store import Run
@@ -45,16 +46,17 @@ def evaluate(
     turns: pl.DataFrame,
     prompts: pl.DataFrame,
     human: Human,
+    domain: Domain,
     *,
     n_bootstrap: int,
     seed: int,
 ) -> Evaluation:
     """The tables of a run's evaluation.
 
-    `human`: statistics of human dialogues; `n_bootstrap`: resamples of dialogues behind each 95 % interval. A share
-    over all turns or items weights long dialogues more, so it need not be the mean of the scores. The numbers of leaks
-    have no interval, because every prompt is read and nothing is estimated. Raises `CrsError` when the dialogues are of
-    other profiles than those given.
+    `human`: statistics of human dialogues; `domain`: what the run's dialogues talk about; `n_bootstrap`: resamples of
+    dialogues behind each 95 % interval. A share over all turns or items weights long dialogues more, so it need not be
+    the mean of the scores. The numbers of leaks have no interval, because every prompt is read and nothing is
+    estimated. Raises `CrsError` when the dialogues are of other profiles than those given.
     """
     unknown = dialogues.join(profiles, on="profile_id", how="anti").sort("dialogue_id")
     if unknown.height:
@@ -62,7 +64,7 @@ def evaluate(
             f"dialogue {unknown['dialogue_id'][0]!r} is of profile {unknown['profile_id'][0]!r}, which table profiles "
             "lacks; run 02_simulate again after 01_profiles"
         )
-    counted = facts(dialogues, turns)
+    counted = facts(dialogues, turns, domain)
     targets = (
         dialogues.select("dialogue_id", "profile_id")
         .join(holdouts.filter("liked"), on="profile_id")
@@ -72,11 +74,11 @@ def evaluate(
         [
             _common(counted),
             leakage.named_by_user_first(turns, targets, items),
-            guesswork.parts(turns, dialogues, profiles, targets, items, ratings),
-            recommendation.parts(counted, dialogues, profiles, holdouts, items),
-            truth.parts(turns, Credits.of(items)),
+            guesswork.parts(turns, dialogues, profiles, targets, items, ratings, domain),
+            recommendation.parts(counted, dialogues, profiles, holdouts, items, domain),
+            truth.parts(turns, Credits.of(items, domain)),
             diversity.repetition(turns),
-            consistency.profile_parts(turns, dialogues, profiles, items),
+            consistency.profile_parts(turns, dialogues, profiles, items, domain),
         ]
     )
     estimates = stats.ratios(parts, dialogues["dialogue_id"], times=n_bootstrap, seed=seed)
@@ -84,7 +86,7 @@ def evaluate(
     estimates |= diversity.texts(turns, times=n_bootstrap, seed=seed)
     if (covered := recommendation.coverage(counted, items, times=n_bootstrap, seed=seed)) is not None:
         estimates["coverage"] = covered
-    audit = leakage.audit(prompts, profiles, holdouts, items, dialogues, turns)
+    audit = leakage.audit(prompts, profiles, holdouts, items, dialogues, turns, domain)
     leaks = _leaks(audit)
     for name, n_read in (("leaked_titles", audit.n_user_prompts), ("leaked_profiles", audit.n_recommender_prompts)):
         if n_read:
@@ -104,7 +106,7 @@ def evaluate(
 def extended(evaluation: Evaluation, results: Results, *, times: int, seed: int) -> Evaluation:
     """The tables of a run's evaluation with further results, which replace those of the same metrics.
 
-    `times`, `seed`: those with which `results` were measured.
+    `times`, `seed`: those with which `results` were measured. Raises `CrsError` for a metric that is not defined.
     """
     parts, (scores, metrics, resamples) = results.parts, evaluation
     run_id = next(iter(scores["run_id"]), "")
@@ -161,6 +163,7 @@ def _per_dialogue(leaks: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
 
 
 def _scores(run_id: str, parts: pl.DataFrame) -> pl.DataFrame:
+    check_names(parts["metric"].unique().sort(), "the scores of the dialogues")
     scores = (
         parts.filter(pl.col("whole") > 0)
         .select(
@@ -175,6 +178,7 @@ def _scores(run_id: str, parts: pl.DataFrame) -> pl.DataFrame:
 
 
 def _metrics(results: Mapping[str, Result], times: int, seed: int) -> pl.DataFrame:
+    check_names(results, "the results of the run")
     rows = [
         {
             "metric": name,

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.reactions import replies
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.words import n_words, words
@@ -58,8 +59,8 @@ class Facts:
     reactions: pl.DataFrame
 
 
-def facts(dialogues: pl.DataFrame, turns: pl.DataFrame) -> Facts:
-    """Counts of the tables `dialogues` and `turns`. Turns without text do not count."""
+def facts(dialogues: pl.DataFrame, turns: pl.DataFrame, domain: Domain) -> Facts:
+    """Counts of the tables `dialogues` and `turns` of a domain. Turns without text do not count."""
     turns = turns.filter(pl.col("text").str.strip_chars() != "").sort("dialogue_id", "turn")
     spoken = pl.Series("utterance", [" ".join(words(text)) for text in turns["text"]], dtype=pl.String)
     counted = turns.select(
@@ -75,7 +76,7 @@ def facts(dialogues: pl.DataFrame, turns: pl.DataFrame) -> Facts:
         dialogues["dialogue_id"].unique().sort().alias("dialogue_id"),
         counted.cast(pl.Schema(FRAMES["turns"])),
         _mentions(turns),
-        _reactions(turns),
+        _reactions(turns, domain),
     )
 
 
@@ -91,13 +92,13 @@ def _mentions(turns: pl.DataFrame) -> pl.DataFrame:
     ).cast(pl.Schema(FRAMES["mentions"]))
 
 
-def _reactions(turns: pl.DataFrame) -> pl.DataFrame:
+def _reactions(turns: pl.DataFrame, domain: Domain) -> pl.DataFrame:
     rows = []
     columns = ("dialogue_id", "turn", "role", "text", "items", "notes")
     before: Mapping[str, Any] | None = None
     for turn in turns.select(columns).iter_rows(named=True):
         if before and before["dialogue_id"] == turn["dialogue_id"] and turn["role"] == USER:
-            for reply in replies(before, turn):
+            for reply in replies(before, turn, domain):
                 answers = (reply.note.seen, reply.note.liked, reply.says.seen, reply.says.liked)
                 rows.append((turn["dialogue_id"], turn["turn"], reply.item, *answers))
         before = turn

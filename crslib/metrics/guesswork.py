@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import rankdata
 
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.utterances import USER
 from crslib.metrics.base import PARTS, Metric
 from crslib.metrics.leakage import USER_FIRST, first_named
@@ -54,6 +55,7 @@ def parts(
     targets: pl.DataFrame,
     items: pl.DataFrame,
     ratings: pl.DataFrame,
+    domain: Domain,
 ) -> pl.DataFrame:
     """Parts (dialogue_id, metric, part, whole): the mean guesswork of a dialogue's targets given the user's utterances,
     its target attributes and nothing, and what the words save over the attributes (may be negative).
@@ -66,7 +68,7 @@ def parts(
     named = first_named(turns, known, items).filter(USER_FIRST | pl.col("user").is_null())
     if named.is_empty():
         return pl.DataFrame(schema=PARTS)
-    prior = ItemPrior.fit(items, ratings)
+    prior = ItemPrior.fit(items, ratings, domain)
     place = {item_id: row for row, item_id in enumerate(prior.item_ids)}
     spoken: defaultdict[str, list[Utterance]] = defaultdict(list)
     for row in turns.filter(role=USER).sort("dialogue_id", "turn").iter_rows(named=True):

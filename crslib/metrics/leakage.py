@@ -5,7 +5,7 @@ The audit reads exactly what was fed to the models. Titles are matched as whole 
 - `Title (Year)` always; the bare title if it has two words or eight letters, in any case;
 - a shorter one ("Heat", "Her") only as it is capitalised and not at the start of a sentence, so that ordinary words do
   not count as titles;
-- never inside the name of another item ("Alien" in "Alien: Covenant"), or of a person or genre of the profile.
+- never inside the name of another item ("Alien" in "Alien: Covenant"), or of a person or kind of the profile.
 
 What an utterance of the dialogue already holds is no leak: utterances are searched in the same way.
 """
@@ -23,8 +23,9 @@ from rapidfuzz import fuzz
 from crslib import stats
 from crslib.data.catalog import item_names
 from crslib.dialogue import utterances
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.utterances import RECOMMENDER, USER
-from crslib.dialogue.views import NOTE_WORDS, RECOMMENDER_SYSTEM
+from crslib.dialogue.views import note_words
 from crslib.dialogue.words import spaced, words
 from crslib.metrics.base import Metric
 
@@ -67,8 +68,6 @@ KINDS: Mapping[str, str] = {
     IN_PROFILE: "profiles: a hidden item among the known ones",
 }
 _MARKERS = ("About you:", "Looking for:")
-_NOTE_WORDS = sorted({part for words in NOTE_WORDS.values() for part in words.split(", ")})
-_NOTE = re.compile(rf"[:,] (?:{'|'.join(_NOTE_WORDS)})(?=[,;)])")
 _CONTROL = re.compile(r"<\|[^|>]*\|>")
 
 
@@ -121,16 +120,18 @@ def audit(
     items: pl.DataFrame,
     dialogues: pl.DataFrame,
     turns: pl.DataFrame,
+    domain: Domain,
 ) -> Audit:
     """Reads every prompt (table `prompts`) for hidden items, those of the recommender for private text too, and every
     profile for hidden items.
 
     All held-out items count as hidden, liked or not. A recommender prompt may hold a private text as often as the
-    utterances before it do; once more is a leak. Names of the makers and the cast of mentioned items are no titles.
+    utterances before it do; once more is a leak. Names of the makers and people of mentioned items are no titles.
     """
     titles = _Titles(items)
-    credits = {item: [*makers, *cast] for item, makers, cast in items.select("item_id", "makers", "people").iter_rows()}
-    mentioned = _mentioned(turns)
+    named_with = items.select("item_id", pl.concat_list("makers", "people")).iter_rows()
+    credits: dict[str, list[str]] = dict(named_with)
+    mentioned, note = _mentioned(turns), _note(domain)
     hidden = {key[0]: rows["item_id"].to_list() for key, rows in holdouts.sort("item_id").group_by("profile_id")}
     known = {row["profile_id"]: row for row in profiles.iter_rows(named=True)}
     owner = dict(dialogues.select("dialogue_id", "profile_id").iter_rows())
@@ -147,7 +148,7 @@ def audit(
         else:
             named = (item for turn, item in mentioned[prompt["dialogue_id"]] if turn < prompt["turn"])
             persons = [person for item in dict.fromkeys(named) for person in credits.get(item, ())]
-            leaks = list(_private(profile, text, [RECOMMENDER_SYSTEM, *history]))
+            leaks = list(_private(profile, text, [domain.system.recommender, *history], note))
             leaks += [("hidden title looked up", name) for name in titles.unsaid(targets, text, history, persons)]
         rows += [(prompt["dialogue_id"], prompt["turn"], prompt["role"], kind, evidence) for kind, evidence in leaks]
     for profile_id, profile in sorted(known.items()):
@@ -191,10 +192,20 @@ def _mentioned(turns: pl.DataFrame) -> defaultdict[str, list[tuple[int, str]]]:
 def _own_words(profile: Mapping[str, Any]) -> list[str]:
     lists = ("target_kinds", "liked_kinds", "disliked_kinds", "liked_makers")
     single = (profile.get("target_person"), profile.get("target_maker"))
-    return [word for name in lists for word in profile.get(name) or ()] + [word for word in single if word]
+    further = [one["value"] for name in ("target_attributes", "liked_attributes") for one in profile.get(name) or ()]
+    own = [word for name in lists for word in profile.get(name) or ()]
+    return [*own, *filter(None, single), *further]
 
 
-def _private(profile: Mapping[str, Any], prompt: str, history: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _note(domain: Domain) -> re.Pattern[str]:
+    """A part of a private note."""
+    words = sorted({part for words in note_words(domain).values() for part in words.split(", ")})
+    return re.compile(rf"[:,] (?:{'|'.join(map(re.escape, words))})(?=[,;)])")
+
+
+def _private(
+    profile: Mapping[str, Any], prompt: str, history: Sequence[str], note: re.Pattern[str]
+) -> Iterator[tuple[str, str]]:
     """(kind, evidence) of private text that a recommender's prompt holds more often than the utterances `history`."""
     parts = [*re.split(r"(?<=[.!?])\s+", profile.get("summary") or ""), profile.get("attributes") or ""]
     fed, public = spaced(prompt).lower(), "".join(spaced(text).lower() for text in history)
@@ -205,8 +216,8 @@ def _private(profile: Mapping[str, Any], prompt: str, history: Sequence[str]) ->
     for marker in _MARKERS:
         if prompt.count(marker) > sum(text.count(marker) for text in history):
             yield "profile marker", marker
-    notes = _NOTE.findall(prompt)
-    if len(notes) > sum(len(_NOTE.findall(utterances.plain(text))) for text in history):
+    notes = note.findall(prompt)
+    if len(notes) > sum(len(note.findall(utterances.plain(text))) for text in history):
         yield "private note", notes[0]
 
 

@@ -1,7 +1,7 @@
 """Cross-entropy of simulated words under a trigram model of human dialogues, which is none of the simulators' models.
 
 Trigrams of human training dialogues with interpolated Kneser–Ney smoothing. The model reads each utterance on its own
-and every film title as the same word.
+and every title as the same word.
 """
 
 import math
@@ -15,7 +15,7 @@ from crslib.dialogue.utterances import RECOMMENDER, USER, between
 from crslib.dialogue.words import words
 from crslib.metrics.base import PARTS, Metric, Result, Results, per_role
 
-START, END, FILM = "<s>", "</s>", "<film>"  # no real word holds a bracket
+START, END, ITEM = "<s>", "</s>", "<item>"  # no real word holds a bracket
 _RARE = "<rare>"
 
 METRICS = (
@@ -40,9 +40,9 @@ METRICS = (
 
 
 def tokens(text: str) -> list[str]:
-    """The words of an utterance, every film title as the word `FILM`."""
+    """The words of an utterance, every title as the word `ITEM`."""
     first, *others = map(words, between(text))
-    return first + [word for part in others for word in (FILM, *part)]
+    return first + [word for part in others for word in (ITEM, *part)]
 
 
 class Trigrams:

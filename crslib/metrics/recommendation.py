@@ -10,6 +10,7 @@ from scipy import sparse
 
 from crslib import stats
 from crslib.data.catalog import item_names
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.metrics.base import Metric, parts_of
 from crslib.metrics.facts import Facts
@@ -29,13 +30,13 @@ METRICS = (
     Metric("hits", "recommendation", "Dialogues with a hit", "share", "higher",
         "Share of dialogues in which the recommender names at least one held-out liked item that the user had not "
         "named.",
-        headline="dialogues recommend a hidden film", chart=True, claim="recommends better", needs="holdouts"),
+        headline="dialogues recommend a hidden {label}", chart=True, claim="recommends better", needs="holdouts"),
     Metric("attribute_match", "recommendation", "Attribute match of recommendations", "share", "higher",
-        "Mean over recommended catalogue items of the share of target attributes (each genre, decade, actor, "
-        "director) they have; attributes unknown for an item are left out.",
+        "Mean over recommended catalogue items of the share of target attributes (each kind, decade, person, "
+        "maker and further one) they have; attributes unknown for an item are left out.",
         chart=True, claim="recommends better", needs="profiles"),
-    Metric("preference_coverage", "recommendation", "Preferred genres offered", "share", "higher",
-        "Mean over dialogues of the share of the profile's liked genres that some recommended item has.",
+    Metric("preference_coverage", "recommendation", "Preferred kinds offered", "share", "higher",
+        "Mean over dialogues of the share of the profile's liked kinds that some recommended item has.",
         needs="profiles"),
     Metric("acceptance", "recommendation", "Recommendations that the user says it likes", "share", "human",
         "Of the recommended items that the user's next turn calls good or bad (phrase patterns), the share that it "
@@ -117,14 +118,19 @@ def behaviour(facts: Facts) -> pl.DataFrame:
 
 
 def parts(
-    facts: Facts, dialogues: pl.DataFrame, profiles: pl.DataFrame, holdouts: pl.DataFrame, items: pl.DataFrame
+    facts: Facts,
+    dialogues: pl.DataFrame,
+    profiles: pl.DataFrame,
+    holdouts: pl.DataFrame,
+    items: pl.DataFrame,
+    domain: Domain,
 ) -> pl.DataFrame:
     """Parts (dialogue_id, metric, part, whole) of the metrics that need the profile: recall, hits, attribute match and
     preference coverage; `behaviour` has the others."""
     return pl.concat(
         [
             _recall(facts, dialogues, holdouts),
-            _attribute_match(facts, dialogues, profiles, items),
+            _attribute_match(facts, dialogues, profiles, items, domain),
             _preference_coverage(facts, dialogues, profiles, items),
         ]
     )
@@ -177,10 +183,10 @@ def hit_by_turn(
 
 
 def _attribute_match(
-    facts: Facts, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame
+    facts: Facts, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame, domain: Domain
 ) -> pl.DataFrame:
     wanted = dialogues.select("dialogue_id", "profile_id").join(
-        profiles.select("profile_id", "target_kinds", "target_decade", "target_person", "target_maker"),
+        profiles.select("profile_id", *(name for name in profiles.columns if name.startswith("target_"))),
         on="profile_id",
     )
     pairs = (
@@ -189,17 +195,20 @@ def _attribute_match(
         .join(wanted, on="dialogue_id", maintain_order="left")
         .join(items, left_on="item", right_on="item_id", maintain_order="left")
     )
-    n_genres = pl.col("target_kinds").list.len()
+    n_kinds, n_further = pl.col("target_kinds").list.len(), pl.col("target_attributes").list.len()
+    span = domain.time.span or 10
     met = pl.col("target_kinds").list.set_intersection("kinds").list.len().cast(pl.Int32)
-    decade = (pl.col("year") // 10 * 10 == pl.col("target_decade")).fill_null(False)
-    actor = pl.col("people").list.contains(pl.col("target_person")).fill_null(False)
-    director = pl.col("makers").list.contains(pl.col("target_maker")).fill_null(False)
-    # An actor or director is only compared where the catalogue knows the item's cast or directors.
+    decade = (pl.col("year") // span * span == pl.col("target_decade")).fill_null(False)
+    person = pl.col("people").list.contains(pl.col("target_person")).fill_null(False)
+    maker = pl.col("makers").list.contains(pl.col("target_maker")).fill_null(False)
+    further = _named("target_attributes").list.set_intersection(_named("attributes")).list.len().cast(pl.Int32)
+    # A person or maker is only compared where the catalogue knows the item's people or makers.
     known = [
-        (n_genres > 0, n_genres.cast(pl.Int32), met),
+        (n_kinds > 0, n_kinds.cast(pl.Int32), met),
         (pl.col("target_decade").is_not_null() & pl.col("year").is_not_null(), pl.lit(1), decade),
-        (pl.col("target_person").is_not_null() & (pl.col("people").list.len() > 0), pl.lit(1), actor),
-        (pl.col("target_maker").is_not_null() & (pl.col("makers").list.len() > 0), pl.lit(1), director),
+        (pl.col("target_person").is_not_null() & (pl.col("people").list.len() > 0), pl.lit(1), person),
+        (pl.col("target_maker").is_not_null() & (pl.col("makers").list.len() > 0), pl.lit(1), maker),
+        ((n_further > 0) & (pl.col("attributes").list.len() > 0), n_further.cast(pl.Int32), further),
     ]
     asked = pl.sum_horizontal(pl.when(here).then(n).otherwise(0) for here, n, _ in known)
     given = pl.sum_horizontal(pl.when(here).then(value.cast(pl.Int32)).otherwise(0) for here, _, value in known)
@@ -213,28 +222,34 @@ def _attribute_match(
     )
 
 
+def _named(column: str) -> pl.Expr:
+    """Further attributes as texts: Polars has no sets of structs."""
+    one = pl.element().struct
+    return pl.col(column).list.eval(pl.format("{}={}", one.field("name"), one.field("value"))).fill_null([])
+
+
 def _preference_coverage(
     facts: Facts, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame
 ) -> pl.DataFrame:
     liked = (
         dialogues.select("dialogue_id", "profile_id")
-        .join(profiles.select("profile_id", pl.col("liked_kinds").alias("genre")), on="profile_id")
-        .explode("genre")
-        .drop_nulls("genre")
-        .select("dialogue_id", "genre")
+        .join(profiles.select("profile_id", pl.col("liked_kinds").alias("kind")), on="profile_id")
+        .explode("kind")
+        .drop_nulls("kind")
+        .select("dialogue_id", "kind")
         .unique()
     )
     offered = (
         recommended(facts)
         .filter("linked")
-        .join(items.select("item_id", pl.col("kinds").alias("genre")), left_on="item", right_on="item_id")
-        .explode("genre")
-        .select("dialogue_id", "genre")
+        .join(items.select("item_id", pl.col("kinds").alias("kind")), left_on="item", right_on="item_id")
+        .explode("kind")
+        .select("dialogue_id", "kind")
         .unique()
         .with_columns(pl.lit(1.0).alias("offered"))
     )
     return (
-        liked.join(offered, on=["dialogue_id", "genre"], how="left")
+        liked.join(offered, on=["dialogue_id", "kind"], how="left")
         .group_by("dialogue_id")
         .agg(pl.col("offered").fill_null(0.0).mean().alias("part"))
         .select("dialogue_id", pl.lit("preference_coverage").alias("metric"), "part", pl.lit(1.0).alias("whole"))

@@ -1,74 +1,103 @@
 """Statistics of human dialogues that runs are compared with. They hold no text and name no person.
 
-Built once from ReDial's test set by `crs data reference`; the evaluation needs only the result. Metrics that need the
-words themselves (distinct-n, self-BLEU) are stored as values; all others are counted from the stored facts, so that a
-floor can be computed for any number of dialogues.
+Built once by `crs data reference`, from ReDial's test set or an imported corpus; the evaluation needs only the result.
+Metrics that need the words themselves (distinct-n, self-BLEU) are stored as values; all others are counted from the
+stored facts, so that a floor can be computed for any number of dialogues.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from pydantic import TypeAdapter, with_config
+from typing_extensions import TypedDict
 
-from crslib import stats, store
+from crslib import json_files, stats, store
 from crslib.config import resolve
 from crslib.data.corpora import Dialogue, frames, redial
 from crslib.data.titles import split_year
 from crslib.dialogue import acts as dialogue_acts
 from crslib.dialogue.credits import Credits
+from crslib.dialogue.domain import Domain
+from crslib.dialogue.domain import read as read_domain
 from crslib.errors import CrsError
 from crslib.metrics import diversity, leakage, truth
 from crslib.metrics.facts import FRAMES, Facts, facts
+from crslib.schemas import STRICT, Measured
 
 N_BOOTSTRAP, SEED = 1000, 0
 _LIMITS = {"distinct_words": diversity.BUDGET, "self_bleu_utterances": diversity.SAMPLE}
 
 
+@with_config(STRICT)
+class _Stored(TypedDict):
+    """`reference.json`."""
+
+    domain: str
+    limits: dict[str, int | str]
+    metrics: dict[str, Measured]
+
+
+_STORED = TypeAdapter(_Stored)
+
+
 @dataclass(frozen=True)
 class Human:
     """`facts` of the human dialogues; `acts` of their turns (`dialogue.acts.SCHEMA`), labelled by `tagger`;
-    `reference`: metric → value, low, high, n of the metrics that need their texts."""
+    `reference`: metric → value, low, high, n of the metrics that need their texts; `domain`: what they talk about."""
 
     facts: Facts
     acts: pl.DataFrame
     tagger: dialogue_acts.Tagger
-    reference: dict[str, dict[str, Any]]
+    reference: Mapping[str, Any]
+    domain: Domain
 
 
-def measure(dialogues: Sequence[Dialogue]) -> Human:
-    """The statistics of human dialogues. Dialogues are numbered in their order; items keep the corpus's ids."""
+def measure(dialogues: Sequence[Dialogue], domain: Domain, items: pl.DataFrame | None = None) -> Human:
+    """The statistics of human dialogues. Dialogues are numbered in their order; items keep the corpus's ids.
+
+    `domain`: what they are about; `items`: table `items`, the facts by which statements are true; None: those of
+    ReDial's items.
+    """
     numbered = anonymous(dialogues)
     rows, turns = frames(numbered)
     estimates = diversity.texts(turns, times=N_BOOTSTRAP, seed=SEED)
-    # The closest match to a held-out item: what the recommender suggested and the seeker liked, by the form.
+    # The closest match to a held-out item: what was to be found, else what the recommender suggested and the seeker
+    # liked, by the form.
     targets = [
         (dialogue.dialogue_id, item_id)
         for dialogue in numbered
         for item_id, item in dialogue.items.items()
-        if item.suggested and item.liked
+        if (item.suggested and item.liked if dialogue.targets is None else item_id in dialogue.targets)
     ]
-    counted = [truth.parts(turns, Credits.of(_facts())), diversity.repetition(turns)]
+    facts_of = Credits.of(_facts() if items is None else items, domain)
+    counted = [truth.parts(turns, facts_of), diversity.repetition(turns)]
     named = leakage.named_by_user_first(
         turns,
         pl.DataFrame(targets, schema={"dialogue_id": pl.String, "item_id": pl.String}, orient="row"),
         _items(numbered),
     )
     estimates |= stats.ratios(pl.concat([named, *counted]), rows["dialogue_id"], times=N_BOOTSTRAP, seed=SEED)
-    messages = np.array([sum(turn.n_messages or 0 for turn in dialogue.turns) for dialogue in numbered], dtype=float)
-    if (mean := stats.ratio(messages, np.ones(len(messages)), times=N_BOOTSTRAP, seed=SEED)) is not None:
-        estimates["messages"] = mean
+    counts = [[turn.n_messages for turn in dialogue.turns] for dialogue in numbered]
+    if not any(None in of_turns for of_turns in counts):
+        messages = np.array([sum(n or 0 for n in of_turns) for of_turns in counts], dtype=float)
+        if (mean := stats.ratio(messages, np.ones(len(messages)), times=N_BOOTSTRAP, seed=SEED)) is not None:
+            estimates["messages"] = mean
     tagger = dialogue_acts.read()
     stored = {name: estimate.record for name, estimate in sorted(estimates.items())}
-    return Human(facts(rows, turns), tagger.tag(turns), tagger, stored)
+    return Human(facts(rows, turns, domain), tagger.tag(turns), tagger, stored, domain)
 
 
 def anonymous(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
     """The same dialogues without persons, with their number as id."""
-    return [Dialogue(f"{number:04d}", "", "", one.turns, one.items) for number, one in enumerate(dialogues)]
+    return [
+        Dialogue(f"{number:04d}", "", "", one.turns, one.items, targets=one.targets)
+        for number, one in enumerate(dialogues)
+    ]
 
 
 def write(human: Human, folder: Path) -> None:
@@ -76,7 +105,8 @@ def write(human: Human, folder: Path) -> None:
     for name in FRAMES:
         store.write_parquet(getattr(human.facts, name), folder / f"{name}.parquet")
     store.write_parquet(human.acts, folder / "acts.parquet")
-    content = {"limits": {**_LIMITS, "tagger": human.tagger.identity}, "metrics": human.reference}
+    limits = {**_LIMITS, "tagger": human.tagger.identity}
+    content = {"domain": human.domain.name, "limits": limits, "metrics": human.reference}
     text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
     with store.writing(folder / "reference.json") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -90,14 +120,14 @@ def read(folder: Path) -> Human:
         path = folder / f"{name}.parquet"
         try:
             tables[name] = pl.read_parquet(path, glob=False)
-        except (OSError, pl.exceptions.PolarsError):
+        except store.DAMAGED:
             raise CrsError(f"{path} is missing or damaged; make it with `crs data reference --redial PATH`") from None
         if dict(tables[name].schema) != dict(schema):
             raise CrsError(f"{path} has other columns than expected; make it with `crs data reference --redial PATH`")
     path = folder / "reference.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json_files.read_as(path, _STORED, "")
+    except CrsError:
         raise CrsError(f"{path} is missing or damaged; make it with `crs data reference --redial PATH`") from None
     tagger, tagged = dialogue_acts.read(), tables.pop("acts")
     if content["limits"] != {**_LIMITS, "tagger": tagger.identity}:
@@ -105,12 +135,12 @@ def read(folder: Path) -> Human:
             f"{path} was made with other limits ({content['limits']}); make it again with `crs data reference`"
         )
     facts_ = Facts(tables["turns"]["dialogue_id"].unique().sort(), **tables)
-    return Human(facts_, tagged, tagger, content["metrics"])
+    return Human(facts_, tagged, tagger, content["metrics"], read_domain(content["domain"]))
 
 
 def _facts() -> pl.DataFrame:
-    """The facts of ReDial's movies; credits of films that the built-in catalogue has too are those of both, because
-    ReDial's are the three leading actors."""
+    """The facts of ReDial's items; credits of those that the built-in catalogue has too are those of both, because
+    ReDial's name three people at most."""
     ours = store.read_parquet(resolve("data/items.parquet"), "items").drop_nulls("external_id")
     ours = ours.unique("external_id", keep="first", maintain_order=True).select("external_id", "people", "makers")
     both = redial.items().join(ours, on="external_id", how="left", maintain_order="left")

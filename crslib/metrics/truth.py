@@ -24,12 +24,12 @@ METRICS = (
     Metric("facts_decidable", "recommendation", "Stated persons and years that the catalogue can decide", "share",
         "none", f"Share of the recommender's statements on items of which the catalogue knows such facts. {_ABOUT}."),
     Metric("questions_answered", "recommendation", "Questions about an item that are answered", "share", "higher",
-        "Of the user's questions who is in an item or directed it, what it is about and when it is from (each kind "
-        "once a turn), the share that the recommender's next turn answers: with a person; with a genre or three words "
+        "Of the user's questions who is in an item or made it, what it is about and when it is from (each sort "
+        "once a turn), the share that the recommender's next turn answers: with a person; with a kind or three words "
         "of content outside questions and titles; with a year or decade.",
         chart=True),
     Metric("true_answers", "recommendation", "Questions who and when that are answered with the truth", "share",
-        "higher", "Of the user's questions who is in an item or directed it and when it is from, the share that the "
+        "higher", "Of the user's questions who is in an item or made it and when it is from, the share that the "
         "recommender's next turn answers with statements that the catalogue confirms, and with no others. Answers "
         "that the catalogue cannot decide are left out."),
 )  # fmt: skip
@@ -50,7 +50,9 @@ def parts(turns: pl.DataFrame, credits: Credits) -> pl.DataFrame:
             truths = [claim.true for claim in stated]
             values = [("facts_decidable", truth is not None) for truth in truths]
             values += [("facts_true", truth) for truth in truths if truth is not None]
-            for kind in dict.fromkeys(questions(history[-1])) if history and history[-1]["role"] == USER else ():
+            for kind in (
+                dict.fromkeys(questions(history[-1], credits.domain)) if history and history[-1]["role"] == USER else ()
+            ):
                 values.append(("questions_answered", answered := answers(kind, turn, history, credits)))
                 known = [claim.true for claim in stated if (claim.kind == YEAR) == (kind == WHEN)]
                 if kind in (WHO, WHEN) and (not answered or any(truth is not None for truth in known)):

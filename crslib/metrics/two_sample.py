@@ -1,8 +1,8 @@
 """Whether a classifier can distinguish simulated turns from human ones (Lopez-Paz and Oquab, Revisiting Classifier
 Two-Sample Tests, ICLR 2017).
 
-Accuracy on turns of dialogues that the classifier was not trained on: 0.5 is chance, 1 is perfect. Film titles are
-masked, because other metrics measure which films are named. A control reads the length of a turn only. A second judge
+Accuracy on turns of dialogues that the classifier was not trained on: 0.5 is chance, 1 is perfect. Titles are
+masked, because other metrics measure which items are named. A control reads the length of a turn only. A second judge
 reads how turns are written and no word of content; its human turns are of people whom the first one never reads
 (`reserved`), so that a simulation that was chosen or trained by the first can be judged by the second.
 """
@@ -56,18 +56,20 @@ def two_sample(
     features: Sequence[str] = (WORDS, LENGTH),
     people: Mapping[str, str] | None = None,
     *,
+    mask: str,
     times: int = 1000,
     seed: int = 0,
 ) -> dict[str, stats.Estimate]:
     """Accuracy by kind of features: `WORDS` (words, pairs of words and punctuation marks), `LENGTH` (the number of
     words alone), `FORM` (`dialogue.form`), each by logistic regression.
 
-    `simulated`, `human`: rows of table `turns`. As many dialogues of either are drawn as the smaller side has, their
-    turns of `role` are weighted so that both sides count the same, and no dialogue is in two of the five folds, or no
-    person where `people` (dialogue → person) has one. Accuracy is the mean of both sides' shares of correctly
-    classified turns; its 95 % interval is over dialogues. Empty where a side has fewer than ten dialogues, or groups.
+    `simulated`, `human`: rows of table `turns`; `mask`: the word for every title. As many dialogues of either are drawn
+    as the smaller side has, their turns of `role` are weighted so that both sides count the same, and no dialogue is in
+    two of the five folds, or no person where `people` (dialogue → person) has one. Accuracy is the mean of both sides'
+    shares of correctly classified turns; its 95 % interval is over dialogues. Empty where a side has fewer than ten
+    dialogues, or groups.
     """
-    sides = [_turns(frame, role) for frame in (simulated, human)]
+    sides = [_turns(frame, role, mask) for frame in (simulated, human)]
     n = min(frame["dialogue_id"].n_unique() for frame in sides)
     if n < 2 * _FOLDS:
         return {}
@@ -91,10 +93,10 @@ def two_sample(
     return estimates
 
 
-def evaluate(turns: pl.DataFrame, human: Sequence[Dialogue], *, times: int, seed: int) -> Results:
+def evaluate(turns: pl.DataFrame, human: Sequence[Dialogue], mask: str, *, times: int, seed: int) -> Results:
     """`{role}_two_sample`, `{role}_two_sample_length` and `{role}_two_sample_form` of a run (table `turns`) against
     human dialogues. Human: one half of the human dialogues (by form: of the people) against the other, at most as many
-    as the run has; floor: the upper end of its interval."""
+    as the run has; floor: the upper end of its interval. `mask`: the word for every title."""
     if not human:
         return Results({}, missing="no human dialogues to compare with; set `redial`")
     results = {}
@@ -114,7 +116,7 @@ def evaluate(turns: pl.DataFrame, human: Sequence[Dialogue], *, times: int, seed
             ]
             one, other = (spoken.filter(pl.col("dialogue_id").is_in(part)) for part in parts)
             one = _drawn(one, n, seed)
-            accuracy = partial(two_sample, role=role, features=kinds, people=groups, times=times, seed=seed)
+            accuracy = partial(two_sample, role=role, features=kinds, people=groups, mask=mask, times=times, seed=seed)
             runs = accuracy(turns, spoken.filter(pl.col("dialogue_id").is_in(own[judge])))
             halves = accuracy(one, other)
             for kind, estimate in runs.items():
@@ -129,15 +131,16 @@ def reserved(person: str) -> bool:
     return derive_seed(0, "second judge", person) % 2 == 0
 
 
-def _turns(turns: pl.DataFrame, role: str) -> pl.DataFrame:
+def _turns(turns: pl.DataFrame, role: str, mask: str) -> pl.DataFrame:
     """(dialogue_id, written: as it is in the table, text: masked) of the turns that are not empty."""
     texts = turns.filter(role=role).sort("dialogue_id", "turn").select("dialogue_id", "text", written="text")
-    return texts.with_columns(pl.col("text").map_elements(masked, return_dtype=pl.String)).filter(pl.col("text") != "")
+    shown = pl.col("text").map_elements(partial(masked, mask=mask), return_dtype=pl.String)
+    return texts.with_columns(shown).filter(pl.col("text") != "")
 
 
-def masked(text: str) -> str:
-    """An utterance in which every film title is the same word."""
-    return " ".join(replace_mentions(text, " FILM ").split())
+def masked(text: str, mask: str) -> str:
+    """An utterance in which every title is the word `mask`."""
+    return " ".join(replace_mentions(text, f" {mask} ").split())
 
 
 def _drawn(frame: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:

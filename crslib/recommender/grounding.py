@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from crslib.data.catalog import item_names
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.utterances import RECOMMENDER
 from crslib.engines.base import Constraint, Engine
 from crslib.engines.loading import CACHE
@@ -29,6 +30,7 @@ class Grounding:
         engine: Engine,
         prior: ItemPrior | ContraryPrior | None,
         mixture: Mixture,
+        domain: Domain,
         cache: Path | None = CACHE,
     ) -> None:
         """`items`: the table of the run, on which `prior` was fitted; without a prior no item is likelier than another.
@@ -43,7 +45,7 @@ class Grounding:
         self._table: np.ndarray | None = None
         self._log_base = np.zeros(len(self._names))
         if mixture.model or mixture.base:  # else no word of the model's on titles counts
-            self._table = token_table(engine, self._titles.names, self._titles.spellings, cache)
+            self._table = token_table(engine, self._titles.names, self._titles.spellings, domain, cache)
             self._log_base = self._table.sum(axis=1)[self._titles.row_of]
 
     def constraint(self, history: Sequence[Utterance]) -> Constraint:

@@ -6,6 +6,7 @@ The last factor takes out what the model thinks of a title whatever is said: how
 is. Knows titles, models and dialogues; nothing of catalogues or of how a token is drawn.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from crslib.data.titles import split_year
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.views import RecommenderView
@@ -21,8 +23,6 @@ from crslib.identity import digest
 from crslib.recommender.prior import Utterance
 from crslib.store import writing
 
-OPENING = "Have you seen [["  # the beginning of the utterance that the title continues
-_NO_DIALOGUE = "Hi, I am looking for a movie to watch."
 _N_EXACT = 10  # the first tokens of the most titles: after these the second token is scored in the dialogue too
 _WEIGHTS = ("engine", "llama_cpp_python", "model_sha256", "adapter_sha256", "weights")  # what decides P_model
 
@@ -70,10 +70,10 @@ class TitleModel:
     of a title hardly depends on the dialogue and is scored once without one (`token_table`).
     """
 
-    def __init__(self, reader: Reader, names: Sequence[str]) -> None:
-        self._reader = reader
+    def __init__(self, reader: Reader, names: Sequence[str], domain: Domain) -> None:
+        self._reader, self._domain = reader, domain
         titles = [tuple(reader.encode(name)) for name in names]
-        table = token_table(reader, names, titles)
+        table = token_table(reader, names, titles, domain)
         # Frequent among titles, not among mentions: a property of the catalogue.
         frequent = {token for token, _ in Counter(title[0] for title in titles).most_common(_N_EXACT)}
         heads = [title[: 2 if title[0] in frequent else 1] for title in titles]
@@ -85,16 +85,20 @@ class TitleModel:
 
     def __call__(self, turns: Sequence[Utterance]) -> np.ndarray:
         """(n_titles,) in nats."""
-        return self._reader.score(_prompt(self._reader, turns), self._heads)[self._head_of] + self._tails
+        return self._reader.score(_prompt(self._reader, turns, self._domain), self._heads)[self._head_of] + self._tails
 
 
 def token_table(
-    reader: TokenReader, names: Sequence[str], titles: Sequence[Sequence[int]], cache: Path | None = None
+    reader: TokenReader,
+    names: Sequence[str],
+    titles: Sequence[Sequence[int]],
+    domain: Domain,
+    cache: Path | None = None,
 ) -> np.ndarray:
     """log P(token | no dialogue, tokens before it) of every token of `titles`, the tokens of `names`: float64 in nats,
     (n_titles, longest + 1), 0 behind the last token.
 
-    A title is scored up to the bracket before its year: the year is chosen among the films of the same name. A name
+    A title is scored up to the bracket before its year: the year is chosen among the items of the same name. A name
     without a year is scored up to the end of its mention. Takes half a minute for 7,000 titles on two cores; with a
     folder `cache`, once for each model and catalogue.
     """
@@ -107,12 +111,12 @@ def token_table(
         scored.append(tuple(before) if begins else (*title, *end[:1]))
     identity: Mapping[str, Any] = getattr(reader, "identity", {})
     of = {name: identity.get(name) for name in _WEIGHTS}
-    path = cache / f"{digest([of, scored], 'titles')}.npy" if cache and of["model_sha256"] else None
-    if path is not None and path.exists():
-        return np.load(path).astype(np.float64)
+    no_dialogue = _prompt(reader, [Utterance(USER, domain.system.request)], domain)
+    path = cache / f"{digest([of, no_dialogue, scored], 'titles')}.npy" if cache and of["model_sha256"] else None
     table = np.zeros((len(titles), max(map(len, titles), default=0) + 1), np.float32)
-    opening = _prompt(reader, [Utterance(USER, _NO_DIALOGUE)])
-    for row, logprobs in enumerate(reader.score_tokens(opening, scored)):
+    if path is not None and (read_before := _cached(path, table)) is not None:
+        return read_before.astype(np.float64)
+    for row, logprobs in enumerate(reader.score_tokens(no_dialogue, scored)):
         table[row, : len(logprobs)] = logprobs
     if path is not None:
         with writing(path) as temporary, temporary.open("wb") as file:
@@ -120,6 +124,27 @@ def token_table(
     return table.astype(np.float64)
 
 
-def _prompt(reader: TokenReader, turns: Sequence[Utterance]) -> list[int]:
-    view = RecommenderView.of([turn._asdict() for turn in turns])
-    return [*ChatTemplate(*reader.chat_template).encode(view.messages, reader), *reader.encode(OPENING)]
+def _cached(path: Path, like: np.ndarray) -> np.ndarray | None:
+    """The table in a file of the cache, of the shape and type of `like`; None where there is none. A damaged one is
+    said, and made anew."""
+    try:
+        table: Any = np.load(path)
+        same = isinstance(table, np.ndarray) and (table.shape, table.dtype) == (like.shape, like.dtype)
+        if same and np.isfinite(table).all() and (table <= 0).all():
+            return table
+    except FileNotFoundError:
+        return None
+    except Exception:  # NumPy parses the header as Python, so the type depends on where the damage is
+        pass
+    warnings.warn(f"{path} is damaged: it is made anew", stacklevel=2)
+    return None
+
+
+def opening(domain: Domain) -> str:
+    """The beginning of the utterance that a title continues: "Have you seen [["."""
+    return f"{domain.system.asks} [["
+
+
+def _prompt(reader: TokenReader, turns: Sequence[Utterance], domain: Domain) -> list[int]:
+    view = RecommenderView.of([turn._asdict() for turn in turns], domain)
+    return [*ChatTemplate(*reader.chat_template).encode(view.messages, reader), *reader.encode(opening(domain))]

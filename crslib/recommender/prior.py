@@ -1,7 +1,7 @@
 """The item prior: which items the recommender is likely to name next, given the dialogue alone.
 
 A log-linear model over the catalogue. Its evidence is the dialogue so far: the items mentioned and the opinions on
-them, and the genres, persons, years and title words that either party named. It is fitted on catalogue facts and
+them, and the kinds, persons, years and title words that either party named. It is fitted on catalogue facts and
 training ratings. Knows nothing of profiles, held-out ratings or language models.
 """
 
@@ -19,6 +19,7 @@ from scipy.special import logsumexp
 from crslib.data import histories
 from crslib.data import titles as data_titles
 from crslib.dialogue import lexicon
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.utterances import USER
 
 FEATURES = (
@@ -26,13 +27,13 @@ FEATURES = (
     "neighbours",  # log share of the ratings of users who liked what was mentioned
     "words",  # log share of the ratings of users who wrote the same words; a constant without texts
     "regression",  # log of what a linear regression on items and words predicts; a constant without texts
-    "kinds",  # genres asked for, less those refused, weighted by their rarity
-    "latest_genres",  # the same of the user's last utterance
-    "people",  # directors and actors named
+    "kinds",  # kinds asked for, less those refused, weighted by their rarity
+    "latest_kinds",  # the same of the user's last utterance
+    "people",  # makers, people and values of further attributes named
     "years",  # decades named, or "new" and "old"
     "title",  # almost the cosine with the words of the dialogue
-    "same_genres",  # cosine with the genres of the items mentioned
-    "same_people",  # directors and actors in common with the items mentioned
+    "same_kinds",  # cosine with the kinds of the items mentioned
+    "same_people",  # makers, people and further attributes in common with the items mentioned
     "same_title",  # cosine with the title words of the items mentioned: series
     "same_years",  # decades between the item and the items mentioned, negative
 )
@@ -42,27 +43,27 @@ CATALOGUE = dict.fromkeys(FEATURES, 0.0) | {
     "popularity": 0.14,
     "neighbours": 0.6,
     "kinds": 0.86,
-    "latest_genres": 0.34,
+    "latest_kinds": 0.34,
     "people": 3.15,
     "years": 1.06,
     "title": 2.26,
-    "same_genres": 2.95,
+    "same_kinds": 2.95,
     "same_people": 0.75,
     "same_title": 1.14,
     "same_years": 0.27,
 }
-# Over ReDial's own movies, where a "rating" is a mention of the movie in another dialogue; 2,215 turns.
+# Over ReDial's own items, where a "rating" is a mention of the item in another dialogue; 2,215 turns.
 DIALOGUES = CATALOGUE | {
     "popularity": 0.12,
     "neighbours": 0.34,
     "words": 0.22,
     "regression": 0.79,
     "kinds": 0.3,
-    "latest_genres": 0.15,
+    "latest_kinds": 0.15,
     "people": 2.18,
     "years": 1.26,
     "title": 1.97,
-    "same_genres": 1.27,
+    "same_kinds": 1.27,
     "same_people": 0.21,
     "same_title": 1.41,
     "same_years": 0.24,
@@ -84,16 +85,15 @@ _WORD = 0.3  # weight of a word in it, an item having 1
 _FLOOR = 0.01  # added to its predictions, so that they have a logarithm
 _LONG = 8.0  # rarity (nats) in the length of a title, for feature `title`
 _N_NEW = 4  # years before the newest item of the catalogue that still count as "new"
-_OLD = 1985  # items before this year are "old"
 
 
 @dataclass
 class _Evidence:
-    """What a dialogue says: weights by item row, genre, person, year word and title word, and the user's n-grams."""
+    """What a dialogue says: weights by item row, kind, person, year word and title word, and the user's n-grams."""
 
     items: dict[int, float] = field(default_factory=dict)
     kinds: dict[str, float] = field(default_factory=dict)
-    latest_genres: dict[str, float] = field(default_factory=dict)
+    latest_kinds: dict[str, float] = field(default_factory=dict)
     people: dict[str, float] = field(default_factory=dict)
     years: dict[str, float] = field(default_factory=dict)
     words: dict[str, float] = field(default_factory=dict)
@@ -125,8 +125,10 @@ class ItemPrior:
     also a walk from words and a regression on items and words (EASE, Steck 2019).
     """
 
-    def __init__(self, items: pl.DataFrame, liked: sparse.csr_array, texts: Sequence[str] = ()) -> None:
-        """`items` sorted by item_id; `liked` (n_users, n_items) of 0/1; `texts`: what each user wrote, or none."""
+    def __init__(self, items: pl.DataFrame, liked: sparse.csr_array, domain: Domain, texts: Sequence[str] = ()) -> None:
+        """`items` of the domain, sorted by item_id; `liked` (n_users, n_items) of 0/1; `texts`: what each user wrote,
+        or none."""
+        self.domain = domain
         self.item_ids: list[str] = items["item_id"].to_list()
         self._rows = {item: row for row, item in enumerate(self.item_ids)}
         self._n_likes = np.asarray(liked.sum(axis=0), dtype=np.float32).ravel()
@@ -141,29 +143,33 @@ class ItemPrior:
             self._regression = _Regression(both, len(self.item_ids))
 
         labels = items["kinds"].to_list()
-        genres = sorted({genre for row in labels for genre in row or ()})
-        self._genre = {genre: column for column, genre in enumerate(genres)}
-        self._genres = _indicator(labels, self._genre).toarray()
-        self._genre_rarity = _rarity(self._genres)
-        credits = _credits(items)
+        kinds = sorted({kind for row in labels for kind in row or ()})
+        self._kind = {kind: column for column, kind in enumerate(kinds)}
+        self._kinds = _indicator(labels, self._kind).toarray()
+        self._kind_rarity = _rarity(self._kinds)
+        credits = _credits(items, domain)
         self._person = {
             name: column for column, name in enumerate(sorted({name for names in credits for name in names}))
         }
         self._people = _indicator(credits, self._person)
         words = [
-            sorted(set(data_titles.title_words(title)) - lexicon.COMMON - lexicon.GENRES_OF.keys())
+            sorted(set(data_titles.title_words(title)) - lexicon.common(domain) - lexicon.kinds_of(domain).keys())
             for title in items["title"]
         ]
         self._word = {word: column for column, word in enumerate(sorted({w for row in words for w in row}))}
-        self._full_names = _full_names(self._person, self._people, self._word)
+        self._full_names = _full_names(self._person, self._people, self._word, domain)
+        self._own_names = _own_names(kinds, domain)
         titles = _indicator(words, self._word)
         self._titles = sparse.csr_array(titles * _rarity(titles)[None, :])
         self._year = items["year"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-        self._norms = {"kinds": _norm(self._genres), "titles": np.sqrt(self._titles.power(2).sum(axis=1)) + 1e-9}
+        self._norms = {"kinds": _norm(self._kinds), "titles": np.sqrt(self._titles.power(2).sum(axis=1)) + 1e-9}
 
     @classmethod
-    def fit(cls, items: pl.DataFrame, ratings: pl.DataFrame, texts: Mapping[str, str] | None = None) -> Self:
-        """The prior of tables `items` and `ratings` (training ratings only). Deterministic, whatever the row order.
+    def fit(
+        cls, items: pl.DataFrame, ratings: pl.DataFrame, domain: Domain, texts: Mapping[str, str] | None = None
+    ) -> Self:
+        """The prior of tables `items` and `ratings` (training ratings only) of a domain. Deterministic, whatever the
+        row order.
 
         A rating at or above its user's own mean counts as liked. `texts`: what each user of `ratings` wrote, where
         the ratings come from dialogues; without it the features `words` and `regression` are constants.
@@ -175,7 +181,7 @@ class ItemPrior:
         user = users.search_sorted(ratings["user_id"]).to_numpy()
         item = items["item_id"].search_sorted(ratings["item_id"]).to_numpy()
         liked = sparse.csr_array((np.ones(len(user), np.float32), (user, item)), shape=(len(users), len(items)))
-        return cls(items, liked, [texts.get(name, "") for name in users] if texts else ())
+        return cls(items, liked, domain, [texts.get(name, "") for name in users] if texts else ())
 
     def log_prior(
         self, turns: Sequence[Utterance], exclude: Collection[str] = (), weights: Mapping[str, float] = CATALOGUE
@@ -218,16 +224,16 @@ class ItemPrior:
             columns = np.concatenate([rows, len(self.item_ids) + words])
             values = np.concatenate([np.ones(len(rows)), np.full(len(words), _WORD)]).astype(np.float32)
             feature["regression"] = np.log(np.maximum(self._regression(columns, values), 0) + _FLOOR)
-        feature["kinds"] = self._genres @ (self._genre_rarity * _vector(evidence.kinds, self._genre))
-        feature["latest_genres"] = self._genres @ (self._genre_rarity * _vector(evidence.latest_genres, self._genre))
+        feature["kinds"] = self._kinds @ (self._kind_rarity * _vector(evidence.kinds, self._kind))
+        feature["latest_kinds"] = self._kinds @ (self._kind_rarity * _vector(evidence.latest_kinds, self._kind))
         feature["people"] = self._people @ _vector(evidence.people, self._person)
         feature["years"] = self._in_years(evidence.years)
         length = np.sqrt(_LONG * np.asarray(self._titles.sum(axis=1)).ravel()) + 1e-9
         feature["title"] = (self._titles @ _vector(evidence.words, self._word)) / length
         if liked.any():
-            mentioned = self._genres[rows].T @ weight
-            feature["same_genres"] = (
-                self._genres @ mentioned / (self._norms["kinds"] * (np.linalg.norm(mentioned) + 1e-9))
+            mentioned = self._kinds[rows].T @ weight
+            feature["same_kinds"] = (
+                self._kinds @ mentioned / (self._norms["kinds"] * (np.linalg.norm(mentioned) + 1e-9))
             )
             feature["same_people"] = np.minimum(self._people @ (self._people[rows].T @ weight), 3)
             mentioned = self._titles[rows].T @ liked
@@ -247,22 +253,22 @@ class ItemPrior:
         for number, turn in enumerate(turns):
             user = turn.role == USER
             reply = turns[number + 1].text if not user and number + 1 < len(turns) else ""
-            answer = lexicon.answer(reply)
-            for item, polarity in zip(turn.items, lexicon.around(turn.text), strict=False):
+            answer = lexicon.answer(reply, self.domain)
+            for item, polarity in zip(turn.items, lexicon.around(turn.text, self.domain), strict=False):
                 if item in self._rows:
                     evidence.items[self._rows[item]] = _MENTION[(USER, polarity) if user else ("", answer)]
             weight = 1.0 if user else _RECOMMENDERS_WORDS * (1.0 if answer >= 0 else -1.0)
             if user:
-                evidence.latest_genres.clear()
+                evidence.latest_kinds.clear()
             for tokens, sign in lexicon.clauses(turn.text):
                 self._add_words(tokens, weight * sign if user else weight, evidence)
                 if user:
                     evidence.grams.update(_grams(tokens))
-                    evidence.latest_genres.update(dict.fromkeys(lexicon.genres(tokens), sign))
+                    evidence.latest_kinds.update(dict.fromkeys(self._kinds_in(tokens), sign))
         return evidence
 
     def _add_words(self, tokens: Sequence[str], value: float, evidence: _Evidence) -> None:
-        evidence.kinds.update(dict.fromkeys(lexicon.genres(tokens), value))
+        evidence.kinds.update(dict.fromkeys(self._kinds_in(tokens), value))
         for word in tokens:
             if word in self._word:
                 evidence.words[word] = max(value, 0.0)
@@ -271,9 +277,20 @@ class ItemPrior:
                 if name := self._full_names.get(" ".join(tokens[start : start + n])):
                     evidence.people[name] = value
         clause = " ".join(tokens)
-        for decade in lexicon.decades(clause):
-            evidence.years[str(decade)] = value
-        evidence.years.update(dict.fromkeys(lexicon.age(clause), value))
+        evidence.years.update(dict.fromkeys((f"{decade}s" for decade in lexicon.decades(clause, self.domain)), value))
+        if self.domain.time.span == 1:
+            evidence.years.update(dict.fromkeys(map(str, lexicon.years(clause, self.domain)), value))
+        evidence.years.update(dict.fromkeys(lexicon.age(clause, self.domain), value))
+
+    def _kinds_in(self, tokens: Sequence[str]) -> list[str]:
+        """The kinds that the words of a clause name: by the domain's words, or by a name that the domain has not."""
+        own = (
+            self._own_names.get(" ".join(tokens[start : start + n]))
+            for n in (3, 2, 1)
+            for start in range(len(tokens) - n + 1)
+        )
+        named = lexicon.kinds(tokens, self.domain)
+        return [*named, *filter(None, own)] if self._own_names else named
 
     def _in_years(self, years: Mapping[str, float]) -> np.ndarray:
         total = np.zeros(len(self.item_ids), np.float32)
@@ -282,9 +299,10 @@ class ItemPrior:
             if name == "new":
                 total += value * (self._year >= newest - _N_NEW)
             elif name == "old":
-                total += value * (self._year < _OLD)
+                total += value * (self._year < self.domain.time.old)
             else:
-                total += value * ((self._year >= int(name)) & (self._year < int(name) + 10))
+                first, span = int(name.rstrip("s")), 10 if name.endswith("s") else 1
+                total += value * ((self._year >= first) & (self._year < first + span))
         return total
 
 
@@ -368,25 +386,37 @@ def _norm(rows: np.ndarray) -> np.ndarray:
     return np.sqrt((rows**2).sum(axis=1)) + 1e-9
 
 
-def _credits(items: pl.DataFrame) -> list[list[str]]:
-    """The directors and the cast of each item."""
-    return [[*(directors or ()), *(cast or ())] for directors, cast in items.select("makers", "people").iter_rows()]
+def _credits(items: pl.DataFrame, domain: Domain) -> list[list[str]]:
+    """The makers, the people and, of further attributes that the domain can speak of, the values of each item."""
+    return [
+        [*(makers or ()), *(people or ()), *(one["value"] for one in attributes or () if one["name"] in domain.askable)]
+        for makers, people, attributes in items.select("makers", "people", "attributes").iter_rows()
+    ]
 
 
-def _full_names(person: Mapping[str, int], credits: sparse.csr_array, title_words: Collection[str]) -> dict[str, str]:
-    """Name as it is mentioned → full name: the full name itself, and a last name that only one person of three films or
+def _own_names(kinds: Sequence[str], domain: Domain) -> dict[str, str]:
+    """Kinds of the catalogue of which the domain has no words, by their own names as people type them."""
+    unknown = (kind for kind in kinds if kind not in domain.kinds)
+    return {name: kind for kind in unknown if (name := " ".join(lexicon.tokens(kind.replace("-", " "))))}
+
+
+def _full_names(
+    person: Mapping[str, int], credits: sparse.csr_array, title_words: Collection[str], domain: Domain
+) -> dict[str, str]:
+    """Name as it is mentioned → full name: the full name itself, and a last name that only one person of three items or
     more has."""
-    films = np.asarray(credits.sum(axis=0)).ravel()
+    n_items = np.asarray(credits.sum(axis=0)).ravel()
+    ordinary = lexicon.common(domain) | lexicon.kinds_of(domain).keys()
     full_names: dict[str, str] = {}
     last: defaultdict[str, list[str]] = defaultdict(list)
     for name, column in person.items():
         words = lexicon.tokens(name)
         if len(words) in (2, 3):
             full_names.setdefault(" ".join(words), name)
-            if len(words[-1]) > 5 and films[column] >= 3:
+            if len(words[-1]) > 5 and n_items[column] >= 3:
                 last[words[-1]].append(name)
     for word, names in last.items():
-        if len(names) == 1 and not (word in lexicon.COMMON or word in lexicon.GENRES_OF or word in title_words):
+        if len(names) == 1 and not (word in ordinary or word in title_words):
             full_names.setdefault(word, names[0])
     return full_names
 

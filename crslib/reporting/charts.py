@@ -3,15 +3,19 @@
 Notebooks show charts as SVG: Altair's own renderer would load its script from the network.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import altair as alt
 import polars as pl
 import vl_convert
 
-from crslib.dialogue.views import NOTE_WORDS
+from crslib.dialogue.domain import Domain
+from crslib.dialogue.views import note_words
 
-alt.renderers.enable("svg")
+# Of every text in a chart: what cannot stand in SVG, at which the converter ends the process, or in its script.
+_NOT_DRAWABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 
 WIDTH, HEIGHT = 440, 230
 SIMULATED, HUMAN = "#2f6fb3", "#e08a1e"
@@ -40,7 +44,24 @@ def _theme() -> alt.theme.ThemeConfig:
 
 def svg(chart: alt.TopLevelMixin) -> str:
     """The chart as one `<svg>` element; texts in it are escaped."""
-    return vl_convert.vegalite_to_svg(chart.to_json(), allowed_base_urls=[])
+    return _svg(chart.to_dict())
+
+
+def _svg(spec: dict[str, Any]) -> str:
+    return vl_convert.vegalite_to_svg(_drawable(spec), allowed_base_urls=[])
+
+
+def _drawable(spec: Any) -> Any:
+    """A chart's description with a sign for each character of a text that cannot be drawn."""
+    if isinstance(spec, str):
+        return _NOT_DRAWABLE.sub("\ufffd", spec)
+    if isinstance(spec, dict):
+        return {name: _drawable(value) for name, value in spec.items()}
+    return [_drawable(value) for value in spec] if isinstance(spec, list) else spec
+
+
+alt.renderers.register("crs", lambda spec, **_: {"image/svg+xml": _svg(spec)})
+alt.renderers.enable("crs")
 
 
 def grid(charts: Sequence[alt.Chart | alt.LayerChart | alt.FacetChart], columns: int = 2) -> alt.ConcatChart:
@@ -58,7 +79,7 @@ def _curve(frame: pl.DataFrame, x: str, y: str) -> alt.Chart:
 
 def success_by_turn(curve: pl.DataFrame) -> alt.Chart:
     """`recommendation.hit_by_turn`: n_turn, value, low, high (shares of dialogues)."""
-    return _curve(curve, "recommender's turn", "dialogues that recommended a hidden film")
+    return _curve(curve, "recommender's turn", "dialogues that recommended a hidden item")
 
 
 def coverage_by_turn(curve: pl.DataFrame) -> alt.Chart:
@@ -118,11 +139,12 @@ def concentration(ranked: pl.DataFrame, ranks: int = 100) -> alt.Chart:
     return line
 
 
-def reactions(table: pl.DataFrame) -> alt.Chart:
-    """`consistency.reaction_table`: source, kind of note, question, answer, share."""
+def reactions(table: pl.DataFrame, domain: Domain) -> alt.Chart:
+    """`consistency.reaction_table`: source, kind of note, question, answer, share; in the words of the domain."""
+    notes, met = note_words(domain), f"says it has {domain.meeting.done[0]} it"
     shown = table.with_columns(
-        pl.col("kind").replace_strict(NOTE_WORDS, default=pl.col("kind")),
-        pl.col("question").replace_strict({"seen": "says it has seen it", "liked": "says it likes it"}, default=""),
+        pl.col("kind").replace_strict(notes, default=pl.col("kind")),
+        pl.col("question").replace_strict({"seen": met, "liked": "says it likes it"}, default=""),
     )
     bars = (
         alt.Chart(shown)
@@ -138,9 +160,9 @@ def reactions(table: pl.DataFrame) -> alt.Chart:
             ),
             order=alt.Order("rank:Q"),
             row=alt.Row(
-                "kind:N", title=None, sort=list(NOTE_WORDS.values()), header=alt.Header(labelAngle=0, labelAlign="left")
+                "kind:N", title=None, sort=list(notes.values()), header=alt.Header(labelAngle=0, labelAlign="left")
             ),
-            column=alt.Column("question:N", title=None, sort=["says it has seen it", "says it likes it"]),
+            column=alt.Column("question:N", title=None, sort=[met, "says it likes it"]),
         )
         .transform_calculate(rank="{'yes': 0, 'no': 1, 'not said': 2}[datum.answer]")
         .properties(width=130, height=36)
@@ -148,11 +170,12 @@ def reactions(table: pl.DataFrame) -> alt.Chart:
     return bars
 
 
-def acts(shares: pl.DataFrame, accuracy: Mapping[tuple[str, str], float]) -> alt.HConcatChart:
-    """`metrics.acts.shares`: source, role, act, share, low, high; a panel per role, each act with the tagger's F1."""
+def acts(shares: pl.DataFrame, accuracy: Mapping[tuple[str, str], float], domain: Domain) -> alt.HConcatChart:
+    """`metrics.acts.shares`: source, role, act, share, low, high; a panel per role, each act with the tagger's F1.
+    Having met an item is said in the words of the domain."""
     panels = []
     for (role,), part in shares.group_by("role", maintain_order=True):
-        labels = [f"{act} (F1 {accuracy[role, act]:.2f})" for act in part["act"]]
+        labels = [f"{domain.notes.met if act == 'seen' else act} (F1 {accuracy[role, act]:.2f})" for act in part["act"]]
         base = alt.Chart(part.with_columns(pl.Series("label", labels, dtype=pl.String))).encode(
             y=alt.Y("label:N", title=None, sort=list(dict.fromkeys(labels)), axis=alt.Axis(labelLimit=240)),
             color=_SOURCES,
@@ -185,7 +208,7 @@ def anonymity(profiles: pl.DataFrame, min_k: int) -> alt.Chart:
         alt.Chart(profiles.select("k_anonymity"))
         .mark_bar(color=SIMULATED)
         .encode(
-            x=alt.X("k_anonymity:Q", bin=alt.Bin(maxbins=25), title="films of the catalogue that match the attributes"),
+            x=alt.X("k_anonymity:Q", bin=alt.Bin(maxbins=25), title="items of the catalogue that match the attributes"),
             y=alt.Y("count()", title="profiles"),
         )
     )
@@ -269,3 +292,11 @@ def strengths(fitted: pl.DataFrame) -> alt.FacetChart:
     point = base.mark_point(color=HUMAN, filled=True, size=70).encode(x=alt.X("value:Q", title=title))
     layers = (interval + point).properties(width=WIDTH - 130, height=alt.Step(20))
     return layers.facet(facet=alt.Facet("criterion:N", title=None), columns=1)
+
+
+def funnel(steps: pl.DataFrame) -> alt.LayerChart:
+    """How many dialogues are left after each step of a curation: step, left, gone."""
+    base = alt.Chart(steps).encode(y=alt.Y("step:N", title=None, sort=None, axis=alt.Axis(labelLimit=240)))
+    bars = base.mark_bar(color=SIMULATED).encode(x=alt.X("left:Q", title="dialogues left"))
+    numbers = base.mark_text(align="left", dx=4).encode(x="left:Q", text="left:Q")
+    return (bars + numbers).properties(width=WIDTH, height=alt.Step(22))

@@ -14,13 +14,17 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from crslib import schemas
+from crslib.config import resolve
 from crslib.data.catalog import item_names
+from crslib.data.source import Source
 from crslib.dialogue import utterances, views
+from crslib.dialogue.domain import Domain, fill, of_run
 from crslib.dialogue.scripts import SCRIPTED, USER_TARGET
 from crslib.dialogue.stop_reasons import STOP_REASONS
 from crslib.metrics import METRICS, Metric, satisfaction
 from crslib.reporting import charts, text
-from crslib.store import Run, agent_words, writing
+from crslib.schemas import agent_words
+from crslib.store import Run, writing
 
 N_DIALOGUES = 12
 
@@ -74,7 +78,7 @@ def write(run: Run, figures: Sequence[Figure]) -> Path:
     Of dialogues from a file it says whose they are and which metrics are left out (`remarks`), and has no chart that
     needs what they lack. Raises `CrsError` when a table is missing or the folder cannot be written.
     """
-    dialogues, metrics, info = run.read("dialogues"), run.read("metrics"), run.info
+    dialogues, metrics, info, domain = run.read("dialogues"), run.read("metrics"), run.info, of_run(run)
     parameters, source = info.get("parameters", {}), info.get("source")
     lacking = info.get("lacking", ())
     who = f"Dialogues from the file {source['name']} ({source['form']})." if source else None
@@ -86,13 +90,16 @@ def write(run: Run, figures: Sequence[Figure]) -> Path:
         from_file=bool(source),
         remarks=remarks(run),
         targets_known=bool(parameters.get("baseline")),
-        tiles=_tiles(metrics),
+        tiles=_tiles(metrics, domain),
         families=_families(metrics),
         tables=_shown_tables([satisfied(run)]),
         charts=_drawn(figure for figure in figures if figure.needs not in lacking),
         dialogues=_dialogues(run, dialogues),
         n_dialogues=dialogues.height,
         facts=_facts(info),
+        label=domain.label,
+        data_source=Source.read(run.path),
+        people=Source.read(resolve(parameters.get("human", "data/human"))),
     )
 
 
@@ -258,7 +265,7 @@ def show(run: Run, dialogue_ids: Iterable[str]) -> Shown:
 # ── metrics ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _tiles(metrics: pl.DataFrame) -> list[dict[str, str]]:
+def _tiles(metrics: pl.DataFrame, domain: Domain) -> list[dict[str, str]]:
     """The figures at the top of a run's report: the leaks, and the metrics with a headline."""
     rows = {row["metric"]: row for row in metrics.iter_rows(named=True)}
     leaks = [rows[name] for name in ("leaked_titles", "leaked_profiles") if name in rows]
@@ -270,10 +277,10 @@ def _tiles(metrics: pl.DataFrame) -> list[dict[str, str]]:
         "mood": "bad" if n_leaks else "good" if n_read else "",
     }
     headlines = [metric for metric in METRICS.values() if metric.headline and metric.name in rows]
-    return [audit, *(_tile(metric, rows[metric.name]) for metric in headlines)]
+    return [audit, *(_tile(metric, rows[metric.name], domain) for metric in headlines)]
 
 
-def _tile(metric: Metric, row: Mapping[str, Any]) -> dict[str, str]:
+def _tile(metric: Metric, row: Mapping[str, Any], domain: Domain) -> dict[str, str]:
     shown = {
         name: f"{row[name]:.0%}" if metric.unit == "share" else text.number(row[name])
         for name in ("value", "low", "high", "human")
@@ -281,7 +288,12 @@ def _tile(metric: Metric, row: Mapping[str, Any]) -> dict[str, str]:
     }
     interval = [f"95 %: {shown['low']} to {shown['high']}"] if "low" in shown else []
     human = [f"human: {shown['human']}"] if "human" in shown else []
-    return {"value": shown["value"], "label": metric.headline, "detail": " · ".join(interval + human), "mood": ""}
+    return {
+        "value": shown["value"],
+        "label": fill(metric.headline, label=domain.label),
+        "detail": " · ".join(interval + human),
+        "mood": "",
+    }
 
 
 def _families(metrics: pl.DataFrame) -> list[tuple[str, list[dict[str, str]]]]:
@@ -315,7 +327,7 @@ def pages(run: Run, shown: pl.DataFrame) -> list[dict[str, Any]]:
     """The dialogues `shown` (rows of table `dialogues`) for a page, in their order: the user's profile, hidden
     `targets`, `turns` with notes and `pieces` (the text cut at its items, without brackets), and the `ending`."""
     profiles = {row["profile_id"]: row for row in run.read("profiles").iter_rows(named=True)}
-    names = item_names(run.read("items"))
+    names, domain = item_names(run.read("items")), of_run(run)
     liked = run.read("holdouts").filter("liked").join(shown, on="profile_id", how="semi").sort("profile_id", "item_id")
     turns = run.read("turns").join(shown, on="dialogue_id", how="semi").partition_by("dialogue_id", as_dict=True)
     pages = []
@@ -331,20 +343,21 @@ def pages(run: Run, shown: pl.DataFrame) -> list[dict[str, Any]]:
                 "summary": profile["summary"],
                 "attributes": profile["attributes"],
                 "k": profile["k_anonymity"],
+                "labels": domain.labels,
                 "targets": [
                     {"text": names[item], "css": "item target" if item in named else ""}
                     for item in sorted(targets, key=lambda item: (item not in named, names[item]))
                 ],
-                "turns": [_turn(turn, set(targets)) for turn in spoken.iter_rows(named=True)],
+                "turns": [_turn(turn, set(targets), domain) for turn in spoken.iter_rows(named=True)],
                 "ending": STOP_REASONS[dialogue["stop_reason"]],
             }
         )
     return pages
 
 
-def _turn(turn: dict[str, Any], targets: set[str]) -> dict[str, Any]:
+def _turn(turn: dict[str, Any], targets: set[str], domain: Domain) -> dict[str, Any]:
     notes = [views.Note.of(note) for note in turn["notes"]]
-    return {"role": turn["role"], "notes": views.note_line(notes), "pieces": list(_pieces(turn, targets))}
+    return {"role": turn["role"], "notes": views.note_line(notes, domain), "pieces": list(_pieces(turn, targets))}
 
 
 def _pieces(turn: dict[str, Any], targets: set[str]) -> Iterable[dict[str, str]]:

@@ -34,12 +34,15 @@ def write(judged: Run, human: pl.DataFrame | None = None) -> JudgeReport:
     """
     votes, controls, marks = tables = [judged.read(name) for name in ("votes", "controls", "marks")]
     figures = verdicts.figures(votes, controls, marks, human)
-    lines = trust(figures)
+    n_asked = sum(map(len, tables))
+    n_empty = sum(table[name].null_count() for table, name in zip(tables, ("choice", "choice", "mark"), strict=True))
+    again = f"{n_empty} of {n_asked} questions have no usable answer; the same command asks them again."
+    lines = [*trust(figures), *([again] if n_empty else [])]
     conditions = marks["condition"].unique(maintain_order=True)
     title = f"{votes['rater'][0]} judges {' and '.join(conditions)}"
     path = html.write_judged(judged.path / "report.html", title, lines, figures, verdicts.DEFINITIONS)
     seconds = sum(float(table["seconds"].sum()) for table in tables)
-    return JudgeReport(path, lines, figures, sum(map(len, tables)), seconds)
+    return JudgeReport(path, lines, figures, n_asked, seconds)
 
 
 def trust(figures: pl.DataFrame) -> list[str]:
@@ -51,7 +54,9 @@ def trust(figures: pl.DataFrame) -> list[str]:
     wins = figures.filter(part="controls", figure="wins")
     flips = figures.filter(part="controls", figure="flips")
     if wins.is_empty():
-        return ["It is unknown whether this judge can be relied on: it has answered no controls."]
+        asked = not figures.filter(part="controls", figure="unanswered").is_empty()
+        why = "none of its answers to the controls is usable" if asked else "it has answered no controls"
+        return [f"It is unknown whether this judge can be relied on: {why}."]
     failed = wins.filter(~(pl.col("low") > verdicts.CHANCE).fill_null(False)).height
     inconsistent = flips.filter(~(pl.col("high") < verdicts.CHANCE).fill_null(False)).height
     if not failed and not inconsistent:

@@ -23,6 +23,8 @@ from crslib.agents.local import LocalAgent
 from crslib.agents.server import open_server
 from crslib.config import BaselineParameters, SimulationParameters, kind_of, resolve
 from crslib.data.catalog import Catalog, item_names
+from crslib.data.source import UNKNOWN, Source
+from crslib.dialogue.domain import Domain, of_run
 from crslib.dialogue.prompts import Prompt, without_thoughts
 from crslib.dialogue.scripts import SCRIPTED, ScriptView, TargetKnowledge, TargetUserView, last_turn, parse_script
 from crslib.dialogue.styles import Style
@@ -36,7 +38,7 @@ from crslib.recommender.grounding import Grounding
 from crslib.recommender.prior import heard
 from crslib.simulation.dialogues import Dialogues, keep_wanted, wanted, words_key
 from crslib.simulation.loop import simulate
-from crslib.simulation.opening import limits_of, open_agents
+from crslib.simulation.opening import limits_of, open_agents, untried
 from crslib.simulation.population import Population
 from crslib.store import Journal, Progress, Run, no_progress
 
@@ -53,16 +55,19 @@ class InformedPopulation(Population):
         profiles: pl.DataFrame,
         items: pl.DataFrame,
         training: pl.DataFrame,
+        domain: Domain,
         holdouts: pl.DataFrame,
+        source: Source = UNKNOWN,
     ) -> None:
-        """`holdouts`: the hidden ratings of the same run, from which the targets are."""
-        super().__init__(profiles, items, training)
+        """`holdouts`: the hidden ratings of the same run, from which the targets are. `source`: as of `Population`."""
+        super().__init__(profiles, items, training, domain, source=source)
         self.titles = targets(holdouts, items)
 
     @classmethod
     def read(cls, run: Run) -> "InformedPopulation":
         """The population whose tables lie in the folder of `run`. Raises `CrsError` when one is missing or damaged."""
-        return cls(run.read("profiles"), run.read("items"), run.read("ratings"), run.read("holdouts"))
+        profiles, items, training, holdouts = (run.read(name) for name in ("profiles", "items", "ratings", "holdouts"))
+        return cls(profiles, items, training, of_run(run), holdouts, Source.read(run.path))
 
     def knowledge(self, profile: Mapping[str, Any], style: Style | None = None) -> TargetKnowledge:
         """What a model knows of the person of a row of table `profiles`, who writes in `style`."""
@@ -77,7 +82,8 @@ class InformedPopulation(Population):
     def sha256(self) -> str:
         """A hash of the tables and of the targets."""
         titles = {profile: list(names) for profile, names in self.titles.items()}
-        return digest([Population(self.profiles, self.items, self.training).sha256, titles], "population")
+        with_tables = Population(self.profiles, self.items, self.training, self.domain, source=self.source)
+        return digest([with_tables.sha256, titles], "population")
 
 
 def targets(holdouts: pl.DataFrame, items: pl.DataFrame) -> dict[str, tuple[str, ...]]:
@@ -140,8 +146,10 @@ def script_writer(engine: Engine, population: Population, parameters: Simulation
     """The agent that writes whole dialogues by `engine`, the recommender's titles constrained as `parameters` say."""
     grounding = population.grounding(engine, parameters)
     titles = None if grounding is None else lambda view: ScriptTitles(grounding, population.catalog, engine)
-    nobody = ScriptView(TargetKnowledge("", ""))
-    return LocalAgent(engine, script_format(population, parameters), nobody, titles=titles)
+    nobody = ScriptView(TargetKnowledge(population.domain, "", ""))
+    agent = LocalAgent(engine, script_format(population, parameters), nobody, titles=titles)
+    agent.untried = untried(USER, population, parameters)
+    return agent
 
 
 def script_format(population: Population, parameters: SimulationParameters) -> Format:

@@ -17,6 +17,7 @@ from crslib.agents.base import Agent
 from crslib.agents.person import Observed, Person
 from crslib.config import RunParameters, resolve
 from crslib.data import tables
+from crslib.data.source import Source
 from crslib.dialogue import utterances, views
 from crslib.dialogue.stop_reasons import stop_sentence
 from crslib.dialogue.utterances import RECOMMENDER, USER
@@ -61,10 +62,11 @@ def converse(
     All tables of a run are written into `run`, the hidden items too, so that `03_evaluate` can read it. Raises
     `CrsError` for an unknown profile, or a file that cannot be used.
     """
-    items, ratings = tables.load(resolve(parameters.data))
-    built = profiles.build(items, ratings, parameters)
+    data = resolve(parameters.data)
+    domain = tables.domain_of(data, parameters.domain)
+    built = profiles.build(*tables.load(data), parameters, domain, Source.read(data))
     chosen = _nobody() if role == USER else _chosen(built.profiles, profile_id, parameters.seed)
-    population = Population(chosen, built.items, built.training)
+    population = Population(chosen, built.items, built.training, domain, source=built.source)
     fixed = {"n_profiles": 1, "resample": 1, "condition": f"a person as {role}", "dialogues_per_profile": 1}
     fixed |= {"memory": False} if role == USER else {"grounding": "off"}
     if parameters.weights == "fastest":
@@ -76,7 +78,7 @@ def converse(
     with open_agents(parameters.model_copy(update={"width": 1}), population, roles=[other]) as (agent,):
         begin()
         reason, turns = _talk(role, agent, population, parameters, run, ask, show)
-    lines = [views.note_line([views.Note.of(note) for note in notes]) for notes in turns["notes"]]
+    lines = [views.note_line([views.Note.of(note) for note in notes], population.domain) for notes in turns["notes"]]
     summary, attributes = chosen.select("summary", "attributes").row(0)
     return Ending(stop_sentence(reason), summary, attributes, [line for line in lines if line])
 

@@ -1,5 +1,6 @@
 """What a simulation gives: its tables, and the key under which finished dialogues may be used again."""
 
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -23,7 +24,7 @@ DECIDE_THE_WORDS = (
     "yaml_files.py",
     "agents",
     "dialogue",
-    *("data/catalog.py", "data/histories.py", "data/spotting.py", "data/titles.py"),
+    *("data/catalog.py", "data/histories.py", "data/source.py", "data/spotting.py", "data/titles.py"),
     "engines",
     "users",
     "recommender",
@@ -72,7 +73,19 @@ class Dialogues:
         )
 
     def write(self, run: Run) -> None:
-        """Writes the tables into the folder of `run`, and the rest into its `run.json`."""
+        """Writes the tables into the folder of `run`, and the rest into its `run.json`.
+
+        Raises `CrsError` when nobody says a word in any dialogue, unless a person takes part, who may leave at once.
+        """
+        person = any(about.get("agent") == "person" for about in self.agents.values())
+        if self.turns.is_empty() and not self.dialogues.is_empty() and not person:
+            reasons = ", ".join(
+                f"{reason}: {n}" for reason, n in sorted(Counter(self.dialogues["stop_reason"]).items())
+            )
+            raise CrsError(
+                f"nobody says a word in any of {len(self.dialogues)} dialogues ({reasons}); give other models, "
+                "adapters or prompts, or another seed"
+            )
         for name in ("dialogues", "turns", "prompts", "failures"):
             run.write(name, getattr(self, name))
         run.update(agents=self.agents, usage=self.usage, n_failed=len(self.failures))
@@ -80,7 +93,8 @@ class Dialogues:
 
 def _described(agent: Agent) -> dict[str, Any]:
     changes = {"changes": list(agent.changes)} if agent.changes else {}
-    return {**agent.identity, "reproducible": agent.reproducible, **changes}
+    untried = {"untried": said} if (said := getattr(agent, "untried", "")) else {}
+    return {**agent.identity, "reproducible": agent.reproducible, **changes, **untried}
 
 
 def _usage(records: Sequence[Mapping[str, Any]], role: str, parameters: SimulationParameters) -> dict[str, float]:

@@ -7,7 +7,7 @@ and its private notes. Who or what an agent is, the loop does not know.
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +39,11 @@ def simulate(
     parameters: SimulationParameters,
     journal: Journal,
     progress: Progress = no_progress,
+    only: Set[str] | None = None,
 ) -> Dialogues:
     """The dialogues of every profile of `population` with the recommender.
+
+    `only`: ids (of `dialogues.wanted`) of those to simulate now; None: all. Their words are the same either way.
 
     A dialogue depends on (seed, profile, condition, agents' identities) only, if both agents are `reproducible`. Each
     is appended to `journal` when it ends; those that are there already, under the same `words_key`, are not simulated
@@ -51,7 +54,8 @@ def simulate(
     key = words_key(parameters, population, (user, recommender))
     profiles = wanted(population.profiles, parameters)
     keep_wanted(journal, key, profiles)
-    waiting = deque(sorted(profiles.keys() - journal.dialogue_ids))
+    now = profiles.keys() if only is None else profiles.keys() & only
+    waiting = deque(sorted(now - journal.dialogue_ids))
     alive: dict[str, _Dialogue] = {}
     failures: list[dict[str, Any]] = []
     writers = styles.read(parameters.styles)
@@ -60,7 +64,7 @@ def simulate(
         RECOMMENDER: _Recommender(recommender, population.catalog, parameters),
     }
     room = round(ALIVE_PER_ROW * max(user.width, recommender.width))
-    progress(len(profiles) - len(waiting), len(profiles))
+    progress(len(now) - len(waiting), len(now))
     while waiting or alive:
         while waiting and len(alive) < room:
             dialogue_id = waiting.popleft()
@@ -83,7 +87,7 @@ def simulate(
                     raise CrsError(f"{len(failures)} dialogues failed and none ended: {reply.error}")
             else:
                 journal.append({"key": key, **dialogue.record(parameters.seed)})
-            progress(len(profiles) - len(waiting) - len(alive), len(profiles))
+            progress(len(now) - len(waiting) - len(alive), len(now))
     return Dialogues.of(journal, parameters, {USER: user, RECOMMENDER: recommender}, failures)
 
 
@@ -163,7 +167,9 @@ def _begin(
         for role, writer in ((USER, profile["profile_id"]), (RECOMMENDER, dialogue_id))
     }
     user = population.view(profile, drawn[USER])
-    return _Dialogue(dialogue_id, profile["profile_id"], opener, user, RecommenderView(drawn[RECOMMENDER]), drawn)
+    return _Dialogue(
+        dialogue_id, profile["profile_id"], opener, user, RecommenderView(population.domain, drawn[RECOMMENDER]), drawn
+    )
 
 
 class _Party(ABC):
@@ -251,11 +257,11 @@ class _User(_Party):
 
     def _fits(self, dialogue: _Dialogue) -> Fits:
         history, notes, profile = tuple(dialogue.turns), dialogue.notes, self._profiles[dialogue.profile_id]
-        link, items = self._catalog.link, self._items
+        link, items, domain = self._catalog.link, self._items, self._catalog.domain
 
         def fits(text: str) -> bool:
             turn = {"role": USER, "text": text, "items": link(text), "notes": notes}
-            return checks.user_fits(turn, history, profile, items)
+            return checks.user_fits(turn, history, profile, items, domain)
 
         return fits
 
@@ -268,7 +274,7 @@ class _Recommender(_Party):
     def __init__(self, agent: Agent, catalog: Catalog, parameters: SimulationParameters) -> None:
         super().__init__(agent, catalog, parameters)
         self._lookup = catalog.lookup if parameters.facts else {}
-        self._credits = Credits.of(catalog.items)
+        self._credits = Credits.of(catalog.items, catalog.domain)
 
     def _view(self, dialogue: _Dialogue) -> RecommenderView:
         return dialogue.recommender

@@ -19,10 +19,11 @@ from crslib.agents.server import open_server
 from crslib.config import SimulationParameters, kind_of, resolve
 from crslib.data.catalog import item_names
 from crslib.dialogue.discriminator import Discriminator
+from crslib.dialogue.domain import FIRST
 from crslib.dialogue.prompts import Prompt
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import RecommenderView, UserKnowledge, UserView, View
-from crslib.engines import llama
+from crslib.engines import llama, weights
 from crslib.engines.base import Constraint, Engine
 from crslib.engines.loading import open_engines, sampling, weights_form
 from crslib.engines.server import Limits, check_url, parse
@@ -63,10 +64,22 @@ def local_agent(engine: Engine, role: str, population: Population, parameters: S
 
     Raises `CrsError` for an engine that cannot be constrained so.
     """
-    empty = RecommenderView() if role == RECOMMENDER else UserView(UserKnowledge("", ""))
+    domain = population.domain
+    empty = RecommenderView(domain) if role == RECOMMENDER else UserView(UserKnowledge(domain, "", ""))
     form = prompted(role, population, parameters)
     titles = _titles(engine, population, parameters) if role == RECOMMENDER else None
-    return LocalAgent(engine, form, empty, parameters.resample, _log_weight(role, parameters), titles)
+    agent = LocalAgent(engine, form, empty, parameters.resample, _log_weight(role, parameters), titles)
+    agent.untried = untried(role, population, parameters)
+    return agent
+
+
+def untried(role: str, population: Population, parameters: SimulationParameters) -> str:
+    """What is to be said of a role's adapter that was trained on another domain; empty where there is none."""
+    if (file := llama.adapter_path(parameters.adapter(role))) is None:
+        return ""
+    trained = weights.domain_of(file) or FIRST
+    name = population.domain.name
+    return "" if trained == name else f"untried on {name}: its adapter was trained on {trained}"
 
 
 def remote_agent(
@@ -87,7 +100,7 @@ def remote_agent(
             concurrency, timeout = parameters.max_concurrency, parameters.timeout
             return HttpAgent(name, role, catalog, catalog.bracketed, max_concurrency=concurrency, timeout=timeout)
         case _ if role == USER:
-            return Agenda()
+            return Agenda(population.domain)
     raise CrsError(f"{name!r} is a user; name another recommender_model")
 
 

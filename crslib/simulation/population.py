@@ -13,6 +13,8 @@ import polars as pl
 
 from crslib.config import SimulationParameters
 from crslib.data.catalog import Catalog
+from crslib.data.source import UNKNOWN, Source
+from crslib.dialogue.domain import Domain, of_run
 from crslib.dialogue.styles import Style
 from crslib.dialogue.views import UserKnowledge, UserView, Wishes
 from crslib.engines.base import Engine
@@ -21,7 +23,7 @@ from crslib.recommender.grounding import Grounding
 from crslib.recommender.mixture import Mixture
 from crslib.recommender.prior import ContraryPrior, ItemPrior
 from crslib.store import Run
-from crslib.users.opinions import Opinions
+from crslib.users.opinions import of_feedback
 
 _ROWS = 100_000  # rows of a table that are hashed at once
 
@@ -35,38 +37,47 @@ class UserOpinions(Protocol):
 
 
 class Population:
-    """Tables `profiles`, `items` and `training` (table `ratings`, visible ones only) of a run.
+    """Tables `profiles`, `items` and `training` (table `ratings`, visible ones only) of a run, and their domain.
 
     `catalog`, `opinions` and `prior` are computed from them when they are first needed.
     """
 
     def __init__(
-        self, profiles: pl.DataFrame, items: pl.DataFrame, training: pl.DataFrame, opinions: UserOpinions | None = None
+        self,
+        profiles: pl.DataFrame,
+        items: pl.DataFrame,
+        training: pl.DataFrame,
+        domain: Domain,
+        opinions: UserOpinions | None = None,
+        source: Source = UNKNOWN,
     ) -> None:
-        """`opinions`: what the users think of items; None: `Opinions`, from their visible ratings."""
+        """`opinions`: what the users think of items; None: `Opinions`, from their visible ratings. `source`: where
+        items and ratings come from."""
         self.profiles, self.items, self.training = profiles.sort("profile_id"), items, training
+        self.domain, self.source = domain, source
         if opinions is not None:
             self.opinions = opinions
 
     @classmethod
     def read(cls, run: Run) -> Self:
         """The population whose tables lie in the folder of `run`. Raises `CrsError` when one is missing or damaged."""
-        return cls(run.read("profiles"), run.read("items"), run.read("ratings"))
+        profiles, items, training = (run.read(name) for name in ("profiles", "items", "ratings"))
+        return cls(profiles, items, training, of_run(run), source=Source.read(run.path))
 
     @cached_property
     def catalog(self) -> Catalog:
         """Items by name."""
-        return Catalog(self.items)
+        return Catalog(self.items, self.domain)
 
     @cached_property
     def opinions(self) -> UserOpinions:
         """What each user remembers or thinks of an item. For the user alone."""
-        return Opinions(self.profiles, self.training, self.items)
+        return of_feedback(self.source.feedback.kind)(self.profiles, self.training, self.items)
 
     @cached_property
     def prior(self) -> ItemPrior:
         """What the recommender knows of items: a model of the catalogue and of everybody's ratings."""
-        return ItemPrior.fit(self.items, self.training)
+        return ItemPrior.fit(self.items, self.training, self.domain)
 
     def with_profiles(self, profiles: pl.DataFrame) -> Self:
         """The same catalogue, ratings and opinions with other `profiles` of the same people."""
@@ -81,25 +92,19 @@ class Population:
 
     def known(self, profile: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of `UserKnowledge` for a row of table `profiles`, but for `style`."""
-        wishes = Wishes(
-            tuple(profile["target_kinds"] or ()),
-            profile["target_decade"],
-            profile["target_person"],
-            profile["target_maker"],
-        )
         loved, disliked = (
             tuple(self.catalog.name(item_id) for item_id in profile[column] or ())
             for column in ("loved_items", "disliked_items")
         )
-        texts = {"summary": profile["summary"], "attributes": profile["attributes"]}
-        return {**texts, "wishes": wishes, "loved": loved, "disliked": disliked}
+        texts = {"domain": self.domain, "summary": profile["summary"], "attributes": profile["attributes"]}
+        return {**texts, "wishes": Wishes.of(profile), "loved": loved, "disliked": disliked}
 
     def grounding(self, recommender: Engine, parameters: SimulationParameters) -> Grounding | None:
         """What keeps `recommender` to titles of the catalogue; None when parameter `grounding` is "off"."""
         if parameters.grounding == "off":
             return None
         mixture = Mixture(parameters.title_model, parameters.title_prior, parameters.title_base)
-        return Grounding(self.items, recommender, self.ranking(parameters), mixture)
+        return Grounding(self.items, recommender, self.ranking(parameters), mixture, self.domain)
 
     def ranking(self, parameters: SimulationParameters) -> ItemPrior | ContraryPrior | None:
         """What says which items fit a dialogue, as parameter `grounding` wants it; None where all fit alike."""
@@ -109,8 +114,9 @@ class Population:
 
     @cached_property
     def sha256(self) -> str:
-        """A hash of the three tables."""
-        return digest([table_sha256(table) for table in (self.profiles, self.items, self.training)], "population")
+        """A hash of the three tables, of the domain's words, and of what the source says of the ratings' meaning."""
+        tables = [table_sha256(table) for table in (self.profiles, self.items, self.training)]
+        return digest([*tables, self.domain.sha256, self.source.feedback.kind], "population")
 
 
 def table_sha256(table: pl.DataFrame) -> str:

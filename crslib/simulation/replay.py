@@ -92,7 +92,7 @@ def look(
         raise CrsError(f"{run.path} does not say which models it was simulated with; give its SimulationParameters")
     if given.get("baseline") == SCRIPTED:
         return Replay(pl.DataFrame(schema=TOKENS), pl.DataFrame(schema=CANDIDATES))
-    parameters = parameters or SimulationParameters(**{name: given[name] for name in SimulationParameters.model_fields})
+    parameters = parameters or SimulationParameters.pick(given)
     for role in (USER, RECOMMENDER):
         if not parameters.is_local(role):
             raise CrsError(f"the {role} {parameters.model(role)!r} cannot be replayed; only GGUF models can")

@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import gguf
 import numpy as np
+from pydantic import TypeAdapter, with_config
+from typing_extensions import TypedDict
 
+from crslib import json_files
+from crslib.engines.weights import DOMAIN
 from crslib.errors import CrsError
+from crslib.schemas import OPEN
 from crslib.store import writing
 from crslib.training.base import MODULES, Shape, permuted, unpermuted
 
@@ -25,6 +30,17 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 _BLOCK = 32  # numbers of a row that share a scale in Q8_0
 _PREFIX = "base_model.model."
 _PLAIN_LORA = {"bias": "none", "fan_in_fan_out": False, "modules_to_save": None, "use_dora": False, "use_rslora": False}
+
+
+@with_config(OPEN)
+class _Peft(TypedDict):
+    """What is read of an `adapter_config.json` beside the options of `_PLAIN_LORA`."""
+
+    r: int
+    lora_alpha: float
+
+
+_PEFT = TypeAdapter(_Peft)
 
 
 @dataclass(frozen=True)
@@ -70,13 +86,14 @@ def read_peft(folder: Path, shape: Shape) -> Adapter:
     from safetensors.numpy import load_file
 
     try:
-        config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        (folder / "adapter_config.json").stat()
+        config: Any = json_files.read_as(folder / "adapter_config.json", _PEFT, "train the adapter again")
         tensors = load_file(folder / "adapter_model.safetensors")
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
     except OSError as error:
         raise CrsError(f"cannot read the adapter {folder}: {error.strerror}; give a PEFT folder or a GGUF") from None
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CrsError(f"the adapter {folder} is damaged ({str(error).splitlines()[0]}); train it again") from None
+        reason = str(error).partition("\n")[0]
+        raise CrsError(f"the adapter {folder} is damaged ({reason}); train it again") from None
     unsupported = [name for name, plain in _PLAIN_LORA.items() if config.get(name, plain) != plain]
     unsupported += [name for name in ("rank_pattern", "alpha_pattern") if config.get(name)]
     if config.get("peft_type") != "LORA" or unsupported:
@@ -88,6 +105,7 @@ def read_peft(folder: Path, shape: Shape) -> Adapter:
         halves.setdefault(name, {})[half] = value.astype(np.float32)
     if any(set(pair) != {"A", "B"} for pair in halves.values()):
         raise CrsError(f"the adapter {folder} lacks A or B of a layer; train it again")
+    rank, alpha = config["r"], float(config["lora_alpha"])
     adapter = Adapter(rank, alpha, {name: (pair["A"], pair["B"]) for name, pair in sorted(halves.items())})
     adapter.check(shape, folder)
     return adapter
@@ -139,7 +157,7 @@ def read_gguf(path: Path, shape: Shape) -> Adapter:
     except OSError as error:
         raise CrsError(f"cannot read the adapter {path}: {error.strerror}; give a PEFT folder or a GGUF") from None
     except (ValueError, IndexError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0]
         raise CrsError(f"{path} is no LoRA for {shape.name} ({reason}); use an adapter trained on it") from None
     if tensors:
         raise _misfit(path, shape, min(tensors))
@@ -148,8 +166,11 @@ def read_gguf(path: Path, shape: Shape) -> Adapter:
     return adapter
 
 
-def write_gguf(adapter: Adapter, shape: Shape, path: Path, fmt: Format = "Q8_0", *, name: str = "") -> None:
+def write_gguf(
+    adapter: Adapter, shape: Shape, path: Path, fmt: Format = "Q8_0", *, name: str = "", domain: str = ""
+) -> None:
     """Writes `adapter`, trained on a llama base of `shape`, as a LoRA GGUF called `name`, atomically.
+    `domain`: the name of what its dialogues talk about.
 
     Rows of B are put into llama.cpp's order where it differs (queries and keys). `Q8_0` needs rows whose length is a
     multiple of 32; other matrices stay F16, which with a usual rank are all B. Raises `CrsError` when the adapter does
@@ -164,6 +185,8 @@ def write_gguf(adapter: Adapter, shape: Shape, path: Path, fmt: Format = "Q8_0",
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", adapter.alpha)
         writer.add_name(name or path.stem)
+        if domain:
+            writer.add_string(DOMAIN, domain)
         writer.add_base_model_count(1)
         writer.add_base_model_name(0, shape.name)
         for layer in range(shape.n_layers):

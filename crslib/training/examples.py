@@ -44,8 +44,6 @@ SCHEMA: dict[str, Any] = {
     "target": pl.List(pl.Boolean),
     "kind": pl.List(pl.UInt8),
 }
-MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
-"""The type of a list of messages as TRL reads them."""
 
 
 # ── one dialogue as a role sees it ──────────────────────────────────────────────────────────────────────────────────
@@ -63,12 +61,14 @@ def view(dialogue: Dialogue, role: str, known: Knowledge, *, without: Collection
     style = None if role == SCRIPTED or "style" in without else known.writers.style(dialogue, own_role)
     if role == RECOMMENDER:
         lookup = None if "facts" in without else known.lookup
-        return RecommenderView.of(turn_rows(dialogue, notes=False), lookup, style)
-    user = UserKnowledge("", "") if "summary and attributes" in without else known.seekers.knowledge(dialogue)
+        return RecommenderView.of(turn_rows(dialogue, notes=False), known.domain, lookup, style)
+    nothing = UserKnowledge(known.domain, "", "")
+    user = nothing if "summary and attributes" in without else known.seekers.knowledge(dialogue)
     turns = turn_rows(dialogue, notes="notes" not in without, leaving=True)
     if role == USER:
-        return UserView.of(turns, UserKnowledge(user.summary, user.attributes, style))
-    with_targets = TargetKnowledge(user.summary, user.attributes, style, titles=tuple(_target_names(dialogue)))
+        return UserView.of(turns, UserKnowledge(known.domain, user.summary, user.attributes, style))
+    names = tuple(_target_names(dialogue))
+    with_targets = TargetKnowledge(known.domain, user.summary, user.attributes, style, titles=names)
     if role == USER_TARGET:
         return TargetUserView.of(turns, with_targets)
     whole = ScriptView(with_targets)
@@ -193,20 +193,6 @@ def _shortened(tokens: list[int], kinds: list[int], most: int | None) -> tuple[l
         return tokens, kinds
     stop = max((place + 1 for place, kind in enumerate(kinds[:most]) if kind == END), default=0)
     return tokens[:stop], kinds[:stop]
-
-
-def messages(dialogues: Sequence[Dialogue], role: str, known: Knowledge) -> pl.DataFrame:
-    """Dialogues in the form that TRL reads: `dialogue_id` and `messages`, a list of `role` and `content`.
-
-    `assistant` is the trained role; its last message may be empty (the user leaves).
-    """
-    rows = []
-    for dialogue in dialogues:
-        turns = view(dialogue, role, known).messages
-        if any(message.role == "assistant" for message in turns):
-            contents = [{"role": message.role, "content": message.text} for message in turns]
-            rows.append((dialogue.dialogue_id, contents))
-    return pl.DataFrame(rows, schema={"dialogue_id": pl.String, "messages": MESSAGES}, orient="row")
 
 
 # ── training and validation ─────────────────────────────────────────────────────────────────────────────────────────

@@ -11,14 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import polars as pl
 import torch
+from pydantic import Field, InstanceOf, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
+from crslib import json_files
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, digest
+from crslib.schemas import STRICT
 from crslib.store import Progress, no_progress, writing
 from crslib.training.adapter import Adapter
 from crslib.training.model import LoraLlama
@@ -247,6 +251,29 @@ def _rate(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
+_Pairs = dict[str, Annotated[list[InstanceOf[torch.Tensor]], Field(min_length=2, max_length=2)]]
+
+
+@with_config(STRICT)
+class _Stored(TypedDict):
+    """A checkpoint. `best`: the lowest loss and its adapter."""
+
+    key: str
+    step: Annotated[int, Field(ge=0)]
+    seconds: float
+    rows: list[dict[str, float | int | None]]
+    best: tuple[float, _Pairs] | None
+    adapter: _Pairs
+    optimizer: dict[str, Any]
+
+
+_STORED = TypeAdapter(_Stored)
+
+
+def _no_checkpoint(path: Path, reason: object) -> CrsError:
+    return CrsError(f"{path} is not a checkpoint ({str(reason).partition(chr(10))[0]}); remove it")
+
+
 class _State:
     """The progress of a training: what a checkpoint holds."""
 
@@ -282,13 +309,19 @@ class _State:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # the type depends on where the damage is
-            raise CrsError(f"{path} is not a checkpoint ({str(error).splitlines()[0]}); remove it") from None
-        if state.get("key") != self._key:
+            raise _no_checkpoint(path, error) from None
+        if isinstance(state, dict) and state.get("key", self._key) != self._key:
             raise CrsError(f"{path} has other settings, examples or precision; use the same ones, or remove it")
-        self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
-        self._best = state["best"] and (state["best"][0], _to_arrays(state["best"][1]))
-        self._model.load(_to_arrays(state["adapter"]))
-        self._optimizer.load_state_dict(state["optimizer"])
+        try:
+            stored = _STORED.validate_python(state)
+            best = stored["best"] and (stored["best"][0], _to_arrays(stored["best"][1]))
+            self._model.load(_to_arrays(stored["adapter"]))
+            self._optimizer.load_state_dict(stored["optimizer"])
+        except ValidationError as error:
+            raise _no_checkpoint(path, json_files.fault(error)) from None
+        except (ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:  # of another model
+            raise _no_checkpoint(path, error) from None
+        self.step, self.seconds, self.rows, self._best = stored["step"], stored["seconds"], stored["rows"], best
 
 
 def _to_tensors(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, list[torch.Tensor]]:

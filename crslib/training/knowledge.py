@@ -1,11 +1,13 @@
 """What a human dialogue's parties know: the summary, attributes and style that simulated ones would have.
 
-Targets are the items that the recommender suggested and the seeker liked or would like to see. The knowledge does not
-depend on them: with other targets every letter stays the same. The summary comes from the labels of the other items, in
-the words of `users.profiles`. The attributes are what the seeker asks for before the recommender names an item. A
-seeker who asks for nothing has none, so that a model learns to say what it looks for. (In a simulation the attributes
-are those of held-out items. Attributes of a human dialogue's targets would give the user wishes that the seeker did not
-have when they asked.) The style of a speaker is that of the same person in other dialogues.
+Targets are the items that were to be found or, where the corpus does not say so, those that the recommender suggested
+and the seeker liked or would like to see. A summary and attributes that the corpus has itself are taken, without the
+sentences that name a target. Others are made here and do not depend on the targets: with other targets every letter
+stays the same. The summary comes from the labels of the other items, in the words of `users.profiles`. The attributes
+are what the seeker asks for before the recommender names an item. A seeker who asks for nothing has none, so that a
+model learns to say what it looks for. (In a simulation the attributes are those of held-out items. Attributes of a
+human dialogue's targets would give the user wishes that the seeker did not have when they asked.) The style of a
+speaker is that of the same person in other dialogues.
 """
 
 import math
@@ -19,71 +21,85 @@ from crslib.data import titles
 from crslib.data.catalog import lookup
 from crslib.data.corpora import Dialogue
 from crslib.dialogue import lexicon, styles
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.styles import Style
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import UserKnowledge
 from crslib.users.profiles import summarise
 from crslib.users.targets import Target
 
-N_LIKED_GENRES, N_LOVED, N_TARGET_GENRES = 3, 3, 2  # at most, as in a profile
+N_LIKED_KINDS, N_LOVED, N_TARGET_KINDS = 3, 3, 2  # at most, as in a profile
 
 
 def targets(dialogue: Dialogue) -> list[str]:
-    """Ids of the items that the recommender suggested and the seeker liked or would like to see, in dialogue order."""
+    """Ids of the items that were to be found or, where the corpus does not say so, of those that the recommender
+    suggested and the seeker liked or would like to see, in dialogue order."""
+    if dialogue.targets is not None:
+        return list(dialogue.targets)
     return [item_id for item_id, item in dialogue.items.items() if item.suggested and item.liked]
 
 
 class Seekers:
     """The knowledge of seekers, from dialogues and the facts of a corpus's items."""
 
-    def __init__(self, items: pl.DataFrame) -> None:
-        """`items`: table `items`; an item that is not in it has no genres, year, directors and cast."""
+    def __init__(self, items: pl.DataFrame, domain: Domain) -> None:
+        """`items`: table `items`; an item that is not in it has no kinds, year, makers and people."""
+        self._domain = domain
         self._facts = {row["item_id"]: row for row in items.iter_rows(named=True)}
-        frequency = Counter(genre for row in self._facts.values() for genre in row["kinds"])
-        self._rarity = {genre: math.log(len(self._facts) / n) for genre, n in frequency.items()}
+        frequency = Counter(kind for row in self._facts.values() for kind in row["kinds"])
+        self._rarity = {kind: math.log(len(self._facts) / n) for kind, n in frequency.items()}
         self._persons = _persons(items)
 
     def knowledge(self, dialogue: Dialogue) -> UserKnowledge:
         """The summary and attributes of the seeker in `dialogue`; either may be empty."""
         names = {item_id: item.name for item_id, item in dialogue.items.items()}
-        return UserKnowledge(summarise(self.facts(dialogue), names), str(self.wanted(dialogue)))
+        hidden = [names[item_id] for item_id in targets(dialogue)]
+        summary, attributes = (
+            None if told is None else titles.without_titles(told, hidden)
+            for told in (dialogue.summary, dialogue.attributes)
+        )
+        return UserKnowledge(
+            self._domain,
+            summarise(self.facts(dialogue), names, self._domain) if summary is None else summary,
+            self.wanted(dialogue).words(self._domain) if attributes is None else attributes,
+        )
 
     def facts(self, dialogue: Dialogue) -> dict[str, Any]:
         """The columns `liked_kinds` … `disliked_items` of table `profiles`, from labels of non-target items.
 
         Items that the seeker has not seen do not count. Loved are the first three liked items, disliked is the first
-        item that was not liked. Liked genres are up to three that at least half of the loved items have, most frequent
-        first, then rarest in the corpus. A decade is liked with at least two loved items and half of them, a director
-        with at least two; a genre is disliked with at least two disliked items and no loved one.
+        item that was not liked. Liked kinds are up to three that at least half of the loved items have, most frequent
+        first, then rarest in the corpus. A decade is liked with at least two loved items and half of them, a maker
+        with at least two; a kind is disliked with at least two disliked items and no loved one.
         """
         labelled = [(item_id, item.liked) for item_id, item in _others(dialogue).items() if item.seen is not False]
         loved = [item_id for item_id, liked in labelled if liked]
         disliked = [item_id for item_id, liked in labelled if liked is False]
-        genres, disliked_kinds = self._traits(loved, "kinds"), self._traits(disliked, "kinds")
-        typical = sorted(genres, key=lambda genre: (-genres[genre], -self._rarity[genre], genre))
+        kinds, disliked_kinds = self._traits(loved, "kinds"), self._traits(disliked, "kinds")
+        typical = sorted(kinds, key=lambda kind: (-kinds[kind], -self._rarity[kind], kind))
         decades = Counter(year // 10 * 10 for item in loved if (year := self._facts.get(item, {}).get("year")))
         return {
-            "liked_kinds": [genre for genre in typical if 2 * genres[genre] >= len(loved)][:N_LIKED_GENRES],
+            "liked_kinds": [kind for kind in typical if 2 * kinds[kind] >= len(loved)][:N_LIKED_KINDS],
             "liked_decade": next(iter(_frequent(decades, max(2, len(loved) / 2))), None),
             "loved_items": loved[:N_LOVED],
             "liked_makers": _frequent(self._traits(loved, "makers"), 2)[:1],
             "disliked_items": disliked[:1],
-            "disliked_kinds": [genre for genre in _frequent(disliked_kinds, 2) if genre not in genres][:1],
+            "disliked_kinds": [kind for kind in _frequent(disliked_kinds, 2) if kind not in kinds][:1],
         }
 
     def wanted(self, dialogue: Dialogue) -> Target:
-        """What the seeker asks for before the recommender names an item: genres, a decade, an actor, a director."""
-        genres: dict[str, bool] = {}
+        """What the seeker asks for before the recommender names an item: kinds, a decade, a person, a maker."""
+        kinds: dict[str, bool] = {}
         decades: list[int] = []
         persons: dict[str, str] = {}
         for turn in _before_items(dialogue):
             for words, sign in lexicon.clauses(turn):
-                genres.update(dict.fromkeys(lexicon.genres(words), sign > 0))
+                kinds.update(dict.fromkeys(lexicon.kinds(words, self._domain), sign > 0))
                 if sign > 0:
-                    decades += lexicon.decades(" ".join(words))
+                    decades += lexicon.decades(" ".join(words), self._domain)
                     persons.update(self._named(words))
         return Target(
-            tuple(genre for genre, wanted in genres.items() if wanted and genre in self._rarity)[:N_TARGET_GENRES],
+            tuple(kind for kind, wanted in kinds.items() if wanted and kind in self._rarity)[:N_TARGET_KINDS],
             next(iter(decades), None),
             persons.get("person"),
             persons.get("maker"),
@@ -130,17 +146,18 @@ def styles_of(dialogues: Sequence[Dialogue]) -> pl.DataFrame:
 class Knowledge:
     """All that the views of a corpus's dialogues hold besides the utterances and the seekers' answers."""
 
-    def __init__(self, items: pl.DataFrame, dialogues: Sequence[Dialogue]) -> None:
-        """`items`: table `items` of the corpus. `dialogues`: those from which it is known how a person writes, best all
-        of the corpus."""
-        self.seekers, self.writers = Seekers(items), Writers(dialogues)
+    def __init__(self, items: pl.DataFrame, dialogues: Sequence[Dialogue], domain: Domain) -> None:
+        """`items`: table `items` of the corpus; `domain`: what it talks about. `dialogues`: those from which it is
+        known how a person writes, best all of the corpus."""
+        self.seekers, self.writers = Seekers(items, domain), Writers(dialogues)
+        self.domain = domain
         self.lookup = lookup(items)
 
 
 def _others(dialogue: Dialogue) -> dict[str, Any]:
     """The items of a dialogue without those that have a target's title, each title once.
 
-    Titles are compared because ReDial may give one film several ids and years.
+    Titles are compared because ReDial may give one item several ids and years.
     """
     key = {item_id: titles.title_key(titles.split_year(item.name)[0]) for item_id, item in dialogue.items.items()}
     excluded = {key[item_id] for item_id in targets(dialogue)}
@@ -170,8 +187,8 @@ def _frequent(counted: Counter[Any], least: float) -> list[Any]:
 def _persons(items: pl.DataFrame) -> dict[str, tuple[str, str]]:
     """Full name as the lower-case words that a seeker types → (person or maker, whichever is more frequent; name)."""
     kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for directors, cast in items.select("makers", "people").iter_rows():
-        for kind, names in (("person", cast), ("maker", directors)):
+    for makers, people in items.select("makers", "people").iter_rows():
+        for kind, names in (("person", people), ("maker", makers)):
             for name in names:
                 kinds[name][kind] += 1
     named = {}

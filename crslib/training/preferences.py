@@ -16,8 +16,11 @@ from typing import Any
 
 import polars as pl
 
+from crslib.data import trl
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import Dialogue
+from crslib.dialogue.control_tokens import escaped
+from crslib.dialogue.domain import Domain, fill
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import USER, clean
 from crslib.dialogue.views import NOTE_KINDS, Message, Turn, UserKnowledge, UserView
@@ -33,7 +36,7 @@ MARGIN = 1.0  # least difference between the totals of a pair; the unit is that 
 JUDGE_WEIGHT = 1.0  # cost of a judge's score of 0, in the same unit
 LONGER = 1.5  # largest ratio of the lengths of a pair, in tokens
 ALIVE_PER_ROW = 4  # contexts kept in memory per row of an engine
-_INSTRUCTION = "You judge conversations about movies. Answer with one word: yes or no."
+_INSTRUCTION = "You judge conversations about {plural}. Answer with one word: yes or no."
 _QUESTION = (
     "Is this reply natural, does it answer what was said last, and does it agree with all that the speaker knows and "
     "has said before?"
@@ -100,7 +103,7 @@ def human_contexts(
     `catalog`: of the corpus's items, for what the parties know and for links. `without`: parts of the view that are
     left out, of `examples.WITHOUT`.
     """
-    known = Knowledge(catalog.items, dialogues)
+    known = Knowledge(catalog.items, dialogues, catalog.domain)
     contexts: list[Context] = []
     for dialogue in dialogues:
         messages = examples.view(dialogue, role, known, without=without).messages
@@ -132,7 +135,7 @@ def _contexts(
         history.append({name: row[name] for name in ("role", "text", "notes")} | {"items": catalog.link(row["text"])})
 
 
-def with_forced_notes(contexts: Sequence[Context]) -> list[Context]:
+def with_forced_notes(contexts: Sequence[Context], domain: Domain) -> list[Context]:
     """User contexts in which the recommender has just named one item for the first time, once with each kind of note.
 
     Only 3 % of human answers are negative; here all kinds are equally frequent. Items in the user's summary are
@@ -149,7 +152,7 @@ def with_forced_notes(contexts: Sequence[Context]) -> list[Context]:
             continue
         for (seen, liked), kind in NOTE_KINDS.items():
             note = {"item_id": item["item_id"], "title": item["title"], "seen": seen, "liked": liked}
-            view = UserView(UserKnowledge("", ""))
+            view = UserView(UserKnowledge(domain, "", ""))
             view.follow(before, [note])
             messages = (*context.messages[:-1], view.messages[-1])
             name = f"{context.moment}:{kind}"
@@ -226,12 +229,14 @@ def with_rule_scores(contexts: Sequence[Context], drawn: pl.DataFrame, catalog: 
     """Candidates `drawn` with the number of items they name, the score of every rule (null where it does not apply) and
     the total: the columns of `SCORED`; `judge` is null."""
     by_id = {context.context_id: context for context in contexts}
-    genres = dict(catalog.items.select("item_id", "kinds").iter_rows())
+    kinds = dict(catalog.items.select("item_id", "kinds").iter_rows())
     rows = []
     for row in drawn.iter_rows(named=True):
         context = by_id[row["context_id"]]
         turn = _as_turn(row["raw"], row["finish"], context.role, context.notes, catalog)
-        by_rule = rewards.scores(turn, context.history, row["raw"], profile=context.profile, genres=genres)
+        by_rule = rewards.scores(
+            turn, context.history, row["raw"], profile=context.profile, kinds=kinds, domain=catalog.domain
+        )
         others = {"n_items": len(turn["items"]), "judge": None, "total": rewards.total(by_rule, context.role)}
         rows.append(row | dict.fromkeys(rewards.RULES) | by_rule | others)
     return pl.DataFrame(rows, schema=SCORED)
@@ -249,7 +254,7 @@ def with_judge_scores(scored: pl.DataFrame, judged: Sequence[float], weight: flo
     return scored.with_columns(judge, pl.col("total") - weight * (1 - judge))
 
 
-def judge_scores(judge: Judge, contexts: Sequence[Context], drawn: pl.DataFrame) -> list[float]:
+def judge_scores(judge: Judge, contexts: Sequence[Context], drawn: pl.DataFrame, domain: Domain) -> list[float]:
     """P(yes) / (P(yes) + P(no)) of every row of candidates `drawn`, in order; one half where the judge has no answer.
 
     A small model's judgement is worth little: it is an option, never the only criterion.
@@ -257,18 +262,18 @@ def judge_scores(judge: Judge, contexts: Sequence[Context], drawn: pl.DataFrame)
     by_id = {context.context_id: context for context in contexts}
     scores = []
     for context_id, raw in drawn.select("context_id", "raw").iter_rows():
-        answer = judge.ask(judge_question(by_id[context_id], raw), _ANSWERS)
+        answer = judge.ask(judge_question(by_id[context_id], raw, domain), _ANSWERS)
         scores.append(0.5 if answer is None else answer[0] + answer[1])
     return scores
 
 
-def judge_question(context: Context, raw: str) -> list[Message]:
+def judge_question(context: Context, raw: str, domain: Domain) -> list[Message]:
     """The question to a judge: everything in the speaker's own view, and the reply."""
     me, other = ("Seeker", "Recommender") if context.role == USER else ("Recommender", "Seeker")
     names = {"system": f"What the {me.lower()} was told", "user": other, "assistant": me}
     lines = [f"{names[message.role]}: {' '.join(message.text.split())}" for message in context.messages]
     text = "\n".join([*lines, "", f"Reply of the {me.lower()}: {clean(raw)}", "", _QUESTION])
-    return [Message("system", _INSTRUCTION), Message("user", text)]
+    return [Message("system", fill(_INSTRUCTION, plural=domain.plural)), Message("user", text)]
 
 
 # ── pairs ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -377,16 +382,12 @@ def count(pairs: pl.DataFrame) -> pl.DataFrame:
 
 
 def messages(contexts: Sequence[Context], pairs: pl.DataFrame) -> pl.DataFrame:
-    """The pairs in the form that TRL reads: `context_id`; `prompt`, `chosen` and `rejected` as lists of `role` and
-    `content`."""
+    """The pairs in the form that TRL reads: `context_id`; `prompt`, `chosen` and `rejected`, lists of `role` and
+    `content` (see `trl.conversation`)."""
     by_id = {context.context_id: context for context in contexts}
     rows = []
     for context_id, chosen, rejected in pairs.select("context_id", "chosen_text", "rejected_text").iter_rows():
-        prompt = [{"role": message.role, "content": message.text} for message in by_id[context_id].messages]
-        sides = [[{"role": "assistant", "content": text}] for text in (chosen, rejected)]
+        prompt = trl.conversation(by_id[context_id].messages)
+        sides = [[{"role": "assistant", "content": escaped(text)}] for text in (chosen, rejected)]
         rows.append((context_id, prompt, *sides))
-    schema: dict[str, Any] = {
-        "context_id": pl.String,
-        **dict.fromkeys(("prompt", "chosen", "rejected"), examples.MESSAGES),
-    }
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return pl.DataFrame(rows, schema=trl.PAIRS, orient="row")

@@ -14,6 +14,7 @@ from typing import Any
 from rapidfuzz import fuzz
 
 from crslib.dialogue import lexicon, stances
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.reactions import react, reaction
 from crslib.dialogue.utterances import RECOMMENDER, USER, clean, item_key
 from crslib.dialogue.views import Turn
@@ -23,7 +24,6 @@ Scores = dict[str, float | None]
 
 LONGEST = {USER: 30, RECOMMENDER: 32}  # words; 97.5 % of the turns in ReDial's training dialogues have no more
 ALIKE = 85  # rapidfuzz's ratio of the words of two turns, 0 to 100, from which one repeats the other
-_PAST = frozenset(("seen", "saw", "watched"))
 _SENTENCE = 4  # words; shorter turns ("I loved it!") may be repeated
 
 WEIGHTS: Mapping[str, Mapping[str, float]] = {
@@ -38,7 +38,7 @@ WEIGHTS: Mapping[str, Mapping[str, float]] = {
     RECOMMENDER: {
         "no_repeat": 3.0,
         "title_exists": 3.0,
-        "follows_genres": 1.0,
+        "follows_kinds": 1.0,
         "no_self_repetition": 1.0,
         "well_formed": 2.0,
         "not_too_long": 1.0,
@@ -52,23 +52,23 @@ RULES = tuple(dict.fromkeys(rule for weights in WEIGHTS.values() for rule in wei
 # ── the user ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def agrees_with_summary(turn: Turn, profile: Mapping[str, Any]) -> float | None:
+def agrees_with_summary(turn: Turn, profile: Mapping[str, Any], domain: Domain) -> float | None:
     """0 where the user contradicts the profile (columns `liked_kinds`, `disliked_kinds`, `loved_items`,
     `disliked_items`; see `stances.statements`), 1 where they agree, None where they mention none of it.
     """
-    contradicts = [contradicts for _, _, contradicts in stances.statements(turn, profile, {})]
+    contradicts = [contradicts for _, _, contradicts in stances.statements(turn, profile, {}, domain)]
     return float(not any(contradicts)) if contradicts else None
 
 
-def no_unprompted_title(turn: Turn, history: Sequence[Turn]) -> float | None:
-    """0 where the user brings up an item that does not exist, or only to say that they have not seen it.
+def no_unprompted_title(turn: Turn, history: Sequence[Turn], domain: Domain) -> float | None:
+    """0 where the user brings up an item that does not exist, or only to say that they have not met it.
 
     None for a user who brings up no new item.
     """
     mentioned = {item_key(mention) for earlier in history for mention in earlier["items"]}
     new = {item_key(mention): mention["item_id"] for mention in turn["items"] if item_key(mention) not in mentioned}
     for key, item_id in new.items():
-        if item_id is None or react("", turn, key, alone=False).seen is False:
+        if item_id is None or react("", turn, key, domain, alone=False).seen is False:
             return 0.0
     return 1.0 if new else None
 
@@ -95,29 +95,31 @@ def title_exists(turn: Turn) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def follows_genres(turn: Turn, history: Sequence[Turn], genres: Mapping[str, Sequence[str]]) -> float | None:
-    """Share of the recommended items that have no genre that the user refused and, if the user asked for any, at least
-    one that it asked for. The last statement on a genre counts.
+def follows_kinds(
+    turn: Turn, history: Sequence[Turn], kinds: Mapping[str, Sequence[str]], domain: Domain
+) -> float | None:
+    """Share of the recommended items that have no kind that the user refused and, if the user asked for any, at least
+    one that it asked for. The last statement on a kind counts.
 
-    `genres`: item id → genres. None where the user spoke of no genre, or no item with known genres is recommended; an
-    item that the user had named is not a recommendation.
+    `kinds`: item id → kinds. None where the user spoke of no kind, or no item with known kinds is recommended; an item
+    that the user had named is not a recommendation.
     """
-    wanted, refused = stated_genres(history)
+    wanted, refused = stated_kinds(history, domain)
     named = {mention["item_id"] for other in history if other["role"] == USER for mention in other["items"]}
-    of_items = [set(genres.get(mention["item_id"], ())) for mention in turn["items"] if mention["item_id"] not in named]
+    of_items = [set(kinds.get(mention["item_id"], ())) for mention in turn["items"] if mention["item_id"] not in named]
     fits = [float(not own & refused and (not wanted or bool(own & wanted))) for own in of_items if own]
     return sum(fits) / len(fits) if fits and wanted | refused else None
 
 
-def stated_genres(history: Sequence[Turn]) -> tuple[set[str], set[str]]:
-    """The genres that the user asked for and those refused. Statements about films already seen are neither."""
+def stated_kinds(history: Sequence[Turn], domain: Domain) -> tuple[set[str], set[str]]:
+    """The kinds that the user asked for and those refused. Statements about items already met are neither."""
     signs: dict[str, float] = {}
     for turn in history:
         if turn["role"] == USER:
             for clause, sign in lexicon.clauses(turn["text"]):
-                if not _PAST.intersection(clause):
-                    signs.update(dict.fromkeys(lexicon.genres(clause), sign))
-    return {genre for genre, sign in signs.items() if sign > 0}, {genre for genre, sign in signs.items() if sign < 0}
+                if not set(domain.meeting.past).intersection(clause):
+                    signs.update(dict.fromkeys(lexicon.kinds(clause, domain), sign))
+    return {kind for kind, sign in signs.items() if sign > 0}, {kind for kind, sign in signs.items() if sign < 0}
 
 
 # ── both roles ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -149,10 +151,16 @@ def not_too_long(turn: Turn) -> float:
 
 
 def scores(
-    turn: Turn, history: Sequence[Turn], raw: str, *, profile: Mapping[str, Any], genres: Mapping[str, Sequence[str]]
+    turn: Turn,
+    history: Sequence[Turn],
+    raw: str,
+    *,
+    profile: Mapping[str, Any],
+    kinds: Mapping[str, Sequence[str]],
+    domain: Domain,
 ) -> Scores:
-    """The score of every rule in the speaker's `WEIGHTS`. `history`: the dialogue before the turn; `raw` and `genres`:
-    see `well_formed` and `follows_genres`; `profile`: see `agrees_with_summary`, read for user turns only."""
+    """The score of every rule in the speaker's `WEIGHTS`. `history`: the dialogue before the turn; `raw` and `kinds`:
+    see `well_formed` and `follows_kinds`; `profile`: see `agrees_with_summary`, read for user turns only."""
     both: Scores = {
         "no_self_repetition": no_self_repetition(turn, history),
         "well_formed": well_formed(raw, turn["finish"]),
@@ -160,15 +168,15 @@ def scores(
     }
     if turn["role"] == USER:
         own = {
-            "agrees_with_note": reaction(turn, history),
-            "agrees_with_summary": agrees_with_summary(turn, profile),
-            "no_unprompted_title": no_unprompted_title(turn, history),
+            "agrees_with_note": reaction(turn, history, domain),
+            "agrees_with_summary": agrees_with_summary(turn, profile, domain),
+            "no_unprompted_title": no_unprompted_title(turn, history, domain),
         }
     else:
         own = {
             "no_repeat": no_repeat(turn, history),
             "title_exists": title_exists(turn),
-            "follows_genres": follows_genres(turn, history, genres),
+            "follows_kinds": follows_kinds(turn, history, kinds, domain),
         }
     return own | both
 

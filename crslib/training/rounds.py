@@ -6,27 +6,30 @@ a checkpoint.
 """
 
 import contextlib
-import json
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import TypeAdapter, with_config
+from typing_extensions import TypedDict
 
+from crslib import json_files
 from crslib.config import DiscriminatorParameters, ImitationParameters, TrainingParameters
 from crslib.data.catalog import Catalog
-from crslib.data.corpora import Dialogue, redial
+from crslib.data.corpora import Dialogue
 from crslib.dialogue.discriminator import Discriminator
 from crslib.dialogue.templates import ChatTemplate
 from crslib.engines import llama
 from crslib.errors import CrsError
 from crslib.identity import derive_seed, digest, file_sha256
+from crslib.schemas import OPEN
 from crslib.store import Progress, Run, no_progress, write_parquet, writing
 from crslib.training import discriminator, examples, imitation, preferences, run
 from crslib.training.knowledge import Knowledge
 
-SOURCE = "ReDial's training part (Li et al. 2018, CC BY 4.0)"
 _FEWEST = 8  # pairs: fewer teach nothing
 _MAX_TOKENS = 1024  # of a guarded example
 
@@ -43,11 +46,12 @@ def imitate(parameters: ImitationParameters, progress: Progress = no_progress) -
     same seed and dialogues; none of them is a context. Raises `CrsError` for unusable files, settings or data.
     """
     run.need_extra()
-    everything = run.training_dialogues(parameters)
+    corpus = run.training_corpus(parameters)
+    everything = run.chosen(corpus, parameters)
     dialogues, guarded = split(everything, parameters)
-    catalog = Catalog(redial.items())
+    catalog = Catalog(corpus.items, corpus.domain)
     people = preferences.human_contexts(dialogues, parameters.role, catalog)
-    held_out = _examples(guarded, parameters, Knowledge(catalog.items, everything))
+    held_out = _examples(guarded, parameters, Knowledge(catalog.items, everything, catalog.domain))
     start, limit, rows = parameters.start, None, []
     for number in range(1, parameters.rounds + 1):
         folder = parameters.folder / f"round-{number}"
@@ -57,8 +61,9 @@ def imitate(parameters: ImitationParameters, progress: Progress = no_progress) -
             seed = derive_seed(parameters.seed, "round", number)
             pairs, about = make_pairs(parameters, people, start, folder, seed, progress)
             source = (
-                f"what people said in {SOURCE} as chosen, its own replies as rejected, round {number}; discriminators "
-                f"with a log loss of {about['log_loss']:.3f} and accuracy {about['accuracy']:.2f} on dialogues left out"
+                f"what people said in {corpus.credit} as chosen, its own replies as rejected, round {number}; "
+                f"discriminators with a log loss of {about['log_loss']:.3f} and accuracy {about['accuracy']:.2f} on "
+                "dialogues left out"
             )
             stage = run.Stage(start, folder, seed, source, held_out, limit, parameters.slack, {"key": key, **about})
             figures = run.optimise(parameters, pairs, stage, progress)
@@ -71,6 +76,21 @@ def imitate(parameters: ImitationParameters, progress: Progress = no_progress) -
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
+@with_config(OPEN)
+class _Round(TypedDict):
+    """`figures.json` of a round; `before`, `after`: nats per own token by kind of dialogue."""
+
+    key: str
+    pairs: int
+    log_loss: float
+    accuracy: float
+    stopped: bool
+    limit: float | None
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+_ROUND = TypeAdapter(_Round)
 _FIGURES, _SIDES = ("pairs", "log_loss", "accuracy", "stopped"), ("before", "after")
 
 
@@ -135,7 +155,9 @@ def fit_discriminator(parameters: DiscriminatorParameters, progress: Progress = 
     Its weights are those of words and pairs of words that were said in several turns. `progress` counts contexts.
     Raises `CrsError` for files that cannot be read or written, and for too few dialogues.
     """
-    people = preferences.human_contexts(run.training_dialogues(parameters), parameters.role, Catalog(redial.items()))
+    corpus = run.training_corpus(parameters)
+    catalog = Catalog(corpus.items, corpus.domain)
+    people = preferences.human_contexts(run.chosen(corpus, parameters), parameters.role, catalog)
     contexts = imitation.sample(people, parameters.contexts, parameters.seed)
     work = parameters.folder / f"{parameters.role}-draws"
     with run.drawing(parameters, parameters.start, work, imitation.DECODING) as engine, Run(work).journal() as journal:
@@ -145,7 +167,7 @@ def fit_discriminator(parameters: DiscriminatorParameters, progress: Progress = 
     origin = {
         "role": parameters.role,
         "adapter_sha256": _sha256(parameters.start),
-        "data": f"turns of people in {SOURCE}, and the adapter's own at the same moments",
+        "data": f"turns of people in {corpus.credit}, and the adapter's own at the same moments",
         "licence": "statistics of words; attribution to the data above",
     }
     judge = Discriminator(fitted.intercept, fitted.weights, origin | dict(fitted.about))
@@ -177,11 +199,15 @@ def _sha256(start: Path) -> str:
 
 def _finished(folder: Path, key: str) -> dict[str, Any] | None:
     """The figures of a round that has ended under the same key; they are the last file that a training writes."""
-    try:
-        figures: dict[str, Any] = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    path = folder / "figures.json"
+    if not path.exists():
         return None
-    return figures if figures.get("key") == key else None
+    try:
+        figures: Any = json_files.read_as(path, _ROUND, "the round is trained again")
+    except CrsError as error:
+        warnings.warn(str(error), stacklevel=2)
+        return None
+    return figures if figures["key"] == key else None
 
 
 def _publish(last: Path, parameters: ImitationParameters) -> None:

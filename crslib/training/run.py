@@ -1,4 +1,4 @@
-"""`crs train` and `crs prefer`: ReDial's training dialogues in, an adapter that a simulation can use out.
+"""`crs train` and `crs prefer`: human dialogues in, an adapter that a simulation can use out.
 
 A training has a folder, which holds `checkpoint.pt` during training, and afterwards `log.parquet`, `figures.json`, the
 PEFT folder `peft`, `ROLE.gguf` and the model card `README.md`. A killed training resumes from its checkpoint.
@@ -24,7 +24,9 @@ from crslib.config import (
     resolve,
 )
 from crslib.data.catalog import Catalog
-from crslib.data.corpora import Dialogue, redial
+from crslib.data.corpora import Dialogue, folder, redial
+from crslib.dialogue import domain
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.views import NOTE_KINDS
@@ -49,6 +51,8 @@ RANK, ALPHA = 16, 32.0
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}
 """Tokens computed at once on each kind of device."""
 CHECKPOINT = "checkpoint.pt"
+REDIAL = "ReDial's training part (Li et al. 2018, CC BY 4.0)"
+"""How ReDial is credited."""
 _MAX_TOKENS = 1024  # of an example of SFT
 _DPO_STEP_TOKENS = 4096  # some six pairs
 _GUARD_CHECKS = 4  # how often an epoch measures what is guarded
@@ -70,7 +74,8 @@ def train(parameters: TrainingParameters, progress: Progress = no_progress) -> d
     from crslib.training.fit import fit
     from crslib.training.objectives import SFTObjective
 
-    dialogues = training_dialogues(parameters)
+    corpus = training_corpus(parameters)
+    dialogues = chosen(corpus, parameters)
     device, precision = resolve_device(parameters.device, parameters.precision, parameters.threads)
     settings = _settings(parameters, device)
     with contextlib.closing(llama.Model(llama.model_path(parameters.model))) as tokenizer:
@@ -79,7 +84,7 @@ def train(parameters: TrainingParameters, progress: Progress = no_progress) -> d
             parameters.role,
             tokenizer,
             ChatTemplate(*tokenizer.chat_template),
-            Knowledge(redial.items(), redial.read(resolve(parameters.redial), "train")),
+            Knowledge(corpus.items, corpus.dialogues, corpus.domain),
             without=[parameters.without] if parameters.without else (),
             negative_weight=parameters.negative_weight,
             max_tokens=_MAX_TOKENS,
@@ -99,21 +104,48 @@ def train(parameters: TrainingParameters, progress: Progress = no_progress) -> d
         "after": _losses(model, held_out, settings.batch_tokens),
     }
     options = asdict(settings) | {"negative_weight": parameters.negative_weight, "without": parameters.without}
-    source = f"{len(dialogues)} dialogues of ReDial's training part (Li et al. 2018, CC BY 4.0)"
+    source = f"{len(dialogues)} dialogues of {corpus.credit}"
     card = cards.model_card(parameters, base, figures, options, init, source)
     _write(model, base, parameters.role, parameters.folder, log, figures, card)
     return figures
 
 
-def training_dialogues(parameters: CorpusParameters) -> list[Dialogue]:
-    """ReDial's training dialogues in file order, without the first `skip` and at most `limit` of them.
+@dataclass(frozen=True)
+class HumanDialogues:
+    """Dialogues to train on, table `items` of what they may name, who is to be credited, in words, and what they are
+    about."""
 
-    Raises `CrsError` for files that cannot be read and where `skip` leaves no dialogue.
+    dialogues: Sequence[Dialogue]
+    items: pl.DataFrame
+    credit: str
+    domain: Domain
+
+
+def training_corpus(parameters: CorpusParameters) -> HumanDialogues:
+    """All dialogues of the imported corpus that is given, else those of ReDial's training part, in file order.
+
+    Raises `CrsError` for files that cannot be read and for a corpus's test part, which is for evaluation only.
     """
-    dialogues = redial.read(resolve(parameters.redial), "train")
-    if parameters.skip >= len(dialogues):
-        raise CrsError(f"skip = {parameters.skip} leaves none of {len(dialogues)} dialogues; skip fewer")
-    return dialogues[parameters.skip :][: parameters.limit or None]
+    if not parameters.corpus:
+        return HumanDialogues(
+            redial.read(resolve(parameters.redial), "train"), redial.items(), REDIAL, domain.read(redial.DOMAIN)
+        )
+    corpus = folder.read(resolve(parameters.corpus))
+    if corpus.about.part == folder.TEST:
+        raise CrsError(f"{parameters.corpus} is the test part of {corpus.source.name}; train on another part of it")
+    return HumanDialogues(corpus.dialogues, corpus.items, corpus.credit, corpus.domain)
+
+
+def training_dialogues(parameters: CorpusParameters) -> list[Dialogue]:
+    """`chosen` of `training_corpus`."""
+    return chosen(training_corpus(parameters), parameters)
+
+
+def chosen(corpus: HumanDialogues, parameters: CorpusParameters) -> list[Dialogue]:
+    """The dialogues without the first `skip` and at most `limit` of them. Raises `CrsError` where that leaves none."""
+    if parameters.skip >= len(corpus.dialogues):
+        raise CrsError(f"skip = {parameters.skip} leaves none of {len(corpus.dialogues)} dialogues; skip fewer")
+    return [*corpus.dialogues[parameters.skip :][: parameters.limit or None]]
 
 
 # ── preference optimisation ─────────────────────────────────────────────────────────────────────────────────────────
@@ -123,22 +155,23 @@ def make_pairs(parameters: PreferenceParameters, progress: Progress = no_progres
     """Pairs for DPO from the adapter's own continuations: the columns of `preferences.PAIRS`. `progress` counts
     contexts.
 
-    A user's contexts are moments in which one film was named for the first time, with each kind of private note equally
+    A user's contexts are moments in which one item was named for the first time, with each kind of private note equally
     often; a recommender's are any of its turns. The folder of `parameters` gets `journal.jsonl` with the continuations
     (a killed call resumes from it), `candidates.parquet` with their scores and `pairs.jsonl`, the pairs as TRL reads
     them. Raises `CrsError` for files that cannot be read or written and where no continuation is clearly better than
     another.
     """
     need_extra()
-    catalog = Catalog(redial.items())
-    contexts = _sample_contexts(training_dialogues(parameters), parameters, catalog)
+    corpus = training_corpus(parameters)
+    catalog = Catalog(corpus.items, corpus.domain)
+    contexts = _sample_contexts(chosen(corpus, parameters), parameters, catalog)
     with drawing(parameters, parameters.start, parameters.folder, Sampling()) as engine:
         with Run(parameters.folder).journal() as journal:
             drawn = preferences.candidates(contexts, engine, parameters.draws, parameters.seed, journal, progress)
         scored = preferences.with_rule_scores(contexts, drawn, catalog)
         if parameters.judge:
             with LocalJudge(llama.model_path(parameters.judge), n_threads(parameters.threads)) as judge:
-                judged = preferences.judge_scores(judge, contexts, drawn)
+                judged = preferences.judge_scores(judge, contexts, drawn, catalog.domain)
             scored = preferences.with_judge_scores(scored, judged)
         pairs = preferences.select_pairs(contexts, scored, engine)
     write_parquet(scored, parameters.folder / "candidates.parquet")
@@ -151,7 +184,8 @@ def make_pairs(parameters: PreferenceParameters, progress: Progress = no_progres
 
 def prefer(parameters: PreferenceParameters, pairs: pl.DataFrame, progress: Progress = no_progress) -> dict[str, Any]:
     """DPO on `pairs` (columns of `preferences.PAIRS`) from the adapter of SFT; see `optimise`."""
-    source = "its own continuations of moments in ReDial's training part (Li et al. 2018, CC BY 4.0)"
+    credit = folder.read(resolve(parameters.corpus)).credit if parameters.corpus else REDIAL
+    source = f"its own continuations of moments in {credit}"
     stage = Stage(parameters.start, parameters.folder, parameters.seed, source)
     return optimise(parameters, pairs, stage, progress)
 
@@ -236,7 +270,7 @@ def _sample_contexts(
     if parameters.role != USER:
         return preferences.sample(contexts, {"": parameters.contexts}, parameters.seed)
     each = -(-parameters.contexts // len(NOTE_KINDS))
-    forced = preferences.with_forced_notes(contexts)
+    forced = preferences.with_forced_notes(contexts, catalog.domain)
     return preferences.sample(forced, dict.fromkeys(NOTE_KINDS.values(), each), parameters.seed)
 
 
@@ -377,7 +411,7 @@ def _write(
     """Writes the results of a training and removes its checkpoint."""
     trained = adapter.Adapter.of(model)
     adapter.write_peft(trained, folder / "peft", base.shape.name)
-    adapter.write_gguf(trained, base.shape, folder / f"{role}.gguf", name=f"crs {role}")
+    adapter.write_gguf(trained, base.shape, folder / f"{role}.gguf", name=f"crs {role}", domain=redial.DOMAIN)
     write_parquet(log, folder / "log.parquet")
     for file, content in (("README.md", card), ("figures.json", json.dumps(figures, indent=2) + "\n")):
         with writing(folder / file) as temporary:

@@ -20,6 +20,7 @@ from crslib import yaml_files
 from crslib.config import resolve
 from crslib.dialogue import claims, lexicon, reactions, stances, utterances
 from crslib.dialogue.acts import Tagger
+from crslib.dialogue.domain import Domain, fill
 from crslib.dialogue.reactions import Reaction
 from crslib.dialogue.utterances import RECOMMENDER, USER, item_key, mention, one_line
 from crslib.dialogue.views import NOTE_KINDS, Note, UserView
@@ -30,7 +31,7 @@ Phrases = Mapping[str, Sequence[str]]
 """Wordings of each act."""
 
 # How many it takes until the user leaves: (number, share of users). People in ReDial speak 3 to 9 times (90 %), 5 times
-# in the median, and accept about two films that they have not seen.
+# in the median, and accept about two items that they have not seen.
 _ACCEPTED = ((1, 0.3), (2, 0.4), (3, 0.3))
 _FAILURES = ((3, 0.4), (4, 0.3), (5, 0.3))  # turns in a row that name items, none of which the user likes
 _PATIENCE = ((6, 0.2), (7, 0.25), (8, 0.25), (9, 0.2), (10, 0.1))  # own turns
@@ -52,7 +53,6 @@ _PLACEHOLDER: Mapping[str, str] = {
     **dict.fromkeys(("ask_who", "ask_about"), ""),
     **dict.fromkeys(("wish", "wish_more", "wish_again"), "what"),
     **dict.fromkeys(("what_kind", "taste_kind"), "kind"),
-    **{f"what_{name}": name for name in ("decade", "maker", "person")},
     **dict.fromkeys(("loved", "disliked"), "title"),
     **dict.fromkeys((*_READS, "unknown", "repeated"), "it"),
 }
@@ -72,25 +72,30 @@ class Said:
 # ── wordings ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_phrases(path: Path = PHRASES) -> Phrases:
-    """The wordings of a YAML mapping of acts to lists.
+def read_phrases(domain: Domain, path: Path = PHRASES) -> Phrases:
+    """The wordings of a YAML mapping of acts to lists, and those of a domain, which come first where both have an act.
 
     Raises `CrsError` when the file cannot be read, for an act that is missing, empty or unknown, for a wording without
     the act's placeholder or with another, and for one that says of an item something else than its act.
     """
-    phrases = yaml_files.read_as(path, TypeAdapter(dict[str, list[str]]), "phrases of the agenda user")
+    general = yaml_files.read_as(path, TypeAdapter(dict[str, list[str]]), "phrases of the agenda user")
+    phrases: dict[str, Sequence[str]] = {**general, **domain.agenda}
+
+    def where(act: str) -> str:
+        return f"the domain {domain.name}" if act in domain.agenda else str(path)
+
     for act in (*_PLACEHOLDER, *phrases):
         if act not in _PLACEHOLDER:
-            raise CrsError(f"{path} has an unknown act {act!r}; known are {', '.join(_PLACEHOLDER)}")
+            raise CrsError(f"{where(act)} has an unknown act {act!r}; known are {', '.join(_PLACEHOLDER)}")
         if not phrases.get(act):
-            raise CrsError(f"{path} has no wording for {act!r}; give one or more")
+            raise CrsError(f"{where(act)} has no wording for {act!r}, nor has the domain; give one or more")
         for wording in phrases[act]:
-            if fault := _fault(wording, act):
-                raise CrsError(f"{path}: {wording!r} of {act!r} {fault}")
+            if fault := _fault(wording, act, domain):
+                raise CrsError(f"{where(act)}: {wording!r} of {act!r} {fault}")
     return phrases
 
 
-def _fault(wording: str, act: str) -> str:
+def _fault(wording: str, act: str, domain: Domain) -> str:
     """What is wrong with a wording; empty where nothing is."""
     name = _PLACEHOLDER[act]
     if re.findall(r"{[^{}]*}", wording) != [f"{{{name}}}"] * bool(name) or wording.count("{") + wording.count("}") > 2:
@@ -100,20 +105,21 @@ def _fault(wording: str, act: str) -> str:
     if act.startswith("what_"):
         return ""
     if act.startswith("ask_"):
-        asked = claims.questions({"text": wording, "items": []})
+        asked = claims.questions({"text": wording, "items": []}, domain)
         return "" if asked == [act.removeprefix("ask_")] else "is not read as such a question; word it otherwise"
     expected = _READS.get(act, Reaction(None, None))
-    for it, alone, question in (("it", True, "it"), ("it", True, "have you seen it?"), (mention("x"), False, "it")):
+    asks = f"have you {domain.meeting.done[0]} it?"
+    for it, alone, question in (("it", True, "it"), ("it", True, asks), (mention("x"), False, "it")):
         text = wording.replace(f"{{{name}}}", {"it": it, "title": mention("y")}.get(name, "x")) if name else wording
         items = [{"item_id": name, "title": name, "start": a, "end": b} for name, a, b in utterances.mentions(text)]
-        says = reactions.react(question, {"text": text, "items": items}, "x", alone=alone)
+        says = reactions.react(question, {"text": text, "items": items}, "x", domain, alone=alone)
         if says != expected:
-            return f"is read as {_in_words(says)}, not as {_in_words(expected)}; word it otherwise"
+            return f"is read as {_in_words(says, domain)}, not as {_in_words(expected, domain)}; word it otherwise"
     return ""
 
 
-def _in_words(reaction: Reaction) -> str:
-    return Note("", reaction.seen, reaction.liked).words or "nothing about an item"
+def _in_words(reaction: Reaction, domain: Domain) -> str:
+    return Note("", reaction.seen, reaction.liked).words(domain) or "nothing about an item"
 
 
 # ── the dialogue so far ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -128,12 +134,12 @@ class _Past:
     failures: int
 
 
-def _past(turns: Sequence[Mapping[str, Any]]) -> _Past:
+def _past(turns: Sequence[Mapping[str, Any]], domain: Domain) -> _Past:
     accepted: set[str] = set()
     failures = 0
     for before, turn in pairwise(turns):
         if before["role"] == RECOMMENDER and turn["role"] == USER and before["items"]:
-            says = {reply.item: reply.says for reply in reactions.replies(before, {**turn, "notes": []})}
+            says = {reply.item: reply.says for reply in reactions.replies(before, {**turn, "notes": []}, domain)}
             accepted |= {item for item, reaction in says.items() if reaction.liked and not reaction.seen}
             failures = 0 if any(reaction.liked for reaction in says.values()) else failures + 1
     return _Past(frozenset(accepted), failures)
@@ -173,7 +179,7 @@ class _Turn:
         self._items = {} if self._heard is None else _titles(self._heard)
         self._new = {key: title for key, title in self._items.items() if key not in self._before}
         self._asks = self._heard is not None and ("?" in self._heard["text"] or "request" in _acts(view, tagger))
-        self._asked = bool(self._own) and bool(claims.questions(self._own[-1]))
+        self._asked = bool(self._own) and bool(claims.questions(self._own[-1], view.domain))
 
     def say(self) -> Said:
         if self._heard is None and self._rng.random() < 0.25:
@@ -234,8 +240,8 @@ class _Turn:
 
         Nobody leaves while an answer is owed: what was accepted with a question is counted a turn later.
         """
-        past = _past(self._view.turns)
-        decided = _past(self._view.turns[:-2]).accepted if self._asked else past.accepted
+        past = _past(self._view.turns, self._view.domain)
+        decided = _past(self._view.turns[:-2], self._view.domain).accepted if self._asked else past.accepted
         accepted = len(past.accepted) + n_accepted
         if _reached(_ACCEPTED, len(decided), accepted, self._rng):
             return "satisfied"
@@ -277,45 +283,48 @@ class _Turn:
         act = "disliked" if self._rng.random() < 0.15 else "loved"
         if fresh[act] and told < 2:
             return self._word(act, title=mention(one_line(self._rng.choice(fresh[act]))))
-        genres = [] if knowledge.wishes.kinds else self._summary_genres()
-        return self._word("taste_kind", kind=self._rng.choice(genres)) if genres and not told else ""
+        kinds = [] if knowledge.wishes.kinds else self._summary_kinds()
+        return self._word("taste_kind", kind=self._rng.choice(kinds)) if kinds and not told else ""
 
-    def _summary_genres(self) -> list[str]:
-        """Genres that the summary speaks of, but for those it refuses."""
-        knowledge = self._view.knowledge
+    def _summary_kinds(self) -> list[str]:
+        """Kinds that the summary speaks of, but for those it refuses."""
+        knowledge, domain = self._view.knowledge, self._view.domain
         summary = knowledge.summary
         for name in (*knowledge.loved, *knowledge.disliked):
             summary = summary.replace(name, " ")
         clauses = lexicon.clauses(summary)
-        refused = {genre for words, sign in clauses if sign < 0 for genre in lexicon.genres(words)}
-        return sorted({genre for words, sign in clauses if sign > 0 for genre in lexicon.genres(words)} - refused)
+        refused = {kind for words, sign in clauses if sign < 0 for kind in lexicon.kinds(words, domain)}
+        return sorted({kind for words, sign in clauses if sign > 0 for kind in lexicon.kinds(words, domain)} - refused)
 
     # words
 
     def _parts(self) -> Iterator[tuple[tuple[str, str], Any]]:
         """((kind, value), whether a text says it) of each part of the wish that has a name to say."""
         wishes = self._view.knowledge.wishes
-        parts = [("kind", genre.lower()) for genre in wishes.kinds]
+        parts = [("kind", kind.lower()) for kind in wishes.kinds]
         parts += [("decade", str(wishes.decade))] if wishes.decade is not None else []
         parts += [(kind, name) for kind, name in (("person", wishes.person), ("maker", wishes.maker)) if name]
+        parts += sorted(wishes.attributes)
         profile = {f"target_{kind}": getattr(wishes, kind) for kind in ("kinds", "decade", "person", "maker")}
-        for (kind, value), (_, says) in zip(parts, stances.wishes(profile), strict=True):
+        profile["target_attributes"] = [{"name": name, "value": value} for name, value in wishes.attributes]
+        for (kind, value), (_, says) in zip(parts, stances.wishes(profile, self._view.domain), strict=True):
             if sayable := _outside_mentions(value):
                 yield (kind, sayable), says
 
     def _what(self, parts: Sequence[tuple[str, str]]) -> str:
-        """Parts of a wish as a noun phrase: "comedy/drama movies from the 1990s with Tom Hanks"."""
-        genre = "/".join(value for kind, value in parts if kind == "kind")
-        words = [self._word_of("what_kind", kind=genre) if genre else self._word_of("what_none")]
-        words += [self._word_of(f"what_{kind}", **{kind: value}) for kind, value in parts if kind != "kind"]
+        """Parts of a wish as a noun phrase: kinds and noun, then the domain's phrases, as "… from the 1990s with …"."""
+        kinds, wish = "/".join(value for kind, value in parts if kind == "kind"), self._view.domain.wish
+        phrases = {"decade": wish.decade, "person": wish.person, "maker": wish.maker, **wish.attributes}
+        words = [self._word_of("what_kind", kind=kinds) if kinds else self._word_of("what_none")]
+        words += [fill(phrases.get(kind) or "{value}", value=value) for kind, value in parts if kind != "kind"]
         return " ".join(words)
 
     def _word_of(self, act: str, **values: str) -> str:
-        return self._phrases[act][0].format(**values)
+        return fill(self._phrases[act][0], **values)
 
     def _word(self, act: str, **values: str) -> str:
         """A wording of an act, one that was not used before if there is any left."""
-        wordings = [wording.format(**values) for wording in self._phrases[act]]
+        wordings = [fill(wording, **values) for wording in self._phrases[act]]
         fresh = [wording for wording in wordings if wording.lower() not in self._used]
         drawn = self._rng.choice(fresh or wordings)
         self._used += f" {drawn.lower()}"
@@ -332,7 +341,7 @@ class _Turn:
         ]
         for key, title in self._items.items():
             note, turn = self._note(title), {"text": text, "items": mentioned}
-            says = reactions.react(self._heard["text"], turn, key, alone=len(self._items) == 1)
+            says = reactions.react(self._heard["text"], turn, key, self._view.domain, alone=len(self._items) == 1)
             if (says.seen, note.seen) in _OPPOSITE or (says.liked, note.liked) in _OPPOSITE:
                 return False
         return True

@@ -18,6 +18,7 @@ from rapidfuzz import fuzz
 from crslib.config import ProfileParameters
 from crslib.data import catalog, titles
 from crslib.dialogue import templates, utterances, views
+from crslib.dialogue.domain import Domain, fill
 from crslib.engines import llama
 from crslib.engines.background import event_loop
 from crslib.engines.base import Engine, Request, Sampling, complete
@@ -27,8 +28,8 @@ from crslib.users.profiles import ProfileTables
 
 # An example of a rewording in the prompt makes the built-in model invent more, not less.
 _TASK = (
-    "You rewrite a short text about a person's taste in movies. Say the same facts in other words. "
-    'Speak to the person as "you". Keep every genre, name and title with its year. '
+    "You rewrite a short text about a person's taste in {plural}. Say the same facts in other words. "
+    'Speak to the person as "you". Keep every {kind}, name and title with its year. '
     "Write at most five short sentences. Add nothing new."
 )
 _SAMPLING = Sampling(temperature=0, max_tokens=128)
@@ -52,21 +53,22 @@ def worded(tables: ProfileTables, parameters: ProfileParameters) -> tuple[Profil
         if is_server(parameters.summary_model):
             server = Server(*parse(parameters.summary_model))
             opened.callback(lambda: event_loop().run(server.close()))
-            write = by_server(server, parameters.seed)
+            write = by_server(server, tables.domain, parameters.seed)
         else:
             model = opened.enter_context(contextlib.closing(llama.Model(llama.model_path(parameters.summary_model))))
             engine = llama.LlamaEngine(model, None, _SAMPLING, n_ctx=1024, width=8)
             opened.callback(engine.close)
-            write = by_engine(engine, parameters.seed)
+            write = by_engine(engine, tables.domain, parameters.seed)
         profiles, rejected = reword(tables.profiles, tables.holdouts, tables.items, write)
         return replace(tables, profiles=profiles), rejected
 
 
-def _messages(summary: str) -> list[views.Message]:
-    return [views.Message("system", _TASK), views.Message("user", summary)]
+def _messages(summary: str, domain: Domain) -> list[views.Message]:
+    task = fill(_TASK, plural=domain.plural, kind=domain.kind_label)
+    return [views.Message("system", task), views.Message("user", summary)]
 
 
-def by_engine(engine: Engine, seed: int) -> Write:
+def by_engine(engine: Engine, domain: Domain, seed: int) -> Write:
     """Wordings by a local model, `engine.width` at a time."""
     template = templates.ChatTemplate(*engine.chat_template)
 
@@ -77,7 +79,7 @@ def by_engine(engine: Engine, seed: int) -> Write:
             requests = [
                 Request(
                     profile,
-                    tuple(template.encode(_messages(summaries[profile]), engine)),
+                    tuple(template.encode(_messages(summaries[profile], domain), engine)),
                     derive_seed(seed, "summary", profile),
                 )
                 for profile in profiles[start : start + engine.width]
@@ -91,12 +93,12 @@ def by_engine(engine: Engine, seed: int) -> Write:
     return write
 
 
-def by_server(server: Server, seed: int) -> Write:
+def by_server(server: Server, domain: Domain, seed: int) -> Write:
     """Wordings by a model on a server, as many at a time as its limits allow."""
 
     async def one(profile: str, summary: str) -> tuple[str, str]:
         try:
-            answer = await server.complete(_messages(summary), _SAMPLING, derive_seed(seed, "summary", profile))
+            answer = await server.complete(_messages(summary, domain), _SAMPLING, derive_seed(seed, "summary", profile))
         except NoAnswer as error:
             return "", str(error)
         return answer.text, "" if answer.finish == "end" else "cut short"
@@ -120,7 +122,7 @@ def reword(
     """
     names = catalog.item_names(items)
     title_phrases = frozenset(_words(title) for title in items["title"])
-    genres = frozenset(genre for genres in items["kinds"] for genre in genres)
+    kinds = frozenset(kind for kinds in items["kinds"] for kind in kinds)
     hidden = {profile: part["item_id"].to_list() for (profile,), part in holdouts.group_by("profile_id")}
     rows = [row for row in profiles.sort("profile_id").iter_rows(named=True) if row["summary"]]
     wordings = write({row["profile_id"]: row["summary"] for row in rows})
@@ -131,7 +133,7 @@ def reword(
         text, reason = wordings[profile]
         wording = utterances.one_line(text)
         withheld = [names[item] for item in hidden.get(profile, []) if item in names]
-        if reason := reason or fault(wording, row, names, withheld, title_phrases, genres):
+        if reason := reason or fault(wording, row, names, withheld, title_phrases, kinds):
             rejected.append({"profile_id": profile, "reason": reason, "wording": wording})
         else:
             accepted[profile] = wording
@@ -148,12 +150,12 @@ def fault(
     names: Mapping[str, str],
     withheld: Sequence[str],
     title_phrases: Set[str],
-    genres: Set[str],
+    kinds: Set[str],
 ) -> str:
     """Why `wording` may not replace the template summary of `facts` (a row of table `profiles`); empty if it may.
 
     `names`: item id to `Title (Year)`. `withheld`: names of the profile's held-out items. `title_phrases`: the
-    words of each title of the catalogue (see `_words`); `genres`: all its genres. Doubtful wordings are rejected: that
+    words of each title of the catalogue (see `_words`); `kinds`: all its kinds. Doubtful wordings are rejected: that
     costs nothing, because the template stays.
     """
     wording = re.sub(r"\bscience fiction\b", "sci-fi", wording, flags=re.IGNORECASE)
@@ -174,7 +176,8 @@ def fault(
         return "held-out title"
     if invented := _invented(sentences, facts["summary"], title_phrases):
         return f"not among the facts: {invented}"
-    decade = [] if facts["liked_decade"] is None else [f"{facts['liked_decade']}s"]
+    time = facts["liked_decade"]
+    decade = [] if time is None else [f"{time}s" if f"{time}s" in facts["summary"] else str(time)]
     for fact in (*facts["liked_kinds"], *decade, *liked, *disliked, *facts["disliked_kinds"]):
         if not _says(wording, fact):
             return f"left out: {fact}"
@@ -182,7 +185,7 @@ def fault(
         rest = sentence  # a title may contain "No" or "Horror"
         for name in (*liked, *disliked):
             rest = rest.replace(_without_stops(name), "")
-        if new := [genre for genre in sorted(genres) if _says(rest, genre) and not _says(facts["summary"], genre)]:
+        if new := [kind for kind in sorted(kinds) if _says(rest, kind) and not _says(facts["summary"], kind)]:
             return f"not among the facts: {new[0]}"
         likes = any(_says(sentence, n) for n in liked) or any(_says(rest, g) for g in facts["liked_kinds"])
         dislikes = any(_says(sentence, n) for n in disliked) or any(_says(rest, g) for g in facts["disliked_kinds"])

@@ -12,8 +12,9 @@ import polars as pl
 
 from crslib.data import catalog
 from crslib.dialogue import utterances
+from crslib.dialogue.domain import Domain, Shape, fill
 
-N_STARS = 5  # a cast list names extras too; only its best-known actors are worth asking for
+N_LEADING = 5  # a list of people names extras too; only the best-known are worth asking for
 
 
 # ── attributes ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -21,41 +22,50 @@ N_STARS = 5  # a cast list names extras too; only its best-known actors are wort
 
 @dataclass(frozen=True)
 class Target:
-    """What a user looks for: any subset of these attributes, never a title."""
+    """What a user looks for: any subset of these attributes, never a title. `decade`: its first year, or the year, as
+    the domain says time; `attributes`: name and value of each further one."""
 
     kinds: tuple[str, ...] = ()
     decade: int | None = None
     person: str | None = None
     maker: str | None = None
+    attributes: tuple[tuple[str, str], ...] = ()
 
-    def __str__(self) -> str:
-        """`{genre}/{genre} movie from the {decade}s with {actor} by {director}`; empty without attributes."""
-        if self == Target():
-            return ""
-        parts = [
-            "/".join(self.kinds),
-            "movie",
-            "" if self.decade is None else f"from the {self.decade}s",
-            f"with {self.person}" if self.person else "",
-            f"by {self.maker}" if self.maker else "",
+    def words(self, domain: Domain) -> str:
+        """The attributes in the phrases of a domain, `crime/drama ITEM from the 1990s with … by …`; empty
+        without attributes, and without those that the domain cannot ask for."""
+        wish = domain.wish
+        said = [
+            *([fill(wish.decade, value=str(self.decade))] if wish.decade and self.decade is not None else []),
+            *([fill(wish.person, value=self.person)] if wish.person and self.person else []),
+            *([fill(wish.maker, value=self.maker)] if wish.maker and self.maker else []),
+            *(fill(wish.attributes[name], value=value) for name, value in self.attributes if name in wish.attributes),
         ]
-        return utterances.one_line(" ".join(part for part in parts if part))
+        if not (self.kinds or said):
+            return ""
+        of_kinds = fill(wish.kinds, values="/".join(self.kinds)) if self.kinds else domain.noun
+        return utterances.one_line(" ".join([of_kinds, *said]))
 
-    def count(self, items: pl.DataFrame) -> int:
+    def count(self, items: pl.DataFrame, domain: Domain) -> int:
         """How many items of the catalogue match."""
-        matching = catalog.matches(items, kinds=self.kinds, decade=self.decade, person=self.person, maker=self.maker)
-        return int(matching.sum())
+        span = domain.time.span or 10
+        return int(catalog.matches(items, **{field: getattr(self, field) for field in _FIELDS}, span=span).sum())
+
+
+_FIELDS = ("kinds", "decade", "person", "maker", "attributes")
 
 
 def relax(target: Target, min_k: int, matching: Callable[[Target], int]) -> tuple[Target, list[str]]:
     """`target` with attributes dropped until `matching` counts at least `min_k` items, and the kinds dropped.
 
-    The most identifying are dropped first: maker, person, second kind, decade, kind. Only their kinds are returned:
-    the values may be a held-out item's.
+    The most identifying are dropped first: further attributes, the last before the others, maker, person, second kind,
+    decade, kind. Only the names of what was dropped are returned: the values may be a held-out item's.
     """
     dropped = []
     while target != Target() and matching(target) < min_k:
-        if target.maker:
+        if target.attributes:
+            target, kind = replace(target, attributes=target.attributes[:-1]), target.attributes[-1][0]
+        elif target.maker:
             target, kind = replace(target, maker=None), "maker"
         elif target.person:
             target, kind = replace(target, person=None), "person"
@@ -69,77 +79,105 @@ def relax(target: Target, min_k: int, matching: Callable[[Target], int]) -> tupl
     return target, dropped
 
 
-# (number of genres, further attribute) → per cent. What people ask for before a film is named, in the 2,814 of ReDial's
-# 4,036 training dialogues in which they ask (`training.knowledge.Seekers.wanted`).
-_SHAPES = {(1, ""): 70, (2, ""): 20, (1, "person"): 7, (1, "decade"): 2, (1, "maker"): 1}
-
-
 def from_heldout(
-    liked: pl.DataFrame, weight: Callable[[str], float], enough: Callable[[Target], bool], rng: random.Random
+    liked: pl.DataFrame,
+    weight: Callable[[str], float],
+    enough: Callable[[Target], bool],
+    domain: Domain,
+    rng: random.Random,
 ) -> Target:
-    """Attributes that at least one held-out liked item has: those of the item whose genres are the most typical.
+    """Attributes that at least one held-out liked item has: those of the item whose kinds are the most typical.
 
-    A genre's weight is its count among these items times log(catalogue / items of that genre), so that "drama", half of
-    any catalogue, is not every user's most typical genre. Ties are broken at random.
+    A kind's weight is its count among these items times log(catalogue / items of that kind), so that "drama", half of
+    some catalogues, is not every user's most typical kind. Ties are broken at random.
     """
-    count = Counter(genre for genres in liked["kinds"] for genre in genres)
-    typicality = {genre: (count[genre] * weight(genre), genre) for genre in count}
-    n_genres, further = _shape(rng)
+    count = Counter(kind for kinds in liked["kinds"] for kind in kinds)
+    typicality = {kind: (count[kind] * weight(kind), kind) for kind in count}
+    shape = _shape(domain, rng)
 
-    def best(genres: Sequence[str]) -> list[str]:
-        return sorted(genres, key=typicality.__getitem__, reverse=True)[:n_genres]
+    def best(kinds: Sequence[str]) -> list[str]:
+        return sorted(kinds, key=typicality.__getitem__, reverse=True)[: shape.kinds]
 
     draws = {item: rng.random() for item in liked["item_id"]}
     anchor = max(
         liked.iter_rows(named=True),
-        key=lambda item: (sum(typicality[genre][0] for genre in best(item["kinds"])), draws[item["item_id"]]),
+        key=lambda item: (sum(typicality[kind][0] for kind in best(item["kinds"])), draws[item["item_id"]]),
     )
-    people = {"person": anchor["stars"], "maker": anchor["makers"]}
-    return _target(best(anchor["kinds"]), further, anchor["decade"], people, enough, rng)
+    named = {"person": anchor["best_known"], "maker": anchor["makers"]}
+    named |= {
+        name: [one["value"] for one in anchor["attributes"] or () if one["name"] == name] for name in domain.askable
+    }
+    return _target(best(anchor["kinds"]), shape, anchor["decade"], named, enough, domain, rng)
 
 
 def from_taste(
-    affinities: pl.DataFrame, liked_kinds: Sequence[str], enough: Callable[[Target], bool], rng: random.Random
+    affinities: pl.DataFrame,
+    liked_kinds: Sequence[str],
+    enough: Callable[[Target], bool],
+    domain: Domain,
+    rng: random.Random,
 ) -> Target:
     """Attributes drawn from the visible taste; there may be no item that has all of them.
 
-    Genres are drawn from the liked ones; a user without any gets the genre of highest affinity. A decade is drawn in
-    proportion to the liked items, an actor or director among those of positive affinity.
+    Kinds are drawn from the liked ones; a user without any gets the kind of highest affinity. A decade is drawn in
+    proportion to the liked items, a person, maker or further attribute among those of positive affinity.
     """
     ranked = affinities.sort("affinity", "name", descending=[True, False])
-    n_genres, further = _shape(rng)
+    shape = _shape(domain, rng)
 
-    def names(kind: str, *conditions: pl.Expr) -> list[str]:
-        return ranked.filter(pl.col("trait") == kind, *conditions)["name"].to_list()
+    def names(trait: str, *conditions: pl.Expr) -> list[str]:
+        return ranked.filter(pl.col("trait") == trait, *conditions)["name"].to_list()
 
-    genres = list(liked_kinds) or names("kind")[:1]
-    drawn = rng.sample(genres, min(n_genres, len(genres)))
+    kinds = list(liked_kinds) or names("kind")[:1]
+    drawn = rng.sample(kinds, min(shape.kinds, len(kinds)))
     decades = affinities.filter(pl.col("trait") == "decade", pl.col("n_liked") > 0)
     decade = int(rng.choices(decades["name"], weights=decades["n_liked"].to_list())[0]) if decades.height else None
-    people = {kind: names(kind, pl.col("affinity") > 0)[:20] for kind in ("person", "maker")}
-    return _target(drawn, further, decade, people, enough, rng)
+    named = {trait: names(trait, pl.col("affinity") > 0)[:20] for trait in ("person", "maker")}
+    named |= {name: names(further_trait(name), pl.col("affinity") > 0)[:20] for name in domain.askable}
+    return _target(drawn, shape, decade, named, enough, domain, rng)
 
 
-def _shape(rng: random.Random) -> tuple[int, str]:
-    return rng.choices(list(_SHAPES), weights=list(_SHAPES.values()))[0]
+def further_trait(name: str) -> str:
+    """How the affinity to a further attribute is called: apart from kind, decade, maker and person."""
+    return f"attribute {name}"
+
+
+def _shape(domain: Domain, rng: random.Random) -> Shape:
+    """How many kinds a user asks for, and which further attribute, drawn as the domain has it."""
+    shapes = domain.wish.shapes
+    return rng.choices(shapes, weights=[shape.share for shape in shapes])[0]
 
 
 def _target(
-    genres: Sequence[str],
-    further: str,
+    kinds: Sequence[str],
+    shape: Shape,
     decade: int | None,
-    people: Mapping[str, Sequence[str]],
+    named: Mapping[str, Sequence[str]],
     enough: Callable[[Target], bool],
+    domain: Domain,
     rng: random.Random,
 ) -> Target:
-    """The attributes of a drawn shape.
+    """The attributes of a drawn shape. `named`: the candidates of each attribute that has a name, the best first.
 
-    An actor or director with enough items for `min_k` is the only attribute: with a genre, hardly any item would match.
-    Others come with genre and decade, so that these remain when relaxation drops the actor or director.
+    A named attribute with enough items for `min_k` is the only one: with a kind, hardly any item would match. Others
+    come with kind and decade, so that these remain when relaxation drops them. Where an item has no kinds a decade
+    takes their place, and where it has none either, the first named attribute with enough items.
     """
-    if candidates := people.get(further):
-        alone = [Target(person=name) if further == "person" else Target(maker=name) for name in candidates]
-        if sufficient := [target for target in alone if enough(target)][:N_STARS]:
+    decade = decade if domain.wish.decade else None
+    if candidates := named.get(shape.further):
+        alone = [_named(shape.further, name) for name in candidates]
+        if sufficient := [target for target in alone if enough(target)][:N_LEADING]:
             return rng.choice(sufficient)
-        return replace(alone[0], kinds=tuple(genres), decade=decade)
-    return Target(tuple(genres), decade if further or not genres else None)
+        return replace(alone[0], kinds=tuple(kinds), decade=decade)
+    if not kinds and decade is None:
+        askable = [name for name in ("maker", "person") if getattr(domain.wish, name)] + [*domain.wish.attributes]
+        others = [_named(name, value) for name in askable for value in named.get(name, ())]
+        return next(filter(enough, others), Target())
+    return Target(tuple(kinds), decade if shape.further or not kinds else None)
+
+
+def _named(attribute: str, value: str) -> Target:
+    """The target of one attribute that has a name."""
+    if attribute == "person":
+        return Target(person=value)
+    return Target(maker=value) if attribute == "maker" else Target(attributes=((attribute, value),))

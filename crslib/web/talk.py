@@ -10,28 +10,41 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from crslib.config import RunParameters
+from crslib.config import RunParameters, resolve
+from crslib.data import tables
 from crslib.dialogue.utterances import RECOMMENDER, USER, pieces
 from crslib.errors import CrsError
 from crslib.simulation.conversation import converse, new_run
 from crslib.store import Run
 
 PATIENCE = 30 * 60  # seconds without an utterance, after which the dialogue ends and its models are freed
-START: Mapping[str, Any] = {"phase": "start", "role": USER, "turns": [], "note": "", "private": None, "path": ""}
+START: Mapping[str, Any] = {
+    "item": "an item",
+    "items": "items",
+    "phase": "start",
+    "role": USER,
+    "turns": [],
+    "note": "",
+    "private": None,
+    "path": "",
+}
 
 
 class Talk:
     """One dialogue after another. Each has its own models, opened when it begins and freed at its end.
 
-    `show` gets `state` whenever it changes, from any thread: `phase` (start, opening, yours, theirs, over), the
-    person's `role`, the `turns` so far ({role, pieces}), a `note` for the person and, when the dialogue is over,
-    `private` (summary, attributes and notes of a simulated user) and the `path` of the run.
+    `show` gets `state` whenever it changes, from any thread: what is talked about (`item`, `items`), `phase` (start,
+    opening, yours, theirs, over), the person's `role`, the `turns` so far ({role, pieces}), a `note` for the person
+    and, when the dialogue is over, `private` (summary, attributes and notes of a simulated user) and the `path` of the
+    run.
     """
 
     def __init__(
         self, parameters: RunParameters, reports: Path, show: Callable[[dict[str, Any]], None] = lambda state: None
     ) -> None:
-        self.state = dict(START)
+        domain = tables.domain_of(resolve(parameters.data), parameters.domain)
+        self._start = {**START, "item": f"{domain.article} {domain.label}", "items": domain.labels}
+        self.state = dict(self._start)
         self._parameters, self._reports, self._show = parameters, reports, show
         self._typed: queue.Queue[str | None] = queue.Queue()
         self._thread: threading.Thread | None = None
@@ -45,7 +58,7 @@ class Talk:
         """
         if action == "start" and content.get("role") in (USER, RECOMMENDER):
             role, profile = content["role"], str(content.get("profile", "")).strip()
-            if self._change(("start", "over"), **{**START, "phase": "opening", "role": role}):
+            if self._change(("start", "over"), **{**self._start, "phase": "opening", "role": role}):
                 self._typed = queue.Queue()
                 self._thread = threading.Thread(target=self._talk, args=(role, profile), daemon=True)
                 self._thread.start()

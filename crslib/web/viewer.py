@@ -110,7 +110,7 @@ def _dialogues(run: Run, number: int, replayed: Replay | None) -> Iterator[dict[
             "profile": row["profile_id"],
             "opener": row["opener"],
             "stop": row["stop_reason"],
-            **{name: page[name] for name in ("ending", "summary", "attributes", "k")},
+            **{name: page[name] for name in ("ending", "summary", "attributes", "k", "labels")},
             "targets": [[target["text"], bool(target["css"])] for target in page["targets"]],
             "scores": scores.get(key, {}),
             "read": any((key, turn) in tokens for turn in range(row["n_turns"])),

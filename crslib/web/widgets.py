@@ -46,5 +46,6 @@ def talking(parameters: RunParameters, reports: Path | None = None) -> Any:
 
     widget = Talking()
     talk = Talk(parameters, reports or resolve("reports"), lambda state: widget.set_trait("state", state))
+    widget.state = talk.state
     widget.on_msg(lambda _, message, buffers: talk.do(message["action"], message["content"]))
     return widget

@@ -20,6 +20,7 @@ from crslib.dialogue.views import Note, RecommenderView, UserKnowledge, UserView
 from crslib.errors import CrsError
 from crslib.identity import derive_seed
 from crslib.users.agenda import PHRASES, _reached, read_phrases
+from tests.support.domains import MOVIES
 from tests.support.texts import TEXT
 
 FILMS = [f"Film {number} ({1950 + number})" for number in range(40)]
@@ -27,7 +28,7 @@ LOVED, DISLIKED, HELD_OUT = ("Heat (1995)", "Up (2009)"), ("Jaws (1975)",), "Ver
 WISHES = Wishes(("comedy", "sci-fi"), 1990, "Tom Hanks", "Rob Reiner")
 SUMMARY = "You enjoy western movies. You loved Heat (1995) and Up (2009). You did not like Jaws (1975)."
 KNOWLEDGE = UserKnowledge(
-    SUMMARY, "comedy/sci-fi movie from the 1990s with Tom Hanks by Rob Reiner", None, WISHES, LOVED, DISLIKED
+    MOVIES, SUMMARY, "comedy/sci-fi movie from the 1990s with Tom Hanks by Rob Reiner", None, WISHES, LOVED, DISLIKED
 )
 RECOMMENDS = (
     "have you seen {}?", "how about {}?", "{} is good", "try {} or {}", "i love {} and {}, did you see {}?",
@@ -40,7 +41,7 @@ few = settings(max_examples=25)  # each is a dialogue
 
 @cache
 def agent() -> Agenda:
-    return Agenda()
+    return Agenda(MOVIES)
 
 
 def link(text: str) -> list[dict[str, Any]]:
@@ -102,9 +103,9 @@ def test_reactions_agree_with_the_notes(seed: int) -> None:
     turns = talk(seed)
     for number, (before, turn) in enumerate(pairwise(turns)):
         if turn["role"] == USER:
-            assert reactions.fits(turn, [before])
+            assert reactions.fits(turn, [before], MOVIES)
             earlier = {item_key(item) for one in turns[:number] for item in one["items"]}
-            new = [reply for reply in reactions.replies(before, turn) if reply.item not in earlier]
+            new = [reply for reply in reactions.replies(before, turn, MOVIES) if reply.item not in earlier]
             for reply in new[:3]:
                 assert reply.note.seen is None or reply.says.seen == reply.note.seen
                 assert reply.note.liked is None or reply.says.liked == reply.note.liked
@@ -116,7 +117,7 @@ def test_the_wish_is_told_by_the_third_turn(seed: int) -> None:
     turns = talk(seed, says=["hello", "what do you like?", "tell me more"])
     own = [turn["text"] for turn in turns if turn["role"] == USER][:3]
     profile = {f"target_{kind}": getattr(WISHES, kind) for kind in ("kinds", "decade", "person", "maker")}
-    for attribute, says in wishes(profile):
+    for attribute, says in wishes(profile, MOVIES):
         assert any(says(text) for text in own), attribute
 
 
@@ -159,7 +160,7 @@ def test_same_view_and_seed_give_the_same_words(seed: int) -> None:
     turns = talk(seed)
     assert turns == talk(seed)
     view = UserView.of(turns[:-1], KNOWLEDGE)  # built anew, as after a restart
-    assert Agenda().answer(Ask("other", view, 7)).text == said(view, 7).text
+    assert Agenda(MOVIES).answer(Ask("other", view, 7)).text == said(view, 7).text
 
 
 @few
@@ -167,7 +168,7 @@ def test_same_view_and_seed_give_the_same_words(seed: int) -> None:
 def test_takes_whatever_names_and_words_there_are(
     genre: str, person: str, heard: str, loved: list[str], says: list[str], seed: int
 ) -> None:
-    knowledge = UserKnowledge(heard, "", None, Wishes((genre,), -10, person, person), tuple(loved), (person,))
+    knowledge = UserKnowledge(MOVIES, heard, "", None, Wishes((genre,), -10, person, person), tuple(loved), (person,))
     known = {mention(utterances.one_line(name)) for name in (*loved, person)}
     for turn in talk(seed, says=[*(text.replace("{", "") for text in says), "{}?"], knowledge=knowledge):
         named = {mention(name) for name, *_ in utterances.mentions(turn["text"])}
@@ -193,11 +194,11 @@ def test_leaves_when_the_recommender_says_goodbye() -> None:
 
 def test_only_users_have_an_agenda() -> None:
     with pytest.raises(CrsError, match="agenda is a user and cannot recommend; name it as user_model"):
-        Agenda().answer(Ask("d", RecommenderView(), 0))
+        Agenda(MOVIES).answer(Ask("d", RecommenderView(MOVIES), 0))
 
 
 def test_what_it_was_sent_is_told_once() -> None:
-    fresh = Agenda()
+    fresh = Agenda(MOVIES)
     view = UserView(KNOWLEDGE)
     first = fresh.answer(Ask("d", view, 0)).sent
     assert first.text.startswith("system: You are chatting with a movie recommender.\nAbout you: You enjoy western")
@@ -216,9 +217,7 @@ def test_what_it_was_sent_is_told_once() -> None:
         ('"i loved {title}"', '"i loved {title!r}"', "needs {title} once and nothing else in braces"),
         ('"hi there"', '"[[hi]]"', "is not one line of text without brackets"),
         ('"hi there"', '" "', "is not one line of text without brackets"),
-        ('"i have already seen {it}"', '"yes {it}, it was boring"', "is read as seen, disliked, not as seen; word"),
         ('"what else?"', '"good one"', "of 'more' is read as interested|of 'more' is read as liked"),
-        ('"who\'s in it?"', '"nice day?"', "is not read as such a question"),
         ('["hi", ', '[7, ', "greet.0 is not valid"),
     ],
 )  # fmt: skip
@@ -227,6 +226,21 @@ def test_faults_of_the_wordings_are_named(tmp_path: Path, before: str, after: st
     assert before in text
     (tmp_path / "a.yaml").write_text(text.replace(before, after, 1), encoding="utf-8")
     with pytest.raises(CrsError) as caught:
-        read_phrases(tmp_path / "a.yaml")
+        read_phrases(MOVIES, tmp_path / "a.yaml")
     assert any(part in str(caught.value) for part in message.split("|")), caught.value
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("act", "wording", "message"),
+    [
+        ("seen", "yes {it}, it was boring", "is read as seen, disliked, not as seen; word"),
+        ("ask_who", "nice day?", "is not read as such a question"),
+    ],
+)
+def test_faults_of_a_domains_wordings_are_named(act: str, wording: str, message: str) -> None:
+    other = MOVIES.model_copy(update={"agenda": {**MOVIES.agenda, act: (wording,)}})
+    with pytest.raises(CrsError) as caught:
+        read_phrases(other)
+    assert str(caught.value).startswith("the domain movies: ")
+    assert message in str(caught.value)

@@ -9,6 +9,7 @@ from crslib.agents.background import BackgroundAgent
 from crslib.agents.base import Ask, Reply, Sent
 from crslib.dialogue.views import RecommenderView
 from crslib.errors import CrsError
+from tests.support.domains import MOVIES
 
 
 class Echo(BackgroundAgent):
@@ -47,7 +48,7 @@ def agent() -> Iterator[Echo]:
 
 
 def ask(dialogue_id: str) -> Ask:
-    return Ask(dialogue_id, RecommenderView(), 0)
+    return Ask(dialogue_id, RecommenderView(MOVIES), 0)
 
 
 def test_utterances_end_in_any_order_and_nothing_waits_without_being_told_to(agent: Echo) -> None:

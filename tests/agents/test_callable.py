@@ -16,12 +16,13 @@ from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import RecommenderView, UserKnowledge, UserView, View
 from crslib.errors import CrsError
 from crslib.identity import file_sha256
+from tests.support.domains import MOVIES
 from tests.support.titles import bracketed
 
 
 @pytest.fixture
 def catalog(items: pl.DataFrame) -> Catalog:
-    return Catalog(items)
+    return Catalog(items, MOVIES)
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def asked(agent: own.FunctionAgent, view: View, seed: int = 7) -> Reply:
 
 
 def heard(text: str) -> RecommenderView:
-    view = RecommenderView()
+    view = RecommenderView(MOVIES)
     view.hear(text)
     return view
 
@@ -70,7 +71,7 @@ def test_a_recommender_gets_the_turns_and_its_titles_are_linked(catalog: Catalog
 
 
 def test_a_user_gets_its_knowledge_and_leaves_with_none(catalog: Catalog) -> None:
-    view = UserView(UserKnowledge("You enjoy drama.", "a drama"))
+    view = UserView(UserKnowledge(MOVIES, "You enjoy drama.", "a drama"))
     said = agent(lambda turns, knowledge: f"I want {knowledge['attributes']}", catalog, USER)
     assert asked(said, view).text == "I want a drama"
     assert asked(agent(lambda turns, knowledge: None, catalog, USER), view).finish == "left"
@@ -170,13 +171,18 @@ def test_what_cannot_be_loaded_is_a_sentence(name: str, sentence: str, folder: P
         own.load(name)
 
 
+@pytest.mark.parametrize("place", ["", ".", "..", "a..b", "~nobody-has-this-name/x.py", "x" * 5000, "x\0.py", "/"])
+def test_what_cannot_be_a_path_names_no_file(place: str) -> None:
+    assert own.find_file(place) is None
+
+
 def test_the_example_recommends_what_nobody_has_named() -> None:
     """The shipped recommender, on the shipped catalogue: the newest dramas, since the user said so."""
     items = pl.read_parquet(ROOT / "data/items.parquet")
-    catalog = Catalog(items)
+    catalog = Catalog(items, MOVIES)
     newest = own.open_function("python:data/protocol/newest.py:reply", RECOMMENDER, catalog, str)
     dramas = items.filter(pl.col("kinds").list.contains("drama"))
-    view = RecommenderView()
+    view = RecommenderView(MOVIES)
     view.hear("I like Drama movies")
     for item_id in dramas.sort("year", "item_id", descending=True, nulls_last=True)["item_id"][:3]:
         reply = asked(newest, view)

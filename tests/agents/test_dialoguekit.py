@@ -20,6 +20,7 @@ from crslib.data.catalog import Catalog
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import RecommenderView, View
 from crslib.errors import CrsError
+from tests.support.domains import MOVIES
 from tests.support.titles import bracketed
 
 
@@ -55,7 +56,7 @@ class Clerk(Agent):
 
 @pytest.fixture
 def agent(items: pl.DataFrame) -> dialoguekit.DialogueKitAgent:
-    catalog = Catalog(items)
+    catalog = Catalog(items, MOVIES)
     return dialoguekit.DialogueKitAgent(Clerk, catalog, lambda text: bracketed(text, catalog), "dialoguekit:m:Clerk")
 
 
@@ -67,7 +68,7 @@ def asked(agent: dialoguekit.DialogueKitAgent, view: View, dialogue_id: str = "d
 
 def test_a_dialogue(agent: dialoguekit.DialogueKitAgent) -> None:
     """It welcomes, hears each turn once, and its broker keeps the history of both."""
-    view = RecommenderView()
+    view = RecommenderView(MOVIES)
     said = []
     for words in ("hi", "more", "slot", "bye"):
         said.append(asked(agent, view))
@@ -89,7 +90,7 @@ def test_a_dialogue(agent: dialoguekit.DialogueKitAgent) -> None:
 
 def test_each_dialogue_has_an_agent_of_its_own(agent: dialoguekit.DialogueKitAgent) -> None:
     """Where the user speaks first, the welcome is not heard; an ended dialogue is forgotten."""
-    view = RecommenderView()
+    view = RecommenderView(MOVIES)
     view.hear("hi")
     assert [asked(agent, view, name).text[:8] for name in ("d1", "d2")] == ["Number 1", "Number 1"]
     assert asked(agent, view).text.startswith("Number 2")
@@ -99,7 +100,7 @@ def test_each_dialogue_has_an_agent_of_its_own(agent: dialoguekit.DialogueKitAge
 
 
 def test_silence_is_a_failed_utterance(agent: dialoguekit.DialogueKitAgent) -> None:
-    view = RecommenderView()
+    view = RecommenderView(MOVIES)
     view.hear("silence")
     assert asked(agent, view).error == "dialoguekit:m:Clerk said nothing; a recommender answers with text"
 
@@ -118,9 +119,9 @@ def test_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, items: pl.Data
     (tmp_path / "my_parrot.py").write_text(source)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    catalog = Catalog(items)
+    catalog = Catalog(items, MOVIES)
     agent = dialoguekit.open_agent("dialoguekit:my_parrot:Parrot", RECOMMENDER, catalog, str)
-    view = RecommenderView()
+    view = RecommenderView(MOVIES)
     view.hear("polly")
     assert asked(agent, view).text == "polly"
     assert agent.identity["source_sha256"]

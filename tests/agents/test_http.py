@@ -1,5 +1,7 @@
 """A recommender or user behind a URL: the shipped example, and servers that answer badly."""
 
+import gzip
+import json
 import socket
 import sys
 import threading
@@ -12,16 +14,20 @@ import polars as pl
 import pytest
 import uvicorn
 from fastapi import FastAPI, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from crslib.agents import http
 from crslib.agents.base import Ask, Reply
 from crslib.agents.callable import load
 from crslib.config import ROOT
 from crslib.data.catalog import Catalog
-from crslib.dialogue.utterances import RECOMMENDER, USER
+from crslib.dialogue.utterances import RECOMMENDER, USER, one_line
 from crslib.dialogue.views import Note, RecommenderView, UserKnowledge, UserView, View
 from crslib.errors import CrsError
+from tests.support.anything import JSON, TEXT, nested, paths, replaced
+from tests.support.domains import MOVIES
 
 
 @contextmanager
@@ -56,7 +62,7 @@ def answering(answer: Callable[[dict[str, Any]], Any]) -> Iterator[tuple[str, li
 
 @pytest.fixture
 def catalog(items: pl.DataFrame) -> Catalog:
-    return Catalog(items)
+    return Catalog(items, MOVIES)
 
 
 @contextmanager
@@ -79,7 +85,7 @@ def asked(agent: http.HttpAgent, view: View) -> Reply:
 
 
 def heard(text: str, catalog: Catalog) -> RecommenderView:
-    view = RecommenderView()
+    view = RecommenderView(MOVIES)
     view.hear(text, items=catalog.link(text))
     return view
 
@@ -88,9 +94,9 @@ def test_the_shipped_example(monkeypatch: pytest.MonkeyPatch) -> None:
     """The file of data/protocol in a real server, on the shipped catalogue."""
     monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "data/protocol")])
     app = load("python:data/protocol/example_fastapi.py:app")
-    catalog = Catalog(pl.read_parquet(ROOT / "data/items.parquet"))
+    catalog = Catalog(pl.read_parquet(ROOT / "data/items.parquet"), MOVIES)
     with serving(app) as url, opened(f"{url}/reply", catalog) as agent:
-        first = asked(agent, RecommenderView())
+        first = asked(agent, RecommenderView(MOVIES))
         second = asked(agent, heard(f"I know {first.text}", catalog))
     assert first.text.startswith("Have you seen [[")
     ids = [catalog.link(reply.text)[0]["item_id"] for reply in (first, second)]
@@ -103,7 +109,7 @@ def test_the_requests(catalog: Catalog) -> None:
     with answering(lambda body: {"text": "Try it.", "items": ["6"]}) as (url, got):
         with opened(url, catalog) as agent:
             reply = asked(agent, heard("hi", catalog))
-        view = UserView(UserKnowledge("You enjoy drama.", "a drama"))
+        view = UserView(UserKnowledge(MOVIES, "You enjoy drama.", "a drama"))
         view.hear("[[Heat (1995)]]?", [Note("Heat (1995)", True, False)], catalog.link("[[Heat (1995)]]?"))
         with opened(url, catalog, USER) as agent:
             asked(agent, view)
@@ -138,7 +144,7 @@ def test_many_at_a_time(catalog: Catalog) -> None:
 
     with answering(reply) as (url, _), opened(url, catalog) as agent:
         for number in range(4):
-            agent.ask(Ask(f"d{number}", RecommenderView(), 0))
+            agent.ask(Ask(f"d{number}", RecommenderView(MOVIES), 0))
         ended: list[tuple[str, Reply]] = []
         while agent.pending:
             ended += agent.step(wait=True)
@@ -154,7 +160,7 @@ def test_a_server_that_fails_is_asked_again(catalog: Catalog, monkeypatch: pytes
         return JSONResponse({"text": "Hello"}, status_code=next(statuses))
 
     with answering(reply) as (url, got), opened(url, catalog) as agent:
-        assert asked(agent, RecommenderView()).text == "Hello"
+        assert asked(agent, RecommenderView(MOVIES)).text == "Hello"
     assert len(got) == 4
 
 
@@ -169,6 +175,13 @@ def test_a_server_that_fails_is_asked_again(catalog: Catalog, monkeypatch: pytes
         ({"text": None}, "returned nothing (None) as text"),
         ({"text": "a", "items": [{"id": "1"}]}, "returned an item that is nothing (None)"),
         ({"text": "word " * 10_000}, "said 10,000 words"),
+        ({"text": "a", "items": [{"title": "word " * 10_000}]}, "said 10,001 words"),
+        ({"text": "a", "items": ["6"] * 51}, "named 51 items in one turn; at most 50"),
+        (Response(b'{"text": "' + b"a" * (9 << 20) + b'"}'), "sent more than 8 MiB"),
+        (Response(nested(100_000)), "answered without JSON: '[[["),
+        (Response(b'{"text": "\\ud800"}'), "answered without JSON: "),
+        (Response(b'{"text": "\xff"}', headers={"Content-Type": "text/plain; charset=zlib"}), "answered without JSON"),
+        (Response(gzip.compress(bytes(1 << 28)), headers={"Content-Encoding": "gzip"}), "sent a compressed answer"),
     ],
 )
 def test_a_bad_answer_is_a_failed_utterance(
@@ -186,6 +199,26 @@ def test_a_bad_answer_is_a_failed_utterance(
     assert failed.sent.text
 
 
+def test_any_json_in_any_field_is_an_utterance_or_a_sentence(items: pl.DataFrame) -> None:
+    good = {"text": "Try Heat.", "items": ["6", {"title": "Nosferatu"}, {"item_id": "1"}], "leave": False}
+    answer: Any = good
+
+    def reply(body: dict) -> Response:
+        return Response(json.dumps(good if body["dialogue_id"] == "check" else answer).encode())
+
+    with answering(reply) as (url, _), opened(url, Catalog(items, MOVIES)) as agent:
+
+        @settings(max_examples=60)
+        @given(st.sampled_from(paths(good)), JSON | TEXT)
+        def hold(path: tuple[str | int, ...], value: object) -> None:
+            nonlocal answer
+            answer = replaced(good, path, value)
+            got = asked(agent, RecommenderView(MOVIES))
+            assert got.text.encode() or (got.finish == "failed" and got.error == one_line(got.error))
+
+        hold()
+
+
 def test_a_bad_answer_to_the_check_is_an_error(catalog: Catalog) -> None:
     with answering(lambda body: {"reply": "Heat"}) as (url, _), pytest.raises(CrsError, match="unknown field 'reply'"):
         http.HttpAgent(url, RECOMMENDER, catalog, str)
@@ -199,8 +232,26 @@ def test_a_slow_server(catalog: Catalog) -> None:
 
     with answering(reply) as (url, _), opened(url, catalog) as agent:
         agent._timeout = 0.1
-        failed = asked(agent, RecommenderView())
+        failed = asked(agent, RecommenderView(MOVIES))
     assert failed.error == f"the recommender at {url} gave no answer in 0.1 seconds"
+
+
+def test_a_byte_at_a_time_is_too_slow(catalog: Catalog) -> None:
+    """The time holds for the whole answer, not for each of its bytes."""
+
+    def bytes_of(text: bytes) -> Iterator[bytes]:
+        for byte in text:
+            time.sleep(0.02)
+            yield bytes([byte])
+
+    def reply(body: dict) -> Any:
+        whole = b'{"text": "Hello"}'
+        return Response(whole) if body["dialogue_id"] == "check" else StreamingResponse(bytes_of(whole + b" " * 100))
+
+    with answering(reply) as (url, _), opened(url, catalog) as agent:
+        agent._timeout = 0.3
+        failed = asked(agent, RecommenderView(MOVIES))
+    assert failed.error == f"the recommender at {url} gave no answer in 0.3 seconds"
 
 
 def test_nobody_answers(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +269,12 @@ def test_nobody_answers(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> No
         ("ftp://host/", "is no URL of a server"),
         ("http://host:port/", "is no URL"),
         ("http://me:secret@host/", "the URL of host holds a password, which would be stored with the run"),
+        ("http://me:secret@host:port/", "this address is no URL"),
+        ("ftp://me:secret@host/", "this address is no URL of a server"),
+        ("http://secret@host/", "the URL of host holds a password"),
+        ("http://host/@secret/", "the URL of host holds a password"),
+        ("http://host/?key=secret", "the URL of host holds a query, which would be stored with the run"),
+        ("http://host/\ud800", "is no URL"),
     ],
 )
 def test_what_is_no_address(url: str, sentence: str, catalog: Catalog) -> None:

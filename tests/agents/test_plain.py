@@ -14,6 +14,7 @@ from crslib.data.catalog import Catalog
 from crslib.dialogue import utterances
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import Note, RecommenderView, UserKnowledge, UserView, Wishes
+from tests.support.domains import MOVIES
 from tests.support.titles import bracketed
 
 SENT = Sent("", 0)
@@ -21,7 +22,7 @@ SENT = Sent("", 0)
 
 @pytest.fixture
 def catalog(items: pl.DataFrame) -> Catalog:
-    return Catalog(items)
+    return Catalog(items, MOVIES)
 
 
 def read(answer: Any, catalog: Catalog, role: str = RECOMMENDER) -> Reply:
@@ -31,7 +32,9 @@ def read(answer: Any, catalog: Catalog, role: str = RECOMMENDER) -> Reply:
 def test_what_is_given(catalog: Catalog) -> None:
     """Turns as people read them; of the private side nothing but what the user's view holds."""
     said = "I loved [[Heat (1995)]] and [[Nowhere (1901)]]"
-    view = UserView(UserKnowledge("You enjoy drama.", "drama", None, Wishes(("drama",), 1990), ("Up (2009)",), ()))
+    view = UserView(
+        UserKnowledge(MOVIES, "You enjoy drama.", "drama", None, Wishes(("drama",), 1990), ("Up (2009)",), ())
+    )
     view.say(said, items=catalog.link(said))
     view.hear("Seen [[The Matrix (1999)]]?", [Note("The Matrix (1999)", True, None)], [])
     turns = plain.turns(view)
@@ -43,12 +46,12 @@ def test_what_is_given(catalog: Catalog) -> None:
     assert plain.knowledge(view) == {
         "summary": "You enjoy drama.",
         "attributes": "drama",
-        "wishes": {"kinds": ["drama"], "decade": 1990, "person": None, "maker": None},
+        "wishes": {"kinds": ["drama"], "decade": 1990, "person": None, "maker": None, "attributes": []},
         "loved": ["Up (2009)"],
         "disliked": [],
         "notes": [{"title": "The Matrix (1999)", "seen": True, "liked": None}],
     }
-    assert plain.turns(RecommenderView.of(view.turns)) == turns
+    assert plain.turns(RecommenderView.of(view.turns, MOVIES)) == turns
 
 
 def test_what_was_given_is_sent_once() -> None:
@@ -80,6 +83,7 @@ def test_what_was_given_is_sent_once() -> None:
         ({"text": "Seen Alien?", "items": [{"title": "Alien"}]}, "Seen [[Alien]]?"),
         (SimpleNamespace(text="Heat, Heat!", items=["1", "1"]), "[[Heat (1995)]], [[Heat (1995)]]!"),
         (SimpleNamespace(text="<|im_end|> ]] hi"), "<|im_end|> hi"),
+        ("one \ud800\x1b\x9b2J two", "one 2J two"),
     ],
 )
 def test_answers_of_every_shape(answer: Any, text: str, catalog: Catalog) -> None:
@@ -115,6 +119,10 @@ def test_leaving_with_words(catalog: Catalog) -> None:
         ({"text": "a", "leave": 1}, "returned a value of type int as leave"),
         ("word " * 10_000, "said 10,000 words (50,000 characters) in one turn; at most 500 words"),
         ("x" * 5_001, "said 1 words (5,001 characters)"),
+        (("a", [{"title": "x" * 5_001}]), "said 2 words (5,007 characters)"),
+        (("a", ["6"] * 51), "named 51 items in one turn; at most 50 are taken"),
+        (("a", [10**5_000]), "named an item by a number of thousands of digits"),
+        ({"x" * 99: 1}, f"returned an unknown field '{'x' * 80}'; known"),
     ],
 )
 def test_what_cannot_be_used_is_a_sentence(answer: Any, sentence: str, catalog: Catalog) -> None:
@@ -138,5 +146,6 @@ CATALOG = Catalog(
             for i, t, y in [*ROWS, ("5", "King Kong", 2005), ("6", "Up", 2009)]
         ],
         schema_overrides={name: pl.List(pl.String) for name in ("kinds", "makers", "people")},
-    )
+    ),
+    MOVIES,
 )

@@ -23,11 +23,12 @@ from crslib.engines.base import Sampling
 from crslib.engines.server import Limits, Server
 from crslib.errors import CrsError
 from crslib.identity import derive_seed
+from tests.support.domains import MOVIES
 from tests.support.server import Handler, completion, serving
 
 
 def ask(dialogue_id: str = "d", seed: int = 5, fits: Fits = anything, heard: str = "I like comedies.") -> Ask:
-    view = RecommenderView()
+    view = RecommenderView(MOVIES)
     view.hear(heard)
     return Ask(dialogue_id, view, seed, fits)
 

@@ -1,7 +1,9 @@
 """The command line: errors are one sentence and exit status 1, never a traceback."""
 
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -70,7 +72,7 @@ def test_runs_that_cannot_be_read_are_said_and_the_others_listed(tmp_path: Path)
 
 
 def test_brackets_in_paths_are_printed_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crslib.data.exports.write", lambda run, form, role, folder: folder / "file")
+    monkeypatch.setattr("crslib.data.exports.write", lambda run, form, folder: folder / "file")
     for name in ("[bold]x", "X[/x]"):
         result = CliRunner().invoke(main, ["export", str(tmp_path), "--to", str(tmp_path / name)])
         assert (result.exit_code, result.output) == (0, f"{tmp_path / name / 'file'}\n")
@@ -99,7 +101,7 @@ def test_own_data_are_imported_or_refused(tmp_path: Path) -> None:
     words = ["data", "import", "--ratings", str(ratings), "--items", str(items), "--to", str(to)]
     result = CliRunner().invoke(main, words)
     assert (result.exit_code, "2 items, 2 ratings of 1 users" in result.output) == (0, True)
-    assert {path.name for path in to.iterdir()} == {"items.parquet", "ratings.parquet"}
+    assert {path.name for path in to.iterdir()} == {"items.parquet", "ratings.parquet", "source.json"}
     ratings.write_text("user_id,item_id,rating\na,1,good\n")
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 1
@@ -112,7 +114,9 @@ def test_the_command_and_a_simulation_import_no_heavy_packages_that_they_do_not_
     """Every run and every notebook is a process of its own; each of these packages takes seconds and up to 100 MiB."""
     names = ("cli.main", "data.tables", "experiments.pipeline", "simulation.loop", "users.opinions")
     modules = ", ".join(f"crslib.{name}" for name in names)
-    prior = "crslib.recommender.prior.ItemPrior.fit(*crslib.data.tables.load(crslib.config.ROOT / 'data'))"
+    data = "crslib.config.ROOT / 'data'"
+    tables = f"*crslib.data.tables.load({data}), crslib.data.tables.domain_of({data})"
+    prior = f"crslib.recommender.prior.ItemPrior.fit({tables})"
     heavy = "{'altair', 'pandas', 'sklearn', 'torch', 'transformers'}"
     code = f"import sys, {modules}; {prior}; print(sorted({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
@@ -125,3 +129,38 @@ def test_packages_import_their_heavy_modules_only_when_named() -> None:
     heavy = "{'altair', 'llama_cpp', 'openai', 'pandas', 'papermill', 'sklearn'}"
     code = f"import sys, {modules}; print(sorted({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_terminal_cannot_show_is_a_question_mark(encoding: str, tmp_path: Path) -> None:
+    """The name of a condition in another script, and half of a surrogate pair in a name of the file system."""
+    Run(tmp_path / "1").update(run_id="1", status="success", started="2026", parameters={"condition": "Кино ☃"})
+    words = [sys.executable, "-m", "crslib", "runs", "--reports", str(tmp_path)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    shown = subprocess.run(words, capture_output=True, check=True, env=environment).stdout.decode(encoding)
+    assert shown.startswith("1  success")
+    assert ("Кино ☃" in shown) == (encoding == "utf-8")
+    assert ("???? ?" in shown) == (encoding != "utf-8")
+
+
+def test_halves_of_surrogate_pairs_are_printed_and_refused_in_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crslib.data.exports.write", lambda run, form, folder: folder / "fi\udcffle")
+    result = CliRunner().invoke(main, ["export", str(tmp_path), "--as", "dataset", "--to", str(tmp_path)])
+    assert (result.exit_code, result.output) == (0, f"{tmp_path}/fi?le\n")
+    refused = subprocess.run([sys.executable, "-m", "crslib", "runs", "--reports", b"r\xff"], capture_output=True)
+    assert (refused.returncode, refused.stdout) == (1, b"")
+    assert (
+        refused.stderr.decode() == "crs: the argument 'r\\udcff' is not UTF-8; write it, or name the file, in UTF-8\n"
+    )
+
+
+def test_a_warning_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn(run: object, *_: object) -> Path:
+        warnings.warn("a line is \x1b[2Jdamaged", stacklevel=2)
+        return tmp_path
+
+    monkeypatch.setattr("crslib.data.exports.write", warn)
+    result = CliRunner().invoke(main, ["export", str(tmp_path), "--as", "dataset", "--to", str(tmp_path)])
+    assert (result.exit_code, result.stderr) == (0, "crs: a line is \ufffd[2Jdamaged\n")

@@ -19,6 +19,7 @@ from crslib.identity import file_sha256
 from crslib.store import Run
 from crslib.training import examples
 from crslib.training.knowledge import Knowledge
+from tests.support.domains import MOVIES
 from tests.support.tiny_redial import write
 
 
@@ -35,7 +36,7 @@ def test_a_run_uses_the_adapter_of_the_command(tmp_path: Path) -> None:
     assert figures["examples"] == 5
     with contextlib.closing(llama.Model(llama.model_path(llama.BUILT_IN))) as model:
         dialogues, template = redial.read(corpus, "train")[:5], ChatTemplate(*model.chat_template)
-        known = Knowledge(redial.items(), redial.read(corpus, "train"))
+        known = Knowledge(redial.items(), redial.read(corpus, "train"), MOVIES)
         whole, bare = (
             examples.examples(dialogues, "user", model, template, known, without=without)
             for without in ((), ("notes",))

@@ -16,6 +16,7 @@ from crslib.data import builtin, tables
 )
 def test_the_built_in_data_are_rebuilt_byte_for_byte(tmp_path: Path) -> None:
     builtin.build(tmp_path)
+    assert (tmp_path / "source.json").read_bytes() == (ROOT / "data/source.json").read_bytes()
     for name in ("items.parquet", "ratings.parquet"):
         assert pl.read_parquet(tmp_path / name).equals(pl.read_parquet(ROOT / "data" / name))
         assert (tmp_path / name).read_bytes() == (ROOT / "data" / name).read_bytes()

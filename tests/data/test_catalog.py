@@ -15,6 +15,7 @@ from crslib.data.catalog import Catalog, matches, with_training_statistics
 from crslib.data.titles import split_year
 from crslib.dialogue import utterances
 from crslib.errors import CrsError
+from tests.support.domains import MOVIES
 
 
 def films(*rows: tuple[str, str, int | None, int]) -> pl.DataFrame:
@@ -77,7 +78,7 @@ def test_training_statistics_count_the_given_ratings_only(items: pl.DataFrame) -
 
 
 def test_every_built_in_item_is_linked_by_its_name(builtin: pl.DataFrame) -> None:
-    catalog = Catalog(builtin)
+    catalog = Catalog(builtin, MOVIES)
     for item_id in builtin["item_id"]:
         name = catalog.name(item_id)
         assert catalog.find(name) == item_id
@@ -111,7 +112,7 @@ def test_every_built_in_item_is_linked_by_its_name(builtin: pl.DataFrame) -> Non
     ],
 )
 def test_names_are_linked(items: pl.DataFrame, name: str, item_id: str | None) -> None:
-    catalog = Catalog(items)
+    catalog = Catalog(items, MOVIES)
     assert catalog.find(name) == item_id
     assert catalog.find(name) == item_id, "the second answer comes from the cache"
 
@@ -136,7 +137,8 @@ def test_find_by_a_part_of_the_title(name: str, item_id: str | None) -> None:
             ("5", "Star Wars: Episode V - The Empire Strikes Back", 1980, 99),
             ("6", "Hostel: Part III", 2011, 1),
             ("7", "Birdman: Or (The Unexpected Virtue of Ignorance)", 2014, 1),
-        )
+        ),
+        MOVIES,
     )
     assert catalog.find(name) == item_id
 
@@ -148,7 +150,8 @@ def test_a_name_that_fits_two_films_is_not_linked() -> None:
             ("2", "Alike: Another", 2001, 9),
             ("3", "So", 1999, 5),
             ("4", "So", 2001, 9),
-        )
+        ),
+        MOVIES,
     )
     assert catalog.find("Alike (2001)") is None
     assert catalog.find("So (2000)") is None
@@ -157,7 +160,7 @@ def test_a_name_that_fits_two_films_is_not_linked() -> None:
 
 def test_links_of_an_utterance_are_rows_of_the_mention_type(items: pl.DataFrame) -> None:
     text = "Not [[Heat (1995)]] but [[Heet 3 (1971)]], [[matrix]]"
-    rows = Catalog(items).link(text)
+    rows = Catalog(items, MOVIES).link(text)
     assert rows == [
         {"item_id": "1", "title": "Heat (1995)", "start": 4, "end": 19},
         {"item_id": None, "title": "Heet 3 (1971)", "start": 24, "end": 41},
@@ -169,7 +172,7 @@ def test_links_of_an_utterance_are_rows_of_the_mention_type(items: pl.DataFrame)
 
 def test_an_unknown_id_is_named_in_the_error(items: pl.DataFrame) -> None:
     with pytest.raises(CrsError, match="item '99' is not in the catalogue"):
-        Catalog(items).name("99")
+        Catalog(items, MOVIES).name("99")
 
 
 NASTY = st.one_of(
@@ -189,7 +192,7 @@ NASTY = st.one_of(
 def test_find_is_the_inverse_of_name_for_any_titles(rows: list[tuple[str, int | None, int]]) -> None:
     named = {utterances.mention(utterances.item_name(t, y)): (t, y, n) for t, y, n in rows if utterances.one_line(t)}
     frame = films(*((str(i), t, y, n) for i, (t, y, n) in enumerate(named.values())))
-    catalog = Catalog(frame)
+    catalog = Catalog(frame, MOVIES)
     for item_id in frame["item_id"]:
         name = catalog.name(item_id)
         assert catalog.find(name) == item_id
@@ -199,7 +202,7 @@ def test_find_is_the_inverse_of_name_for_any_titles(rows: list[tuple[str, int | 
 @settings(max_examples=150)
 @given(st.one_of(NASTY, st.text(st.characters(codec=None), max_size=20)))
 def test_find_accepts_any_text(text: str) -> None:
-    catalog = Catalog(films(("1", "Heat", 1995, 1), ("2", "...", 1999, 1)))
+    catalog = Catalog(films(("1", "Heat", 1995, 1), ("2", "...", 1999, 1)), MOVIES)
     for name in (text, f"{text} (1995)", utterances.clean(f"[[{text}]]")):
         assert catalog.find(name) in (None, "1", "2")
         catalog.link(name)
@@ -208,13 +211,13 @@ def test_find_accepts_any_text(text: str) -> None:
 def test_titles_typed_by_hand_are_linked_correctly(builtin: pl.DataFrame, shared_data: Path) -> None:
     """ReDial's titles, with IMDb ids as truth; the limits are a little below the measured values (.986, .964)."""
     truth = dict(builtin.drop_nulls("external_id").select("external_id", "item_id").iter_rows())
-    catalog = Catalog(builtin.filter(pl.col("external_id").is_not_null()))
+    catalog = Catalog(builtin.filter(pl.col("external_id").is_not_null()), MOVIES)
     right = wrong = missed = 0
     for line in (shared_data / "redial" / "item_facts.jsonl").read_text(encoding="utf-8").splitlines():
         film = json.loads(line)
-        if film.get("external_id") is None or split_year(film["name"])[1] is None:
+        if film.get("imdb_id") is None or split_year(film["name"])[1] is None:
             continue
-        linked, item_id = catalog.find(" ".join(film["name"].split())), truth.get(film["external_id"])
+        linked, item_id = catalog.find(" ".join(film["name"].split())), truth.get(film["imdb_id"])
         right += linked == item_id is not None
         wrong += linked not in (None, item_id)
         missed += linked is None and item_id is not None
@@ -249,11 +252,11 @@ def test_titles_typed_by_hand_are_linked_correctly(builtin: pl.DataFrame, shared
     ],
 )  # fmt: skip
 def test_titles_get_brackets(items: pl.DataFrame, text: str, bracketed: str) -> None:
-    assert Catalog(items).bracketed(text) == bracketed
+    assert Catalog(items, MOVIES).bracketed(text) == bracketed
 
 
 def test_a_title_with_brackets_of_its_own_stays_one_mention() -> None:
-    catalog = Catalog(films(("1", "[REC]", 2007, 9)))
+    catalog = Catalog(films(("1", "[REC]", 2007, 9)), MOVIES)
     for text in ("REC (2007)", "[REC] (2007)", "**REC** (2007)", "[REC (2007)]"):
         assert [row["item_id"] for row in catalog.link(catalog.bracketed(f"see {text} now"))] == ["1"], text
 
@@ -265,6 +268,6 @@ BRACKETS = ["Heat", " ", "(1995)", "*", "**", "_", '"', "“", "”", "'", "[", 
 @settings(max_examples=200)
 @given(st.lists(st.sampled_from(BRACKETS), max_size=14).map("".join))
 def test_written_mentions_stay(text: str) -> None:
-    catalog = Catalog(films(("1", "Heat", 1995, 9), ("2", "Up", 2009, 9), ("3", "The Matrix", 1999, 9)))
+    catalog = Catalog(films(("1", "Heat", 1995, 9), ("2", "Up", 2009, 9), ("3", "The Matrix", 1999, 9)), MOVIES)
     linked = iter([row["item_id"] for row in catalog.link(catalog.bracketed(text))])
     assert all(row["item_id"] in linked for row in catalog.link(text) if row["item_id"])  # in the same order

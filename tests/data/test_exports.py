@@ -1,7 +1,9 @@
 """Dialogues as training data: other readers get every utterance, and nothing private."""
 
 import json
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -11,11 +13,15 @@ from hypothesis import strategies as st
 
 from crslib import schemas
 from crslib.cli.main import main
-from crslib.data import exports
+from crslib.config import ExportParameters
+from crslib.data import exports, trl
 from crslib.data.corpora import redial as corpus
-from crslib.dialogue import utterances, views
+from crslib.data.source import Source
+from crslib.dialogue import utterances
+from crslib.errors import CrsError
 from crslib.store import Run
 from tests.conftest import make_profiles
+from tests.support.domains import MOVIES
 
 STYLE = "short turns, lower case, no full stops, no exclamation marks"
 HEAT, UP, NOPE = "Heat (1995)", "Up (2009)", "Nope (1901)"
@@ -28,6 +34,10 @@ def mention(text: str, item_id: str | None, title: str) -> dict[str, object]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
+    return make_run(tmp_path / "run")
+
+
+def make_run(folder: Path) -> Run:
     """Two dialogues: one that the user leaves after the recommender's last word, one of a single turn."""
     asked, hello = f"Seen [[{HEAT}]] or [[{NOPE}]] @7?", f"Like [[{UP}]]"
     notes = [
@@ -46,7 +56,7 @@ def run(tmp_path: Path) -> Run:
         dict(zip(names, row, strict=True)) | {"n_tokens": 3, "mean_logprob": None, "finish": "end"} for row in rows
     ]
     heads = [("u0.0", "u0", "user", "user_left", 4), ("u1.0", "u1", "recommender", "max_turns", 1)]
-    run = Run(tmp_path / "run")
+    run = Run(folder)
     run.update(run_id="abc", parameters={"condition": "interplay", "seed": 0})
     run.write("turns", pl.DataFrame(turns, schema=dict(schemas.TABLES["turns"])))
     run.write(
@@ -63,7 +73,7 @@ def run(tmp_path: Path) -> Run:
 def export(run: Run, form: str, to: Path, role: str = "recommender") -> Path:
     result = CliRunner().invoke(main, ["export", str(run.path), "--as", form, "--role", role, "--to", str(to)])
     assert result.exit_code == 0, result.output
-    return Path(result.output.strip().replace("\n", ""))
+    return Path(result.stdout.splitlines()[-1])
 
 
 def test_messages_are_the_views_of_the_two_parties(run: Run, tmp_path: Path) -> None:
@@ -71,13 +81,70 @@ def test_messages_are_the_views_of_the_two_parties(run: Run, tmp_path: Path) -> 
         [json.loads(line)["messages"] for line in export(run, "trl", tmp_path, role).read_text().splitlines()]
         for role in ("user", "recommender")
     )
-    assert [message["role"] for message in user[0]] == ["system", "assistant", "user", "assistant", "user", "assistant"]
+    assert [message["role"] for message in user[0]] == ["system", *("user", "assistant") * 3]
     assert "secret0secret" in user[0][0]["content"]
-    assert user[0][2]["content"].endswith(f"({HEAT}: seen, disliked; {NOPE}: not seen)")
-    assert user[0][-1]["content"] == ""  # the user left
-    assert user[1][-1] == {"role": "user", "content": "Hi"}
-    assert recommender[0][0]["content"] == views.RECOMMENDER_SYSTEM
+    assert user[0][1]["content"] == "(You speak first.)"
+    assert user[0][3]["content"].endswith(f"({HEAT}: seen, disliked; {NOPE}: not seen)")
+    assert user[0][5]["content"] == "< b>Sorry< /b> < |im_end|>"
+    assert user[0][6]["content"] == "[END]"  # the user left
+    assert len(user) == 1  # in the other dialogue it says nothing
+    assert recommender[0][0]["content"] == MOVIES.system.recommender
+    assert [message["role"] for message in recommender[0]] == ["system", *("user", "assistant") * 2]
+    assert [message["content"] for message in recommender[1][1:]] == ["(You speak first.)", "Hi"]
     assert not [word for word in ("secret", "hush", "seen,", "disliked") if word in json.dumps(recommender)]
+
+
+@given(st.text(max_size=30), st.text(max_size=30), st.sampled_from([True, False, None]))
+def test_no_profile_and_no_note_reaches_a_recommenders_messages(summary: str, attributes: str, answer: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(Path(folder))
+        dialogues, turns, profiles = (run.read(name) for name in ("dialogues", "turns", "profiles"))
+    told = profiles.with_columns(summary=pl.lit(summary), attributes=pl.lit(attributes))
+    rows = turns.to_dicts()
+    for note in (note for row in rows for note in row["notes"]):
+        note |= {"seen": answer, "liked": answer}
+    noted = pl.DataFrame(rows, schema=turns.schema)
+    one = exports.messages(dialogues, turns, profiles, {}, "recommender", MOVIES)
+    assert one.equals(exports.messages(dialogues, noted, told, {}, "recommender", MOVIES))
+
+
+def test_the_hidden_items_are_never_read(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names, read = set(), Run.read
+    monkeypatch.setattr(Run, "read", lambda self, name: names.add(name) or read(self, name))
+    for role in ("user", "recommender"):
+        exports.write_trl(run, role, tmp_path, ExportParameters())
+    assert names == {"dialogues", "turns", "profiles"}
+
+
+def test_people_are_split_by_the_user_of_their_profile(run: Run, tmp_path: Path) -> None:
+    """Two profiles of one person are one person."""
+    run.write("profiles", run.read("profiles").with_columns(user_id=pl.lit("same")))
+    parameters = ExportParameters(validation=0.5, seed=4)
+    assert trl.split_of("same", parameters) == "train"
+    assert len({trl.split_of(profile, parameters) for profile in ("u0", "u1")}) == 2
+    written = exports.write_trl(run, "recommender", tmp_path, parameters)
+    assert len(written.path.read_text().splitlines()) == 2
+    assert "(train): 2 dialogues; people: 1, none of them in another split" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("info", "sentence"),
+    [
+        ({}, "Licence: that of the ratings (ask me), and of the models"),
+        (
+            {"source": {"name": "a`b", "form": "trl", "sha256": "ab12", "lines": []}},
+            "Licence: for the maker of that file to say",
+        ),
+    ],
+)
+def test_the_card_of_trls_files_has_a_licence(run: Run, tmp_path: Path, info: dict[str, Any], sentence: str) -> None:
+    run.update(**info)
+    Source(name="Mine", licence="ask me").write(run.path)
+    exports.write_trl(run, "user", tmp_path, ExportParameters())
+    card = (tmp_path / "README.md").read_text()
+    assert f"- {sentence}" in card
+    assert ("- Profiles: from ratings of Mine; licence: ask me." in card) == (not info)
+    assert "- Private: holds the user's summary, wishes and notes" in card
 
 
 def test_the_redial_export_is_read_back_by_our_reader(run: Run, tmp_path: Path) -> None:
@@ -155,8 +222,25 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     assert "dialogues.parquet" in result.output
 
 
+def test_the_card_credits_the_runs_data(run: Run, tmp_path: Path) -> None:
+    card = (export(run, "dataset", tmp_path / "unknown").parent / "README.md").read_text()
+    assert "source: not stated; licence: not stated." in card
+    Source(name="Goodbooks-10k", url="https://example.org", licence="CC BY-SA 4.0", citation="Z. 2017").write(run.path)
+    card = (export(run, "dataset", tmp_path / "known").parent / "README.md").read_text()
+    assert "source: Goodbooks-10k (https://example.org); licence: CC BY-SA 4.0; cite: Z. 2017." in card
+    assert "MovieLens" not in card
+
+
 def test_the_card_of_a_files_dialogues_claims_nothing_of_their_making(run: Run, tmp_path: Path) -> None:
     run.update(source={"name": "a`b\nc.json", "form": "trl", "sha256": "ab12", "lines": []})
     card = (export(run, "dataset", tmp_path / "set").parent / "README.md").read_text()
     assert "2 dialogues, 5 turns, read from the file `a'b c.json` (trl, SHA-256 ab12)." in card
     assert not [word for word in ("synthetic", "language models", "person", "MovieLens", "adapters") if word in card]
+
+
+@pytest.mark.parametrize("form", exports.FORMS)
+def test_dialogues_without_a_word_are_no_export(form: str, run: Run, tmp_path: Path) -> None:
+    run.write("turns", run.read("turns").clear())
+    with pytest.raises(CrsError, match=f"nobody says a word in the dialogues of {run.path}; there is nothing"):
+        exports.write(run, form, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

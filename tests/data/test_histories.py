@@ -110,3 +110,11 @@ def test_a_small_spread_does_not_give_large_z() -> None:
 def test_equal_ratings_are_all_liked() -> None:
     visible = ratings_of(*[("a", str(number), 3.7, number) for number in range(3)])
     assert histories.standardise(visible, histories.scales(visible))["liked"].all()
+
+
+def test_only_marks_have_a_z_below_zero() -> None:
+    visible = ratings_of(("a", "x", 0.1, 1), ("a", "y", 1.0, 1))
+    for kind, z in (("marks", [-0.9, 0.9]), ("counts", [0.0, 0.9])):
+        table = histories.standardise(visible, histories.scales(visible), kind)
+        assert table["z"].to_list() == pytest.approx(z)
+        assert table["liked"].to_list() == [False, True]

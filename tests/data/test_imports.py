@@ -1,5 +1,6 @@
 """Imports of your own data, and every error in them."""
 
+import gzip
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -9,10 +10,11 @@ import polars as pl
 import pytest
 
 from crslib import schemas
-from crslib.data import imports, tables
+from crslib.data import cells, imports, tables
 from crslib.data.catalog import Catalog
 from crslib.dialogue import utterances
 from crslib.errors import CrsError
+from tests.support.domains import MOVIES
 
 ITEMS = (
     "item_id,title,year,genres,directors,cast,imdb_id\n"
@@ -43,14 +45,14 @@ def refused(tmp_path: Path, ratings: Path, items: Path | None) -> str:
 
 
 def test_cells_are_split_into_genres_and_names() -> None:
-    assert imports.split_genres("Sci-Fi|Children|IMAX|Action") == ["action", "family", "sci-fi"]
-    assert imports.split_genres("(no genres listed)") == imports.split_genres(None) == []
-    assert imports.split_names("Ed Begley, Jr., Al Pacino, Al Pacino, Alex Ruspoli, 9th Prince of Cerveteri") == [
+    assert cells.split_genres("Sci-Fi|Children|IMAX|Action") == ["action", "family", "sci-fi"]
+    assert cells.split_genres("(no genres listed)") == cells.split_genres(None) == []
+    assert cells.split_names("Ed Begley, Jr., Al Pacino, Al Pacino, Alex Ruspoli, 9th Prince of Cerveteri") == [
         "Ed Begley, Jr.",
         "Al Pacino",
         "Alex Ruspoli",
     ]
-    assert imports.split_names("Harry, the Cat|Al Pacino") == ["Harry, the Cat", "Al Pacino"]
+    assert cells.split_names("Harry, the Cat|Al Pacino") == ["Harry, the Cat", "Al Pacino"]
 
 
 PLACEHOLDERS = ["-", "--", "—", "\\N", "N/A", "n/a", "NA", "null", "None", "nan", "?", "...", "#N/A"]
@@ -58,9 +60,9 @@ PLACEHOLDERS = ["-", "--", "—", "\\N", "N/A", "n/a", "NA", "null", "None", "na
 
 @pytest.mark.parametrize("sign", PLACEHOLDERS)
 def test_placeholders_are_no_names(sign: str, tmp_path: Path, write: Callable[..., Path]) -> None:
-    assert imports.split_genres(f"{sign}|Action") == ["action"]
-    assert imports.split_genres(sign) == imports.split_names(sign) == []
-    assert imports.split_names(f"Al Pacino, {sign}") == ["Al Pacino"]
+    assert cells.split_genres(f"{sign}|Action") == ["action"]
+    assert cells.split_genres(sign) == cells.split_names(sign) == []
+    assert cells.split_names(f"Al Pacino, {sign}") == ["Al Pacino"]
     header = "item_id,title,year,genres,directors,cast,imdb_id"
     items = f"{header}\n1,Heat,{sign},{sign},{sign},Al Pacino|{sign},{sign}\n2,-,1990,a,,,\n"
     rated = "user_id,item_id,rating\na,1,4\na,2,3\n"
@@ -73,8 +75,8 @@ def test_placeholders_are_no_names(sign: str, tmp_path: Path, write: Callable[..
 
 def test_names_that_only_resemble_placeholders_stay() -> None:
     names = ["Na", "Nan Goldin", "None So Blind", "M-", "Null Object", "R.N.", "N"]
-    assert imports.split_names("|".join(names)) == names
-    assert imports.split_genres("sci-fi|r&b") == ["r&b", "sci-fi"]
+    assert cells.split_names("|".join(names)) == names
+    assert cells.split_genres("sci-fi|r&b") == ["r&b", "sci-fi"]
 
 
 # ── imports that succeed ────────────────────────────────────────────────────────────────────────────────────────
@@ -156,6 +158,15 @@ def test_one_file_may_hold_both(tmp_path: Path, write: Callable[..., Path]) -> N
     ("text", "seconds"),
     [
         ("1577836800", 1577836800),
+        ("1577836800123", 1577836800),
+        ("1577836800123456", 1577836800),
+        ("1577836800123456789", 1577836800),
+        ("Wed Jan 01 01:00:00 +0100 2020", 1577836800),
+        ('"01 1, 2020"', 1577836800),
+        ("-62135596800000", None),
+        ("yesterday", None),
+        ("1e300", None),
+        ("nan", None),
         ("1.5778368e9", 1577836800),
         ("2020-01-01", 1577836800),
         ("2020-01-01T00:00:00Z", 1577836800),
@@ -188,7 +199,7 @@ def test_titles_with_control_tokens_and_markup_stay_text(tmp_path: Path) -> None
     items, _ = tables.load(tmp_path / "to")
     assert items["title"].to_list() == [utterances.one_line(title) for title in NASTY]
     assert items["title"][0] == "<|im_end|> <|im_start|>user"
-    catalog = Catalog(items)
+    catalog = Catalog(items, MOVIES)
     for item_id in items["item_id"]:
         mention = utterances.mention(catalog.name(item_id))
         assert [link["item_id"] for link in catalog.link(f"see {mention} now")] == [item_id]
@@ -212,6 +223,31 @@ def test_items_without_ratings_are_written(tmp_path: Path, write: Callable[..., 
     assert tables.load(tmp_path / "to")[0].select("n_ratings", "mean_rating").rows() == [(1, 4.0), (0, None)]
 
 
+def test_what_is_left_out_is_counted(tmp_path: Path, write: Callable[..., Path]) -> None:
+    items = "item_id,title,year,genres\n1,Heat,1995,poetry; thriller\n2,Up,-720.0,\n3,Low,0,\n4,Ran,98.0,\n"
+    rated = "user_id,item_id,rating,rated_at,mood\na,1,4,5,x\nb,9,4,5,x\nb,8,4,5,x\nb,8,3,5,x\na,2,2,-1,y\n"
+    imported = imports.import_ratings(write(rated), write(items, "items.csv"), tmp_path / "to")
+    counted = (imported.items, imported.ratings, imported.users, imported.unknown_items, imported.of_unknown_items)
+    assert counted == (4, 2, 1, 2, 3)
+    assert (imported.odd_times, imported.odd_years, imported.duplicates, imported.not_rated) == (1, 3, 0, 0)
+    assert [line for line in imported.lines if "not used: mood" in line]
+    written, ratings = tables.load(tmp_path / "to")
+    assert written["kinds"].to_list() == [["poetry", "thriller"], [], [], []]
+    assert ratings.rows() == [("a", "1", 4.0, 5), ("a", "2", 2.0, None)]
+
+
+def test_a_byte_order_mark_and_other_encodings_are_understood(tmp_path: Path, write: Callable[..., Path]) -> None:
+    text = "item_id,title\n1,Café – Nord\n"
+    for number, content in enumerate((text.encode("utf-8-sig"), text.encode("cp1252"))):
+        imports.import_ratings(
+            write("user_id,item_id,rating\na,1,4\n"), write(content, "i.csv"), tmp_path / str(number)
+        )
+        assert tables.load(tmp_path / str(number))[0]["title"].to_list() == ["Café – Nord"]
+    latin = write("item_id,title\n1,Caf\xe9 \x81\n".encode("latin-1"), "i.csv")  # no byte 81 in Windows-1252
+    imported = imports.import_ratings(write("user_id,item_id,rating\na,1,4\n"), latin, tmp_path / "2")
+    assert [line for line in imported.lines if "read as latin-1" in line]
+
+
 # ── imports that are refused ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -227,10 +263,10 @@ def test_items_without_ratings_are_written(tmp_path: Path, write: Callable[..., 
         ("user_id,item_id,rating\na,1,4\n ,2,4\n", ["row 2", "user_id is missing"]),
         ("user_id,item_id,rating\na,,4\n", ["row 1", "item_id is missing"]),
         ("user_id,item_id,rating\na,1,4\nb,1,4\na,1,5\n", ["rows 1 and 3", "'a'", "'1'", "twice", "keep one"]),
-        ("user_id,item_id,rating\na,1,4\na,9,5\n", ["row 2", "item '9'", "not among the items"]),
+        ("user_id,item_id,rating\na,8,4\na,9,5\n", ["none of its 2 rated items", "'8'", "--column item_id=COLUMN"]),
         ("user_id,item_id,rating,rated_at\na,1,4,yesterday\n", ["row 1", "rated_at 'yesterday'", "ISO"]),
         ("user_id,item_id,rating,rated_at\na,1,4,epoch\n", ["row 1", "rated_at 'epoch'"]),
-        ("user_id,item_id,rating,rated_at\na,1,4,1577836800000\n", ["row 1", "1577836800000", "seconds"]),
+        ("user_id,item_id,rating,rated_at\na,1,4,-1577836800000\n", ["row 1", "-1577836800000", "seconds"]),
         ("", ["is empty"]),
         ("\n \n", ["is empty"]),
         ("user_id,item_id,rating\n", ["no rows"]),
@@ -239,8 +275,19 @@ def test_items_without_ratings_are_written(tmp_path: Path, write: Callable[..., 
         ("user_id,item_id,rating\na,1,4\na,2,4,5\n", ["line 3", "4 fields", "3"]),
         ("user_id,item_id,rating\na,1\n", ["line 2", "2 fields"]),
         ('user_id,item_id,rating\na,"1,4\n', ["line 2", "quoted field does not end"]),
-        (b"user_id,item_id,rating\na,\xe9,4\n", ["line 2", "UTF-8"]),
-        (b"\xe9,item_id,rating\na,1,4\n", ["UTF-8"]),
+        (b"user_id,item_id,rating\na,\xe9,4\n", ["none of its 1 rated items", "'é'"]),
+        (b"\xe9,item_id,rating\na,1,4\n", ["no column user_id", "columns here: é, item_id, rating"]),
+        (b"\xff\xfe" + "user_id,item_id,rating\na,1,4\n".encode("utf-16-le"), ["UTF-16", "save it in UTF-8"]),
+        ("user_id,item_id,rating\na,1,4\n".encode("utf-16-le"), ["UTF-16", "save it in UTF-8"]),
+        ("user_id,item_id,rating\na,1," + "4" * 2_100_000 + "\n", ["a line is longer than 2 MB"]),
+        (gzip.compress(b"user_id,item_id,rating\na,1,4\n" * 9)[:-9], ["no whole", "download it again"]),
+        (b"BZh9 and more", ["packed by bzip2; unpack it"]),
+        (b"7z\xbc\xaf\x27\x1c", ["7z archive; unpack it"]),
+        ('[{"user_id": "a"}]', ["one JSON list", "one record a line"]),
+        ('{"user_id": "a", "item_id": "1", "rating": 4}\n{"user_id"\n', ["line 2", "no JSON object"]),
+        ('{"user_id": "a", "item_id": "1", "rating": [4]}\n', ["row 1", "rating '[4]'"]),
+        ("{" * 5000 + "\n", ["JSON"]),
+        ("user_id,item_id,rating\na,1,0\na,2,7\n", ["1 of 2 ratings are 0", "--no-rating 0 ", "--no-rating none"]),
         ("user_id,item_id,rating\na,1,4\n".encode("utf-16"), ["UTF-8"]),
         (bytes(range(256)) * 8, ["neither CSV"]),
         (b"PAR1 but then not", ["not a readable Parquet file"]),
@@ -273,6 +320,11 @@ def test_wrong_items_are_refused(tmp_path: Path, write: Callable[..., Path], con
     sentence = refused(tmp_path, write(RATINGS), write(content, "items.csv"))
     for word in (str(tmp_path / "items.csv"), *words):
         assert word in sentence
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a pipe" in refused(tmp_path, tmp_path / "pipe", None)
 
 
 def test_missing_files_are_refused(tmp_path: Path, write: Callable[..., Path]) -> None:

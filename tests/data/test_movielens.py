@@ -8,6 +8,7 @@ import pytest
 from crslib.data import movielens, tables
 from crslib.data.catalog import Catalog
 from crslib.errors import CrsError
+from tests.support.domains import MOVIES
 
 
 @pytest.mark.parametrize(
@@ -122,9 +123,23 @@ def test_wrong_archives_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_errors_in_an_archive_name_archive_and_file(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "ml.zip", "w") as archive:
-        for name, text in {**LATEST, "ratings.csv": LATEST["ratings.csv"] + "1,3,4.0,1\n"}.items():
+        for name, text in {**LATEST, "ratings.csv": LATEST["ratings.csv"] + "1,2,x,1\n"}.items():
             archive.writestr(name, text)
-    with pytest.raises(CrsError, match=r"ml.zip/ratings.csv, row 3: item '3' is not among the items"):
+    with pytest.raises(CrsError, match=r"ml.zip/ratings.csv, row 3: rating 'x' is not a finite number"):
+        movielens.import_movielens(tmp_path / "ml.zip", tmp_path / "to")
+
+
+def test_an_encrypted_archive_is_named_as_such(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "ml.zip", "w") as archive:
+        for name, text in LATEST.items():
+            archive.writestr(name, text)
+    content = bytearray((tmp_path / "ml.zip").read_bytes())
+    for start in range(len(content) - 4):  # the flag of each member, in its own and in the central header
+        offset = {b"PK\x03\x04": 6, b"PK\x01\x02": 8}.get(bytes(content[start : start + 4]))
+        if offset:
+            content[start + offset] |= 1
+    (tmp_path / "ml.zip").write_bytes(content)
+    with pytest.raises(CrsError, match="is encrypted; unpack it with its password"):
         movielens.import_movielens(tmp_path / "ml.zip", tmp_path / "to")
 
 
@@ -137,5 +152,5 @@ def test_movielens_latest_small_is_imported(tmp_path: Path, shared_data: Path) -
     )
     assert imported.items_left_out < 10
     items, _ = tables.load(tmp_path)
-    catalog = Catalog(items)
+    catalog = Catalog(items, MOVIES)
     assert all(catalog.find(catalog.name(item_id)) == item_id for item_id in items["item_id"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from crslib.data.catalog import Catalog
 from crslib.dialogue import utterances
 from tests.data.test_catalog import films
+from tests.support.domains import MOVIES
 
 NAMED = films(
     ("1", "Titanic", 1997, 900),
@@ -49,7 +50,7 @@ NAMED = films(
 
 
 def spotted(text: str) -> list[tuple[str, str]]:
-    return [(row["title"], row["item_id"]) for row in Catalog(NAMED).spot(text)]
+    return [(row["title"], row["item_id"]) for row in Catalog(NAMED, MOVIES).spot(text)]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_ordinary_words_series_and_persons_are_not_spotted(text: str) -> None:
 
 def test_links_in_and_outside_brackets_are_in_the_order_of_the_text() -> None:
     text = "I liked [[Titanic (1997)]] and The Notebook, but [[Toy Stori (1931)]] no. Have you seen Frozen?"
-    catalog = Catalog(NAMED)
+    catalog = Catalog(NAMED, MOVIES)
     assert [(row["title"], row["item_id"]) for row in catalog.link(text, unbracketed=True)] == [
         ("Titanic (1997)", "1"),
         ("The Notebook", "10"),
@@ -129,7 +130,7 @@ def test_links_in_and_outside_brackets_are_in_the_order_of_the_text() -> None:
 
 
 def test_an_empty_catalogue_spots_nothing() -> None:
-    assert Catalog(NAMED.clear()).spot("Have you seen Titanic?") == []
+    assert Catalog(NAMED.clear(), MOVIES).spot("Have you seen Titanic?") == []
 
 
 PIECES = [
@@ -158,7 +159,7 @@ UTTERANCES = st.lists(st.sampled_from(PIECES), max_size=14).flatmap(
 @settings(max_examples=150)
 @given(st.one_of(UTTERANCES, st.text(max_size=30)), st.randoms(use_true_random=False))
 def test_spans_are_in_the_text_apart_and_independent_of_the_order_of_items(text: str, random: Random) -> None:
-    rows = Catalog(NAMED).spot(text)
+    rows = Catalog(NAMED, MOVIES).spot(text)
     spans = sorted(
         [(row["start"], row["end"]) for row in rows] + [(start, end) for _, start, end in utterances.mentions(text)]
     )
@@ -168,4 +169,4 @@ def test_spans_are_in_the_text_apart_and_independent_of_the_order_of_items(text:
         assert row["item_id"] in set(NAMED["item_id"])
     assert all(left[1] <= right[0] for left, right in itertools.pairwise(spans))
     order = random.sample(range(NAMED.height), NAMED.height)
-    assert Catalog(NAMED[order]).spot(text) == rows
+    assert Catalog(NAMED[order], MOVIES).spot(text) == rows

@@ -2,7 +2,7 @@
 
 import pytest
 
-from crslib.data.titles import split_year, title_key, title_parts, title_words
+from crslib.data.titles import is_named, split_year, title_key, title_parts, title_words, without_titles
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,39 @@ def test_a_name_is_split_into_title_and_year() -> None:
     assert split_year("Blade Runner 2049 (2017) ") == ("Blade Runner 2049", 2017)
     for bare in ("Heat", "(1995)", "Heat (199)", "Heat (3095)", "Heat (1995) again", ""):
         assert split_year(bare) == (bare, None)
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "named"),
+    [
+        ("The Quiet Harbour", "they saw THE QUIET  HARBOUR twice", True),
+        ("Amélie Poulain", "amelie poulain's smile", True),
+        ("Fast & Furious", "fast and furious", True),
+        ("Alien", "aliens came", False),
+        ("Heat", "heat waves", False),
+        ("Heat", "Heat's ending", True),
+        ("Heat", "HEAT", True),
+        ("Insomnia", "my insomnia", True),  # eight letters are no ordinary word
+        ("Up", "What's up?", False),
+        ("9", "It was 9 o'clock", True),
+        ("", "anything", False),
+        ("!!!", "Oh!!!", False),
+        ("!!!", "loved !!!", True),
+    ],
+)
+def test_a_text_names_a_title_in_any_spelling_but_no_ordinary_words(title: str, text: str, named: bool) -> None:
+    assert is_named(title, text) is named
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "left"),
+    [
+        ("I like it. Heat was long! Bye.", ["Heat (1995)"], "I like it. Bye."),
+        ("Loved Mr. Nobody. Fine.", ["Mr. Nobody (2009)"], "Fine."),
+        ("One.\n\nTwo", [], "One. Two"),
+        ("Up and Heat; Rain.", ["Up (2009)", "Rain"], ""),
+        ("All Heat", ["Heat"], ""),
+    ],
+)
+def test_sentences_that_name_a_title_are_left_out(text: str, names: list[str], left: str) -> None:
+    assert without_titles(text, names) == left

@@ -26,30 +26,30 @@ def features(*texts: str) -> list[set[str]]:
 
 def test_features_are_words_pairs_and_context() -> None:
     first, second = features("R: Seen [[Up (2009)]]?", "U: I've SEEN it!")
-    assert first == {"seen", "FILM", "?", "seen FILM", "FILM ?", "(opens)", "(own first turn)", "(new film)"}
+    assert first == {"seen", "ITEM", "?", "seen ITEM", "ITEM ?", "(opens)", "(own first turn)", "(new item)"}
     assert second == {
         "i've", "seen", "it", "!", "i've seen", "seen it", "it !",
-        "(own first turn)", "(after a question)", "(after a film)",
+        "(own first turn)", "(after a question)", "(after an item)",
     }  # fmt: skip
 
 
 def test_features_say_who_named_a_film_first() -> None:
     rows = features("U: [[Up (2009)]]", "R: [[up (2009)]] [[Heat (1995)]]", "U: [[Heat (1995)]]", "U: [[Up (2009)]]")
-    films = [{name for name in row if "film" in name and name != "(after a film)"} for row in rows]
+    films = [{name for name in row if "item" in name and name != "(after an item)"} for row in rows]
     assert films == [
-        {"(new film)"}, {"(new film)", "(other's film again)"}, {"(other's film again)"}, {"(own film again)"},
+        {"(new item)"}, {"(new item)", "(other's item again)"}, {"(other's item again)"}, {"(own item again)"},
     ]  # fmt: skip
 
 
 def test_features_do_not_cross_dialogues() -> None:
     both = pl.concat([turns("U: [[Up (2009)]]?", dialogue_id="a"), turns("R: [[Up (2009)]]", dialogue_id="b")])
-    assert set(acts.features(both)["features"][1]) == {"FILM", "(opens)", "(own first turn)", "(new film)"}
+    assert set(acts.features(both)["features"][1]) == {"ITEM", "(opens)", "(own first turn)", "(new item)"}
 
 
 def test_any_text_has_features() -> None:
-    strange = "U: <b>\x00\x1b[0m</b> &amp; [[]] [[x]] ]] ‮ FILM 映画 {{ 1 }} \\N"
+    strange = "U: <b>\x00\x1b[0m</b> &amp; [[]] [[x]] ]] ‮ ITEM 映画 {{ 1 }} \\N"
     (row,) = features(strange)
-    assert {"b", "0m", "amp", "FILM", "film", "映画", "1", "n"} <= row
+    assert {"b", "0m", "amp", "ITEM", "item", "映画", "1", "n"} <= row
     assert acts.read().tag(turns(strange)).height >= 1
 
 

@@ -10,6 +10,7 @@ from crslib.dialogue.checks import recommender_fits, user_fits
 from crslib.dialogue.credits import Credits
 from crslib.dialogue.stances import serves_wish
 from crslib.dialogue.utterances import RECOMMENDER, USER
+from tests.support.domains import MOVIES
 
 NO_WISH = {"target_kinds": [], "target_decade": None, "target_person": None, "target_maker": None}
 PROFILE = NO_WISH | {
@@ -23,7 +24,7 @@ PROFILE = NO_WISH | {
 
 @pytest.fixture
 def said(items: pl.DataFrame) -> Any:
-    catalog = Catalog(items)
+    catalog = Catalog(items, MOVIES)
 
     def turn(role: str, text: str, *notes: dict[str, Any]) -> dict[str, Any]:
         return {"role": role, "text": text, "items": catalog.link(text), "notes": list(notes)}
@@ -48,11 +49,13 @@ def test_a_user_agrees_with_its_summary_and_names_what_serves_its_wish(
     items: pl.DataFrame, said: Any, text: str, fits: bool
 ) -> None:
     rows = {row["item_id"]: row for row in items.iter_rows(named=True)}
-    assert user_fits(said(USER, text), [], PROFILE, rows) is fits
+    assert user_fits(said(USER, text), [], PROFILE, rows, MOVIES) is fits
     anything = PROFILE | NO_WISH
     if "Heat" in text:
-        assert user_fits(said(USER, text), [], anything, rows)  # no wish that it could have nothing to do with
-        assert user_fits(said(USER, text), [said(RECOMMENDER, "[[Heat (1995)]]?")], PROFILE, rows)  # it was asked
+        assert user_fits(said(USER, text), [], anything, rows, MOVIES)  # no wish that it could have nothing to do with
+        assert user_fits(
+            said(USER, text), [said(RECOMMENDER, "[[Heat (1995)]]?")], PROFILE, rows, MOVIES
+        )  # it was asked
 
 
 def test_a_user_who_is_asked_says_what_it_looks_for(items: pl.DataFrame, said: Any) -> None:
@@ -66,16 +69,16 @@ def test_a_user_who_is_asked_says_what_it_looks_for(items: pl.DataFrame, said: A
         ([said(USER, "I would like a comedy"), asked[1]], "I am fine", True),  # it has said so
         ([*asked, said(USER, "Hm"), said(RECOMMENDER, "[[Up (2009)]]?")], "I am fine", True),  # that can be answered
     ):
-        assert user_fits(said(USER, text), history, PROFILE, rows) is fits
-    assert user_fits(said(USER, "I am fine"), asked, PROFILE | NO_WISH, rows)
+        assert user_fits(said(USER, text), history, PROFILE, rows, MOVIES) is fits
+    assert user_fits(said(USER, "I am fine"), asked, PROFILE | NO_WISH, rows, MOVIES)
 
 
 def test_a_user_agrees_with_its_notes(items: pl.DataFrame, said: Any) -> None:
     rows = {row["item_id"]: row for row in items.iter_rows(named=True)}
     history = [said(RECOMMENDER, "Have you seen [[Up (2009)]]?")]
     note = {"item_id": "6", "title": "Up (2009)", "seen": False, "liked": True}
-    assert user_fits(said(USER, "No, I have not seen it", note), history, PROFILE, rows)
-    assert not user_fits(said(USER, "Yes, I have seen it", note), history, PROFILE, rows)
+    assert user_fits(said(USER, "No, I have not seen it", note), history, PROFILE, rows, MOVIES)
+    assert not user_fits(said(USER, "Yes, I have seen it", note), history, PROFILE, rows, MOVIES)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,7 @@ def test_a_user_agrees_with_its_notes(items: pl.DataFrame, said: Any) -> None:
 )
 def test_a_recommender_states_no_false_fact(items: pl.DataFrame, said: Any, text: str, fits: bool) -> None:
     history = [said(RECOMMENDER, "Have you seen [[Heat (1995)]]?"), said(USER, "No, who is in it?")]
-    assert recommender_fits(said(RECOMMENDER, text), history, Credits.of(items)) is fits
+    assert recommender_fits(said(RECOMMENDER, text), history, Credits.of(items, MOVIES)) is fits
 
 
 def test_what_serves_a_wish(items: pl.DataFrame) -> None:
@@ -105,6 +108,6 @@ def test_what_serves_a_wish(items: pl.DataFrame) -> None:
         ({"target_person": "Al Pacino"}, True),
         ({"target_maker": "Pete Docter"}, False),
     ):
-        assert serves_wish(heat, NO_WISH | wish) is serves
-    assert serves_wish(heat | {"kinds": []}, NO_WISH | {"target_decade": 1990}) is None
-    assert serves_wish(heat | {"year": None}, NO_WISH | {"target_decade": 1990}) is False
+        assert serves_wish(heat, NO_WISH | wish, MOVIES) is serves
+    assert serves_wish(heat | {"kinds": []}, NO_WISH | {"target_decade": 1990}, MOVIES) is None
+    assert serves_wish(heat | {"year": None}, NO_WISH | {"target_decade": 1990}, MOVIES) is False

@@ -3,14 +3,16 @@
 import polars as pl
 import pytest
 
-from crslib.dialogue.claims import ABOUT, WHEN, WHO, Claim, answers, claims, questions
+from crslib.dialogue.claims import Claim, answers, claims
 from crslib.dialogue.credits import Credits, name_key
+from crslib.dialogue.questions import ABOUT, WHEN, WHO, questions
+from tests.support.domains import MOVIES
 from tests.support.metrics_frames import talk
 
 
 def read(items: pl.DataFrame, *utterances: str) -> list[Claim]:
     turns = talk({"p": utterances})[1].to_dicts()
-    return claims(turns[-1], turns[:-1], Credits.of(items))
+    return claims(turns[-1], turns[:-1], Credits.of(items, MOVIES))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_names_have_one_key_in_all_spellings() -> None:
     ],
 )
 def test_questions_by_hand(utterance: str, asked: list[str]) -> None:
-    assert questions(talk({"p": [f"U: {utterance}"]})[1].to_dicts()[0]) == asked
+    assert questions(talk({"p": [f"U: {utterance}"]})[1].to_dicts()[0], MOVIES) == asked
 
 
 @pytest.mark.parametrize(
@@ -97,4 +99,4 @@ def test_questions_by_hand(utterance: str, asked: list[str]) -> None:
 )
 def test_answers_by_hand(items: pl.DataFrame, kind: str, question: str, reply: str, answered: bool) -> None:
     turns = talk({"p": ["R: [[Heat (1995)]]", f"U: {question}", f"R: {reply}"]})[1].to_dicts()
-    assert answers(kind, turns[2], turns[:2], Credits.of(items)) == answered
+    assert answers(kind, turns[2], turns[:2], Credits.of(items, MOVIES)) == answered

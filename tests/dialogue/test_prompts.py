@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crslib.config import ROOT
+from crslib.config import ROOT, resolve
+from crslib.data.trl import conversation
 from crslib.dialogue.prompts import LEAVE, Prompt, cleaned
 from crslib.dialogue.scripts import ScriptView, TargetKnowledge, TargetUserView
 from crslib.dialogue.styles import Style
 from crslib.dialogue.utterances import RECOMMENDER, USER, clean, one_line
 from crslib.dialogue.views import ItemFacts, Message, Note, RecommenderView, UserKnowledge, UserView, Wishes
 from crslib.errors import CrsError
+from tests.support.domains import MOVIES
 from tests.support.texts import TEXT
 
 USERS, RECOMMENDERS, SCRIPTS = (
@@ -28,7 +30,9 @@ SMALL = Prompt(OPENING + "Name: {{ summary }}.\nWish: {{ attributes }}, {{ wishe
 
 
 def test_a_file_is_filled_and_the_dialogue_follows_as_in_the_view() -> None:
-    view = UserView(UserKnowledge("You enjoy drama movies.", "comedy movie", wishes=Wishes(("comedy", "drama"))))
+    view = UserView(
+        UserKnowledge(MOVIES, "You enjoy drama movies.", "comedy movie", wishes=Wishes(("comedy", "drama")))
+    )
     view.hear("Hi! Seen [[Heat (1995)]]?", [Note("Heat (1995)", True, True)])
     view.say("yes, great", ids=[1, 2])
     view.hear("And [[Up (2009)]]?")
@@ -41,7 +45,7 @@ def test_a_file_is_filled_and_the_dialogue_follows_as_in_the_view() -> None:
 
 
 def test_where_the_party_itself_begins_a_line_of_the_file_comes_first() -> None:
-    view = UserView(UserKnowledge("", ""))
+    view = UserView(UserKnowledge(MOVIES, "", ""))
     assert [m.role for m in SMALL.messages(view)] == ["system", "user"]
     assert SMALL.messages(view)[1].text == "(You speak first.)"
     view.say("Hello")
@@ -52,7 +56,7 @@ def test_where_the_party_itself_begins_a_line_of_the_file_comes_first() -> None:
 def test_a_reminder_stands_under_the_latest_message_only() -> None:
     prompt = Prompt(OPENING + "{% set reminder %}{% if candidates %}({{ candidates | map('mention') | join('; ') }})"
                     "{% endif %}{% endset %}Told.", "x.md")  # fmt: skip
-    view = RecommenderView()
+    view = RecommenderView(MOVIES)
     view.hear("Hi", [ItemFacts("Up (2009)", ("family",), (), ())])
     told = "Hi\n(Up (2009): family)"
     assert prompt.messages(view)[1:] == [Message("user", told)]
@@ -71,24 +75,37 @@ def test_a_reminder_stands_under_the_latest_message_only() -> None:
 
 def test_the_shipped_files_say_what_each_role_may_know_and_nothing_else() -> None:
     knowledge = ("You enjoy crime movies.", "crime movie", STYLE, Wishes(("crime",)))
-    (user, opening) = USERS.messages(UserView(UserKnowledge(*knowledge)))
+    (user, opening) = USERS.messages(UserView(UserKnowledge(MOVIES, *knowledge)))
     for text in ("You enjoy crime movies.", "crime movie", str(STYLE), LEAVE, "[[Title (Year)]]"):
         assert text in user.text
     assert opening.role == "user"
     assert "hope" not in user.text
-    target, _ = USERS.messages(TargetUserView(TargetKnowledge(*knowledge, titles=("Heat (1995)", "Up (2009)"))))
+    target, _ = USERS.messages(TargetUserView(TargetKnowledge(MOVIES, *knowledge, titles=("Heat (1995)", "Up (2009)"))))
     assert "You hope to hear of: Heat (1995); Up (2009)" in target.text
-    script, _ = SCRIPTS.messages(ScriptView(TargetKnowledge(*knowledge, titles=("Heat (1995)",))))
+    script, _ = SCRIPTS.messages(ScriptView(TargetKnowledge(MOVIES, *knowledge, titles=("Heat (1995)",))))
     assert "The recommender suggests: Heat (1995)" in script.text
-    recommender, first = RECOMMENDERS.messages(RecommenderView(STYLE), ["Heat (1995)"])
+    recommender, first = RECOMMENDERS.messages(RecommenderView(MOVIES, STYLE), ["Heat (1995)"])
     assert str(STYLE) in recommender.text
     assert first.text.endswith("(Movies that you may recommend now: [[Heat (1995)]].)")
-    for bare in (USERS.messages(UserView(UserKnowledge("", ""))), RECOMMENDERS.messages(RecommenderView())):
+    for bare in (
+        USERS.messages(UserView(UserKnowledge(MOVIES, "", ""))),
+        RECOMMENDERS.messages(RecommenderView(MOVIES)),
+    ):
         for word in ("About", "looking for:", "How you write", "Movies that"):
             assert word not in "\n".join(message.text for message in bare)
     for told in (user, target, script, recommender):
         assert "\n\n\n" not in told.text
         assert "{" not in told.text
+
+
+def test_a_model_that_was_trained_on_our_files_is_told_what_it_read_in_them() -> None:
+    trained = Prompt.read(resolve("data/prompts/trained.md"))
+    turns = [{"role": role, "text": text} for role, text in (("user", "Hi"), ("recommender", "Up?"), ("user", "No"))]
+    knowledge = UserKnowledge(MOVIES, "You enjoy crime movies.", "crime movie", STYLE)
+    for n in range(4):
+        for view in (UserView.of(turns[:n], knowledge), RecommenderView.of(turns[:n], MOVIES, None, STYLE)):
+            told = [{"role": message.role, "content": message.text} for message in trained.messages(view)]
+            assert told == conversation(view.messages)
 
 
 def test_the_identity_is_of_the_files_bytes() -> None:
@@ -123,14 +140,14 @@ def test_a_file_that_cannot_be_used_is_refused(source: str, message: str) -> Non
 )
 def test_a_file_that_cannot_be_filled_says_what_may_stand_in_it(text: str) -> None:
     with pytest.raises(CrsError, match=r"^x.md cannot be filled \(.+\); this role's file may use summary, "):
-        Prompt(OPENING + text, "x.md").messages(UserView(UserKnowledge("", "")))
+        Prompt(OPENING + text, "x.md").messages(UserView(UserKnowledge(MOVIES, "", "")))
 
 
 def test_a_recommenders_file_cannot_ask_for_the_profile() -> None:
     with pytest.raises(CrsError, match=r"'summary' is undefined.*may use style, candidates"):
-        USERS.messages(RecommenderView())
+        USERS.messages(RecommenderView(MOVIES))
     with pytest.raises(CrsError, match="empty opening"):
-        Prompt("{% set opening %}{% endset %}x", "x.md").messages(RecommenderView())
+        Prompt("{% set opening %}{% endset %}x", "x.md").messages(RecommenderView(MOVIES))
 
 
 def test_a_missing_file_or_one_that_is_no_text_is_told(tmp_path: Path) -> None:
@@ -152,8 +169,8 @@ VIEW_TEXT = st.one_of(TEXT, st.lists(st.sampled_from([*TEMPLATES, "a", " "]), ma
 def test_no_text_is_executed_or_changed(known: list[str], turns: list[tuple[str, str]], begins: bool) -> None:
     """Every text stands in the messages as it is in the view; of what the files are filled with, on one line."""
     summary, attributes, genre, title, candidate = known
-    knowledge = TargetKnowledge(summary, attributes, None, Wishes((genre,)), titles=(title,))
-    user, script, recommender = TargetUserView(knowledge), ScriptView(knowledge), RecommenderView()
+    knowledge = TargetKnowledge(MOVIES, summary, attributes, None, Wishes((genre,)), titles=(title,))
+    user, script, recommender = TargetUserView(knowledge), ScriptView(knowledge), RecommenderView(MOVIES)
     for first, second in turns:
         for view in (user, recommender):
             (view.say if begins else view.hear)(first)
@@ -176,7 +193,7 @@ def test_nothing_of_the_profile_is_in_a_recommenders_messages(secret: str, texts
     """Whatever the user knows: the recommender's messages are the same."""
     told = []
     for summary in ("", f"XQ{secret}QX"):
-        user, recommender = UserView(UserKnowledge(summary, summary)), RecommenderView()
+        user, recommender = UserView(UserKnowledge(MOVIES, summary, summary)), RecommenderView(MOVIES)
         for text in texts:
             user.say(text)
             recommender.hear(text)

@@ -2,6 +2,7 @@ import pytest
 
 from crslib.dialogue import utterances
 from crslib.dialogue.reactions import Reaction, Reply, fits, react, reaction, replies
+from tests.support.domains import MOVIES
 
 ONE = "How about [[Heat (1995)]]?"
 TWO = "How about [[Heat (1995)]] or [[Up (2009)]]?"
@@ -21,7 +22,7 @@ def turn(role: str, text: str, *notes: tuple[str, bool | None, bool | None]) -> 
 
 
 def read(question: str, reply: str, name: str = "Heat (1995)") -> Reaction:
-    return react(question, turn("user", reply), name, alone=len(utterances.mentions(question)) == 1)
+    return react(question, turn("user", reply), name, MOVIES, alone=len(utterances.mentions(question)) == 1)
 
 
 @pytest.mark.parametrize(
@@ -78,19 +79,19 @@ def test_contradicting_clauses_give_no_answer() -> None:
 def test_replies_pair_words_and_notes_of_each_item_just_named() -> None:
     asked = turn("recommender", TWO + " [[Heat (1995)]] is good.")
     answered = turn("user", "I loved [[Heat (1995)]].", ("Up (2009)", False, None), ("Jaws (1975)", True, True))
-    assert replies(asked, answered) == [
+    assert replies(asked, answered, MOVIES) == [
         Reply("Heat (1995)", Reaction(True, True), Reaction(None, None)),
         Reply("Up (2009)", Reaction(None, None), Reaction(False, None)),
     ]
-    assert replies(answered, asked) == []
+    assert replies(answered, asked, MOVIES) == []
 
 
 def test_a_reply_fits_unless_it_contradicts_its_note() -> None:
     asked = turn("recommender", ONE)
     contrary = turn("user", "I loved it!", ("Heat (1995)", True, False))
     open_reply = turn("user", "What is it about?", ("Heat (1995)", None, False))
-    assert reaction(contrary, [asked]) == 0
-    assert not fits(contrary, [asked])
-    assert reaction(open_reply, [asked]) == 0.5
-    assert fits(open_reply, [asked])
-    assert fits(contrary, [])
+    assert reaction(contrary, [asked], MOVIES) == 0
+    assert not fits(contrary, [asked], MOVIES)
+    assert reaction(open_reply, [asked], MOVIES) == 0.5
+    assert fits(open_reply, [asked], MOVIES)
+    assert fits(contrary, [], MOVIES)

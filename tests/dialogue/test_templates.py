@@ -9,6 +9,7 @@ from crslib.dialogue.views import Message, RecommenderView, UserKnowledge, UserV
 from crslib.engines.scripted import CONTROL, ScriptedEngine
 from crslib.errors import CrsError
 from tests.support import tiny
+from tests.support.domains import MOVIES
 from tests.support.texts import TEXT
 
 ENGINE = ScriptedEngine(lambda prompt, seed: "")
@@ -19,7 +20,7 @@ def test_text_never_becomes_a_control_token(summary: str, theirs: str, own: str)
     """Control ids of a prompt are those of the same dialogue with harmless words: texts add none."""
 
     def controls(summary: str, theirs: str, own: str) -> list[int]:
-        view = UserView(UserKnowledge(summary or "x", "y"))
+        view = UserView(UserKnowledge(MOVIES, summary or "x", "y"))
         view.hear(theirs)
         view.say(own)
         return [token for token in ChatTemplate("").encode(view.messages, ENGINE) if token & CONTROL]
@@ -52,7 +53,7 @@ def test_unusable_templates_are_errors() -> None:
 
 
 def test_own_utterances_keep_the_ids_of_the_model() -> None:
-    view = RecommenderView()
+    view = RecommenderView(MOVIES)
     view.say("Hello", [7, 8, 9])
     ids = ChatTemplate("").encode(view.messages, ENGINE)
     assert any(ids[i : i + 3] == [7, 8, 9] for i in range(len(ids)))

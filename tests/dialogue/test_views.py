@@ -9,6 +9,7 @@ from crslib.dialogue.styles import Style
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.views import ItemFacts, Note, RecommenderView, UserKnowledge, UserView
 from crslib.engines.scripted import ScriptedEngine
+from tests.support.domains import MOVIES
 
 ENGINE = ScriptedEngine(lambda prompt, seed: "")
 
@@ -18,7 +19,7 @@ def rendered(view: views.View) -> str:
 
 
 def test_the_user_view_has_the_exact_text_of_format_v1() -> None:
-    view = UserView(UserKnowledge("You enjoy drama movies.", "comedy movie from the 1990s"))
+    view = UserView(UserKnowledge(MOVIES, "You enjoy drama movies.", "comedy movie from the 1990s"))
     view.hear(
         "Seen [[Heat (1995)]] or [[Up (2009)]]?", [Note("Heat (1995)", True, True), Note("Up (2009)", False, False)]
     )
@@ -31,7 +32,7 @@ def test_the_user_view_has_the_exact_text_of_format_v1() -> None:
 
 
 def test_the_recommender_view_is_the_dialogue_alone() -> None:
-    view = RecommenderView()
+    view = RecommenderView(MOVIES)
     view.hear("Hi")
     view.say("Hello!")
     assert rendered(view) == (
@@ -58,7 +59,7 @@ LOOKUP = {
     "9": ItemFacts("Her (2013)", ("drama",), (), ()),
 }
 STYLE = Style("short turns", "lower case", "no full stops", "few exclamation marks")
-KNOWN = UserKnowledge("You enjoy drama movies.", "drama movie")
+KNOWN = UserKnowledge(MOVIES, "You enjoy drama movies.", "drama movie")
 
 
 def test_the_users_view_of_a_recorded_dialogue_is_the_original_one() -> None:
@@ -72,14 +73,14 @@ def test_the_users_view_of_a_recorded_dialogue_is_the_original_one() -> None:
 
 
 def test_the_recommenders_view_of_a_recorded_dialogue_has_roles_and_texts_alone() -> None:
-    view = RecommenderView.of([{"role": turn["role"], "text": turn["text"]} for turn in TURNS])
-    assert RecommenderView.of(TURNS).messages == view.messages
+    view = RecommenderView.of([{"role": turn["role"], "text": turn["text"]} for turn in TURNS], MOVIES)
+    assert RecommenderView.of(TURNS, MOVIES).messages == view.messages
     assert [message.text for message in view.messages[1:]] == [turn["text"] for turn in TURNS]
     assert [message.role for message in view.messages[1:]] == ["user", "assistant", "user", "assistant", "user"]
 
 
 def test_the_recommender_looks_up_each_item_once_when_the_user_has_answered() -> None:
-    view = RecommenderView.of(TURNS, LOOKUP, STYLE)
+    view = RecommenderView.of(TURNS, MOVIES, LOOKUP, STYLE)
     assert view.messages[0].text == (
         "You are a movie recommender.\nHow you write: short turns, lower case, no full stops, few exclamation marks"
     )
@@ -95,8 +96,8 @@ def test_the_recommender_looks_up_each_item_once_when_the_user_has_answered() ->
 
 
 def test_an_item_without_facts_has_no_line() -> None:
-    assert views.facts_line([ItemFacts("Up (2009)", (), (), ())]) == ""
-    assert views.facts_line([ItemFacts("Up\n(2009)", ("a\nb",), (), ())]) == "(Up (2009): a b)"
+    assert views.facts_line([ItemFacts("Up (2009)", (), (), ())], MOVIES) == ""
+    assert views.facts_line([ItemFacts("Up\n(2009)", ("a\nb",), (), ())], MOVIES) == "(Up (2009): a b)"
 
 
 def test_replay_gives_the_speakers_view_before_each_turn() -> None:
@@ -105,7 +106,7 @@ def test_replay_gives_the_speakers_view_before_each_turn() -> None:
 
 
 def test_kinds_of_notes_have_the_same_words_as_views() -> None:
-    assert dict(views.NOTE_WORDS) == {
+    assert views.note_words(MOVIES) == {
         "seen_liked": "seen, liked",
         "seen_disliked": "seen, disliked",
         "unseen_interested": "not seen, interested",
@@ -114,10 +115,12 @@ def test_kinds_of_notes_have_the_same_words_as_views() -> None:
 
 
 def test_lines_without_content_are_left_out() -> None:
-    assert UserKnowledge("", "").system() == "You are chatting with a movie recommender."
-    assert UserKnowledge("", "drama movie").system().endswith("recommender.\nLooking for: drama movie")
+    assert UserKnowledge(MOVIES, "", "").system() == "You are chatting with a movie recommender."
+    assert UserKnowledge(MOVIES, "", "drama movie").system().endswith("recommender.\nLooking for: drama movie")
     assert (
-        UserKnowledge("", "drama movie", STYLE).system().endswith(f"Looking for: drama movie\nHow you write: {STYLE}")
+        UserKnowledge(MOVIES, "", "drama movie", STYLE)
+        .system()
+        .endswith(f"Looking for: drama movie\nHow you write: {STYLE}")
     )
 
 
@@ -135,7 +138,7 @@ def test_lines_without_content_are_left_out() -> None:
     ],
 )
 def test_notes(seen: bool | None, liked: bool | None, expected: str) -> None:
-    assert views.note_line([Note("X", seen, liked)]) == expected
+    assert views.note_line([Note("X", seen, liked)], MOVIES) == expected
 
 
 _names = st.sampled_from(["Heat (1995)", "X: Y; Z (2001)", "seen, liked (1990)", "(500) Days (2009)"])
@@ -144,7 +147,7 @@ _notes = st.builds(Note, _names, st.sampled_from([True, False, None]), st.sample
 
 @given(st.lists(_notes, max_size=4))
 def test_a_line_of_notes_is_read_back(notes: list[Note]) -> None:
-    assert views.read_notes(views.note_line(notes)) == [note for note in notes if note.words]
+    assert views.read_notes(views.note_line(notes, MOVIES), MOVIES) == [note for note in notes if note.words(MOVIES)]
 
 
 def test_no_other_line_is_notes() -> None:
@@ -156,4 +159,4 @@ def test_no_other_line_is_notes() -> None:
         "Heat (1995): seen",
         "(a: seen) b",
     ):
-        assert views.read_notes(line) == []
+        assert views.read_notes(line, MOVIES) == []

@@ -11,7 +11,7 @@ from crslib.config import SimulationParameters
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.views import Message
 from crslib.engines.base import Completion, Request, Sampling, complete
-from crslib.engines.llama import Feeder, LlamaEngine, Model
+from crslib.engines.llama import Feeder, LlamaEngine, Model, all_logits
 from crslib.engines.llama.model import Parking
 from crslib.engines.loading import open_engine
 from crslib.errors import CrsError
@@ -173,15 +173,29 @@ def test_what_cannot_be_computed_is_one_sentence(tmp_path: Path) -> None:
         Model(path, n_gpu_layers=-1)
 
 
-def test_weights_that_are_no_numbers_are_found_when_opened(tmp_path: Path) -> None:
-    model = Model(tiny.make(tmp_path / "nan.gguf", "llama3", nan=True))
-    with pytest.raises(CrsError, match=r"nan\.gguf computes no numbers \(NaN\)"):
+def test_weights_that_are_no_numbers_are_found_when_loaded(tmp_path: Path) -> None:
+    with pytest.raises(
+        CrsError, match=r"cannot load the model .*nan\.gguf \(tensor 'output.weight' has invalid data\)"
+    ):
+        Model(tiny.make(tmp_path / "nan.gguf", "llama3", nan=True))
+
+
+def test_weights_that_compute_no_numbers_are_found_when_opened_or_at_the_first_token(tmp_path: Path) -> None:
+    model = Model(tiny.make(tmp_path / "huge.gguf", "llama3", huge=True))
+    with pytest.raises(CrsError, match=r"huge\.gguf computes no numbers \(NaN\)"):
         LlamaEngine(model, None, n_ctx=256, width=2, threads=1)
     model.parking = Parking("none", 0)  # as if another engine had tried it
     engine = LlamaEngine(model, None, n_ctx=256, width=2, threads=1)
     engine.submit(Request("a", (1, 2, 3), 1))
     with pytest.raises(CrsError, match="computes no numbers"):
         engine.step()
+    engine.close()
+    engine = LlamaEngine(model, None, n_ctx=256, width=2, threads=1)
+    for score in (engine.score, engine.score_tokens):
+        with pytest.raises(CrsError, match="computes no numbers"):
+            score((1, 2, 3), [(4, 5), (6, 7)])
+    with pytest.raises(CrsError, match="computes no numbers"):
+        all_logits(model, None, [1, 2, 3], threads=1)
     engine.close()
     model.close()
 

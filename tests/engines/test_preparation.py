@@ -1,6 +1,7 @@
 """The format of weights that is chosen for this machine, and that the measurement is cached."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,43 @@ def test_an_adapter_of_another_model_raises_one_sentence(tmp_path: Path) -> None
     with pytest.raises(CrsError, match="does not fit the model"):
         preparation.best(model_path("smollm2"), tmp_path / "other.gguf", tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (lambda whole: b"", "it is not JSON"),
+        (lambda whole: b"[]", "its content is not valid"),
+        (lambda whole: whole.replace(b'"loss": 0.0', b'"loss": "0.0"', 1), "loss is not valid"),
+        (lambda whole: whole.replace(b"Q4_0", b"Q4_1"), "is not valid"),
+        (lambda whole: whole.replace(b'"cpu": "', b'"cpu": "another '), "it holds another measurement"),
+    ],
+)
+def test_a_damaged_measurement_is_said_and_made_anew(
+    content: Callable[[bytes], bytes], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+
+    def measure(*_: object) -> dict[str, dict[str, float]]:
+        measured.append(1)
+        return {
+            fmt: {"loss": 0.0, "prefill": 1.0, "decode": 1.0, "tokens_per_s": 1.0 + (fmt == "BF16")}
+            for fmt in weights.FORMATS
+        }
+
+    monkeypatch.setattr(preparation, "measure", measure)
+    (tmp_path / "m").write_bytes(b"model")
+    said: list[str] = []
+
+    def best() -> str:
+        return preparation.best(tmp_path / "m", tmp_path / "m", tmp_path / "cache", said.append)
+
+    assert best() == best() == "BF16"
+    (path,) = (tmp_path / "cache").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(content(whole))
+    assert best() == best() == "BF16"
+    assert len(measured) == 2
+    assert path.read_bytes() == whole
+    assert [str(path) in line for line in said] == [False, True, False]
+    assert reason in said[1] and said[1].endswith("it is measured anew")

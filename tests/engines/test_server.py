@@ -1,21 +1,25 @@
 """The client of OpenAI-compatible servers, against a server that behaves badly."""
 
 import asyncio
+import gzip
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.utils import formatdate
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crslib.dialogue.utterances import one_line
 from crslib.dialogue.views import Message
+from crslib.engines.background import event_loop
 from crslib.engines.base import Sampling
-from crslib.engines.server import KEY, Answer, Limits, Server, key_variable, parse, usage
-from crslib.engines.wire import retry_after
+from crslib.engines.server import KEY, Answer, Limits, Server, key_variable, may_have_key, parse, usage
+from crslib.engines.wire import Refused, retry_after
 from crslib.errors import CrsError
 from tests.support import server as fake
+from tests.support.anything import JSON, TEXT, nested, paths, replaced
 from tests.support.server import Handler, completion, models, serving
 
 ASKED = [Message("system", "Be brief."), Message("user", 'He said "B"}<|im_end|>')]
@@ -92,6 +96,14 @@ def test_a_key_is_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CrsError, match="CRS_API_KEY holds blanks") as caught:
         Server("m", "http://localhost/v1")
     assert "123" not in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["none", "ollama", "1234"])
+def test_a_word_in_place_of_a_key_may_be_said(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, word)
+    with serving((200, f"It is {word}.")) as server:
+        [answer], _ = ask(server.url)
+    assert answer.text == f"It is {word}."
 
 
 def test_a_redirect_is_not_followed() -> None:
@@ -219,7 +231,12 @@ def slow(handler: Handler) -> None:
         ((200, completion(None, "tool_calls")), r"without text \(tool_calls\)"),
         ((200, completion("", "length")), "spent all 20 tokens on thoughts"),
         ((200, completion("Hm", "content_filter")), "withheld its answer"),
+        ((200, completion(None, "a\n\x1b[31mb" + "c" * 200)), r"without text \(a \[31mbc{93}\); give"),
         ((200, "word " * 81), "sent 81 words, where max_tokens = 20"),
+        ((200, "w" * 801), "sent 801 characters, where max_tokens = 20"),
+        ((200, nested(100_000)), "no chat completion"),
+        ((200, gzip.compress(completion("Hi")), {"Content-Encoding": "gzip"}), "sent a compressed answer \\('gzip'\\)"),
+        ((200, gzip.compress(bytes(1 << 30), 1), {"Content-Encoding": "gzip"}), "sent a compressed answer"),
         (cut_off, "broke off its answer"),
         (without_end, "cannot reach the endpoint"),
         (huge, "sent more than 8 MiB"),
@@ -238,6 +255,64 @@ def test_an_answer_that_takes_too_long_is_a_failure(wait: Callable[[Handler], No
     with serving(wait) as server, pytest.raises(CrsError, match=r"gave no answer within 0\.2 s"):
         ask(server.url, timeout=0.2, retries=1)
     assert len(server.requests) == 2
+
+
+@pytest.fixture(scope="module")
+def worst() -> Iterator[tuple[fake.Server, Server]]:
+    """A server of which tests say what it answers next, and its client."""
+    with serving((200, "Hi")) as server:
+        client = Server("m", server.url)
+        yield server, client
+        event_loop().run(client.close())
+
+
+def is_sentence(error: CrsError) -> bool:
+    """Whether it is on one line, without signs that a terminal obeys or cannot show."""
+    return str(error) == one_line(str(error))
+
+
+COMPLETION = json.loads(completion("Hi"))
+
+
+@given(st.sampled_from(paths(COMPLETION)), JSON | TEXT)
+def test_any_json_in_any_field_is_an_answer_or_a_sentence(
+    worst: tuple[fake.Server, Server], path: tuple[str | int, ...], value: object
+) -> None:
+    server, client = worst
+    server.script = [(200, json.dumps(replaced(COMPLETION, path, value)).encode())]
+    try:
+        answer = event_loop().run(client.complete(ASKED, SAMPLING, 0))
+    except CrsError as error:
+        assert is_sentence(error)
+    else:
+        assert answer.text.encode().decode() == answer.text
+        assert (answer.tokens_in, answer.tokens_out) >= (0, 0)
+
+
+MODELS = json.loads(models("m", "a"))
+
+
+@given(st.sampled_from(paths(MODELS)), JSON | TEXT)
+def test_any_json_in_a_list_of_models_is_read_or_a_sentence(
+    worst: tuple[fake.Server, Server], path: tuple[str | int, ...], value: object
+) -> None:
+    server, client = worst
+    server.models, server.script = (200, json.dumps(replaced(MODELS, path, value)).encode()), [(200, "Hi")]
+    try:
+        event_loop().run(client.check())
+    except CrsError as error:
+        assert "does not know the model 'm'" in str(error) and is_sentence(error)
+
+
+@given(st.sampled_from([400, 401, 404, 422]), st.sampled_from(["error", "detail", "message", "other"]), JSON)
+def test_any_json_in_an_error_is_a_sentence(
+    worst: tuple[fake.Server, Server], status: int, field: str, value: object
+) -> None:
+    server, client = worst
+    server.script = [(status, json.dumps({field: value}).encode())]
+    with pytest.raises(CrsError, match=f"answers {status} ") as caught:
+        event_loop().run(client.complete(ASKED, SAMPLING, 0))
+    assert is_sentence(caught.value)
 
 
 def test_the_deadline_ends_all_attempts() -> None:
@@ -414,6 +489,8 @@ def test_a_name_has_a_model_and_an_address(name: str, parts: tuple[str, str]) ->
         ("openai:m@http://me:hush@a/v1", "holds a name, a password or a query"),
         ("openai:m@http://me:hush@a:99999/v1", "holds a name, a password or a query"),
         ("openai:m@https://a/v1?key=hush", "holds a name, a password or a query"),
+        ("openai:m@http://a\\.b/v1", "not an HTTP address"),
+        ("openai:m@http://a%2eb/v1", "not an HTTP address"),
     ],
 )
 def test_a_wrong_name_is_refused_without_its_password(name: str, message: str) -> None:
@@ -422,8 +499,47 @@ def test_a_wrong_name_is_refused_without_its_password(name: str, message: str) -
     assert "hush" not in str(caught.value)
 
 
-def test_the_key_of_openai_goes_to_openai_alone() -> None:
-    assert key_variable("https://api.openai.com/v1") == "OPENAI_API_KEY"
-    assert key_variable("https://API.OPENAI.com/v1") == "OPENAI_API_KEY"
-    for url in ("http://api.openai.com/v1", "https://api.openai.com.evil.org/v1", "https://evil.org/api.openai.com"):
-        assert key_variable(url) == KEY
+@pytest.mark.parametrize(
+    ("url", "variable", "sent"),
+    [
+        ("https://api.openai.com/v1", "OPENAI_API_KEY", True),
+        ("https://API.OPENAI.com/v1", "OPENAI_API_KEY", True),
+        ("http://api.openai.com/v1", "OPENAI_API_KEY", False),
+        ("https://api.openai.com.evil.org/v1", "CRS_API_KEY_API_OPENAI_COM_EVIL_ORG", True),
+        ("https://evil.org/api.openai.com", "CRS_API_KEY_EVIL_ORG", True),
+        ("https://api.my-lab.org:8000/v1", "CRS_API_KEY_API_MY__LAB_ORG", True),
+        ("https://api.my.lab.org/v1", "CRS_API_KEY_API_MY_LAB_ORG", True),
+        ("https://api.my_lab.org/v1", "CRS_API_KEY_API_MY___LAB_ORG", True),
+        ("http://10.0.0.5:8000/v1", "CRS_API_KEY_10_0_0_5", False),
+        ("https://[2001:db8::1]/v1", "CRS_API_KEY_2001____DB8________1", True),
+        ("http://localhost:11434/v1", "CRS_API_KEY", True),
+        ("http://127.0.0.1:8080/v1", "CRS_API_KEY", True),
+        ("http://[::1]:8080/v1", "CRS_API_KEY", True),
+        ("http://localhost.evil.org/v1", "CRS_API_KEY_LOCALHOST_EVIL_ORG", False),
+    ],
+)
+def test_each_host_has_a_key_of_its_own_and_none_goes_unencrypted(url: str, variable: str, sent: bool) -> None:
+    assert (key_variable(url), may_have_key(url)) == (variable, sent)
+
+
+@given(st.lists(st.from_regex(r"[a-z0-9]+(-[a-z0-9]+)?", fullmatch=True), min_size=1, max_size=4), st.text("ab.-_"))
+def test_no_other_host_has_the_variable_of_a_host(labels: list[str], other: str) -> None:
+    host = ".".join(labels)
+    if other not in (host, ""):
+        assert key_variable(f"https://{host}/v1") != key_variable(f"https://{other}/v1")
+
+
+def test_a_key_is_held_for_its_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (KEY, "OPENAI_API_KEY", f"{KEY}_A_ORG", f"{KEY}_B_ORG", "CRS_JUDGE_KEY"):
+        monkeypatch.setenv(name, f"sk-{name}")
+    held = {url: Server("m", url)._key for url in ("https://a.org/v1", "http://a.org/v1", "https://c.org/v1")}
+    assert held == {"https://a.org/v1": "sk-CRS_API_KEY_A_ORG", "http://a.org/v1": "", "https://c.org/v1": ""}
+    assert Server("m", "http://a.org/v1", variable="CRS_JUDGE_KEY")._key == ""
+
+
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a host that cannot be asked here: only its sentence."""
+    monkeypatch.setenv(KEY, "sk-mine")
+    refused = Refused(401, {}, b"{}")
+    assert "variable CRS_API_KEY_C_ORG, which is empty" in Server("m", "https://c.org/v1")._sentence(refused)
+    assert "no key is sent unencrypted: give an https address" in Server("m", "http://c.org/v1")._sentence(refused)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,8 @@ def test_damaged_weights_are_made_anew(prepared: Callable[[], Path]) -> None:
     changed[-100] ^= 1
     for damaged in (b"", whole[: len(whole) // 2], bytes(changed), b"GGUF" + whole[:500]):
         path.write_bytes(damaged)
-        assert prepared() == path
+        with pytest.warns(UserWarning, match=rf"{path} is not as it was written: it is removed and made anew"):
+            assert prepared() == path
         assert path.read_bytes() == whole
 
 
@@ -197,3 +199,92 @@ def test_notes_that_cannot_be_read_are_made_anew(prepared: Callable[[], Path], n
     assert len(noted.read_bytes()) == len(whole)
     weights.remove(path)
     assert not list(path.parent.iterdir())
+
+
+def test_weights_and_notes_of_others_in_the_place_are_not_opened(base: Path, tmp_path: Path) -> None:
+    one, other = write(tmp_path / "one.gguf", WHOLE), write(tmp_path / "other.gguf", WHOLE, alpha(1.0))
+    first, second = (weights.merged(base, adapter, "Q8_0", tmp_path / "cache") for adapter in (one, other))
+    whole = first.read_bytes()
+    second.rename(first)
+    weights._notes(second).rename(weights._notes(first))
+    assert weights.merged(base, one, "Q8_0", tmp_path / "cache").read_bytes() == whole
+
+
+def test_damage_that_keeps_size_and_time_is_mended_when_the_file_cannot_be_loaded(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "CACHE", tmp_path / "cache")
+    adapter = write(tmp_path / "adapter.gguf", WHOLE)
+    parameters = SimulationParameters(weights="F16", width=2, threads=1)
+    path, _, _ = loading.engine_files(parameters, str(base), str(adapter))
+    whole, state = path.read_bytes(), path.stat()
+    path.write_bytes(whole[:-2000] + b"\xff" * 2000)  # NaN in all formats
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    with loading.open_engine(parameters, str(base), str(adapter)):
+        assert path.read_bytes() == whole
+    path.write_bytes(b"")
+    base.with_name("torn.gguf").write_bytes(base.read_bytes()[:5000])
+    with (
+        pytest.raises(CrsError, match=r"cannot load the model .*torn\.gguf"),
+        loading.open_engine(parameters, str(base.with_name("torn.gguf")), ""),
+    ):
+        pass
+
+
+def test_a_model_with_values_that_are_no_numbers_is_named_not_the_cache(tmp_path: Path) -> None:
+    broken = tiny.make(tmp_path / "nan.gguf", "llama3", nan=True)
+    head = next(tensor for tensor in gguf.GGUFReader(broken).tensors if tensor.name == "output.weight")
+    pair = {"output.weight.lora_a": WHOLE[A], "output.weight.lora_b": np.ones((int(head.shape[1]), RANK))}
+    adapter = write(tmp_path / "adapter.gguf", pair)
+    with pytest.raises(CrsError, match=r"the model .*nan\.gguf has values in output\.weight that are no numbers"):
+        weights.merged(broken, adapter, "Q8_0", tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_the_cache_keeps_what_was_used_last(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache"
+    adapters = [write(tmp_path / f"{number}.gguf", WHOLE, alpha(1.0 + number)) for number in range(6)]
+    first = [weights.merged(base, adapter, "Q8_0", cache) for adapter in adapters[:5]]
+    assert all(path.exists() for path in first)
+    for place, path in enumerate(first):
+        os.utime(weights._notes(path), (place, place))
+    weights.merged(base, adapters[0], "Q8_0", cache)  # used again
+    monkeypatch.setattr(weights, "_MOST_BYTES", 1)
+    last = weights.merged(base, adapters[5], "Q8_0", cache)
+    assert {path for path in (*first, last) if path.exists()} == {first[0], *first[3:], last}
+    assert len(list(cache.iterdir())) == 2 * weights._KEPT
+    monkeypatch.setattr(weights, "_MOST_BYTES", 10**9)
+    weights.merged(base, adapters[1], "Q8_0", cache)
+    assert len(list(cache.iterdir())) == 2 * (weights._KEPT + 1)
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(prepared: Callable[[], Path], tmp_path: Path) -> None:
+    (cache := tmp_path / "cache").mkdir()
+    (cache / ".42134749f9d515ac.gguf.k3j2_x9a").write_bytes(b"half")
+    (cache / "keep.npy").touch()
+    path = prepared()
+    assert {file.name for file in cache.iterdir()} == {"keep.npy", path.name, weights._notes(path).name}
+
+
+def test_a_second_writer_waits_and_writes_nothing(
+    prepared: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    make = weights._make
+    monkeypatch.setattr(weights, "_make", lambda path, *given: made.append(path) or make(path, *given))
+    with ThreadPoolExecutor(2) as pool, weights._only_writer(tmp_path / "cache"):
+        both = [pool.submit(prepared) for _ in range(2)]
+        assert not wait(both, timeout=0.5).done
+        assert not made
+    assert both[0].result() == both[1].result()
+    assert made == [both[0].result()]
+
+
+def test_a_read_only_cache_serves_what_it_holds(prepared: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = prepared()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(weights.os, "utime", refuse)
+    assert prepared() == path

@@ -75,6 +75,16 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path: Path) -> None:
         comparison.read(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["metrics", "scores", "resamples"])
+def test_a_run_with_a_metric_that_is_not_defined_is_named(name: str, tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path)
+    run = Run(tmp_path / "runs/1")
+    row = dict.fromkeys(schemas.TABLES[name]) | {"metric": "hit"}
+    run.write(name, pl.DataFrame([row], schema=dict(schemas.TABLES[name])))
+    with pytest.raises(CrsError, match=rf"runs/1/{name}\.parquet: 'hit' is no metric; did you mean 'hits'\?"):
+        comparison.read(str(sweep))
+
+
 def test_the_first_condition_against_the_others(tmp_path: Path) -> None:
     sweep = comparison.read(str(make_sweep(tmp_path)))
     differences = comparison.differences(sweep)

@@ -189,3 +189,13 @@ def test_a_file_names_its_condition() -> None:
     assert evaluate.name_of(Path("a/MovieBot_13.json")) == "MovieBot_13"
     assert evaluate.name_of(Path("a/our set/dialogues.parquet")) == "our set"
     assert evaluate.name_of(Path("a/our set")) == "our set"
+
+
+@pytest.mark.parametrize("texts", [[""], [" \n", "\u200b"]])
+def test_a_file_in_which_nobody_says_a_word_is_refused(texts: list[str], tmp_path: Path) -> None:
+    said = [{"participant": "USER", "utterance": text} for text in texts]
+    (tmp_path / "their system.json").write_text(json.dumps([{"conversation": said}] * 2))
+    result = CliRunner().invoke(main, arguments(tmp_path))
+    assert result.exit_code == 1
+    assert "nobody says a word in the 2 dialogues of" in result.stderr
+    assert not list((tmp_path / "reports").rglob("*.parquet"))

@@ -1,7 +1,9 @@
 """Tiny runs with real notebooks and models: complete, repeated, in another folder, and interrupted."""
 
 import json
+import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from crslib import identity
 from crslib.cli.main import main
 from crslib.config import ROOT, RunParameters
 from crslib.errors import CrsError
-from crslib.experiments import pipeline
+from crslib.experiments import kernels, pipeline
 from crslib.simulation import opening
 from crslib.store import Run
 from tests import recompute
@@ -124,6 +126,13 @@ def test_missing_inputs_are_errors_before_anything_starts(tmp_path: Path, monkey
         pipeline.plan({"recommender_adapter": "none.gguf"}, tmp_path)
     with pytest.raises(CrsError, match=r"no folder .* with human statistics"):
         pipeline.plan({"human": str(tmp_path / "none")}, tmp_path)
+    with pytest.raises(CrsError, match=r"has no file train\*\.jsonl; give the folder of the unpacked ReDial zip"):
+        pipeline.plan({"redial": str(tmp_path)}, tmp_path)
+
+
+def test_a_missing_discriminator_is_an_error_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(CrsError, match=r"cannot read the discriminator .*user\.json: No such file"):
+        pipeline.plan({**TINY, "discriminators": str(tmp_path)}, tmp_path)
 
 
 def test_folders_among_the_human_statistics_do_not_count(tmp_path: Path) -> None:
@@ -140,7 +149,7 @@ def test_notebooks_run_below_any_folder_and_with_any_tmpdir(tmp_path: Path, monk
     source.cells[0].metadata["tags"] = ["parameters"]
     source.metadata["language_info"] = {"name": "python"}
     nbformat.write(source, tmp_path / "tiny.ipynb")
-    monkeypatch.setattr(pipeline, "notebook_path", lambda name: tmp_path / f"{name}.ipynb")
+    monkeypatch.setattr(kernels, "notebook_path", lambda name: tmp_path / f"{name}.ipynb")
     (long := tmp_path / ("t" * 90)).mkdir()
     monkeypatch.setenv("TMPDIR", str(long))
     monkeypatch.setattr(tempfile, "tempdir", None)
@@ -156,7 +165,7 @@ def test_a_tmpdir_too_long_for_sockets_is_said(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(
         CrsError, match="is too long for the sockets of a kernel; set TMPDIR to a writable folder of a sh"
     ):
-        pipeline._socket_folder()
+        kernels._socket_folder()
 
 
 def test_latest_links_to_the_newest_run(tmp_path: Path) -> None:
@@ -190,6 +199,71 @@ def test_a_full_disk_is_recorded_and_the_run_continues_later(tmp_path: Path, mon
     monkeypatch.setattr(pipeline, "execute_notebook", lambda name, folder, parameters: executed.append(name))
     assert pipeline.execute(planned).info["status"] == "success"
     assert executed == ["01_profiles", "02_simulate", "03_evaluate"]
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_cancels_a_run_and_the_same_call_goes_on(
+    ending: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = pipeline.plan(TINY, tmp_path)
+    executed: list[str] = []
+
+    def interrupted(name: str, folder: Path, parameters: dict) -> None:
+        if name == "02_simulate":
+            signal.raise_signal(ending)
+        executed.append(name)
+
+    monkeypatch.setattr(pipeline, "execute_notebook", interrupted)
+    with pytest.raises(KeyboardInterrupt if ending == signal.SIGINT else SystemExit):
+        pipeline.execute(planned)
+    assert planned.run.info["status"] == "cancelled"
+    assert planned.run.info["finished"]
+    monkeypatch.setattr(pipeline, "execute_notebook", lambda name, folder, parameters: executed.append(name))
+    assert pipeline.execute(planned).info["status"] == "success"
+    assert executed == ["01_profiles", "02_simulate", "03_evaluate"]
+
+
+def test_what_a_killed_writer_left_in_the_folder_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "execute_notebook", lambda name, folder, parameters: None)
+    planned = pipeline.plan(TINY, tmp_path)
+    planned.run.path.mkdir(parents=True)
+    ours = (".turns.parquet.k3j2_x9a", ".run.json.abcdefgh", ".report.html.00000000")
+    for name in (*ours, ".notes.txt.abcdefgh", ".mine"):
+        (planned.run.path / name).write_text("half")
+    pipeline.execute(planned)
+    left = {path.name for path in planned.run.path.iterdir() if path.name.startswith(".")}
+    assert left == {".notes.txt.abcdefgh", ".mine"}
+
+
+@pytest.mark.parametrize("content", [None, "{}", '{"run_id": "another", "stages": {}, "files": {}}'])
+def test_a_run_json_that_goes_or_changes_midway_is_said_and_the_same_call_goes_on(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = pipeline.plan(TINY, tmp_path)
+    executed: list[str] = []
+
+    def lose(name: str, folder: Path, parameters: dict) -> None:
+        executed.append(name)
+        if executed == ["01_profiles", "02_simulate"]:
+            (folder / "run.json").unlink()
+            if content is not None:
+                (folder / "run.json").write_text(content)
+
+    monkeypatch.setattr(pipeline, "execute_notebook", lose)
+    with pytest.raises(CrsError, match=r"run\.json was changed or removed during 02_simulate; run the same again"):
+        pipeline.execute(planned)
+    assert planned.run.info["status"] == "error"
+    assert pipeline.execute(planned).info["status"] == "success"
+    assert planned.run.info["run_id"] == planned.run_id
+    assert executed == ["01_profiles", "02_simulate", "01_profiles", "02_simulate", "03_evaluate"]
+
+
+def test_links_that_killed_processes_left_are_removed(tmp_path: Path) -> None:
+    for name in (f".latest.{os.getppid()}", ".latest.999999999", ".latest.x"):
+        (tmp_path / name).symlink_to("runs/a")
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    pipeline.point_latest(tmp_path, tmp_path / "runs" / "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".latest.{os.getppid()}", "latest", "runs"]
 
 
 def test_identity_depends_on_the_library_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,3 +352,28 @@ def test_a_damaged_run_json_is_said_and_without_it_the_run_goes_on(quick: tuple[
     pipeline.execute(planned)
     assert executed == list(_MADE)
     assert pipeline.is_complete(planned.run)
+
+
+@pytest.mark.parametrize("renamed", [True, False])
+def test_a_run_folder_renamed_or_removed_midway_is_one_sentence(
+    renamed: bool, quick: tuple[pipeline.Plan, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    planned, executed = quick
+    folder, away = planned.run.path, tmp_path / "away"
+    (folder / "turns.parquet").unlink()
+    write = pipeline.execute_notebook
+
+    def moves(name: str, path: Path, parameters: dict[str, object]) -> None:
+        write(name, path, parameters)
+        folder.rename(away) if renamed else shutil.rmtree(folder)
+
+    monkeypatch.setattr(pipeline, "execute_notebook", moves)
+    with pytest.raises(CrsError, match=f"{folder} was renamed or removed while it was written; put it back and run"):
+        pipeline.execute(planned)
+    assert not folder.exists()
+    if renamed:
+        away.rename(folder)
+        monkeypatch.setattr(pipeline, "execute_notebook", write)
+        executed.clear()
+        pipeline.execute(planned)
+        assert executed == ["02_simulate", "03_evaluate"]

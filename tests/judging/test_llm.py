@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crslib.dialogue.views import Message
 from crslib.errors import CrsError
@@ -102,20 +104,33 @@ def test_an_absent_endpoint_and_a_wrong_address_are_errors(serve) -> None:
     ("content", "chosen"),
     [
         ("A", "A"), (" b.\n", "B"), ("**C**", "C"), ("The answer is: B", "B"), ("Dialogue A", "A"),
-        ("<think>B is worse,\nso A</think>\nA", "A"), ("<think>A", None), ("A or B", None), ("A tie", None),
-        ("", None), ("Apple", None), ("D", None),
+        ("<think>B is worse,\nso A</think>\nA", "A"), ("<think>A", None), ("So A</think>B", "B"), ("A or B", None),
+        ("A tie", None), ("", None), ("Apple", None), ("D", None), ("<think>" * 5_000, None), ("\ud800", None),
     ],
 )  # fmt: skip
 def test_an_answer_is_read_strictly(content: str, chosen: str | None) -> None:
     assert chosen_option(content, "ABC") == chosen
 
 
+def test_a_letter_that_only_looks_like_an_option_is_none() -> None:
+    assert chosen_option("\u017f", ["s", "t"]) is None  # a long s, which `re.IGNORECASE` takes for an s
+    assert chosen_option("T.", ["s", "t"]) == "t"
+
+
+PARTS = ["<think>", "</think>", "A", "the answer is", ":", " ", "é", "\n", "\ud800"]
+
+
+@given(st.lists(st.sampled_from(PARTS)).map("".join))
+def test_any_answer_is_an_option_or_none(content: str) -> None:
+    assert chosen_option(content, "ABC") in ("A", None)
+
+
 def test_an_endpoint_is_opened_with_the_name_of_its_model() -> None:
     judge = open_judge(endpoint="http://localhost:8080/v1", endpoint_model="m")
     assert judge.identity == {"judge": "endpoint", "url": "http://localhost:8080/v1", "model": "m", "temperature": 0}
-    for given in ({"endpoint": "http://localhost:8080/v1"}, {"endpoint_model": "m"}):
+    for alone in ({"endpoint": "http://localhost:8080/v1"}, {"endpoint_model": "m"}):
         with pytest.raises(CrsError, match="an endpoint needs both"):
-            open_judge(**given)
+            open_judge(**alone)
 
 
 def test_marks_are_whole_numbers() -> None:

@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 
+from crslib import schemas
 from crslib.dialogue.utterances import plain
 from crslib.errors import CrsError
 from crslib.judging.study import Study, open_study
+from crslib.reporting import study as reporting
 from tests.support.people_runs import make_runs
 
 
@@ -158,3 +161,34 @@ def test_a_vote_twice_and_an_undo_twice_count_once(study: Study) -> None:
     file.write_bytes(b"".join([*lines, lines[-1], lines[1]]))
     with pytest.warns(UserWarning, match="repeats an earlier one"):
         assert study.votes()["order"].to_list() == [0, 1]
+
+
+def test_a_vote_without_a_rater_is_refused_and_one_on_disk_spoils_no_report(study: Study) -> None:
+    cast(study, "ann", "left")
+    nobody = study.votes().with_columns(rater=pl.lit(None, pl.String))
+    with pytest.raises(CrsError, match="vote 1: rater = None is not valid"):
+        study.add(nobody)
+    with pytest.raises(CrsError, match="vote 1: rater = '' is not valid"):
+        study.add(nobody.with_columns(rater=pl.lit("")))
+    (vote,) = nobody.to_dicts()
+    with (study.path / "votes.jsonl").open("a") as file:  # as an earlier version did
+        for taken in (vote, vote | {"rater": "eve", "criterion": "mood"}):
+            file.write(json.dumps({"act": "import", "rater": taken["rater"], "key": "k", "vote": taken}) + "\n")
+    with pytest.warns(UserWarning) as said:
+        assert study.votes()["rater"].to_list() == ["ann"]
+    for number, warning in enumerate(said, start=3):
+        assert f"votes.jsonl: line {number} is damaged and left out" in str(warning.message)
+    assert len(said) == 2
+    with pytest.warns(UserWarning, match=r"line \d is damaged"):
+        assert "1 votes of 1 raters" in reporting.write(Study(study.path)).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("order", -1), ("seconds", -1.0), ("seconds", float("inf")), ("preference", float("nan")), ("preference", 2.0)],
+)
+def test_a_vote_with_impossible_numbers_is_refused(column: str, value: float, study: Study) -> None:
+    cast(study, "ann", "left")
+    dtype = schemas.TABLES["votes"][column]
+    with pytest.raises(CrsError, match=f"vote 1: {column} = "):
+        study.add(study.votes().with_columns(pl.lit(value, dtype).alias(column), rater=pl.lit("eve")))

@@ -22,6 +22,7 @@ from crslib.judging.turing import HUMAN
 from crslib.reporting.study import figures, lines, tables
 from crslib.store import Run
 from tests.judging.test_analysis import frame, vote
+from tests.support.domains import MOVIES
 from tests.support.people_runs import make_runs
 
 FILMS = {"1": "Heat (1995)", "2": "Matrix, The (1999)", "3": "A Film Without Year"}
@@ -71,7 +72,7 @@ def paths(tmp_path: Path, items: pl.DataFrame) -> list[Path]:
 
 
 def test_normalise_changes_the_form_and_not_the_content(items: pl.DataFrame) -> None:
-    catalog = Catalog(items)
+    catalog = Catalog(items, MOVIES)
     text = "i liked [[Matrix, The (1999)]] .have you seen it , or[[up (2009)]]?i’m off ! so am i. i.e. bye."
     (turn,) = turing.normalise([{"role": "user", "text": text}], catalog)
     assert turn["text"] == (

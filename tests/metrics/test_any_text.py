@@ -13,6 +13,7 @@ from crslib.data.catalog import Catalog
 from crslib.dialogue import stances
 from crslib.dialogue.utterances import RECOMMENDER, USER, clean, item_name, mention
 from crslib.metrics import METRICS, evaluate, reference
+from tests.support.domains import MOVIES
 from tests.support.metrics_frames import table
 from tests.support.texts import TEXT
 
@@ -63,6 +64,7 @@ def test_every_metric_takes_any_catalogue_and_dialogue(
         table("turns", turns),
         table("prompts", prompts),
         HUMAN,
+        MOVIES,
         n_bootstrap=100,
         seed=0,
     )
@@ -74,7 +76,7 @@ def test_every_metric_takes_any_catalogue_and_dialogue(
 
 def rows(name: str, said: Sequence[tuple[str, int | None, bool, bool]], items: pl.DataFrame) -> list[dict[str, Any]]:
     """Turns of (text, item that is named, seen, liked), with notes on what the turn before named."""
-    catalog, turns = Catalog(items), list[dict[str, Any]]()
+    catalog, turns = Catalog(items, MOVIES), list[dict[str, Any]]()
     for number, (text, item, seen, liked) in enumerate(said):
         named = "" if item is None else mention(item_name(items["title"][item], items["year"][item]))
         words = clean(f"{text} {named}")
@@ -91,7 +93,7 @@ def rows(name: str, said: Sequence[tuple[str, int | None, bool, bool]], items: p
 
 @pytest.mark.parametrize("name", ["---", "'", "🎬", "…"])
 def test_a_name_without_letters_is_said_by_its_own_characters(name: str) -> None:
-    wishes = dict(stances.wishes({"target_kinds": [name], "target_decade": None, "target_maker": name}))
+    wishes = dict(stances.wishes({"target_kinds": [name], "target_decade": None, "target_maker": name}, MOVIES))
     assert list(wishes) == [name]
     assert wishes[name](f"something by {name} please")
     assert not wishes[name]("something by somebody")

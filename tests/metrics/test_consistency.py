@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 
 from crslib.metrics import consistency, facts
+from tests.support.domains import MOVIES
 from tests.support.metrics_frames import share, table, talk
 
 ASK = "R: How about [[Heat (1995)]]?"
@@ -32,7 +33,7 @@ def reactions() -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def test_reactions_against_notes(reactions: tuple[pl.DataFrame, pl.DataFrame]) -> None:
-    parts = consistency.reaction_parts(facts(*reactions))
+    parts = consistency.reaction_parts(facts(*reactions, MOVIES))
     assert share(parts, "reactions_decidable") == pytest.approx(4 / 5)
     assert share(parts, "reaction_consistency") == pytest.approx(2 / 4)
     assert share(parts, "consistency_seen_liked") == pytest.approx(1 / 2)
@@ -42,7 +43,7 @@ def test_reactions_against_notes(reactions: tuple[pl.DataFrame, pl.DataFrame]) -
 
 
 def test_the_table_of_reactions_has_shares_of_answers(reactions: tuple[pl.DataFrame, pl.DataFrame]) -> None:
-    counted = facts(*reactions)
+    counted = facts(*reactions, MOVIES)
     liked = consistency.reaction_table(counted, counted).filter(source="human", kind="seen_liked")
     assert liked.select("question", "answer", "count", "share").rows() == [
         ("liked", "no", 1, 0.5),
@@ -85,7 +86,7 @@ PROFILE = {
 )
 def test_stated_preferences(items: pl.DataFrame, text: str, expected: list[tuple[str, str, bool]]) -> None:
     dialogues, turns = talk({"p": [f"U: {text}", "R: I love horror"]})
-    statements = consistency.preferences(turns, dialogues, table("profiles", [PROFILE]), items)
+    statements = consistency.preferences(turns, dialogues, table("profiles", [PROFILE]), items, MOVIES)
     assert statements.select("about", "says", "contradicts").rows() == expected
 
 
@@ -98,11 +99,11 @@ def test_contradictions_and_attribute_coverage(items: pl.DataFrame) -> None:
         }
     )
     profiles = table("profiles", [PROFILE, {"profile_id": "q"}])
-    parts = consistency.profile_parts(turns, dialogues, profiles, items)
+    parts = consistency.profile_parts(turns, dialogues, profiles, items, MOVIES)
     assert share(parts, "contradictions") == pytest.approx(1 / 2)
     # p says comedy, the decade and the actor of five; p.1 only names a title; q has no attributes.
     assert share(parts, "attribute_coverage") == pytest.approx((3 / 5 + 0) / 2)
-    curve = consistency.coverage_by_turn(turns, dialogues, profiles, times=100, seed=0)
+    curve = consistency.coverage_by_turn(turns, dialogues, profiles, MOVIES, times=100, seed=0)
     assert curve["n_turn"].to_list() == [1, 2]
     assert curve["value"].to_list() == pytest.approx([(1 / 5) / 2, (3 / 5) / 2])
 
@@ -132,7 +133,7 @@ def test_contradictions_and_attribute_coverage(items: pl.DataFrame) -> None:
 def test_ways_to_say_an_attribute(attribute: dict[str, object], text: str, expected: bool) -> None:
     dialogues, turns = talk({"p": [f"U: {text}"]})
     profiles = table("profiles", [{"profile_id": "p", **attribute}])
-    rows = consistency.attributes_said(turns, dialogues, profiles)
+    rows = consistency.attributes_said(turns, dialogues, profiles, MOVIES)
     assert (rows["n_turn"][0] is not None) == expected
 
 
@@ -146,7 +147,7 @@ def test_wishes_count_up_to_the_third_turn_of_the_user(items: pl.DataFrame) -> N
     )
     wish = {"target_kinds": ["action"], "target_decade": 1990, "liked_kinds": [], "disliked_kinds": []}
     profiles = table("profiles", [{"profile_id": name, **wish} for name in "pq"])
-    parts = consistency.profile_parts(turns, dialogues, profiles, items)
+    parts = consistency.profile_parts(turns, dialogues, profiles, items, MOVIES)
     assert share(parts, "wishes_said") == (1 / 2 + 1 / 2) / 2
     assert share(parts, "attribute_coverage") == (1 + 1 / 2) / 2
 
@@ -169,8 +170,8 @@ def test_favourites_that_have_nothing_to_do_with_the_wish(items: pl.DataFrame) -
             {"profile_id": "r", **loved},
         ],
     )
-    assert consistency.favourites_named(turns, dialogues, profiles, items).rows() == [
+    assert consistency.favourites_named(turns, dialogues, profiles, items, MOVIES).rows() == [
         ("p", 0, "1", True),
         ("p", 0, "6", False),
     ]
-    assert share(consistency.profile_parts(turns, dialogues, profiles, items), "unrelated_favourites") == 0.5
+    assert share(consistency.profile_parts(turns, dialogues, profiles, items, MOVIES), "unrelated_favourites") == 0.5

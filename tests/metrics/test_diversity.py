@@ -11,6 +11,7 @@ from sacrebleu.metrics.bleu import BLEU
 
 from crslib import stats
 from crslib.metrics import diversity, facts
+from tests.support.domains import MOVIES
 from tests.support.metrics_frames import share, talk
 
 
@@ -76,14 +77,16 @@ def test_self_bleu_of_equal_and_of_different_utterances() -> None:
 
 def test_loops_are_repetitions_by_the_same_speaker_in_the_dialogue() -> None:
     parts = diversity.parts(
-        facts(*talk({"p": ["R: Seen it?", "U: seen it", "R: seen it!", "U: no", "R: Seen it"], "q": ["U: no"]}))
+        facts(*talk({"p": ["R: Seen it?", "U: seen it", "R: seen it!", "U: no", "R: Seen it"], "q": ["U: no"]}), MOVIES)
     )
     assert share(parts, "recommender_loops") == pytest.approx(2 / 3)
     assert share(parts, "user_loops") == 0
 
 
 def test_duplicates_occur_in_another_dialogue_too() -> None:
-    run = facts(*talk({"a": ["U: hi", "R: x", "U: hi"], "b": ["U: Hi!"], "c": ["U: hello"], "d": ["U: bye", "U: bye"]}))
+    run = facts(
+        *talk({"a": ["U: hi", "R: x", "U: hi"], "b": ["U: Hi!"], "c": ["U: hello"], "d": ["U: bye", "U: bye"]}), MOVIES
+    )
     results = diversity.whole(run, run, times=100, seed=0)
     # Of six user utterances, three say hi in two dialogues; bye comes twice in one dialogue only.
     assert results["user_duplicates"].estimate.value == pytest.approx(3 / 6)
@@ -99,8 +102,8 @@ def test_entropy() -> None:
 
 def test_item_entropy_is_compared_at_equal_numbers_of_dialogues() -> None:
     names = ["Heat (1995)", "The Matrix (1999)", "Notting Hill (1999)", "Up (2009)"]
-    run = facts(*talk({f"r{i}": [f"R: [[{names[i]}]]"] for i in range(2)}))
-    human = facts(*talk({f"h{i}": [f"R: [[{names[i % 4]}]]"] for i in range(8)}))
+    run = facts(*talk({f"r{i}": [f"R: [[{names[i]}]]"] for i in range(2)}), MOVIES)
+    human = facts(*talk({f"h{i}": [f"R: [[{names[i % 4]}]]"] for i in range(8)}), MOVIES)
     result = diversity.whole(run, human, times=100, seed=0)["item_entropy"]
     assert result.estimate.value == 1.0
     assert result.human is not None
@@ -111,7 +114,7 @@ def test_item_entropy_is_compared_at_equal_numbers_of_dialogues() -> None:
 
 
 def test_no_items_no_entropy() -> None:
-    run = facts(*talk({"a": ["U: hi"]}))
+    run = facts(*talk({"a": ["U: hi"]}), MOVIES)
     assert set(diversity.whole(run, run, times=100, seed=0)) == {"user_duplicates"}
 
 

@@ -13,6 +13,7 @@ from crslib.data.corpora import frames, redial
 from crslib.errors import CrsError
 from crslib.metrics import embedding, reference
 from crslib.metrics.embedding import Embedded, frechet, vendi, vendi_score
+from tests.support.domains import MOVIES
 from tests.support.metrics_frames import talk
 
 STORED = ROOT / "data" / "human"
@@ -64,7 +65,7 @@ def test_vendi_score_by_hand() -> None:
 def test_an_embedding_is_a_mean_over_tokens() -> None:
     _, turns = talk({"a": ["U: we see", "R: see", "U: seed [[Heat (1995)]]", "R: "], "b": ["R: see"]})
     reader = Letters()
-    embedded = embedding.embed(turns, reader)
+    embedded = embedding.embed(turns, reader, MOVIES.mask)
     assert reader.read == ["see", "seed FILM", "we see"]
     np.testing.assert_allclose(embedded["user"].vectors, [[2.5, 1.5, 1], [4, 1, 1]])
     assert embedded["recommender"].dialogues.tolist() == ["a", "b"]
@@ -126,12 +127,12 @@ def test_stored_human_turns_are_read_again(tmp_path: Path) -> None:
 
 def test_without_results_the_reason_is_given(tmp_path: Path) -> None:
     _, turns = talk({"a": ["U: hello"]})
-    assert "too few turns" in embedding.evaluate(turns, tmp_path, times=100, seed=0).missing
+    assert "too few turns" in embedding.evaluate(turns, tmp_path, MOVIES.mask, times=100, seed=0).missing
     _, turns = talk({f"d{i}": ["U: hello"] for i in range(30)})
-    missing = embedding.evaluate(turns, tmp_path, times=100, seed=0).missing
+    missing = embedding.evaluate(turns, tmp_path, MOVIES.mask, times=100, seed=0).missing
     assert "missing or damaged; make them with `crs data embeddings`" in missing
     embedding.write(embedding.measure(gaussian(50, 1), {"model_sha256": "another"}), tmp_path)
-    assert "are of another model" in embedding.evaluate(turns, tmp_path, times=100, seed=0).missing
+    assert "are of another model" in embedding.evaluate(turns, tmp_path, MOVIES.mask, times=100, seed=0).missing
     with pytest.raises(CrsError, match="missing or damaged"):
         (tmp_path / "embeddings.json").write_text(json.dumps({}), encoding="utf-8")
         embedding.read(tmp_path)
@@ -150,7 +151,7 @@ def test_the_model_reads_each_text_by_itself_as_it_read_the_stored_ones(shared_d
     dialogues = redial.read(shared_data / "redial" / "test_dev.jsonl", "test")[:2]
     _, turns = frames(reference.anonymous(dialogues))
     with embedding.reader() as reader:
-        forwards = embedding.embed(turns, reader)
+        forwards = embedding.embed(turns, reader, MOVIES.mask)
         alone = reader.states("have you seen FILM ?")
         reader.states("a longer text that says something else of FILM, to fill other cells")
         assert np.array_equal(reader.states("have you seen FILM ?"), alone)

@@ -11,6 +11,7 @@ from crslib.config import ROOT
 from crslib.errors import CrsError
 from crslib.metrics import CLAIMS, METRICS, Evaluation, Result, Results, evaluate, extended, reference
 from crslib.metrics.base import Family
+from tests.support.domains import MOVIES
 from tests.support.metrics_frames import table, talk
 
 HUMAN = reference.read(ROOT / "data" / "human")
@@ -47,7 +48,9 @@ def run(n: int) -> dict[str, pl.DataFrame]:
 
 
 def evaluated(items: pl.DataFrame, tables: dict[str, pl.DataFrame], **more: int) -> Evaluation:
-    return evaluate("run", items=items, human=HUMAN, **tables, **({"n_bootstrap": 100, "seed": 0} | more))  # type: ignore[arg-type]
+    return evaluate(
+        "run", items=items, human=HUMAN, domain=MOVIES, **tables, **({"n_bootstrap": 100, "seed": 0} | more)
+    )  # type: ignore[arg-type]
 
 
 def test_a_small_run_by_hand(items: pl.DataFrame) -> None:
@@ -122,6 +125,18 @@ def test_further_metrics_take_their_place_in_the_tables(items: pl.DataFrame) -> 
     assert Results({}, missing="no turns").shown(table) == "no turns"
 
 
+def test_a_metric_that_is_not_defined_is_an_error_and_not_left_out(items: pl.DataFrame) -> None:
+    before = evaluated(items, run(2))
+    figure = Result(stats.Estimate(0.5, None, None, 2))
+    with pytest.raises(
+        CrsError, match=r"^the results of the run: 'user_vendy' is no metric; did you mean 'user_vendi'"
+    ):
+        extended(before, Results({"user_vendy": figure}), times=100, seed=0)
+    parts = pl.DataFrame([("p00", "qqq", 1.0, 1.0)], schema=Results({}).parts.schema, orient="row")
+    with pytest.raises(CrsError, match=r"^the scores of the dialogues: 'qqq' is no metric; define it in the METRICS"):
+        extended(before, Results({"user_vendi": figure}, parts), times=100, seed=0)
+
+
 def test_a_signature_states_what_a_value_depends_on(items: pl.DataFrame) -> None:
     _, metrics, _ = evaluated(items, run(40), n_bootstrap=200, seed=3)
     signature = dict(metrics.select("metric", "signature").iter_rows())
@@ -139,7 +154,7 @@ def test_definitions_are_complete() -> None:
         assert metric.direction in ("higher", "lower", "human", "none")
         assert metric.family in get_args(Family)
         assert metric.definition.endswith(".")
-        assert "{" not in metric.name + metric.title + metric.definition + metric.headline
+        assert "{" not in metric.name + metric.title + metric.definition + metric.headline.replace("{label}", "")
     assert len({metric.title for metric in METRICS.values()}) == len(METRICS)
     assert {metric.claim for metric in METRICS.values()} == {None, *CLAIMS}
 

@@ -1,6 +1,7 @@
 """Counts of what happens in dialogues."""
 
 from crslib.metrics.facts import FRAMES, facts
+from tests.support.domains import MOVIES
 from tests.support.metrics_frames import talk
 
 
@@ -18,7 +19,7 @@ def test_facts_of_a_dialogue() -> None:
         },
         notes={("p", 1): [("Heat (1995)", True, False)]},
     )
-    counted = facts(dialogues, turns)
+    counted = facts(dialogues, turns, MOVIES)
     assert counted.dialogue_ids.to_list() == ["p", "q"]
     assert dict(counted.turns.schema) == dict(FRAMES["turns"])
     # The last turn has no text and does not count.
@@ -42,4 +43,4 @@ def test_facts_of_a_dialogue() -> None:
 
 def test_a_turn_does_not_answer_to_the_dialogue_before() -> None:
     dialogues, turns = talk({"p": ["R: See [[Heat (1995)]]"], "q": ["U: loved it"]})
-    assert facts(dialogues, turns).reactions.is_empty()
+    assert facts(dialogues, turns, MOVIES).reactions.is_empty()

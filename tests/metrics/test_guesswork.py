@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from crslib.metrics import guesswork
+from tests.support.domains import MOVIES
 from tests.support.metrics_frames import table, talk
 
 # One user likes Heat and The Matrix, another Notting Hill and Up, none the King Kongs: given nothing, four items share
@@ -21,7 +22,7 @@ def bits(items: pl.DataFrame, wanted: str, targets: list[str], *utterances: str)
     dialogues, turns = talk({"p": utterances})
     profiles = table("profiles", [{"profile_id": "p", "attributes": wanted}])
     hidden = pl.DataFrame([("p", t) for t in targets], schema=["dialogue_id", "item_id"], orient="row")
-    parts = guesswork.parts(turns, dialogues, profiles, hidden, items, RATINGS)
+    parts = guesswork.parts(turns, dialogues, profiles, hidden, items, RATINGS, MOVIES)
     assert (parts["whole"] == 1).all()
     return {metric.removeprefix("guesswork_"): value for metric, value in parts.select("metric", "part").iter_rows()}
 

@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 
 from crslib.metrics import leakage
+from tests.support.domains import MOVIES
 from tests.support.metrics_frames import share, table, talk
 
 SYSTEM = "<|im_start|>system\nYou are chatting with a movie recommender.\nAbout you: {}\nLooking for: {}<|im_end|>\n"
@@ -57,7 +58,7 @@ def audited(
     )
     profiles = table("profiles", [PROFILE | (profile or {})])
     holdouts = table("holdouts", [{"profile_id": "p", "item_id": i, "rating": 4.0, "liked": True} for i in hidden])
-    return leakage.audit(fed, profiles, holdouts, items, dialogues, turns)
+    return leakage.audit(fed, profiles, holdouts, items, dialogues, turns, MOVIES)
 
 
 def planted(turn: int, old: str, new: str) -> list[str]:

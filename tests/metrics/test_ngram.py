@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 
 from crslib.metrics import ngram
-from crslib.metrics.ngram import END, FILM, Trigrams, tokens
+from crslib.metrics.ngram import END, ITEM, Trigrams, tokens
 from tests.support.metrics_frames import talk
 
 
 def test_films_are_one_word() -> None:
-    assert tokens("I loved [[Heat (1995)]], didn't you?") == ["i", "loved", FILM, "didn't", "you"]
+    assert tokens("I loved [[Heat (1995)]], didn't you?") == ["i", "loved", ITEM, "didn't", "you"]
     assert tokens("") == []
 
 

@@ -7,12 +7,13 @@ from scipy import stats as scipy_stats
 
 from crslib.metrics import facts, realism
 from crslib.metrics.facts import Facts
+from tests.support.domains import MOVIES
 from tests.support.metrics_frames import share, talk
 
 
 def counted(*lengths: list[int]) -> Facts:
     """Dialogues of user turns with these numbers of words."""
-    return facts(*talk({f"d{i}": [f"U: {'word ' * n}" for n in turns] for i, turns in enumerate(lengths)}))
+    return facts(*talk({f"d{i}": [f"U: {'word ' * n}" for n in turns] for i, turns in enumerate(lengths)}), MOVIES)
 
 
 def test_means_and_shares() -> None:
@@ -24,7 +25,8 @@ def test_means_and_shares() -> None:
                     "q": ["U: one two three four five"],
                 },
                 notes={("p", 1): [("Up (2009)", False, True)]},
-            )
+            ),
+            MOVIES,
         )
     )
     assert share(parts, "recommender_words") == pytest.approx((3 + 1) / 2)

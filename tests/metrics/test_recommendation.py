@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from crslib.metrics import facts, recommendation
+from tests.support.domains import MOVIES
 from tests.support.metrics_frames import share, table, talk
 
 HOLDOUTS = [("p", "1", True), ("p", "5", True), ("p", "6", False), ("q", "2", True)]
@@ -33,7 +34,7 @@ def run() -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def test_recommended_items_leave_out_what_the_user_named_and_repeats(run: tuple[pl.DataFrame, pl.DataFrame]) -> None:
-    recommended = recommendation.recommended(facts(*run))
+    recommended = recommendation.recommended(facts(*run, MOVIES))
     assert recommended.drop("dialogue_id").rows() == [
         (1, 1, 1, "title: ghost film (1900)", False),
         (2, 1, 1, "2", True),
@@ -47,7 +48,7 @@ def test_recall_hits_and_first_turn(
     run: tuple[pl.DataFrame, pl.DataFrame], holdouts: pl.DataFrame, items: pl.DataFrame
 ) -> None:
     profiles = table("profiles", [{"profile_id": "p"}, {"profile_id": "q"}])
-    parts = recommendation.parts(facts(*run), run[0], profiles, holdouts, items)
+    parts = recommendation.parts(facts(*run, MOVIES), run[0], profiles, holdouts, items, MOVIES)
     # p: targets 1 and 5; ranks ghost, 2, 1, 6, so 1 has rank 3, and the user named 5 first. q: 2 at rank 1.
     assert share(parts, "recall_at_1") == pytest.approx((0 + 1) / 2)
     assert share(parts, "recall_at_3") == pytest.approx((0.5 + 1) / 2)
@@ -62,14 +63,14 @@ def test_a_profile_without_liked_holdouts_has_no_recall(
     run: tuple[pl.DataFrame, pl.DataFrame], holdouts: pl.DataFrame, items: pl.DataFrame
 ) -> None:
     profiles = table("profiles", [{"profile_id": "p"}, {"profile_id": "q"}])
-    parts = recommendation.parts(facts(*run), run[0], profiles, holdouts.filter(profile_id="q"), items)
+    parts = recommendation.parts(facts(*run, MOVIES), run[0], profiles, holdouts.filter(profile_id="q"), items, MOVIES)
     assert parts.filter(metric="recall_at_1")["dialogue_id"].to_list() == ["q"]
 
 
 def test_hit_by_turn_counts_dialogues_that_have_ended(
     run: tuple[pl.DataFrame, pl.DataFrame], holdouts: pl.DataFrame
 ) -> None:
-    curve = recommendation.hit_by_turn(facts(*run), run[0], holdouts, times=100, seed=0)
+    curve = recommendation.hit_by_turn(facts(*run, MOVIES), run[0], holdouts, times=100, seed=0)
     assert curve["n_turn"].to_list() == [1, 2, 3]
     assert curve["value"].to_list() == [0.5, 1.0, 1.0]
     assert curve["high"].to_list() == [1.0, 1.0, 1.0]
@@ -91,7 +92,7 @@ def test_attribute_match_and_preference_coverage(
             {"profile_id": "q", "liked_kinds": ["romance"]},
         ],
     )
-    parts = recommendation.parts(facts(*run), run[0], profiles, holdouts, items)
+    parts = recommendation.parts(facts(*run, MOVIES), run[0], profiles, holdouts, items, MOVIES)
     # The Matrix: action, 1990s, not the actor, not comedy: 2/4. Heat: 3/4. Up: no cast known, so 0 of 3.
     assert share(parts, "attribute_match") == pytest.approx((2 / 4 + 3 / 4 + 0 / 3) / 3)
     assert parts.filter(metric="attribute_match")["dialogue_id"].to_list() == ["p"]
@@ -100,7 +101,7 @@ def test_attribute_match_and_preference_coverage(
 
 
 def test_acceptance_repeats_and_validity(run: tuple[pl.DataFrame, pl.DataFrame]) -> None:
-    parts = recommendation.behaviour(facts(*run))
+    parts = recommendation.behaviour(facts(*run, MOVIES))
     # Recommender: 3 + 2 + 2 mentions and 1; The Matrix is named again in a later turn.
     assert share(parts, "repeats") == pytest.approx(1 / 8)
     assert share(parts, "recommender_validity") == pytest.approx(7 / 8)
@@ -111,7 +112,7 @@ def test_acceptance_repeats_and_validity(run: tuple[pl.DataFrame, pl.DataFrame])
 
 
 def test_twice_in_one_turn_is_no_repeat() -> None:
-    parts = recommendation.behaviour(facts(*talk({"p": ["R: [[Heat (1995)]]! I mean [[Heat (1995)]]"]})))
+    parts = recommendation.behaviour(facts(*talk({"p": ["R: [[Heat (1995)]]! I mean [[Heat (1995)]]"]}), MOVIES))
     assert share(parts, "repeats") == 0
 
 
@@ -123,13 +124,13 @@ def test_gini() -> None:
 
 
 def test_coverage(run: tuple[pl.DataFrame, pl.DataFrame], items: pl.DataFrame) -> None:
-    estimate = recommendation.coverage(facts(*run), items, times=100, seed=0)
+    estimate = recommendation.coverage(facts(*run, MOVIES), items, times=100, seed=0)
     assert estimate is not None
     assert estimate.value == pytest.approx(3 / 6)  # 1, 2 and 6
 
 
 def test_popularity_ranks_items_by_dialogues(run: tuple[pl.DataFrame, pl.DataFrame], items: pl.DataFrame) -> None:
-    ranked = recommendation.popularity(facts(*run), facts(*run), items).filter(source="simulated")
+    ranked = recommendation.popularity(facts(*run, MOVIES), facts(*run, MOVIES), items).filter(source="simulated")
     assert ranked.select("rank", "name", "n", "share").rows() == [
         (1, "The Matrix (1999)", 2, 1.0),
         (2, "Heat (1995)", 1, 0.5),

@@ -12,6 +12,8 @@ from crslib.data.corpora import Dialogue, redial
 from crslib.errors import CrsError
 from crslib.metrics import consistency, facts, realism, reference
 from crslib.metrics.facts import FRAMES
+from tests.support import corpora
+from tests.support.domains import MOVIES
 
 STORED = ROOT / "data" / "human"
 
@@ -33,7 +35,7 @@ def test_the_folder_is_no_pattern(tmp_path: Path) -> None:
 
 
 def test_stored_statistics_are_those_of_redials_test_set(shared_data: Path) -> None:
-    measured = reference.measure(redial.read(shared_data / "redial" / "test_dev.jsonl", "test"))
+    measured = reference.measure(redial.read(shared_data / "redial" / "test_dev.jsonl", "test"), MOVIES)
     stored = reference.read(STORED)
     for name in FRAMES:
         assert getattr(measured.facts, name).equals(getattr(stored.facts, name)), name
@@ -42,6 +44,17 @@ def test_stored_statistics_are_those_of_redials_test_set(shared_data: Path) -> N
     for name, estimate in measured.reference.items():
         assert estimate == pytest.approx(stored.reference[name], abs=1e-9), name
     assert measured.reference["messages"]["value"] == pytest.approx(17.836, abs=0.001)
+
+
+def test_the_hubs_form_of_redial_has_the_same_statistics(tmp_path: Path) -> None:
+    files = [corpora.redial(tmp_path / f"test_{form}.jsonl", form == "hub") for form in ("official", "hub")]
+    official, hub = (reference.measure(redial.read(file, "test"), MOVIES) for file in files)
+    assert hub.facts.mentions.equals(official.facts.mentions)
+    assert hub.facts.mentions["item"].to_list() == ["111776", "99583", "84273"] * 2
+    assert hub.facts.reactions.equals(official.facts.reactions)
+    # Iron Man is not seen, Pineapple Express is; the second dialogue's forms are empty.
+    assert hub.facts.reactions["note_seen"].to_list() == [False, True, None, None]
+    assert hub.reference == official.reference
 
 
 def test_human_statistics_are_as_published() -> None:
@@ -56,7 +69,7 @@ def test_human_statistics_are_as_published() -> None:
 def test_reactions_are_read_reliably_on_training_dialogues(shared_data: Path) -> None:
     from crslib.data.corpora import frames
 
-    counted = facts(*frames(redial.read(shared_data / "redial" / "train_raw.jsonl", "train")))
+    counted = facts(*frames(redial.read(shared_data / "redial" / "train_raw.jsonl", "train")), MOVIES)
     for question, says, least in (
         ("seen", True, 0.9),
         ("seen", False, 0.88),
@@ -69,7 +82,7 @@ def test_reactions_are_read_reliably_on_training_dialogues(shared_data: Path) ->
 
 def test_written_statistics_are_read_again(tmp_path: Path) -> None:
     dialogue = Dialogue("x", "u", "r", (), {})
-    reference.write(reference.measure([dialogue]), tmp_path)
+    reference.write(reference.measure([dialogue], MOVIES), tmp_path)
     again = reference.read(tmp_path)
     assert again.facts.turns.is_empty()
     assert again.acts.is_empty()

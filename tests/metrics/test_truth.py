@@ -5,6 +5,7 @@ import pytest
 
 from crslib.dialogue.credits import Credits
 from crslib.metrics import truth
+from tests.support.domains import MOVIES
 from tests.support.metrics_frames import share, talk
 
 
@@ -23,9 +24,9 @@ def test_statements_and_answers_by_hand(items: pl.DataFrame) -> None:
             "r": ["U: Who stars in [[Heat (1995)]]?"],  # nobody is left to answer
         }
     )
-    parts = truth.parts(turns, Credits.of(items))
+    parts = truth.parts(turns, Credits.of(items, MOVIES))
     assert share(parts, "facts_true") == pytest.approx(2 / 3)
     assert share(parts, "facts_decidable") == pytest.approx(3 / 5)
     assert share(parts, "questions_answered") == pytest.approx(3 / 5)
     assert share(parts, "true_answers") == pytest.approx(1 / 3)  # when; not who of Heat, nor who of Up in p
-    assert truth.parts(turns.clear(), Credits.of(items)).is_empty()
+    assert truth.parts(turns.clear(), Credits.of(items, MOVIES)).is_empty()

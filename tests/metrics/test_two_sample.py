@@ -42,7 +42,7 @@ def dialogues(turns: pl.DataFrame, n_people: int) -> list[Dialogue]:
 
 
 def test_dialogues_of_one_source_cannot_be_distinguished() -> None:
-    accuracy = two_sample(talk("a", 40, 1), talk("b", 60, 2), "user", (WORDS, LENGTH, FORM), times=200)
+    accuracy = two_sample(talk("a", 40, 1), talk("b", 60, 2), "user", (WORDS, LENGTH, FORM), mask="FILM", times=200)
     for estimate in accuracy.values():
         low, high = bounds(estimate)
         assert low < 0.5 < high
@@ -52,7 +52,10 @@ def test_dialogues_of_one_source_cannot_be_distinguished() -> None:
 
 def test_other_words_of_equal_length_are_detected_by_the_words_only() -> None:
     accuracy = two_sample(
-        talk("a", 30, 1, [*COMMON, "absolutely"] * 1), talk("b", 30, 2, [*COMMON, "meh", "absolut"]), "user"
+        talk("a", 30, 1, [*COMMON, "absolutely"] * 1),
+        talk("b", 30, 2, [*COMMON, "meh", "absolut"]),
+        "user",
+        mask="FILM",
     )
     assert bounds(accuracy[WORDS])[0] > 0.5
     low, high = bounds(accuracy[LENGTH])
@@ -60,17 +63,17 @@ def test_other_words_of_equal_length_are_detected_by_the_words_only() -> None:
 
 
 def test_the_control_detects_lengths() -> None:
-    accuracy = two_sample(talk("a", 30, 1, longest=4), talk("b", 30, 2, longest=30), "user")
+    accuracy = two_sample(talk("a", 30, 1, longest=4), talk("b", 30, 2, longest=30), "user", mask="FILM")
     assert bounds(accuracy[LENGTH])[0] > 0.7
 
 
 def test_the_second_judge_reads_how_turns_are_written_and_not_what_they_say() -> None:
     dragons = [*COMMON, *["dragons"] * 3]
     cats = [*COMMON, *["meadows"] * 3]  # another word of content, as long and as frequent
-    low, high = bounds(two_sample(talk("a", 30, 1, dragons), talk("b", 30, 2, cats), "user", [FORM])[FORM])
+    low, high = bounds(two_sample(talk("a", 30, 1, dragons), talk("b", 30, 2, cats), "user", [FORM], mask="FILM")[FORM])
     assert low < 0.5 < high
     loud = talk("b", 30, 2).with_columns(pl.col("text") + pl.lit("!"))
-    assert bounds(two_sample(talk("a", 30, 1), loud, "user", [FORM])[FORM])[0] > 0.9
+    assert bounds(two_sample(talk("a", 30, 1), loud, "user", [FORM], mask="FILM")[FORM])[0] > 0.9
 
 
 def test_titles_are_masked() -> None:
@@ -78,24 +81,24 @@ def test_titles_are_masked() -> None:
     named = [
         frame.with_columns(pl.col("text") + pl.lit(f" [[{title}]]")) for frame, title in ((one, "Heat"), (other, "UP!"))
     ]
-    for estimate in two_sample(*named, "user", (WORDS, FORM)).values():
+    for estimate in two_sample(*named, "user", (WORDS, FORM), mask="FILM").values():
         low, high = bounds(estimate)
         assert low < 0.5 < high
 
 
 @pytest.mark.parametrize(("n", "role"), [(9, "user"), (30, "recommender")])
 def test_too_few_dialogues_have_no_accuracy(n: int, role: str) -> None:
-    assert not two_sample(talk("a", n, 1), talk("b", 30, 2), role)
+    assert not two_sample(talk("a", n, 1), talk("b", 30, 2), role, mask="FILM")
 
 
 def test_the_order_of_rows_changes_nothing() -> None:
-    one = two_sample(talk("a", 12, 1), talk("b", 20, 2), "user")
-    assert one == two_sample(talk("a", 12, 1).reverse(), talk("b", 20, 2).reverse(), "user")
+    one = two_sample(talk("a", 12, 1), talk("b", 20, 2), "user", mask="FILM")
+    assert one == two_sample(talk("a", 12, 1).reverse(), talk("b", 20, 2).reverse(), "user", mask="FILM")
 
 
 def test_the_human_value_is_that_of_two_halves_of_the_human_dialogues() -> None:
     human = dialogues(talk("h", 120, 3), 30)
-    results = evaluate(talk("s", 30, 4, [*COMMON, *["furthermore"] * 9]), human, times=100, seed=0)
+    results = evaluate(talk("s", 30, 4, [*COMMON, *["furthermore"] * 9]), human, "FILM", times=100, seed=0)
     assert results.by_metric.keys() == {"user_two_sample", "user_two_sample_length", "user_two_sample_form"}
     result = results.by_metric["user_two_sample"]
     assert result.estimate.n == 30
@@ -110,13 +113,13 @@ def test_each_judge_reads_people_of_its_own() -> None:
             Turn(turn.role, turn.text + "!" * reserved(one.user), (), None) for turn in one.turns), {})
         for one in dialogues(talk("h", 120, 3), 30)
     ]  # fmt: skip
-    results = evaluate(talk("s", 40, 4), human, times=100, seed=0).by_metric
+    results = evaluate(talk("s", 40, 4), human, "FILM", times=100, seed=0).by_metric
     assert results["user_two_sample"].estimate.value < 0.7
     assert results["user_two_sample_form"].estimate.value > 0.9
 
 
 def test_without_enough_dialogues_the_reason_is_given() -> None:
-    assert "set `redial`" in evaluate(talk("s", 30, 4), [], times=100, seed=0).missing
-    few = evaluate(talk("s", 9, 4), dialogues(talk("h", 60, 3), 20), times=100, seed=0)
+    assert "set `redial`" in evaluate(talk("s", 30, 4), [], "FILM", times=100, seed=0).missing
+    few = evaluate(talk("s", 9, 4), dialogues(talk("h", 60, 3), 20), "FILM", times=100, seed=0)
     assert not few.by_metric
     assert few.missing == "too few dialogues: there must be 10 of either side"

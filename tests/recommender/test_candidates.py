@@ -7,6 +7,7 @@ from crslib import schemas
 from crslib.data.catalog import item_names
 from crslib.recommender.candidates import candidates
 from crslib.recommender.prior import ContraryPrior, ItemPrior, Utterance
+from tests.support.domains import MOVIES
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def prior(items: pl.DataFrame) -> ItemPrior:
     """Of two users: the first likes Heat and The Matrix, the second Notting Hill and Up."""
     rows = [("a", "1", 5.0), ("a", "2", 5.0), ("b", "3", 5.0), ("b", "6", 5.0)]
     ratings = pl.DataFrame([(*row, None) for row in rows], schema=dict(schemas.TABLES["ratings"]), orient="row")
-    return ItemPrior.fit(items, ratings)
+    return ItemPrior.fit(items, ratings, MOVIES)
 
 
 def test_the_likeliest_come_first_and_equal_ones_by_id(items: pl.DataFrame, prior: ItemPrior) -> None:

@@ -13,6 +13,7 @@ from crslib.errors import CrsError
 from crslib.recommender.grounding import Grounding
 from crslib.recommender.mixture import Mixture
 from crslib.recommender.prior import Utterance
+from tests.support.domains import MOVIES
 
 
 class Even:
@@ -47,7 +48,7 @@ def initials(grounding: Grounding, history: Sequence[Utterance]) -> dict[str, fl
 
 
 def test_what_was_recommended_is_excluded_and_what_the_user_named_is_not(items: pl.DataFrame) -> None:
-    grounding = Grounding(items, Even(), None, Mixture(1.0, 1.0, 1.0), None)
+    grounding = Grounding(items, Even(), None, Mixture(1.0, 1.0, 1.0), MOVIES, None)
     assert initials(grounding, SAID).keys() == {"K", "N", "T", "U"}
     shares = grounding.shares(SAID)
     assert shares["Heat (1995)"] == -np.inf
@@ -56,19 +57,19 @@ def test_what_was_recommended_is_excluded_and_what_the_user_named_is_not(items: 
 
 def test_the_base_takes_out_how_long_a_title_is(items: pl.DataFrame) -> None:
     """Up is three bytes and Notting Hill twelve, to the blank before the year; King Kong is two films."""
-    level = initials(Grounding(items, Even(), None, Mixture(0.5, 1.0, 0.5), None), [])
+    level = initials(Grounding(items, Even(), None, Mixture(0.5, 1.0, 0.5), MOVIES, None), [])
     # What a title is worth behind its first letter has that letter's probability taken out of it, the same for all.
     assert level == pytest.approx({"H": 1 / 6, "K": 2 / 6, "N": 1 / 6, "T": 1 / 6, "U": 1 / 6}, rel=1e-6)
-    short = initials(Grounding(items, Even(), None, Mixture(0.5, 1.0, 0.4), None), [])
+    short = initials(Grounding(items, Even(), None, Mixture(0.5, 1.0, 0.4), MOVIES, None), [])
     assert short["U"] / short["N"] == pytest.approx(256 ** (0.1 * len("Notting Hill") - 0.1 * len("Up")))
 
 
 def test_a_model_reads_the_titles_of_a_catalogue_once(items: pl.DataFrame, tmp_path: Path) -> None:
     first, again, other = Even(), Even(), Even("other")
-    tables = [Grounding(items, engine, None, Mixture(), tmp_path)._table for engine in (first, again, other)]
+    tables = [Grounding(items, engine, None, Mixture(), MOVIES, tmp_path)._table for engine in (first, again, other)]
     assert (first.asked, again.asked, other.asked) == (1, 0, 1)
     assert np.array_equal(tables[0], tables[1])
-    Grounding(items[:3], again, None, Mixture(), tmp_path)
+    Grounding(items[:3], again, None, Mixture(), MOVIES, tmp_path)
     assert again.asked == 1
 
 
@@ -76,4 +77,4 @@ def test_an_engine_without_a_model_cannot_be_grounded(items: pl.DataFrame) -> No
     engine = ScriptedEngine(lambda prompt, seed: "")
     engine.pieces = [bytes((byte,)) for byte in range(256)]
     with pytest.raises(CrsError, match="set grounding to off"):
-        Grounding(items, engine, None, Mixture(), None)
+        Grounding(items, engine, None, Mixture(), MOVIES, None)

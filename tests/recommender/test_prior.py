@@ -15,6 +15,7 @@ from crslib.recommender.prior import (
     Utterance,
     _Regression,
 )
+from tests.support.domains import MOVIES
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def ratings() -> pl.DataFrame:
 
 
 def test_prior_is_a_distribution_without_the_excluded(items: pl.DataFrame, ratings: pl.DataFrame) -> None:
-    prior = ItemPrior.fit(items, ratings)
+    prior = ItemPrior.fit(items, ratings, MOVIES)
     log_prior = prior.log_prior([Utterance("user", "I like [[Heat (1995)]]", ["1"])], exclude=["1", "unknown"])
     assert log_prior.dtype == np.float32
     assert log_prior[prior.item_ids.index("1")] == -np.inf
@@ -33,7 +34,7 @@ def test_prior_is_a_distribution_without_the_excluded(items: pl.DataFrame, ratin
 
 
 def test_a_contrary_prior_turns_taste_round_and_keeps_popularity(items: pl.DataFrame, ratings: pl.DataFrame) -> None:
-    prior = ItemPrior.fit(items, ratings)
+    prior = ItemPrior.fit(items, ratings, MOVIES)
     contrary = ContraryPrior(prior)
     np.testing.assert_allclose(contrary.log_prior([]), prior.log_prior([]), atol=1e-5)
     turns = [Utterance("user", "A funny one please, like [[Notting Hill (1999)]], not an action film", ["3"])]
@@ -50,8 +51,8 @@ def test_a_contrary_prior_turns_taste_round_and_keeps_popularity(items: pl.DataF
 
 def test_row_order_changes_nothing(items: pl.DataFrame, ratings: pl.DataFrame) -> None:
     turns = [Utterance("user", "A funny one like [[Heat (1995)]] with Al Pacino from the 90s", ["1"])]
-    original = ItemPrior.fit(items, ratings).log_prior(turns)
-    reordered = ItemPrior.fit(items.reverse(), ratings.reverse()).log_prior(turns)
+    original = ItemPrior.fit(items, ratings, MOVIES).log_prior(turns)
+    reordered = ItemPrior.fit(items.reverse(), ratings.reverse(), MOVIES).log_prior(turns)
     assert original.tobytes() == reordered.tobytes()
 
 
@@ -68,7 +69,7 @@ def test_row_order_changes_nothing(items: pl.DataFrame, ratings: pl.DataFrame) -
 def test_words_raise_or_lower_an_item(
     items: pl.DataFrame, ratings: pl.DataFrame, text: str, item: str, more: bool
 ) -> None:
-    prior = ItemPrior.fit(items, ratings)
+    prior = ItemPrior.fit(items, ratings, MOVIES)
     row = prior.item_ids.index(item)
     before = prior.log_prior([])[row]
     after = prior.log_prior([Utterance("user", text)])[row]
@@ -76,7 +77,7 @@ def test_words_raise_or_lower_an_item(
 
 
 def test_the_users_answer_weighs_the_recommenders_items(items: pl.DataFrame, ratings: pl.DataFrame) -> None:
-    prior = ItemPrior.fit(items, ratings)
+    prior = ItemPrior.fit(items, ratings, MOVIES)
     row = prior.item_ids.index("2")
     named = Utterance("recommender", "Have you seen [[Heat (1995)]]?", ["1"])
     liked = prior.log_prior([named, Utterance("user", "Yes, I loved it")], exclude=["1"])[row]
@@ -85,7 +86,7 @@ def test_the_users_answer_weighs_the_recommenders_items(items: pl.DataFrame, rat
 
 
 def test_the_users_last_words_weigh_most(items: pl.DataFrame, ratings: pl.DataFrame) -> None:
-    prior = ItemPrior.fit(items, ratings)
+    prior = ItemPrior.fit(items, ratings, MOVIES)
     first, last = Utterance("user", "something romantic"), Utterance("user", "an action film, then")
     rows = [prior.item_ids.index(item) for item in ("1", "3")]
     heat, hill = prior.log_prior([first, last])[rows] - prior.log_prior([last, first])[rows]
@@ -103,7 +104,7 @@ def test_the_name_of_a_series_raises_its_films_but_not_a_persons() -> None:
     films = pl.DataFrame(
         [(*row, [], None, 0, None) for row in rows], schema=dict(schemas.TABLES["items"]), orient="row"
     )
-    prior = ItemPrior.fit(films, pl.DataFrame([], schema=dict(schemas.TABLES["ratings"])))
+    prior = ItemPrior.fit(films, pl.DataFrame([], schema=dict(schemas.TABLES["ratings"])), MOVIES)
     log_prior = prior.log_prior([Utterance("user", "any harry potter film?")])
     assert log_prior.argmax() == 0
     assert np.ptp(log_prior[1:]) == 0  # the actress of that name is not meant
@@ -117,7 +118,7 @@ def test_words_raise_the_items_that_users_of_the_same_words_mention(items: pl.Da
     )
     ratings = pl.DataFrame([(*p, 1.0, None) for p in pairs], schema=dict(schemas.TABLES["ratings"]), orient="row")
     texts = {"s": "a submarine please", "d": "set in a desert", "x": "whatever you say"}
-    prior = ItemPrior.fit(items, ratings, {user: texts[user[0]] for user, _ in pairs})
+    prior = ItemPrior.fit(items, ratings, MOVIES, {user: texts[user[0]] for user, _ in pairs})
     features = prior.features([Utterance("user", "I dream of a submarine")])
     rows = [prior.item_ids.index(item) for item in ("6", "2")]
     for name in ("words", "regression"):
@@ -129,7 +130,7 @@ def test_words_raise_the_items_that_users_of_the_same_words_mention(items: pl.Da
 
 def test_items_mentioned_before_have_the_chances_of_repeats(items: pl.DataFrame) -> None:
     ratings = pl.DataFrame([], schema=dict(schemas.TABLES["ratings"]))
-    prior = ItemPrior.fit(items, ratings)
+    prior = ItemPrior.fit(items, ratings, MOVIES)
     turns = [
         Utterance("recommender", "[[Heat (1995)]]", ["1"]),
         Utterance("user", "[[Up (2009)]]!", ["6", None]),

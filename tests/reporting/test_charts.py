@@ -1,10 +1,13 @@
 """Charts draw what is in their frames: read back from the Vega-Lite specification and the SVG."""
 
 import json
+import subprocess
+import sys
 
 import polars as pl
 
 from crslib.reporting import charts
+from tests.support.domains import MOVIES
 
 
 def spec(chart: object) -> dict:
@@ -60,7 +63,7 @@ def test_reactions_translate_kinds_and_questions() -> None:
     frame = pl.DataFrame(
         {"source": ["human"], "kind": ["unseen_interested"], "question": ["seen"], "answer": ["no"], "share": [1.0]}
     )
-    (row,) = rows(charts.reactions(frame))
+    (row,) = rows(charts.reactions(frame, MOVIES))
     assert (row["kind"], row["question"]) == ("not seen, interested", "says it has seen it")
 
 
@@ -69,6 +72,24 @@ def test_acts_have_a_panel_per_role_and_name_the_taggers_f1() -> None:
         {"source": ["human", "human"], "role": ["user", "recommender"], "act": ["seen", "request"],
          "share": [0.2, 0.1], "low": [0.1, 0.0], "high": [0.3, 0.2]}
     )  # fmt: skip
-    chart = charts.acts(frame, {("user", "seen"): 0.761, ("recommender", "request"): 0.9})
+    chart = charts.acts(frame, {("user", "seen"): 0.761, ("recommender", "request"): 0.9}, MOVIES)
     assert {row["label"] for row in rows(chart)} == {"seen (F1 0.76)", "request (F1 0.90)"}
     assert len(spec(chart)["hconcat"]) == 2
+
+
+def test_texts_that_cannot_be_drawn_get_a_sign() -> None:
+    """In a process of its own: of some characters the converter makes an abort, of others a syntax error."""
+    script = """
+import polars as pl
+from crslib.reporting import charts
+text = "a" + "".join(map(chr, (0, 1, 0x1B, 0x7F, 0x9B, 0x2028, 0x2029, 0x202E, 0xFFFE, 0xFFFF))) + "</svg><script>z"
+frame = pl.DataFrame({"source": ["simulated"], "rank": [1], "name": [text], "share": [0.5]})
+chart = charts.popularity(frame)
+shown = chart._repr_mimebundle_()
+shown = (shown[0] if isinstance(shown, tuple) else shown)["image/svg+xml"]
+assert shown == charts.svg(chart)
+assert "<script" not in shown
+print("\ufffd" in shown, "z" in shown)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "True True\n"), done.stderr

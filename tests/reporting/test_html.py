@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from crslib import schemas
+from crslib.data.source import Source
 from crslib.experiments.comparison import DIFFERENCES
 from crslib.metrics import METRICS
 from crslib.reporting import charts, html
@@ -71,6 +72,13 @@ def test_no_text_becomes_markup_and_nothing_is_fetched(run: Run) -> None:
     references = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)\)""", html)
     assert not [reference for pair in references for reference in pair if re.match(r"(https?:)?//", reference)]
     assert "default-src 'none'" in html
+
+
+def test_the_report_credits_the_runs_data(run: Run) -> None:
+    assert "Items and ratings: not stated; licence: not stated" in write(run, []).read_text(encoding="utf-8")
+    Source(name=EVIL, licence="CC0").write(run.path)
+    html = write(run, []).read_text(encoding="utf-8")
+    assert "MovieLens" not in html and "; licence: CC0;" in html and "<script" not in html
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from tests.experiments.test_pipeline import TINY
 from tests.simulation.test_loop import NO_RATINGS, Fixed, frames
 from tests.simulation.test_replay import Reader
 from tests.support.agents import simulate
+from tests.support.domains import MOVIES
 
 NO_HOLDOUTS = pl.DataFrame(schema=dict(schemas.TABLES["holdouts"]))
 SCRIPT = "User: Hi, a film?\nRecommender: [[Up (2009)]] or\n[[Heat (1995)]]\n**User:** Thanks"
@@ -38,7 +39,7 @@ def holdouts() -> pl.DataFrame:
 
 def informed(items: pl.DataFrame, titles: Mapping[str, Sequence[str]], n: int) -> InformedPopulation:
     """`n` profiles that know `titles`."""
-    population = InformedPopulation(make_profiles([f"u{i}" for i in range(n)]), items, NO_RATINGS, NO_HOLDOUTS)
+    population = InformedPopulation(make_profiles([f"u{i}" for i in range(n)]), items, NO_RATINGS, MOVIES, NO_HOLDOUTS)
     population.titles = {profile: tuple(names) for profile, names in titles.items()}
     population.opinions = Fixed()
     return population
@@ -81,7 +82,7 @@ def test_a_script_becomes_the_tables_of_a_simulation(
     told = prompts.filter(dialogue_id="u0.0")
     assert told["role"].sort().to_list() == ["recommender", "user"]
     assert "Heat (1995); The Matrix (1999); Notting Hill (1999)" in told["text"][0]
-    found = leakage.audit(prompts, make_profiles(["u0", "u1"]), holdouts, items, dialogues, turns).counts
+    found = leakage.audit(prompts, make_profiles(["u0", "u1"]), holdouts, items, dialogues, turns, MOVIES).counts
     assert found["hidden_title"] == 2
     assert found["profile_text"] == 4
     assert not engine.alive
@@ -123,7 +124,7 @@ def may_follow(titles: ScriptTitles, script: str) -> str | None:
 
 def test_the_recommender_of_a_grounded_script_names_titles_as_in_a_simulation(items: pl.DataFrame) -> None:
     """Heat, The Matrix, Notting Hill, King Kong (twice) and Up."""
-    titles = ScriptTitles(Grounding(items, Letters(), None, Mixture(), None), Catalog(items), Letters())
+    titles = ScriptTitles(Grounding(items, Letters(), None, Mixture(), MOVIES, None), Catalog(items, MOVIES), Letters())
     talk = "User: Hi, like [["
     assert may_follow(titles, talk) is None  # as in a simulation, the user's titles are free
     talk += "Up (2009)]] or [[Jaws]]\nRecommender"
@@ -144,7 +145,9 @@ def test_the_recommender_of_a_grounded_script_names_titles_as_in_a_simulation(it
 
 
 def test_where_no_title_is_left_a_grounded_script_opens_no_mention(items: pl.DataFrame) -> None:
-    titles = ScriptTitles(Grounding(items[:1], Letters(), None, Mixture(), None), Catalog(items), Letters())
+    titles = ScriptTitles(
+        Grounding(items[:1], Letters(), None, Mixture(), MOVIES, None), Catalog(items, MOVIES), Letters()
+    )
     talk = "Recommender: Seen [[Heat (1995)]]?\nUser: No\nRecommender: Oh "
     assert may_follow(titles, talk) is None
     assert ord("[") in titles.never
@@ -188,5 +191,5 @@ def test_runs_of_the_baselines(tmp_path: Path) -> None:
             baselines.simulate_baseline(InformedPopulation.read(run), parameters, journal)
         )
     profiles, holdouts, items = map(run.read, ("profiles", "holdouts", "items"))
-    assert leakage.audit(prompts, profiles, holdouts, items, dialogues, turns).counts["hidden_title"] > 0
+    assert leakage.audit(prompts, profiles, holdouts, items, dialogues, turns, MOVIES).counts["hidden_title"] > 0
     assert dialogues.height == 2

@@ -94,3 +94,9 @@ def test_in_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "its notes: (Heat (1995): seen)",
     ]
     assert said.output.splitlines()[-1].startswith(str(tmp_path / "chats"))
+
+
+def test_a_person_may_leave_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, ending, run, _ = talk(tmp_path, monkeypatch, "user", [None], lambda prompt, seed: "Hi")
+    assert (told, ending.why) == ([], "The user left.")
+    assert run.read("turns").is_empty()

@@ -19,6 +19,7 @@ from crslib.store import Run
 from tests.conftest import make_profiles
 from tests.simulation.test_loop import NO_RATINGS, Fixed, chatter, ids
 from tests.support.agents import simulate
+from tests.support.domains import MOVIES
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def talk(
     Run(folder).update(run_id=folder.name)
     with Run(folder).journal(reuse=True) as journal:
         dialogues = simulate(
-            Population(make_profiles(ids(4)), items, ratings, Fixed()),
+            Population(make_profiles(ids(4)), items, ratings, MOVIES, Fixed()),
             ScriptedEngine(chatter, 3),
             ScriptedEngine(chatter, 3),
             SimulationParameters(grounding="off", **parameters),
@@ -93,7 +94,7 @@ def test_after_an_edited_loop_dialogues_are_simulated_anew(
 
 def test_all_that_a_simulation_imports_is_hashed() -> None:
     """But for what carries parameters, tables and files: those are hashed by their values."""
-    carriers = {"config.py", "errors.py", "schemas.py", "stats.py", "store.py", "__init__.py"}
+    carriers = {"config.py", "errors.py", "json_files.py", "schemas.py", "stats.py", "store.py", "__init__.py"}
     waiting, reached = ["crslib.simulation.loop", "crslib.simulation.baselines"], set()
     while waiting:
         base = ROOT / Path(*waiting.pop().split("."))
@@ -113,12 +114,12 @@ def test_the_key_follows_what_the_users_know(items: pl.DataFrame) -> None:
     profiles, engines = make_profiles(["u0", "u1"]), [ScriptedEngine(chatter)]
     parameters = SimulationParameters(grounding="off")
     holdouts = pl.DataFrame([("u0", "6", 5.0, True)], schema=dict(schemas.TABLES["holdouts"]), orient="row")
-    plain = Population(profiles, items, NO_RATINGS)
-    one = InformedPopulation(profiles, items, NO_RATINGS, holdouts)
-    other = InformedPopulation(profiles, items, NO_RATINGS, holdouts.clear())
+    plain = Population(profiles, items, NO_RATINGS, MOVIES)
+    one = InformedPopulation(profiles, items, NO_RATINGS, MOVIES, holdouts)
+    other = InformedPopulation(profiles, items, NO_RATINGS, MOVIES, holdouts.clear())
     keys = [words_key(parameters, population, engines) for population in (plain, one, other)]
     assert len(set(keys)) == 3
-    assert words_key(parameters, Population(profiles.reverse(), items, NO_RATINGS), engines) == keys[0]
+    assert words_key(parameters, Population(profiles.reverse(), items, NO_RATINGS, MOVIES), engines) == keys[0]
     renamed = parameters.model_copy(update={"condition": "another name"})
     assert words_key(renamed, plain, engines) == keys[0]
 

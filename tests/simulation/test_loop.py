@@ -30,6 +30,7 @@ from crslib.store import Run
 from crslib.users import profiles as profile_building
 from tests.conftest import make_profiles
 from tests.support.agents import simulate
+from tests.support.domains import MOVIES
 
 STYLES = "data/human/styles.parquet"
 NO_RATINGS = pl.DataFrame(schema=dict(schemas.TABLES["ratings"]))
@@ -65,7 +66,7 @@ def run(folder: Path, items: pl.DataFrame, profiles: pl.DataFrame, *, width: int
     opinions = Fixed()
     with Run(folder).journal() as journal:
         dialogues = simulate(
-            Population(profiles, items, NO_RATINGS, opinions),
+            Population(profiles, items, NO_RATINGS, MOVIES, opinions),
             user,
             recommender,
             SimulationParameters(grounding="off", **parameters),
@@ -205,7 +206,7 @@ def test_full_context_ends_the_dialogue(tmp_path: Path, items: pl.DataFrame) -> 
         parameters = SimulationParameters(max_turns=50, grounding="off")
         profiles = make_profiles(["u1"])
         other = ScriptedEngine(engine.reply, 4)
-        population = Population(profiles, items, NO_RATINGS, Fixed())
+        population = Population(profiles, items, NO_RATINGS, MOVIES, Fixed())
         dialogues, turns, _ = frames(simulate(population, engine, other, parameters, journal))
     assert dialogues["stop_reason"].to_list() == ["context_full"]
     assert 1 <= turns.height < 50
@@ -257,7 +258,7 @@ def test_killed_and_resumed_nothing_is_lost_or_doubled(tmp_path: Path, items: pl
     user, recommender = ScriptedEngine(chatter, 3), ScriptedEngine(chatter, 3)
     with Run(tmp_path / "cut").journal() as opened:
         dialogues = simulate(
-            Population(profiles, items, NO_RATINGS, Fixed()),
+            Population(profiles, items, NO_RATINGS, MOVIES, Fixed()),
             user,
             recommender,
             SimulationParameters(grounding="off"),
@@ -286,7 +287,7 @@ def test_a_reply_that_contradicts_its_notes_is_drawn_again(
 ) -> None:
     asked: list[tuple[dict, tuple]] = []
 
-    def fits(turn: dict, history: tuple) -> bool:
+    def fits(turn: dict, history: tuple, _: object) -> bool:
         asked.append((turn, history))
         return not turn["text"].endswith(("1", "3", "5", "7", "9"))
 
@@ -320,7 +321,7 @@ def test_resampling_holds_the_user_to_its_notes(tmp_path: Path, items: pl.DataFr
         )
         rows = turns.sort("dialogue_id", "turn").to_dicts()
         pairs = [(turn, before) for before, turn in itertools.pairwise(rows) if turn["notes"]]
-        return sum(not reactions.fits(turn, [before]) for turn, before in pairs)
+        return sum(not reactions.fits(turn, [before], MOVIES) for turn, before in pairs)
 
     assert n_contrary(tmp_path / "once", 1) > 3
     assert n_contrary(tmp_path / "often", 12) == 0
@@ -423,7 +424,7 @@ def test_inputs_have_no_way_to_held_out_items() -> None:
 
 def test_the_recommenders_side_of_the_loop_is_given_nothing_of_a_profile(items: pl.DataFrame) -> None:
     """Neither directly nor through anything that it holds."""
-    population = Population(make_profiles(["u1"]), items, NO_RATINGS, Fixed())
+    population = Population(make_profiles(["u1"]), items, NO_RATINGS, MOVIES, Fixed())
     parameters = SimulationParameters(grounding="off")
     agent = local_agent(ScriptedEngine(chatter), "recommender", population, parameters)
     party = loop._Recommender(agent, population.catalog, parameters)
@@ -465,7 +466,7 @@ class Spy(AskQueue):
 
 def test_what_is_asked_of_a_recommender_leads_to_nothing_private(tmp_path: Path, items: pl.DataFrame) -> None:
     """Neither its view nor the check of its words, through anything that they hold; the user's do."""
-    population = Population(make_profiles(ids(3)), items, NO_RATINGS, Fixed())
+    population = Population(make_profiles(ids(3)), items, NO_RATINGS, MOVIES, Fixed())
     user, recommender = Spy("I see"), Spy("Try [[Up (2009)]] or [[Heat (1995)]]")
     with Run(tmp_path).journal() as journal:
         loop.simulate(population, user, recommender, SimulationParameters(max_turns=4), journal)
@@ -492,7 +493,7 @@ class Eavesdropper:
 
 def test_grounding_hears_what_was_said_and_nothing_private(tmp_path: Path, items: pl.DataFrame) -> None:
     ear = Eavesdropper()
-    population = Population(make_profiles(ids(12)), items, NO_RATINGS, Fixed())
+    population = Population(make_profiles(ids(12)), items, NO_RATINGS, MOVIES, Fixed())
     population.grounding = lambda *given: ear
     with Run(tmp_path).journal() as journal:
         parties = ScriptedEngine(chatter), ScriptedEngine(chatter)
@@ -512,7 +513,7 @@ def test_grounding_hears_what_was_said_and_nothing_private(tmp_path: Path, items
 def real():
     """The built-in data of four people, and a function that simulates some of them with the real models."""
     built = profile_building.build(*tables.load(ROOT / "data"), ProfileParameters(n_profiles=4))
-    population = Population(built.profiles, built.items, built.training)
+    population = Population(built.profiles, built.items, built.training, MOVIES)
 
     def talk(folder: Path, chosen: pl.DataFrame, progress=lambda done, total: None, threads: int = 2, **parameters):
         tiny = SimulationParameters(
@@ -562,3 +563,18 @@ def test_grounded_recommenders_name_real_titles_once(real, whole, tmp_path: Path
     assert named.height > 3
     assert named["item_id"].null_count() == 0
     assert not named.select("dialogue_id", "item_id").is_duplicated().any()
+
+
+def test_dialogues_in_which_nobody_says_a_word_are_no_success(tmp_path: Path, items: pl.DataFrame) -> None:
+    population, parameters = (
+        Population(make_profiles(ids(3)), items, NO_RATINGS, MOVIES),
+        SimulationParameters(opener="user"),
+    )
+    silent = ScriptedEngine(lambda prompt, seed: "")
+    parameters = parameters.model_copy(update={"grounding": "off"})
+    for _ in range(2):
+        with Run(tmp_path).journal() as journal:
+            said = simulate(population, silent, silent, parameters, journal)
+        with pytest.raises(CrsError, match=r"nobody says a word in any of 3 dialogues \(user_left: 3\); give other"):
+            said.write(Run(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]

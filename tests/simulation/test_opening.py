@@ -16,6 +16,7 @@ from crslib.simulation.population import Population
 from crslib.store import Run
 from tests.conftest import make_profiles
 from tests.simulation.test_loop import NO_RATINGS, Fixed, ids
+from tests.support.domains import MOVIES
 from tests.support.server import Answer, Handler, Server, completion, serving
 
 
@@ -27,7 +28,7 @@ def said(handler: Handler) -> list[str]:
 def talk(
     folder: Path, items: pl.DataFrame, n: int = 3, progress=lambda done, total: None, **given: object
 ) -> Dialogues:
-    population = Population(make_profiles(ids(n)), items, NO_RATINGS, Fixed())
+    population = Population(make_profiles(ids(n)), items, NO_RATINGS, MOVIES, Fixed())
     parameters = SimulationParameters.parse({"max_turns": 6, "resample": 1, "grounding": "off", **given})
     run = Run(folder)
     with open_agents(parameters, population, folder) as (user, recommender), run.journal() as journal:

@@ -23,6 +23,7 @@ from crslib.simulation.population import Population
 from crslib.store import Run
 from tests.conftest import make_profiles
 from tests.simulation import test_loop
+from tests.support.domains import MOVIES
 
 
 class Reader:
@@ -86,13 +87,13 @@ def make_run(folder: Path, items: pl.DataFrame, *texts: str) -> Run:
 
 def read(run: Run, items: pl.DataFrame, temperature: float, *, grounded: bool = True) -> replay.Replay:
     reader = Reader()
-    grounding = Grounding(items, reader, None, Mixture()) if grounded else None
+    grounding = Grounding(items, reader, None, Mixture(), MOVIES) if grounded else None
     return replay.read(run, ["u00.0"], Population.read(run), Reader(), reader, grounding, temperature, {})
 
 
 def read_with(run: Run, items: pl.DataFrame, temperature: float, mixture: Mixture) -> replay.Replay:
     reader = Reader()
-    grounding = Grounding(items, reader, None, mixture)
+    grounding = Grounding(items, reader, None, mixture, MOVIES)
     return replay.read(run, ["u00.0"], Population.read(run), Reader(), reader, grounding, temperature, {})
 
 
@@ -154,11 +155,13 @@ def test_views_are_built_again_as_the_simulation_had_them(tmp_path: Path, items:
     run = Run(tmp_path)
     for name, table in (("dialogues", dialogues), ("turns", turns), ("profiles", people), ("items", items)):
         run.write(name, table)
-    lookup = Catalog(items).lookup
+    lookup = Catalog(items, MOVIES).lookup
     asked = 0
     for dialogue in dialogues["dialogue_id"]:
         readers = Reader(), Reader()
-        replay.read(run, [dialogue], Population(people, items, test_loop.NO_RATINGS), *readers, None, 0.7, lookup)
+        replay.read(
+            run, [dialogue], Population(people, items, test_loop.NO_RATINGS, MOVIES), *readers, None, 0.7, lookup
+        )
         for reader, engine in zip(readers, (user, recommender), strict=True):
             held = [prompt for key, prompt in engine.prompts if key == dialogue]
             assert reader.prompts == held[: len(reader.prompts)]

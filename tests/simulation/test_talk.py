@@ -11,6 +11,7 @@ from crslib import schemas
 from crslib.errors import CrsError
 from crslib.metrics import leakage
 from crslib.store import Run
+from tests.support.domains import MOVIES
 
 
 def recommend(turns: list[dict[str, Any]]) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def test_a_folder_is_a_run_that_goes_on(tmp_path: Path) -> None:
     assert len(asked) == n_asked
     assert again.turns.equals(talked.turns)
     names = ("prompts", "profiles", "holdouts", "items", "dialogues", "turns")
-    audit = leakage.audit(*(run.read(name) for name in names))
+    audit = leakage.audit(*(run.read(name) for name in names), MOVIES)
     assert sum(audit.table()["findings"]) == 0
     assert sum(audit.table()["read"]) > 0
 

@@ -33,6 +33,7 @@ from crslib.dialogue.stances import statements
 from crslib.identity import derive_seed
 from crslib.metrics.consistency import attributes_said
 from crslib.recommender.prior import ItemPrior, Utterance
+from tests.support.domains import MOVIES
 
 ROLES = ("user", "recommender")
 FILM = re.compile(r"\[\[[^\[\]]+\]\]")
@@ -101,15 +102,15 @@ def answers(con: duckdb.DuckDBPyConnection) -> Values:
     for turn in turns.filter(role="user").sort("dialogue_id", "turn").iter_rows(named=True):
         profile = profiles[turn["dialogue_id"]]
         good = {*(profile["liked_kinds"] or ()), *(titles.get(item) for item in profile["loved_items"] or ())}
-        for about, says, _ in statements(turn, profile, titles):
+        for about, says, _ in statements(turn, profile, titles, MOVIES):
             seen["contradictions"].append(says != ("likes" if about in good else "dislikes"))
     covered: defaultdict[str, list[bool]] = defaultdict(list)
     heads = [con.sql(f"FROM {name}").pl() for name in ("dialogues", "profiles")]
-    for dialogue, _, turn in attributes_said(turns, *heads).iter_rows():
+    for dialogue, _, turn in attributes_said(turns, *heads, MOVIES).iter_rows():
         covered[dialogue].append(turn is not None)
     seen["attribute_coverage"] = [float(np.mean(values)) for values in covered.values()]
     by_then: defaultdict[str, list[bool]] = defaultdict(list)
-    for dialogue, _, turn in attributes_said(turns, *heads).iter_rows():
+    for dialogue, _, turn in attributes_said(turns, *heads, MOVIES).iter_rows():
         by_then[dialogue].append(turn is not None and turn < 4)
     seen["wishes_said"] = [float(np.mean(values)) for values in by_then.values()]
     return {name: float(np.mean(values)) for name, values in seen.items() if values}
@@ -120,7 +121,7 @@ def _reactions(asked: Mapping[str, Any], reply: Mapping[str, Any]) -> Iterator[t
     notes = {_key(note): (note["seen"], note["liked"]) for note in reply["notes"]}
     named = {_key(item) for item in asked["items"]}
     for item in named:
-        says = react(asked["text"], reply, item, alone=len(named) == 1)
+        says = react(asked["text"], reply, item, MOVIES, alone=len(named) == 1)
         if says.liked is not None:
             yield "acceptance", says.liked
         note = notes.get(item, (None, None))
@@ -139,7 +140,7 @@ def _reactions(asked: Mapping[str, Any], reply: Mapping[str, Any]) -> Iterator[t
 def truth(con: duckdb.DuckDBPyConnection) -> Values:
     """Statements and questions as the phrases read them, compared with the catalogue by full and last names."""
     items = con.sql("FROM items").pl()
-    credits, rows = Credits.of(items), {row["item_id"]: row for row in items.iter_rows(named=True)}
+    credits, rows = Credits.of(items, MOVIES), {row["item_id"]: row for row in items.iter_rows(named=True)}
     seen: defaultdict[str, list[bool]] = defaultdict(list)
     for talk in spoken(con.sql("FROM turns").pl()):
         for number, turn in enumerate(talk):
@@ -152,7 +153,7 @@ def truth(con: duckdb.DuckDBPyConnection) -> Values:
                 seen["facts_true"] += [] if true is None else [true]
             if not number or talk[number - 1]["role"] != "user":
                 continue
-            for kind in sorted(set(questions(talk[number - 1]))):
+            for kind in sorted(set(questions(talk[number - 1], MOVIES))):
                 answered = answers_to(kind, turn, talk[:number], credits)
                 seen["questions_answered"].append(answered)
                 truths = [true for is_year, true in stated if is_year == (kind == "when")]
@@ -213,7 +214,7 @@ def _key(item: Mapping[str, Any]) -> str:
 
 def guesswork(con: duckdb.DuckDBPyConnection, first: Mapping[tuple[str, str], Mapping[str, int]]) -> Values:
     """`first`: (dialogue, target) → role → the first turn in which it names the target."""
-    prior = ItemPrior.fit(con.sql("FROM items").pl(), con.sql("FROM ratings").pl())
+    prior = ItemPrior.fit(con.sql("FROM items").pl(), con.sql("FROM ratings").pl(), MOVIES)
     attributes = dict(con.sql("SELECT dialogue_id, attributes FROM wishes").fetchall())
     talks: defaultdict[str, list[Utterance]] = defaultdict(list)
     for turn in con.sql("FROM turns").pl().filter(role="user").sort("dialogue_id", "turn").iter_rows(named=True):
@@ -421,7 +422,7 @@ def foresight(run: Mapping[str, Any], test: Any) -> Values:
     from crslib.training.examples import examples
     from crslib.training.knowledge import Knowledge
 
-    known = Knowledge(redial.items(), test)
+    known = Knowledge(redial.items(), test, MOVIES)
     given = SimulationParameters(**{name: run[name] for name in SimulationParameters.model_fields})
     held = {"notes": given.memory, "facts": given.facts, "style": given.styles}
     without = [part for part, is_held in held.items() if not is_held]

@@ -131,10 +131,12 @@ KINDS: Mapping[str, _Kind] = {
 TEMPLATE = "the kind's own"
 
 
-def make(path: Path, kind: str, *, template: str = TEMPLATE, seed: int = 0, nan: bool = False) -> Path:
+def make(
+    path: Path, kind: str, *, template: str = TEMPLATE, seed: int = 0, nan: bool = False, huge: bool = False
+) -> Path:
     """Writes a GGUF file of one of `KINDS`. `template`: another chat template; "" for none.
 
-    `nan`: one weight of the output head is not a number.
+    `nan`: one weight of the output head is not a number. `huge`: they are numbers, but what they compute is none.
     """
     of = KINDS[kind]
     writer = gguf.GGUFWriter(path, of.architecture)
@@ -155,6 +157,8 @@ def make(path: Path, kind: str, *, template: str = TEMPLATE, seed: int = 0, nan:
             values = -np.abs(values) - 0.5
         if nan and name == "output.weight":
             values[3, 3] = np.nan
+        if huge and name == "output.weight":
+            values = 3e38 * np.sign(values)
         writer.add_tensor(name, values.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

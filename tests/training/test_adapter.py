@@ -13,7 +13,7 @@ pytest.importorskip("safetensors", reason="needs the extra train")
 from crslib.engines import llama, weights
 from crslib.errors import CrsError
 from crslib.training import losses
-from crslib.training.adapter import Adapter, read_gguf, write_gguf
+from crslib.training.adapter import Adapter, read_gguf, read_peft, write_gguf, write_peft
 from crslib.training.base import Base
 from crslib.training.model import LoraLlama
 from tests.support.tiny_llama import write_gguf as write_base
@@ -113,3 +113,22 @@ def test_a_file_that_is_no_adapter_of_this_base_is_refused(tmp_path: Path) -> No
             read_gguf(path, base.shape)
     with pytest.raises(CrsError, match=r"is no LoRA for tiny|does not fit tiny"):
         read_gguf(llama.adapter_path("data/adapters/user.gguf"), base.shape)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is not JSON"),
+        (b"[]", "its content is not valid"),
+        (b'{"peft_type": "LORA", "lora_alpha": 8}', "r is not valid: field required"),
+        (b'{"peft_type": "LORA", "r": 4, "lora_alpha": "8"}', "lora_alpha is not valid"),
+        (b'{"peft_type": "LORA", "r": 4, "lora_alpha": 1e999}', "a number is infinite"),
+    ],
+)
+def test_a_damaged_config_of_an_adapter_is_one_sentence(content: bytes, reason: str, tmp_path: Path) -> None:
+    base = Base(write_base(tmp_path / "tiny.gguf"))
+    write_peft(trained(base), tmp_path / "peft", "tiny")
+    assert read_peft(tmp_path / "peft", base.shape).alpha == 8.0
+    (tmp_path / "peft/adapter_config.json").write_bytes(content)
+    with pytest.raises(CrsError, match=rf"adapter_config\.json is not readable .*{reason}.*; train the adapter again"):
+        read_peft(tmp_path / "peft", base.shape)

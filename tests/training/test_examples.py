@@ -35,12 +35,12 @@ from crslib.training.examples import (
     WITHOUT,
     encode,
     examples,
-    messages,
     split,
     turn_rows,
     view,
 )
 from crslib.training.knowledge import Knowledge, Seekers, targets
+from tests.support.domains import MOVIES
 
 TOKENIZER, TEMPLATE = ScriptedEngine(lambda prompt, seed: ""), ChatTemplate("")
 HEAT, MATRIX, HILL, UP = "Heat (1995)", "The Matrix (1999)", "Notting Hill (1999)", "Up (2009)"
@@ -90,7 +90,7 @@ def test_targets_are_items_suggested_and_liked() -> None:
 
 
 def test_the_summary_has_other_items_and_the_attributes_what_is_asked_for(items: pl.DataFrame) -> None:
-    known = Seekers(items.with_columns(kinds=pl.lit(["action", "thriller"]))).knowledge(TALK)
+    known = Seekers(items.with_columns(kinds=pl.lit(["action", "thriller"])), MOVIES).knowledge(TALK)
     assert known.summary == (f"You enjoy action and thriller movies. You loved {HEAT}. You did not like {HILL}.")
     assert known.attributes == "thriller movie from the 1990s"
 
@@ -104,7 +104,7 @@ def test_the_facts_of_a_summary_follow_from_the_labels(items: pl.DataFrame) -> N
         "6": Item(UP, False, False, False, ""),  # would not like to see it, so not disliked
         "9": Item("Unknown", True, True, None, ""),
     }
-    facts = Seekers(items).facts(make((USER, "{1} {2} {3}"), items=labels))
+    facts = Seekers(items, MOVIES).facts(make((USER, "{1} {2} {3}"), items=labels))
     assert facts == {
         "liked_kinds": ["action", "crime", "sci-fi"],  # both have the first; the others are equally rare
         "liked_decade": 1990,
@@ -116,7 +116,7 @@ def test_the_facts_of_a_summary_follow_from_the_labels(items: pl.DataFrame) -> N
 
 
 def test_the_attributes_are_what_the_seeker_asks_for_and_nothing_else(items: pl.DataFrame) -> None:
-    seekers = Seekers(items)
+    seekers = Seekers(items, MOVIES)
     assert seekers.knowledge(make((USER, "Hi, I like {1}"))).attributes == ""
     assert seekers.knowledge(make((USER, "Hi, something with al pacino"))).attributes == "movie with Al Pacino"
     assert (
@@ -159,6 +159,7 @@ FACTS = pl.DataFrame(  # of all items that `talks` mentions
             "kinds": ["drama", f"genre{item}"],
             "makers": ["D"],
             "people": ["C"],
+            "attributes": [],
         }
         for item in "123456789"
     ]
@@ -167,7 +168,7 @@ FACTS = pl.DataFrame(  # of all items that `talks` mentions
 
 @given(dialogues)
 def test_no_target_reaches_a_users_system_message(dialogue: Dialogue) -> None:
-    known = Knowledge(FACTS, [dialogue])
+    known = Knowledge(FACTS, [dialogue], MOVIES)
     system = view(dialogue, USER, known).messages[0].text
     keys = {title_key(split_year(dialogue.items[item].name)[0]) for item in targets(dialogue)}
     facts = known.seekers.facts(dialogue)
@@ -187,26 +188,28 @@ def test_the_system_message_does_not_depend_on_the_targets(talk: tuple[Spoken, d
     other |= {f"x{item}": replace(labels[item], name=f"Other {item} (1950)") for item in own_targets}
     for item in own_targets:
         spoken = [(role, text.replace(f"{{{item}}}", f"{{x{item}}}")) for role, text in spoken]
-    known = Knowledge(FACTS, ())
+    known = Knowledge(FACTS, (), MOVIES)
     one, two = (view(each, USER, known).messages[0] for each in (dialogue, make(*spoken, items=other)))
     assert one == two
 
 
 @given(dialogues)
 def test_nothing_private_reaches_the_recommender(dialogue: Dialogue) -> None:
-    whole = view(dialogue, RECOMMENDER, Knowledge(FACTS, ()), without=("facts",))
+    whole = view(dialogue, RECOMMENDER, Knowledge(FACTS, (), MOVIES), without=("facts",))
     assert [message.text for message in whole.messages[1:]] == [turn.text for turn in dialogue.turns]
-    assert whole.messages[0] == RecommenderView().messages[0]
+    assert whole.messages[0] == RecommenderView(MOVIES).messages[0]
     # Other labels, the same example.
     blank = {item: Item(one.name, None, None, None, "") for item, one in dialogue.items.items()}
     bare = Dialogue("7", "a", "b", dialogue.turns, blank)
-    one, other = (examples([each], RECOMMENDER, TOKENIZER, TEMPLATE, Knowledge(FACTS, ())) for each in (dialogue, bare))
+    one, other = (
+        examples([each], RECOMMENDER, TOKENIZER, TEMPLATE, Knowledge(FACTS, (), MOVIES)) for each in (dialogue, bare)
+    )
     assert one.equals(other)
 
 
 @given(dialogues)
 def test_a_recommender_looks_up_what_was_mentioned_once_and_nothing_else(dialogue: Dialogue) -> None:
-    whole = view(dialogue, RECOMMENDER, Knowledge(FACTS, ()))
+    whole = view(dialogue, RECOMMENDER, Knowledge(FACTS, (), MOVIES))
     mentioned: list[str] = []
     shown: list[str] = []
     for turn, message in zip(dialogue.turns, whole.messages[1:], strict=True):
@@ -224,13 +227,13 @@ def test_a_recommender_looks_up_what_was_mentioned_once_and_nothing_else(dialogu
 def test_a_style_is_that_of_other_dialogues_of_the_same_person(items: pl.DataFrame) -> None:
     shouted = [(USER, "HELLO!"), (RECOMMENDER, "hi there")] * 5
     loud = [make(*shouted, dialogue_id=name) for name in ("8", "9")]
-    known = Knowledge(items, [TALK, *loud])
+    known = Knowledge(items, [TALK, *loud], MOVIES)
     style = "short turns, capitals, full stops, many exclamation marks"
     assert str(known.writers.style(TALK, USER)) == style
     assert view(TALK, USER, known).messages[0].text.endswith(f"\nHow you write: {style}")
     quiet = "How you write: short turns, lower case, no full stops, no exclamation marks"
     assert view(TALK, RECOMMENDER, known).messages[0].text == f"You are a movie recommender.\n{quiet}"
-    assert Knowledge(items, [TALK]).writers.style(TALK, USER) is None  # nothing of the dialogue itself counts
+    assert Knowledge(items, [TALK], MOVIES).writers.style(TALK, USER) is None  # nothing of the dialogue itself counts
     for role in (USER, RECOMMENDER):
         assert "How you write" not in view(TALK, role, known, without=("style",)).messages[0].text
     assert "How you write" not in view(TALK, SCRIPTED, known).messages[0].text
@@ -239,9 +242,9 @@ def test_a_style_is_that_of_other_dialogues_of_the_same_person(items: pl.DataFra
 @given(dialogues)
 def test_exactly_the_own_words_and_their_ends_are_targets(dialogue: Dialogue) -> None:
     for role in ROLES:
-        own_view = view(dialogue, role, Knowledge(FACTS, ()))
+        own_view = view(dialogue, role, Knowledge(FACTS, (), MOVIES))
         own = [message.text for message in own_view.messages if message.role == "assistant"]
-        rows = examples([dialogue], role, TOKENIZER, TEMPLATE, Knowledge(FACTS, ())).to_dicts()
+        rows = examples([dialogue], role, TOKENIZER, TEMPLATE, Knowledge(FACTS, (), MOVIES)).to_dicts()
         assert len(rows) == bool(own)
         for row in rows:
             own_tokens = [token for token, target in zip(row["tokens"], row["target"], strict=True) if target]
@@ -258,7 +261,7 @@ def test_exactly_the_own_words_and_their_ends_are_targets(dialogue: Dialogue) ->
 
 
 def test_a_user_has_notes_and_leaves_after_the_recommenders_last_turn(items: pl.DataFrame) -> None:
-    (row,) = examples([TALK], USER, TOKENIZER, TEMPLATE, Knowledge(items, ())).to_dicts()
+    (row,) = examples([TALK], USER, TOKENIZER, TEMPLATE, Knowledge(items, (), MOVIES)).to_dicts()
     assert (row["dialogue_id"], row["worker"], row["partner"]) == ("7", "a", "b")
     text = TOKENIZER.decode(row["tokens"])
     assert f"[[{HILL}]]?\n({MATRIX}: not seen, interested; {HILL}: seen, disliked)<|im_end|>" in text
@@ -266,15 +269,15 @@ def test_a_user_has_notes_and_leaves_after_the_recommenders_last_turn(items: pl.
     assert of_kind(row, TEXT) == "Hi, a thriller from the 90s please, no comedy. I like  sounds good"
     assert of_kind(row, END) == "<<<"
     stays = make((RECOMMENDER, "Hi"), (USER, "Bye"))
-    (row,) = examples([stays], USER, TOKENIZER, TEMPLATE, Knowledge(items, ())).to_dicts()
+    (row,) = examples([stays], USER, TOKENIZER, TEMPLATE, Knowledge(items, (), MOVIES)).to_dicts()
     assert TOKENIZER.decode(row["tokens"]).endswith("assistant\nBye<")
 
 
 def test_tokens_equal_those_of_a_simulation(items: pl.DataFrame) -> None:
-    user, recommender = UserView(Seekers(items).knowledge(TALK)), RecommenderView()
-    known, spoken = Knowledge(items, ()), turn_rows(TALK)
+    user, recommender = UserView(Seekers(items, MOVIES).knowledge(TALK)), RecommenderView(MOVIES)
+    known, spoken = Knowledge(items, (), MOVIES), turn_rows(TALK)
     rows = {
-        role: examples([TALK], role, TOKENIZER, TEMPLATE, Knowledge(items, ()))["tokens"].to_list()[0]
+        role: examples([TALK], role, TOKENIZER, TEMPLATE, Knowledge(items, (), MOVIES))["tokens"].to_list()[0]
         for role in (USER, RECOMMENDER)
     }
     for number, turn in enumerate(TALK.turns, start=1):
@@ -296,7 +299,7 @@ def test_tokens_equal_those_of_a_simulation(items: pl.DataFrame) -> None:
 
 def test_ablations_remove_a_part_of_the_view(items: pl.DataFrame) -> None:
     def text(role: str, *without: str) -> str:
-        rows = examples([TALK], role, TOKENIZER, TEMPLATE, Knowledge(items, ()), without=without)
+        rows = examples([TALK], role, TOKENIZER, TEMPLATE, Knowledge(items, (), MOVIES), without=without)
         return TOKENIZER.decode(rows["tokens"].to_list()[0])
 
     assert "not seen" not in text(USER, "notes")
@@ -310,7 +313,7 @@ def test_ablations_remove_a_part_of_the_view(items: pl.DataFrame) -> None:
 
 def test_views_of_baselines_have_the_targets(items: pl.DataFrame) -> None:
     one, other = (
-        examples([TALK], role, TOKENIZER, TEMPLATE, Knowledge(items, ())).row(0, named=True)
+        examples([TALK], role, TOKENIZER, TEMPLATE, Knowledge(items, (), MOVIES)).row(0, named=True)
         for role in (SCRIPTED, USER_TARGET)
     )
     assert f"The recommender suggests: {MATRIX}<" in TOKENIZER.decode(one["tokens"])
@@ -319,7 +322,7 @@ def test_views_of_baselines_have_the_targets(items: pl.DataFrame) -> None:
     assert f"You hope to hear of: {MATRIX}<" in TOKENIZER.decode(other["tokens"])
     assert of_kind(other, END) == "<<<"
     with pytest.raises(CrsError, match="unknown role 'judge'; known are user, recommender, scripted, user-target"):
-        examples([TALK], "judge", TOKENIZER, TEMPLATE, Knowledge(items, ()))
+        examples([TALK], "judge", TOKENIZER, TEMPLATE, Knowledge(items, (), MOVIES))
 
 
 def test_ablations_have_one_list_of_names() -> None:
@@ -338,19 +341,19 @@ def test_ablations_have_one_list_of_names() -> None:
 
 def test_dialogues_with_negative_notes_are_repeated(items: pl.DataFrame) -> None:
     glad = make((USER, "{3}"), (RECOMMENDER, "{2}"), (USER, "ok"), dialogue_id="8")
-    rows = examples([TALK, glad], USER, TOKENIZER, TEMPLATE, Knowledge(items, ()), negative_weight=3)
+    rows = examples([TALK, glad], USER, TOKENIZER, TEMPLATE, Knowledge(items, (), MOVIES), negative_weight=3)
     assert rows["dialogue_id"].to_list() == ["7", "7", "7", "8"]
     assert rows[:1].equals(rows[2:3])
 
 
 def test_long_examples_end_with_a_whole_utterance(items: pl.DataFrame) -> None:
-    (whole,) = examples([TALK], RECOMMENDER, TOKENIZER, TEMPLATE, Knowledge(items, ()))["tokens"].to_list()
-    (cut,) = examples([TALK], RECOMMENDER, TOKENIZER, TEMPLATE, Knowledge(items, ()), max_tokens=len(whole) - 1)[
-        "tokens"
-    ].to_list()
+    (whole,) = examples([TALK], RECOMMENDER, TOKENIZER, TEMPLATE, Knowledge(items, (), MOVIES))["tokens"].to_list()
+    (cut,) = examples(
+        [TALK], RECOMMENDER, TOKENIZER, TEMPLATE, Knowledge(items, (), MOVIES), max_tokens=len(whole) - 1
+    )["tokens"].to_list()
     assert cut == whole[: len(cut)]
     assert TOKENIZER.decode(cut).endswith(f"[[{HILL}]]?<")
-    assert examples([TALK], RECOMMENDER, TOKENIZER, TEMPLATE, Knowledge(items, ()), max_tokens=50).is_empty()
+    assert examples([TALK], RECOMMENDER, TOKENIZER, TEMPLATE, Knowledge(items, (), MOVIES), max_tokens=50).is_empty()
 
 
 class Pairs:
@@ -372,7 +375,7 @@ class Pairs:
     ],
 )
 def test_a_token_that_is_partly_title_counts_as_title(text: str, kinds: list[int]) -> None:
-    own_view = RecommenderView()
+    own_view = RecommenderView(MOVIES)
     own_view.say(text)
     assert [kind for kind in encode(own_view, Pairs(), TEMPLATE)[1] if kind != CONTEXT] == [*kinds, END]
 
@@ -383,7 +386,7 @@ def test_a_template_that_rewrites_the_past_is_refused() -> None:
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
     dropping = ChatTemplate("{% for m in messages[-2:] %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>")
-    own_view = RecommenderView()
+    own_view = RecommenderView(MOVIES)
     for text in ("a", "b", "c"):
         own_view.hear(text)
         own_view.say(text)
@@ -391,19 +394,6 @@ def test_a_template_that_rewrites_the_past_is_refused() -> None:
     for template, fault in ((rewriting, "rewrites past messages"), (dropping, "loses the text of message 1")):
         with pytest.raises(CrsError, match=f"template {fault}"):
             encode(own_view, TOKENIZER, template)
-
-
-def test_messages_as_trl_reads_them(items: pl.DataFrame) -> None:
-    listener = make((USER, "Anyone?"), dialogue_id="9")
-    frame = messages([TALK, listener], RECOMMENDER, Knowledge(items, ()))
-    assert frame["dialogue_id"].to_list() == ["7"]
-    assert frame["messages"].to_list()[0][:2] == [
-        {"role": "system", "content": "You are a movie recommender."},
-        {"role": "user", "content": f"{TALK.turns[0].text}\n({HEAT}: {WORDS})"},
-    ]
-    contents = messages([TALK], USER, Knowledge(items, ()))["messages"].to_list()[0]
-    assert [one["role"] for one in contents] == ["system", "assistant", "user", "assistant", "user", "assistant"]
-    assert contents[-1]["content"] == ""
 
 
 # ── split ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -447,7 +437,7 @@ def test_separate_groups_of_workers_are_not_split() -> None:
 
 def test_no_summary_of_redial_holds_a_target_and_counts_add_up(shared_data: Path) -> None:
     whole = redial.read(shared_data / "redial", "train")
-    dialogues, knowledge = whole[::20], Knowledge(redial.items(), whole)
+    dialogues, knowledge = whole[::20], Knowledge(redial.items(), whole, MOVIES)
     seekers = knowledge.seekers
     for dialogue in dialogues:
         system = view(dialogue, USER, knowledge).messages[0].text
@@ -469,7 +459,7 @@ def test_kinds_of_tokens_with_the_tokenizer_of_a_model(items: pl.DataFrame) -> N
     model = Model(model_path("smollm2"))
     template = ChatTemplate(*model.chat_template)
     for role in ROLES:
-        tokens, kinds = encode(own_view := view(TALK, role, Knowledge(items, ())), model, template)
+        tokens, kinds = encode(own_view := view(TALK, role, Knowledge(items, (), MOVIES)), model, template)
         whole = template.encode(own_view.messages, model)
         assert tokens == whole[: len(tokens)]
         ends = [token for token, kind in zip(tokens, kinds, strict=True) if kind == END]

@@ -354,3 +354,35 @@ def test_a_guard_that_is_never_above_its_limit_changes_nothing(base: Base, tmp_p
     assert log["guard"].drop_nulls().len() == FAST.epochs * FAST.checks
     for name, pair in Adapter.of(free).pairs.items():
         assert all(np.array_equal(x, y) for x, y in zip(pair, Adapter.of(guarded).pairs[name], strict=True))
+
+
+def test_any_damaged_byte_of_a_checkpoint_is_one_sentence_or_harmless(base: Base, tmp_path: Path) -> None:
+    own, path = objective(make_examples(6)), tmp_path / "checkpoint.pt"
+    fit(model_of(base), own, None, FAST, path)
+    raw = path.read_bytes()
+    state = torch.load(path, weights_only=True)
+
+    def resumes() -> bool:
+        try:
+            fit(model_of(base), own, None, FAST, path, resume=True)
+        except CrsError as error:
+            assert str(path) in str(error)
+            assert "remove it" in str(error) and "\n" not in str(error)
+            return False
+        return True
+
+    assert resumes()
+    chance = np.random.default_rng(0)
+    for at in chance.integers(len(raw), size=25):
+        for damaged in (raw[:at], raw[:at] + bytes([raw[at] ^ 64]) + raw[at + 1 :], raw[: at + 1] + raw[at:]):
+            path.write_bytes(damaged)
+            resumes()
+    changes = [{"step": "2"}, {"step": -1}, {"rows": None}, {"best": (1.0,)}, {"adapter": {}}, {"optimizer": {}}]
+    for change in [*changes, {"adapter": {name: [torch.zeros(1)] for name in state["adapter"]}}]:
+        torch.save({**state, **change}, path)
+        assert not resumes(), change
+    for part in state:
+        torch.save({name: value for name, value in state.items() if name != part}, path)
+        assert not resumes(), part
+    torch.save([1], path)
+    assert not resumes()

@@ -32,13 +32,14 @@ from crslib.training.preferences import (
     with_judge_scores,
     with_rule_scores,
 )
+from tests.support.domains import MOVIES
 
 HEAT, MATRIX, UP = "Heat (1995)", "The Matrix (1999)", "Up (2009)"
 
 
 @pytest.fixture
 def catalog(items: pl.DataFrame) -> Catalog:
-    return Catalog(items)
+    return Catalog(items, MOVIES)
 
 
 # ── contexts ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -77,14 +78,14 @@ def test_a_recommenders_context_holds_nothing_private(catalog: Catalog) -> None:
     contexts = human_contexts([talk()], RECOMMENDER, catalog)
     assert [one.context_id for one in contexts] == ["7:01", "7:03"]
     system, liked, own, seen = (message.text for message in contexts[1].messages)
-    assert (system, own) == (views.RECOMMENDER_SYSTEM, f"Seen {mention(MATRIX)}?")
-    assert liked == f"I like {mention(HEAT)}\n({HEAT}: {catalog.lookup['1'].words})"
+    assert (system, own) == (MOVIES.system.recommender, f"Seen {mention(MATRIX)}?")
+    assert liked == f"I like {mention(HEAT)}\n({HEAT}: {catalog.lookup['1'].words(MOVIES)})"
     assert seen.startswith("No, I will watch it\n")
     assert all(one.profile == {} and one.notes == () and one.kind == "" for one in contexts)
 
 
 def test_every_kind_of_note_is_forced_for_an_item_named_for_the_first_time(catalog: Catalog) -> None:
-    forced = with_forced_notes(human_contexts([talk()], USER, catalog))
+    forced = with_forced_notes(human_contexts([talk()], USER, catalog), MOVIES)
     assert [one.context_id for one in forced] == [f"7:02:{kind}" for kind in NOTE_KINDS.values()]
     assert not any(one.reply for one in forced), "the person answered with notes of their own"
     assert forced[1].messages[-1].text.endswith(f"({MATRIX}: seen, disliked)")
@@ -92,7 +93,7 @@ def test_every_kind_of_note_is_forced_for_an_item_named_for_the_first_time(catal
 
 
 def test_sample_takes_a_moment_once_and_ignores_the_order(catalog: Catalog) -> None:
-    forced = with_forced_notes(human_contexts([talk()], USER, catalog))
+    forced = with_forced_notes(human_contexts([talk()], USER, catalog), MOVIES)
     drawn = sample(forced, dict.fromkeys(NOTE_KINDS.values(), 5), 0)
     assert len(drawn) == 1
     assert sample(forced[::-1], dict.fromkeys(NOTE_KINDS.values(), 5), 0) == drawn
@@ -103,7 +104,7 @@ def test_sample_takes_a_moment_once_and_ignores_the_order(catalog: Catalog) -> N
 
 
 def moment(catalog: Catalog) -> list[Context]:
-    forced = with_forced_notes(human_contexts([talk()], USER, catalog))
+    forced = with_forced_notes(human_contexts([talk()], USER, catalog), MOVIES)
     return [one for one in forced if one.kind == "seen_disliked"]
 
 
@@ -169,8 +170,8 @@ def test_a_judge_reads_the_whole_view() -> None:
     view = (views.Message("system", "You watch movies."), views.Message("user", "Have you seen\n(Up: seen, liked)"))
     context = Context("a", "a", USER, "", view, (), (), {})
     drawn = pl.DataFrame({"context_id": ["a", "a"], "raw": ["I have", "Bananas are blue"]})
-    assert judge_scores(Yes(), [context], drawn) == [0.75, 0.5]
-    assert judge_question(context, "I have")[1].text == asked[0]
+    assert judge_scores(Yes(), [context], drawn, MOVIES) == [0.75, 0.5]
+    assert judge_question(context, "I have", MOVIES)[1].text == asked[0]
     assert asked[0].startswith("What the seeker was told: You watch movies.\nRecommender: Have you seen (Up: seen")
     assert "Reply of the seeker: I have\n" in asked[0]
 
@@ -242,4 +243,4 @@ def test_pairs_as_trl_reads_them(catalog: Catalog, tmp_path: Path) -> None:
     read = json.loads(line)
     assert read["chosen"] == [{"role": "assistant", "content": "I saw it. I hated it"}]
     assert read["rejected"] == [{"role": "assistant", "content": "I saw it. I loved it"}]
-    assert [message["role"] for message in read["prompt"]] == ["system", "assistant", "user"]
+    assert [message["role"] for message in read["prompt"]] == ["system", "user", "assistant", "user"]

@@ -9,6 +9,7 @@ from crslib.data.catalog import Catalog
 from crslib.dialogue import reactions
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.training import rewards
+from tests.support.domains import MOVIES
 
 HEAT = "Heat (1995)"
 EMPTY: dict[str, Any] = {"liked_kinds": [], "disliked_kinds": [], "loved_items": [], "disliked_items": []}
@@ -16,7 +17,7 @@ EMPTY: dict[str, Any] = {"liked_kinds": [], "disliked_kinds": [], "loved_items":
 
 @pytest.fixture
 def catalog(items: pl.DataFrame) -> Catalog:
-    return Catalog(items)
+    return Catalog(items, MOVIES)
 
 
 def turn(catalog: Catalog, role: str, text: str, *notes: tuple[str, bool | None, bool | None]) -> dict[str, Any]:
@@ -45,14 +46,14 @@ def test_reaction_is_the_mean_over_what_the_note_knows(
     catalog: Catalog, seen: bool, liked: bool | None, reply: str, score: float
 ) -> None:
     asked = turn(catalog, RECOMMENDER, "Have you seen <Heat (1995)>?")
-    assert reactions.reaction(turn(catalog, USER, reply, (HEAT, seen, liked)), [asked]) == score
+    assert reactions.reaction(turn(catalog, USER, reply, (HEAT, seen, liked)), [asked], MOVIES) == score
 
 
 def test_reaction_is_none_without_notes_on_what_was_just_named(catalog: Catalog) -> None:
     asked, other = turn(catalog, RECOMMENDER, "<Up (2009)>?"), turn(catalog, USER, "Loved it", (HEAT, True, True))
-    assert reactions.reaction(other, [asked]) is None
-    assert reactions.reaction(turn(catalog, USER, "Loved it"), [asked]) is None
-    assert reactions.reaction(other, []) is None
+    assert reactions.reaction(other, [asked], MOVIES) is None
+    assert reactions.reaction(turn(catalog, USER, "Loved it"), [asked], MOVIES) is None
+    assert reactions.reaction(other, [], MOVIES) is None
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_reaction_is_none_without_notes_on_what_was_just_named(catalog: Catalog)
 )
 def test_agrees_with_summary(catalog: Catalog, text: str, score: float | None) -> None:
     profile = EMPTY | {"liked_kinds": ["comedy"], "disliked_items": ["1"]}
-    assert rewards.agrees_with_summary(turn(catalog, USER, text), profile) == score
+    assert rewards.agrees_with_summary(turn(catalog, USER, text), profile, MOVIES) == score
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,10 @@ def test_agrees_with_summary(catalog: Catalog, text: str, score: float | None) -
     ],
 )
 def test_no_unprompted_title(catalog: Catalog, text: str, score: float | None) -> None:
-    assert rewards.no_unprompted_title(turn(catalog, USER, text), [turn(catalog, RECOMMENDER, "<Up (2009)>?")]) == score
+    assert (
+        rewards.no_unprompted_title(turn(catalog, USER, text), [turn(catalog, RECOMMENDER, "<Up (2009)>?")], MOVIES)
+        == score
+    )
 
 
 def test_a_title_is_no_repeat_if_it_is_new_or_the_user_asked_about_it(catalog: Catalog) -> None:
@@ -106,7 +110,9 @@ def test_title_exists(catalog: Catalog) -> None:
 )
 def test_follows_genres_asked_for_and_refused(catalog: Catalog, wish: str, reply: str, score: float | None) -> None:
     genres = dict(catalog.items.select("item_id", "kinds").iter_rows())
-    assert rewards.follows_genres(turn(catalog, RECOMMENDER, reply), [turn(catalog, USER, wish)], genres) == score
+    assert (
+        rewards.follows_kinds(turn(catalog, RECOMMENDER, reply), [turn(catalog, USER, wish)], genres, MOVIES) == score
+    )
 
 
 def test_no_self_repetition(catalog: Catalog) -> None:
@@ -141,5 +147,5 @@ def test_total_is_the_cost_of_broken_rules() -> None:
 
 def test_every_rule_of_a_role_is_scored(catalog: Catalog) -> None:
     for role in (USER, RECOMMENDER):
-        by_rule = rewards.scores(turn(catalog, role, "Hi"), [], "Hi", profile=EMPTY, genres={})
+        by_rule = rewards.scores(turn(catalog, role, "Hi"), [], "Hi", profile=EMPTY, kinds={}, domain=MOVIES)
         assert set(by_rule) == set(rewards.WEIGHTS[role])

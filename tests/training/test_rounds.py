@@ -188,3 +188,27 @@ def test_a_discriminator_is_written_with_its_origin(given: ImitationParameters, 
     assert fitted.about["accuracy"] > 0.9
     assert "CC BY 4.0" in fitted.about["data"] and "licence" in fitted.about
     assert str(tmp_path) not in (tmp_path / "judges" / "user.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"limit": "3"}, "limit is not valid"),
+        ({"before": {"sft": None}}, "before.sft is not valid"),
+        ({"stopped": 1}, "stopped is not valid"),
+        (None, "it is not JSON"),
+    ],
+)
+def test_damaged_figures_of_a_round_are_said_and_the_round_is_trained_again(
+    change: dict[str, object] | None, reason: str, tmp_path: Path
+) -> None:
+    figures = {"key": "k", "pairs": 9, "log_loss": 0.5, "accuracy": 0.75, "stopped": False, "limit": 3.0, "seconds": 1}
+    figures |= {"before": {"people": 3.0}, "after": {"people": 2.9}}
+    path = tmp_path / "figures.json"
+    assert rounds._finished(tmp_path, "k") is None
+    path.write_text(json.dumps(figures))
+    assert rounds._finished(tmp_path, "k") == figures
+    assert rounds._finished(tmp_path, "other") is None
+    path.write_text(json.dumps(figures | change) if change else "{ torn")
+    with pytest.warns(UserWarning, match=f"{path} is not readable .{reason}.*; the round is trained again"):
+        assert rounds._finished(tmp_path, "k") is None

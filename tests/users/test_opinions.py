@@ -10,7 +10,8 @@ import pytest
 from crslib import schemas
 from crslib.config import ROOT, ProfileParameters
 from crslib.users import opinions, profiles
-from crslib.users.opinions import Opinions, TasteModel
+from crslib.users.opinions import ChoiceModel, Opinions, TasteModel, of_feedback
+from tests.support.domains import MOVIES
 
 
 def items_frame(genres: dict[str, list[str]], year: int | None = 1995) -> pl.DataFrame:
@@ -43,6 +44,38 @@ def camps() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
                 judged.append((f"p{user}", number, likes))
     schema = {"profile_id": pl.String, "item_id": pl.String, "liked": pl.Boolean}
     return items_frame(genres), ratings_frame(rated), pl.DataFrame(judged, schema=schema, orient="row")
+
+
+def chosen_only(camps) -> pl.DataFrame:
+    """The items that each user of the two camps liked, as presence."""
+    return camps[1].filter(pl.col("rating") > 3).with_columns(rating=pl.lit(1.0))
+
+
+def test_presence_is_liked_and_likeness_decides_what_is_of_interest(camps) -> None:
+    known = of_feedback("presence")(profiles_frame(p1="1"), chosen_only(camps), camps[0])
+    seen = chosen_only(camps).filter(user_id="1")["item_id"].to_list()
+    assert {known.of("p1", item) for item in seen} == {(True, True)}
+    unseen = [item for item in camps[0]["item_id"] if item not in seen]
+    wanted = [item for item in unseen if known.of("p1", item)[1]]
+    assert 0.2 <= len(wanted) / len(unseen) <= 0.3
+    assert all(int(item) % 2 for item in wanted), "user 1 chose films with odd numbers only"
+    assert known.of("p1", "not in the catalogue") == (False, None)
+
+
+def test_counts_below_the_own_mean_are_no_dislikes() -> None:
+    rows = [("a", "1", 1.0, None), ("a", "2", 0.2, None), ("b", "1", 1.0, None), ("b", "3", 1.0, None)]
+    known = of_feedback("counts")(profiles_frame(p="a"), ratings_frame(rows), items_frame({n: ["x"] for n in "123"}))
+    assert (known.of("p", "1"), known.of("p", "2")) == ((True, True), (True, None))
+
+
+def test_the_order_of_rows_does_not_matter_to_the_choice_model(camps) -> None:
+    rated = chosen_only(camps)
+    shuffled = ChoiceModel.fit(rated.sample(fraction=1, shuffle=True, seed=1), camps[0].reverse())
+    model = ChoiceModel.fit(rated, camps[0])
+    ids = camps[0]["item_id"].to_list()
+    assert np.allclose(model.predict("3", ids), shuffled.predict("3", ids), atol=1e-6)
+    assert np.isnan(model.predict("3", ["nowhere"])).all()
+    assert (model.predict("nobody", ids) == 0).all()
 
 
 def test_seen_items_are_liked_by_the_users_own_mean(camps) -> None:
@@ -148,7 +181,7 @@ def test_the_taste_model_beats_the_item_mean_on_the_built_in_data() -> None:
     if not (ROOT / "data" / "ratings.parquet").exists():
         pytest.skip("data/ratings.parquet is not built; run `crs data build`")
     items, ratings = (pl.read_parquet(ROOT / "data" / f"{name}.parquet") for name in ("items", "ratings"))
-    built = profiles.build(items, ratings, ProfileParameters(n_profiles=600))
+    built = profiles.build(items, ratings, ProfileParameters(n_profiles=600), MOVIES)
     model = TasteModel.fit(built.training, built.items)
 
     class AverageTaste(TasteModel):

@@ -1,5 +1,6 @@
 """Summaries, target attributes and held-out items."""
 
+import math
 import random
 import re
 
@@ -9,10 +10,12 @@ import pytest
 from crslib import schemas
 from crslib.config import ROOT, ProfileParameters
 from crslib.data import histories
+from crslib.data.source import Feedback, Source
 from crslib.dialogue import utterances
 from crslib.errors import CrsError
 from crslib.users import profiles
-from crslib.users.targets import Target, relax
+from crslib.users.targets import Target, further_trait, relax
+from tests.support.domains import MOVIES
 
 GENRES = ["action", "comedy", "drama", "horror", "romance", "sci-fi"]
 
@@ -58,7 +61,7 @@ def parameters(**values) -> ProfileParameters:
 
 @pytest.fixture(scope="module", params=["heldout", "taste"])
 def built(request, world) -> profiles.ProfileTables:
-    return profiles.build(*world, parameters(target_mode=request.param))
+    return profiles.build(*world, parameters(target_mode=request.param), MOVIES)
 
 
 # ── tables ──
@@ -96,20 +99,20 @@ def test_item_statistics_are_those_of_the_training_ratings(built) -> None:
 
 def test_nothing_depends_on_the_order_of_rows(built, world) -> None:
     items, ratings = (frame.sample(fraction=1, shuffle=True, seed=3) for frame in world)
-    again = profiles.build(items, ratings, parameters(target_mode=built.profiles["target_mode"][0]))
+    again = profiles.build(items, ratings, parameters(target_mode=built.profiles["target_mode"][0]), MOVIES)
     for name in ("profiles", "holdouts", "training", "items"):
         assert getattr(again, name).equals(getattr(built, name)), name
 
 
 def test_a_profile_does_not_depend_on_how_many_there_are(built, world) -> None:
     mode = built.profiles["target_mode"][0]
-    few = profiles.build(*world, parameters(n_profiles=5, target_mode=mode)).profiles
+    few = profiles.build(*world, parameters(n_profiles=5, target_mode=mode), MOVIES).profiles
     assert few.height == 5
     assert few.equals(built.profiles.join(few, on="profile_id", how="semi"))
 
 
 def test_the_seed_decides_which_users_are_drawn(world) -> None:
-    taken = {seed: set(profiles.build(*world, parameters(seed=seed)).profiles["user_id"]) for seed in (0, 1)}
+    taken = {seed: set(profiles.build(*world, parameters(seed=seed), MOVIES).profiles["user_id"]) for seed in (0, 1)}
     assert taken[0] != taken[1]
 
 
@@ -123,7 +126,7 @@ def test_summary_and_taste_depend_on_the_visible_part_only(built, world) -> None
         rows += [(user[0], number, 5.0, time) for number, time in zip(others, part["rated_at"], strict=True)]
     mode = built.profiles["target_mode"][0]
     changed = profiles.build(
-        items, pl.concat([visible, ratings_frame(rows)]), parameters(target_mode=mode, n_profiles=20)
+        items, pl.concat([visible, ratings_frame(rows)]), parameters(target_mode=mode, n_profiles=20), MOVIES
     )
     both = built.profiles.join(changed.profiles, on="profile_id", suffix="_changed")
     assert both.height >= 8
@@ -161,7 +164,7 @@ def test_k_anonymity_is_the_number_of_items_that_match_and_reaches_min_k(built) 
 
 def test_a_held_out_liked_item_satisfies_the_attributes(world) -> None:
     for min_k in (1, 3, 10):
-        built = profiles.build(*world, parameters(n_profiles=20, min_k=min_k))
+        built = profiles.build(*world, parameters(n_profiles=20, min_k=min_k), MOVIES)
         films = {film["item_id"]: film for film in built.items.iter_rows(named=True)}
         liked = built.holdouts.filter("liked")
         for row in built.profiles.iter_rows(named=True):
@@ -170,12 +173,12 @@ def test_a_held_out_liked_item_satisfies_the_attributes(world) -> None:
 
 
 def test_all_kinds_of_attributes_occur_and_are_relaxed(world) -> None:
-    built = [profiles.build(*world, parameters(n_profiles=20, seed=seed)).profiles for seed in range(8)]
+    built = [profiles.build(*world, parameters(n_profiles=20, seed=seed), MOVIES).profiles for seed in range(8)]
     rows = pl.concat(built)
     assert rows["target_kinds"].list.len().eq(1).mean() > 0.5  # as people ask
     assert rows["target_person"].drop_nulls().len() and rows["target_decade"].drop_nulls().len()
     assert rows["target_kinds"].list.len().max() == 2
-    strict = profiles.build(*world, parameters(n_profiles=20, min_k=60)).profiles
+    strict = profiles.build(*world, parameters(n_profiles=20, min_k=60), MOVIES).profiles
     assert set(strict["attributes"]) == {""} and set(strict["k_anonymity"]) == {80}
     assert all(relaxed for relaxed in strict["relaxed"].to_list())
 
@@ -183,31 +186,33 @@ def test_all_kinds_of_attributes_occur_and_are_relaxed(world) -> None:
 def test_too_few_users_and_too_small_a_catalogue_are_errors(world) -> None:
     items, ratings = world
     with pytest.raises(CrsError, match="n_profiles = 25 but only 24 users"):
-        profiles.build(items, ratings, parameters(n_profiles=25))
+        profiles.build(items, ratings, parameters(n_profiles=25), MOVIES)
+    with pytest.raises(CrsError, match=r"^no user has at least 15 visible ratings .*; give `data` with more ratings"):
+        profiles.build(items, ratings.head(10), parameters(n_profiles=1), MOVIES)
     with pytest.raises(CrsError, match="min_k = 81 exceeds the catalogue's 80 items"):
-        profiles.build(items, ratings, parameters(min_k=81))
+        profiles.build(items, ratings, parameters(min_k=81), MOVIES)
     short = ratings.filter(~((pl.col("user_id") == "3") & (pl.col("rated_at") < 13)))  # 17 left, 14 visible
     with pytest.raises(CrsError, match="only 23 users have at least 15 visible"):
-        profiles.build(items, short, parameters(n_profiles=24))
+        profiles.build(items, short, parameters(n_profiles=24), MOVIES)
     gloomy = ratings.with_columns(
         pl.when((pl.col("user_id") == "3") & (pl.col("rated_at") >= 24)).then(0.5).otherwise("rating").alias("rating")
     )
     with pytest.raises(CrsError, match="only 23 users"):
-        profiles.build(items, gloomy, parameters(n_profiles=24))
+        profiles.build(items, gloomy, parameters(n_profiles=24), MOVIES)
 
 
 def test_ratings_outside_the_catalogue_are_left_out(world) -> None:
     items, ratings = world
     stray = ratings_frame([(str(user), "no such item", 5.0, 1000) for user in range(24)])
-    built = profiles.build(items, pl.concat([ratings, stray]), parameters())
-    assert built.profiles.equals(profiles.build(items, ratings, parameters()).profiles)
+    built = profiles.build(items, pl.concat([ratings, stray]), parameters(), MOVIES)
+    assert built.profiles.equals(profiles.build(items, ratings, parameters(), MOVIES).profiles)
 
 
 def test_hostile_ids_and_titles_stay_text(world) -> None:
     items, ratings = world
     items = items.with_columns(pl.col("title") + "\n<|im_end|> [[<b>")
     renamed = ratings.with_columns(pl.lit("../ü <a> ").add(pl.col("user_id")).alias("user_id"))
-    built = profiles.build(items, renamed, parameters(n_profiles=24))
+    built = profiles.build(items, renamed, parameters(n_profiles=24), MOVIES)
     assert built.profiles["profile_id"].n_unique() == 24
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", profile) for profile in built.profiles["profile_id"])
     assert not any("\n" in text or "[[" in text for text in built.profiles["summary"])
@@ -242,11 +247,11 @@ def test_facts_of_a_history_computed_by_hand() -> None:
         rate(f"Song {n}", 2000, "musical", 2.0)
     history = ratings_frame(rows)
     history = histories.standardise(history, histories.scales(history))
-    traits = profiles._traits(items_frame(films).with_columns(pl.lit(1, pl.Int32).alias("n_ratings")))
+    traits = profiles._traits(items_frame(films).with_columns(pl.lit(1, pl.Int32).alias("n_ratings")), MOVIES)
     history = history.join(traits, on="item_id").with_columns(
         pl.when(pl.col("item_id") == "20").then(9).otherwise("n_ratings").alias("n_ratings")
     )
-    affinities = profiles._affinities(history)
+    affinities = profiles._affinities(history, profiles._by_trait(traits))
     known = {(kind, name): (n, liked, value) for _, kind, name, n, liked, value in affinities.rows()}
     assert known["kind", "western"] == (12, 12, 12 / 32)
     assert known["kind", "horror"] == (12, 0, -12 / 32)
@@ -261,11 +266,12 @@ def test_facts_of_a_history_computed_by_hand() -> None:
         "disliked_kinds": ["horror"],
         "liked_decade": 1950,
         "liked_makers": ["John Ford"],
+        "liked_attributes": [],
         "loved_items": ["00", "01", "02"],
         "disliked_items": ["20"],
     }
     names = {film["item_id"]: utterances.item_name(film["title"], film["year"]) for film in films}
-    assert profiles.summarise(facts, names) == (
+    assert profiles.summarise(facts, names, MOVIES) == (
         "You enjoy western and drama movies, mostly from the 1950s. You loved West 0 (1950), West 1 (1951) and "
         "West 2 (1952). You like films by John Ford. You did not like Fear 8 (1980). Horror is not for you."
     )
@@ -279,7 +285,7 @@ def test_stars_are_the_actors_of_the_most_rated_films() -> None:
         item("d", "D", None),
     ]
     frame = items_frame(films).with_columns(pl.Series("n_ratings", [5, 50, 1, 0], dtype=pl.Int32))
-    stars = dict(profiles._traits(frame).select("item_id", "stars").rows())
+    stars = dict(profiles._traits(frame, MOVIES).select("item_id", "best_known").rows())
     assert stars == {"a": ["Star", "Extra", "Zed"], "b": ["Star"], "c": ["P0", "P1", "P2", "P3", "P4"], "d": []}
 
 
@@ -305,7 +311,7 @@ FACTS = {
     ],
 )
 def test_parts_of_a_summary_may_be_missing(facts, summary) -> None:
-    assert profiles.summarise({**FACTS, **facts}, {"1": "Heat (1995)", "2": "Up"}) == summary
+    assert profiles.summarise({**FACTS, **facts}, {"1": "Heat (1995)", "2": "Up"}, MOVIES) == summary
 
 
 # ── attributes ──
@@ -322,7 +328,7 @@ def test_parts_of_a_summary_may_be_missing(facts, summary) -> None:
     ],
 )
 def test_attributes_as_text(target, text) -> None:
-    assert str(target) == text
+    assert target.words(MOVIES) == text
 
 
 def test_relaxation_drops_the_most_identifying_first() -> None:
@@ -348,7 +354,7 @@ def test_profiles_of_the_built_in_data_name_no_held_out_item(mode) -> None:
     if not (ROOT / "data" / "ratings.parquet").exists():
         pytest.skip("data/ratings.parquet is not built; run `crs data build`")
     items, ratings = (pl.read_parquet(ROOT / "data" / f"{name}.parquet") for name in ("items", "ratings"))
-    built = profiles.build(items, ratings, ProfileParameters(n_profiles=300, target_mode=mode))
+    built = profiles.build(items, ratings, ProfileParameters(n_profiles=300, target_mode=mode), MOVIES)
     names = {
         number: utterances.item_name(title, year) for number, title, year in items["item_id", "title", "year"].rows()
     }
@@ -361,3 +367,69 @@ def test_profiles_of_the_built_in_data_name_no_held_out_item(mode) -> None:
         r"( You like films by .+?\.)?( You did not like .+?\.)?( [\w-]+ is not for you\.)?"
     )
     assert all(re.fullmatch(pattern, summary) for summary in built.profiles["summary"])
+
+
+# ── counts and presence ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def implicit(kind: str) -> tuple[profiles.ProfileTables, pl.DataFrame]:
+    """Profiles of 20 users: each has 20 of 40 items; "0" to "9" have 16 crime books by one author, the others 4."""
+    books = [
+        item(n, f"Book {n}", 1990 + n % 10, ["crime" if n < 20 else "poetry"], ["Ada Quill" if n < 20 else "Ben Ito"])
+        for n in range(40)
+    ]
+    rows = []
+    for user in range(20):
+        n_crime = 16 if user < 10 else 4
+        chosen = [*range(n_crime), *range(20, 40 - n_crime)]
+        rows += [(str(user), str(n), 1.0 if kind == "presence" else (1 + n % 4) / 4, t) for t, n in enumerate(chosen)]
+    source = Source(domain="books", feedback=Feedback(kind=kind))
+    asked = parameters(n_profiles=20, min_k=2, holdout_share=0.1)
+    return profiles.build(items_frame(books), ratings_frame(rows), asked, MOVIES, source), ratings_frame(rows)
+
+
+@pytest.mark.parametrize("kind", ["presence", "counts"])
+def test_without_marks_nothing_is_disliked_and_taste_is_what_one_has_more_of(kind: str) -> None:
+    built, _ = implicit(kind)
+    assert not built.profiles["disliked_items"].explode().drop_nulls().len()
+    assert not built.profiles["disliked_kinds"].explode().drop_nulls().len()
+    assert not any("not like" in summary or "not for you" in summary for summary in built.profiles["summary"])
+    taste = dict(built.profiles.select("user_id", "liked_kinds").iter_rows())
+    assert taste == {str(user): ["crime"] if user < 10 else ["poetry"] for user in range(20)}
+    assert (built.source.domain, built.source.feedback.kind) == ("books", kind)
+
+
+def test_presence_is_liked_and_the_upper_part_of_counts_is() -> None:
+    assert implicit("presence")[0].holdouts["liked"].all()
+    built, _ = implicit("counts")
+    means = dict(built.training.group_by("user_id").agg(pl.col("rating").mean()).rows())
+    hidden = built.holdouts.join(built.profiles.select("profile_id", "user_id"), on="profile_id")
+    for row in hidden.iter_rows(named=True):
+        assert row["liked"] == (row["rating"] >= means[row["user_id"]])
+
+
+def test_lifts_by_hand() -> None:
+    traits = pl.DataFrame(
+        {
+            "item_id": ["1", "2"],
+            "kinds": [["a"], ["b"]],
+            "decade": [None, 1990],
+            "makers": [["m"], []],
+            "best_known": [[], []],
+            "attributes": [[{"name": "tag", "value": "t"}], []],
+        },
+        schema_overrides={"decade": pl.Int32, "best_known": pl.List(pl.String)},
+    )
+    training = ratings_frame([("u", "1", 1.0, None), ("v", "1", 0.5, None), ("v", "2", 1.0, None)])
+    history = histories.standardise(training, histories.scales(training), "counts").filter(user_id="v")
+    lifts = profiles._lifts(history.join(traits, on="item_id"), training, profiles._by_trait(traits))
+    # Item 1 has 1.5 of the whole weight 2.5, item 2 has 1.0; v has 0.5 and 1.0.
+    assert lifts.select("trait", "name", "n", "n_liked").rows() == [
+        (further_trait("tag"), "t", 1, 0),
+        ("decade", "1990", 1, 1),
+        ("kind", "a", 1, 0),
+        ("kind", "b", 1, 1),
+        ("maker", "m", 1, 0),
+    ]
+    expected = [0.0, math.log(21 / 20.6), 0.0, math.log(21 / 20.6), 0.0]
+    assert lifts["affinity"].to_list() == pytest.approx(expected, abs=1e-9)

@@ -11,6 +11,7 @@ from crslib.engines.scripted import ScriptedEngine
 from crslib.engines.server import Limits, Server
 from crslib.errors import CrsError
 from crslib.users import profiles, rewording
+from tests.support.domains import MOVIES
 from tests.support.server import completion, serving
 from tests.users.test_profiles import FACTS, item, items_frame
 
@@ -44,7 +45,12 @@ def reworded(reply, width: int = 4, **changes) -> tuple[pl.DataFrame, pl.DataFra
     items = items_frame(FILMS)
     names = {film["item_id"]: utterances.item_name(film["title"], film["year"]) for film in FILMS}
     row = dict.fromkeys(schemas.TABLES["profiles"]) | TASTE | changes
-    row |= {"summary": profiles.summarise(row, names), "attributes": "hush movie", "target_kinds": [], "relaxed": []}
+    row |= {
+        "summary": profiles.summarise(row, names, MOVIES),
+        "attributes": "hush movie",
+        "target_kinds": [],
+        "relaxed": [],
+    }
     frame = pl.DataFrame(
         [{**row, "profile_id": f"u{n}", "user_id": str(n)} for n in (1, 2)], schema=dict(schemas.TABLES["profiles"])
     )
@@ -52,7 +58,7 @@ def reworded(reply, width: int = 4, **changes) -> tuple[pl.DataFrame, pl.DataFra
         [("u1", number, 5.0, True) for number in "456"], schema=dict(schemas.TABLES["holdouts"]), orient="row"
     )
     engine = ScriptedEngine(reply, width=width)
-    return *rewording.reword(frame, holdouts, items, rewording.by_engine(engine, 0)), engine
+    return *rewording.reword(frame, holdouts, items, rewording.by_engine(engine, MOVIES, 0)), engine
 
 
 def test_a_faithful_wording_is_accepted() -> None:
@@ -128,7 +134,7 @@ def test_an_utterance_that_was_cut_short_is_rejected() -> None:
     items = items_frame(FILMS)
     frame, _, _ = reworded(lambda prompt, seed: "")
     _, rejected = rewording.reword(
-        frame, schemas.empty("holdouts"), items, rewording.by_engine(Cut(lambda p, s: GOOD), 0)
+        frame, schemas.empty("holdouts"), items, rewording.by_engine(Cut(lambda p, s: GOOD), MOVIES, 0)
     )
     assert rejected["reason"].to_list() == ["cut short", "cut short"]
 
@@ -140,7 +146,7 @@ def test_profiles_without_a_summary_are_not_reworded() -> None:
 
 def test_template_style_changes_nothing() -> None:
     built = profiles.ProfileTables(
-        schemas.empty("profiles"), *(schemas.empty(n) for n in ("holdouts", "ratings", "items"))
+        *(schemas.empty(name) for name in ("profiles", "holdouts", "ratings", "items")), domain=MOVIES
     )
     worded, rejected = rewording.worded(built, ProfileParameters())
     assert worded is built
@@ -152,7 +158,9 @@ def test_a_model_on_a_server_words_summaries() -> None:
     frame, _, _ = reworded(lambda prompt, seed: "")
     with serving((200, completion("Cut", "length")), (200, GOOD)) as server:
         client = Server("m", server.url, limits=Limits(1))
-        frame, rejected = rewording.reword(frame, schemas.empty("holdouts"), items, rewording.by_server(client, 0))
+        frame, rejected = rewording.reword(
+            frame, schemas.empty("holdouts"), items, rewording.by_server(client, MOVIES, 0)
+        )
     assert frame["summary"][1] == GOOD and frame["summary"][0].startswith("You enjoy crime")
     assert rejected.rows() == [("u1", "cut short", "Cut")]
     (_, _, body), (_, _, other) = server.requests
@@ -163,7 +171,7 @@ def test_a_model_on_a_server_words_summaries() -> None:
 
 def test_an_absent_server_of_summaries_is_bad_input() -> None:
     built = profiles.ProfileTables(
-        schemas.empty("profiles"), *(schemas.empty(n) for n in ("holdouts", "ratings", "items"))
+        *(schemas.empty(name) for name in ("profiles", "holdouts", "ratings", "items")), domain=MOVIES
     )
     with serving((200, GOOD)) as server, pytest.raises(CrsError, match="does not know the model 'x'"):
         rewording.worded(built, ProfileParameters(summary_style="model", summary_model=f"openai:x@{server.url}"))

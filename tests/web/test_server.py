@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import logging
 import random
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +13,15 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from crslib.errors import CrsError
 from crslib.judging.study import Study, open_study
 from crslib.web import server
+from tests.support.anything import JSON, TEXT, nested
 from tests.support.people_runs import make_runs
 
 
@@ -26,7 +31,8 @@ class Served:
     def __init__(self, study: Study, **settings: object) -> None:
         self.study, self._loop = study, asyncio.new_event_loop()
         (socket,) = bind_sockets(0, "127.0.0.1")
-        self.address = f"http://127.0.0.1:{socket.getsockname()[1]}"
+        self.port = socket.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
         self._loop.call_soon(lambda: HTTPServer(server.application(study, **settings)).add_socket(socket))
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -102,6 +108,118 @@ def test_the_page_has_a_content_policy_and_other_files_are_not_served(served: Se
 def test_other_requests_are_refused(served: Served, action: str, content: object, headers: dict, sentence: str) -> None:
     assert served.ask(action, content, **headers) == {"error": sentence}
     assert served.study.votes().is_empty()
+
+
+# ── whatever is sent ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A study that anything is sent to; at the end no request has failed inside the server, and votes can be read."""
+    folder = tmp_path_factory.mktemp("attacked")
+    failures: list[str] = []
+    listener = logging.Handler(logging.ERROR)
+    listener.emit = lambda record: failures.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("tornado").addHandler(listener)
+    running = Served(open_study(make_runs(folder, 6), 3, 0, folder / "people"))
+    running.ask("state", {"rater": "ann"})
+    yield running
+    running.stop()
+    logging.getLogger("tornado").removeHandler(listener)
+    assert failures == []
+    assert Study(running.study.path).votes().equals(running.study.votes())
+
+
+def sent(served: Served, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+    """Status and body of the answer to a request that is written as it stands; status 0: it was no HTTP."""
+    head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+        whole = head.encode("utf-8", "surrogatepass") + b"Connection: close\r\n"
+        connection.sendall(whole + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        answer = b""
+        try:
+            while part := connection.recv(1 << 16):
+                answer += part
+        except ConnectionResetError:
+            pass
+    return (int(answer[9:12]), answer.partition(b"\r\n\r\n")[2]) if answer else (0, b"")
+
+
+ODD = st.text(st.characters(exclude_categories=(), exclude_characters="\r\n"), max_size=20)
+PATHS = st.sampled_from(
+    ["/", "/api/state", "/api/vote", "/api/undo", "/people.js", "/../study.json", "/%ff", "*", "//"]
+)
+METHODS = st.sampled_from(["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "get"])
+TYPES = ["application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=b", "text/plain", ""]
+HEADERS = st.dictionaries(
+    st.sampled_from(["Accept-Encoding", "Authorization", "Cookie", "Expect", "If-None-Match", "Range", "Upgrade"]),
+    ODD,
+    max_size=3,
+)
+
+
+@given(
+    METHODS | ODD,
+    st.one_of(PATHS, st.tuples(PATHS, ODD).map("?".join), ODD.map("/{}".format)),
+    st.sampled_from(["127.0.0.1", "localhost", "[::1]", "evil.example", "", "a b", "é"]) | ODD,
+    st.sampled_from(TYPES) | ODD,
+    HEADERS,
+    st.binary(max_size=200) | st.sampled_from([b"--b\r\n\r\n\r\n--b--", b"a=%ff&" * 2000, bytes(20_000)]),
+)
+def test_no_request_fails_inside_the_server(
+    attacked: Served, method: str, path: str, host: str, kind: str, headers: dict[str, str], body: bytes
+) -> None:
+    status, _ = sent(attacked, method, path, {"Host": host, "Content-Type": kind, **headers}, body)
+    assert status < 500
+
+
+VOTE = {"rater": "ann", "key": "k", "order": 0, "criterion": "naturalness", "choice": "left", "seconds": 1.0}
+
+
+@given(
+    st.sampled_from(["state", "vote", "undo"]),
+    st.one_of(
+        JSON,
+        st.fixed_dictionaries({}, optional=dict.fromkeys(VOTE, JSON | TEXT)).map(lambda given: {**VOTE, **given}),
+        st.fixed_dictionaries({"rater": TEXT}, optional={"key": TEXT}),
+    ).map(json.dumps)
+    | st.text(max_size=50),
+)
+@example("vote", json.dumps({**VOTE, "seconds": 10**400}))
+@example("vote", json.dumps({**VOTE, "seconds": float("nan")}))
+@example("vote", json.dumps({**VOTE, "key": "\ud800"}))
+@example("state", '{"rater": "\\ud800"}')
+@example("state", nested(4_000).decode())
+@example("undo", '{"rater": "ann", "key": ' + nested(900).decode() + "}")
+def test_any_json_is_answered_with_a_state_or_a_sentence(attacked: Served, action: str, body: str) -> None:
+    headers = {"Host": "localhost", "Content-Type": "application/json"}
+    status, answer = sent(attacked, "POST", f"/api/{action}", headers, body.encode())
+    reply = json.loads(answer)
+    assert (status, list(reply)) in [(200, ["state"]), (400, ["error"])]
+    assert status == 200 or (isinstance(reply["error"], str) and len(reply["error"]) < 300)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("GET", "/study.json", 404, b'{"error": "There is no such page; use the address that was printed'),
+        ("GET", "/../../etc/passwd", 404, b"There is no such page"),
+        ("PUT", "/", 405, b"405: Method Not Allowed"),
+        ("GET", "/api/state", 405, b"405: Method Not Allowed"),
+        ("POST", "/api/votes", 404, b"There is no such page"),
+    ],
+)
+def test_what_is_not_there(attacked: Served, method: str, path: str, status: int, words: bytes) -> None:
+    got, answer = sent(attacked, method, path, {"Host": "localhost", "Content-Type": "application/json"}, b"")
+    assert got == status and words in answer
+
+
+@pytest.mark.parametrize("body", [b"\xff", b"[" * 9_000, b'{"rater": "\\ud800"}', b"", b"{}", b"NaN", b'"' * 9_999])
+def test_a_body_that_is_no_request_is_a_sentence(attacked: Served, body: bytes) -> None:
+    headers = {"Host": "localhost", "Content-Type": "application/json"}
+    status, answer = sent(attacked, "POST", "/api/state", headers, body)
+    sentence = "'state' with these fields is not a request of this page; load the page again"
+    assert (status, json.loads(answer)) == (400, {"error": sentence})
 
 
 def test_a_token_and_a_list_of_raters_keep_others_out(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Human dialogues as dataclasses, and as tables of a run. Knows nothing of file formats."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
@@ -49,13 +49,34 @@ class Item:
 @dataclass(frozen=True)
 class Dialogue:
     """One conversation; turns alternate between the parties. `user` and `recommender` are ids of persons, `items` maps
-    the id of every item to what is known of it."""
+    the id of every item to what is known of it.
+
+    `summary` and `attributes`: what the seeker was told, where the corpus says so. `targets`: ids of the items that the
+    recommender was to find; the parties' views never hold them. None: the corpus does not say.
+    """
 
     dialogue_id: str
     user: str
     recommender: str
     turns: tuple[Turn, ...]
     items: Mapping[str, Item]
+    summary: str | None = None
+    attributes: str | None = None
+    targets: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file of human dialogues holds, items under the names that it gives them.
+
+    `marked`: it marks all titles in its texts; else others may stand there too. `facts`: table `items` of what it says
+    of items. `left_out`: what is left out or not as it was, in words, and how often.
+    """
+
+    dialogues: tuple[Dialogue, ...]
+    marked: bool
+    facts: pl.DataFrame = field(default_factory=lambda: schemas.empty("items"))
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def merge_messages(messages: Iterable[tuple[str, str, Sequence[str]]], *, counted: bool = True) -> tuple[Turn, ...]:
@@ -71,13 +92,52 @@ def merge_messages(messages: Iterable[tuple[str, str, Sequence[str]]], *, counte
             merged.append((role, [], []))
         merged[-1][1].append(text)
         merged[-1][2].extend(ids)
-    turns = []
+    turns: list[Turn] = []
     for role, texts, ids in merged:
         text = " ".join(texts)
         spans = zip(ids, utterances.mentions(text), strict=True)
         mentions = tuple(Mention(item_id, *span) for item_id, span in spans)
         turns.append(Turn(role, text, mentions, len(texts) if counted else None))
     return tuple(turns)
+
+
+def untitled(name: str) -> str:
+    """The id of an item that is in no catalogue."""
+    return utterances.item_key({"item_id": None, "title": name})
+
+
+def in_catalogue(item_id: str) -> str | None:
+    """An item's id; None for one of `untitled`."""
+    return None if item_id.startswith(untitled("")) else item_id
+
+
+def conversation(
+    dialogue_id: str,
+    messages: Iterable[tuple[str, str]],
+    *,
+    user: str = "",
+    recommender: str = "",
+    items: Mapping[str, Item] | None = None,
+    counted: bool = True,
+    **told: Any,
+) -> Dialogue:
+    """A dialogue from messages (role, text in format v1), items under the ids of `untitled`.
+
+    `user`, `recommender`: who speaks; somebody else in every dialogue where that is unknown. `items`: what is known of
+    some items, by name. `told`: `summary`, `attributes` and `targets`, names, of the dialogue.
+    """
+    spoken = [(role, text, [untitled(name) for name, _, _ in utterances.mentions(text)]) for role, text in messages]
+    turns = merge_messages(spoken, counted=counted)
+    known = {mention.item_id: Item(mention.name, None, None, None, "") for turn in turns for mention in turn.mentions}
+    known |= {untitled(name): item for name, item in (items or {}).items()}
+    first = first_speakers(turns)
+    for item_id, item in known.items():
+        if item.suggested is None and item_id in first:
+            known[item_id] = replace(item, suggested=first[item_id] == RECOMMENDER)
+    if told.get("targets") is not None:
+        told["targets"] = tuple(map(untitled, told["targets"]))
+    persons = (user or f"user of {dialogue_id}", recommender or f"recommender of {dialogue_id}")
+    return Dialogue(dialogue_id, *persons, turns, known, **told)
 
 
 def first_speakers(turns: Sequence[Turn]) -> dict[str, str]:
@@ -119,7 +179,8 @@ def frames(dialogues: Sequence[Dialogue]) -> tuple[pl.DataFrame, pl.DataFrame]:
                     "role": turn.role,
                     "text": turn.text,
                     "items": [
-                        {"item_id": m.item_id, "title": m.name, "start": m.start, "end": m.end} for m in turn.mentions
+                        {"item_id": in_catalogue(m.item_id), "title": m.name, "start": m.start, "end": m.end}
+                        for m in turn.mentions
                     ],
                     "notes": noted(dialogue, before) if turn.role == USER else [],
                     "n_tokens": None,
@@ -140,5 +201,5 @@ def noted(dialogue: Dialogue, mentions: Sequence[Mention]) -> list[dict[str, Any
     for item_id in dict.fromkeys(mention.item_id for mention in mentions):
         item = dialogue.items[item_id]
         if item.seen is not None or item.liked is not None:
-            notes.append({"item_id": item_id, "title": item.name, "seen": item.seen, "liked": item.liked})
+            notes.append({"item_id": in_catalogue(item_id), "title": item.name, "seen": item.seen, "liked": item.liked})
     return notes

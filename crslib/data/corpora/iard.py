@@ -11,7 +11,6 @@ from those in the paper: CLQ is its CLA, R-ANS its ANS, RESP its RES.
 """
 
 import html
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import polars as pl
 
+from crslib import json_files
 from crslib.data.corpora.redial import clean_title
 from crslib.dialogue import utterances
 from crslib.dialogue.utterances import RECOMMENDER, USER
@@ -46,7 +46,7 @@ def read(path: Path) -> pl.DataFrame:
     """
     file = path / FILE if path.is_dir() else path
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json_files.parse(file.read_bytes())
         rows = [
             (dialogue_id, turn, *_turn(utterance), "test" if int(dialogue_id) >= _FIRST_TEST else "train")
             for dialogue_id, dialogue in content.items()
@@ -56,8 +56,10 @@ def read(path: Path) -> pl.DataFrame:
         ]
     except OSError as error:
         raise CrsError(f"cannot read {file}: {error.strerror}; give IARD's {FILE}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CrsError(f"{file} is not IARD's {FILE}; download IARD again") from None
+    if not rows:
+        raise CrsError(f"{file} holds no dialogues; download IARD again")
     return pl.DataFrame(rows, schema=SCHEMA, orient="row").sort("dialogue_id", "turn")
 
 

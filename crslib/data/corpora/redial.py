@@ -6,7 +6,7 @@ Item ids are ReDial's own; a film may have two, one with and one without its yea
 Corrected while reading: forms and lists of mentions that are `[]` instead of `{}`, or lists of records as in the copy
 on Hugging Face's hub; titles with double blanks, `%3F` or
 HTML entities; missing titles (another dialogue's title for the same id, else the text says "that movie"); HTML
-entities, line breaks and empty messages; a typed `@` before a title that is not linked.
+entities, line breaks, halves of surrogate pairs and empty messages; a typed `@` before a title that is not linked.
 """
 
 import html
@@ -15,7 +15,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import unquote
 
 import polars as pl
@@ -34,6 +34,7 @@ _LINK = re.compile(r"@(\d+)")
 _STRAY_AT = re.compile(r"@(?=[^\W\d])")
 _ANSWERS = {0: False, 1: True}  # 2 and anything else: no answer
 
+DOMAIN = "movies"  # what its people talk about
 ITEMS = resolve("data/redial/items.parquet")
 # The genres of the built-in catalogue, from MovieLens. IMDb's other genres (biography, sport, …) are left out.
 _GENRES = """action adventure animation comedy crime documentary drama family fantasy film-noir horror musical mystery
@@ -49,6 +50,12 @@ def read(path: Path, split: Split) -> list[Dialogue]:
     of the other split: the test set is for evaluation only.
     """
     return _read(_lines(path, split), path, "download the official zip again")
+
+
+def check(path: Path) -> None:
+    """Raises `CrsError` as `read` does unless `path` has files of both splits; reads no dialogue of them."""
+    for split in get_args(Split):
+        next(_files(path, split))
 
 
 def read_file(path: Path) -> list[Dialogue]:
@@ -70,11 +77,13 @@ def _read(lines: Iterable[tuple[str, int, bytes]], path: Path, remedy: str) -> l
     for name, number, line in lines:
         try:
             record = json.loads(line)
+            if b"\\ud" in line.lower():  # halves of surrogate pairs, which no file can hold, become question marks
+                record = json.loads(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace"))
             records.setdefault(str(record["conversationId"]), record)
             for item_id, raw in _by_id(record.get("movieMentions"), "movieName").items():
                 if title := clean_title(raw):
                     titles.setdefault(item_id, title)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise CrsError(f"{name} line {number} is not a ReDial dialogue; {remedy}") from None
     dialogues = []
     for dialogue_id, record in records.items():
@@ -82,6 +91,8 @@ def _read(lines: Iterable[tuple[str, int, bytes]], path: Path, remedy: str) -> l
             dialogues.append(_dialogue(dialogue_id, record, titles))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise CrsError(f"conversation {dialogue_id} of {path} lacks a part of ReDial's schema; {remedy}") from None
+    if not any(dialogue.turns for dialogue in dialogues):
+        raise CrsError(f"{path} holds no dialogue in which anybody says a word; {remedy}")
     return dialogues
 
 
@@ -129,11 +140,11 @@ def build_items(path: Path, facts: Path, to: Path = ITEMS) -> pl.DataFrame:
     """
     fact_of = {}
     try:
-        for fact in map(json.loads, facts.read_bytes().splitlines()):
+        for fact in map(json.loads, filter(None, map(bytes.strip, facts.read_bytes().split(b"\n")))):
             fact_of[str(fact["movieId"])] = fact
     except OSError as error:
         raise CrsError(f"cannot read {facts}: {error.strerror}; give the JSON lines with facts of movies") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise CrsError(
             f"{facts} does not hold JSON lines with a movieId; give the JSON lines with facts of movies"
         ) from None
@@ -162,7 +173,7 @@ def build_items(path: Path, facts: Path, to: Path = ITEMS) -> pl.DataFrame:
 
 def _lines(path: Path, split: Split) -> Iterator[tuple[str, int, bytes]]:
     for name, content in _files(path, split):
-        for number, line in enumerate(content.splitlines(), start=1):
+        for number, line in enumerate(content.split(b"\n"), start=1):
             if line.strip():
                 yield name, number, line
 

@@ -265,8 +265,8 @@ class Context:
 
 
 def check_logits(logits: np.ndarray | float, model: Model) -> None:
-    """Raises `CrsError` for logits that are no numbers."""
-    if np.isnan(logits).any():
+    """Raises `CrsError` for logits that are no numbers (NaN, or too large for one)."""
+    if np.isnan(logits).any() or np.isposinf(logits).any():
         raise CrsError(
             f"the model {model.path} computes no numbers (NaN): its weights or its adapter are damaged; use other files"
         )

@@ -324,7 +324,7 @@ class LlamaEngine:
 
         A prefix that continuations share is computed once. A prefix that the prompt shares with that of the last call
         is not computed again. Not for use while utterances are being generated. Raises `CrsError` when the longest text
-        does not fit the context.
+        does not fit the context, and for a model that computes no numbers.
         """
         if len(prompt) + max(map(len, continuations), default=0) >= self._n_ctx:
             raise CrsError(f"a prompt of {len(prompt)} tokens leaves no room in n_ctx = {self._n_ctx}; raise n_ctx")
@@ -346,14 +346,15 @@ class LlamaEngine:
             scores[index] = sum(float(logprobs[depth][token]) for depth, token in enumerate(continuation))
         if not self._context.rewind(0, len(prompt)):
             self._scored = []
+        check_logits(scores, self.model)
         return scores
 
     def score_tokens(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """log P(token | prompt, tokens before it) of every token of each continuation (float32, nats).
 
         For thousands of short continuations: several are fed at once, in a context of their own, so that the rounding
-        does not depend on the engine's width. Raises `CrsError` when memory does not
-        suffice.
+        does not depend on the engine's width. Raises `CrsError` when memory does not suffice, and for a model that
+        computes no numbers.
         """
         n_ctx = len(prompt) + max(map(len, continuations), default=0)
         context = self.context_type(self.model, self._adapter, n_ctx, _SCORED_AT_ONCE, self._threads)
@@ -367,6 +368,7 @@ class LlamaEngine:
                 for index, rest in zip(group, logits, strict=True):
                     tokens = np.array(continuations[index][1:], np.intp)
                     scores[index] = np.append(scores[index], _log_probabilities(rest, tokens))
+                    check_logits(scores[index], self.model)
             return scores
         finally:
             context.close()
@@ -377,10 +379,12 @@ class LlamaEngine:
 
 
 def all_logits(model: Model, adapter: Path | None, tokens: Sequence[int], *, threads: int) -> np.ndarray:
-    """The logits after each of `tokens`, (n, n_vocab), float32."""
+    """The logits after each of `tokens`, (n, n_vocab), float32. Raises `CrsError` where they are no numbers."""
     engine = LlamaEngine(model, adapter, n_ctx=len(tokens) + 1, width=1, threads=threads)
     try:
-        return engine.read(tokens, 0)
+        logits = engine.read(tokens, 0)
+        check_logits(logits, model)
+        return logits
     finally:
         engine.close()
 

@@ -131,6 +131,7 @@ class Model:
         log_lines.clear()
         params = lc.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers if n_gpu_layers >= 0 else 2**31 - 1
+        params.check_tensors = True  # weights that are no numbers are found here
         # The texts of a prompt are tokenized one by one: a blank before each would be text that nobody wrote.
         overrides = (lc.llama_model_kv_override * 2)()  # the second one, without a key, ends the list
         overrides[0].key, overrides[0].tag = b"tokenizer.ggml.add_space_prefix", lc.LLAMA_KV_OVERRIDE_TYPE_BOOL

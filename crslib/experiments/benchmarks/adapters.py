@@ -16,6 +16,7 @@ import polars as pl
 from crslib import stats
 from crslib.config import SimulationParameters, n_threads
 from crslib.data.corpora import Dialogue, redial
+from crslib.dialogue import domain
 from crslib.dialogue.scripts import SCRIPTED
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER
@@ -74,7 +75,7 @@ def measure(
     for *_, adapter_file in adapters:
         llama.adapter_path(str(adapter_file))  # fails now rather than in an hour
     test = redial.read(path, "test")
-    dialogues, known = drawn(test, n), Knowledge(redial.items(), test)
+    dialogues, known = drawn(test, n), Knowledge(redial.items(), test, domain.read(redial.DOMAIN))
     jobs: list[_Job]
     if without:
         jobs = [(role, name, file, tuple(without), "") for role, name, file in adapters]
@@ -112,7 +113,7 @@ def foresight(dialogues: Sequence[Dialogue], run: Mapping[str, Any], *, times: i
     if run.get("baseline", SCRIPTED) == SCRIPTED:
         missing = "the run has no model of either role: it is scripted, of a file, or has no parameters"
         return Results({}, missing=missing)
-    parameters = SimulationParameters(**{name: run[name] for name in SimulationParameters.model_fields})
+    parameters = SimulationParameters.pick(run)
     present = {"notes": parameters.memory, "facts": parameters.facts, "style": bool(parameters.styles)}
     lacking = [part for part, held in present.items() if not held]
     results = {}
@@ -129,7 +130,7 @@ def foresight(dialogues: Sequence[Dialogue], run: Mapping[str, Any], *, times: i
                 view,
                 opened,
                 ChatTemplate(*opened.chat_template),
-                Knowledge(redial.items(), dialogues),
+                Knowledge(redial.items(), dialogues, domain.read(redial.DOMAIN)),
                 without=lacking,
                 max_tokens=_MAX_TOKENS,
             )

@@ -154,8 +154,9 @@ def _peak_rss_mb() -> float:
 
 def _population(n: int) -> Population:
     """`n` profiles of the built-in data; what a simulation of them needs is computed once, before any timing."""
-    built = profiles.build(*tables.load(resolve("data")), ProfileParameters(n_profiles=n))
-    population = Population(built.profiles, built.items, built.training)
+    data = resolve("data")
+    built = profiles.build(*tables.load(data), ProfileParameters(n_profiles=n), tables.domain_of(data))
+    population = Population(built.profiles, built.items, built.training, built.domain)
     _ = population.catalog, population.opinions, population.prior, population.sha256
     return population
 
@@ -262,7 +263,7 @@ def _small_talk(prompt: str, seed: int) -> str:
     turn = prompt.count("assistant")
     if turn > 6:
         return ""
-    name = f"[[Film {seed % 50} ({1950 + seed % 70})]]"
+    name = f"[[Item {seed % 50} ({1950 + seed % 70})]]"
     return (
         f"I would say {name} is worth a try, number {seed % 1000}." if RECOMMENDER in prompt else "Not for me, sorry."
     )

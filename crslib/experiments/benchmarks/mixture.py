@@ -68,7 +68,7 @@ def measure(
         )
     prior = recommender.fit(recommender.with_facts(names, train, redial.items()), train)
     items = items.sort("item_id")
-    catalog = Catalog(items)
+    catalog = Catalog(items, prior.domain)
 
     def link(mention: Mention) -> str | None:
         linked = catalog.link(utterances.mention(mention.name))
@@ -76,7 +76,7 @@ def measure(
 
     rows: list[tuple[Any, ...]] = []
     for catalogue, item_prior, weights, of_item, linked in (
-        ("data", ItemPrior.fit(items, ratings), CATALOGUE, item_names(items), link),
+        ("data", ItemPrior.fit(items, ratings, prior.domain), CATALOGUE, item_names(items), link),
         ("own", prior, DIALOGUES, names, lambda mention: mention.item_id),
     ):
         cases = recommender.cases([_linked(dialogue, linked) for dialogue in dialogues])
@@ -176,7 +176,7 @@ def _moments(
     reader: Reader,
     progress: Progress,
 ) -> Iterator[Moment]:
-    titles = TitleModel(reader, [names[item] for item in prior.item_ids])
+    titles = TitleModel(reader, [names[item] for item in prior.item_ids], prior.domain)
     row = {item: number for number, item in enumerate(prior.item_ids)}
     for done, case in enumerate(cases):
         progress(done, len(cases))

@@ -1,7 +1,7 @@
 """Whether a simulated user's answers agree with its private notes, with every kind of note equally often.
 
 In ReDial nearly all notes are positive, so a simulation hardly reveals a user that agrees with everything. Here moments
-of human test dialogues in which one film was named for the first time get a forced note of each kind, and patterns read
+of human test dialogues in which one item was named for the first time get a forced note of each kind, and patterns read
 the user's answers (`dialogue.reactions.reaction`).
 """
 
@@ -13,6 +13,7 @@ from crslib import stats
 from crslib.config import SimulationParameters
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import redial
+from crslib.dialogue import domain
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.views import NOTE_KINDS
 from crslib.engines.loading import open_engines
@@ -37,24 +38,23 @@ def measure(
     path: Path,
     parameters: SimulationParameters,
     n: int,
-    draws: int,
     progress: Progress = no_progress,
 ) -> pl.DataFrame:
     """The columns of `SCHEMA`: for each kind of note the share of `n` moments with each kind of answer.
 
     `follows`: the answer mentions what the note knows and agrees; `open`: it mentions none of it; `contradicts`: it
-    disagrees in something. `way`: the first draw, or the first of up to `draws` that does not contradict, as `resample`
-    does in a simulation. `path`: ReDial, whose test part is used; the user is that of `parameters`. `progress` counts
+    disagrees in something. `way`: the first draw, or the first of up to `parameters.resample` that does not contradict,
+    as in a simulation. `path`: ReDial, whose test part is used; the user is that of `parameters`. `progress` counts
     moments. Raises `CrsError` for files that cannot be read.
     """
-    catalog = Catalog(redial.items())
+    catalog = Catalog(redial.items(), domain.read(redial.DOMAIN))
     contexts = preferences.human_contexts(
         redial.read(path, "test"), USER, catalog, without=() if parameters.styles else ("style",)
     )
     kinds = list(NOTE_KINDS.values())
-    contexts = preferences.sample(preferences.with_forced_notes(contexts), dict.fromkeys(kinds, n), 0)
+    contexts = preferences.sample(preferences.with_forced_notes(contexts, catalog.domain), dict.fromkeys(kinds, n), 0)
     with open_engines(parameters) as (user, _):
-        drawn = preferences.candidates(contexts, user, draws, parameters.seed, progress=progress)
+        drawn = preferences.candidates(contexts, user, parameters.resample, parameters.seed, progress=progress)
     scored = preferences.with_rule_scores(contexts, drawn, catalog).drop_nulls("agrees_with_note")
     kind = pl.DataFrame([(one.context_id, one.kind) for one in contexts], schema=["context_id", "kind"], orient="row")
     agrees = pl.col("agrees_with_note")

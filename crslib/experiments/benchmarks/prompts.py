@@ -1,7 +1,7 @@
 """What the instructions of the prompted format change: the same models told what to do, and told next to nothing.
 
 Untold, a model without an adapter gets the messages of format v1, which it was never taught: for the recommender that
-is "You are a movie recommender." and the dialogue. Prompted, it gets the instruction files.
+is one sentence on its role and the dialogue. Prompted, it gets the instruction files.
 """
 
 import re
@@ -13,6 +13,7 @@ import polars as pl
 from crslib import schemas, stats
 from crslib.config import ProfileParameters, SimulationParameters, resolve
 from crslib.data import tables
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.stop_reasons import STOP_REASONS
 from crslib.dialogue.utterances import RECOMMENDER, USER, plain
 from crslib.metrics.facts import facts
@@ -117,8 +118,9 @@ def measure(
     Adapters are left out. The dialogues are stored below `folder`; a call that was killed continues there. Raises
     `CrsError` as `simulate` does.
     """
-    built = build(*tables.load(resolve("data")), ProfileParameters(n_profiles=n, seed=parameters.seed))
-    population = Population(built.profiles, built.items, built.training)
+    data = resolve("data")
+    built = build(*tables.load(data), ProfileParameters(n_profiles=n, seed=parameters.seed), tables.domain_of(data))
+    population = Population(built.profiles, built.items, built.training, built.domain)
     bare = {"user_adapter": "", "recommender_adapter": ""}
     conditions = {PROMPTED: bare, UNTOLD: {**bare, "user_prompt": "", "recommender_prompt": ""}}
     frames, failed, total = [], 0, len(conditions) * n * parameters.dialogues_per_profile
@@ -134,22 +136,22 @@ def measure(
             talk = simulate(population, user, recommender, how, journal, report)
         talk.write(run)
         failed += len(talk.failures)
-        frames.append(figures(name, talk.dialogues, talk.turns))
+        frames.append(figures(name, talk.dialogues, talk.turns, population.domain))
     return pl.concat(frames), failed
 
 
-def figures(condition: str, dialogues: pl.DataFrame, turns: pl.DataFrame) -> pl.DataFrame:
+def figures(condition: str, dialogues: pl.DataFrame, turns: pl.DataFrame, domain: Domain) -> pl.DataFrame:
     """The columns of `SCHEMA`: each of `MEASURES` that is defined, with a 95 % bootstrap interval over dialogues."""
-    estimates = stats.ratios(parts(dialogues, turns), dialogues["dialogue_id"], times=1000, seed=0)
+    estimates = stats.ratios(parts(dialogues, turns, domain), dialogues["dialogue_id"], times=1000, seed=0)
     rows = [
         (condition, name, e.value, e.low, e.high, e.n) for name in MEASURES if (e := estimates.get(name)) is not None
     ]
     return pl.DataFrame(rows, schema=dict(SCHEMA), orient="row")
 
 
-def parts(dialogues: pl.DataFrame, turns: pl.DataFrame) -> pl.DataFrame:
+def parts(dialogues: pl.DataFrame, turns: pl.DataFrame, domain: Domain) -> pl.DataFrame:
     """Parts (dialogue_id, metric, part, whole) of `MEASURES`. Endings are those that happen at all."""
-    counted = facts(dialogues, turns)
+    counted = facts(dialogues, turns, domain)
     role = pl.col("role")
     fits = [in_role(role, utterance) for role, utterance in turns.select("role", "text").iter_rows()]
     frames = [

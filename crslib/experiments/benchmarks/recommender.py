@@ -25,6 +25,7 @@ import polars as pl
 
 from crslib import stats
 from crslib.data.corpora import Dialogue, redial
+from crslib.dialogue import domain
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.errors import CrsError
 from crslib.experiments.benchmarks import linking
@@ -101,7 +102,7 @@ def fit(items: pl.DataFrame, dialogues: Sequence[Dialogue]) -> ItemPrior:
     ratings = pl.DataFrame(sorted(pairs), schema={"user_id": pl.String, "item_id": pl.String}, orient="row")
     ratings = ratings.with_columns(rating=pl.lit(1.0), rated_at=pl.lit(None, pl.Int64))
     texts = {d.dialogue_id: " . ".join(turn.text for turn in d.turns if turn.role == USER) for d in dialogues}
-    return ItemPrior.fit(items, ratings, texts)
+    return ItemPrior.fit(items, ratings, domain.read(redial.DOMAIN), texts)
 
 
 # ── measurement ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -149,7 +150,7 @@ def evaluate(
         )
     count = Counter(mention.item_id for d in train for turn in d.turns for mention in turn.mentions)
     popularity = np.array([count[item] for item in prior.item_ids], dtype=np.float64)
-    titles = TitleModel(reader, [names[item] for item in prior.item_ids]) if reader is not None else None
+    titles = TitleModel(reader, [names[item] for item in prior.item_ids], prior.domain) if reader is not None else None
     ranks: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for done, case in enumerate(test):
         progress(done, len(test))

@@ -39,8 +39,9 @@ def measure(
 
     `pause`: seconds that the server takes for an answer. `progress` counts dialogues.
     """
-    built = build(*tables.load(resolve("data")), ProfileParameters(n_profiles=n))
-    population = Population(built.profiles, built.items, built.training)
+    data = resolve("data")
+    built = build(*tables.load(data), ProfileParameters(n_profiles=n), tables.domain_of(data))
+    population = Population(built.profiles, built.items, built.training, built.domain)
     _ = population.catalog.spot("Heat"), population.prior, population.opinions, population.sha256  # before any timing
     seconds: list[float] = []
     with answering(pause) as url, tempfile.TemporaryDirectory() as folder:

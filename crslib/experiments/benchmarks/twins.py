@@ -1,7 +1,7 @@
 """Counterfactual twins: what one change of a profile does to its dialogue, compared with a placebo.
 
-Each profile talks three times with the same recommender. Factual: as it is. Twin: with another target genre or another
-loved film, and the same seeds. Placebo: unchanged, with another seed, which shows how much dialogues differ anyway. If
+Each profile talks three times with the same recommender. Factual: as it is. Twin: with another target kind or another
+loved item, and the same seeds. Placebo: unchanged, with another seed, which shows how much dialogues differ anyway. If
 the simulation can be controlled, the twin's dialogue differs from the placebo's in what was changed, and is otherwise
 more similar to the factual one. Knows nothing of held-out items.
 """
@@ -21,8 +21,10 @@ from crslib.config import ProfileParameters, SimulationParameters, resolve
 from crslib.data import histories, tables
 from crslib.data.catalog import item_names
 from crslib.dialogue import utterances
-from crslib.dialogue.lexicon import GENRES_OF, tokens
+from crslib.dialogue.domain import Domain
+from crslib.dialogue.lexicon import kinds_of, tokens
 from crslib.dialogue.utterances import USER
+from crslib.dialogue.views import Wishes
 from crslib.dialogue.words import words
 from crslib.identity import derive_seed
 from crslib.metrics.consistency import attributes_said
@@ -36,9 +38,9 @@ from crslib.store import Progress, Run, no_progress
 from crslib.users import targets
 from crslib.users.profiles import build, summarise
 
-GENRE, FILM = "genre", "film"
+KIND, ITEM = "kind", "item"
 FACTUAL, TWIN, PLACEBO = "factual", "twin", "placebo"
-N_KNOWN = 5  # a twin's film is drawn from this many candidates, the best-known ones
+N_KNOWN = 5  # a twin's item is drawn from this many candidates, the best-known ones
 
 Talk = tuple[pl.DataFrame, pl.DataFrame]
 """Tables `dialogues` and `turns`."""
@@ -47,18 +49,18 @@ CHANGES: schemas.Schema = {
     "profile_id": pl.String,
     "old": pl.String,
     "new": pl.String,
-    "old_genres": pl.List(pl.String),
-    "new_genres": pl.List(pl.String),
+    "old_kinds": pl.List(pl.String),
+    "new_kinds": pl.List(pl.String),
 }
 CHANGED: Mapping[str, str] = {
     "says_new": "the user names the new {kind}",
     "says_old": "the user names the old {kind}",
-    "recommends_new": "recommended films of {whose} new {kind}",
-    "recommends_old": "recommended films of {whose} old {kind}",
+    "recommends_new": "recommended {items} of {whose} new {kind}",
+    "recommends_old": "recommended {items} of {whose} old {kind}",
 }
 ALIKE: Mapping[str, str] = {
     "words_alike": "words in common with the factual dialogue",
-    "films_alike": "recommended films in common",
+    "items_alike": "recommended {items} in common",
     "turns_before_parting": "turns until they part",
     "turns_apart": "turns more or fewer",
     "words_apart": "words more or fewer",
@@ -75,7 +77,7 @@ SCHEMA: schemas.Schema = {
 class Twins:
     """`profiles`: a table of that name, of twins that differ from the profiles with the same ids in one thing.
 
-    `changes`: the columns of `CHANGES`. `old` and `new` are genres or item ids, the other columns their genres.
+    `changes`: the columns of `CHANGES`. `old` and `new` are kinds or item ids, the other columns their kinds.
     """
 
     profiles: pl.DataFrame
@@ -85,38 +87,39 @@ class Twins:
 # ── profiles of twins ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def other_genre(profiles: pl.DataFrame, items: pl.DataFrame, min_k: int, seed: int) -> Twins:
-    """Twins that look for another genre in place of their first target genre.
+def other_kind(profiles: pl.DataFrame, items: pl.DataFrame, domain: Domain, min_k: int, seed: int) -> Twins:
+    """Twins that look for another kind in place of their first target kind.
 
-    The new genre is one that some profile looks for. It is not in the twin's own summary, and at least `min_k` of
-    `items` match all attributes with it. A profile without a target genre, or for which no genre remains, has no twin.
-    The summary stays as it is, so a user may still name the old genre for a good reason.
+    The new kind is one that some profile looks for. It is not in the twin's own summary, and at least `min_k` of
+    `items` match all attributes with it. A profile without a target kind, or for which no kind remains, has no twin.
+    The summary stays as it is, so a user may still name the old kind for a good reason.
     """
-    wished = sorted({genre for genres in profiles["target_kinds"] for genre in genres})
+    wished = sorted({kind for kinds in profiles["target_kinds"] for kind in kinds})
     rows, changes = [], []
     for row in profiles.sort("profile_id").iter_rows(named=True):
-        own = {genre for name in ("target_kinds", "liked_kinds", "disliked_kinds") for genre in row[name]}
-        others = [genre for genre in wished if genre not in own]
-        random.Random(derive_seed(seed, "twin", GENRE, row["profile_id"])).shuffle(others)
+        own = {kind for name in ("target_kinds", "liked_kinds", "disliked_kinds") for kind in row[name]}
+        others = [kind for kind in wished if kind not in own]
+        random.Random(derive_seed(seed, "twin", domain.kind_label, row["profile_id"])).shuffle(others)
         for new in others if row["target_kinds"] else ():
             old, *rest = row["target_kinds"]
-            target = targets.Target((new, *rest), row["target_decade"], row["target_person"], row["target_maker"])
-            if (k := target.count(items)) >= min_k:
-                rows.append({**row, "target_kinds": [new, *rest], "attributes": str(target), "k_anonymity": k})
+            wishes = Wishes.of(row)
+            target = targets.Target((new, *rest), wishes.decade, wishes.person, wishes.maker, wishes.attributes)
+            if (k := target.count(items, domain)) >= min_k:
+                rows.append({**row, "target_kinds": [new, *rest], "attributes": target.words(domain), "k_anonymity": k})
                 changes.append((row["profile_id"], old, new, [old], [new]))
                 break
     return _twins(rows, changes)
 
 
-def other_film(profiles: pl.DataFrame, training: pl.DataFrame, items: pl.DataFrame, seed: int) -> Twins:
-    """Twins whose summary names another film in place of the first one that they loved.
+def other_item(profiles: pl.DataFrame, training: pl.DataFrame, items: pl.DataFrame, domain: Domain, seed: int) -> Twins:
+    """Twins whose summary names another item in place of the first one that they loved.
 
-    The new film is one of the best-known that the same user liked (`training`: visible ratings) and that share no genre
-    with the old one. So the private notes, which stay as they are, are true of both. Without such a film there is no
+    The new item is one of the best-known that the same user liked (`training`: visible ratings) and that share no kind
+    with the old one. So the private notes, which stay as they are, are true of both. Without such an item there is no
     twin.
     """
     names = item_names(items)
-    genres = dict(items.select("item_id", "kinds").iter_rows())
+    kinds = dict(items.select("item_id", "kinds").iter_rows())
     history = training.join(profiles, on="user_id", how="semi")
     history = histories.standardise(history, histories.scales(history)).filter("liked")
     best_known = history.join(items, on="item_id").sort("n_ratings", "item_id", descending=[True, False])
@@ -127,14 +130,14 @@ def other_film(profiles: pl.DataFrame, training: pl.DataFrame, items: pl.DataFra
         possible = [
             item
             for item in liked.get(row["user_id"], ())
-            if item not in row["loved_items"] and genres[item] and not set(genres[item]) & set(genres[old])
+            if item not in row["loved_items"] and kinds[item] and not set(kinds[item]) & set(kinds[old])
         ]
         if possible:
-            rng = random.Random(derive_seed(seed, "twin", FILM, row["profile_id"]))
+            rng = random.Random(derive_seed(seed, "twin", domain.label, row["profile_id"]))
             new = rng.choice(possible[:N_KNOWN])
             twin = {**row, "loved_items": [new, *rest]}
-            rows.append({**twin, "summary": summarise(twin, names)})
-            changes.append((row["profile_id"], old, new, genres[old], genres[new]))
+            rows.append({**twin, "summary": summarise(twin, names, domain)})
+            changes.append((row["profile_id"], old, new, kinds[old], kinds[new]))
     return _twins(rows, changes)
 
 
@@ -194,16 +197,16 @@ def measure(
     The dialogues are stored in `folder`. Raises `CrsError` as `simulate` does.
     """
     chosen = ProfileParameters(n_profiles=n, seed=parameters.seed)
-    built = build(*tables.load(resolve("data")), chosen)
+    built = build(*tables.load(resolve("data")), chosen, tables.domain_of(resolve("data")))
     twins = {
-        GENRE: other_genre(built.profiles, built.items, chosen.min_k, chosen.seed),
-        FILM: other_film(built.profiles, built.training, built.items, chosen.seed),
+        KIND: other_kind(built.profiles, built.items, built.domain, chosen.min_k, chosen.seed),
+        ITEM: other_item(built.profiles, built.training, built.items, built.domain, chosen.seed),
     }
-    population = Population(built.profiles, built.items, built.training)
+    population = Population(built.profiles, built.items, built.training, built.domain)
     with open_agents(parameters, population) as (user, recommender):
         by_kind = talks(population, twins, user, recommender, parameters, folder, progress)
     table = pl.concat(
-        effects(kind, of.changes, by_kind[FACTUAL], by_kind[kind], by_kind[PLACEBO], built.items)
+        effects(kind, of.changes, by_kind[FACTUAL], by_kind[kind], by_kind[PLACEBO], built.items, built.domain)
         for kind, of in twins.items()
     )
     tested = table["p"].is_not_null().arg_true()
@@ -217,6 +220,7 @@ def effects(
     twin: Talk,
     placebo: Talk,
     items: pl.DataFrame,
+    domain: Domain,
     *,
     times: int = 1000,
     seed: int = 0,
@@ -233,7 +237,10 @@ def effects(
     values = [
         frame.with_columns(pl.lit(name).alias("whose"))
         for name, talk in named.items()
-        for frame in (changed(kind, changes, talk, items), *([] if name == FACTUAL else [alike(factual, talk)]))
+        for frame in (
+            changed(kind, changes, talk, items, domain),
+            *([] if name == FACTUAL else [alike(factual, talk, domain)]),
+        )
     ]
     wide = pl.concat(values).pivot("whose", index=["measure", "dialogue_id"], values="value", sort_columns=False)
     rows = []
@@ -248,22 +255,26 @@ def effects(
     return pl.DataFrame(rows, schema=dict(SCHEMA), orient="row")
 
 
-def changed(kind: str, changes: pl.DataFrame, talk: Talk, items: pl.DataFrame) -> pl.DataFrame:
+def changed(kind: str, changes: pl.DataFrame, talk: Talk, items: pl.DataFrame, domain: Domain) -> pl.DataFrame:
     """The measures of `CHANGED`, a row per dialogue of a profile in `changes`: (dialogue_id, measure, value).
 
-    `says_…`: 1 if the user says the genre in any of its words (titles do not count), or names the film. `recommends_…`:
-    share of the recommended catalogue films with the genre, or for a film with any of its genres; null where none is
+    `says_…`: 1 if the user says the kind in any of its words (titles do not count), or names the item. `recommends_…`:
+    share of the recommended catalogue items with the kind, or for an item with any of its kinds; null where none is
     recommended.
     """
     dialogues, turns = talk
     about = dialogues.select("dialogue_id", "profile_id").join(changes, on="profile_id").sort("dialogue_id")
-    counted = facts(dialogues, turns)
-    if kind == GENRE:
+    counted = facts(dialogues, turns, domain)
+    if kind == KIND:
         wanted = changes.select("profile_id", pl.concat_list("old", "new").alias("target_kinds"))
-        said = attributes_said(turns, dialogues, wanted).drop_nulls("n_turn").select("dialogue_id", name="attribute")
+        said = (
+            attributes_said(turns, dialogues, wanted, domain)
+            .drop_nulls("n_turn")
+            .select("dialogue_id", name="attribute")
+        )
     else:
         said = counted.mentions.filter(role=USER).select("dialogue_id", name="item")
-    films = recommended(counted).join(items.select("kinds", item="item_id"), on="item")
+    named = recommended(counted).join(items.select("kinds", item="item_id"), on="item")
     frames = []
     for which in ("new", "old"):
         names = about.join(said, left_on=["dialogue_id", which], right_on=["dialogue_id", "name"], how="semi")
@@ -274,8 +285,8 @@ def changed(kind: str, changes: pl.DataFrame, talk: Talk, items: pl.DataFrame) -
                 pl.col("dialogue_id").is_in(names["dialogue_id"].to_list()).cast(pl.Float64).alias("value"),
             )
         )
-        fits = films.join(about, on="dialogue_id").select(
-            "dialogue_id", fits=pl.col("kinds").list.set_intersection(f"{which}_genres").list.len() > 0
+        fits = named.join(about, on="dialogue_id").select(
+            "dialogue_id", fits=pl.col("kinds").list.set_intersection(f"{which}_kinds").list.len() > 0
         )
         share = fits.group_by("dialogue_id").agg(pl.col("fits").mean().alias("value"))
         frames.append(
@@ -286,23 +297,23 @@ def changed(kind: str, changes: pl.DataFrame, talk: Talk, items: pl.DataFrame) -
     return pl.concat(frames)
 
 
-def alike(factual: Talk, other: Talk) -> pl.DataFrame:
+def alike(factual: Talk, other: Talk, domain: Domain) -> pl.DataFrame:
     """The measures of `ALIKE` for the dialogues that are in both: (dialogue_id, measure, value).
 
     `words_alike`: twice the longest common subsequence over the words of both, from 0 to 1, without titles and words
-    for genres, since those were changed. `films_alike`: recommended items in both over those in either (Jaccard), null
+    for kinds, since those were changed. `items_alike`: recommended items in both over those in either (Jaccard), null
     without any. `turns_before_parting`: turns until the first that differs in any character.
     """
     mine, theirs = _texts(factual), _texts(other)
-    films, others = _films(factual), _films(other)
+    items, others = _items(factual, domain), _items(other, domain)
     rows: list[tuple[str, str, float | None]] = []
     for name in sorted(mine.keys() & theirs.keys()):
         a, b = mine[name], theirs[name]
-        both, either = films[name] & others[name], films[name] | others[name]
+        both, either = items[name] & others[name], items[name] | others[name]
         same = next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
         rows += [
-            (name, "words_alike", Indel.normalized_similarity(_words(a), _words(b))),
-            (name, "films_alike", len(both) / len(either) if either else None),
+            (name, "words_alike", Indel.normalized_similarity(_words(a, domain), _words(b, domain))),
+            (name, "items_alike", len(both) / len(either) if either else None),
             (name, "turns_before_parting", float(same)),
             (name, "turns_apart", float(abs(len(a) - len(b)))),
             (name, "words_apart", float(abs(len(words(" ".join(a))) - len(words(" ".join(b)))))),
@@ -316,27 +327,29 @@ def _texts(talk: Talk) -> dict[str, list[str]]:
     return {name: said.get(name, []) for name in dialogues["dialogue_id"]}
 
 
-def _words(texts: list[str]) -> list[str]:
-    return [word for text in texts for word in tokens(utterances.replace_mentions(text, " ")) if word not in GENRES_OF]
+def _words(texts: list[str], domain: Domain) -> list[str]:
+    kinds = kinds_of(domain)
+    return [word for text in texts for word in tokens(utterances.replace_mentions(text, " ")) if word not in kinds]
 
 
-def _films(talk: Talk) -> dict[str, set[str]]:
-    films: dict[str, set[str]] = {name: set() for name in talk[0]["dialogue_id"]}
-    for name, item in recommended(facts(*talk)).select("dialogue_id", "item").iter_rows():
-        films[name].add(item)
-    return films
+def _items(talk: Talk, domain: Domain) -> dict[str, set[str]]:
+    items: dict[str, set[str]] = {name: set() for name in talk[0]["dialogue_id"]}
+    for name, item in recommended(facts(*talk, domain)).select("dialogue_id", "item").iter_rows():
+        items[name].add(item)
+    return items
 
 
-def formatted(effects: pl.DataFrame) -> str:
-    """The result of `measure` as a Markdown table."""
+def formatted(effects: pl.DataFrame, domain: Domain) -> str:
+    """The result of `measure` as a Markdown table, in the words of a domain."""
     columns = ("changed", "what", "factual", "twin", "placebo", "twin minus placebo", "p", "pairs")
+    labels = {KIND: domain.kind_label, ITEM: domain.label}
     cells = []
     for row in effects.iter_rows(named=True):
         form = ".0%" if row["measure"] in CHANGED else ".2f"
-        whose = "the" if row["kind"] == GENRE else "a genre of the"
-        name = {**CHANGED, **ALIKE}[row["measure"]].format(kind=row["kind"], whose=whose)
+        whose = "the" if row["kind"] == KIND else f"a {domain.kind_label} of the"
+        name = {**CHANGED, **ALIKE}[row["measure"]].format(kind=labels[row["kind"]], whose=whose, items=domain.labels)
         means = ("" if row[who] is None else f"{row[who]:{form}}" for who in (FACTUAL, TWIN, PLACEBO))
         effect = text.estimate(row["effect"], row["low"], row["high"], form=f"+{form}")
         p = "" if row["p"] is None else f"{row['p']:.3f}"
-        cells.append((row["kind"], name, *means, effect, p, row["n"]))
+        cells.append((labels[row["kind"]], name, *means, effect, p, row["n"]))
     return text.markdown(columns, cells)

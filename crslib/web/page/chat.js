@@ -4,8 +4,8 @@
 import { element, utterance } from "./element.js";
 
 const ROLES = [
-  { role: "user", name: "User", other: "recommender", what: "You look for a film; a model recommends." },
-  { role: "recommender", name: "Recommender", other: "user", what: "You recommend; a simulated user reacts." },
+  { role: "user", name: "User", other: "recommender", what: (item) => `You look for ${item}; a model recommends.` },
+  { role: "recommender", name: "Recommender", other: "user", what: () => "You recommend; a simulated user reacts." },
 ];
 const PATIENCE_MS = 10_000; // for the kernel's first reply to a request
 
@@ -65,7 +65,7 @@ export function mount(root, onState, send) {
     const choices = ROLES.map(({ role, name, what }) => {
       const input = element("input", { type: "radio", name: "crs-chat-role", value: role, onchange: chosen });
       input.checked = role === state.role;
-      return element("label", { class: "choice" }, input, element("span", {}, element("b", {}, name), element("br"), what));
+      return element("label", { class: "choice" }, input, element("span", {}, element("b", {}, name), element("br"), what(state ? state.item : "an item")));
     });
     const form = element(
       "form",
@@ -142,7 +142,7 @@ export function mount(root, onState, send) {
           element("summary", {}, "What the user knew and you did not"),
           ...lines("About itself", secret.summary ? [secret.summary] : []),
           ...lines("Looking for", secret.attributes ? [secret.attributes] : []),
-          ...lines("What it remembered or thought of your films before each answer", secret.notes),
+          ...lines(`What it remembered or thought of your ${state.items} before each answer`, secret.notes),
         )
       : path ? element("p", {}, `The ${other} had no private knowledge: it knew only the dialogue.`) : "";
     const again = element("button", { type: "button", class: "main", onclick: restart }, "Talk again");

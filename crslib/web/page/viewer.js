@@ -144,12 +144,12 @@ function mount(root, { runs, metrics, dialogues }) {
   const legend = () =>
     element("span", { class: "legend" }, "probability below ", ...[1, 2, 3, 4].map((step) => element("span", { class: `token doubt-${step}` }, percent(4 ** -step))), " for the speaker's own model");
 
-  const profile = ({ summary, attributes, k }) =>
+  const profile = ({ summary, attributes, k, labels }) =>
     element(
       "section",
       { class: "profile", "aria-label": "What the user knows" },
       element("p", {}, summary),
-      ...(attributes ? [element("p", {}, element("b", {}, "Looking for: "), attributes, ...(k === null ? [] : [element("span", { class: "soft" }, ` (${k} films of the catalogue fit)`)]))] : []),
+      ...(attributes ? [element("p", {}, element("b", {}, "Looking for: "), attributes, ...(k === null ? [] : [element("span", { class: "soft" }, ` (${k} ${labels} of the catalogue fit)`)]))] : []),
     );
 
   function side(dialogue) {

@@ -4,6 +4,7 @@ neither is refused with its place."""
 import json
 import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from crslib.dialogue.utterances import mention
 from crslib.dialogue.views import Note
 from crslib.errors import CrsError
 from tests.conftest import make_profiles
+from tests.support.domains import MOVIES
 
 KNOWN = ["Heat (1995)", "The Matrix (1999)", "King Kong (1933)", "King Kong (2005)", "Up (2009)"]
 UNKNOWN = "Nope (1901)"
@@ -65,7 +67,7 @@ def read(form: str, content: bytes, catalog: Catalog, name: str = "file.json") -
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content)
-        return stored.tables(forms.read(path, form), catalog, "r", "c", "marked")
+        return stored.tables(forms.read(path, form, MOVIES), catalog, "r", "c", "marked")
 
 
 def rows(turns: pl.DataFrame, *columns: str) -> list[tuple[Any, ...]]:
@@ -75,7 +77,7 @@ def rows(turns: pl.DataFrame, *columns: str) -> list[tuple[Any, ...]]:
 @given(_talks, st.data())
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_our_exports_are_read_back(items: pl.DataFrame, talks: list[tuple[bool, list[str]]], data: Any) -> None:
-    catalog = Catalog(items)
+    catalog = Catalog(items, MOVIES)
     dialogues, turns = tables(talks, catalog, lambda: data.draw(_answers))
     profiles = make_profiles(dialogues["profile_id"].to_list())
 
@@ -83,8 +85,8 @@ def test_our_exports_are_read_back(items: pl.DataFrame, talks: list[tuple[bool, 
     assert rows(kit.turns, "text", "items") == rows(turns, "text", "items")
     assert kit.dialogues.equals(dialogues)
 
-    for role in ("user", "recommender"):
-        frame = exports.messages(dialogues, turns, profiles, lookup(items), role)
+    for role, fold in product(("user", "recommender"), (False, True)):
+        frame = exports.messages(dialogues, turns, profiles, lookup(items), role, MOVIES, fold)
         trl = read("trl", exports.lines(frame.to_dicts()).encode(), catalog)
         assert rows(trl.turns, "text", "items") == rows(turns, "text", "items")
         if role == "user":
@@ -95,7 +97,7 @@ def test_our_exports_are_read_back(items: pl.DataFrame, talks: list[tuple[bool, 
 
     with tempfile.TemporaryDirectory() as folder:
         exports.write_parquet(exports.dataset(dialogues, turns, profiles), Path(folder) / "dialogues.parquet")
-        ours = stored.tables(forms.read(Path(folder), "dataset"), catalog, "r", "c", "marked")
+        ours = stored.tables(forms.read(Path(folder), "dataset", MOVIES), catalog, "r", "c", "marked")
     assert rows(ours.turns, "text", "items") == rows(turns, "text", "items")
     assert ours.dialogues["stop_reason"].to_list() == dialogues["stop_reason"].to_list()
 
@@ -134,7 +136,7 @@ def test_usersimcrs_annotated_dialogues(tmp_path: Path) -> None:
         {"conversation_id": '"39G"', "conversation": first, "user": {"id": "User"}, "metadata": {"satisfaction": 4}},
         {"conversation ID": 7, "conversation": second},
     ]
-    one, two = forms.read(written(tmp_path, {"agent": {}, "dialogues": dialogues}), "dialoguekit")
+    one, two = forms.read(written(tmp_path, {"agent": {}, "dialogues": dialogues}), "dialoguekit", MOVIES)
     assert utterances(one) == [("recommender", "Seen [[Heat]]?\n"), ("user", "no")]
     assert (one.dialogue_id, one.user, one.satisfaction, one.said[1].satisfaction) == ('"39G"', "User", 4.0, 3.0)
     assert utterances(two) == [("user", "hi"), ("recommender", "[[Up (2009)]], up")]
@@ -147,7 +149,7 @@ def test_crslab_redial(tmp_path: Path) -> None:
         {"role": "Initiator", "text": ["I", "liked", "@111776"], "movies": ["111776"], "entity": [], "word": []},
         {"role": "Respondent", "text": "try Heat now", "movies": ["<http://dbpedia.org/resource/Heat_(1995_film)>"]},
     ]
-    (one,) = forms.read(written(tmp_path, [{"conv_id": 3, "dialog": dialog}]), "crslab")
+    (one,) = forms.read(written(tmp_path, [{"conv_id": 3, "dialog": dialog}]), "crslab", MOVIES)
     assert one.dialogue_id == "3"
     assert utterances(one) == [
         ("user", "I liked [[Super Troopers (2001)]]"),
@@ -167,12 +169,12 @@ def test_the_hubs_form_of_redial(tmp_path: Path) -> None:
         "movieMentions": [{"movieId": "9", "movieName": "Heat (1995)"}],
         "initiatorQuestions": answers, "respondentQuestions": [],
     }  # fmt: skip
-    (one,) = forms.read(written(tmp_path, record, "test-00000.jsonl"), "redial")
+    (one,) = forms.read(written(tmp_path, record, "test-00000.jsonl"), "redial", MOVIES)
     assert utterances(one) == [("recommender", "Try [[Heat (1995)]]"), ("user", "ok")]
     assert one.said[1].notes == (Note("Heat (1995)", False, True),)
     stranger = {**record, "messages": [{"senderWorkerId": 3, "text": "Hi", "messageId": 1}]}
     with pytest.raises(CrsError, match=r"conversation 1 of .* lacks a part of ReDial's schema"):
-        forms.read(written(tmp_path, stranger), "redial")
+        forms.read(written(tmp_path, stranger), "redial", MOVIES)
 
 
 def test_messages_of_other_makers(tmp_path: Path) -> None:
@@ -184,20 +186,25 @@ def test_messages_of_other_makers(tmp_path: Path) -> None:
         {"role": "assistant", "content": "Hello"},
     ]
     lines = [{"messages": chat}, {"prompt": chat[1:2], "completion": chat[2:]}]
-    one, two = forms.read(written(tmp_path, exports.lines(lines)), "trl")
+    one, two = forms.read(written(tmp_path, exports.lines(lines)), "trl", MOVIES)
     assert utterances(one) == utterances(two) == [("user", "Hi\n(Heat (1995): seen)"), ("recommender", "Hello")]
     assert [one.dialogue_id, two.dialogue_id] == ["0001", "0002"]
 
 
-def test_the_users_file_says_that_the_user_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [("", []), ("[END]", []), ("ok bye [END]", [("user", "ok bye")])],
+    ids=["an empty message, as in older files", "the mark", "the mark after words"],
+)
+def test_the_users_file_says_that_the_user_left(tmp_path: Path, last: str, said: list[tuple[str, str]]) -> None:
     system = "You are chatting with a movie recommender.\nAbout you: You like films.\nLooking for: comedy"
     chat = [
         {"role": "system", "content": system},
         {"role": "user", "content": "Try [[Heat (1995)]]\n(Heat (1995): not seen)"},
-        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": last},
     ]
-    (one,) = forms.read(written(tmp_path, {"messages": chat}), "trl")
-    assert utterances(one) == [("recommender", "Try [[Heat (1995)]]")]
+    (one,) = forms.read(written(tmp_path, {"messages": chat}), "trl", MOVIES)
+    assert utterances(one) == [("recommender", "Try [[Heat (1995)]]"), *said]
     assert (one.stop_reason, one.summary, one.attributes) == ("user_left", "You like films.", "comedy")
 
 
@@ -205,7 +212,7 @@ def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
     text = "a\u2028b\u0085c\x0bd"
     row = {"messages": [{"role": "user", "content": text}]}
     content = "\ufeff" + json.dumps(row, ensure_ascii=False) + "\r\n\n" + json.dumps({**row, "dialogue_id": "x"})
-    one, two = forms.read(written(tmp_path, content), "trl")
+    one, two = forms.read(written(tmp_path, content), "trl", MOVIES)
     assert utterances(one) == utterances(two) == [("user", text)]
 
 
@@ -268,28 +275,28 @@ def test_titles_are_marked_where_they_stand(text: str, titles: list[str], marked
 def test_other_shapes_are_refused(tmp_path: Path, form: str, content: Any, sentence: str) -> None:
     path = written(tmp_path, content)
     with pytest.raises(CrsError) as raised:
-        forms.read(path, form)
+        forms.read(path, form, MOVIES)
     assert str(path) in str(raised.value)
     assert sentence in str(raised.value)
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CrsError, match=r"cannot read .*none\.json: No such file"):
-        forms.read(tmp_path / "none.json", "dialoguekit")
+        forms.read(tmp_path / "none.json", "dialoguekit", MOVIES)
     with pytest.raises(CrsError, match="is a folder; give one file"):
-        forms.read(tmp_path, "trl")
+        forms.read(tmp_path, "trl", MOVIES)
     path = tmp_path / "latin.jsonl"
     path.write_bytes(b'{"messages": "\xe9"}')
     with pytest.raises(CrsError, match="is not UTF-8 at byte 14"):
-        forms.read(path, "trl")
+        forms.read(path, "trl", MOVIES)
     parquet = tmp_path / "other.parquet"
     pl.DataFrame({"dialogue_id": ["a"]}).write_parquet(parquet)
     with pytest.raises(CrsError, match="dialogue 1 lacks 'turns'; --as dataset reads a table"):
-        forms.read(parquet, "dataset")
+        forms.read(parquet, "dataset", MOVIES)
 
 
 def test_halves_of_surrogate_pairs_can_be_stored(tmp_path: Path, items: pl.DataFrame) -> None:
     chat = '{"messages": [{"role": "user", "content": "a \\ud83d b"}]}'
-    tables_ = stored.tables(forms.read(written(tmp_path, chat), "trl"), Catalog(items), "r", "c")
+    tables_ = stored.tables(forms.read(written(tmp_path, chat), "trl", MOVIES), Catalog(items, MOVIES), "r", "c")
     tables_.turns.write_parquet(tmp_path / "turns.parquet")
     assert tables_.turns["text"].to_list() == ["a ? b"]

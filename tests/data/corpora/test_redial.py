@@ -7,8 +7,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
 from crslib import schemas
+from crslib.cli.main import main
 from crslib.config import ROOT
 from crslib.data.corpora import Dialogue, frames, redial
 from crslib.data.corpora.base import first_speakers, merge_messages
@@ -318,3 +320,42 @@ def test_merged_messages_have_the_mentions_of_all() -> None:
     ]
     assert first_speakers(turns) == {"1": "user", "2": "user"}
     assert merge_messages(messages, counted=False)[0].n_messages is None
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", json.dumps(line(messages=[])) + "\n"])
+def test_a_file_without_a_word_is_refused_and_overwrites_nothing(content: str, tmp_path: Path) -> None:
+    (tmp_path / "test_x.jsonl").write_text(content)
+    with pytest.raises(CrsError, match="holds no dialogue in which anybody says a word; download the official zip"):
+        redial.read(tmp_path / "test_x.jsonl", "test")
+    with pytest.raises(CrsError, match="holds no dialogue in which anybody says a word; give a file of JSON lines"):
+        redial.read_file(tmp_path / "test_x.jsonl")
+    to = tmp_path / "human"
+    to.mkdir()
+    (to / "reference.json").write_text("as it was")
+    for command in ("reference", "embeddings"):
+        words = ["data", command, "--redial", str(tmp_path / "test_x.jsonl"), "--to", str(to)]
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 1
+        assert result.stderr.count("\n") == 1
+        assert "anybody says a word" in result.stderr
+    assert [(path.name, path.read_text()) for path in to.iterdir()] == [("reference.json", "as it was")]
+
+
+def test_halves_of_surrogate_pairs_become_question_marks(tmp_path: Path) -> None:
+    texts = written((1, "Hi \ud83d there"), (2, "whole \U0001f600, \\ud83d typed"))
+    mentions = {"10": "Air\udc00plane! (1980)"}
+    (dialogue,) = read(tmp_path, line(messages=[*texts, *written((1, "@10"))], movieMentions=mentions))
+    assert [turn.text for turn in dialogue.turns] == [
+        "Hi ? there", "whole \U0001f600, \\ud83d typed", "[[Air?plane! (1980)]]",
+    ]  # fmt: skip
+
+
+def test_line_separators_and_deep_nesting_in_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "train_x.jsonl"
+    text = json.dumps(line(messages=written((1, "a\u2028b\x85c"))), ensure_ascii=False)
+    path.write_bytes(text.encode() + b"\r\n")
+    (dialogue,) = redial.read(path, "train")
+    assert dialogue.turns[0].text == "a b c"
+    path.write_bytes(text.encode() + b"\n" + b"[" * 100_000 + b"\n")
+    with pytest.raises(CrsError, match=r"train_x\.jsonl line 2 is not a ReDial dialogue"):
+        redial.read(path, "train")

@@ -8,11 +8,12 @@ from crslib.data.catalog import Catalog
 from crslib.data.corpora import stored
 from crslib.data.corpora.stored import Said, Stored
 from crslib.dialogue.views import Note
+from tests.support.domains import MOVIES
 
 
 @pytest.fixture
 def catalog(items: pl.DataFrame) -> Catalog:
-    return Catalog(items)
+    return Catalog(items, MOVIES)
 
 
 def linked(tables: stored.Tables) -> list[tuple[str | None, str]]:

@@ -81,7 +81,7 @@ def test_a_missing_adapter_is_refused(corpus: Path) -> None:
 
 @pytest.mark.model
 def test_every_note_is_answered_once(corpus: Path) -> None:
-    shares = notes.measure(corpus, SimulationParameters(weights="Q8_0", max_tokens=12, width=4), 1, 2)
+    shares = notes.measure(corpus, SimulationParameters(weights="Q8_0", max_tokens=12, width=4, resample=2), 1)
     of = shares.group_by("kind", "way", "n").agg(pl.col("share").sum())
     assert of.height == 2 * 4
     assert of["n"].to_list() == [1] * 8

@@ -10,6 +10,7 @@ from crslib.data.corpora import Dialogue, Mention, Turn
 from crslib.dialogue import utterances
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.experiments.benchmarks import linking
+from tests.support.domains import MOVIES
 
 NAMES = {
     "1": "Titanic (1997)",
@@ -45,7 +46,7 @@ COUNTED = [dialogue("t", *["[[Titanic (1997)]] [[It (2017)]] [[The Silence of th
 @pytest.fixture(scope="module")
 def catalog() -> Catalog:
     items = linking.corpus_items(NAMES, [*COUNTED, dialogue("e", *["[[Everything Else (1999)]]"] * 4000)])
-    return Catalog(items)
+    return Catalog(items, MOVIES)
 
 
 @pytest.fixture(scope="module")
@@ -110,5 +111,5 @@ def test_rows_are_json_and_text(catalog: Catalog) -> None:
 
 
 def test_an_empty_catalogue_is_no_error() -> None:
-    empty = Catalog(linking.corpus_items({}, []))
+    empty = Catalog(linking.corpus_items({}, []), MOVIES)
     assert isinstance(linking.measure(TALK, empty), pl.DataFrame)

@@ -10,6 +10,7 @@ from crslib.cli.main import main
 from crslib.config import SimulationParameters
 from crslib.experiments.benchmarks import prompts
 from crslib.experiments.benchmarks.prompts import in_role
+from tests.support.domains import MOVIES
 from tests.support.metrics_frames import talk
 
 
@@ -56,7 +57,7 @@ def test_figures_by_hand() -> None:
         }
     )
     dialogues = dialogues.with_columns(pl.Series("stop_reason", ["user_left", "max_turns"]))
-    measured = prompts.figures("prompted", dialogues, turns)
+    measured = prompts.figures("prompted", dialogues, turns, MOVIES)
     assert dict(measured.select("measure", "value").iter_rows()) == pytest.approx(
         {
             "user_in_role": 1 / 2,
@@ -80,7 +81,7 @@ def test_figures_by_hand() -> None:
 
 
 def test_silence_has_no_words_and_is_out_of_role() -> None:
-    measured = prompts.figures("untold", *talk({"a.0": ["R: ", "U: hi"]}))
+    measured = prompts.figures("untold", *talk({"a.0": ["R: ", "U: hi"]}), MOVIES)
     assert dict(measured.select("measure", "value").iter_rows()) == {
         **{"user_in_role": 1.0, "user_titles": 0.0, "user_words": 1.0},
         **{"recommender_in_role": 0.0, "recommender_titles": 0.0, "turns": 2.0, "ends_user_left": 1.0},
@@ -92,7 +93,7 @@ def test_the_command_names_what_it_compares(tmp_path: Path, monkeypatch: pytest.
 
     def measure(parameters: SimulationParameters, n: int, folder: Path, progress: object) -> tuple[pl.DataFrame, int]:
         given.append(parameters)
-        return prompts.figures("untold", *talk({"a.0": ["U: hi"]})), n
+        return prompts.figures("untold", *talk({"a.0": ["U: hi"]}), MOVIES), n
 
     monkeypatch.setattr(prompts, "measure", measure)
     said = CliRunner().invoke(

@@ -16,6 +16,7 @@ from crslib.errors import CrsError
 from crslib.experiments.benchmarks import recommender
 from crslib.recommender import mixture
 from crslib.recommender.prior import Utterance
+from tests.support.domains import MOVIES
 
 NAMES = {"1": "Heat (1995)", "2": "The Matrix (1999)", "3": "Notting Hill (1999)", "4": "Up", "5": "Alien (1979)"}
 IDS = {name: item for item, name in NAMES.items()}
@@ -134,7 +135,7 @@ def test_the_prior_follows_who_mentions_what(facts: pl.DataFrame) -> None:
 
 
 def test_titles_are_scored_in_their_dialogue() -> None:
-    titles = mixture.TitleModel(RuleModel(), list(NAMES.values()))
+    titles = mixture.TitleModel(RuleModel(), list(NAMES.values()), MOVIES)
     scores = titles([Utterance(USER, "No")])
     # Only Notting Hill begins with the last capital. Titles are scored to the bracket before their year, or to the
     # first one that closes the mention.

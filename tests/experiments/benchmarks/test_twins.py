@@ -9,11 +9,12 @@ from crslib import schemas
 from crslib.config import SimulationParameters
 from crslib.engines.scripted import ScriptedEngine
 from crslib.experiments.benchmarks import twins
-from crslib.experiments.benchmarks.twins import FACTUAL, FILM, GENRE, PLACEBO
+from crslib.experiments.benchmarks.twins import FACTUAL, ITEM, KIND, PLACEBO
 from crslib.simulation import Population
 from tests.conftest import make_profiles
 from tests.simulation.test_loop import NO_RATINGS
 from tests.support.agents import agents
+from tests.support.domains import MOVIES
 from tests.support.metrics_frames import talk
 
 
@@ -38,14 +39,14 @@ def test_a_twin_looks_for_what_others_look_for(items: pl.DataFrame) -> None:
         target_decade=[1990, None, 1990],
         liked_kinds=[["western"], ["comedy"], []],
     )
-    found = twins.other_genre(who, items, 2, 0)
+    found = twins.other_kind(who, items, MOVIES, 2, 0)
     # b enjoys comedies anyway, c looks for no genre; two films of the nineties are action.
     assert found.changes.rows() == [("a", "comedy", "action", ["comedy"], ["action"])]
     (twin,) = found.profiles.to_dicts()
     expected = {"target_kinds": ["action"], "attributes": "action movie from the 1990s", "k_anonymity": 2}
     assert twin == {**who.row(0, named=True), **expected}
     schemas.check(found.profiles, "profiles")
-    assert twins.other_genre(who, items, 3, 0).profiles.is_empty()
+    assert twins.other_kind(who, items, MOVIES, 3, 0).profiles.is_empty()
 
 
 def test_a_twin_loved_another_film_that_the_person_liked(items: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +57,7 @@ def test_a_twin_loved_another_film_that_the_person_liked(items: pl.DataFrame, mo
         [(*row, None) for row in rated], schema=dict(schemas.TABLES["ratings"]), orient="row"
     )  # fmt: skip
     monkeypatch.setattr(twins, "N_KNOWN", 1)
-    found = twins.other_film(who, training, items, 0)
+    found = twins.other_item(who, training, items, MOVIES, 0)
     # Of what a liked, The Matrix has a genre of Heat's and King Kong is in the summary; Up is better known than
     # Notting Hill. b did not like Up.
     assert found.changes.rows() == [("a", "1", "6", ["action", "crime"], ["animation", "family"])]
@@ -72,12 +73,12 @@ TALK = {
 
 
 def test_what_was_changed_is_counted(items: pl.DataFrame) -> None:
-    found = twins.changed(GENRE, changes("comedy", "action", ["comedy"], ["action"]), talk(TALK), items)
+    found = twins.changed(KIND, changes("comedy", "action", ["comedy"], ["action"]), talk(TALK), items, MOVIES)
     assert values(found, "a.0") == {"says_new": 0, "says_old": 1, "recommends_new": 0.5, "recommends_old": 0.5}
     assert values(found, "b.0") == {"says_new": 0, "says_old": 0, "recommends_new": None, "recommends_old": None}
     assert values(found, "c.0") == {}
     film = changes("1", "6", ["action", "crime"], ["animation"])
-    found = twins.changed(FILM, film, talk(TALK), items)
+    found = twins.changed(ITEM, film, talk(TALK), items, MOVIES)
     assert values(found, "a.0") == {"says_new": 0, "says_old": 1, "recommends_new": 0, "recommends_old": 0.5}
 
 
@@ -87,16 +88,16 @@ def test_what_is_alike_is_counted(items: pl.DataFrame) -> None:
         "b.0": ("U: hi", "R: hi"),
         "d.0": ("U: alone",),
     }
-    found = twins.alike(talk(TALK), talk(other))
+    found = twins.alike(talk(TALK), talk(other), MOVIES)
     # Without titles and genres: i want a like or ok; i want a like or so ok bye: 2 · 6 / (6 + 8).
     assert values(found, "a.0") == {
         "words_alike": pytest.approx(12 / 14),
-        "films_alike": 0.5,
+        "items_alike": 0.5,
         "turns_before_parting": 0,
         "turns_apart": 1,
         "words_apart": 1,
     }
-    same = {"words_alike": 1, "films_alike": None, "turns_before_parting": 2, "turns_apart": 0, "words_apart": 0}
+    same = {"words_alike": 1, "items_alike": None, "turns_before_parting": 2, "turns_apart": 0, "words_apart": 0}
     assert values(found, "b.0") == same
     assert set(found["dialogue_id"]) == {"a.0", "b.0"}
 
@@ -105,7 +106,7 @@ def test_effects_are_twin_minus_placebo(items: pl.DataFrame) -> None:
     twin = {"a.0": ("U: I want an action movie", "R: [[Heat (1995)]]"), "b.0": ("U: hi", "R: hi")}
     placebo = {"a.0": ("U: hello", "R: [[Up (2009)]]"), "b.0": ("U: action", "R: hey"), "c.0": ("U: no",)}
     about = changes("comedy", "action", ["comedy"], ["action"])
-    found = twins.effects(GENRE, about, talk(TALK), talk(twin), talk(placebo), items)
+    found = twins.effects(KIND, about, talk(TALK), talk(twin), talk(placebo), items, MOVIES)
     rows = {row["measure"]: row for row in found.iter_rows(named=True)}
     means = {name: tuple(row[who] for who in (FACTUAL, "twin", PLACEBO, "effect", "n")) for name, row in rows.items()}
     assert means["says_new"] == (0, 0.5, 0.5, 0, 2)
@@ -114,9 +115,9 @@ def test_effects_are_twin_minus_placebo(items: pl.DataFrame) -> None:
     assert means["turns_before_parting"] == (None, 1, 0, 1, 2)
     assert (rows["says_new"]["low"], rows["says_new"]["high"]) == (-1, 1)
     assert rows["says_new"]["p"] == 1
-    assert twins.effects(GENRE, about.clear(), talk({}), talk({}), talk({}), items).is_empty()
+    assert twins.effects(KIND, about.clear(), talk({}), talk({}), talk({}), items, MOVIES).is_empty()
     assert "| genre | the user names the new genre | 0% | 50% | 50% | +0% [-100%, +100%] | 1.000 | 2 |" in (
-        twins.formatted(found)
+        twins.formatted(found, MOVIES)
     )
 
 
@@ -133,28 +134,28 @@ def test_twins_talk_with_the_seeds_of_their_people(tmp_path: Path, items: pl.Dat
         return "" if prompt.count("assistant") > 2 else f"A {wish} movie, number {seed}"
 
     who = people(target_kinds=[["comedy"], ["action"], []], attributes=["comedy movie", "action movie", "movie"])
-    twin = twins.other_genre(who, items, 1, 0)
+    twin = twins.other_kind(who, items, MOVIES, 1, 0)
     parameters = SimulationParameters(grounding="off", opener="recommender", seed=5)
     engines = ScriptedEngine(user), ScriptedEngine(lambda prompt, seed: f"Hi {seed}")
     told: list[tuple[int, int]] = []
-    population = Population(who, items, NO_RATINGS, Blank())
+    population = Population(who, items, NO_RATINGS, MOVIES, Blank())
     made = twins.talks(
         population,
-        {GENRE: twin},
+        {KIND: twin},
         *agents(population, engines, parameters),
         parameters,
         tmp_path,
         lambda *n: told.append(n),
     )
-    assert set(made) == {FACTUAL, PLACEBO, GENRE}
+    assert set(made) == {FACTUAL, PLACEBO, KIND}
     assert told[-1] == (8, 8)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["factual", "genre", "placebo"]
-    found = twins.effects(GENRE, twin.changes, made[FACTUAL], made[GENRE], made[PLACEBO], items)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["factual", "kind", "placebo"]
+    found = twins.effects(KIND, twin.changes, made[FACTUAL], made[KIND], made[PLACEBO], items, MOVIES)
     rows = {row["measure"]: row for row in found.iter_rows(named=True)}
     assert (rows["says_new"]["factual"], rows["says_new"]["twin"]) == (0, 1)
     # The same seeds: all is the same but the genre, so they part when the user first speaks.
     assert (rows["words_alike"]["twin"], rows["turns_before_parting"]["twin"]) == (1, 1)
     assert rows["words_alike"]["placebo"] < 1
     assert rows["turns_before_parting"]["placebo"] == 0
-    again = twins.talks(population, {GENRE: twin}, *agents(population, engines, parameters), parameters, tmp_path)
+    again = twins.talks(population, {KIND: twin}, *agents(population, engines, parameters), parameters, tmp_path)
     assert all(a.equals(b) for name in made for a, b in zip(made[name], again[name], strict=True))

@@ -1,0 +1,108 @@
+"""A run in parts: the dialogues of a shard are simulated anywhere, and the journals of all shards make one run.
+
+A dialogue's words depend on its own inputs alone, so a run of shards has the bytes of a run in one piece. For batch
+schedulers: every task makes one shard, and `merged` plans the run once they have ended.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from crslib.config import RunParameters
+from crslib.errors import CrsError
+from crslib.experiments import pipeline
+from crslib.experiments.pipeline import Plan
+from crslib.simulation import Population, open_agents, simulate
+from crslib.simulation.dialogues import wanted
+from crslib.store import Progress, Run, no_progress
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` (from 1) of `of` parts of a run's dialogues."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`3/8`. Raises `CrsError` for anything else."""
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text.strip())
+        if match and 1 <= int(match[1]) <= int(match[2]):
+            return cls(int(match[1]), int(match[2]))
+        raise CrsError(f"shard {text!r} is no part such as 3/8; the first number goes from 1 to the second")
+
+    def ids(self, dialogue_ids: Sequence[str]) -> set[str]:
+        """Those of `dialogue_ids` that are in this shard: every `of`-th, so that shards are of nearly equal size."""
+        return set(sorted(dialogue_ids)[self.number - 1 :: self.of])
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+def simulate_shard(planned: Plan, shard: Shard, reports: Path, progress: Progress = no_progress) -> Path:
+    """Simulates the dialogues of a shard of a run into a folder of its own below `reports/shards`, and returns that.
+
+    The same call goes on where a killed one stopped. Raises `CrsError` for a run with another notebook than
+    `02_simulate`, and as `simulate` does.
+    """
+    parameters = planned.parameters
+    if not isinstance(parameters, RunParameters) or "02_simulate" not in parameters.stages:
+        raise CrsError("a baseline has no shards; leave --shard or the baseline out")
+    run = Run(reports.resolve() / "shards" / planned.run_id / f"{shard.number}-of-{shard.of}")
+    with run.lock():
+        record = {"run_id": planned.run_id, "shard": [shard.number, shard.of], "parameters_given": dict(planned.given)}
+        run.update(**record, parameters=parameters.model_dump(), inputs=dict(planned.inputs), status=f"shard {shard}")
+        if not all(run.has(name) for name in ("profiles", "items", "ratings")):
+            values = {field: getattr(parameters, field) for field in parameters.stages["01_profiles"].model_fields}
+            pipeline.execute_notebook("01_profiles", run.path, {"run_dir": str(run.path), **values})
+        population = Population.read(run)
+        only = shard.ids(list(wanted(population.profiles, parameters)))
+        with open_agents(parameters, population, run.path) as (user, recommender), run.journal() as journal:
+            simulated = simulate(population, user, recommender, parameters, journal, progress, only)
+        run.update(n_failed=len(simulated.failures), status=f"shard {shard}, done")
+    return run.path
+
+
+def merged(folders: Sequence[Path], reports: Path, report: Callable[[str], None] = lambda text: None) -> Plan:
+    """Puts the dialogues of all shards into the journal of their run below `reports`, and returns the run, planned.
+
+    `pipeline.execute` makes the rest, dialogues that a shard lacks (they failed) included. Raises `CrsError` where the
+    folders are not all shards of one run, or the run would be another one here.
+    """
+    runs = [Run(folder.resolve()) for folder in folders]
+    infos = [_shard_info(run) for run in runs]
+    first = infos[0]
+    for run, info in zip(runs, infos, strict=True):
+        if (info["run_id"], info["shard"][1]) != (first["run_id"], first["shard"][1]):
+            raise CrsError(f"{run.path} is a shard of another run than {runs[0].path}; merge the shards of one run")
+    of = first["shard"][1]
+    if missing := sorted(set(range(1, of + 1)) - {info["shard"][0] for info in infos}):
+        shards = ", ".join(f"{number}/{of}" for number in missing[:8]) + (" and more" if len(missing) > 8 else "")
+        raise CrsError(f"shards {shards} are missing; make them with `crs run --shard`, then merge all of them")
+    planned = pipeline.plan(first["parameters_given"], reports, report)
+    if planned.run_id != first["run_id"]:
+        other = [name for name, value in planned.inputs.items() if first["inputs"].get(name) != value]
+        differs = ", ".join(other) or "a parameter's file"
+        raise CrsError(f"here the shards' run would be another one ({differs} differs); merge with the files they had")
+    with planned.run.lock(), planned.run.journal() as journal:
+        known = journal.dialogue_ids
+        for run in runs:
+            with run.journal() as part:
+                for record in part.records:
+                    if record["dialogue"]["dialogue_id"] not in known:
+                        journal.append(record)
+    return planned
+
+
+def _shard_info(run: Run) -> dict[str, Any]:
+    """`run.json` of a shard's folder. Raises `CrsError` where it is none, or is not done."""
+    info = run.info
+    if not isinstance(info.get("shard"), list) or "parameters_given" not in info:
+        raise CrsError(f"{run.path} is no shard; give the folders that `crs run --shard` printed")
+    if not str(info.get("status")).endswith("done"):
+        number, of = info["shard"]
+        raise CrsError(f"{run.path} is not done; give `crs run --shard {number}/{of}` with the same parameters again")
+    return info
