@@ -285,13 +285,14 @@ def bench_server(dialogues: int, pause: float, assignments: Sequence[str], file:
 @click.option("--votes", default=3300, show_default=True, type=click.IntRange(0), help="Votes that the study has.")
 @click.option("--clients", default=200, show_default=True, type=click.IntRange(1), help="Raters at the same time.")
 @click.option("--requests", default=4000, show_default=True, type=click.IntRange(1), help="Requests of all of them.")
+@click.option("--pause", default=0.0, show_default=True, type=click.FloatRange(0), help="Seconds before an answer.")
 @JSON
-def bench_rating(votes: int, clients: int, requests: int, file: Path | None) -> None:
-    """How long the rating page takes to answer when many people vote at the same time, without a pause."""
+def bench_rating(votes: int, clients: int, requests: int, pause: float, file: Path | None) -> None:
+    """How long the rating page takes to answer when many people vote at the same time."""
     from crslib.experiments.benchmarks import rating
 
     with counting("votes and requests") as progress:
-        figures = rating.measure(votes, clients, requests, progress)
+        figures = rating.measure(votes, clients, requests, progress, pause=pause)
     console.print("\n".join(rating.lines(figures)), soft_wrap=True)
     write_json(figures, file)
 

@@ -28,9 +28,12 @@ _PAIRS, _TURNS = 40, 12
 _ALONE = 50  # requests that one client makes before the others come
 
 
-def measure(n_votes: int, n_clients: int, n_requests: int, progress: Progress = no_progress) -> dict[str, float]:
+def measure(
+    n_votes: int, n_clients: int, n_requests: int, progress: Progress = no_progress, *, pause: float = 0
+) -> dict[str, float]:
     """Seconds of requests to the page of a study that has `n_votes` votes: `alone_p50` of one client; `p50`, `p99` and
-    `longest` of `n_clients` together, which make `n_requests`; how many failed (`errors`), how many votes were lost or
+    `longest` of `n_clients` together, which make `n_requests`, each with `pause` seconds before an answer (the clients
+    begin one after the other within the first pause); how many failed (`errors`), how many votes were lost or
     doubled (`lost`), and `requests_per_second`.
 
     `progress` counts votes and requests. Raises `CrsError` where the server does not begin.
@@ -45,7 +48,7 @@ def measure(n_votes: int, n_clients: int, n_requests: int, progress: Progress = 
             alone, _, _ = asyncio.run(_ask(address, 1, _ALONE, "alone"))
             begun = perf_counter()
             seconds, errors, voted = asyncio.run(
-                _ask(address, n_clients, n_requests, "client", lambda done: progress(n_votes + done, total))
+                _ask(address, n_clients, n_requests, "client", lambda done: progress(n_votes + done, total), pause)
             )
             whole = perf_counter() - begun
         lost = n_votes + _ALONE - 1 + voted - Study(study.path).votes().height
@@ -124,18 +127,20 @@ def _serving(study: Study) -> Iterator[str]:
 
 
 async def _ask(
-    address: str, n_clients: int, n_requests: int, name: str, report: Any = lambda done: None
+    address: str, n_clients: int, n_requests: int, name: str, report: Any = lambda done: None, pause: float = 0
 ) -> tuple[list[float], int, int]:
     """The seconds of each request, how many failed, and how many votes were taken."""
     seconds: list[float] = []
     errors = voted = 0
 
-    async def rate(rater: str, n: int) -> None:
+    async def rate(rater: str, n: int, wait: float) -> None:
         nonlocal errors, voted
+        await asyncio.sleep(wait)
         action, content = "state", dict[str, Any](rater=rater)
         # one client each: a pool of many connections costs more than the requests
         async with httpx.AsyncClient(base_url=address, timeout=60, trust_env=False, verify=no_tls) as client:
             for number in range(n):
+                await asyncio.sleep(pause if number else 0)
                 begun = perf_counter()
                 try:
                     reply = await client.post(f"api/{action}", json=content)
@@ -155,5 +160,6 @@ async def _ask(
 
     no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     share = [n_requests // n_clients + (number < n_requests % n_clients) for number in range(n_clients)]
-    await asyncio.gather(*(rate(f"{name} {number}", n) for number, n in enumerate(share)))
+    waits = [pause * number / n_clients for number in range(n_clients)]
+    await asyncio.gather(*(rate(f"{name} {number}", n, waits[number]) for number, n in enumerate(share)))
     return seconds, errors, voted
