@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -9,15 +10,12 @@ from hypothesis import strategies as st
 
 from crslib.cli.main import main
 from crslib.errors import CrsError
-from crslib.experiments import shards
+from crslib.experiments import pipeline, shards
 from crslib.experiments.shards import Shard
+from crslib.simulation import Population, open_agents, simulate
 from crslib.store import Run
 
-TABLES = ("profiles", "dialogues", "turns", "prompts", "scores", "metrics")
-TINY = [
-    *("-p", "n_profiles=4", "-p", "max_turns=4", "-p", "weights=Q8_0", "-p", "title_model=0", "-p", "title_base=0"),
-    *("-p", "n_bootstrap=100"),
-]
+TINY = {"n_profiles": 4, "max_turns": 4, "weights": "Q8_0", "title_model": 0, "title_base": 0}
 
 
 @given(st.sets(st.text(max_size=4)), st.integers(1, 9))
@@ -33,26 +31,24 @@ def test_what_is_no_shard_is_refused(text: str) -> None:
         Shard.parse(text)
 
 
-def crs(*arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(main, list(arguments))
-    assert result.exit_code == code, result.output
-    return result.output
-
-
 @pytest.mark.model
 @pytest.mark.notebook
-def test_shards_make_the_run_in_one_piece(tmp_path: Path) -> None:
-    whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
-    crs("run", *TINY, "--reports", whole)
-    first = crs("run", *TINY, "--shard", "1/2", "--reports", parts).splitlines()[-1]
-    assert "shards 2/2 are missing" in crs("merge", first, "--reports", parts, code=1)
-    second = crs("run", *TINY, "--shard", "2/2", "--reports", parts).splitlines()[-1]
-    assert Run(Path(first)).info["status"] == "shard 1/2, done"
-    crs("merge", first, second, "--reports", parts)
-    (one,), (other,) = ((Path(reports) / "runs").iterdir() for reports in (whole, parts))
-    assert one.name == other.name
-    for table in TABLES:
-        assert (one / f"{table}.parquet").read_bytes() == (other / f"{table}.parquet").read_bytes(), table
+def test_shards_make_the_dialogues_of_the_run_in_one_piece(tmp_path: Path) -> None:
+    planned = pipeline.plan(TINY, tmp_path)
+    first = shards.simulate_shard(planned, Shard(1, 2), tmp_path)
+    with pytest.raises(CrsError, match="shards 2/2 are missing"):
+        shards.merged([first], tmp_path)
+    second = shards.simulate_shard(planned, Shard(2, 2), tmp_path)
+    assert Run(first).info["status"] == "shard 1/2, done"
+    merged = shards.merged([second, first], tmp_path)
+    assert merged.run.path == planned.run.path
+    population, parameters = Population.read(Run(first)), merged.parameters
+    with open_agents(parameters, population) as agents, Run(tmp_path / "whole").journal() as journal:
+        whole = simulate(population, *agents, parameters, journal).turns
+    with merged.run.journal() as journal:
+        assert len(journal.records) == 4
+        turns = [row for record in journal.records for row in record["turns"]]
+    assert pl.DataFrame(turns, schema=whole.schema).sort("dialogue_id", "turn").equals(whole)
 
 
 def stored(folder: Path, run_id: str, shard: list[int] | None, status: str = "done") -> Path:
@@ -75,5 +71,6 @@ def test_folders_that_are_no_shards_of_one_run_are_refused(tmp_path: Path) -> No
 
 
 def test_a_baseline_has_no_shards(tmp_path: Path) -> None:
-    output = crs("run", "-p", "baseline=scripted", "--shard", "1/2", "--reports", str(tmp_path), code=1)
-    assert "a baseline has no shards" in output
+    command = ["run", "-p", "baseline=scripted", "--shard", "1/2", "--reports", str(tmp_path)]
+    result = CliRunner().invoke(main, command)
+    assert (result.exit_code, "a baseline has no shards" in result.output) == (1, True)
