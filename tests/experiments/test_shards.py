@@ -52,7 +52,9 @@ def test_shards_make_the_dialogues_of_the_run_in_one_piece(tmp_path: Path) -> No
 
 
 def stored(folder: Path, run_id: str, shard: list[int] | None, status: str = "done") -> Path:
-    Run(folder).update(run_id=run_id, shard=shard, status=f"shard, {status}", parameters_given={}, inputs={})
+    Run(folder).update(
+        run_id=run_id, shard=shard, status=f"shard, {status}", parameters_given={"weights": "Q8_0"}, inputs={}
+    )
     return folder
 
 
@@ -71,6 +73,6 @@ def test_folders_that_are_no_shards_of_one_run_are_refused(tmp_path: Path) -> No
 
 
 def test_a_baseline_has_no_shards(tmp_path: Path) -> None:
-    command = ["run", "-p", "baseline=scripted", "--shard", "1/2", "--reports", str(tmp_path)]
+    command = ["run", "-p", "baseline=scripted", "-p", "weights=Q8_0", "--shard", "1/2", "--reports", str(tmp_path)]
     result = CliRunner().invoke(main, command)
     assert (result.exit_code, "a baseline has no shards" in result.output) == (1, True)
