@@ -15,7 +15,10 @@ from crslib.experiments.shards import Shard
 from crslib.simulation import Population, open_agents, simulate
 from crslib.store import Run
 
-TINY = {"n_profiles": 4, "max_turns": 4, "weights": "Q8_0", "title_model": 0, "title_base": 0}
+TINY = {
+    **{"n_profiles": 4, "max_turns": 3, "max_tokens": 6, "n_ctx": 512, "width": 2, "resample": 1},
+    **{"weights": "Q8_0", "title_model": 0, "title_base": 0},
+}
 
 
 @given(st.sets(st.text(max_size=4)), st.integers(1, 9))
@@ -31,8 +34,7 @@ def test_what_is_no_shard_is_refused(text: str) -> None:
         Shard.parse(text)
 
 
-@pytest.mark.model
-@pytest.mark.notebook
+@pytest.mark.hostile  # three simulations take minutes: pytest tests/experiments/test_shards.py -m hostile
 def test_shards_make_the_dialogues_of_the_run_in_one_piece(tmp_path: Path) -> None:
     planned = pipeline.plan(TINY, tmp_path)
     first = shards.simulate_shard(planned, Shard(1, 2), tmp_path)
