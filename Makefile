@@ -13,14 +13,14 @@ LAB := $(VENV)/.lab
 run: $(READY)            ## the main job, from the built-in data to reports/latest/report.html; ARGS="-p name=value"
 	$(BIN)/crs run $(ARGS)
 
-test: $(TESTS)           ## all tests, those of two files at a time
+test: $(TESTS)           ## all tests but those of `hostile`, two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 fuzz: $(TESTS)           ## random inputs, thousands of each kind: some ten minutes
 	CRS_HYPOTHESIS=fuzz $(BIN)/python -m pytest tests/hostile -k fuzz $(ARGS)
 
 hostile: $(TESTS)        ## kills, full disks, signals …: an hour; fewer kills: KILLS=20
-	$(BIN)/python -m pytest tests/hostile -m hostile -s $(ARGS)
+	$(BIN)/python -m pytest tests/hostile tests/experiments/test_shards.py -m hostile -s $(ARGS)
 
 lab: $(LAB)              ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks

@@ -385,14 +385,14 @@ def _records(path: Path, lines: Sequence[bytes], valid: Check | None = None) -> 
             _warn(f"{path}: line {number} repeats an earlier one and counts once")
             continue
         seen.add(line)
-        record = _record(line)
+        record = record_in(line)
         if record is not None and (valid is None or valid(record)):
             yield number, record
         else:
             _warn(f"{path}: line {number} is damaged and left out; what it held is made or asked again")
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
+def record_in(line: bytes) -> dict[str, Any] | None:
     """The record in a line; None for a line that holds none."""
     try:
         record = json_files.parse(line)
@@ -408,7 +408,7 @@ def _records_under(key: str, path: Path, valid: Check | None) -> Iterator[dict[s
     except OSError as error:
         _warn(f"{path} is not readable ({error.strerror}); it is passed over")
         return
-    first = next(filter(None, map(_record, lines)), None)
+    first = next(filter(None, map(record_in, lines)), None)
     if lines and first is None:
         _warn(f"{path} is no journal of a run; it is passed over")
     if first and first["key"] == key:

@@ -1,6 +1,8 @@
 """Data of tests: a tiny catalogue, profiles, and the folder of larger data sets where there is one."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -23,6 +25,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data at {folder}; set CRS_DATA to the folder that holds redial/ and ml-latest-small/")
     return folder
+
+
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """SIGHUP and SIGTERM end the process, also where the tests were started with `nohup`."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

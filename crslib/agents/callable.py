@@ -52,7 +52,10 @@ class FunctionAgent(AskQueue):
         sent = self._transcript.add(ask.dialogue_id, plain.messages(turns, known))
         given = (turns,) if known is None else (turns, known)
         try:
-            about = {"dialogue_id": self._names.of(ask.dialogue_id), "seed": ask.seed}
+            about = {
+                "dialogue_id": self._names.of(ask.dialogue_id),
+                "seed": self._names.seed(ask.dialogue_id, len(turns)),
+            }
             answer = self._function(*given, **{name: about[name] for name in self._named})
         except (Exception, SystemExit) as error:
             return plain.failed(f"{self.name} raised {_raised(error)}", sent)

@@ -75,13 +75,16 @@ class HttpAgent(BackgroundAgent):
 
     async def reply(self, ask: Ask) -> Reply:
         """The utterance in the server's answer."""
-        body = self._body(self._names.of(ask.dialogue_id), ask.seed, ask.view)
+        body = self._body(self._names.of(ask.dialogue_id), self._seed(ask), ask.view)
         sent = self._transcript.add(ask.dialogue_id, plain.messages(body["turns"], body.get("knowledge")))
         try:
             answer = await self._post(body)
         except CrsError as error:
             return plain.failed(str(error), sent)
         return plain.reply(answer, self._role, self.name, sent, self._catalog, self._linked)
+
+    def _seed(self, ask: Ask) -> int:
+        return self._names.seed(ask.dialogue_id, len(ask.view.turns))
 
     def _body(self, dialogue_id: str, seed: int, view: View) -> dict[str, Any]:
         known = {"knowledge": plain.knowledge(view)} if isinstance(view, UserView) else {}

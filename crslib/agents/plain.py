@@ -18,6 +18,7 @@ from crslib.dialogue import utterances
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.views import UserView, View
 from crslib.errors import CrsError
+from crslib.identity import derive_seed
 
 Linked = Callable[[str], str]
 """Puts bare titles of an utterance in `[[…]]`, as the catalogue writes them."""
@@ -36,6 +37,10 @@ class Names:
     def of(self, dialogue_id: str) -> str:
         """The name of a dialogue, the same until it is released."""
         return self._names.setdefault(dialogue_id, uuid4().hex)
+
+    def seed(self, dialogue_id: str, turn: int) -> int:
+        """A seed for an utterance, from the drawn name alone: a seed of the run's would tell the dialogue's id."""
+        return derive_seed(0, self.of(dialogue_id), turn)
 
     def release(self, dialogue_id: str) -> str | None:
         """Forgets a dialogue that has ended; its name, if it had one."""

@@ -11,6 +11,7 @@ from crslib.cli.terminal import console, counting, fail
 from crslib.config import ROOT
 from crslib.data.corpora import Dialogue, folder, importing, redial
 from crslib.data.source import Source
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.domain import read as read_domain
 
 
@@ -80,11 +81,13 @@ def import_dialogues(
 
 @dataclass(frozen=True)
 class _People:
-    """Human dialogues and their source. `items`: of an imported corpus. `to`: the folder for what is measured."""
+    """Human dialogues and their source. `items`: of an imported corpus. `domain`: what they are about. `to`: the
+    folder for what is measured."""
 
     dialogues: Sequence[Dialogue]
     items: pl.DataFrame | None
     source: Source
+    domain: Domain
     to: Path
 
     def finish(self) -> None:
@@ -109,9 +112,21 @@ def _of_people(part: redial.Split) -> Callable[[Callable[[_People], None]], Call
         def run(path: Path | None, corpus: Path | None, to: Path | None) -> None:
             if corpus and not path:
                 imported = folder.read(corpus)
-                command(_People(imported.dialogues, imported.items, imported.source, to or corpus / "human"))
+                command(
+                    _People(
+                        imported.dialogues, imported.items, imported.source, imported.domain, to or corpus / "human"
+                    )
+                )
             elif path and not corpus:
-                command(_People(redial.read(path, part), None, importing.SOURCES["redial"], to or ROOT / "data/human"))
+                command(
+                    _People(
+                        redial.read(path, part),
+                        None,
+                        importing.SOURCES["redial"],
+                        read_domain(redial.DOMAIN),
+                        to or ROOT / "data/human",
+                    )
+                )
             else:
                 fail("give either --redial PATH or --corpus FOLDER")
 
@@ -128,7 +143,7 @@ def reference(people: _People) -> None:
     only)."""
     from crslib.metrics.reference import measure, write
 
-    write(measure(people.dialogues, read_domain(people.source.domain), people.items), people.to)
+    write(measure(people.dialogues, people.domain, people.items), people.to)
     people.finish()
 
 
@@ -154,7 +169,7 @@ def embeddings(people: _People) -> None:
 
     _, turns = frames(anonymous(people.dialogues))
     with embedding.reader() as reader, counting("texts") as progress:
-        embedded = embedding.embed(turns, reader, read_domain(people.source.domain).mask, progress)
+        embedded = embedding.embed(turns, reader, people.domain.mask, progress)
     embedding.write(embedding.measure(embedded, embedding.source()), people.to)
     people.finish()
 

@@ -25,7 +25,13 @@ _SHARE = click.FloatRange(0, 1)
     type=click.FloatRange(0.1, 1),
     help="Jaccard index of words in a row from which two dialogues are near-duplicates.",
 )
-@click.option("--held-out", default=0.1, show_default=True, type=_SHARE, help="Share of persons in the test split.")
+@click.option(
+    "--held-out",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Share of persons in the test split.",
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of choice and split.")
 @click.option("--human", default="data/human", show_default=True, help="Statistics of human dialogues, for lengths.")
 def curate(

@@ -1,5 +1,6 @@
 """`crs data`: the catalogue, ratings, human dialogues and their statistics."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,7 @@ def build(folder: Path) -> None:
 
 
 _PATH = click.Path(path_type=Path)
+_DOMAIN = "domain.yaml"  # in a data folder whose domain is none of the shipped
 
 
 def _no_rating(context: click.Context, parameter: click.Parameter, value: str | None) -> float | Literal["none"] | None:
@@ -81,7 +83,14 @@ def import_(
     from crslib.data import columns, imports
     from crslib.data.movielens import import_movielens
     from crslib.data.source import Source
+    from crslib.dialogue import domain as domains
 
+    words = Path(stated["domain"])
+    if words.is_file():  # it goes into the folder, so that the data can be moved
+        domains.read(str(words.resolve()))
+        stated["domain"] = _DOMAIN
+    else:
+        domains.path_of(stated["domain"])
     options = imports.Options(
         columns.parse_given(assignments), feedback, no_rating, duplicates, tags, Source.stated(**stated)
     )
@@ -93,6 +102,8 @@ def import_(
         fail("--movielens reads all files of the archive; leave --ratings, --items, --tags and --column out")
     else:
         fail("give either --ratings FILE (and --items FILE) or --movielens PATH")
+    if words.is_file():
+        shutil.copyfile(words, folder / _DOMAIN)
     console.print("\n".join([f"{folder}: {imported}", *imported.lines]), soft_wrap=True, markup=False)
     write_json(imported.record, file)
 

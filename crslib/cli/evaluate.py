@@ -31,6 +31,7 @@ def _parameter_list() -> str:
 )
 @click.option("--condition", default="", help="Name of the dialogues in tables and charts. Default: that of FILE.")
 @click.option("--data", default="data", show_default=True, help="Folder with items.parquet, the catalogue.")
+@click.option("--domain", default="auto", show_default=True, help="What they are about; auto: as the data folder says.")
 @click.option(
     "--titles",
     type=click.Choice(["auto", "marked", "all"]),
@@ -52,6 +53,7 @@ def evaluate(
     form: str,
     condition: str,
     data: str,
+    domain: str,
     titles: str,
     others: Sequence[Path],
     assignments: Sequence[str],
@@ -67,7 +69,7 @@ def evaluate(
     from crslib.reporting import html, text
 
     given = read_assignments(assignments)
-    planned = evaluation.plan(file, form, given, reports, condition=condition, data=data, titles=titles)
+    planned = evaluation.plan(file, form, given, reports, condition=condition, data=data, titles=titles, domain=domain)
     if pipeline.is_complete(planned.run):
         console.print(f"run {planned.run_id} has been computed before", soft_wrap=True)
     with run_progress(planned.run) as report:

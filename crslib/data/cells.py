@@ -16,7 +16,7 @@ _ROLE = re.compile(
     re.IGNORECASE,
 )
 _FORMAT = re.compile(r"\s*,?\s*Format:.*$", re.DOTALL)  # Amazon's field `store`
-_SERIES = re.compile(r"(.*\S)\s*\(([^()]*\S,?\s*#\s*[^()]+)\)")  # Goodreads: The Salt Games (The Salt Games, #1)
+_SERIES = re.compile(r"(.*\S)\s*\(([^()#]*[^()#,\s]),?\s*#\s*[^()]+\)")  # Goodreads: Salt (The Salt Games, #1)
 _ENTITY = re.compile(
     r"&(?:amp|quot|lt|gt|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5}|[a-zA-Z]{2,8}(?:acute|grave|uml|circ|tilde|cedil));"
 )
@@ -93,7 +93,7 @@ def parse_year(cell: str) -> tuple[int | None, bool]:
 
 
 def split_series(title: str) -> tuple[str, str | None]:
-    """The title and the series of `The Salt Games (The Salt Games, #1)`; None without one."""
+    """The title and the series of `Salt (The Salt Games, #1)`, without its number; None without one."""
     matched = _SERIES.fullmatch(title)
     return (matched[1], utterances.one_line(matched[2])) if matched else (title, None)
 

@@ -83,9 +83,11 @@ def write(run: Run, form: str, folder: Path) -> Path:
 
 
 def write_trl(run: Run, role: str, folder: Path, parameters: ExportParameters) -> trl.Written:
-    """Writes the dialogues of a run into `folder` for SFT of `role` with TRL, people split by the user of the profile.
+    """Writes the dialogues of a run into `folder` for SFT of `role` with TRL, people split by the user of the profile,
+    or, of a curated set, as its manifest says.
 
-    Raises `CrsError` when the run has no dialogues, none can be trained on, or a file cannot be written.
+    Raises `CrsError` when the run has no dialogues, none can be trained on, a file cannot be written, or a curated set
+    shall be split anew.
     """
     dialogues, turns, profiles = run.read("dialogues"), run.read("turns"), run.read("profiles")
     facts = lookup(run.read("items")) if run.info.get("parameters", {}).get("facts") else {}
@@ -93,8 +95,12 @@ def write_trl(run: Run, role: str, folder: Path, parameters: ExportParameters) -
     frame = messages(
         dialogues, turns, profiles, facts, role, of_run(run), fold=parameters.system == "fold"
     ).with_columns(person=pl.col("dialogue_id").replace_strict(person, return_dtype=pl.String))
-    split = {user: trl.split_of(user, parameters) for user in person.values()}
-    frame = frame.with_columns(split=pl.col("person").replace_strict(split, return_dtype=pl.String))
+    split = {one: trl.split_of(user, parameters) for one, user in person.items()}
+    if (manifest := run.path / trl.MANIFEST).is_file():
+        if parameters.validation or parameters.test:
+            raise CrsError(f"{run.path} has been split when it was curated; leave --validation and --test out")
+        split = dict(pl.read_parquet(manifest, glob=False).select("dialogue_id", "split").iter_rows())
+    frame = frame.with_columns(split=pl.col("dialogue_id").replace_strict(split, return_dtype=pl.String))
     return trl.write(frame, role, folder, parameters, _origin(run.info, Source.read(run.path)))
 
 
@@ -258,9 +264,9 @@ def _origin(info: Mapping[str, Any], data: Source) -> list[str]:
             "Licence: for the maker of that file to say",
         ]
     parameters, agents = info.get("parameters", {}), info.get("agents", {})
+    run = f"{info.get('run_id', 'by hand')}, condition {parameters.get('condition', '')}"
     return [
-        f"From: run {info.get('run_id', 'by hand')}, condition {parameters.get('condition', '')}, seed "
-        f"{parameters.get('seed', 0)}",
+        f"From: curated set {run}" if "curated" in info else f"From: run {run}, seed {parameters.get('seed', 0)}",
         *(f"The {role}: {agent_words(agent)}" for role, agent in agents.items()),
         "The built-in adapters were trained on ReDial (Li et al. 2018, CC BY 4.0)",
         f"Profiles: from ratings of {data.credit}",

@@ -64,6 +64,21 @@ def split(ratings: pl.DataFrame, holdout_share: float) -> tuple[pl.DataFrame, pl
     return ranked.filter(~hidden).select(columns), ranked.filter(hidden).select(columns)
 
 
+def rescaled(training: pl.DataFrame, hidden: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Weights of counts relative to the largest of the user's `training` rows alone, at most 1.
+
+    `feedback.Ratings.write` has them relative to all rows, so a large hidden count would make the visible ones small.
+    """
+    most = training.group_by("user_id").agg(pl.col("rating").max().alias("most"))
+
+    def of(rows: pl.DataFrame) -> pl.DataFrame:
+        weight = (pl.col("rating") / pl.col("most").fill_null(1.0)).clip(upper_bound=1.0)
+        joined = rows.join(most, on="user_id", how="left", maintain_order="left")
+        return joined.with_columns(weight.alias("rating")).drop("most")
+
+    return of(training), of(hidden)
+
+
 def scales(visible: pl.DataFrame) -> pl.DataFrame:
     """Each user's own scale from visible ratings: `user_id`, `n`, `mean`, `sd` (population), sorted by user."""
     return query(

@@ -103,6 +103,9 @@ def _fault(messages: Sequence[Mapping[str, str]]) -> str:
     return "" if roles == expected else "a party speaks twice in a row"
 
 
+MANIFEST = "manifest.parquet"  # of a curated set: which split each dialogue is in
+
+
 def split_of(person: str, parameters: ExportParameters) -> str:
     """The split of a person: the same in all exports with the same seed and shares, whatever the run and the role."""
     chance = derive_seed(parameters.seed, "split", person) / 0xFFFFFFFF

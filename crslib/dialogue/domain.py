@@ -142,6 +142,12 @@ class System(_Part):
     request: Text
     asks: Text
 
+    @model_validator(mode="after")
+    def _tell_the_roles_apart(self) -> Self:
+        if len({self.user, self.recommender, self.script}) < 3:
+            raise ValueError("two of user, recommender and script are the same; word them differently")
+        return self
+
 
 class Summary(_Part):
     """Sentences of a preference summary; a part that is left out is not said."""

@@ -16,7 +16,11 @@ import numpy as np
 import polars as pl
 from datasketch import MinHash, MinHashLSH
 
-from crslib.data import exports
+from crslib.config import ExportParameters
+from crslib.data import trl
+from crslib.data.exports import talks
+from crslib.data.source import Source
+from crslib.dialogue.domain import Domain, of_run
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.words import words
 from crslib.errors import CrsError
@@ -41,25 +45,30 @@ MANIFEST: Mapping[str, pl.DataType | type[pl.DataType]] = {
     "split": pl.String,
 }
 _SHINGLE, _PERMUTATIONS = 3, 128
+_SURE = 0.9  # above it `datasketch` has too few bands; candidates are compared exactly anyway
 _RANGE = (0.01, 0.99)  # quantiles of human dialogues between which a length is people's
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What a dialogue must fulfil: its values of all `metrics` (of table `scores`, or `turns`, its length) lie between
-    `low` and `high`. A metric that is undefined for a dialogue says nothing against it."""
+    """What a dialogue must fulfil: its values of all `metrics` (of table `scores`) lie between `low` and `high`.
+
+    A metric that is undefined for a dialogue says nothing against it, unless it has to be `measured`.
+    """
 
     name: str
     words: str
     metrics: tuple[str, ...]
     low: float | None = None
     high: float | None = None
+    measured: bool = False
 
 
 class Pool(NamedTuple):
     """Tables of several runs, with ids that say the run: `1a2b3c4d.u122.0`. `scores` may lack a metric.
 
-    `people`: profile_id → whose ratings it was made from, to keep a person in one split.
+    `people`: profile_id → whose ratings it was made from, to keep a person in one split. `domain`, `source`: what all
+    runs are about, and where their items and ratings come from.
     """
 
     dialogues: pl.DataFrame
@@ -68,13 +77,15 @@ class Pool(NamedTuple):
     items: pl.DataFrame
     scores: pl.DataFrame
     people: Mapping[str, str]
+    domain: Domain
+    source: Source
 
 
 def pooled(runs: Sequence[Run]) -> Pool:
     """The tables of `runs`.
 
-    Raises `CrsError` for a run without dialogues or scores, two that are the same, and where an item differs between
-    their catalogues.
+    Raises `CrsError` for a run without dialogues or scores, two that are the same, and where they are about other data:
+    another domain, another source, or an item that differs between their catalogues.
     """
     tables: defaultdict[str, list[pl.DataFrame]] = defaultdict(list)
     for run in runs:
@@ -88,6 +99,9 @@ def pooled(runs: Sequence[Run]) -> Pool:
             )
     if len({run.run_id for run in runs}) < len(runs):
         raise CrsError("the same run is given twice; give different runs")
+    about, sources = {of_run(run) for run in runs}, {Source.read(run.path) for run in runs}
+    if len(about) > 1 or len(sources) > 1:
+        raise CrsError("the runs are about different domains or data; curate runs on the same data together")
     facts = ["item_id", "title", "year", "kinds", "makers", "people", "attributes", "external_id"]
     items = pl.concat(tables["items"]).unique(facts, keep="first", maintain_order=True).sort("item_id")
     if (twice := items.filter(pl.col("item_id").is_duplicated())).height:
@@ -102,6 +116,8 @@ def pooled(runs: Sequence[Run]) -> Pool:
         items,
         scores,
         people,
+        about.pop(),
+        sources.pop(),
     )
 
 
@@ -118,7 +134,13 @@ def gates(human: Facts, *, reactions: float = 0.8, contradictions: float = 0.0) 
     lengths = talks.group_by("dialogue_id").agg(pl.col("n").sum())["n"]
     words_of = {role: talks.filter(role=role)["n_words"] for role in (USER, RECOMMENDER)}
     return [
-        Gate("leaks", "no prompt held hidden or private text", ("leaked_titles", "leaked_profiles"), high=0),
+        Gate(
+            "leaks",
+            "no prompt held hidden or private text",
+            ("leaked_titles", "leaked_profiles"),
+            high=0,
+            measured=True,
+        ),
         Gate("loops", "no utterance repeats itself", ("user_loops", "recommender_loops"), high=0),
         Gate("titles", "every recommended title exists", ("recommender_validity",), low=1),
         Gate("repeats", "no item is recommended twice", ("repeats",), high=0),
@@ -163,6 +185,8 @@ def _faults(
         for metric in gate.metrics:
             value = value_of.get((dialogue_id, metric))
             if value is None:
+                if gate.measured:
+                    yield gate.name, f"{metric} was not measured"
                 continue
             if gate.low is not None and value < gate.low:
                 yield gate.name, f"{metric} is {value:.3g}, less than {gate.low:.3g}"
@@ -177,8 +201,8 @@ def near_duplicates(turns: pl.DataFrame, threshold: float) -> dict[str, tuple[st
     found by MinHash (Broder 1997; `datasketch`), then compared exactly. In the order of ids, so a duplicate of a
     duplicate is compared with the one that stays.
     """
-    index, shingles, twins = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS), {}, {}
-    for dialogue_id, rows in exports.talks(turns):
+    index, shingles, twins = MinHashLSH(threshold=min(threshold, _SURE), num_perm=_PERMUTATIONS), {}, {}
+    for dialogue_id, rows in talks(turns):
         shingles[dialogue_id] = own = {shingle for row in rows for shingle in _shingles(words(row["text"]))}
         sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
         sketch.update_batch([shingle.encode() for shingle in sorted(own)])
@@ -259,19 +283,16 @@ def choose(candidates: pl.DataFrame, n: int, seed: int) -> list[str]:
     return sorted(chosen)
 
 
-def split_of(person: str, held_out: float, seed: int) -> str:
-    """`test` for a share `held_out` of all persons, else `train`; the same for all dialogues of a person."""
-    return "test" if derive_seed(seed, "split", person) < held_out * 0xFFFFFFFF else "train"
-
-
 def curate(
     pool: Pool, wanted: Sequence[Gate], *, n: int, similarity: float, held_out: float, seed: int
 ) -> pl.DataFrame:
     """The manifest: a row of `MANIFEST` per dialogue, sorted by id.
 
     `n`: how many to keep at most (0: all that pass). `step`: the gate, `DUPLICATE` or `CHOICE` that decided; empty for
-    a dialogue that is kept. `split`: empty for a dialogue that went.
+    a dialogue that is kept. `split`: `test` for a share `held_out` of all persons, else `train`, as `trl.split_of` has
+    it; empty for a dialogue that went. Raises `CrsError` where nobody is left to train on.
     """
+    shares = ExportParameters.parse({"test": held_out, "seed": seed})
     about = strata(pool)
     decided = {row[0]: row[1:] for row in failures(pool, wanted).iter_rows()}
     passed = about.filter(~pl.col("dialogue_id").is_in(list(decided)))
@@ -289,7 +310,7 @@ def curate(
         dialogue_id = row["dialogue_id"]
         stays = dialogue_id in kept
         step, why = ("", "") if stays else decided.get(dialogue_id, (CHOICE, "enough of its kind were chosen"))
-        split = split_of(pool.people[row.pop("profile_id")], held_out, seed) if stays else ""
+        split = trl.split_of(pool.people[row.pop("profile_id")], shares) if stays else ""
         rows.append({**row, "kept": stays, "step": step, "why": why, "split": split})
     return pl.DataFrame(rows, schema=dict(MANIFEST)).sort("dialogue_id")
 
@@ -326,7 +347,8 @@ def write(
     facts = {bool(info.get("parameters", {}).get("facts")) for info in infos}
     if len(facts) > 1:
         raise CrsError("the recommender looked up facts in some of the runs only; curate runs of one kind at a time")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "manifest.parquet").exists():
+    baselines = ", ".join(sorted({info.get("parameters", {}).get("baseline") or "" for info in infos} - {""}))
+    if folder.exists() and any(folder.iterdir()) and not (folder / trl.MANIFEST).exists():
         raise CrsError(f"{folder} holds other files; give a new folder")
     kept = manifest.filter("kept")["dialogue_id"].implode()
     set_ = Run(folder)
@@ -339,7 +361,9 @@ def write(
     }
     for name, table in tables.items():
         set_.write(name, table)
-    write_parquet(manifest, folder / "manifest.parquet")
+    pool.domain.write(folder)
+    pool.source.write(folder)
+    write_parquet(manifest, folder / trl.MANIFEST)
     with writing(folder / "funnel.svg") as temporary:
         temporary.write_text(charts.svg(charts.funnel(steps)), encoding="utf-8")
     sources = [
@@ -350,16 +374,16 @@ def write(
     set_.update(
         run_id=digest([sources, dict(settings), manifest["dialogue_id"].to_list()], "curated"),
         status="success",
-        parameters={"condition": folder.name, "facts": facts.pop() if facts else False},
+        parameters={"condition": folder.name, "facts": facts.pop(), "baseline": baselines},
         curated={"settings": dict(settings), "sources": sources, "steps": steps.to_dicts()},
     )
     with writing(folder / "README.md") as temporary:
-        temporary.write_text(card(set_.info, manifest), encoding="utf-8")
+        temporary.write_text(card(set_.info, manifest, pool.source), encoding="utf-8")
     return set_
 
 
-def card(info: Mapping[str, Any], manifest: pl.DataFrame) -> str:
-    """The data card of a set: what it is made of, every step with its numbers, and where the terms are."""
+def card(info: Mapping[str, Any], manifest: pl.DataFrame, source: Source) -> str:
+    """The data card of a set: what it is made of, every step with its numbers, and whose terms hold."""
     curated = info["curated"]
     kept = manifest.filter("kept")
     counts = kept.group_by("split").len().sort("split")
@@ -381,12 +405,14 @@ def card(info: Mapping[str, Any], manifest: pl.DataFrame) -> str:
             "",
             f"Settings: {', '.join(f'{name} {value}' for name, value in curated['settings'].items())}.",
             "",
-            *(_source(source) for source in curated["sources"]),
+            *(_made(run) for run in curated["sources"]),
+            "- The built-in adapters were trained on ReDial (Li et al. 2018, CC BY 4.0).",
+            f"- Profiles: from ratings of {source.credit}. Licence: that of the ratings, and of the models.",
             "",
         ]
     )
 
 
-def _source(source: Mapping[str, Any]) -> str:
-    agents = "; ".join(f"{role}: {agent_words(agent)}" for role, agent in source["agents"].items())
-    return f"- Run {source['run_id']}, condition {source['condition']}" + (f"; {agents}." if agents else ".")
+def _made(run: Mapping[str, Any]) -> str:
+    agents = "; ".join(f"{role}: {agent_words(agent)}" for role, agent in run["agents"].items())
+    return f"- Run {run['run_id']}, condition {run['condition']}" + (f"; {agents}." if agents else ".")

@@ -54,7 +54,7 @@ def simulate_shard(planned: Plan, shard: Shard, reports: Path, progress: Progres
     run = Run(reports.resolve() / "shards" / planned.run_id / f"{shard.number}-of-{shard.of}")
     with run.lock():
         record = {"run_id": planned.run_id, "shard": [shard.number, shard.of], "parameters_given": dict(planned.given)}
-        run.update(**record, parameters=parameters.model_dump(), inputs=dict(planned.inputs), status=f"shard {shard}")
+        run.update(**record, parameters=parameters.model_dump(), inputs=dict(planned.inputs), status="started")
         if not all(run.has(name) for name in ("profiles", "items", "ratings")):
             values = {field: getattr(parameters, field) for field in parameters.stages["01_profiles"].model_fields}
             pipeline.execute_notebook("01_profiles", run.path, {"run_dir": str(run.path), **values})
@@ -62,7 +62,7 @@ def simulate_shard(planned: Plan, shard: Shard, reports: Path, progress: Progres
         only = shard.ids(list(wanted(population.profiles, parameters)))
         with open_agents(parameters, population, run.path) as (user, recommender), run.journal() as journal:
             simulated = simulate(population, user, recommender, parameters, journal, progress, only)
-        run.update(n_failed=len(simulated.failures), status=f"shard {shard}, done")
+        run.update(n_failed=len(simulated.failures), status="success")
     return run.path
 
 
@@ -102,7 +102,7 @@ def _shard_info(run: Run) -> dict[str, Any]:
     info = run.info
     if not isinstance(info.get("shard"), list) or "parameters_given" not in info:
         raise CrsError(f"{run.path} is no shard; give the folders that `crs run --shard` printed")
-    if not str(info.get("status")).endswith("done"):
+    if info["status"] != "success":
         number, of = info["shard"]
         raise CrsError(f"{run.path} is not done; give `crs run --shard {number}/{of}` with the same parameters again")
     return info

@@ -192,9 +192,8 @@ def _mentioned(turns: pl.DataFrame) -> defaultdict[str, list[tuple[int, str]]]:
 def _own_words(profile: Mapping[str, Any]) -> list[str]:
     lists = ("target_kinds", "liked_kinds", "disliked_kinds", "liked_makers")
     single = (profile.get("target_person"), profile.get("target_maker"))
-    further = [one["value"] for name in ("target_attributes", "liked_attributes") for one in profile.get(name) or ()]
     own = [word for name in lists for word in profile.get(name) or ()]
-    return [*own, *filter(None, single), *further]
+    return [*own, *filter(None, single)]
 
 
 def _note(domain: Domain) -> re.Pattern[str]:

@@ -112,18 +112,20 @@ def read_pairs(path: Path, role: str, domain: Domain, *, fold: bool = False) -> 
     except (OSError, UnicodeDecodeError):
         remedy = "make pairs with `crs prefer ROLE` or `crs imitate ROLE` and give the folder that they fill"
         raise CrsError(f"{path} is not there or not readable, and a run holds no pairs; {remedy}") from None
-    rows = []
+    roles, rows = {domain.system.user: USER, domain.system.recommender: RECOMMENDER}, []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
             prompt, chosen, rejected = ([*_messages(row[name])] for name in ("prompt", "chosen", "rejected"))
-            own = USER if prompt[0].text.startswith(domain.system.user) else RECOMMENDER
+            own = roles.get(prompt[0].text.split("\n")[0], "")
             sides = [[{"role": one.role, "content": one.text} for one in side] for side in (chosen, rejected)]
             rows.append((str(row["context_id"]), trl.conversation(prompt, fold=fold), *sides))
         except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             raise CrsError(f"{path} line {number} is not a pair; make the file again with `crs prefer`") from None
+        if not own:
+            raise CrsError(f"{path} line {number} is not of a talk about {domain.plural}; give --corpus FOLDER")
         if own != role:
             raise CrsError(f"{path} line {number} is a pair of the {own}; give --role {own}")
     return pl.DataFrame(rows, schema=trl.PAIRS, orient="row")

@@ -65,7 +65,17 @@ def imitate(parameters: ImitationParameters, progress: Progress = no_progress) -
                 f"discriminators with a log loss of {about['log_loss']:.3f} and accuracy {about['accuracy']:.2f} on "
                 "dialogues left out"
             )
-            stage = run.Stage(start, folder, seed, source, held_out, limit, parameters.slack, {"key": key, **about})
+            stage = run.Stage(
+                start,
+                folder,
+                seed,
+                source,
+                corpus.domain.name,
+                held_out,
+                limit,
+                parameters.slack,
+                {"key": key, **about},
+            )
             figures = run.optimise(parameters, pairs, stage, progress)
         rows.append((number, *(figures[name] for name in _FIGURES), *(figures[side]["people"] for side in _SIDES)))
         start, limit = folder / f"{parameters.role}.gguf", figures["limit"]

@@ -106,7 +106,7 @@ def train(parameters: TrainingParameters, progress: Progress = no_progress) -> d
     options = asdict(settings) | {"negative_weight": parameters.negative_weight, "without": parameters.without}
     source = f"{len(dialogues)} dialogues of {corpus.credit}"
     card = cards.model_card(parameters, base, figures, options, init, source)
-    _write(model, base, parameters.role, parameters.folder, log, figures, card)
+    _write(model, base, parameters.role, parameters.folder, log, figures, card, corpus.domain.name)
     return figures
 
 
@@ -184,16 +184,16 @@ def make_pairs(parameters: PreferenceParameters, progress: Progress = no_progres
 
 def prefer(parameters: PreferenceParameters, pairs: pl.DataFrame, progress: Progress = no_progress) -> dict[str, Any]:
     """DPO on `pairs` (columns of `preferences.PAIRS`) from the adapter of SFT; see `optimise`."""
-    credit = folder.read(resolve(parameters.corpus)).credit if parameters.corpus else REDIAL
-    source = f"its own continuations of moments in {credit}"
-    stage = Stage(parameters.start, parameters.folder, parameters.seed, source)
+    corpus = training_corpus(parameters)
+    source = f"its own continuations of moments in {corpus.credit}"
+    stage = Stage(parameters.start, parameters.folder, parameters.seed, source, corpus.domain.name)
     return optimise(parameters, pairs, stage, progress)
 
 
 @dataclass(frozen=True)
 class Stage:
     """One training on pairs: the adapter that it starts from, the folder that it fills, and what its card says of the
-    data (`source`).
+    data (`source`). `domain`: the name of what they are about.
 
     `people`: human examples (`examples.SCHEMA`) that must stay as likely: training stops when their loss is above
     `limit` (nats per own token), or with None above their loss at the start plus `slack`. Without `people` nothing is
@@ -204,6 +204,7 @@ class Stage:
     folder: Path
     seed: int
     source: str
+    domain: str
     people: pl.DataFrame | None = None
     limit: float | None = None
     slack: float = 0.0
@@ -259,7 +260,7 @@ def optimise(
         **stage.more,
     }
     card = cards.model_card(parameters, base, figures, asdict(settings) | options, stage.start, stage.source)
-    _write(model, base, parameters.role, stage.folder, log, figures, card)
+    _write(model, base, parameters.role, stage.folder, log, figures, card, stage.domain)
     return figures
 
 
@@ -407,11 +408,12 @@ def _write(
     log: pl.DataFrame,
     figures: Mapping[str, Any],
     card: str,
+    domain: str,
 ) -> None:
-    """Writes the results of a training and removes its checkpoint."""
+    """Writes the results of a training and removes its checkpoint. `domain`: its name, for the adapter."""
     trained = adapter.Adapter.of(model)
     adapter.write_peft(trained, folder / "peft", base.shape.name)
-    adapter.write_gguf(trained, base.shape, folder / f"{role}.gguf", name=f"crs {role}", domain=redial.DOMAIN)
+    adapter.write_gguf(trained, base.shape, folder / f"{role}.gguf", name=f"crs {role}", domain=domain)
     write_parquet(log, folder / "log.parquet")
     for file, content in (("README.md", card), ("figures.json", json.dumps(figures, indent=2) + "\n")):
         with writing(folder / file) as temporary:

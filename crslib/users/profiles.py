@@ -17,7 +17,7 @@ import polars as pl
 
 from crslib import schemas
 from crslib.config import ProfileParameters
-from crslib.data import catalog, histories
+from crslib.data import catalog, histories, titles
 from crslib.data.source import UNKNOWN, Source
 from crslib.dialogue import utterances
 from crslib.dialogue.domain import Domain, fill
@@ -88,6 +88,8 @@ def build(
 
     scales = histories.scales(training)
     kind = source.feedback.kind
+    if kind == "counts":
+        training, hidden = histories.rescaled(training, hidden)
     users = _choose(training, histories.standardise(hidden, scales, kind), parameters)
     visible = histories.standardise(training.join(users, on="user_id", how="semi"), scales, kind)
     hidden = histories.standardise(hidden.join(users, on="user_id", how="semi"), scales, kind)
@@ -191,8 +193,14 @@ def _traits(items: pl.DataFrame, domain: Domain) -> pl.DataFrame:
     `n_ratings`.
 
     `decade`: the time as the domain says it. `best_known`: up to five of the people, those whose items have the most
-    training ratings. `attributes`: those that the domain can speak of.
+    training ratings. `attributes`: those that the domain can speak of,
+    without values that are also a title of the catalogue: a wish or summary must not name what may be a hidden item.
     """
+    keys = {titles.title_key(title) for title in items["title"]}
+    said = [
+        [one for one in further if one["name"] in domain.askable and titles.title_key(one["value"]) not in keys]
+        for further in items["attributes"]
+    ]
     return histories.query(
         """
         WITH persons AS (
@@ -211,7 +219,7 @@ def _traits(items: pl.DataFrame, domain: Domain) -> pl.DataFrame:
         {
             "items": items.with_columns(
                 pl.Series("decade", [domain.period(year) for year in items["year"]], dtype=pl.Int32),
-                pl.col("attributes").list.filter(pl.element().struct.field("name").is_in(domain.askable)),
+                pl.Series("attributes", said, dtype=items.schema["attributes"]),
             )
         },
         {"n_leading": N_LEADING},

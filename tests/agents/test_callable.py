@@ -15,7 +15,7 @@ from crslib.data.catalog import Catalog
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import RecommenderView, UserKnowledge, UserView, View
 from crslib.errors import CrsError
-from crslib.identity import file_sha256
+from crslib.identity import derive_seed, file_sha256
 from tests.support.domains import MOVIES
 from tests.support.titles import bracketed
 
@@ -78,7 +78,9 @@ def test_a_user_gets_its_knowledge_and_leaves_with_none(catalog: Catalog) -> Non
 
 
 def test_seed_and_dialogue_are_given_to_those_who_take_them(catalog: Catalog) -> None:
-    assert asked(agent(lambda turns, seed: f"{seed}", catalog), heard("hi")).text == "7"
+    both = agent(lambda turns, seed, dialogue_id: f"{seed} {dialogue_id}", catalog)
+    seed, name = asked(both, heard("hi")).text.split()
+    assert int(seed) == derive_seed(0, name, 1)  # the run's own seed, 7, would say whose ratings to look up
     one = agent(lambda turns, *, dialogue_id: dialogue_id, catalog)
     called = asked(one, heard("hi")).text
     assert len(called) == 32  # the run's own id would say whose ratings to look up

@@ -26,6 +26,7 @@ from crslib.data.catalog import Catalog
 from crslib.dialogue.utterances import RECOMMENDER, USER, one_line
 from crslib.dialogue.views import Note, RecommenderView, UserKnowledge, UserView, View
 from crslib.errors import CrsError
+from crslib.identity import derive_seed
 from tests.support.anything import JSON, TEXT, nested, paths, replaced
 from tests.support.domains import MOVIES
 
@@ -122,7 +123,7 @@ def test_the_requests(catalog: Catalog) -> None:
     assert recommender == {
         "protocol": 1,
         "role": "recommender",
-        "seed": 7,
+        "seed": derive_seed(0, called, 1),
         "turns": [{"role": "user", "text": "hi", "items": []}],
     }
     assert (greeted["dialogue_id"], len(greeted["turns"])) == ("check", 1)

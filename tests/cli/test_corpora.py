@@ -30,6 +30,7 @@ def test_what_was_understood_is_printed(tmp_path: Path) -> None:
     assert lines[-1] == f"{tmp_path / 'to'}: a corpus about movies"
     assert {path.name for path in (tmp_path / "to").iterdir()} == {
         *(f"{name}.parquet" for name in ("conversations", "utterances", "answers", "items")),
+        "domain.json",
         "source.json",
         "corpus.json",
     }

@@ -118,3 +118,12 @@ def test_only_marks_have_a_z_below_zero() -> None:
         table = histories.standardise(visible, histories.scales(visible), kind)
         assert table["z"].to_list() == pytest.approx(z)
         assert table["liked"].to_list() == [False, True]
+
+
+def test_a_large_hidden_count_makes_no_visible_one_small() -> None:
+    """As written, weights are relative to the user's largest count, hidden or not: ln(1 + n) / ln(1 + 1000)."""
+    rows = [("u", item, math.log(1 + n) / math.log(1001), None) for item, n in (("a", 1), ("b", 10), ("c", 1000))]
+    table = pl.DataFrame(rows, schema=dict(schemas.TABLES["ratings"]), orient="row")
+    visible, hidden = histories.rescaled(table.head(2), table.tail(1))
+    assert visible["rating"].to_list() == pytest.approx([math.log(2) / math.log(11), 1.0])
+    assert hidden["rating"].to_list() == [1.0]

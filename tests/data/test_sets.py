@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from crslib.cli.main import main
 from crslib.data import tables
 from crslib.data.source import Source
+from crslib.dialogue.domain import path_of
 from crslib.errors import CrsError
 
 SETS = Path(__file__).parent / "sets"
@@ -105,7 +106,7 @@ def test_goodbooks(crs: Import, tmp_path: Path) -> None:
         ("Untitled Stones", None, [], ["Ben Ito", "Cy Duarte"]),
     ]
     assert items["attributes"].to_list() == [
-        [{"name": "series", "value": "The Salt Games, #1"}, {"name": "language", "value": "eng"}],
+        [{"name": "series", "value": "The Salt Games"}, {"name": "language", "value": "eng"}],
         [{"name": "language", "value": "eng"}],
         [],
     ]
@@ -154,7 +155,14 @@ def test_last_fm(crs: Import, tmp_path: Path) -> None:
 
 def test_steam(crs: Import, tmp_path: Path) -> None:
     words = ("--ratings", SETS / "steam/steam_reviews.json", "--items", SETS / "steam/steam_games.json")
-    items, ratings, said = crs(*words, "--domain", "games")
+    with pytest.raises(CrsError, match="there is no domain 'games'; shipped are books, movies"):
+        crs(*words, "--domain", "games")
+    (own := tmp_path / "games.yaml").write_text(
+        path_of("books").read_text(encoding="utf-8").replace("name: books", "name: games"), encoding="utf-8"
+    )
+    items, ratings, said = crs(*words, "--domain", own)
+    own.unlink()  # the folder has the words: it may be moved
+    assert tables.domain_of(tmp_path / "to").name == "games"
     assert items.select("item_id", "title", "year", "kinds", "makers").rows() == [
         ("328100", "Iron Quay", 2017, ["strategy"], ["Moss", "Fern"]),
         ("725280", "Lost Lamp", 2018, ["action", "casual"], ["Kotori"]),

@@ -286,7 +286,7 @@ def test_any_json_in_any_field_is_an_answer_or_a_sentence(
         assert is_sentence(error)
     else:
         assert answer.text.encode().decode() == answer.text
-        assert (answer.tokens_in, answer.tokens_out) >= (0, 0)
+        assert min(answer.tokens_in, answer.tokens_out) >= 0
 
 
 MODELS = json.loads(models("m", "a"))
@@ -522,7 +522,9 @@ def test_each_host_has_a_key_of_its_own_and_none_goes_unencrypted(url: str, vari
     assert (key_variable(url), may_have_key(url)) == (variable, sent)
 
 
-@given(st.lists(st.from_regex(r"[a-z0-9]+(-[a-z0-9]+)?", fullmatch=True), min_size=1, max_size=4), st.text("ab.-_"))
+@given(
+    st.lists(st.from_regex(r"[ab]{1,2}(-[ab])?", fullmatch=True), min_size=1, max_size=3), st.text("ab.-_", max_size=8)
+)
 def test_no_other_host_has_the_variable_of_a_host(labels: list[str], other: str) -> None:
     host = ".".join(labels)
     if other not in (host, ""):

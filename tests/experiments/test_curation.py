@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 
 from crslib import schemas
 from crslib.cli.main import main
-from crslib.config import resolve
+from crslib.config import ExportParameters, resolve
+from crslib.data import exports
+from crslib.data.source import Source
 from crslib.errors import CrsError
 from crslib.experiments import curation
 from crslib.experiments.curation import Gate, Pool
 from crslib.metrics import reference
 from crslib.store import Run
 from tests.conftest import make_profiles
+from tests.support.domains import BOOKS, MOVIES
 
 GATES = [
     Gate("leaks", "no leak", ("leaked_titles", "leaked_profiles"), high=0),
@@ -73,7 +76,7 @@ def pool(items: pl.DataFrame, talks: dict[str, list[str]], scores: dict[tuple[st
         orient="row",
     )
     people = {f"p{name}": f"person {name}" for name in talks}
-    return Pool(dialogues, turns, profiles, items, table, people)
+    return Pool(dialogues, turns, profiles, items, table, people, MOVIES, Source())
 
 
 def curated(given_: Pool, n: int = 0, held_out: float = 0.0) -> dict[str, tuple[bool, str, str]]:
@@ -166,12 +169,29 @@ def test_the_choice_depends_on_no_order_and_each_stratum_gives_its_part(
     assert all(given_[key] == total[key] or given_[key] >= most - 1 for key in total)
 
 
-@given(st.sets(st.text(min_size=1, max_size=6), min_size=1, max_size=30), st.floats(0, 1), st.integers(0, 9))
-def test_a_person_is_in_one_split(persons: set[str], share: float, seed: int) -> None:
-    for person in persons:
-        assert curation.split_of(person, share, seed) == curation.split_of(person, share, seed)
-        assert curation.split_of(person, 0, seed) == "train"
-        assert curation.split_of(person, 1, seed) == "test"
+def test_a_person_is_in_one_split_and_the_share_is_held_out(items: pl.DataFrame) -> None:
+    """Two dialogues each of sixty people."""
+    talks = {
+        f"{number}.{copy}": [f"hello {number} {copy} friend", TEXTS["b"][1]] for number in range(60) for copy in "ab"
+    }
+    given_ = pool(items, talks, {})
+    given_ = given_._replace(people={profile: profile.removeprefix("p").split(".")[0] for profile in given_.people})
+    manifest = curation.curate(given_, [], n=0, similarity=1.0, held_out=0.3, seed=1)
+    splits = manifest.with_columns(person=pl.col("dialogue_id").str.split(".").list.first()).group_by("person")
+    assert splits.agg(pl.col("split").n_unique())["split"].to_list() == [1] * 60
+    assert 20 <= manifest["split"].to_list().count("test") <= 54  # 36 of 120 are expected
+    assert set(curation.curate(given_, [], n=0, similarity=1.0, held_out=0, seed=1)["split"]) == {"train"}
+
+
+def test_what_was_never_audited_does_not_pass_for_clean(items: pl.DataFrame) -> None:
+    gates = curation.gates(reference.read(resolve("data/human")).facts)[:1]
+    for scores, why in (
+        ({}, "leaked_titles was not measured"),
+        ({("a", "leaked_titles"): 0.0}, "leaked_profiles was not measured"),
+        ({("a", "leaked_titles"): 0.0, ("a", "leaked_profiles"): 0.0}, None),
+    ):
+        failed = curation.failures(pool(items, {"a": TEXTS["a"]}, scores), gates)["why"].to_list()
+        assert failed == ([] if why is None else [why])
 
 
 def test_lengths_of_people_are_the_range() -> None:
@@ -195,17 +215,19 @@ def stored(folder: Path, run_id: str, given_: Pool, **parameters: Any) -> Run:
 
 
 def test_several_runs_become_one_set_that_exports_take(items: pl.DataFrame, tmp_path: Path) -> None:
-    first = stored(tmp_path / "one", "1" * 16, pool(items, {"u": TEXTS["a"]}, {}))
-    second = stored(tmp_path / "two", "2" * 16, pool(items, {"u": TEXTS["b"], "v": TEXTS["c"]}, {}))
-    command = ["curate", str(first.path), str(second.path), "--to", str(tmp_path / "set"), "--held-out", "0.5"]
+    clean = {(one, metric): 0.0 for one in "uv" for metric in ("leaked_titles", "leaked_profiles")}
+    first = stored(tmp_path / "one", "1" * 16, pool(items, {"u": TEXTS["a"]}, clean))
+    second = stored(tmp_path / "two", "2" * 16, pool(items, {"u": TEXTS["b"], "v": TEXTS["c"]}, clean))
+    for run in (first, second):
+        Source(name="Mine", licence="ask me").write(run.path)
+        BOOKS.write(run.path)
+    command = ["curate", str(first.path), str(second.path), "--to", str(tmp_path / "set"), "--held-out", "0"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     manifest = pl.read_parquet(tmp_path / "set" / "manifest.parquet")
     assert dict(manifest.schema) == dict(curation.MANIFEST)
     assert manifest.filter("kept")["dialogue_id"].to_list() == ["11111111.u", "22222222.u"]
     assert manifest.filter(dialogue_id="22222222.v")["why"].item().endswith("are those of 11111111.u")
-    # One person talked in both runs (user ids are equal), and stands in one split.
-    assert manifest.filter("kept")["split"].n_unique() == 1
     made = Run(tmp_path / "set")
     assert made.read("profiles")["profile_id"].to_list() == ["11111111.pu", "22222222.pu"]
     assert not made.has("holdouts")
@@ -214,10 +236,32 @@ def test_several_runs_become_one_set_that_exports_take(items: pl.DataFrame, tmp_
     again = {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()}
     assert CliRunner().invoke(main, command).exit_code == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()} == again
+    assert (
+        "from ratings of Mine; licence: ask me. Licence: that of the ratings"
+        in (tmp_path / "set/README.md").read_text()
+    )
     export = ["export", str(tmp_path / "set"), "--as", "trl", "--role", "recommender", "--to", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, [*export, "--test", "0.5"])
+    assert "has been split when it was curated; leave --validation and --test out" in result.output
     assert CliRunner().invoke(main, export).exit_code == 0
     rows = [json.loads(line) for line in (tmp_path / "out" / "recommender.jsonl").read_text().splitlines()]
     assert len(rows) == 2
+    assert {row["messages"][0]["content"] for row in rows} == {BOOKS.system.recommender}
+    assert "licence: ask me" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_what_a_set_holds_out_is_in_no_file_to_train_on(items: pl.DataFrame, tmp_path: Path) -> None:
+    talks = {f"u{number}": [f"hello {number} my friend", TEXTS["b"][1]] for number in range(12)}
+    clean = {(one, metric): 0.0 for one in talks for metric in ("leaked_titles", "leaked_profiles")}
+    run = stored(tmp_path / "one", "1" * 16, pool(items, talks, clean))
+    both = curation.pooled([run])
+    manifest = curation.curate(both, [], n=0, similarity=1.0, held_out=0.4, seed=3)
+    made = curation.write(both, manifest, curation.funnel(manifest, []), [run], {}, tmp_path / "set")
+    exports.write_trl(made, "recommender", tmp_path / "out", ExportParameters())
+    for split, name in (("train", "recommender.jsonl"), ("test", "recommender-test.jsonl")):
+        written = [json.loads(line)["dialogue_id"] for line in (tmp_path / "out" / name).read_text().splitlines()]
+        assert sorted(written) == manifest.filter(split=split)["dialogue_id"].to_list()
+        assert written
 
 
 def test_what_cannot_be_curated_is_said(items: pl.DataFrame, tmp_path: Path) -> None:
@@ -226,6 +270,10 @@ def test_what_cannot_be_curated_is_said(items: pl.DataFrame, tmp_path: Path) -> 
         curation.pooled([Run(tmp_path / "none")])
     with pytest.raises(CrsError, match="the same run is given twice"):
         curation.pooled([plain, plain])
+    of_books = stored(tmp_path / "books", "4" * 16, pool(items, {"u": TEXTS["b"]}, {}))
+    BOOKS.write(of_books.path)
+    with pytest.raises(CrsError, match="the runs are about different domains or data"):
+        curation.pooled([plain, of_books])
     renamed = items.with_columns(title=pl.col("title") + "!")
     other = stored(tmp_path / "two", "2" * 16, pool(renamed, {"u": TEXTS["b"]}, {}))
     with pytest.raises(CrsError, match="item '1' differs between the runs' catalogues"):

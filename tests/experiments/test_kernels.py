@@ -130,6 +130,7 @@ def test_the_place_that_refuses_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.usefixtures("usual_signals")
 def test_a_signal_ends_what_is_open_once(number: signal.Signals) -> None:
     closed = []
     with pytest.raises(SystemExit) as caught, kernels.ended_by_signals():

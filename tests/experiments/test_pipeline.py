@@ -202,6 +202,7 @@ def test_a_full_disk_is_recorded_and_the_run_continues_later(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.usefixtures("usual_signals")
 def test_a_signal_cancels_a_run_and_the_same_call_goes_on(
     ending: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,7 @@ def test_shards_make_the_dialogues_of_the_run_in_one_piece(tmp_path: Path) -> No
     with pytest.raises(CrsError, match="shards 2/2 are missing"):
         shards.merged([first], tmp_path)
     second = shards.simulate_shard(planned, Shard(2, 2), tmp_path)
-    assert Run(first).info["status"] == "shard 1/2, done"
+    assert Run(first).info["status"] == "success"
     merged = shards.merged([second, first], tmp_path)
     assert merged.run.path == planned.run.path
     population, parameters = Population.read(Run(first)), merged.parameters
@@ -53,10 +53,8 @@ def test_shards_make_the_dialogues_of_the_run_in_one_piece(tmp_path: Path) -> No
     assert pl.DataFrame(turns, schema=whole.schema).sort("dialogue_id", "turn").equals(whole)
 
 
-def stored(folder: Path, run_id: str, shard: list[int] | None, status: str = "done") -> Path:
-    Run(folder).update(
-        run_id=run_id, shard=shard, status=f"shard, {status}", parameters_given={"weights": "Q8_0"}, inputs={}
-    )
+def stored(folder: Path, run_id: str, shard: list[int] | None, status: str = "success") -> Path:
+    Run(folder).update(run_id=run_id, shard=shard, status=status, parameters_given={"weights": "Q8_0"}, inputs={})
     return folder
 
 

@@ -170,4 +170,4 @@ def dialogues(run: Path) -> list[str]:
 def is_sentence(errors: str) -> bool:
     """Whether what a failed call wrote is one sentence, no traceback."""
     lines = [line for line in errors.splitlines() if line.strip() and "Warning" not in line]
-    return len([line for line in lines if line.startswith("crs: ")]) == 1 and "Traceback" not in errors
+    return len(lines) == 1 and lines[0].startswith("crs: ")

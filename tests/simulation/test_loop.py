@@ -512,7 +512,7 @@ def test_grounding_hears_what_was_said_and_nothing_private(tmp_path: Path, items
 @pytest.fixture(scope="module")
 def real():
     """The built-in data of four people, and a function that simulates some of them with the real models."""
-    built = profile_building.build(*tables.load(ROOT / "data"), ProfileParameters(n_profiles=4))
+    built = profile_building.build(*tables.load(ROOT / "data"), ProfileParameters(n_profiles=4), MOVIES)
     population = Population(built.profiles, built.items, built.training, MOVIES)
 
     def talk(folder: Path, chosen: pl.DataFrame, progress=lambda done, total: None, threads: int = 2, **parameters):

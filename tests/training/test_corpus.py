@@ -135,7 +135,7 @@ def test_an_imported_corpus_is_exported_by_the_command(items: pl.DataFrame, tmp_
     for part in ("train", "test"):
         about = folder.About(form="pearl", file="f.json", sha256="0", part=part)
         told = replace(talk(), summary="You like crime.", attributes="comedy movie", targets=("2",))
-        folder.write(folder.Corpus([told], items, source, about), tmp_path / part)
+        folder.write(folder.Corpus([told], items, source, about, MOVIES), tmp_path / part)
     words = ["export", "--as", "trl", "--role", "user", "--to", str(tmp_path / "to"), "--corpus"]
     result = CliRunner().invoke(main, [*words, str(tmp_path / "train")])
     assert (result.exit_code, result.output) == (0, f"{tmp_path / 'to/user.jsonl'}\n")

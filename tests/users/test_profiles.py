@@ -15,7 +15,7 @@ from crslib.dialogue import utterances
 from crslib.errors import CrsError
 from crslib.users import profiles
 from crslib.users.targets import Target, further_trait, relax
-from tests.support.domains import MOVIES
+from tests.support.domains import BOOKS, MOVIES
 
 GENRES = ["action", "comedy", "drama", "horror", "romance", "sci-fi"]
 
@@ -433,3 +433,13 @@ def test_lifts_by_hand() -> None:
     ]
     expected = [0.0, math.log(21 / 20.6), 0.0, math.log(21 / 20.6), 0.0]
     assert lifts["affinity"].to_list() == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_tag_that_is_a_title_of_the_catalogue_is_neither_wish_nor_summary() -> None:
+    rows = [item(1, "Star Wars", 1977, ["sci-fi"]), item(2, "Alien", 1979, ["sci-fi"])]
+    tags = [[{"name": "tag", "value": value} for value in ("star wars", "space", "Alien")]] * 2
+    frame = items_frame(rows).with_columns(pl.Series("attributes", tags, dtype=schemas.TABLES["items"]["attributes"]))
+    domain = BOOKS
+    assert "tag" in domain.askable
+    said = profiles._traits(frame.with_columns(pl.lit(1, pl.Int32).alias("n_ratings")), domain)["attributes"].to_list()
+    assert said == [[{"name": "tag", "value": "space"}]] * 2

@@ -18,8 +18,7 @@ from crslib.data.catalog import Catalog
 from crslib.data.corpora.base import Contents, Dialogue, Item, Mention, Turn
 from crslib.data.corpora.linking import Titles, linked
 from crslib.data.source import Source
-from crslib.dialogue import domain
-from crslib.dialogue.domain import Domain
+from crslib.dialogue.domain import Domain, of_run
 from crslib.errors import CrsError
 
 TEST = "test"  # a part of a corpus that nothing is trained on
@@ -41,17 +40,13 @@ class About(BaseModel):
 
 @dataclass(frozen=True)
 class Corpus:
-    """Human dialogues, table `items` of what they may name, and where both come from."""
+    """Human dialogues, table `items` of what they may name, where both come from, and what they are about."""
 
     dialogues: Sequence[Dialogue]
     items: pl.DataFrame
     source: Source
     about: About
-
-    @property
-    def domain(self) -> Domain:
-        """What the dialogues are about."""
-        return domain.read(self.source.domain)
+    domain: Domain
 
     @property
     def credit(self) -> str:
@@ -59,7 +54,7 @@ class Corpus:
         return self.source.credit + (f"; its {self.about.part} part" if self.about.part else "")
 
 
-def made(contents: Contents, items: pl.DataFrame, titles: str, source: Source, about: About) -> Corpus:
+def made(contents: Contents, items: pl.DataFrame, titles: str, source: Source, about: About, domain: Domain) -> Corpus:
     """The corpus in `contents`, titles linked to the catalogue `items` (table `items`).
 
     `titles`: which titles are linked: `marked`, those that the file marks; `all`, also those that `Catalog.bracketed`
@@ -67,14 +62,14 @@ def made(contents: Contents, items: pl.DataFrame, titles: str, source: Source, a
     already. Raises `CrsError` for a file without dialogues and for two dialogues of one id.
     """
     if not any(one.turns for one in contents.dialogues):
-        raise CrsError(f"{about.file} holds no dialogues about {source.domain}; give a file with at least one")
+        raise CrsError(f"{about.file} holds no dialogues about {domain.plural}; give a file with at least one")
     ids = [one.dialogue_id for one in contents.dialogues]
     if len(set(ids)) < len(ids):
         twice = next(one for place, one in enumerate(ids) if one in ids[:place])
         raise CrsError(f"{about.file} holds two dialogues with the id {twice!r}; give each its own")
     dialogues = [one for one in contents.dialogues if one.turns]
     if titles != "own":
-        catalog = Catalog(items, domain.read(source.domain))
+        catalog = Catalog(items, domain)
         spot = items.height > 0 and (titles == "all" or (titles == "auto" and not contents.marked))
         dialogues = [linked(one, catalog, spot=spot) for one in dialogues]
     count = Titles.of(dialogues, frozenset(items["item_id"]))
@@ -82,7 +77,7 @@ def made(contents: Contents, items: pl.DataFrame, titles: str, source: Source, a
     facts = contents.facts.filter(pl.col("item_id").is_in(named))
     left_out = dict(contents.left_out) | {"left out, dialogues without words": len(ids) - len(dialogues)}
     lines = (*_lines(dialogues, count), *_lacking(dialogues), *(_left_out(left_out)))
-    return Corpus(dialogues, pl.concat([items, facts]), source, about.model_copy(update={"lines": lines}))
+    return Corpus(dialogues, pl.concat([items, facts]), source, about.model_copy(update={"lines": lines}), domain)
 
 
 def _lines(dialogues: Sequence[Dialogue], count: Titles) -> list[str]:
@@ -129,6 +124,7 @@ def write(corpus: Corpus, folder: Path) -> None:
         store.write_parquet(schemas.check(frame, name), folder / f"{name}.parquet")
     store.write_parquet(schemas.check(corpus.items, "items"), folder / "items.parquet")
     corpus.source.write(folder)
+    corpus.domain.write(folder)
     with store.writing(folder / "corpus.json") as temporary:
         temporary.write_text(corpus.about.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
@@ -146,7 +142,7 @@ def read(folder: Path) -> Corpus:
         name: store.read_parquet(folder / f"{name}.parquet", name)
         for name in ("conversations", "utterances", "answers", "items")
     }
-    return Corpus(_dialogues(tables), tables["items"], Source.read(folder), about)
+    return Corpus(_dialogues(tables), tables["items"], Source.read(folder), about, of_run(store.Run(folder)))
 
 
 def _tables(dialogues: Sequence[Dialogue]) -> dict[str, pl.DataFrame]:

@@ -8,12 +8,14 @@ import polars as pl
 
 from crslib import schemas, store
 from crslib.config import resolve
+from crslib.data import tables
 from crslib.data.corpora import ccpe, cikm, folder, forms, inspired, opendialkg, pearl, redial
 from crslib.data.corpora.base import Contents, Dialogue, Item, conversation
 from crslib.data.corpora.stored import Stored
 from crslib.data.source import NOT_STATED, Source
 from crslib.dialogue import domain as domains
 from crslib.dialogue import utterances
+from crslib.dialogue.domain import Domain
 from crslib.errors import CrsError
 from crslib.identity import file_sha256
 
@@ -85,17 +87,18 @@ def import_dialogues(
         raise CrsError(f"{path} does not exist; give a file of dialogues")
     own = form == "redial" and data is None
     items, about = _catalogue(data, domain, own)
+    spoken_of = tables.domain_of(data, domain or "auto") if data else domains.read(domain or about)
     domain = domain or about
     if not part and _one_file(path):
         part = next((kind for start, kind in _PARTS.items() if path.name.lower().startswith(start)), "")
     elif not part:
         part = "train"
-    contents = _contents(path, form, domain, part)
+    contents = _contents(path, form, spoken_of, part)
     given = {name: value for name, value in (stated or {}).items() if value}
     source = SOURCES.get(form, Source()).model_copy(update={**given, "domain": domain})
     hashed = file_sha256(path) if path.is_file() else NOT_STATED
     made = folder.About(form=form, file=path.name, sha256=hashed, part=part)
-    corpus = folder.made(contents, items, "own" if own else titles, source, made)
+    corpus = folder.made(contents, items, "own" if own else titles, source, made, spoken_of)
     folder.write(corpus, to)
     return corpus
 
@@ -121,7 +124,7 @@ def _one_file(path: Path) -> bool:
     return path.is_file() and path.suffix != ".zip"
 
 
-def _contents(path: Path, form: str, domain: str, part: str) -> Contents:
+def _contents(path: Path, form: str, domain: Domain, part: str) -> Contents:
     if form == "redial":
         if _one_file(path):
             return Contents(tuple(redial.read_file(path)), True)
@@ -129,12 +132,12 @@ def _contents(path: Path, form: str, domain: str, part: str) -> Contents:
             raise CrsError(f"ReDial has no part {part!r}; give --part train or test")
         return Contents(tuple(redial.read(path, part)), True)  # type: ignore[arg-type]
     if form == "opendialkg":
-        return opendialkg.read(path, domain)
+        return opendialkg.read(path, domain.name)
     if form in SOURCES:
-        if domain != "movies":
+        if domain.name != redial.DOMAIN:
             raise CrsError(f"{SOURCES[form].name} is about movies; leave --domain out")
         return {"pearl": pearl, "inspired": inspired, "ccpe": ccpe, "cikm": cikm}[form].read(path)
-    stored = forms.read(path, form, domains.read(domain))
+    stored = forms.read(path, form, domain)
     marked = any(utterances.mentions(said.text) for one in stored for said in one.said)
     return Contents(tuple(map(_dialogue, stored)), marked)
 

@@ -12,7 +12,7 @@ from crslib.config import ROOT, RunParameters
 from crslib.errors import CrsError
 from crslib.experiments.doctor.base import MIB, Finding, entries, line, size
 from crslib.identity import file_sha256
-from crslib.store import Run, check_writable, registry
+from crslib.store import Run, check_writable, record_in, registry
 
 MEMORY = 1024 * MIB
 """Bytes of memory for a run: its peak is some 1,400 MiB, of which mapped weights can be read again."""
@@ -177,13 +177,6 @@ def _damage(run: Run) -> list[str]:
                 found.append(f"{name} is not as it was made")
     journal = run.path / "journal.jsonl"
     lines = journal.read_bytes().split(b"\n")[:-1] if journal.is_file() else []
-    if torn := [str(number) for number, line in enumerate(lines, 1) if not _is_record(line)]:
+    if torn := [str(number) for number, line in enumerate(lines, 1) if record_in(line) is None]:
         found.append(f"journal.jsonl is damaged in line {', '.join(torn[:5])}")
     return found
-
-
-def _is_record(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line.decode())["key"], str)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
