@@ -52,16 +52,16 @@ def n_threads(threads: int) -> int:
     return threads or os.cpu_count() or 1
 
 
-def _outside_identity(default: Any, **rules: Any) -> Any:
+def outside_identity(default: Any, **rules: Any) -> Any:
     return Field(default, json_schema_extra={"identity": False}, **rules)
 
 
-def _path(default: str, **rules: Any) -> Any:
+def path_field(default: str, **rules: Any) -> Any:
     return Field(default, json_schema_extra={"identity": False, "path": True}, **rules)
 
 
 def _script_prompt() -> Any:
-    return _path("data/prompts/script.md", description="told to a model without adapter that writes both sides")
+    return path_field("data/prompts/script.md", description="told to a model without adapter that writes both sides")
 
 
 def _marked(field: FieldInfo, mark: str, default: bool) -> bool:
@@ -157,8 +157,10 @@ def _absolute(name: str, value: str) -> str:
 class ProfileParameters(Parameters):
     """`01_profiles`: who is simulated, and which part of their history is known or hidden."""
 
-    data: str = _path("data", description="folder with items.parquet and ratings.parquet")
-    domain: str = _path("auto", description="what the talk is about: a name or a file; auto: as the data folder says")
+    data: str = path_field("data", description="folder with items.parquet and ratings.parquet")
+    domain: str = path_field(
+        "auto", description="what the talk is about: a name or a file; auto: as the data folder says"
+    )
     n_profiles: int = Field(64, ge=1, lt=1 << 31, description="profiles simulated")
     target_mode: Literal["heldout", "taste"] = Field("heldout", description="where target attributes come from")
     holdout_share: float = Field(
@@ -166,7 +168,7 @@ class ProfileParameters(Parameters):
     )
     min_k: int = Field(20, ge=1, lt=1 << 31, description="catalogue items that must match the target attributes")
     summary_style: Literal["template", "model"] = Field("template", description="how summaries are worded")
-    summary_model: str = _path(
+    summary_model: str = path_field(
         "smollm2", description="GGUF, or openai:MODEL@URL, that words summaries if summary_style is model"
     )
 
@@ -175,18 +177,20 @@ class SimulationParameters(Parameters):
     """`02_simulate`: two models and how they talk."""
 
     condition: str = Field("interplay", min_length=1, description="name of the condition in tables and charts")
-    user_model: str = _path(
+    user_model: str = path_field(
         BUILT_IN,
         min_length=1,
         description="smollm2, GGUF file, openai:MODEL@URL, python:module:function, http://… or agenda",
     )
-    user_adapter: str = _path("auto", description="LoRA GGUF; auto: the built-in one for smollm2; empty: none")
-    user_prompt: str = _path("data/prompts/user.md", description="told to a model without adapter; empty: nothing")
-    recommender_model: str = _path(
+    user_adapter: str = path_field("auto", description="LoRA GGUF; auto: the built-in one for smollm2; empty: none")
+    user_prompt: str = path_field("data/prompts/user.md", description="told to a model without adapter; empty: nothing")
+    recommender_model: str = path_field(
         BUILT_IN, min_length=1, description="smollm2, GGUF file, openai:MODEL@URL, python:module:function or http://…"
     )
-    recommender_adapter: str = _path("auto", description="LoRA GGUF; auto: the built-in one for smollm2; empty: none")
-    recommender_prompt: str = _path(
+    recommender_adapter: str = path_field(
+        "auto", description="LoRA GGUF; auto: the built-in one for smollm2; empty: none"
+    )
+    recommender_prompt: str = path_field(
         "data/prompts/recommender.md", description="told to a model without adapter; empty: nothing"
     )
     weights: Literal["fastest", "Q8_0", "BF16", "F16", "Q4_0", "as they are"] = Field(
@@ -208,7 +212,7 @@ class SimulationParameters(Parameters):
         0.29, ge=0, le=5, description="choice of a title: exponent of the model without a dialogue, divided out"
     )
     resample: int = Field(4, ge=1, description="most draws of an utterance: until one goes with what its speaker knows")
-    discriminators: str = _path(
+    discriminators: str = path_field(
         "", description="folder with user.json and recommender.json, which weigh all draws; empty: none"
     )
     memory: bool = Field(True, description="private notes: what the user remembers or thinks of mentioned items")
@@ -216,7 +220,7 @@ class SimulationParameters(Parameters):
         False,
         description="catalogue facts of mentioned items in the recommender's view, for adapters trained so",
     )
-    styles: str = _path(
+    styles: str = path_field(
         "", description="how each party writes is drawn from it, for adapters trained with styles; empty: no styles"
     )
     temperature: float = Field(1.0, ge=0, le=5, description="of words; 0 is greedy")
@@ -229,19 +233,17 @@ class SimulationParameters(Parameters):
     n_ctx: int = Field(768, ge=128, description="context of one dialogue, in tokens; at least 2048 for told models")
     width: int = Field(12, ge=1, le=256, description="utterances decoded at once; part of the engine's identity")
     n_gpu_layers: int = Field(0, ge=-1, lt=1 << 31, description="layers on a GPU, in CUDA and Metal builds; -1: all")
-    threads: int = _outside_identity(
+    threads: int = outside_identity(
         0, ge=0, le=1024, description="CPU threads; 0 is all of them; never changes the text"
     )
-    max_concurrency: int = _outside_identity(16, ge=1, le=9999, description="requests to servers at the same time")
-    requests_per_minute: int = _outside_identity(
-        0, ge=0, description="most requests to servers a minute; 0: any number"
-    )
-    tokens_per_minute: int = _outside_identity(0, ge=0, description="most tokens of servers a minute; 0: any number")
-    timeout: float = _outside_identity(120.0, gt=0, le=86_400, description="seconds that a server has for one answer")
-    price_in: float = _outside_identity(
+    max_concurrency: int = outside_identity(16, ge=1, le=9999, description="requests to servers at the same time")
+    requests_per_minute: int = outside_identity(0, ge=0, description="most requests to servers a minute; 0: any number")
+    tokens_per_minute: int = outside_identity(0, ge=0, description="most tokens of servers a minute; 0: any number")
+    timeout: float = outside_identity(120.0, gt=0, le=86_400, description="seconds that a server has for one answer")
+    price_in: float = outside_identity(
         0.0, ge=0, le=1e9, description="money per million tokens sent to servers; 0: not known"
     )
-    price_out: float = _outside_identity(
+    price_out: float = outside_identity(
         0.0, ge=0, le=1e9, description="money per million tokens servers write; 0: not known"
     )
 
@@ -282,11 +284,13 @@ class BaselineParameters(SimulationParameters):
 class EvaluationParameters(Parameters):
     """`03_evaluate`: what dialogues are compared with, and how precise intervals are."""
 
-    human: str = _path("data/human", description="folder with the statistics of human dialogues")
+    human: str = path_field("data/human", description="folder with the statistics of human dialogues")
     judged_by: Literal["own", "another"] = Field(
         "own", description="whose profile dialogues are evaluated with; another: a control"
     )
-    redial: str = _path("", description="ReDial's zip or folder, for metrics that need human text; empty: without them")
+    redial: str = path_field(
+        "", description="ReDial's zip or folder, for metrics that need human text; empty: without them"
+    )
     n_bootstrap: int = Field(1000, ge=100, le=1_000_000, description="resamples of dialogues behind each 95 % interval")
 
 
@@ -300,12 +304,12 @@ class QuickstartParameters(Parameters):
 class OwnParameters(Parameters):
     """`07_your_own`: your recommender beside another one, with the same simulated users."""
 
-    recommender_model: str = _path(
+    recommender_model: str = path_field(
         "python:data/protocol/newest.py:reply",
         description="yours: python:module:function, http://… or dialoguekit:module:Class",
     )
-    other_model: str = _path("smollm2", description="the recommender beside it; smollm2 is the built-in one")
-    user_model: str = _path("smollm2", description="who both talk with; smollm2 is the built-in one")
+    other_model: str = path_field("smollm2", description="the recommender beside it; smollm2 is the built-in one")
+    user_model: str = path_field("smollm2", description="who both talk with; smollm2 is the built-in one")
     n_profiles: int = Field(30, ge=1, description="profiles simulated; below 30 no difference is called significant")
     max_turns: int = Field(12, ge=1, description="longest dialogue, in turns of both parties")
     n_bootstrap: int = Field(1000, ge=100, description="resamples of dialogues behind each 95 % interval")
@@ -316,9 +320,9 @@ class PeopleParameters(Parameters):
 
     runs: list[str] = Field([], description="folders of runs, or of one sweep or study; none: the newest sweep")
     n_pairs: int = Field(20, ge=1, description="pairs to compare, attention checks aside")
-    redial: str = _path("", description="ReDial's zip or folder: a real dialogue in every pair; empty: none")
+    redial: str = path_field("", description="ReDial's zip or folder: a real dialogue in every pair; empty: none")
     rater: str = Field("", description="who rates in this notebook; empty: who types a name")
-    judge: str = _path("", description="Parquet of a judge's votes on the same runs; empty: none")
+    judge: str = path_field("", description="Parquet of a judge's votes on the same runs; empty: none")
 
 
 class ExportParameters(Parameters):
@@ -335,122 +339,6 @@ class ExportParameters(Parameters):
         if self.validation + self.test >= 1:
             raise ValueError(f"validation {self.validation} and test {self.test} leave nobody to train on; lower one")
         return self
-
-
-class CorpusParameters(Parameters):
-    """Which human dialogues are read, and by which base model."""
-
-    redial: str = _path("data/raw/redial/redial_dataset.zip", description="ReDial's zip or folder; see crs data fetch")
-    corpus: str = _path("", description="folder of crs data import-dialogues, instead of ReDial; empty: ReDial")
-    skip: int = Field(0, ge=0, description="first dialogues to skip, for example those that init was trained on")
-    limit: int = Field(0, ge=0, description="most dialogues used after the skipped ones; 0: all")
-    model: str = _path("smollm2", description="GGUF of the base; smollm2 is the built-in one")
-    threads: int = _outside_identity(0, ge=0, description="CPU threads; 0 is all of them")
-
-
-class LearningParameters(CorpusParameters):
-    """What every training needs: dialogues, a base model, and a device."""
-
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device to train on")
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
-        "auto", description="of matrix products; auto: bfloat16 where the device supports it, else float32"
-    )
-
-
-class TrainingParameters(LearningParameters):
-    """`06_train` and `crs train`: which adapter, from which dialogues, for how long."""
-
-    role: Literal["user", "recommender", "scripted", "user-target"] = Field(
-        "user", description="whose utterances are learned"
-    )
-    init: str = _path("", description="adapter to start from, PEFT folder or GGUF; empty: a new one")
-    to: str = _path("", description="folder for the adapter; empty: reports/training/ROLE")
-    epochs: int = Field(3, ge=1, description="passes over the dialogues")
-    lr: float = Field(2e-3, gt=0, description="peak learning rate")
-    negative_weight: int = Field(1, ge=1, description="copies of each dialogue in which something is disliked")
-    validation: float = Field(0.05, ge=0, lt=1, description="share of dialogues, by person, held out for validation")
-    without: Literal["", "notes", "summary and attributes", "facts", "style"] = Field(
-        "", description="ablation: part removed from the role's view; empty: none"
-    )
-
-    @model_validator(mode="after")
-    def _private(self) -> Self:
-        users = ("user", "user-target")
-        having = {"facts": ("recommender",), "style": (*users, "recommender")}.get(self.without, users)
-        if self.without and self.role not in having:
-            raise ValueError(f"without = {self.without!r} is for {' and '.join(having)}; leave it out")
-        return self
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the results."""
-        return resolve(self.to or f"reports/training/{self.role}")
-
-
-class DrawingParameters(CorpusParameters):
-    """What is needed where an adapter continues human dialogues."""
-
-    role: Literal["user", "recommender"] = Field("user", description="whose adapter, and whose turns")
-    init: str = _path("", description="adapter to start from, PEFT folder or GGUF; empty: the shipped one")
-    contexts: int = Field(480, ge=1, description="points in human dialogues to continue")
-    draws: int = Field(4, ge=2, description="continuations of each point")
-
-    @property
-    def start(self) -> Path:
-        """The adapter that continues."""
-        return resolve(self.init or f"data/adapters/{self.role}.gguf")
-
-
-class PairParameters(DrawingParameters, LearningParameters):
-    """What every training on pairs of replies needs: how far the adapter may move."""
-
-    beta: float = Field(0.1, gt=0, description="DPO's beta: how strongly the starting adapter is kept")
-    sft: float = Field(0.2, ge=0, description="weight of the chosen continuation's own cross-entropy; 0: plain DPO")
-    epochs: int = Field(1, ge=1, description="passes over the pairs")
-    lr: float = Field(3e-4, gt=0, description="peak learning rate")
-    validation: float = Field(0.1, ge=0, lt=1, description="share of dialogues whose pairs are held out for validation")
-
-
-class PreferenceParameters(PairParameters):
-    """`crs prefer`: which adapter learns to prefer its better continuations, and how far it may move."""
-
-    to: str = _path("", description="folder for the adapter; empty: reports/preferences/ROLE")
-    judge: str = _path("", description="GGUF of a model that judges in addition to the rules; empty: none")
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the results."""
-        return resolve(self.to or f"reports/preferences/{self.role}")
-
-
-class ImitationParameters(PairParameters):
-    """`crs imitate`: which adapter learns to prefer what a person said to its own reply, and what must not be lost."""
-
-    to: str = _path("", description="folder for the adapter; empty: reports/imitation/ROLE")
-    sft: float = Field(1.0, ge=0, description="weight of the cross-entropy of what the person said")
-    rounds: int = Field(1, ge=1, description="rounds; each begins with the adapter of the one before")
-    guard: int = Field(
-        50, ge=1, description="dialogues of other people; training stops when their words get less likely"
-    )
-    slack: float = Field(
-        0.01, ge=0, description="nats per token that the guard dialogues may lose; beyond, training stops"
-    )
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the results."""
-        return resolve(self.to or f"reports/imitation/{self.role}")
-
-
-class DiscriminatorParameters(DrawingParameters):
-    """`crs discriminator`: which adapter's turns are compared with people's."""
-
-    to: str = _path("", description="folder for ROLE.json; empty: reports/discriminators")
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the results."""
-        return resolve(self.to or "reports/discriminators")
 
 
 class RunParameters(ProfileParameters, SimulationParameters, EvaluationParameters):
@@ -486,8 +374,10 @@ class StoredParameters(EvaluationParameters):
     titles: Literal["auto", "marked", "all"] = Field(
         "auto", description="items linked: those that the file marks, or all; auto: the marked ones if there are any"
     )
-    data: str = _path("data", description="folder with items.parquet, the catalogue that items are linked to")
-    domain: str = _path("auto", description="what the talk is about: a name or a file; auto: as the data folder says")
+    data: str = path_field("data", description="folder with items.parquet, the catalogue that items are linked to")
+    domain: str = path_field(
+        "auto", description="what the talk is about: a name or a file; auto: as the data folder says"
+    )
 
     @property
     def stages(self) -> Mapping[str, type[Parameters]]:

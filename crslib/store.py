@@ -1,21 +1,12 @@
-"""A run is a folder: `run.json`, Parquet tables, executed notebooks, `report.html`. No database file is used.
-
-Each file is written under a temporary name and then moved into place, so nobody ever sees half a file. A dialogue is
-appended to a journal as soon as it ends; a run that was killed continues from there.
-"""
+"""A run is a folder: `run.json`, Parquet tables, a journal, notebooks, `report.html`. No database file is used."""
 
 import contextlib
-import fcntl
 import json
 import os
-import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from itertools import compress
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import polars as pl
 from tqdm import tqdm
@@ -23,76 +14,8 @@ from tqdm import tqdm
 from crslib import json_files, schemas
 from crslib.config import resolve
 from crslib.errors import CrsError
-
-DAMAGED = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
-"""What Polars raises for a Parquet file that is missing or damaged: for some bytes it panics."""
-Progress = Callable[[int, int], None]
-"""Called with how much of the work is done, and how much there is in all."""
-
-
-def no_progress(done: int, total: int) -> None:
-    """Ignores the progress."""
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A temporary path that is renamed to `path` when the block succeeds, and deleted when it fails.
-
-    Raises `CrsError` when the folder cannot be written or the disk is full.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise unwritable(path, error) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def unwritable(path: Path, error: Exception) -> CrsError:
-    """The error for a write that failed."""
-    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-    return CrsError(f"cannot write {path}: {reason}; free space or choose a writable folder, then run the same again")
-
-
-def check_writable(folder: Path) -> None:
-    """Raises `CrsError` when `folder`, or the folder in which it would be created, is not writable."""
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise unwritable(folder, error) from None
-
-
-def write_parquet(frame: pl.DataFrame, path: Path) -> None:
-    """Writes a frame as Parquet, atomically."""
-    with writing(path) as temporary:
-        frame.write_parquet(temporary, compression="zstd", statistics=False)
-
-
-def read_parquet(path: Path, name: str) -> pl.DataFrame:
-    """A Parquet file as table `name`. Raises `CrsError` when it is missing, damaged or of another schema."""
-    try:
-        frame = pl.read_parquet(path, glob=False)
-    except FileNotFoundError:
-        raise CrsError(f"{path} does not exist; run the step that makes table {name} first") from None
-    except DAMAGED as error:
-        reason = str(error).partition("\n")[0]
-        raise CrsError(f"{path} is not a readable Parquet file ({reason}); run the step that makes it again") from None
-    return schemas.check(frame, name)
+from crslib.files import Progress, hold, moved, read_parquet, state, unwritable, write_parquet, writing
+from crslib.journal import Check, Journal, journal
 
 
 class Run:
@@ -103,7 +26,7 @@ class Run:
 
     def __init__(self, path: Path, *, by_hand: bool = False) -> None:
         self.path, self.by_hand = path, by_hand
-        self._folder = _state(path)
+        self._folder = state(path)
 
     @classmethod
     def open(cls, run_dir: str) -> "Run":
@@ -152,8 +75,8 @@ class Run:
         write_parquet(schemas.check(frame, name), self.path / f"{name}.parquet")
 
     def _check_in_place(self) -> None:
-        if self._folder not in (None, _state(self.path)):
-            raise _moved(self.path)
+        if self._folder not in (None, state(self.path)):
+            raise moved(self.path)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -164,9 +87,9 @@ class Run:
             file = (self.path / "lock").open("wb")
         except OSError as error:
             raise unwritable(self.path, error) from None
-        self._folder = _state(self.path)
+        self._folder = state(self.path)
         with file:
-            _lock(file, self.path)
+            hold(file, self.path)
             try:
                 yield
             except Exception:
@@ -174,7 +97,7 @@ class Run:
                 raise
 
     @contextlib.contextmanager
-    def journal(self, *, reuse: bool = False, valid: "Check | None" = None) -> Iterator["Journal"]:
+    def journal(self, *, reuse: bool = False, valid: Check | None = None) -> Iterator[Journal]:
         """The journal of finished dialogues, held by one process at a time.
 
         With `reuse` it takes over what another run in the same folder has finished under the same key. `valid`: as in
@@ -209,214 +132,6 @@ class Run:
                         temporary.write_text(json.dumps({"done": done, "total": total, "what": what}), encoding="utf-8")
 
             yield report
-
-
-def _state(path: Path | int) -> tuple[int, int] | None:
-    """What a file or folder is known by, whatever its name; None where there is none."""
-    with contextlib.suppress(OSError):
-        found = os.stat(path)
-        return found.st_dev, found.st_ino
-    return None
-
-
-def _moved(path: Path) -> CrsError:
-    return CrsError(f"{path} was renamed or removed while it was written; put it back and run the same again")
-
-
-@contextlib.contextmanager
-def journal(
-    path: Path,
-    others: Sequence[Path] = (),
-    run_id: str = "",
-    valid: "Check | None" = None,
-    last: "Journal | None" = None,
-) -> Iterator["Journal"]:
-    """The journal in file `path`, a new one where there is none, held by one process at a time.
-
-    `others`: journals from which `Journal.keep_only` may take records. `run_id`: the run whose journal it is. `valid`
-    and `last`: as in `Journal`.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b", buffering=0)
-    except OSError as error:
-        raise unwritable(path, error) from None
-    with file:
-        _lock(file, path.parent)
-        yield Journal(path, file, others, run_id, valid, last)
-
-
-def _lock(file: IO[bytes], folder: Path) -> None:
-    """Locks the file for this process. Waits up to ten seconds: the kernel of a killed run may live a moment longer."""
-    end, pause = time.monotonic() + 10, 0.001
-    while time.monotonic() < end:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            time.sleep(pause)
-            pause = min(2 * pause, 0.1)  # short at first: two servers of one study wait for single records
-    raise CrsError(f"{folder} is in use by another process; wait until it ends or stop it")
-
-
-Check = Callable[[Mapping[str, Any]], bool]
-"""Whether a record of a journal is one."""
-
-
-class Journal:
-    """Append-only JSON lines, each on disk before `append` returns. An incomplete last line is dropped.
-
-    A line that is damaged, or whose record is not `valid`, is as if it were not there, and a line twice counts once; a
-    warning names file and line.
-
-    `last`: the journal of this file as it was read and written before. Its records are taken over where nobody else has
-    written since; `changed` is whether somebody has.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        file: IO[bytes],
-        others: Sequence[Path] = (),
-        run_id: str = "",
-        valid: Check | None = None,
-        last: "Journal | None" = None,
-    ) -> None:
-        self._path, self._file, self._others = path, file, others
-        self.run_id = run_id
-        self._waits = False  # whether `together` puts records on disk
-        self._state = _written(file)  # before it is read: who edits it by hand does not wait for the lock
-        self.changed = last is None or last._state != self._state
-        if last is None or self.changed:
-            self.records, self._lines, self._clean = self._read(valid)
-        else:
-            self.records, self._lines, self._clean = last.records, last._lines, last._clean
-
-    def _read(self, valid: Check | None) -> tuple[list[dict[str, Any]], list[int], bool]:
-        """The records, where each is in the file, and whether it holds nothing else."""
-        self._file.seek(0)
-        whole = self._file.read()
-        lines = whole.split(b"\n")
-        if lines.pop():
-            self._file.truncate(whole.rfind(b"\n") + 1)
-        numbered = dict(_records(self._path, lines, valid))
-        return list(numbered.values()), list(numbered), len(numbered) == len(lines)
-
-    @property
-    def dialogue_ids(self) -> set[str]:
-        """The dialogues that have ended."""
-        return {record["dialogue"]["dialogue_id"] for record in self.records}
-
-    def keep_only(self, key: str, valid: Check | None = None) -> None:
-        """Drops the records of other keys: those of earlier parameters, when a cell of a notebook is run again, or of
-        another run; and those that are not `valid`. A warning says which lines.
-
-        Where none is left, the records of the first other journal with this key are copied, as far as it got; a journal
-        that cannot be read is passed over with a warning.
-        """
-        keeps = [record["key"] == key and (valid is None or valid(record)) for record in self.records]
-        records = list(compress(self.records, keeps))
-        if dropped := [str(number) for number, keep in zip(self._lines, keeps, strict=True) if not keep]:
-            lines = ", ".join(dropped[:5]) + (f" and {len(dropped) - 5} more" if len(dropped) > 5 else "")
-            where = f"{self._path}: of no use here and dropped: line {lines}"
-            _warn(f"{where} (other parameters, another run, a dialogue twice, or damaged)")
-        if dropped or not self._clean:
-            self.records, self._lines, self._clean = [], [], True
-            self._file.truncate(0)
-            for record in records:
-                self.append(record)
-        for other in self._others if not self.records else ():
-            for record in _records_under(key, other, valid):
-                self.append(record)
-            if self.records:
-                return
-
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Adds one record. Raises `CrsError` when it cannot be stored; earlier records stay intact."""
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-        if _state(self._path) != _state(self._file.fileno()):
-            raise _moved(self._path)
-        size = os.fstat(self._file.fileno()).st_size
-        try:
-            left = memoryview(line.encode())
-            while left:  # an unbuffered write may take only a part
-                left = left[self._file.write(left) :]
-            if not self._waits:
-                os.fsync(self._file.fileno())
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._file.truncate(size)
-            raise unwritable(self._path, error) from None
-        self.records.append(dict(record))
-        self._lines.append(self._lines[-1] + 1 if self._lines else 1)
-        self._state = _written(self._file)
-
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Records that are appended in the block are on disk when it ends, all after one wait.
-
-        Raises `CrsError` when they cannot be stored: then none is, and the journal must be opened again.
-        """
-        size, self._waits = os.fstat(self._file.fileno()).st_size, True
-        try:
-            yield
-        finally:
-            self._waits = False
-            try:
-                if os.fstat(self._file.fileno()).st_size != size:
-                    os.fsync(self._file.fileno())
-            except OSError as error:
-                with contextlib.suppress(OSError):
-                    self._file.truncate(size)
-                raise unwritable(self._path, error) from None
-
-
-def _written(file: IO[bytes]) -> tuple[int, ...]:
-    """What changes when somebody writes to a file, or puts another in its place."""
-    status = os.fstat(file.fileno())
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _records(path: Path, lines: Sequence[bytes], valid: Check | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The records in the lines of a journal by the line's number, without what `Journal` leaves out."""
-    seen = set()
-    for number, line in enumerate(lines, 1):
-        if line in seen:
-            _warn(f"{path}: line {number} repeats an earlier one and counts once")
-            continue
-        seen.add(line)
-        record = record_in(line)
-        if record is not None and (valid is None or valid(record)):
-            yield number, record
-        else:
-            _warn(f"{path}: line {number} is damaged and left out; what it held is made or asked again")
-
-
-def record_in(line: bytes) -> dict[str, Any] | None:
-    """The record in a line; None for a line that holds none."""
-    try:
-        record = json_files.parse(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("key"), str) else None
-
-
-def _records_under(key: str, path: Path, valid: Check | None) -> Iterator[dict[str, Any]]:
-    """The valid records of another run's journal if its first record has this key."""
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]  # the last one may be half written
-    except OSError as error:
-        _warn(f"{path} is not readable ({error.strerror}); it is passed over")
-        return
-    first = next(filter(None, map(record_in, lines)), None)
-    if lines and first is None:
-        _warn(f"{path} is no journal of a run; it is passed over")
-    if first and first["key"] == key:
-        yield from (one for _, one in _records(path, lines) if one["key"] == key and (not valid or valid(one)))
-
-
-def _warn(sentence: str) -> None:
-    warnings.warn(sentence, stacklevel=2)
 
 
 def registry(reports: Path, report: Callable[[str], None] = warnings.warn) -> pl.DataFrame:

@@ -10,7 +10,9 @@ import pytest
 
 from crslib import schemas
 from crslib.errors import CrsError
-from crslib.store import Run, find_runs, journal, registry, write_parquet, writing
+from crslib.files import write_parquet, writing
+from crslib.journal import journal
+from crslib.store import Run, find_runs, registry
 
 
 def test_tables_come_back_as_they_went(tmp_path: Path, items: pl.DataFrame) -> None:

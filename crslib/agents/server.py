@@ -16,8 +16,8 @@ from crslib.dialogue.views import Message
 from crslib.engines.base import Sampling
 from crslib.engines.server import Answer, Limits, Server, parse
 from crslib.errors import CrsError
+from crslib.files import unwritable
 from crslib.identity import derive_seed, digest
-from crslib.store import unwritable
 
 
 def open_server(

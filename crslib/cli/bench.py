@@ -9,7 +9,7 @@ import click
 from crslib.cli.parameters import read_assignments
 from crslib.cli.terminal import JSON, PARAMETERS, console, counting, fail, write_json
 from crslib.config import ROOT, SimulationParameters
-from crslib.store import writing
+from crslib.files import writing
 
 
 @click.group()

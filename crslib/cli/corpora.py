@@ -151,7 +151,7 @@ def reference(people: _People) -> None:
 @_of_people("train")
 def styles_(people: _People) -> None:
     """Writes how often people write in which style (ReDial's training set, or a corpus; numbers only)."""
-    from crslib.store import write_parquet
+    from crslib.files import write_parquet
     from crslib.training.knowledge import styles_of
 
     table = styles_of(people.dialogues)

@@ -23,7 +23,8 @@ from crslib.cli.terminal import (
 from crslib.config import ROOT, ExportParameters, RunParameters
 from crslib.data import exports
 from crslib.data.trl import Written
-from crslib.store import Run, read_parquet, registry
+from crslib.files import read_parquet
+from crslib.store import Run, registry
 
 if TYPE_CHECKING:
     from crslib.experiments import pipeline

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from crslib.config import ROOT
-from crslib.store import Run, writing
+from crslib.files import writing
+from crslib.store import Run
 
 console = Console(highlight=False, markup=False)  # a path may have brackets
 REPORTS = click.option(

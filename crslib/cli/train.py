@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from crslib.cli.terminal import console, counting
-from crslib.config import (
+from crslib.config import Parameters
+from crslib.training.parameters import (
     DiscriminatorParameters,
     ImitationParameters,
-    Parameters,
     PreferenceParameters,
     TrainingParameters,
 )

@@ -22,8 +22,9 @@ from crslib.dialogue.styles import Style
 from crslib.dialogue.utterances import RECOMMENDER, USER, plain
 from crslib.dialogue.views import Lookup, RecommenderView, UserKnowledge, UserView
 from crslib.errors import CrsError
+from crslib.files import write_parquet, writing
 from crslib.schemas import agent_words
-from crslib.store import Run, write_parquet, writing
+from crslib.store import Run
 
 FORMS = ("dataset", "redial", "dialoguekit")
 _TURN = pl.Struct(

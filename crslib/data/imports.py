@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from crslib import schemas, store
+from crslib import files, schemas
 from crslib.data import cells, columns, feedback, readers
 from crslib.data.source import UNKNOWN, Feedback, Source
 from crslib.data.tables import without_namesakes
@@ -162,8 +162,8 @@ def store_tables(
     written = without_namesakes(items.with_columns(pl.col("n_ratings").fill_null(0)).drop("n_odd"))
     kept = known.join(written, on="item_id", how="semi", maintain_order="left")
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(store.writing(folder / "items.parquet"))
-        second = stack.enter_context(store.writing(folder / "ratings.parquet"))
+        first = stack.enter_context(files.writing(folder / "items.parquet"))
+        second = stack.enter_context(files.writing(folder / "ratings.parquet"))
         n_again = rows.write(kept, says, options.duplicates, second)
         statistics, n_users = rows.statistics(second)
         table = written.drop("n_ratings", "mean_rating").join(

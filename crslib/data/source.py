@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from crslib.dialogue.utterances import one_line
 from crslib.errors import CrsError
-from crslib.store import writing
+from crslib.files import writing
 
 NAME = "source.json"
 NOT_STATED = "not stated"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from crslib import schemas, store
+from crslib import files, schemas
 from crslib.data import catalog
 from crslib.data.source import Source
 from crslib.dialogue import domain, utterances
@@ -18,7 +18,7 @@ def load(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     paths = [folder / "items.parquet", folder / "ratings.parquet"]
     if missing := [path for path in paths if not path.exists()]:
         raise CrsError(f"no data: {missing[0]} does not exist; run `crs data build` or `crs data import` first")
-    items, ratings = (store.read_parquet(path, path.stem) for path in paths)
+    items, ratings = (files.read_parquet(path, path.stem) for path in paths)
     unknown = ratings.join(items, on="item_id", how="anti", maintain_order="left")
     if unknown.height:
         raise CrsError(f"{paths[1]} rates item {unknown['item_id'][0]!r}, which {paths[0]} lacks; import both again")
@@ -45,7 +45,7 @@ def write(items: pl.DataFrame, ratings: pl.DataFrame, folder: Path) -> None:
     items_written = without_namesakes(catalog.with_training_statistics(items, ratings))
     ratings_written = ratings.join(items_written, on="item_id", how="semi").sort("user_id", "item_id")
     # Both files or neither: each is moved into place only after both are complete.
-    with store.writing(folder / "items.parquet") as first, store.writing(folder / "ratings.parquet") as second:
+    with files.writing(folder / "items.parquet") as first, files.writing(folder / "ratings.parquet") as second:
         for table, frame, path in (("items", items_written, first), ("ratings", ratings_written, second)):
             schemas.check(frame, table).write_parquet(path, compression="zstd", statistics=False)
 

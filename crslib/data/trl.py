@@ -24,8 +24,8 @@ from crslib.dialogue.templates import without_system
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.views import Message
 from crslib.errors import CrsError
+from crslib.files import writing
 from crslib.identity import derive_seed
-from crslib.store import writing
 
 OPENING = "(You speak first.)"
 MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))

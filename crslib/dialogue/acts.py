@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, with_config
 from scipy import sparse
 from typing_extensions import TypedDict
 
-from crslib import json_files, store
+from crslib import files, json_files
 from crslib.config import resolve
 from crslib.dialogue.utterances import MENTION, RECOMMENDER, USER
 from crslib.errors import CrsError
@@ -184,7 +184,7 @@ _FIGURES = TypeAdapter(_Figures)
 def write(tagger: Tagger, folder: Path = FOLDER) -> None:
     """Writes the weights, a table `ROLE.csv` per role. Raises `CrsError` when the folder cannot be written."""
     for role, table in tagger.weights.items():
-        with store.writing(folder / f"{role}.csv") as temporary:
+        with files.writing(folder / f"{role}.csv") as temporary:
             table.write_csv(temporary, float_precision=3)
 
 
@@ -203,7 +203,7 @@ def read(folder: Path = FOLDER) -> Tagger:
             weights[role] = table.cast({pl.selectors.exclude("feature"): pl.Float64})
             if not np.isfinite(weights[role].drop("feature").to_numpy()).all():
                 raise ValueError
-    except (CrsError, *store.DAMAGED, ValueError):
+    except (CrsError, *files.DAMAGED, ValueError):
         raise CrsError(f"{path} is missing or damaged; write it with `crs data acts --iard PATH`") from None
     return Tagger(weights, accuracy)
 

@@ -20,8 +20,8 @@ from crslib import json_files
 from crslib.dialogue.utterances import between
 from crslib.dialogue.words import words
 from crslib.errors import CrsError
+from crslib.files import writing
 from crslib.schemas import STRICT
-from crslib.store import writing
 
 
 @with_config(STRICT)

@@ -20,7 +20,8 @@ from crslib import yaml_files
 from crslib.config import resolve
 from crslib.dialogue.utterances import one_line
 from crslib.errors import CrsError
-from crslib.store import Run, writing
+from crslib.files import writing
+from crslib.store import Run
 
 FOLDER = resolve("data/domains")
 NAME = "domain.json"  # of the file in a run's folder

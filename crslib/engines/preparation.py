@@ -20,9 +20,9 @@ from crslib import json_files
 from crslib.config import n_threads
 from crslib.engines import llama, weights
 from crslib.errors import CrsError
+from crslib.files import writing
 from crslib.identity import digest, file_sha256
 from crslib.schemas import STRICT
-from crslib.store import writing
 
 MAX_LOSS = 0.02  # nats per token that a format may lose
 MARGIN = 1.25  # how many times as fast as the first another format must be: noise must not change the texts of runs

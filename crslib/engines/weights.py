@@ -26,9 +26,9 @@ from typing_extensions import TypedDict
 
 from crslib import json_files
 from crslib.errors import CrsError
+from crslib.files import unwritable, writing
 from crslib.identity import digest, file_sha256
 from crslib.schemas import STRICT
-from crslib.store import unwritable, writing
 
 Format = Literal["Q8_0", "BF16", "F16", "Q4_0"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -24,11 +24,12 @@ from crslib.dialogue.domain import Domain, of_run
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.words import words
 from crslib.errors import CrsError
+from crslib.files import write_parquet, writing
 from crslib.identity import derive_seed, digest, file_sha256
 from crslib.metrics.facts import Facts
 from crslib.reporting import charts
 from crslib.schemas import agent_words
-from crslib.store import Run, write_parquet, writing
+from crslib.store import Run
 
 ENDINGS = ("user_left", "recommender_left", "script_ended")  # a party ended the dialogue: no limit cut it
 DUPLICATE, CHOICE = "near-duplicate", "choice"  # steps after the gates

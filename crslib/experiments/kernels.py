@@ -27,7 +27,7 @@ from traitlets.config import Config
 
 from crslib.config import ROOT
 from crslib.errors import CrsError
-from crslib.store import unwritable
+from crslib.files import unwritable
 
 _PREFIX = "crs-kernel-"
 _MAX_SOCKET_FOLDER = 70  # bytes: macOS takes paths of 103, of which `/crs-kernel-12345678/k-1` are 24

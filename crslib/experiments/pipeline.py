@@ -28,11 +28,12 @@ from crslib.dialogue.discriminator import Discriminator
 from crslib.engines import llama, preparation, server
 from crslib.errors import CrsError
 from crslib.experiments.kernels import NotebookError, ended_by_signals, execute_notebook, notebook_path
+from crslib.files import check_writable, now, unwritable
 from crslib.identity import digest, file_sha256, sources_sha256
 from crslib.simulation import estimate, opening
-from crslib.store import Run, check_writable, now, unwritable
+from crslib.store import Run
 
-_TEMPORARY = re.compile(r"\..+\.(parquet|json|html)\.[a-z0-9_]{8}")  # what `store.writing` leaves when it is killed
+_TEMPORARY = re.compile(r"\..+\.(parquet|json|html)\.[a-z0-9_]{8}")  # what `files.writing` leaves when it is killed
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from crslib.config import RunParameters
 from crslib.errors import CrsError
 from crslib.experiments import pipeline
 from crslib.experiments.pipeline import Plan
+from crslib.files import Progress, no_progress
 from crslib.simulation import Population, open_agents, simulate
 from crslib.simulation.dialogues import wanted
-from crslib.store import Progress, Run, no_progress
+from crslib.store import Run
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from typing import Any
 from crslib.errors import CrsError
 from crslib.experiments import pipeline
 from crslib.experiments.kernels import death, ended_by_signals
+from crslib.files import writing
 from crslib.identity import digest
-from crslib.store import Run, writing
+from crslib.store import Run
 
 _RECORDED = 3  # exit status of a condition whose error is recorded in its run.json
 

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from crslib import json_files, schemas
 from crslib.dialogue.utterances import plain
 from crslib.errors import CrsError
+from crslib.files import DAMAGED, writing
 from crslib.judging.study import CHOICES, Study
-from crslib.store import DAMAGED, writing
 
 _VOTE = dict(schemas.TABLES["votes"])
 _SHOWN = (

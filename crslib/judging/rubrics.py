@@ -23,12 +23,14 @@ from crslib.dialogue.domain import Domain, fill, of_run
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import Message
 from crslib.errors import CrsError
+from crslib.files import Progress, no_progress, now
 from crslib.identity import digest
+from crslib.journal import Journal
 from crslib.judging.controls import CORRUPTIONS, corrupt
 from crslib.judging.criteria import CONTROL, Criterion
 from crslib.judging.llm import Judge
 from crslib.judging.pairs import pair_id
-from crslib.store import Journal, Progress, Run, no_progress, now
+from crslib.store import Run
 
 CHOICES = {"A": "left", "B": "right", "C": "tie"}
 MARKS = ("1", "2", "3", "4", "5")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from crslib.store import Check, Journal, journal
+from crslib.journal import Check, Journal, journal
 
 
 class Votes:
@@ -30,7 +30,7 @@ class Votes:
     @contextlib.contextmanager
     def open(self) -> Iterator[Self]:
         """Locks the file and brings this up to date; within another block of the same thread, only yields. Raises
-        `CrsError` as `store.journal`."""
+        `CrsError` as `journal.journal`."""
         with self._thread, contextlib.ExitStack() as stack:
             if not self._depth:
                 opened = stack.enter_context(journal(self._path, valid=self._valid, last=self._journal))

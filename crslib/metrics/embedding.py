@@ -23,17 +23,17 @@ import polars as pl
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from crslib import json_files, stats, store
+from crslib import files, json_files, stats
 from crslib.config import n_threads
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.errors import CrsError
+from crslib.files import Progress, no_progress
 from crslib.identity import derive_seed, file_sha256
 from crslib.metrics.base import Metric, Result, Results, per_role
 from crslib.metrics.diversity import DRAWS, HALF_DRAWS, SAMPLE, TIMES
 from crslib.metrics.realism import N_SPLITS, splits
 from crslib.metrics.two_sample import masked
 from crslib.schemas import STRICT, Schema
-from crslib.store import Progress, no_progress
 
 LAYER = 5  # of 30, from 0; the later ones are not computed
 COMPONENTS = 12  # principal components; a default run has some 400 turns of either role
@@ -187,10 +187,10 @@ def write(human: Human, folder: Path) -> None:
         stacked = np.stack([human.centre[role], human.scale[role], *human.axes[role].T]).astype(np.float32)
         rows += [(role, number, row) for number, row in enumerate(stacked.tolist())]
     schema: Schema = {"role": pl.String, "row": pl.Int32, "values": pl.Array(pl.Float32, len(rows[0][2]))}
-    store.write_parquet(pl.DataFrame(places, schema=_PLACES, orient="row"), folder / _FILES[0])
-    store.write_parquet(pl.DataFrame(rows, schema=schema, orient="row"), folder / _FILES[1])
+    files.write_parquet(pl.DataFrame(places, schema=_PLACES, orient="row"), folder / _FILES[0])
+    files.write_parquet(pl.DataFrame(rows, schema=schema, orient="row"), folder / _FILES[1])
     text = json.dumps({"source": human.source, "vendi": human.vendi}, indent=2, sort_keys=True)
-    with store.writing(folder / _FILES[2]) as temporary:
+    with files.writing(folder / _FILES[2]) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -207,7 +207,7 @@ def read(folder: Path) -> Human:
             vectors = of_role["place"].to_numpy() / _THOUSANDTHS
             human.places[role] = Embedded(of_role["dialogue_id"].to_numpy(), vectors)
         return human
-    except (CrsError, *store.DAMAGED, ValueError, KeyError, IndexError, TypeError):
+    except (CrsError, *files.DAMAGED, ValueError, KeyError, IndexError, TypeError):
         raise CrsError(
             f"the human embeddings in {folder} are missing or damaged; make them with `crs data embeddings`"
         ) from None

@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from crslib import json_files, stats, store
+from crslib import files, json_files, stats
 from crslib.config import resolve
 from crslib.data.corpora import Dialogue, frames, redial
 from crslib.data.titles import split_year
@@ -103,12 +103,12 @@ def anonymous(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
 def write(human: Human, folder: Path) -> None:
     """Stores the statistics as Parquet and JSON. Raises `CrsError` when the folder cannot be written."""
     for name in FRAMES:
-        store.write_parquet(getattr(human.facts, name), folder / f"{name}.parquet")
-    store.write_parquet(human.acts, folder / "acts.parquet")
+        files.write_parquet(getattr(human.facts, name), folder / f"{name}.parquet")
+    files.write_parquet(human.acts, folder / "acts.parquet")
     limits = {**_LIMITS, "tagger": human.tagger.identity}
     content = {"domain": human.domain.name, "limits": limits, "metrics": human.reference}
     text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
-    with store.writing(folder / "reference.json") as temporary:
+    with files.writing(folder / "reference.json") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -120,7 +120,7 @@ def read(folder: Path) -> Human:
         path = folder / f"{name}.parquet"
         try:
             tables[name] = pl.read_parquet(path, glob=False)
-        except store.DAMAGED:
+        except files.DAMAGED:
             raise CrsError(f"{path} is missing or damaged; make it with `crs data reference --redial PATH`") from None
         if dict(tables[name].schema) != dict(schema):
             raise CrsError(f"{path} has other columns than expected; make it with `crs data reference --redial PATH`")
@@ -141,7 +141,7 @@ def read(folder: Path) -> Human:
 def _facts() -> pl.DataFrame:
     """The facts of ReDial's items; credits of those that the built-in catalogue has too are those of both, because
     ReDial's name three people at most."""
-    ours = store.read_parquet(resolve("data/items.parquet"), "items").drop_nulls("external_id")
+    ours = files.read_parquet(resolve("data/items.parquet"), "items").drop_nulls("external_id")
     ours = ours.unique("external_id", keep="first", maintain_order=True).select("external_id", "people", "makers")
     both = redial.items().join(ours, on="external_id", how="left", maintain_order="left")
     return both.with_columns(

@@ -19,9 +19,9 @@ from crslib.dialogue.domain import Domain
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.views import RecommenderView
+from crslib.files import writing
 from crslib.identity import digest
 from crslib.recommender.prior import Utterance
-from crslib.store import writing
 
 _N_EXACT = 10  # the first tokens of the most titles: after these the second token is scored in the dialogue too
 _WEIGHTS = ("engine", "llama_cpp_python", "model_sha256", "adapter_sha256", "weights")  # what decides P_model

@@ -21,10 +21,11 @@ from crslib.dialogue import utterances, views
 from crslib.dialogue.domain import Domain, fill, of_run
 from crslib.dialogue.scripts import SCRIPTED, USER_TARGET
 from crslib.dialogue.stop_reasons import STOP_REASONS
+from crslib.files import writing
 from crslib.metrics import METRICS, Metric, satisfaction
 from crslib.reporting import charts, text
 from crslib.schemas import agent_words
-from crslib.store import Run, writing
+from crslib.store import Run
 
 N_DIALOGUES = 12
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import polars as pl
 
+from crslib.files import write_parquet
 from crslib.judging import analysis, verdicts
 from crslib.judging.study import Study
 from crslib.reporting import charts, html, text
 from crslib.reporting.html import Figure, Table
 from crslib.schemas import empty
-from crslib.store import Run, write_parquet
+from crslib.store import Run
 
 _TURING_TEST = (
     "Share of votes for the human dialogue, ties counted half; 0.5: people cannot distinguish the two. Both dialogues "

@@ -33,14 +33,16 @@ from crslib.dialogue.views import Message, UserView, View
 from crslib.engines.base import Choice, Constraint, Engine, Scope
 from crslib.engines.loading import open_engine, sampling
 from crslib.errors import CrsError
+from crslib.files import Progress, no_progress
 from crslib.identity import derive_seed, digest
+from crslib.journal import Journal
 from crslib.recommender.grounding import Grounding
 from crslib.recommender.prior import heard
 from crslib.simulation.dialogues import Dialogues, keep_wanted, wanted, words_key
 from crslib.simulation.loop import simulate
 from crslib.simulation.opening import limits_of, open_agents, untried
 from crslib.simulation.population import Population
-from crslib.store import Journal, Progress, Run, no_progress
+from crslib.store import Run
 
 N_TARGETS = 3  # titles that a model knows at most; in ReDial's training dialogues the median is 3, the mean 2.8
 _SCRIPT = 512  # tokens of a script at most; 99 % of those of ReDial's training dialogues have no more

@@ -14,8 +14,9 @@ from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.engines.server import usage
 from crslib.errors import CrsError
 from crslib.identity import digest, file_sha256, sources_sha256
+from crslib.journal import Journal
 from crslib.simulation.population import Population
-from crslib.store import Journal, Run
+from crslib.store import Run
 
 # Whose sources decide what is said. Parameters, tables and agents are part of the key by their values; metrics,
 # reports and notebooks change no word (tests/simulation/test_dialogues.py).

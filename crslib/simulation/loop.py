@@ -22,10 +22,11 @@ from crslib.dialogue.styles import Style
 from crslib.dialogue.utterances import RECOMMENDER, USER, plain
 from crslib.dialogue.views import RecommenderView, Turn, UserView, View, looked_up
 from crslib.errors import CrsError
+from crslib.files import Progress, no_progress
 from crslib.identity import derive_seed
+from crslib.journal import Journal
 from crslib.simulation.dialogues import Dialogues, keep_wanted, wanted, words_key
 from crslib.simulation.population import Population
-from crslib.store import Journal, Progress, no_progress
 
 HUMAN_RECOMMENDER_OPENS = 0.65  # share of ReDial dialogues in which the recommender speaks first (DESIGN §4)
 HOPELESS = 8  # dialogues that failed, and none that ended, after which the others are not tried

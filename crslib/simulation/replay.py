@@ -26,11 +26,12 @@ from crslib.engines.base import Constraint
 from crslib.engines.llama import log_softmax
 from crslib.engines.loading import open_engines
 from crslib.errors import CrsError
+from crslib.files import Progress, no_progress
 from crslib.recommender.grounding import Grounding
 from crslib.recommender.prior import heard
 from crslib.simulation.baselines import InformedPopulation
 from crslib.simulation.population import Population
-from crslib.store import Progress, Run, no_progress
+from crslib.store import Run
 
 N_CANDIDATES = 5
 _MODEL = ("model_sha256", "adapter_sha256", "weights")

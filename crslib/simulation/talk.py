@@ -18,11 +18,12 @@ from crslib.data import tables
 from crslib.data.source import Source
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.errors import CrsError
+from crslib.files import Progress, no_progress
 from crslib.simulation.dialogues import Dialogues
 from crslib.simulation.loop import simulate
 from crslib.simulation.opening import open_agents
 from crslib.simulation.population import Population
-from crslib.store import Progress, Run, no_progress
+from crslib.store import Run
 from crslib.users import profiles
 
 Speaker = Callable[..., Any] | str | None

@@ -17,8 +17,8 @@ from typing_extensions import TypedDict
 from crslib import json_files
 from crslib.engines.weights import DOMAIN
 from crslib.errors import CrsError
+from crslib.files import writing
 from crslib.schemas import OPEN
-from crslib.store import writing
 from crslib.training.base import MODULES, Shape, permuted, unpermuted
 
 if TYPE_CHECKING:

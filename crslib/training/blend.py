@@ -12,7 +12,7 @@ import numpy as np
 from crslib.engines import llama
 from crslib.engines.weights import domain_of
 from crslib.errors import CrsError
-from crslib.store import writing
+from crslib.files import writing
 from crslib.training import adapter, cards
 from crslib.training.adapter import Adapter
 from crslib.training.base import Base

@@ -7,9 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from crslib.config import ImitationParameters, PairParameters, PreferenceParameters, TrainingParameters
 from crslib.identity import file_sha256
 from crslib.training.base import Base
+from crslib.training.parameters import ImitationParameters, PairParameters, PreferenceParameters, TrainingParameters
 
 _COMMANDS = {TrainingParameters: "train", PreferenceParameters: "prefer", ImitationParameters: "imitate"}
 _LICENCE = "that of the base for the adapter (Apache-2.0 for SmolLM2), with attribution to the data above"

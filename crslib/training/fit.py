@@ -21,9 +21,9 @@ from typing_extensions import TypedDict
 
 from crslib import json_files
 from crslib.errors import CrsError
+from crslib.files import Progress, no_progress, writing
 from crslib.identity import derive_seed, digest
 from crslib.schemas import STRICT
-from crslib.store import Progress, no_progress, writing
 from crslib.training.adapter import Adapter
 from crslib.training.model import LoraLlama
 

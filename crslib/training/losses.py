@@ -15,7 +15,7 @@ import polars as pl
 
 from crslib import stats
 from crslib.engines import llama
-from crslib.store import Progress, no_progress
+from crslib.files import Progress, no_progress
 
 if TYPE_CHECKING:
     from crslib.training.model import LoraLlama

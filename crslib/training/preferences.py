@@ -26,9 +26,10 @@ from crslib.dialogue.utterances import USER, clean
 from crslib.dialogue.views import NOTE_KINDS, Message, Turn, UserKnowledge, UserView
 from crslib.engines.base import Engine, Request, complete
 from crslib.errors import CrsError
+from crslib.files import Progress, no_progress
 from crslib.identity import derive_seed, digest
+from crslib.journal import Journal
 from crslib.judging.llm import Judge
-from crslib.store import Journal, Progress, no_progress
 from crslib.training import examples, rewards
 from crslib.training.knowledge import Knowledge
 

@@ -17,18 +17,19 @@ from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from crslib import json_files
-from crslib.config import DiscriminatorParameters, ImitationParameters, TrainingParameters
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import Dialogue
 from crslib.dialogue.discriminator import Discriminator
 from crslib.dialogue.templates import ChatTemplate
 from crslib.engines import llama
 from crslib.errors import CrsError
+from crslib.files import Progress, no_progress, write_parquet, writing
 from crslib.identity import derive_seed, digest, file_sha256
 from crslib.schemas import OPEN
-from crslib.store import Progress, Run, no_progress, write_parquet, writing
+from crslib.store import Run
 from crslib.training import discriminator, examples, imitation, preferences, run
 from crslib.training.knowledge import Knowledge
+from crslib.training.parameters import DiscriminatorParameters, ImitationParameters, TrainingParameters
 
 _FEWEST = 8  # pairs: fewer teach nothing
 _MAX_TOKENS = 1024  # of a guarded example

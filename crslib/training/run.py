@@ -14,15 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from crslib.config import (
-    CorpusParameters,
-    DrawingParameters,
-    PairParameters,
-    PreferenceParameters,
-    TrainingParameters,
-    n_threads,
-    resolve,
-)
+from crslib.config import n_threads, resolve
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import Dialogue, folder, redial
 from crslib.dialogue import domain
@@ -34,12 +26,20 @@ from crslib.engines import llama, weights
 from crslib.engines.base import Sampling
 from crslib.engines.loading import CACHE
 from crslib.errors import CrsError
+from crslib.files import Progress, no_progress, write_parquet, writing
 from crslib.identity import derive_seed
 from crslib.judging.llm import LocalJudge
-from crslib.store import Progress, Run, no_progress, write_parquet, writing
+from crslib.store import Run
 from crslib.training import adapter, cards, examples, losses, preferences
 from crslib.training.base import Base
 from crslib.training.knowledge import Knowledge
+from crslib.training.parameters import (
+    CorpusParameters,
+    DrawingParameters,
+    PairParameters,
+    PreferenceParameters,
+    TrainingParameters,
+)
 
 if TYPE_CHECKING:
     import torch

@@ -16,11 +16,12 @@ from typing import Any
 from crslib import store
 from crslib.dialogue import utterances
 from crslib.errors import CrsError
+from crslib.files import Progress, no_progress, writing
 from crslib.metrics import METRICS
 from crslib.reporting import html
 from crslib.simulation import replay
 from crslib.simulation.replay import Replay
-from crslib.store import Progress, Run, no_progress, writing
+from crslib.store import Run
 from crslib.web import assets
 
 _Turn = tuple[str, int]  # dialogue_id, turn

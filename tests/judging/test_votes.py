@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crslib.errors import CrsError
+from crslib.journal import Journal
 from crslib.judging.study import Study, open_study
-from crslib.store import Journal
 from tests.judging.test_study import cast
 from tests.support.people_runs import make_runs
 

@@ -409,7 +409,7 @@ def test_several_dialogues_per_profile_differ(tmp_path: Path, items: pl.DataFram
 
 
 def test_a_journal_has_one_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crslib.store.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("crslib.files.time.sleep", lambda seconds: None)
     with Run(tmp_path).journal(), pytest.raises(CrsError, match="in use by another process"), Run(tmp_path).journal():
         pass
 

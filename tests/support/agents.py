@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from crslib.agents.local import LocalAgent
 from crslib.config import SimulationParameters
 from crslib.engines.base import Engine
+from crslib.files import Progress, no_progress
+from crslib.journal import Journal
 from crslib.simulation import loop
 from crslib.simulation.dialogues import Dialogues
 from crslib.simulation.opening import ROLES, local_agent
 from crslib.simulation.population import Population
-from crslib.store import Journal, Progress, no_progress
 
 
 def agents(population: Population, engines: Sequence[Engine], parameters: SimulationParameters) -> list[LocalAgent]:

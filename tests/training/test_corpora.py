@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crslib.config import TrainingParameters
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import folder, importing, pearl
 from crslib.data.corpora.linking import linked
@@ -23,6 +22,7 @@ from crslib.errors import CrsError
 from crslib.training import run
 from crslib.training.examples import ROLES, examples, view
 from crslib.training.knowledge import Knowledge, targets
+from crslib.training.parameters import TrainingParameters
 from tests.support import corpora
 from tests.support.domains import MOVIES
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from crslib.cli.bench import bench_adapters
-from crslib.config import TrainingParameters
 from crslib.data.corpora import Dialogue, Item, redial
 from crslib.data.corpora.base import merge_messages
 from crslib.data.titles import split_year, title_key
@@ -40,6 +39,7 @@ from crslib.training.examples import (
     view,
 )
 from crslib.training.knowledge import Knowledge, Seekers, targets
+from crslib.training.parameters import TrainingParameters
 from tests.support.domains import MOVIES
 
 TOKENIZER, TEMPLATE = ScriptedEngine(lambda prompt, seed: ""), ChatTemplate("")

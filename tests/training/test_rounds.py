@@ -13,7 +13,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra train")
 pytest.importorskip("safetensors", reason="needs the extra train")
 
-from crslib.config import DiscriminatorParameters, ImitationParameters
 from crslib.data.corpora import Dialogue
 from crslib.dialogue.discriminator import Discriminator
 from crslib.dialogue.templates import ChatTemplate
@@ -22,6 +21,7 @@ from crslib.errors import CrsError
 from crslib.training import adapter, examples, rounds, run
 from crslib.training.base import Base
 from crslib.training.knowledge import Knowledge
+from crslib.training.parameters import DiscriminatorParameters, ImitationParameters
 from tests.support import tiny_llama
 from tests.support.tiny_redial import write
 

@@ -11,7 +11,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra train")
 pytest.importorskip("safetensors", reason="needs the extra train")
 
-from crslib.config import PreferenceParameters, TrainingParameters
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.views import Message
 from crslib.engines import llama
@@ -19,6 +18,7 @@ from crslib.errors import CrsError
 from crslib.experiments import pipeline
 from crslib.training import adapter, preferences, run
 from crslib.training.base import Base
+from crslib.training.parameters import PreferenceParameters, TrainingParameters
 from tests.support.tiny_llama import write_gguf
 from tests.support.tiny_redial import write
 from tests.training.test_fit import make_pairs

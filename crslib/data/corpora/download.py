@@ -11,7 +11,7 @@ from pathlib import Path
 import pooch
 import requests
 
-from crslib import store
+from crslib import files
 from crslib.errors import CrsError
 from crslib.identity import file_sha256
 
@@ -75,7 +75,7 @@ def _download(corpus: Corpus, to: Path, progressbar: bool) -> None:
             "or give the file at hand with --path"
         ) from None
     except OSError as error:
-        raise store.unwritable(to, error) from None
+        raise files.unwritable(to, error) from None
 
 
 def _copy(corpus: Corpus, given: Path, to: Path) -> None:
@@ -88,5 +88,5 @@ def _copy(corpus: Corpus, given: Path, to: Path) -> None:
         )
     if to.exists() and given.samefile(to):
         return
-    with store.writing(to) as temporary:
+    with files.writing(to) as temporary:
         shutil.copyfile(given, temporary)

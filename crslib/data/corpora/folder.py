@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from crslib import schemas, store
+from crslib import files, schemas, store
 from crslib.data.catalog import Catalog
 from crslib.data.corpora.base import Contents, Dialogue, Item, Mention, Turn
 from crslib.data.corpora.linking import Titles, linked
@@ -121,11 +121,11 @@ def _left_out(counted: Mapping[str, int]) -> list[str]:
 def write(corpus: Corpus, folder: Path) -> None:
     """Writes the folder. Raises `CrsError` when it cannot be written."""
     for name, frame in _tables(corpus.dialogues).items():
-        store.write_parquet(schemas.check(frame, name), folder / f"{name}.parquet")
-    store.write_parquet(schemas.check(corpus.items, "items"), folder / "items.parquet")
+        files.write_parquet(schemas.check(frame, name), folder / f"{name}.parquet")
+    files.write_parquet(schemas.check(corpus.items, "items"), folder / "items.parquet")
     corpus.source.write(folder)
     corpus.domain.write(folder)
-    with store.writing(folder / "corpus.json") as temporary:
+    with files.writing(folder / "corpus.json") as temporary:
         temporary.write_text(corpus.about.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -139,7 +139,7 @@ def read(folder: Path) -> Corpus:
     except ValidationError:
         raise CrsError(f"{path} is damaged; import the dialogues again") from None
     tables = {
-        name: store.read_parquet(folder / f"{name}.parquet", name)
+        name: files.read_parquet(folder / f"{name}.parquet", name)
         for name in ("conversations", "utterances", "answers", "items")
     }
     return Corpus(_dialogues(tables), tables["items"], Source.read(folder), about, of_run(store.Run(folder)))

@@ -34,7 +34,7 @@ from crslib.dialogue.domain import Domain
 from crslib.dialogue.stop_reasons import STOP_REASONS
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.errors import CrsError
-from crslib.store import DAMAGED
+from crslib.files import DAMAGED
 
 _TITLE_SLOTS = frozenset(("item", "title", "movie", "movie_title", "book", "name"))  # of annotations, in lower case
 _ABOUT, _LOOKING = "About you: ", "Looking for: "  # of our user's system message

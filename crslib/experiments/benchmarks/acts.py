@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from crslib import stats, store
+from crslib import files, stats
 from crslib.data.corpora import iard
 from crslib.dialogue import acts
 from crslib.dialogue.utterances import RECOMMENDER, USER
@@ -49,7 +49,7 @@ def build(path: Path, to: Path) -> dict[str, Any]:
             "held_out": _divergence(held_out, held_out_tags),
         },
     }
-    with store.writing(to / acts.FIGURES) as temporary:
+    with files.writing(to / acts.FIGURES) as temporary:
         content = json.dumps(figures, indent=1, sort_keys=True, allow_nan=False)
         temporary.write_text(content + "\n", encoding="utf-8")
     return figures

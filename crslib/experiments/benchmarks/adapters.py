@@ -22,10 +22,10 @@ from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.engines import llama, weights
 from crslib.engines.loading import CACHE, engine_files
+from crslib.files import Progress, no_progress
 from crslib.identity import derive_seed
 from crslib.metrics import Result, Results
 from crslib.reporting import text
-from crslib.store import Progress, no_progress
 from crslib.training import adapter, examples, losses
 from crslib.training import run as training
 from crslib.training.base import Base, transformers_model

@@ -24,10 +24,11 @@ from crslib.engines.base import Engine
 from crslib.engines.loading import open_engines, sampling
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
+from crslib.files import Progress, no_progress
 from crslib.simulation.loop import simulate
 from crslib.simulation.opening import ROLES, local_agent
 from crslib.simulation.population import Population
-from crslib.store import Progress, Run, no_progress
+from crslib.store import Run
 from crslib.users import profiles
 
 _STOPS = 16  # how often the engine pauses for the other two

@@ -23,9 +23,9 @@ from crslib.dialogue import utterances
 from crslib.dialogue.utterances import RECOMMENDER
 from crslib.errors import CrsError
 from crslib.experiments.benchmarks import recommender
+from crslib.files import Progress, no_progress
 from crslib.recommender.mixture import Mixture, Reader, TitleModel
 from crslib.recommender.prior import CATALOGUE, DIALOGUES, ItemPrior
-from crslib.store import Progress, no_progress
 
 FOLDS = 5
 _START = Mixture(0.5, 1.0, 0.3)

@@ -17,8 +17,8 @@ from crslib.dialogue import domain
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.views import NOTE_KINDS
 from crslib.engines.loading import open_engines
+from crslib.files import Progress, no_progress
 from crslib.reporting import text
-from crslib.store import Progress, no_progress
 from crslib.training import preferences
 
 FIRST, RESAMPLED = "first draw", "resampled"

@@ -16,12 +16,13 @@ from crslib.data import tables
 from crslib.dialogue.domain import Domain
 from crslib.dialogue.stop_reasons import STOP_REASONS
 from crslib.dialogue.utterances import RECOMMENDER, USER, plain
+from crslib.files import Progress, no_progress
 from crslib.metrics.facts import facts
 from crslib.reporting import text
 from crslib.simulation.loop import simulate
 from crslib.simulation.opening import open_agents
 from crslib.simulation.population import Population
-from crslib.store import Progress, Run, no_progress
+from crslib.store import Run
 from crslib.users.profiles import build
 
 PROMPTED, UNTOLD = "prompted", "untold"

@@ -20,9 +20,9 @@ import polars as pl
 from crslib import schemas
 from crslib.config import ROOT
 from crslib.errors import CrsError
+from crslib.files import Progress, no_progress
 from crslib.judging.criteria import read_questions
 from crslib.judging.study import Study
-from crslib.store import Progress, no_progress
 
 _PAIRS, _TURNS = 40, 12
 _ALONE = 50  # requests that one client makes before the others come

@@ -29,10 +29,10 @@ from crslib.dialogue import domain
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.errors import CrsError
 from crslib.experiments.benchmarks import linking
+from crslib.files import Progress, no_progress
 from crslib.recommender.mixture import Mixture, Reader, TitleModel
 from crslib.recommender.prior import DIALOGUES, ItemPrior, Utterance
 from crslib.reporting import text
-from crslib.store import Progress, no_progress
 
 METRICS = ("recall@1", "recall@10", "recall@50", "mrr", "ndcg@10")
 RULES = ("new", "repeats")

@@ -21,10 +21,11 @@ from tornado.web import Application, RequestHandler
 from crslib.config import ProfileParameters, SimulationParameters, resolve
 from crslib.data import tables
 from crslib.dialogue.prompts import LEAVE
+from crslib.files import Progress, no_progress
 from crslib.simulation.loop import simulate
 from crslib.simulation.opening import open_agents
 from crslib.simulation.population import Population
-from crslib.store import Progress, Run, no_progress
+from crslib.store import Run
 from crslib.users.profiles import build
 
 MODEL = "echo"

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from crslib.engines import llama
-from crslib.store import Progress, no_progress
+from crslib.files import Progress, no_progress
 from crslib.training import run
 from crslib.training.base import Base
 

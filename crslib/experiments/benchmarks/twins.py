@@ -26,6 +26,7 @@ from crslib.dialogue.lexicon import kinds_of, tokens
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.views import Wishes
 from crslib.dialogue.words import words
+from crslib.files import Progress, no_progress
 from crslib.identity import derive_seed
 from crslib.metrics.consistency import attributes_said
 from crslib.metrics.facts import facts
@@ -34,7 +35,7 @@ from crslib.reporting import text
 from crslib.simulation.loop import simulate
 from crslib.simulation.opening import open_agents
 from crslib.simulation.population import Population
-from crslib.store import Progress, Run, no_progress
+from crslib.store import Run
 from crslib.users import targets
 from crslib.users.profiles import build, summarise
 

@@ -32,10 +32,11 @@ from crslib.errors import CrsError
 from crslib.experiments.benchmarks import recommender
 from crslib.experiments.benchmarks.adapters import BASE, drawn
 from crslib.experiments.benchmarks.recommender import Case
+from crslib.files import Progress, no_progress
 from crslib.identity import digest, file_sha256
 from crslib.recommender.mixture import Reader, TitleModel
 from crslib.reporting import text
-from crslib.store import Progress, Run, no_progress
+from crslib.store import Run
 from crslib.training import examples, losses, run
 from crslib.training.adapter import Adapter, write_gguf
 from crslib.training.knowledge import Knowledge

@@ -11,8 +11,10 @@ from crslib import yaml_files
 from crslib.config import ROOT, RunParameters
 from crslib.errors import CrsError
 from crslib.experiments.doctor.base import MIB, Finding, entries, line, size
+from crslib.files import check_writable
 from crslib.identity import file_sha256
-from crslib.store import Run, check_writable, record_in, registry
+from crslib.journal import record_in
+from crslib.store import Run, registry
 
 MEMORY = 1024 * MIB
 """Bytes of memory for a run: its peak is some 1,400 MiB, of which mapped weights can be read again."""
