@@ -22,7 +22,7 @@ from crslib.dialogue.domain import Domain, fill, of_run
 from crslib.dialogue.scripts import SCRIPTED, USER_TARGET
 from crslib.dialogue.stop_reasons import STOP_REASONS
 from crslib.files import writing
-from crslib.metrics import METRICS, Metric, satisfaction
+from crslib.metrics import METRICS, Metric, all_metrics, satisfaction
 from crslib.reporting import charts, text
 from crslib.schemas import agent_words
 from crslib.store import Run
@@ -81,7 +81,7 @@ def write(run: Run, figures: Sequence[Figure]) -> Path:
     """
     dialogues, metrics, info, domain = run.read("dialogues"), run.read("metrics"), run.info, of_run(run)
     parameters, source = info.get("parameters", {}), info.get("source")
-    lacking = info.get("lacking", ())
+    lacking, defined = info.get("lacking", ()), all_metrics(run)
     who = f"Dialogues from the file {source['name']} ({source['form']})." if source else None
     return _write(
         run.path / "report.html",
@@ -91,8 +91,8 @@ def write(run: Run, figures: Sequence[Figure]) -> Path:
         from_file=bool(source),
         remarks=remarks(run),
         targets_known=bool(parameters.get("baseline")),
-        tiles=_tiles(metrics, domain),
-        families=_families(metrics),
+        tiles=_tiles(metrics, domain, defined),
+        families=_families(metrics, defined),
         tables=_shown_tables([satisfied(run)]),
         charts=_drawn(figure for figure in figures if figure.needs not in lacking),
         dialogues=_dialogues(run, dialogues),
@@ -106,13 +106,16 @@ def write(run: Run, figures: Sequence[Figure]) -> Path:
 
 def remarks(run: Run) -> list[str]:
     """What is to be said of dialogues from a file: what was read, which metrics are left out because the dialogues lack
-    what these need, and whether any could be correlated with people's satisfaction. Empty for other runs."""
+    what these need, and whether any could be correlated with people's satisfaction. Of any run: which metrics of one's
+    own have no value."""
     info, measured = run.info, set(run.read("metrics")["metric"])
     lines = list(info.get("source", {}).get("lines", ()))
     for need in info.get("lacking", ()):
         names = [metric.title for metric in METRICS.values() if metric.needs == need and metric.name not in measured]
         if names:
             lines.append(f"left out, because the dialogues have no {_NEEDED[need]}: {'; '.join(names)}")
+    if empty := [name for name in all_metrics(run) if name not in METRICS and name not in measured]:
+        lines.append(f"your metrics without a value in any dialogue: {', '.join(empty)}")
     if run.has("labels"):
         lines.append(satisfaction.verdict(run.read("scores"), run.read("correlations")))
     return [line for line in lines if line]
@@ -121,7 +124,8 @@ def remarks(run: Run) -> list[str]:
 def satisfied(run: Run) -> Table:
     """A run's correlations with people's satisfaction as a table: metric, correlation with interval, dialogues."""
     table = run.read("correlations") if run.has("correlations") else schemas.empty("correlations")
-    shown = [(METRICS[row["metric"]].title, text.row_estimate(row), row["n"]) for row in table.iter_rows(named=True)]
+    defined = all_metrics(run)
+    shown = [(defined[row["metric"]].title, text.row_estimate(row), row["n"]) for row in table.iter_rows(named=True)]
     return Table(
         "People's satisfaction",
         "Spearman's rank correlation of each metric with people's satisfaction, over dialogues, with its 95 % "
@@ -138,10 +142,11 @@ def write_comparison(
     differences: pl.DataFrame,
     verdict: Sequence[str],
     extremes: Sequence[tuple[str, Sequence[Dialogue]]] = (),
+    defined: Mapping[str, Metric] = METRICS,
 ) -> Path:
     """Writes the report of a sweep from what `comparison` computes: conditions (`Sweep`), all metrics (`table`), the
     first condition against the others (`differences`, `verdict`), charts (`figures`), and dialogues side by side
-    (`extremes`); returns `path`."""
+    (`extremes`); returns `path`. `defined`: all metrics (`Sweep.defined`)."""
     columns = ("condition", "metric", "difference", "low", "high", "p", "n", "better")
     failed = conditions.filter(state="error").select("condition", "error", "traceback")
     return _write(
@@ -155,7 +160,7 @@ def write_comparison(
         families=[
             (family, rows.drop("family").rows()) for (family,), rows in table.group_by("family", maintain_order=True)
         ],
-        definitions=[metric for metric in METRICS.values() if metric.title in set(table["metric"])],
+        definitions=[metric for metric in defined.values() if metric.title in set(table["metric"])],
         differences=_table(differences.drop_nulls("better").select(columns)),
         charts=_drawn(figures),
         extremes=[(label, [_page(dialogue) for dialogue in dialogues]) for label, dialogues in extremes],
@@ -266,7 +271,7 @@ def show(run: Run, dialogue_ids: Iterable[str]) -> Shown:
 # ── metrics ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _tiles(metrics: pl.DataFrame, domain: Domain) -> list[dict[str, str]]:
+def _tiles(metrics: pl.DataFrame, domain: Domain, defined: Mapping[str, Metric]) -> list[dict[str, str]]:
     """The figures at the top of a run's report: the leaks, and the metrics with a headline."""
     rows = {row["metric"]: row for row in metrics.iter_rows(named=True)}
     leaks = [rows[name] for name in ("leaked_titles", "leaked_profiles") if name in rows]
@@ -277,7 +282,7 @@ def _tiles(metrics: pl.DataFrame, domain: Domain) -> list[dict[str, str]]:
         "detail": f"of {n_read:,} prompts audited" if n_read else "no prompts",
         "mood": "bad" if n_leaks else "good" if n_read else "",
     }
-    headlines = [metric for metric in METRICS.values() if metric.headline and metric.name in rows]
+    headlines = [metric for metric in defined.values() if metric.headline and metric.name in rows]
     return [audit, *(_tile(metric, rows[metric.name], domain) for metric in headlines)]
 
 
@@ -297,11 +302,11 @@ def _tile(metric: Metric, row: Mapping[str, Any], domain: Domain) -> dict[str, s
     }
 
 
-def _families(metrics: pl.DataFrame) -> list[tuple[str, list[dict[str, str]]]]:
-    """The rows of table `metrics` as text with their definitions, by family, in the order of `METRICS`."""
+def _families(metrics: pl.DataFrame, defined: Mapping[str, Metric]) -> list[tuple[str, list[dict[str, str]]]]:
+    """The rows of table `metrics` as text with their definitions, by family, in the order of `defined`."""
     families: dict[str, list[dict[str, str]]] = {}
     rows = {row["metric"]: row for row in metrics.iter_rows(named=True)}
-    for metric in METRICS.values():
+    for metric in defined.values():
         if row := rows.get(metric.name):
             shown = {
                 **{name: text.number(row[name]) for name in ("value", "human", "floor", "signature")},
