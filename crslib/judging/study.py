@@ -9,7 +9,7 @@ sign of an attention check.
 import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
@@ -296,6 +296,17 @@ def _utterances(turns: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def votes_on(run_ids: Collection[str], folder: Path) -> pl.DataFrame:
+    """People's votes on pairs of two of these runs, of all studies below `folder`: table `votes`. The study's id follows
+    a rater's name, because two studies may know different people by one name. Raises `CrsError` as `Study`."""
+    votes = [schemas.empty("votes")]
+    for file in sorted(folder.glob("*/study.json")):
+        own = Study(file.parent).votes().filter(pl.col("left_run") != pl.col("right_run"))
+        own = own.filter(pl.col(side).is_in(list(run_ids)) for side in ("left_run", "right_run"))
+        votes.append(own.with_columns(rater=pl.col("rater") + f" ({file.parent.name})"))
+    return pl.concat(votes)
 
 
 def open_study(paths: Sequence[Path], n_pairs: int, seed: int, folder: Path, redial: Path | None = None) -> Study:
