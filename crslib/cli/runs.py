@@ -318,7 +318,8 @@ def _export_trl(
     folder: Path,
     parameters: ExportParameters,
 ) -> Written:
-    from crslib.training.corpus import read_people, write_dialogues, write_pairs
+    from crslib.data.corpora.opening import open_corpus
+    from crslib.training.corpus import write_dialogues, write_pairs
 
     n_given = sum(path is not None for path in (run, redial, corpus))
     if (redial and corpus) or (run is None if form == "dpo" else n_given != 1):
@@ -328,10 +329,10 @@ def _export_trl(
         )
     if run and form == "trl":
         return exports.write_trl(Run(run.resolve()), role, folder, parameters)
-    dialogues, items, origin, domain = read_people(redial, corpus)
+    read = open_corpus(redial, corpus, purpose="export")
     if run:
-        return write_pairs(run, role, folder, parameters, origin, domain, dialogues)
-    return write_dialogues(dialogues, items, role, folder, parameters, origin, domain)
+        return write_pairs(run, role, folder, parameters, read.origin, read.domain, read.dialogues)
+    return write_dialogues(read.dialogues, read.items, role, folder, parameters, read.origin, read.domain)
 
 
 @click.command()

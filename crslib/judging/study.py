@@ -299,8 +299,11 @@ def _now() -> str:
 
 
 def votes_on(run_ids: Collection[str], folder: Path) -> pl.DataFrame:
-    """People's votes on pairs of two of these runs, of all studies below `folder`: table `votes`. The study's id follows
-    a rater's name, because two studies may know different people by one name. Raises `CrsError` as `Study`."""
+    """People's votes on pairs of two of these runs, of all studies below `folder`: table `votes`.
+
+    A study's id follows a rater's name, because two studies may know different people by one name. Raises `CrsError` as
+    `Study`.
+    """
     votes = [schemas.empty("votes")]
     for file in sorted(folder.glob("*/study.json")):
         own = Study(file.parent).votes().filter(pl.col("left_run") != pl.col("right_run"))

@@ -17,7 +17,7 @@ from crslib import files, schemas, store
 from crslib.data.catalog import Catalog
 from crslib.data.corpora.base import Contents, Dialogue, Item, Mention, Turn
 from crslib.data.corpora.linking import Titles, linked
-from crslib.data.source import Source
+from crslib.data.source import NOT_STATED, Source
 from crslib.dialogue.domain import Domain, of_run
 from crslib.errors import CrsError
 
@@ -40,18 +40,27 @@ class About(BaseModel):
 
 @dataclass(frozen=True)
 class Corpus:
-    """Human dialogues, table `items` of what they may name, where both come from, and what they are about."""
+    """Human dialogues, table `items` of what they may name, where both come from, and what they are about.
+
+    `named`: how the corpus is credited where not as `source` says."""
 
     dialogues: Sequence[Dialogue]
     items: pl.DataFrame
     source: Source
     about: About
     domain: Domain
+    named: str = ""
+
+    @property
+    def origin(self) -> list[str]:
+        """Where the dialogues are from and their licence, for a card."""
+        cite = "" if self.source.citation == NOT_STATED else "; cite the paper"
+        return [f"From: {self.credit}", f"Licence: {self.source.licence}{cite}"]
 
     @property
     def credit(self) -> str:
         """The corpus, its part, its licence and its paper in words."""
-        return self.source.credit + (f"; its {self.about.part} part" if self.about.part else "")
+        return self.named or self.source.credit + (f"; its {self.about.part} part" if self.about.part else "")
 
 
 def made(contents: Contents, items: pl.DataFrame, titles: str, source: Source, about: About, domain: Domain) -> Corpus:

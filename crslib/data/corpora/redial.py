@@ -23,8 +23,11 @@ import polars as pl
 from crslib import files, schemas
 from crslib.config import resolve
 from crslib.data.corpora.base import Dialogue, Item, Turn, first_speakers, merge_messages
+from crslib.data.source import Source
 from crslib.data.titles import split_year
+from crslib.dialogue import domain as domains
 from crslib.dialogue import utterances
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.errors import CrsError
 
@@ -35,11 +38,24 @@ _STRAY_AT = re.compile(r"@(?=[^\W\d])")
 _ANSWERS = {0: False, 1: True}  # 2 and anything else: no answer
 
 DOMAIN = "movies"  # what its people talk about
+SOURCE = Source(
+    name="ReDial",
+    url="https://redialdata.github.io/website/",
+    licence="CC BY 4.0",
+    citation="Li et al., Towards Deep Conversational Recommendations, NeurIPS 2018",
+)
+CREDIT = f"Li et al. 2018, {SOURCE.licence}"
+"""How it is credited in few words."""
 ITEMS = resolve("data/redial/items.parquet")
 # The genres of the built-in catalogue, from MovieLens. IMDb's other genres (biography, sport, …) are left out.
 _GENRES = """action adventure animation comedy crime documentary drama family fantasy film-noir horror musical mystery
     romance sci-fi thriller war western"""
 GENRES = frozenset(_GENRES.split())
+
+
+def domain() -> Domain:
+    """What its people talk about."""
+    return domains.read(DOMAIN)
 
 
 def read(path: Path, split: Split) -> list[Dialogue]:
