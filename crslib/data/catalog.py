@@ -69,6 +69,13 @@ def matches(
     return items.select(met.alias("matches")).to_series()
 
 
+def item_row(item_id: str, title: str, year: int | None, **known: Any) -> dict[str, Any]:
+    """A row of table `items`, by nobody rated: the columns `known`, all others empty."""
+    empty: dict[str, Any] = {"kinds": [], "makers": [], "people": [], "attributes": []}
+    rest = {"external_id": None, "n_ratings": 0, "mean_rating": None}
+    return {"item_id": item_id, "title": title, "year": year, **empty, **rest, **known}
+
+
 def with_training_statistics(items: pl.DataFrame, ratings: pl.DataFrame) -> pl.DataFrame:
     """Table `items` with `n_ratings` and `mean_rating` counted from `ratings` alone (0 and null where unrated)."""
     counted = (

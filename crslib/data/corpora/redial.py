@@ -22,6 +22,7 @@ import polars as pl
 
 from crslib import files, schemas
 from crslib.config import resolve
+from crslib.data.catalog import item_row
 from crslib.data.corpora.base import Dialogue, Item, Turn, first_speakers, merge_messages
 from crslib.data.source import Source
 from crslib.data.titles import split_year
@@ -169,18 +170,15 @@ def build_items(path: Path, facts: Path, to: Path = ITEMS) -> pl.DataFrame:
         fact = fact_of.get(item_id, {})
         title, year = split_year(name)
         rows.append(
-            {
-                "item_id": item_id,
-                "title": title,
-                "year": year,
-                "kinds": sorted(GENRES.intersection(fact.get("genre") or ())),
-                "makers": [utterances.one_line(person) for person in fact.get("director") or ()],
-                "people": [utterances.one_line(person) for person in fact.get("star") or ()],
-                "attributes": [],
-                "external_id": fact.get("imdb_id"),
-                "n_ratings": 0,
-                "mean_rating": None,
-            }
+            item_row(
+                item_id,
+                title,
+                year,
+                kinds=sorted(GENRES.intersection(fact.get("genre") or ())),
+                makers=[utterances.one_line(person) for person in fact.get("director") or ()],
+                people=[utterances.one_line(person) for person in fact.get("star") or ()],
+                external_id=fact.get("imdb_id"),
+            )
         )
     table = pl.DataFrame(rows, schema=dict(schemas.TABLES["items"]))
     files.write_parquet(table, to)
