@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from crslib import files, schemas, store
+from crslib import files, json_files, schemas, store
 from crslib.data.catalog import Catalog
 from crslib.data.corpora.base import Contents, Dialogue, Item, Mention, Turn
 from crslib.data.corpora.linking import Titles, linked
@@ -36,6 +36,9 @@ class About(BaseModel):
     sha256: str
     part: str
     lines: tuple[str, ...] = ()
+
+
+_ABOUT = TypeAdapter(About)
 
 
 @dataclass(frozen=True)
@@ -141,12 +144,9 @@ def write(corpus: Corpus, folder: Path) -> None:
 def read(folder: Path) -> Corpus:
     """The corpus in a folder. Raises `CrsError` when it is none, or damaged."""
     path = folder / "corpus.json"
-    try:
-        about = About.model_validate_json(path.read_bytes())
-    except OSError:
-        raise CrsError(f"{folder} is no corpus; make one with `crs data import-dialogues FILE --to FOLDER`") from None
-    except ValidationError:
-        raise CrsError(f"{path} is damaged; import the dialogues again") from None
+    if not path.is_file():
+        raise CrsError(f"{folder} is no corpus; make one with `crs data import-dialogues FILE --to FOLDER`")
+    about = json_files.read_as(path, _ABOUT, "import the dialogues again")
     tables = {
         name: files.read_parquet(folder / f"{name}.parquet", name)
         for name in ("conversations", "utterances", "answers", "items")
