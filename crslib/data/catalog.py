@@ -177,16 +177,12 @@ class Catalog:
             self._cache[name] = self._by_name.get(name) or self._match(*split_year(name))
         return self._cache[name]
 
-    def link(self, text: str, *, unbracketed: bool = False) -> list[dict[str, Any]]:
-        """The mentions of an utterance as rows of `schemas.MENTION`; `title` is the text inside the brackets.
-
-        With `unbracketed` also those that `spot` finds outside brackets, in the order of the text.
-        """
-        rows = [
+    def link(self, text: str) -> list[dict[str, Any]]:
+        """The mentions of an utterance as rows of `schemas.MENTION`; `title` is the text inside the brackets."""
+        return [
             {"item_id": self.find(name), "title": name, "start": start, "end": end}
             for name, start, end in utterances.mentions(text)
         ]
-        return sorted([*rows, *self.spot(text)], key=lambda row: row["start"]) if unbracketed else rows
 
     def spot(self, text: str) -> list[dict[str, Any]]:
         """Items named outside brackets, as rows of `schemas.MENTION`: `text[start:end]` is `title`, which includes a
