@@ -22,7 +22,7 @@ from crslib.config import resolve
 from crslib.data.source import Source
 from crslib.dialogue.domain import of_run
 from crslib.files import writing
-from crslib.metrics import METRICS, satisfaction
+from crslib.metrics import METRICS, Metric, all_metrics, satisfaction
 from crslib.reporting import charts, summary, text, transcripts
 from crslib.reporting.transcripts import pages
 from crslib.schemas import agent_words
@@ -92,6 +92,7 @@ def write(run: Run, figures: Sequence[Figure]) -> Path:
     """
     dialogues, metrics, info, domain = run.read("dialogues"), run.read("metrics"), run.info, of_run(run)
     parameters, source, lacking = info.get("parameters", {}), info.get("source"), info.get("lacking", ())
+    defined = all_metrics(run)
     data, human = Source.read(run.path), Source.read(resolve(parameters.get("human", "data/human")))
     one = transcripts.drawn(dialogues, parameters.get("seed", 0))
     return _write(
@@ -105,11 +106,11 @@ def write(run: Run, figures: Sequence[Figure]) -> Path:
         from_file=bool(source),
         remarks=remarks(run),
         targets_known=bool(parameters.get("baseline")),
-        tiles=summary.tiles(metrics, domain, METRICS),
+        tiles=summary.tiles(metrics, domain, defined),
         drawn=next(iter(pages(run, dialogues.filter(dialogue_id=one))), None),
         seed=parameters.get("seed", 0),
-        dots=_dots(metrics),
-        families=summary.families(metrics, METRICS),
+        dots=_dots(metrics, defined),
+        families=summary.families(metrics, defined),
         tables=_shown_tables([satisfied(run)]),
         charts=_drawn(figure for figure in figures if figure.needs not in lacking),
         dialogues=pages(run, transcripts.spread(dialogues)),
@@ -123,13 +124,16 @@ def write(run: Run, figures: Sequence[Figure]) -> Path:
 
 def remarks(run: Run) -> list[str]:
     """What is to be said of dialogues from a file: what was read, which metrics are left out because the dialogues lack
-    what these need, and whether any could be correlated with people's satisfaction. Empty for other runs."""
+    what these need, and whether any could be correlated with people's satisfaction. Of any run: which metrics of one's
+    own have no value."""
     info, measured = run.info, set(run.read("metrics")["metric"])
     lines = list(info.get("source", {}).get("lines", ()))
     for need in info.get("lacking", ()):
         names = [metric.title for metric in METRICS.values() if metric.needs == need and metric.name not in measured]
         if names:
             lines.append(f"left out, because the dialogues have no {_NEEDED[need]}: {'; '.join(names)}")
+    if empty := [name for name in all_metrics(run) if name not in METRICS and name not in measured]:
+        lines.append(f"your metrics without a value in any dialogue: {', '.join(empty)}")
     if run.has("labels"):
         lines.append(satisfaction.verdict(run.read("scores"), run.read("correlations")))
     return [line for line in lines if line]
@@ -138,7 +142,8 @@ def remarks(run: Run) -> list[str]:
 def satisfied(run: Run) -> Table:
     """A run's correlations with people's satisfaction as a table: metric, correlation with interval, dialogues."""
     table = run.read("correlations") if run.has("correlations") else schemas.empty("correlations")
-    shown = [(METRICS[row["metric"]].title, text.row_estimate(row), row["n"]) for row in table.iter_rows(named=True)]
+    defined = all_metrics(run)
+    shown = [(defined[row["metric"]].title, text.row_estimate(row), row["n"]) for row in table.iter_rows(named=True)]
     return Table(
         "People's satisfaction",
         "Spearman's rank correlation of each metric with people's satisfaction, over dialogues, with its 95 % "
@@ -155,10 +160,11 @@ def write_comparison(
     differences: pl.DataFrame,
     verdict: Sequence[str],
     extremes: Sequence[tuple[str, Sequence[Dialogue]]] = (),
+    defined: Mapping[str, Metric] = METRICS,
 ) -> Path:
     """Writes the report of a sweep from what `comparison` computes: conditions (`Sweep`), all metrics (`table`), the
     first condition against the others (`differences`, `verdict`), charts (`figures`), and dialogues side by side
-    (`extremes`); returns `path`."""
+    (`extremes`); returns `path`. `defined`: all metrics (`Sweep.defined`)."""
     columns = ("condition", "metric", "difference", "low", "high", "p", "n", "better")
     lines = [_verdict(line) for line in verdict]
     failed = conditions.filter(state="error").select("condition", "error", "traceback")
@@ -174,7 +180,7 @@ def write_comparison(
         families=[
             (family, rows.drop("family").rows()) for (family,), rows in table.group_by("family", maintain_order=True)
         ],
-        definitions=[metric for metric in METRICS.values() if metric.title in set(table["metric"])],
+        definitions=[metric for metric in defined.values() if metric.title in set(table["metric"])],
         differences=_table("Significant differences", differences.drop_nulls("better").select(columns)),
         charts=_drawn(figures),
         extremes=[(label, [_page(dialogue) for dialogue in dialogues]) for label, dialogues in extremes],
@@ -288,11 +294,12 @@ def _svg(chart: alt.TopLevelMixin) -> Markup:
     return Markup(charts.themed(charts.svg(chart)).replace("<svg", '<svg aria-hidden="true"', 1))
 
 
-def _dots(metrics: pl.DataFrame) -> dict[str, Any]:
+def _dots(metrics: pl.DataFrame, defined: Mapping[str, Metric]) -> dict[str, Any]:
     """The metrics against people's, for a wide page and for a narrow one; empty where people have none of them."""
     if not metrics.filter(pl.col("human") > 0).height:
         return {}
-    return {"wide": _svg(charts.against_people(metrics)), "narrow": _svg(charts.against_people(metrics, narrow=True))}
+    wide, narrow = (charts.against_people(metrics, narrow, defined) for narrow in (False, True))
+    return {"wide": _svg(wide), "narrow": _svg(narrow)}
 
 
 def _write(path: Path, template: str, script: str = "", **content: Any) -> Path:
