@@ -274,9 +274,9 @@ def _drawn(figures: Iterable[Figure]) -> list[dict[str, Any]]:
 
 
 def _side_by_side(chart: Any) -> list[Any]:
-    parts = getattr(chart, "concat" if isinstance(chart, alt.ConcatChart) else "hconcat", None)
     if not isinstance(chart, alt.ConcatChart | alt.HConcatChart):
         return [chart]
+    parts = chart.concat if isinstance(chart, alt.ConcatChart) else chart.hconcat
     # Altair moves data that all parts have in common to the chart of charts.
     return [part.properties(data=chart.data) if part.data is alt.Undefined else part for part in parts]
 
