@@ -291,6 +291,7 @@ class EvaluationParameters(Parameters):
     redial: str = path_field(
         "", description="ReDial's zip or folder, for metrics that need human text; empty: without them"
     )
+    metrics: str = path_field("", description="your own metrics: python:module:function,function; empty: none")
     n_bootstrap: int = Field(1000, ge=100, le=1_000_000, description="resamples of dialogues behind each 95 % interval")
 
 

@@ -5,6 +5,7 @@ that also has parameters `dialogue_id` or `seed` gets those by name: to tell dia
 run. It is called for one dialogue at a time, in the process that simulates.
 """
 
+import difflib
 import importlib
 import inspect
 import os
@@ -58,7 +59,7 @@ class FunctionAgent(AskQueue):
             }
             answer = self._function(*given, **{name: about[name] for name in self._named})
         except (Exception, SystemExit) as error:
-            return plain.failed(f"{self.name} raised {_raised(error)}", sent)
+            return plain.failed(f"{self.name} raised {raised(error)}", sent)
         return plain.reply(answer, self._role, self.name, sent, self._catalog, self._linked)
 
     def release(self, dialogue_id: str) -> None:
@@ -90,9 +91,11 @@ def load(name: str) -> Function:
         function = getattr(module, attribute)
     except AttributeError:
         known = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
+        close = difflib.get_close_matches(attribute, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
         raise CrsError(
             f"{name!r}: {getattr(module, '__file__', place)} has no {attribute!r}; "
-            f"it has {', '.join(known) or 'no functions'}"
+            f"it has {', '.join(known) or 'no functions'}{hint}"
         ) from None
     if not callable(function):
         raise CrsError(f"{name!r} is a value of type {type(function).__name__}, not a function; write {_FORM}")
@@ -153,9 +156,9 @@ def _module(place: str, name: str, folder: Path | None = None) -> ModuleType:
                 f"{name!r}: there is no module {error.name!r}; start in the folder that holds it ({where} does not), "
                 "or install it"
             ) from None
-        raise CrsError(f"{name!r}: importing {place} raised {_raised(error)}") from None
+        raise CrsError(f"{name!r}: importing {place} raised {raised(error)}") from None
     except (Exception, SystemExit) as error:
-        raise CrsError(f"{name!r}: importing {place} raised {_raised(error)}") from None
+        raise CrsError(f"{name!r}: importing {place} raised {raised(error)}") from None
 
 
 def _named_parameters(function: Function, role: str, name: str) -> list[str]:
@@ -177,7 +180,7 @@ def _named_parameters(function: Function, role: str, name: str) -> list[str]:
     return named
 
 
-def _raised(error: BaseException) -> str:
+def raised(error: BaseException) -> str:
     """`ValueError: no such item (my_crs.py, line 12)`: an exception in a line, with the last place it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(("<frozen", os.path.dirname(__file__)))]

@@ -139,13 +139,12 @@ def bench_linking(corpus: str, path: Path, data: Path, file: Path | None) -> Non
     from crslib.data.catalog import Catalog
     from crslib.data.corpora import redial
     from crslib.data.tables import domain_of, load
-    from crslib.dialogue import domain
     from crslib.experiments.benchmarks import linking
 
     test = redial.read(path, "test")
     own = linking.corpus_items(redial.movies(path), redial.read(path, "train"))
     catalogs = {
-        "own": Catalog(own, domain.read(redial.DOMAIN)),
+        "own": Catalog(own, redial.domain()),
         "data": Catalog(load(data)[0], domain_of(data)),
     }
     scores = {name: linking.measure(test, catalog) for name, catalog in catalogs.items()}

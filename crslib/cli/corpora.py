@@ -1,18 +1,15 @@
 """`crs data import-dialogues`, and what is measured of human dialogues: `reference`, `styles` and `embeddings`."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import click
-import polars as pl
 
 from crslib.cli.terminal import console, counting, fail
 from crslib.config import ROOT
-from crslib.data.corpora import Dialogue, folder, importing, redial
-from crslib.data.source import Source
-from crslib.dialogue.domain import Domain
-from crslib.dialogue.domain import read as read_domain
+from crslib.data.corpora import importing, redial
+from crslib.data.corpora.folder import Corpus
+from crslib.data.corpora.opening import open_corpus
 
 
 @click.command("import-dialogues")
@@ -79,27 +76,14 @@ def import_dialogues(
 # ── what people do ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True)
-class _People:
-    """Human dialogues and their source. `items`: of an imported corpus. `domain`: what they are about. `to`: the
-    folder for what is measured."""
-
-    dialogues: Sequence[Dialogue]
-    items: pl.DataFrame | None
-    source: Source
-    domain: Domain
-    to: Path
-
-    def finish(self) -> None:
-        """Writes whose dialogues were measured, and says what the folder is for."""
-        self.source.write(self.to)
-        console.print(f"{self.to}: people to compare with, `crs run -p human={self.to}`", markup=False, soft_wrap=True)
+Measure = Callable[[Corpus, Path], None]
+"""What a command does with human dialogues and the folder for its results."""
 
 
-def _of_people(part: redial.Split) -> Callable[[Callable[[_People], None]], Callable[..., None]]:
+def _of_people(part: redial.Split) -> Callable[[Measure], Callable[..., None]]:
     """Options of a command on ReDial's `part` or on an imported corpus."""
 
-    def decorate(command: Callable[[_People], None]) -> Callable[..., None]:
+    def decorate(command: Measure) -> Callable[..., None]:
         @click.option(
             "--redial", "path", type=click.Path(path_type=Path), help=f"ReDial's zip, folder or {part} .jsonl."
         )
@@ -110,25 +94,9 @@ def _of_people(part: redial.Split) -> Callable[[Callable[[_People], None]], Call
             "--to", type=click.Path(path_type=Path), help="Default: data/human; of a corpus its folder human."
         )
         def run(path: Path | None, corpus: Path | None, to: Path | None) -> None:
-            if corpus and not path:
-                imported = folder.read(corpus)
-                command(
-                    _People(
-                        imported.dialogues, imported.items, imported.source, imported.domain, to or corpus / "human"
-                    )
-                )
-            elif path and not corpus:
-                command(
-                    _People(
-                        redial.read(path, part),
-                        None,
-                        importing.SOURCES["redial"],
-                        read_domain(redial.DOMAIN),
-                        to or ROOT / "data/human",
-                    )
-                )
-            else:
+            if bool(path) == bool(corpus):
                 fail("give either --redial PATH or --corpus FOLDER")
+            command(open_corpus(path, corpus, part), to or (corpus / "human" if corpus else ROOT / "data/human"))
 
         run.__doc__ = command.__doc__
         return run
@@ -136,32 +104,39 @@ def _of_people(part: redial.Split) -> Callable[[Callable[[_People], None]], Call
     return decorate
 
 
+def _credited(people: Corpus, to: Path) -> None:
+    """Writes whose dialogues were measured, and says what the folder is for."""
+    people.source.write(to)
+    console.print(f"{to}: people to compare with, `crs run -p human={to}`", markup=False, soft_wrap=True)
+
+
 @click.command("reference")
 @_of_people("test")
-def reference(people: _People) -> None:
+def reference(people: Corpus, to: Path) -> None:
     """Writes the statistics of human dialogues that runs are compared with (ReDial's test set, or a corpus; numbers
     only)."""
     from crslib.metrics.reference import measure, write
 
-    write(measure(people.dialogues, people.domain, people.items), people.to)
-    people.finish()
+    items = None if people.named else people.items  # of ReDial itself the facts that the built-in catalogue adds count
+    write(measure(people.dialogues, people.domain, items), to)
+    _credited(people, to)
 
 
 @click.command("styles")
 @_of_people("train")
-def styles_(people: _People) -> None:
+def styles_(people: Corpus, to: Path) -> None:
     """Writes how often people write in which style (ReDial's training set, or a corpus; numbers only)."""
     from crslib.files import write_parquet
     from crslib.training.knowledge import styles_of
 
     table = styles_of(people.dialogues)
-    write_parquet(table, people.to / "styles.parquet")
-    console.print(f"{people.to / 'styles.parquet'}: {table.height} styles", soft_wrap=True)
+    write_parquet(table, to / "styles.parquet")
+    console.print(f"{to / 'styles.parquet'}: {table.height} styles", soft_wrap=True)
 
 
 @click.command("embeddings")
 @_of_people("test")
-def embeddings(people: _People) -> None:
+def embeddings(people: Corpus, to: Path) -> None:
     """Writes the embeddings of human dialogues by the built-in model (ReDial's test set, or a corpus; numbers only)."""
     from crslib.data.corpora import frames
     from crslib.metrics import embedding
@@ -170,8 +145,8 @@ def embeddings(people: _People) -> None:
     _, turns = frames(anonymous(people.dialogues))
     with embedding.reader() as reader, counting("texts") as progress:
         embedded = embedding.embed(turns, reader, people.domain.mask, progress)
-    embedding.write(embedding.measure(embedded, embedding.source()), people.to)
-    people.finish()
+    embedding.write(embedding.measure(embedded, embedding.source()), to)
+    _credited(people, to)
 
 
 of_people = (reference, styles_, embeddings)

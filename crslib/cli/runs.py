@@ -169,15 +169,11 @@ def compare(conditions: Path, assignments: Sequence[str], workers: int, file: Pa
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--model", default="smollm2", show_default=True, help="GGUF file of the judge; smollm2 is the built-in model."
+    "--model",
+    default="smollm2",
+    show_default=True,
+    help="The judge: GGUF file, openai:MODEL@URL (keys as in `crs run`), or smollm2, the built-in model.",
 )
-@click.option(
-    "--endpoint",
-    default="",
-    help="Address of an OpenAI-compatible endpoint, instead of --model. Its key is read from CRS_JUDGE_KEY "
-    "and is sent to https addresses and to this machine only.",
-)
-@click.option("--endpoint-model", default="", help="Name of the model at the endpoint.")
 @click.option(
     "--pairs", default=40, show_default=True, type=click.IntRange(1), help="Profiles whose dialogues are judged."
 )
@@ -197,7 +193,7 @@ def compare(conditions: Path, assignments: Sequence[str], workers: int, file: Pa
 @click.option(
     "--votes",
     type=click.Path(path_type=Path),
-    help="Parquet file of people's votes on the same runs, for the judge's agreement with them.",
+    help="Parquet file of people's votes on the same runs. Default: those of all studies below --reports.",
 )
 @click.option("--threads", default=0, show_default=True, type=click.IntRange(0), help="CPU threads; 0 is all of them.")
 @JSON
@@ -205,8 +201,6 @@ def compare(conditions: Path, assignments: Sequence[str], workers: int, file: Pa
 def judge(
     runs: Sequence[Path],
     model: str,
-    endpoint: str,
-    endpoint_model: str,
     pairs: int,
     criteria: Sequence[str],
     rubrics: Path,
@@ -218,22 +212,23 @@ def judge(
     """A model compares the dialogues of RUNS (folders), the first run with each of the others.
 
     It sees each pair in both orders and gives marks. Controls show how far it can be relied on: it must prefer
-    dialogues to corrupted copies of them. Interrupted, the same command continues.
+    dialogues to corrupted copies of them. What people have compared in studies of the same runs is judged first, and
+    the report says how well the judge agrees with them. Interrupted, the same command continues.
     """
     from crslib.judging import llm
     from crslib.judging.criteria import read_rubrics
     from crslib.judging.rubrics import judge_runs
+    from crslib.judging.study import votes_on
     from crslib.reporting import judge as judge_report
 
     asked = read_rubrics(rubrics, criteria)
     human = read_parquet(votes, "votes") if votes else None
     folders = [Run(path.resolve()) for path in runs]
-    with (
-        contextlib.closing(llm.open_judge(model, endpoint, endpoint_model, threads)) as opened,
-        counting("questions") as progress,
-    ):
-        judged = judge_runs(opened, folders, asked, pairs, reports / "judged", progress=progress)
-    report = judge_report.write(judged, human)
+    known = votes_on([run.run_id for run in folders], reports / "people") if human is None else human
+    first = {name for side in ("left", "right") for name in known[f"{side}_dialogue"]}
+    with contextlib.closing(llm.open_judge(model, threads)) as opened, counting("questions") as progress:
+        judged = judge_runs(opened, folders, asked, pairs, reports / "judged", first=first, progress=progress)
+    report = judge_report.write(judged, human, known)
     for line in report.lines:
         console.print(line, markup=False, soft_wrap=True)
     for change in opened.changes:
@@ -322,7 +317,8 @@ def _export_trl(
     folder: Path,
     parameters: ExportParameters,
 ) -> Written:
-    from crslib.training.corpus import read_people, write_dialogues, write_pairs
+    from crslib.data.corpora.opening import open_corpus
+    from crslib.training.corpus import write_dialogues, write_pairs
 
     n_given = sum(path is not None for path in (run, redial, corpus))
     if (redial and corpus) or (run is None if form == "dpo" else n_given != 1):
@@ -332,10 +328,10 @@ def _export_trl(
         )
     if run and form == "trl":
         return exports.write_trl(Run(run.resolve()), role, folder, parameters)
-    dialogues, items, origin, domain = read_people(redial, corpus)
+    read = open_corpus(redial, corpus, purpose="export")
     if run:
-        return write_pairs(run, role, folder, parameters, origin, domain, dialogues)
-    return write_dialogues(dialogues, items, role, folder, parameters, origin, domain)
+        return write_pairs(run, role, folder, parameters, read.origin, read.domain, read.dialogues)
+    return write_dialogues(read.dialogues, read.items, role, folder, parameters, read.origin, read.domain)
 
 
 @click.command()

@@ -17,6 +17,7 @@ from rapidfuzz import fuzz
 
 from crslib import schemas
 from crslib.data import titles
+from crslib.data.catalog import item_row
 from crslib.data.cells import split_genres, split_names
 from crslib.data.movielens import split_title
 from crslib.data.source import Feedback, Source
@@ -51,18 +52,16 @@ def build(folder: Path) -> None:
     ]
     facts = _link(films, _wikidata())
     items = [
-        {
-            "item_id": str(film["movieId"]),
-            "title": film["main"][0],
-            "year": int(film["year"]),
-            "kinds": split_genres(film["genres"]),
-            "makers": split_names(facts.get(film["movieId"], {}).get("Director")),
-            "people": split_names(facts.get(film["movieId"], {}).get("Cast")),
-            "attributes": [],
-            "external_id": facts.get(film["movieId"], {}).get("imdbID"),
-            "n_ratings": film["len"],
-            "mean_rating": None,
-        }
+        item_row(
+            str(film["movieId"]),
+            film["main"][0],
+            int(film["year"]),
+            kinds=split_genres(film["genres"]),
+            makers=split_names(facts.get(film["movieId"], {}).get("Director")),
+            people=split_names(facts.get(film["movieId"], {}).get("Cast")),
+            external_id=facts.get(film["movieId"], {}).get("imdbID"),
+            n_ratings=film["len"],
+        )
         for film in films
     ]
     ratings = source.select(

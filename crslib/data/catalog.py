@@ -69,6 +69,13 @@ def matches(
     return items.select(met.alias("matches")).to_series()
 
 
+def item_row(item_id: str, title: str, year: int | None, **known: Any) -> dict[str, Any]:
+    """A row of table `items`, by nobody rated: the columns `known`, all others empty."""
+    empty: dict[str, Any] = {"kinds": [], "makers": [], "people": [], "attributes": []}
+    rest = {"external_id": None, "n_ratings": 0, "mean_rating": None}
+    return {"item_id": item_id, "title": title, "year": year, **empty, **rest, **known}
+
+
 def with_training_statistics(items: pl.DataFrame, ratings: pl.DataFrame) -> pl.DataFrame:
     """Table `items` with `n_ratings` and `mean_rating` counted from `ratings` alone (0 and null where unrated)."""
     counted = (
@@ -170,16 +177,12 @@ class Catalog:
             self._cache[name] = self._by_name.get(name) or self._match(*split_year(name))
         return self._cache[name]
 
-    def link(self, text: str, *, unbracketed: bool = False) -> list[dict[str, Any]]:
-        """The mentions of an utterance as rows of `schemas.MENTION`; `title` is the text inside the brackets.
-
-        With `unbracketed` also those that `spot` finds outside brackets, in the order of the text.
-        """
-        rows = [
+    def link(self, text: str) -> list[dict[str, Any]]:
+        """The mentions of an utterance as rows of `schemas.MENTION`; `title` is the text inside the brackets."""
+        return [
             {"item_id": self.find(name), "title": name, "start": start, "end": end}
             for name, start, end in utterances.mentions(text)
         ]
-        return sorted([*rows, *self.spot(text)], key=lambda row: row["start"]) if unbracketed else rows
 
     def spot(self, text: str) -> list[dict[str, Any]]:
         """Items named outside brackets, as rows of `schemas.MENTION`: `text[start:end]` is `title`, which includes a

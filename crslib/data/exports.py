@@ -15,6 +15,7 @@ import polars as pl
 from crslib.config import ExportParameters
 from crslib.data import trl
 from crslib.data.catalog import lookup
+from crslib.data.corpora.redial import CREDIT
 from crslib.data.source import Source
 from crslib.dialogue import utterances
 from crslib.dialogue.domain import Domain, of_run
@@ -247,7 +248,7 @@ def card(info: Mapping[str, Any], frame: pl.DataFrame, source: Source, domain: D
             f"- Run: {info.get('run_id', 'by hand')}, condition {parameters.get('condition', '')}, seed "
             f"{parameters.get('seed', 0)}.",
             *hashes,
-            "- The built-in adapters were trained on ReDial (Li et al. 2018, CC BY 4.0).",
+            f"- The built-in adapters were trained on ReDial ({CREDIT}).",
             f"- Profiles: from the run's ratings; source: {source.credit}.",
             "- Known faults: small models contradict themselves and their notes, and know little about plots.",
             "",
@@ -269,7 +270,7 @@ def _origin(info: Mapping[str, Any], data: Source) -> list[str]:
     return [
         f"From: curated set {run}" if "curated" in info else f"From: run {run}, seed {parameters.get('seed', 0)}",
         *(f"The {role}: {agent_words(agent)}" for role, agent in agents.items()),
-        "The built-in adapters were trained on ReDial (Li et al. 2018, CC BY 4.0)",
+        f"The built-in adapters were trained on ReDial ({CREDIT})",
         f"Profiles: from ratings of {data.credit}",
         f"Licence: that of the ratings ({data.licence}), and of the models",
     ]

@@ -6,8 +6,9 @@ Knows nothing of the tables' content.
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from crslib import json_files
 from crslib.dialogue.utterances import one_line
 from crslib.errors import CrsError
 from crslib.files import writing
@@ -53,16 +54,9 @@ class Source(BaseModel):
     def read(cls, folder: Path) -> Self:
         """The source of the tables in `folder`. Raises `CrsError` when its file is damaged."""
         path = folder / NAME
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
+        if not path.exists():
             return cls()
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            reason = f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg']}"
-        raise CrsError(f"{path} is not readable ({one_line(reason)}); correct it, or import the data again")
+        return json_files.read_as(path, TypeAdapter(cls), "correct it, or import the data again")
 
     @classmethod
     def stated(cls, **texts: str) -> Self:

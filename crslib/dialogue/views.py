@@ -242,10 +242,10 @@ class RecommenderView(View):
         self._hear(text, facts_line(facts, self.domain), items)
         self.facts = list(facts)
 
-    def follow(self, turn: Turn, facts: Sequence[ItemFacts] = (), ids: Sequence[int] | None = None) -> None:
-        """The next turn of a dialogue; `ids`: its token ids, where the recommender's own model produced it."""
+    def follow(self, turn: Turn, facts: Sequence[ItemFacts] = ()) -> None:
+        """The next turn of a dialogue."""
         if turn["role"] == RECOMMENDER:
-            self.say(turn["text"], ids, turn.get("items", ()))
+            self.say(turn["text"], items=turn.get("items", ()))
         else:
             self.hear(turn["text"], facts, turn.get("items", ()))
 
@@ -276,11 +276,10 @@ class UserView(View):
         self._hear(text, note_line(notes, self.domain), items)
         self.notes = list(notes)
 
-    def follow(self, turn: Turn, notes: Iterable[Mapping[str, Any]] = (), ids: Sequence[int] | None = None) -> None:
-        """The next turn of a dialogue; `notes`: those of the user's turn after it; `ids`: its token ids, where the
-        user's own model produced it."""
+    def follow(self, turn: Turn, notes: Iterable[Mapping[str, Any]] = ()) -> None:
+        """The next turn of a dialogue; `notes`: those of the user's turn after it."""
         if turn["role"] == USER:
-            self.say(turn["text"], ids, turn.get("items", ()))
+            self.say(turn["text"], items=turn.get("items", ()))
         else:
             self.hear(turn["text"], [Note.of(note) for note in notes], turn.get("items", ()))
 

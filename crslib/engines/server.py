@@ -182,11 +182,10 @@ class Server:
         retries: int = _RETRIES,
         first_pause: float = _FIRST_PAUSE,
         limits: Limits | None = None,
-        variable: str = "",
     ) -> None:
         """`timeout`: seconds for one attempt, all of its answer included. `deadline`: seconds after which no other is
-        begun (None: five timeouts). `limits`: may be shared with other servers. `variable`: the environment variable
-        with the key; empty: as `key_variable`. A key is not sent where `may_have_key` says no.
+        begun (None: five timeouts). `limits`: may be shared with other servers. Its key is that of `key_variable`, and
+        is not sent where `may_have_key` says no.
 
         Raises `CrsError` for a URL or a key that cannot be sent.
         """
@@ -195,7 +194,7 @@ class Server:
         self.model, self.url = model, check_url(url)
         self.identity: Mapping[str, Any] = {"url": self.url, "model": model}
         self.changes: list[str] = []
-        self.variable = variable or key_variable(self.url)
+        self.variable = key_variable(self.url)
         self._key = os.environ.get(self.variable, "").strip() if may_have_key(self.url) else ""
         if not re.fullmatch(r"[!-~]*", self._key):
             raise CrsError(f"the environment variable {self.variable} holds blanks or other signs that no key has")

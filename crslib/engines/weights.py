@@ -73,11 +73,19 @@ def _make(path: Path, model: Path, adapter: Path, deltas: "Deltas", fmt: Format)
     _note(path, written)
 
 
+def written_sha256(path: Path) -> str | None:
+    """The hash of what `merged` has written into a file; None where its note is missing or damaged."""
+    try:
+        return json_files.read_as(_notes(path), _NOTES, "it is made anew")["sha256"]
+    except CrsError:
+        return None
+
+
 def is_damaged(path: Path) -> bool:
     """Whether a file that `merged` has written holds something else now; it is read, whatever its size and time."""
     try:
-        return file_sha256(path) != json_files.read_as(_notes(path), _NOTES, "it is made anew")["sha256"]
-    except (OSError, CrsError):
+        return file_sha256(path) != written_sha256(path)
+    except OSError:
         return True
 
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from crslib import schemas, stats
 from crslib.config import resolve
-from crslib.metrics import CLAIMS, METRICS, check_names, evaluation, reference
+from crslib.metrics import CLAIMS, METRICS, Metric, all_metrics, check_names, evaluation, reference
 from crslib.metrics.leakage import IN_PROFILE, KINDS
 from crslib.reporting import charts, text
 from crslib.reporting.html import Dialogue, Figure
@@ -40,7 +40,7 @@ DIFFERENCES = {
 class Sweep:
     """`conditions`: condition, one column per varied parameter, state, leaks, error, traceback (null without an error).
     `metrics`, `scores`, `resamples`: condition and the columns of these tables, of the conditions that succeeded.
-    `runs`: these conditions' runs, by name."""
+    `runs`: these conditions' runs, by name. `defined`: all metrics, with those of one's own that the runs have."""
 
     path: Path
     conditions: pl.DataFrame
@@ -48,6 +48,7 @@ class Sweep:
     scores: pl.DataFrame
     resamples: pl.DataFrame
     runs: Mapping[str, Run] = field(default_factory=dict)
+    defined: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
 
 
 def read(sweep_dir: str) -> Sweep:
@@ -76,12 +77,13 @@ def read(sweep_dir: str) -> Sweep:
             runs[label] = run
             for name, frames in tables.items():
                 frames.append(run.read(name).select(pl.lit(label).alias("condition"), pl.all()))
-                check_names(frames[-1]["metric"].unique().sort(), str(run.path / f"{name}.parquet"))
+                names = frames[-1]["metric"].unique().sort()
+                check_names(names, str(run.path / f"{name}.parquet"), all_metrics(run))
     texts = dict.fromkeys(("condition", *content["axes"], "state", "error", "traceback"), pl.String)
     conditions = pl.DataFrame(rows, schema_overrides={**texts, "leaks": pl.Int64})
     empty = {name: pl.DataFrame(schema={"condition": pl.String, **schemas.TABLES[name]}) for name in tables}
     joined = {name: pl.concat(frames) if frames else empty[name] for name, frames in tables.items()}
-    return Sweep(path, conditions, **joined, runs=runs)
+    return Sweep(path, conditions, **joined, runs=runs, defined=all_metrics(*runs.values()))
 
 
 def _leaks(audit: Mapping[str, int | None] | None) -> int | None:
@@ -118,7 +120,7 @@ def _with_human(sweep: Sweep) -> pl.DataFrame:
 def figures(sweep: Sweep) -> list[Figure]:
     """One figure per family of metrics, with a chart for each metric of the runs that has `Metric.chart`."""
     families: dict[str, list[alt.Chart | alt.LayerChart]] = {}
-    for name, metric in METRICS.items() if sweep.runs else ():
+    for name, metric in sweep.defined.items() if sweep.runs else ():
         rows = sweep.metrics.filter(metric=name)
         if metric.chart and rows.height:
             families.setdefault(metric.family, []).append(charts.conditions(rows).properties(title=metric.title))
@@ -149,7 +151,7 @@ def table(sweep: Sweep, differences: pl.DataFrame) -> pl.DataFrame:
             "better": "" if metric.direction == "none" else metric.direction,
             **{name: cells[metric.name].get(name, "") for name in names},
         }
-        for metric in METRICS.values()
+        for metric in sweep.defined.values()
         if metric.name in cells
     ]
     return pl.DataFrame(rows, schema=dict.fromkeys(("family", "metric", "better", *names), pl.String))
@@ -166,7 +168,7 @@ def quality(sweep: Sweep) -> pl.DataFrame:
     """
     directed = {
         name: metric.direction == "lower"
-        for name, metric in METRICS.items()
+        for name, metric in sweep.defined.items()
         if metric.family in ("recommendation", "consistency") and metric.direction in ("higher", "lower")
     }
     scores = sweep.scores.filter(pl.col("metric").is_in(list(directed)))
@@ -225,7 +227,7 @@ def differences(sweep: Sweep, *, times: int = 1000, seed: int = 0) -> pl.DataFra
     p: list[float | None] = []
     signed: dict[int, np.ndarray] = {}  # row → differences of pairs for a sign-flip test
     for other in others:
-        for name, metric in METRICS.items():
+        for name, metric in sweep.defined.items():
             keys = (first, name), (other, name)
             if any(key not in whole for key in keys):
                 continue

@@ -18,6 +18,7 @@ from datasketch import MinHash, MinHashLSH
 
 from crslib.config import ExportParameters
 from crslib.data import trl
+from crslib.data.corpora.redial import CREDIT
 from crslib.data.exports import talks
 from crslib.data.source import Source
 from crslib.dialogue.domain import Domain, of_run
@@ -407,7 +408,7 @@ def card(info: Mapping[str, Any], manifest: pl.DataFrame, source: Source) -> str
             f"Settings: {', '.join(f'{name} {value}' for name, value in curated['settings'].items())}.",
             "",
             *(_made(run) for run in curated["sources"]),
-            "- The built-in adapters were trained on ReDial (Li et al. 2018, CC BY 4.0).",
+            f"- The built-in adapters were trained on ReDial ({CREDIT}).",
             f"- Profiles: from ratings of {source.credit}. Licence: that of the ratings, and of the models.",
             "",
         ]

@@ -97,7 +97,8 @@ def plan(given: Mapping[str, Any], reports: Path, report: Callable[[str], None] 
 
 
 def comparison_inputs(parameters: EvaluationParameters) -> dict[str, Any]:
-    """The hashes of the human dialogues that an evaluation compares with. Raises `CrsError` where they are missing."""
+    """The hashes of the human dialogues that an evaluation compares with, and of the metrics of one's own. Raises
+    `CrsError` where one of them is missing."""
     human = resolve(parameters.human)
     if not human.is_dir():
         raise CrsError(f"no folder {human} with human statistics; run `crs data reference` or leave `human` as it is")
@@ -109,6 +110,10 @@ def comparison_inputs(parameters: EvaluationParameters) -> dict[str, Any]:
         corpus.check(redial)
         parts = sorted(redial.glob("*.jsonl")) if redial.is_dir() else [redial]
         inputs["redial"] = {path.name: file_sha256(path) for path in parts}
+    if parameters.metrics:
+        from crslib.metrics import own  # takes seconds to import
+
+        inputs["metrics"] = own.sources(own.load(parameters.metrics))
     return inputs
 
 

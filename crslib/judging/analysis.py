@@ -35,12 +35,12 @@ def comparisons(votes: pl.DataFrame) -> pl.DataFrame:
 
     Columns pair_id, unit (id of the simulated dialogue: one per profile), criterion, rater, a, b (conditions) and
     score: 1 for a, 0 for a tie, -1 for b. Attention checks, missing answers and a rater's second answer to the same
-    question are left out.
+    question, in the order of the rows (`Study.votes`), are left out.
     """
     mirrored = pl.col("left_condition") > pl.col("right_condition")
     return (
         votes.filter(~is_check(), pl.col("choice").is_not_null())
-        .sort("rater", "order", "at", "pair_id", "criterion")
+        .sort("rater", maintain_order=True)
         .unique(["rater", "pair_id", "criterion"], keep="first", maintain_order=True)
         .select(
             "pair_id",

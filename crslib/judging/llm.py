@@ -1,4 +1,4 @@
-"""A judging model, from a GGUF file or behind an HTTP endpoint, that chooses among a few options.
+"""A judging model, from a GGUF file or on a server, that chooses among a few options.
 
 Knows neither dialogues nor criteria: `rubrics` asks the questions.
 """
@@ -10,20 +10,17 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from crslib.config import n_threads
+from crslib.config import BUILT_IN, kind_of, n_threads
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.views import Message
 from crslib.engines import llama
 from crslib.engines.background import event_loop
 from crslib.engines.base import Sampling
-from crslib.engines.server import NoAnswer, Server
+from crslib.engines.server import NoAnswer, Server, parse
 from crslib.errors import CrsError
 
-KEY = "CRS_JUDGE_KEY"
-"""The environment variable with the key of an endpoint. A variable of its own: no other key is ever sent there."""
-
 _N_CTX = 4096
-_TIMEOUT = 120.0  # seconds that an endpoint may take for one answer
+_TIMEOUT = 120.0  # seconds that a server may take for one answer
 _RETRIES = 4  # with growing pauses
 _SAMPLING = Sampling(temperature=0, max_tokens=1024)  # room for a model that thinks aloud before it answers
 _FILLER = "(?:the|answer|is|dialogue|mark|option)"
@@ -88,21 +85,25 @@ class LocalJudge:
         self._model.close()
 
 
-class EndpointJudge:
-    """A model behind an OpenAI-compatible endpoint (`engines.server`).
+class ServerJudge:
+    """A model on an OpenAI-compatible server (`engines.server`), whose key is in the environment variable of its host.
 
     The option that it names has probability 1; a text that names no option is no answer.
     """
 
-    def __init__(self, url: str, model: str, *, timeout: float = _TIMEOUT, retries: int = _RETRIES) -> None:
+    def __init__(self, model: str, url: str, *, timeout: float = _TIMEOUT, retries: int = _RETRIES) -> None:
         """Raises `CrsError` for a URL that is not HTTP."""
-        self._server = Server(model, url, timeout=timeout, retries=retries, variable=KEY)
+        self._server = Server(model, url, timeout=timeout, retries=retries)
         self.name = model
         self.changes: Sequence[str] = self._server.changes
-        self.identity: Mapping[str, Any] = {"judge": "endpoint", "url": url, "model": model, "temperature": 0}
+        self.identity: Mapping[str, Any] = {"judge": "server", **self._server.identity, "temperature": 0}
+
+    def check(self) -> None:
+        """Raises `CrsError` when the server cannot be reached, refuses the key, or does not know the model."""
+        event_loop().run(self._server.check())
 
     def ask(self, messages: Sequence[Message], options: Sequence[str]) -> list[float] | None:
-        """As `Judge.ask`. Raises `CrsError` when the endpoint cannot be reached, refuses, or sends something else than
+        """As `Judge.ask`. Raises `CrsError` when the server cannot be reached, refuses, or sends something else than
         a chat completion."""
         try:
             answer = event_loop().run(self._server.complete(messages, _SAMPLING, None))
@@ -123,11 +124,19 @@ def chosen_option(answer: str, options: Sequence[str]) -> str | None:
     return next((option for option in options if match and option.lower() == match[1].lower()), None)
 
 
-def open_judge(model: str = "smollm2", endpoint: str = "", endpoint_model: str = "", threads: int = 0) -> Judge:
-    """The model `endpoint_model` behind `endpoint` where these are given, else the GGUF `model` (a path, or `smollm2`).
+def open_judge(model: str = BUILT_IN, threads: int = 0) -> Judge:
+    """The judge that `model` names: `openai:MODEL@URL`, the path of a GGUF file, or the built-in model.
 
-    Raises `CrsError` when only one of the two is given, and as `LocalJudge` or `EndpointJudge`.
+    Raises `CrsError` for another kind of agent, for a server that does not answer as it should, and as `LocalJudge`.
     """
-    if bool(endpoint) != bool(endpoint_model):
-        raise CrsError("an endpoint needs both --endpoint URL and --endpoint-model NAME")
-    return EndpointJudge(endpoint, endpoint_model) if endpoint else LocalJudge(llama.model_path(model), threads)
+    if (kind := kind_of(model)) == "gguf":
+        return LocalJudge(llama.model_path(model), threads)
+    if kind != "openai":
+        raise CrsError(f"{model!r} is no judge; give {BUILT_IN}, a GGUF file or openai:MODEL@URL")
+    judge = ServerJudge(*parse(model))
+    try:
+        judge.check()
+    except BaseException:
+        judge.close()
+        raise
+    return judge

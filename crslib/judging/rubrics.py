@@ -134,6 +134,7 @@ def judge_runs(
     n_profiles: int,
     reports: Path,
     *,
+    first: Collection[str] = (),
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Run:
@@ -147,7 +148,9 @@ def judge_runs(
     run_ids = [sorted({dialogue.run_id for dialogue in run.values()}) for run in dialogues]
     folder = Run(reports / digest([dict(judge.identity), run_ids], "judged"))
     with folder.journal(valid=_is_answer) as journal:
-        tables = judge_dialogues(judge, dialogues, rubrics, n_profiles, journal, seed=seed, progress=progress)
+        tables = judge_dialogues(
+            judge, dialogues, rubrics, n_profiles, journal, first=first, seed=seed, progress=progress
+        )
     for name, table in tables.items():
         folder.write(name, table)
     return folder
@@ -160,6 +163,7 @@ def judge_dialogues(
     n_profiles: int,
     journal: Journal,
     *,
+    first: Collection[str] = (),
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> dict[str, pl.DataFrame]:
@@ -170,8 +174,8 @@ def judge_dialogues(
     sees the profile of the first run, because the summary may be worded differently in another condition.
 
     Profiles are drawn from those in all runs, in an order that depends on `seed`: a larger number includes the profiles
-    of a smaller one. `progress` counts questions. Raises `CrsError` for fewer than two runs, two runs of the same
-    condition, or runs without a common dialogue.
+    of a smaller one. Dialogues whose ids are in `first` come before all others. `progress` counts questions. Raises
+    `CrsError` for fewer than two runs, two runs of the same condition, or runs without a common dialogue.
     """
     names = [next(iter(run.values())).condition if run else "" for run in runs]
     if len(runs) < 2 or len(set(names)) < len(names):
@@ -179,7 +183,7 @@ def judge_dialogues(
     common = set.intersection(*map(set, runs))
     if not common:
         raise CrsError(f"the runs {', '.join(names)} have no dialogue in common; give runs of the same profiles")
-    drawn = sorted(common, key=lambda dialogue_id: digest([seed, dialogue_id], "judged pair"))
+    drawn = sorted(common, key=lambda name: (name not in first, digest([seed, name], "judged pair")))
     questions: list[tuple[str, str, tuple[Transcript, ...]]] = []
     for number, dialogue_id in enumerate(drawn[:n_profiles]):
         judged = [replace(run[dialogue_id], profile=runs[0][dialogue_id].profile) for run in runs]

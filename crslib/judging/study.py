@@ -9,7 +9,8 @@ sign of an attention check.
 import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
@@ -34,6 +35,7 @@ CHOICES = (LEFT, TIE, RIGHT)
 _VOTE = tuple(schemas.TABLES["votes"])
 _SHOWN = ("pair_id", "left_run", "left_condition", "left_dialogue")  # tell the showings of one rater apart
 _key = itemgetter(*_SHOWN, "criterion")
+_question = itemgetter("rater", "pair_id", "criterion")
 _SWAP = {LEFT: RIGHT, RIGHT: LEFT, TIE: TIE}
 _PARTS = ("run", "condition", "dialogue")
 
@@ -160,29 +162,39 @@ class Study:
     # ── votes ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def votes(self) -> pl.DataFrame:
-        """All votes that were not withdrawn, with imported ones: table `votes`, by rater and order."""
+        """All votes that were not withdrawn, with imported ones: table `votes`, by rater and order. Those that a rater
+        gave on the page come first, because of two answers to the same the first counts."""
         with self._votes.open() as votes:
             rows = [record["vote"] for rater in votes.numbers for record in votes.given(rater)]
+            n_given = len(rows)
             rows += [record["vote"] for record in votes.imported]
         frame = pl.DataFrame(rows, schema=dict(schemas.TABLES["votes"]))
-        return schemas.check(frame.sort("rater", "order", "at", "pair_id", "criterion"), "votes")
+        elsewhere = pl.int_range(pl.len()) >= n_given
+        order = ("rater", elsewhere, "order", "at", "pair_id", "criterion")
+        return schemas.check(frame.sort(*order, maintain_order=True), "votes")
 
     def add(self, votes: pl.DataFrame) -> int:
         """Adds votes that were given elsewhere (table `votes`), each once; returns how many were new.
 
-        Raises `CrsError` for a vote on a pair of another study or by a criterion that it does not ask, with sides that
-        the pair does not have, without a rater, or with an unknown choice.
+        A warning tells of new ones to what their rater has answered on the page: that answer counts. Raises `CrsError`
+        for a vote on a pair of another study or by a criterion that it does not ask, with sides that the pair does not
+        have, without a rater, or with an unknown choice.
         """
         rows = schemas.check(votes, "votes").to_dicts()
         for number, row in enumerate(rows, start=1):
             self.check(row, number)
         with self._votes.open() as stored:
             own = {digest(record["vote"], "vote") for record in stored.records if record["act"] == "vote"}
-            before = len(stored.keys)
+            answered = {_question(record["vote"]) for rater in stored.numbers for record in stored.given(rater)}
+            before, n_again = len(stored.keys), 0
             for row in rows:
                 if (key := digest(row, "vote")) not in stored.keys and key not in own:
                     stored.append({"act": "import", "rater": row["rater"], "key": key, "vote": row})
-            return len(stored.keys) - before
+                    n_again += _question(row) in answered
+            n_new = len(stored.keys) - before
+        if n_again:
+            warnings.warn(f"{n_again} votes are of raters who answered the same on the page; that counts", stacklevel=2)
+        return n_new
 
     def check(self, row: Mapping[str, Any], number: int) -> None:
         """Raises `CrsError` unless `row` (of table `votes`, the `number`-th) may be a vote of this study."""
@@ -296,6 +308,20 @@ def _utterances(turns: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def votes_on(run_ids: Collection[str], folder: Path) -> pl.DataFrame:
+    """People's votes on pairs of two of these runs, of all studies below `folder`: table `votes`.
+
+    A study's id follows a rater's name, because two studies may know different people by one name. Raises `CrsError` as
+    `Study`.
+    """
+    votes = [schemas.empty("votes")]
+    for file in sorted(folder.glob("*/study.json")):
+        own = Study(file.parent).votes().filter(pl.col("left_run") != pl.col("right_run"))
+        own = own.filter(pl.col(side).is_in(list(run_ids)) for side in ("left_run", "right_run"))
+        votes.append(own.with_columns(rater=pl.col("rater") + f" ({file.parent.name})"))
+    return pl.concat(votes)
 
 
 def open_study(paths: Sequence[Path], n_pairs: int, seed: int, folder: Path, redial: Path | None = None) -> Study:

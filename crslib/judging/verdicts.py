@@ -151,6 +151,22 @@ def agreement(votes: pl.DataFrame, human: pl.DataFrame, first: str, seed: int = 
     return pl.DataFrame(rows, schema=dict(FIGURES), orient="row").sort("condition", "criterion", "figure")
 
 
+def shared(votes: pl.DataFrame, human: pl.DataFrame) -> pl.DataFrame:
+    """Of people's votes those on pairs and criteria for which the judge's `votes` have all answers. Conditions are
+    named as in `votes`, because a study of more runs may name them otherwise."""
+    asked = votes.group_by("pair_id", "criterion").agg(pl.col("choice").null_count() == 0).filter("choice")
+    names = {
+        run: name
+        for side in ("left", "right")
+        for run, name in votes.select(f"{side}_run", f"{side}_condition").iter_rows()
+    }
+    both = human.drop_nulls("choice").join(asked, on=("pair_id", "criterion"), how="semi", maintain_order="left")
+    return both.with_columns(
+        pl.col(f"{side}_run").replace_strict(names, return_dtype=pl.String).alias(f"{side}_condition")
+        for side in ("left", "right")
+    )
+
+
 def figures(
     votes: pl.DataFrame, controls: pl.DataFrame, marks: pl.DataFrame, human: pl.DataFrame | None = None
 ) -> pl.DataFrame:

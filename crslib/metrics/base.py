@@ -9,7 +9,7 @@ import polars as pl
 from crslib import __version__, stats
 from crslib.dialogue.utterances import RECOMMENDER, USER
 
-Family = Literal["leakage", "recommendation", "realism", "diversity", "consistency", "satisfaction"]
+Family = Literal["leakage", "recommendation", "realism", "diversity", "consistency", "satisfaction", "own"]
 Needs = Literal["", "prompts", "profiles", "holdouts", "notes", "models"]
 Direction = Literal["higher", "lower", "human", "none"]
 Claim = Literal[

@@ -4,7 +4,8 @@ Knows nothing of files and charts.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import NamedTuple
 
 import polars as pl
@@ -13,8 +14,8 @@ from crslib import schemas, stats
 from crslib.dialogue.credits import Credits
 from crslib.dialogue.domain import Domain
 from crslib.errors import CrsError
-from crslib.metrics import acts, consistency, diversity, guesswork, leakage, realism, recommendation, truth
-from crslib.metrics.base import Result, Results
+from crslib.metrics import acts, consistency, diversity, guesswork, leakage, own, realism, recommendation, truth
+from crslib.metrics.base import Metric, Result, Results
 from crslib.metrics.definitions import METRICS, check_names
 from crslib.metrics.facts import Facts, facts
 from crslib.metrics.reference import Human
@@ -23,17 +24,20 @@ from crslib.store import Run
 
 class Evaluation(NamedTuple):
     """Tables `scores` (one value per dialogue and metric), `metrics` (a row per metric) and `resamples` (the values of
-    a metric in the resamples behind its interval)."""
+    a metric in the resamples behind its interval). `own`: the definitions of metrics of one's own."""
 
     scores: pl.DataFrame
     metrics: pl.DataFrame
     resamples: pl.DataFrame
+    own: Mapping[str, Metric] = {}
 
     def write(self, run: Run) -> None:
-        """Writes the tables into the folder of `run`, and the metrics' values into its `run.json`."""
-        for name, table in self._asdict().items():
-            run.write(name, table)
-        run.update(metrics={row["metric"]: row["value"] for row in self.metrics.iter_rows(named=True)})
+        """Writes the tables into the folder of `run`, and the metrics' values and the definitions of those of one's own
+        into its `run.json`."""
+        for name in ("scores", "metrics", "resamples"):
+            run.write(name, getattr(self, name))
+        values = {row["metric"]: row["value"] for row in self.metrics.iter_rows(named=True)}
+        run.update(metrics=values, own_metrics=[asdict(metric) for metric in self.own.values()])
 
 
 def evaluate(
@@ -50,13 +54,16 @@ def evaluate(
     *,
     n_bootstrap: int,
     seed: int,
+    metrics: Sequence[own.Function] = (),
 ) -> Evaluation:
     """The tables of a run's evaluation.
 
     `human`: statistics of human dialogues; `domain`: what the run's dialogues talk about; `n_bootstrap`: resamples of
-    dialogues behind each 95 % interval. A share over all turns or items weights long dialogues more, so it need not be
-    the mean of the scores. The numbers of leaks have no interval, because every prompt is read and nothing is
-    estimated. Raises `CrsError` when the dialogues are of other profiles than those given.
+    dialogues behind each 95 % interval; `metrics`: functions that are metrics of one's own (`own`). A share over all
+    turns or items weights long dialogues more, so it need not be the mean of the scores. The numbers of leaks have no
+    interval, because every prompt is read and nothing is estimated.
+
+    Raises `CrsError` when the dialogues are of other profiles than those given, and as `own.parts`.
     """
     unknown = dialogues.join(profiles, on="profile_id", how="anti").sort("dialogue_id")
     if unknown.height:
@@ -79,6 +86,7 @@ def evaluate(
             truth.parts(turns, Credits.of(items, domain)),
             diversity.repetition(turns),
             consistency.profile_parts(turns, dialogues, profiles, items, domain),
+            own.parts(metrics, own.Frames(dialogues, turns, profiles, holdouts, items, ratings, prompts, domain)),
         ]
     )
     estimates = stats.ratios(parts, dialogues["dialogue_id"], times=n_bootstrap, seed=seed)
@@ -99,8 +107,10 @@ def evaluate(
     results |= realism.distances(counted, human.facts, times=n_bootstrap, seed=seed)
     results |= acts.divergences(human.tagger.tag(turns), human.acts, times=n_bootstrap, seed=seed)
     results |= diversity.whole(counted, human.facts, times=n_bootstrap, seed=seed)
-    scores = _scores(run_id, pl.concat([parts, _per_dialogue(leaks, prompts)]))
-    return Evaluation(scores, _metrics(results, n_bootstrap, seed), _resamples(results))
+    mine = own.definitions(metrics)
+    defined = {**METRICS, **mine}
+    scores = _scores(run_id, pl.concat([parts, _per_dialogue(leaks, prompts)]), defined)
+    return Evaluation(scores, _metrics(results, n_bootstrap, seed, defined), _resamples(results, defined), mine)
 
 
 def extended(evaluation: Evaluation, results: Results, *, times: int, seed: int) -> Evaluation:
@@ -108,16 +118,17 @@ def extended(evaluation: Evaluation, results: Results, *, times: int, seed: int)
 
     `times`, `seed`: those with which `results` were measured. Raises `CrsError` for a metric that is not defined.
     """
-    parts, (scores, metrics, resamples) = results.parts, evaluation
+    parts, (scores, metrics, resamples, mine) = results.parts, evaluation
+    defined = {**METRICS, **mine}
     run_id = next(iter(scores["run_id"]), "")
     scores = scores.filter(~pl.col("metric").is_in(parts["metric"].unique().to_list()))
-    scores = pl.concat([scores, _scores(run_id, parts)]).sort("dialogue_id", "metric")
-    order = list(METRICS)
+    scores = pl.concat([scores, _scores(run_id, parts, defined)]).sort("dialogue_id", "metric")
+    order = list(defined)
     place = pl.col("metric").replace_strict(order, range(len(order)), return_dtype=pl.Int32)
     others = ~pl.col("metric").is_in(list(results.by_metric))
-    metrics = pl.concat([metrics.filter(others), _metrics(results.by_metric, times, seed)]).sort(place)
-    resamples = pl.concat([resamples.filter(others), _resamples(results.by_metric)]).sort(place)
-    return Evaluation(scores, metrics, resamples)
+    metrics = pl.concat([metrics.filter(others), _metrics(results.by_metric, times, seed, defined)]).sort(place)
+    resamples = pl.concat([resamples.filter(others), _resamples(results.by_metric, defined)]).sort(place)
+    return Evaluation(scores, metrics, resamples, mine)
 
 
 def _common(counted: Facts) -> pl.DataFrame:
@@ -162,8 +173,8 @@ def _per_dialogue(leaks: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _scores(run_id: str, parts: pl.DataFrame) -> pl.DataFrame:
-    check_names(parts["metric"].unique().sort(), "the scores of the dialogues")
+def _scores(run_id: str, parts: pl.DataFrame, defined: Mapping[str, Metric]) -> pl.DataFrame:
+    check_names(parts["metric"].unique().sort(), "the scores of the dialogues", defined)
     scores = (
         parts.filter(pl.col("whole") > 0)
         .select(
@@ -177,8 +188,8 @@ def _scores(run_id: str, parts: pl.DataFrame) -> pl.DataFrame:
     return schemas.check(scores, "scores")
 
 
-def _metrics(results: Mapping[str, Result], times: int, seed: int) -> pl.DataFrame:
-    check_names(results, "the results of the run")
+def _metrics(results: Mapping[str, Result], times: int, seed: int, defined: Mapping[str, Metric]) -> pl.DataFrame:
+    check_names(results, "the results of the run", defined)
     rows = [
         {
             "metric": name,
@@ -193,16 +204,16 @@ def _metrics(results: Mapping[str, Result], times: int, seed: int) -> pl.DataFra
             "direction": metric.direction,
             "signature": metric.signature(estimate.n, times, seed),
         }
-        for name, metric in METRICS.items()
+        for name, metric in defined.items()
         if name in results
     ]
     return schemas.check(pl.DataFrame(rows, schema=dict(schemas.TABLES["metrics"])), "metrics")
 
 
-def _resamples(results: Mapping[str, Result]) -> pl.DataFrame:
+def _resamples(results: Mapping[str, Result], defined: Mapping[str, Metric]) -> pl.DataFrame:
     rows = [
         (name, results[name].estimate.replicates)
-        for name in METRICS
+        for name in defined
         if name in results and results[name].estimate.replicates is not None
     ]
     return schemas.check(pl.DataFrame(rows, schema=dict(schemas.TABLES["resamples"]), orient="row"), "resamples")

@@ -26,18 +26,22 @@ class JudgeReport:
     seconds: float
 
 
-def write(judged: Run, human: pl.DataFrame | None = None) -> JudgeReport:
+def write(judged: Run, human: pl.DataFrame | None = None, studies: pl.DataFrame | None = None) -> JudgeReport:
     """Writes `report.html` into the folder that `rubrics.judge_runs` returned.
 
-    `human`: people's votes (table `votes`) on the same runs, for the judge's agreement with them. Raises `CrsError`
-    when these are on other pairs, or the folder cannot be written.
+    `human`: people's votes (table `votes`) on the same runs, for the judge's agreement with them; without them those in
+    `studies` that are on the judge's pairs and criteria, if any. Raises `CrsError` when `human` has none, or the folder
+    cannot be written.
     """
     votes, controls, marks = tables = [judged.read(name) for name in ("votes", "controls", "marks")]
+    if human is None and studies is not None:
+        found = verdicts.shared(votes, studies)
+        human = None if found.is_empty() else found
     figures = verdicts.figures(votes, controls, marks, human)
     n_asked = sum(map(len, tables))
     n_empty = sum(table[name].null_count() for table, name in zip(tables, ("choice", "choice", "mark"), strict=True))
     again = f"{n_empty} of {n_asked} questions have no usable answer; the same command asks them again."
-    lines = [*trust(figures), *([again] if n_empty else [])]
+    lines = [*trust(figures), *agreement(figures), *([again] if n_empty else [])]
     conditions = marks["condition"].unique(maintain_order=True)
     title = f"{votes['rater'][0]} judges {' and '.join(conditions)}"
     path = html.write_judged(judged.path / "report.html", title, lines, figures, verdicts.DEFINITIONS)
@@ -46,7 +50,7 @@ def write(judged: Run, human: pl.DataFrame | None = None) -> JudgeReport:
 
 
 def trust(figures: pl.DataFrame) -> list[str]:
-    """Whether a judge can be relied on, in sentences, from its controls, its flips and its agreement with people.
+    """Whether a judge can be relied on, in sentences, from its controls and its flips.
 
     It can if, with 95 % confidence, it prefers the intact dialogue to every kind of corrupted copy, and gives more than
     half of these pairs the same verdict in both orders. A coin would do neither.
@@ -81,9 +85,24 @@ def trust(figures: pl.DataFrame) -> list[str]:
     if not spread.is_empty():
         mean = float(np.mean(spread["value"].to_numpy()))
         lines.append(f"Its marks of 1 to 5 have a standard deviation of {mean:.2f} within a condition.")
-    for row in figures.filter(figure="kappa").iter_rows(named=True):
-        lines.append(f"Its kappa with people on {row['criterion']} is {row['value']:.2f} ({row['n']} verdicts).")
     return lines
+
+
+def agreement(figures: pl.DataFrame) -> list[str]:
+    """What is known of a judge's agreement with people, in sentences: a line per criterion and other condition."""
+    kappas = {
+        (row["condition"], row["criterion"]): f", kappa {row['value']:.2f} ({row['n']} verdicts)"
+        for row in figures.filter(part="people", figure="kappa").iter_rows(named=True)
+    }
+    lines = [
+        f"Against condition {row['condition']} it agrees with people on {row['criterion']} in {text.row_estimate(row)} "
+        f"of {row['n']} pairs{kappas.get((row['condition'], row['criterion']), '')}."
+        for row in figures.filter(part="people", figure="agreement").iter_rows(named=True)
+    ]
+    return lines or [
+        "Agreement with people: none known, because nobody has compared these pairs by its criteria; "
+        "`crs people serve` asks people."
+    ]
 
 
 def _list(rows: pl.DataFrame) -> str:

@@ -15,9 +15,7 @@ import polars as pl
 from crslib import schemas
 from crslib.agents.base import Agent
 from crslib.agents.person import Observed, Person
-from crslib.config import RunParameters, resolve
-from crslib.data import tables
-from crslib.data.source import Source
+from crslib.config import RunParameters
 from crslib.dialogue import utterances, views
 from crslib.dialogue.stop_reasons import stop_sentence
 from crslib.dialogue.utterances import RECOMMENDER, USER
@@ -62,11 +60,9 @@ def converse(
     All tables of a run are written into `run`, the hidden items too, so that `03_evaluate` can read it. Raises
     `CrsError` for an unknown profile, or a file that cannot be used.
     """
-    data = resolve(parameters.data)
-    domain = tables.domain_of(data, parameters.domain)
-    built = profiles.build(*tables.load(data), parameters, domain, Source.read(data))
+    built = profiles.of_data(parameters)
     chosen = _nobody() if role == USER else _chosen(built.profiles, profile_id, parameters.seed)
-    population = Population(chosen, built.items, built.training, domain, source=built.source)
+    population = Population.of(replace(built, profiles=chosen))
     fixed = {"n_profiles": 1, "resample": 1, "condition": f"a person as {role}", "dialogues_per_profile": 1}
     fixed |= {"memory": False} if role == USER else {"grounding": "off"}
     if parameters.weights == "fastest":

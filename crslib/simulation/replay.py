@@ -34,7 +34,6 @@ from crslib.simulation.population import Population
 from crslib.store import Run
 
 N_CANDIDATES = 5
-_MODEL = ("model_sha256", "adapter_sha256", "weights")
 _SPARE = 64  # tokens that a dialogue may have more of in the tokenizer's own spelling
 TOKENS = {"dialogue_id": pl.String, "turn": pl.Int32, "position": pl.Int32, "piece": pl.String, "logprob": pl.Float64}
 CANDIDATES = {

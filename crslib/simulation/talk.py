@@ -13,9 +13,7 @@ from typing import Any
 
 from crslib.agents.base import Agent
 from crslib.agents.callable import FunctionAgent
-from crslib.config import RunParameters, resolve
-from crslib.data import tables
-from crslib.data.source import Source
+from crslib.config import RunParameters
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.errors import CrsError
 from crslib.files import Progress, no_progress
@@ -57,10 +55,8 @@ def talk(
         raise CrsError(f"talk simulates no baseline ({asked.baseline!r}); use crs run -p baseline={asked.baseline}")
     if asked.weights == "fastest":
         asked = asked.model_copy(update={"weights": "Q8_0"})  # no minutes of measurement for a few dialogues
-    data = resolve(asked.data)
-    domain = tables.domain_of(data, asked.domain)
-    built = profiles.build(*tables.load(data), asked, domain, Source.read(data))
-    population = Population(built.profiles, built.items, built.training, domain, source=built.source)
+    built = profiles.of_data(asked)
+    population = Population.of(built)
     with contextlib.ExitStack() as stack:
         folder = Path(to).expanduser() if to else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crs-")))
         run = Run(folder)

@@ -14,9 +14,7 @@ import polars as pl
 
 from crslib.config import ExportParameters
 from crslib.data import trl
-from crslib.data.corpora import Dialogue, redial
-from crslib.data.corpora import folder as corpora
-from crslib.dialogue import domain as domains
+from crslib.data.corpora import Dialogue
 from crslib.dialogue.domain import Domain
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import Message
@@ -24,28 +22,8 @@ from crslib.errors import CrsError
 from crslib.training import examples
 from crslib.training.knowledge import Knowledge
 
-REDIAL = [
-    "From: ReDial's training part, typed by people (Li et al. 2018, Towards Deep Conversational Recommendations)",
-    "Licence: CC BY 4.0; cite the paper",
-]
 PAIRS = "pairs.jsonl"
-People = tuple[Sequence[Dialogue], pl.DataFrame, list[str], Domain]
-"""Human dialogues, table `items` of what they may name, where they are from, for the card, and what they are about."""
 _LEFT_OUT = ("facts", "style")
-
-
-def read_people(redial_path: Path | None, corpus: Path | None) -> People:
-    """The dialogues of an imported corpus, or of ReDial's training part.
-
-    Raises `CrsError` for files that cannot be read, and for a corpus's test part, which is for evaluation only.
-    """
-    if corpus is None:
-        dialogues = redial.read(redial_path, "train") if redial_path else []
-        return dialogues, redial.items(), REDIAL, domains.read(redial.DOMAIN)
-    read = corpora.read(corpus)
-    if read.about.part == corpora.TEST:
-        raise CrsError(f"{corpus} is the test part of {read.source.name}; export another part of it")
-    return read.dialogues, read.items, [f"From: {read.credit}", f"Licence: {read.source.licence}"], read.domain
 
 
 def write_dialogues(

@@ -16,9 +16,9 @@ import polars as pl
 
 from crslib.config import n_threads, resolve
 from crslib.data.catalog import Catalog
-from crslib.data.corpora import Dialogue, folder, redial
-from crslib.dialogue import domain
-from crslib.dialogue.domain import Domain
+from crslib.data.corpora import Dialogue
+from crslib.data.corpora.folder import Corpus
+from crslib.data.corpora.opening import open_corpus
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.views import NOTE_KINDS
@@ -51,8 +51,6 @@ RANK, ALPHA = 16, 32.0
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}
 """Tokens computed at once on each kind of device."""
 CHECKPOINT = "checkpoint.pt"
-REDIAL = "ReDial's training part (Li et al. 2018, CC BY 4.0)"
-"""How ReDial is credited."""
 _MAX_TOKENS = 1024  # of an example of SFT
 _DPO_STEP_TOKENS = 4096  # some six pairs
 _GUARD_CHECKS = 4  # how often an epoch measures what is guarded
@@ -110,38 +108,16 @@ def train(parameters: TrainingParameters, progress: Progress = no_progress) -> d
     return figures
 
 
-@dataclass(frozen=True)
-class HumanDialogues:
-    """Dialogues to train on, table `items` of what they may name, who is to be credited, in words, and what they are
-    about."""
-
-    dialogues: Sequence[Dialogue]
-    items: pl.DataFrame
-    credit: str
-    domain: Domain
-
-
-def training_corpus(parameters: CorpusParameters) -> HumanDialogues:
+def training_corpus(parameters: CorpusParameters) -> Corpus:
     """All dialogues of the imported corpus that is given, else those of ReDial's training part, in file order.
 
     Raises `CrsError` for files that cannot be read and for a corpus's test part, which is for evaluation only.
     """
-    if not parameters.corpus:
-        return HumanDialogues(
-            redial.read(resolve(parameters.redial), "train"), redial.items(), REDIAL, domain.read(redial.DOMAIN)
-        )
-    corpus = folder.read(resolve(parameters.corpus))
-    if corpus.about.part == folder.TEST:
-        raise CrsError(f"{parameters.corpus} is the test part of {corpus.source.name}; train on another part of it")
-    return HumanDialogues(corpus.dialogues, corpus.items, corpus.credit, corpus.domain)
+    corpus = resolve(parameters.corpus) if parameters.corpus else None
+    return open_corpus(resolve(parameters.redial), corpus, purpose="train on")
 
 
-def training_dialogues(parameters: CorpusParameters) -> list[Dialogue]:
-    """`chosen` of `training_corpus`."""
-    return chosen(training_corpus(parameters), parameters)
-
-
-def chosen(corpus: HumanDialogues, parameters: CorpusParameters) -> list[Dialogue]:
+def chosen(corpus: Corpus, parameters: CorpusParameters) -> list[Dialogue]:
     """The dialogues without the first `skip` and at most `limit` of them. Raises `CrsError` where that leaves none."""
     if parameters.skip >= len(corpus.dialogues):
         raise CrsError(f"skip = {parameters.skip} leaves none of {len(corpus.dialogues)} dialogues; skip fewer")

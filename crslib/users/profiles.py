@@ -16,8 +16,8 @@ from typing import Any
 import polars as pl
 
 from crslib import schemas
-from crslib.config import ProfileParameters
-from crslib.data import catalog, histories, titles
+from crslib.config import ProfileParameters, resolve
+from crslib.data import catalog, histories, tables, titles
 from crslib.data.source import UNKNOWN, Source
 from crslib.dialogue import utterances
 from crslib.dialogue.domain import Domain, fill
@@ -59,6 +59,12 @@ class ProfileTables:
         run.write("ratings", self.training)
         run.write("items", self.items)
         self.source.write(run.path)
+
+
+def of_data(parameters: ProfileParameters) -> ProfileTables:
+    """`build` of the tables in folder `parameters.data`, with their source, in the words of `parameters.domain`."""
+    data = resolve(parameters.data)
+    return build(*tables.load(data), parameters, tables.domain_of(data, parameters.domain), Source.read(data))
 
 
 def build(

@@ -17,7 +17,7 @@ from crslib import store
 from crslib.dialogue import utterances
 from crslib.errors import CrsError
 from crslib.files import Progress, no_progress, writing
-from crslib.metrics import METRICS
+from crslib.metrics import all_metrics
 from crslib.reporting import html
 from crslib.simulation import replay
 from crslib.simulation.replay import Replay
@@ -88,8 +88,9 @@ def rows(runs: Sequence[Run], replays: Sequence[Replay] = ()) -> dict[str, Any]:
         for dialogue in _dialogues(run, number, replayed)
     ]
     scored = {metric for dialogue in dialogues for metric in dialogue["scores"]}
-    names = [name for name in METRICS if name in scored] + sorted(scored - METRICS.keys())
-    metrics = [{"name": name, "title": METRICS[name].title if name in METRICS else name} for name in names]
+    defined = all_metrics(*named.values())
+    names = [name for name in defined if name in scored] + sorted(scored - defined.keys())
+    metrics = [{"name": name, "title": defined[name].title if name in defined else name} for name in names]
     return {"runs": list(named), "metrics": metrics, "dialogues": dialogues}
 
 

@@ -32,7 +32,7 @@ COMMANDS = [
     ["compare", "--conditions", "{folder}/conditions.yaml"],
     ["chat", "--as", "recommender", "-p", "user_model={}"],
     ["chat", "--as", "user", "-p", "user_model={}"],
-    ["judge", "a", "b", "--endpoint", "{}", "--endpoint-model", "m", "--json", "{folder}/reports/figures.json"],
+    ["judge", "a", "b", "--model", "openai:m@{}", "--json", "{folder}/reports/figures.json"],
 ]
 
 

@@ -117,10 +117,11 @@ def test_ordinary_words_series_and_persons_are_not_spotted(text: str) -> None:
     assert spotted(text) == []
 
 
-def test_links_in_and_outside_brackets_are_in_the_order_of_the_text() -> None:
+def test_links_in_and_outside_brackets_do_not_overlap() -> None:
     text = "I liked [[Titanic (1997)]] and The Notebook, but [[Toy Stori (1931)]] no. Have you seen Frozen?"
     catalog = Catalog(NAMED, MOVIES)
-    assert [(row["title"], row["item_id"]) for row in catalog.link(text, unbracketed=True)] == [
+    linked = sorted([*catalog.link(text), *catalog.spot(text)], key=lambda row: row["start"])
+    assert [(row["title"], row["item_id"]) for row in linked] == [
         ("Titanic (1997)", "1"),
         ("The Notebook", "10"),
         ("Toy Stori (1931)", None),

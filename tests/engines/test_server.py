@@ -532,11 +532,10 @@ def test_no_other_host_has_the_variable_of_a_host(labels: list[str], other: str)
 
 
 def test_a_key_is_held_for_its_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (KEY, "OPENAI_API_KEY", f"{KEY}_A_ORG", f"{KEY}_B_ORG", "CRS_JUDGE_KEY"):
+    for name in (KEY, "OPENAI_API_KEY", f"{KEY}_A_ORG", f"{KEY}_B_ORG"):
         monkeypatch.setenv(name, f"sk-{name}")
     held = {url: Server("m", url)._key for url in ("https://a.org/v1", "http://a.org/v1", "https://c.org/v1")}
     assert held == {"https://a.org/v1": "sk-CRS_API_KEY_A_ORG", "http://a.org/v1": "", "https://c.org/v1": ""}
-    assert Server("m", "http://a.org/v1", variable="CRS_JUDGE_KEY")._key == ""
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,7 +179,7 @@ def test_measurements_of_this_machine_are_read(tmp_path: Path) -> None:
 def test_prepared_weights_are_compared_with_their_hashes(tmp_path: Path) -> None:
     for name in ("whole", "flipped", "unknown"):
         (tmp_path / f"{name}.gguf").write_bytes(b"GGUF of merged weights")
-        notes = {"sha256": file_sha256(tmp_path / f"{name}.gguf")}
+        notes = {"file": f"{name}.gguf", "sha256": file_sha256(tmp_path / f"{name}.gguf"), "size": 22, "changed": 0}
         (tmp_path / f"{name}.sha256.json").write_text(json.dumps(notes))
     (tmp_path / "flipped.gguf").write_bytes(b"GGUF of merged weighty")
     (tmp_path / "unknown.sha256.json").write_text("[]")

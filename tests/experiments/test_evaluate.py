@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from crslib.cli.main import main
 from crslib.errors import CrsError
 from crslib.experiments import evaluate, pipeline
+from crslib.reporting import html
 from crslib.store import Run, find_runs
 
 HEAT, MATRIX = "Heat (1995)", "The Matrix (1999)"
@@ -45,7 +46,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
 
 def arguments(folder: Path, *more: str) -> list[str]:
     file = str(folder / "their system.json")
-    given = ["--as", "dialoguekit", "-p", "n_bootstrap=100", "--reports", str(folder / "reports")]
+    own = "metrics=python:data/protocol/own_metrics.py:thanks,early"
+    given = ["--as", "dialoguekit", "-p", "n_bootstrap=100", "-p", own, "--reports", str(folder / "reports")]
     return ["evaluate", file, *given, *more]
 
 
@@ -81,6 +83,24 @@ def test_metrics_that_need_a_profile_are_left_out_and_said_so(done: tuple[Path, 
         for need in ("profiles", "hidden items", "prompts (so there is no audit)", "private notes", "models"):
             assert f"because the dialogues have no {need}: " in text
     assert "Dialogues from the file their system.json (dialoguekit)." in report
+
+
+@pytest.mark.model
+@pytest.mark.notebook
+def test_metrics_of_ones_own_are_beside_the_others(done: tuple[Path, Path, str]) -> None:
+    """The user thanks in its second turn, and in its third where there is one; the title comes in turn 1."""
+    run = Run(done[1] / "latest")
+    table = run.read("metrics").filter(family="own")
+    n_turns = [2 + number % 3 for number in range(30)]  # of the user: the file repeats two texts up to two times
+    assert dict(table.select("metric", "value").iter_rows()) == {
+        "thanks": sum(n - 1 for n in n_turns) / sum(n_turns),
+        "early": 1,
+    }
+    assert run.read("scores").filter(metric="early")["value"].to_list() == [1.0] * 30
+    assert run.info["metrics"]["early"] == 1.0
+    report = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "Share of the user&#39;s turns that thank." in report
+    assert "Thanks" in html.satisfied(run).frame["metric"].to_list()
 
 
 @pytest.mark.model

@@ -18,10 +18,11 @@ from crslib.dialogue.views import Message
 from crslib.errors import CrsError
 from crslib.journal import journal
 from crslib.judging import rubrics, verdicts
-from crslib.judging.criteria import read_rubrics
+from crslib.judging.criteria import read_questions, read_rubrics
 from crslib.judging.rubrics import Transcript
+from crslib.judging.study import Study
 from crslib.reporting import judge as judge_report
-from crslib.store import Run, read_parquet
+from crslib.store import Run, find_runs, read_parquet
 from tests.conftest import make_profiles
 from tests.judging.test_llm import serve  # noqa: F401
 from tests.support.domains import MOVIES
@@ -85,7 +86,7 @@ def figure(tables: dict[str, pl.DataFrame], part: str, name: str) -> list[float]
 
 def test_the_rubrics_of_the_project() -> None:
     assert list(read_rubrics(RUBRICS)) == [
-        "relevance", "fluency", "flow", "user control", "consistency", "overall",
+        "user control", "flow", "naturalness", "relevance", "consistency", "overall",
     ]  # fmt: skip
     assert list(read_rubrics(RUBRICS, ["flow"])) == ["flow", "overall"]
 
@@ -234,7 +235,7 @@ def test_the_command_judges_and_reports(serve, tmp_path: Path) -> None:  # noqa:
         dialogues, asked = [rubrics.transcripts(Run(run)) for run in runs], read_rubrics(RUBRICS, ["flow"])
         human = rubrics.judge_dialogues(Scripted(first_place), dialogues, asked, 2, journal)["votes"]
     human.write_parquet(tmp_path / "people.parquet")
-    given = ["judge", *map(str, runs), "--endpoint", server.url, "--endpoint-model", "m", "--criterion", "flow"]
+    given = ["judge", *map(str, runs), "--model", f"openai:m@{server.url}", "--criterion", "flow"]
     given += ["--reports", str(tmp_path), "--pairs", "3", "--json", str(tmp_path / "out.json")]
     result = CliRunner().invoke(main, [*given, "--votes", str(tmp_path / "people.parquet")])
     assert result.exit_code == 0, result.output
@@ -251,10 +252,28 @@ def test_the_command_judges_and_reports(serve, tmp_path: Path) -> None:  # noqa:
     assert read_parquet(report.parent / "controls.parquet", "controls").height == 3 * 2 * 2  # users have equal turns
 
 
-def test_an_endpoint_needs_a_model(tmp_path: Path) -> None:
-    alone = CliRunner().invoke(main, ["judge", str(tmp_path), "--endpoint", "http://localhost/v1"])
-    assert alone.exit_code == 1
-    assert "--endpoint-model" in alone.output
+def test_the_report_says_how_people_judged_the_same_pairs(serve, tmp_path: Path) -> None:  # noqa: F811
+    """Ann prefers the first condition's dialogue of the one pair, Bob the other's: the judge, who answers with the
+    first place and so never decides, agrees with neither."""
+    runs = make_runs(tmp_path, 6)
+    given = ["judge", *map(str, runs), "--model", f"openai:m@{serve((200, 'A')).url}", "--criterion", "flow"]
+    given += ["--reports", str(tmp_path / "reports"), "--pairs", "1"]
+    alone = CliRunner().invoke(main, given)
+    assert "Agreement with people: none known" in alone.output
+    study = Study.of(find_runs(runs), 1, 0, read_questions(), tmp_path / "reports" / "people")
+    (pair,) = study.pairs.filter(pl.col("left_run") != pl.col("right_run")).iter_rows(named=True)
+    sides = {name: pair[name] for name in schemas.TABLES["votes"] if name in pair}
+    own = {"preference": None, "order": 0, "seconds": 1.0, "at": "2026-01-01T00:00:00+00:00", **sides}
+    votes = [{**own, "criterion": "flow", "rater": rater, "choice": choice}
+             for rater, choice in (("ann", "left"), ("bob", "right"), ("cid", "tie"))]  # fmt: skip
+    study.add(pl.DataFrame(votes, schema=dict(schemas.TABLES["votes"])))
+    result = CliRunner().invoke(main, given)
+    assert result.exit_code == 0, result.output
+    line = "Against condition b it agrees with people on flow in 0.33 of 1 pairs, kappa 0.00 (3 verdicts)."
+    assert line in result.output
+    assert "none known" not in result.output
+    marked = read_parquet(Path(result.stdout.split()[-1]).parent / "marks.parquet", "marks")
+    assert marked["dialogue_id"].unique().to_list() == [pair["left_dialogue"]]  # what people judged comes first
 
 
 def test_what_had_no_usable_answer_is_asked_again_and_said(tmp_path: Path) -> None:
@@ -263,7 +282,7 @@ def test_what_had_no_usable_answer_is_asked_again_and_said(tmp_path: Path) -> No
     silent = Scripted(lambda text, options: None)
     folder = rubrics.judge_runs(silent, runs, asked, 2, tmp_path / "judged")
     n = sum(folder.read(name).height for name in ("votes", "controls", "marks"))
-    head, again = judge_report.write(folder).lines
+    head, _, again = judge_report.write(folder).lines
     unknown = "It is unknown whether this judge can be relied on"
     assert head == f"{unknown}: none of its answers to the controls is usable."
     assert again == f"{n} of {n} questions have no usable answer; the same command asks them again."

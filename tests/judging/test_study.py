@@ -9,6 +9,7 @@ import pytest
 from crslib import schemas
 from crslib.dialogue.utterances import plain
 from crslib.errors import CrsError
+from crslib.judging import analysis
 from crslib.judging.study import Study, open_study
 from crslib.reporting import study as reporting
 from tests.support.people_runs import make_runs
@@ -192,3 +193,23 @@ def test_a_vote_with_impossible_numbers_is_refused(column: str, value: float, st
     dtype = schemas.TABLES["votes"][column]
     with pytest.raises(CrsError, match=f"vote 1: {column} = "):
         study.add(study.votes().with_columns(pl.lit(value, dtype).alias(column), rater=pl.lit("eve")))
+
+
+@pytest.mark.parametrize("order", [None, 0])
+@pytest.mark.parametrize("at", [None, "2020-01-01T00:00:00.000+00:00"])
+def test_an_imported_vote_does_not_override_what_its_rater_said_on_the_page(
+    study: Study, order: int | None, at: str | None
+) -> None:
+    """Ann prefers the dialogue on the left; a file says that she preferred the other one, and earlier."""
+    cast(study, "ann", "left")
+    before = study.votes()
+    won = analysis.win_rates(before)
+    other = before.with_columns(choice=pl.lit("right"), order=pl.lit(order, pl.Int32), at=pl.lit(at, pl.String))
+    with pytest.warns(UserWarning, match="1 votes are of raters who answered the same on the page; that counts"):
+        assert study.add(other) == 1
+    assert study.add(other) == 0
+    assert study.votes()["choice"].to_list() == ["left", "right"]
+    assert analysis.win_rates(study.votes()).equals(won)
+    study.undo("ann", "u")  # the page's answer is withdrawn: the one from elsewhere is hers
+    assert study.votes().equals(other)
+    assert analysis.win_rates(study.votes())["value"].item() == 1 - won["value"].item()

@@ -80,7 +80,7 @@ def rows(name: str, said: Sequence[tuple[str, int | None, bool, bool]], items: p
     for number, (text, item, seen, liked) in enumerate(said):
         named = "" if item is None else mention(item_name(items["title"][item], items["year"][item]))
         words = clean(f"{text} {named}")
-        items_of = catalog.link(words, unbracketed=True)
+        items_of = sorted([*catalog.link(words), *catalog.spot(words)], key=lambda row: row["start"])
         role = RECOMMENDER if number % 2 else USER
         before = turns[-1]["items"] if turns and role == USER else []
         notes = [{"item_id": row["item_id"], "title": row["title"], "seen": seen, "liked": liked} for row in before]

@@ -54,7 +54,7 @@ def evaluated(items: pl.DataFrame, tables: dict[str, pl.DataFrame], **more: int)
 
 
 def test_a_small_run_by_hand(items: pl.DataFrame) -> None:
-    scores, metrics, _ = evaluated(items, run(6))
+    scores, metrics, *_ = evaluated(items, run(6))
     schemas.check(scores, "scores")
     schemas.check(metrics, "metrics")
     value = dict(metrics.select("metric", "value").iter_rows())
@@ -78,7 +78,7 @@ def test_a_small_run_by_hand(items: pl.DataFrame) -> None:
 
 
 def test_human_values_and_floors(items: pl.DataFrame) -> None:
-    _, metrics, _ = evaluated(items, run(6))
+    metrics = evaluated(items, run(6)).metrics
     rows = {row["metric"]: row for row in metrics.iter_rows(named=True)}
     assert rows["turns"]["human"] == pytest.approx(11.7, abs=0.05)
     assert rows["repeats"]["human"] == pytest.approx(0.038, abs=0.002)
@@ -91,14 +91,14 @@ def test_human_values_and_floors(items: pl.DataFrame) -> None:
 
 
 def test_every_computed_metric_is_defined_and_in_order(items: pl.DataFrame) -> None:
-    scores, metrics, _ = evaluated(items, run(6))
+    scores, metrics, *_ = evaluated(items, run(6))
     order = list(METRICS)
     assert metrics["metric"].to_list() == sorted(metrics["metric"], key=order.index)
     assert set(scores["metric"]) <= set(order)
 
 
 def test_resamples_are_those_behind_the_intervals(items: pl.DataFrame) -> None:
-    _, metrics, resamples = evaluated(items, run(40))
+    _, metrics, resamples, _ = evaluated(items, run(40))
     schemas.check(resamples, "resamples")
     values = dict(resamples.iter_rows())
     assert {len(of_metric) for of_metric in values.values()} == {100}
@@ -106,11 +106,11 @@ def test_resamples_are_those_behind_the_intervals(items: pl.DataFrame) -> None:
 
 
 def test_further_metrics_take_their_place_in_the_tables(items: pl.DataFrame) -> None:
-    scores, metrics, _ = before = evaluated(items, run(6))
+    scores, metrics, *_ = before = evaluated(items, run(6))
     estimate = stats.Estimate(0.5, 0.4, 0.7, 6, np.array([0.5, 0.6]))
     parts = pl.DataFrame({"dialogue_id": ["p00"], "metric": ["user_cross_entropy"], "part": [6.0], "whole": [4.0]})
     results = Results({"user_vendi": Result(estimate, 20.0), "user_cross_entropy": Result(estimate, 3.0)}, parts)
-    more, table, resamples = extended(before, results, times=100, seed=0)
+    more, table, resamples, _ = extended(before, results, times=100, seed=0)
     again = extended(Evaluation(more, table, resamples), results, times=100, seed=0)
     assert again.metrics.equals(table)
     assert resamples.filter(metric="user_vendi")["values"].to_list() == [[0.5, 0.6]]
@@ -138,7 +138,7 @@ def test_a_metric_that_is_not_defined_is_an_error_and_not_left_out(items: pl.Dat
 
 
 def test_a_signature_states_what_a_value_depends_on(items: pl.DataFrame) -> None:
-    _, metrics, _ = evaluated(items, run(40), n_bootstrap=200, seed=3)
+    metrics = evaluated(items, run(40), n_bootstrap=200, seed=3).metrics
     signature = dict(metrics.select("metric", "signature").iter_rows())
     start = f"crslib:{__version__}|n:40"
     assert signature["hits"] == f"{start}|boot:200|seed:3"
@@ -177,7 +177,7 @@ def test_a_planted_leak_is_counted(items: pl.DataFrame) -> None:
     tables["prompts"] = tables["prompts"].with_columns(
         text=pl.when(leak).then(pl.lit("You will love Heat (1995).")).otherwise("text")
     )
-    scores, metrics, _ = evaluated(items, tables)
+    scores, metrics, *_ = evaluated(items, tables)
     (row,) = metrics.filter(metric="leaked_titles").rows(named=True)
     assert (row["value"], row["low"], row["n"]) == (1, None, 12)
     assert scores.filter(metric="leaked_titles").filter(pl.col("value") > 0)["dialogue_id"].to_list() == ["p03"]
@@ -185,14 +185,14 @@ def test_a_planted_leak_is_counted(items: pl.DataFrame) -> None:
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_none_or_one_dialogue(items: pl.DataFrame, n: int) -> None:
-    scores, metrics, _ = evaluated(items, run(n))
+    scores, metrics, *_ = evaluated(items, run(n))
     assert scores["dialogue_id"].n_unique() == n
     assert metrics["low"].null_count() == len(metrics)
     assert (len(metrics) > 0) == bool(n)
 
 
 def test_no_interval_leaves_the_range_of_its_figure(items: pl.DataFrame) -> None:
-    _, metrics, _ = evaluated(items, run(40))
+    metrics = evaluated(items, run(40)).metrics
     known = metrics.drop_nulls("low").filter(pl.col("unit") != "bits saved")
     assert (known["low"] >= 0).all()
     assert (known.filter(pl.col("unit").is_in(["share", "distance", "index"]))["high"] <= 1).all()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import folder, importing, pearl
+from crslib.data.corpora.folder import Corpus
 from crslib.data.corpora.linking import linked
 from crslib.dialogue.scripts import USER_TARGET
 from crslib.dialogue.templates import ChatTemplate
@@ -29,7 +30,7 @@ from tests.support.domains import MOVIES
 TOKENIZER, TEMPLATE = ScriptedEngine(lambda prompt, seed: ""), ChatTemplate("")
 
 
-def rows(corpus: run.HumanDialogues, role: str) -> pl.DataFrame:
+def rows(corpus: Corpus, role: str) -> pl.DataFrame:
     known = Knowledge(corpus.items, corpus.dialogues, corpus.domain)
     return examples(corpus.dialogues, role, TOKENIZER, TEMPLATE, known)
 

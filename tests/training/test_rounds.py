@@ -90,7 +90,7 @@ def weights(parameters: ImitationParameters, folder: Path) -> list[np.ndarray]:
 
 
 def test_the_people_guarded_are_others_than_those_learned_from(given: ImitationParameters) -> None:
-    dialogues = run.training_dialogues(given)
+    dialogues = run.chosen(run.training_corpus(given), given)
     learned, guarded = rounds.split(dialogues, given)
     assert len(guarded) == 3 and len(learned) + len(guarded) == N_DIALOGUES
     people = [{person for one in side for person in (one.user, one.recommender)} for side in (learned, guarded)]

@@ -69,7 +69,7 @@ def test_an_unknown_precision_is_refused() -> None:
 def test_dialogues_are_skipped_and_limited(corpus: Path) -> None:
     def ids(**given: int) -> list[str]:
         parameters = TrainingParameters(role="user", redial=str(corpus), **given)
-        return [dialogue.dialogue_id for dialogue in run.training_dialogues(parameters)]
+        return [dialogue.dialogue_id for dialogue in run.chosen(run.training_corpus(parameters), parameters)]
 
     whole = ids()
     assert len(whole) == 6

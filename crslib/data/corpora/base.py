@@ -116,15 +116,14 @@ def conversation(
     messages: Iterable[tuple[str, str]],
     *,
     user: str = "",
-    recommender: str = "",
     items: Mapping[str, Item] | None = None,
     counted: bool = True,
     **told: Any,
 ) -> Dialogue:
     """A dialogue from messages (role, text in format v1), items under the ids of `untitled`.
 
-    `user`, `recommender`: who speaks; somebody else in every dialogue where that is unknown. `items`: what is known of
-    some items, by name. `told`: `summary`, `attributes` and `targets`, names, of the dialogue.
+    `user`: who seeks; where that is unknown somebody else in every dialogue, as who recommends. `items`: what is known
+    of some items, by name. `told`: `summary`, `attributes` and `targets`, names, of the dialogue.
     """
     spoken = [(role, text, [untitled(name) for name, _, _ in utterances.mentions(text)]) for role, text in messages]
     turns = merge_messages(spoken, counted=counted)
@@ -136,7 +135,7 @@ def conversation(
             known[item_id] = replace(item, suggested=first[item_id] == RECOMMENDER)
     if told.get("targets") is not None:
         told["targets"] = tuple(map(untitled, told["targets"]))
-    persons = (user or f"user of {dialogue_id}", recommender or f"recommender of {dialogue_id}")
+    persons = (user or f"user of {dialogue_id}", f"recommender of {dialogue_id}")
     return Dialogue(dialogue_id, *persons, turns, known, **told)
 
 

@@ -12,6 +12,7 @@ import pooch
 import requests
 
 from crslib import files
+from crslib.data.corpora import redial
 from crslib.errors import CrsError
 from crslib.identity import file_sha256
 
@@ -34,8 +35,8 @@ CORPORA: Mapping[str, Corpus] = {
         url="https://github.com/ReDialData/website/raw/data/redial_dataset.zip",
         sha256="b48756681ec6f84e0af36979c5e9baa21ea8d9e7036b8764ea9b787bb0baf69b",
         size=5_765_261,
-        licence="CC BY 4.0",
-        cite="Li et al., Towards Deep Conversational Recommendations, NeurIPS 2018",
+        licence=redial.SOURCE.licence,
+        cite=redial.SOURCE.citation,
     ),
 }
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from crslib import files, schemas, store
+from crslib import files, json_files, schemas, store
 from crslib.data.catalog import Catalog
 from crslib.data.corpora.base import Contents, Dialogue, Item, Mention, Turn
 from crslib.data.corpora.linking import Titles, linked
-from crslib.data.source import Source
+from crslib.data.source import NOT_STATED, Source
 from crslib.dialogue.domain import Domain, of_run
 from crslib.errors import CrsError
 
@@ -38,20 +38,32 @@ class About(BaseModel):
     lines: tuple[str, ...] = ()
 
 
+_ABOUT = TypeAdapter(About)
+
+
 @dataclass(frozen=True)
 class Corpus:
-    """Human dialogues, table `items` of what they may name, where both come from, and what they are about."""
+    """Human dialogues, table `items` of what they may name, where both come from, and what they are about.
+
+    `named`: how the corpus is credited where not as `source` says."""
 
     dialogues: Sequence[Dialogue]
     items: pl.DataFrame
     source: Source
     about: About
     domain: Domain
+    named: str = ""
+
+    @property
+    def origin(self) -> list[str]:
+        """Where the dialogues are from and their licence, for a card."""
+        cite = "" if self.source.citation == NOT_STATED else "; cite the paper"
+        return [f"From: {self.credit}", f"Licence: {self.source.licence}{cite}"]
 
     @property
     def credit(self) -> str:
         """The corpus, its part, its licence and its paper in words."""
-        return self.source.credit + (f"; its {self.about.part} part" if self.about.part else "")
+        return self.named or self.source.credit + (f"; its {self.about.part} part" if self.about.part else "")
 
 
 def made(contents: Contents, items: pl.DataFrame, titles: str, source: Source, about: About, domain: Domain) -> Corpus:
@@ -132,12 +144,9 @@ def write(corpus: Corpus, folder: Path) -> None:
 def read(folder: Path) -> Corpus:
     """The corpus in a folder. Raises `CrsError` when it is none, or damaged."""
     path = folder / "corpus.json"
-    try:
-        about = About.model_validate_json(path.read_bytes())
-    except OSError:
-        raise CrsError(f"{folder} is no corpus; make one with `crs data import-dialogues FILE --to FOLDER`") from None
-    except ValidationError:
-        raise CrsError(f"{path} is damaged; import the dialogues again") from None
+    if not path.is_file():
+        raise CrsError(f"{folder} is no corpus; make one with `crs data import-dialogues FILE --to FOLDER`")
+    about = json_files.read_as(path, _ABOUT, "import the dialogues again")
     tables = {
         name: store.read_parquet(folder / f"{name}.parquet", name)
         for name in ("conversations", "utterances", "answers", "items")

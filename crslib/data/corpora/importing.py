@@ -20,12 +20,7 @@ from crslib.errors import CrsError
 from crslib.identity import file_sha256
 
 SOURCES: Mapping[str, Source] = {
-    "redial": Source(
-        name="ReDial",
-        url="https://redialdata.github.io/website/",
-        licence="CC BY 4.0",
-        citation="Li et al., Towards Deep Conversational Recommendations, NeurIPS 2018",
-    ),
+    "redial": redial.SOURCE,
     "pearl": Source(
         name="PEARL",
         url="https://huggingface.co/datasets/LangAGI-Lab/pearl",

@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 
 from crslib import schemas
+from crslib.data.catalog import item_row
 from crslib.data.corpora.base import Contents, Dialogue, Item, conversation, untitled
 from crslib.data.corpora.reading import Record, each, json_records, mark, name_of, role_of, text_of, title_of, words_of
 from crslib.data.titles import split_year, without_titles
@@ -76,18 +77,14 @@ def _summary(persona: str, target: str, left_out: Counter[str]) -> str:
 
 def _facts(name: str, record: Record) -> dict[str, Any]:
     title, year = split_year(name)
-    return {
-        "item_id": untitled(name),
-        "title": title,
-        "year": year,
-        "kinds": sorted({genre.lower() for genre in _parts(record.get("gt_genre"))}),
-        "makers": _parts(record.get("gt_director")),
-        "people": _parts(record.get("gt_cast")),
-        "attributes": [],
-        "external_id": None,
-        "n_ratings": 0,
-        "mean_rating": None,
-    }
+    return item_row(
+        untitled(name),
+        title,
+        year,
+        kinds=sorted({genre.lower() for genre in _parts(record.get("gt_genre"))}),
+        makers=_parts(record.get("gt_director")),
+        people=_parts(record.get("gt_cast")),
+    )
 
 
 def _parts(value: Any) -> list[str]:

@@ -22,9 +22,13 @@ import polars as pl
 
 from crslib import files, schemas, store
 from crslib.config import resolve
+from crslib.data.catalog import item_row
 from crslib.data.corpora.base import Dialogue, Item, Turn, first_speakers, merge_messages
+from crslib.data.source import Source
 from crslib.data.titles import split_year
+from crslib.dialogue import domain as domains
 from crslib.dialogue import utterances
+from crslib.dialogue.domain import Domain
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.errors import CrsError
 
@@ -35,11 +39,24 @@ _STRAY_AT = re.compile(r"@(?=[^\W\d])")
 _ANSWERS = {0: False, 1: True}  # 2 and anything else: no answer
 
 DOMAIN = "movies"  # what its people talk about
+SOURCE = Source(
+    name="ReDial",
+    url="https://redialdata.github.io/website/",
+    licence="CC BY 4.0",
+    citation="Li et al., Towards Deep Conversational Recommendations, NeurIPS 2018",
+)
+CREDIT = f"Li et al. 2018, {SOURCE.licence}"
+"""How it is credited in few words."""
 ITEMS = resolve("data/redial/items.parquet")
 # The genres of the built-in catalogue, from MovieLens. IMDb's other genres (biography, sport, …) are left out.
 _GENRES = """action adventure animation comedy crime documentary drama family fantasy film-noir horror musical mystery
     romance sci-fi thriller war western"""
 GENRES = frozenset(_GENRES.split())
+
+
+def domain() -> Domain:
+    """What its people talk about."""
+    return domains.read(DOMAIN)
 
 
 def read(path: Path, split: Split) -> list[Dialogue]:
@@ -153,18 +170,15 @@ def build_items(path: Path, facts: Path, to: Path = ITEMS) -> pl.DataFrame:
         fact = fact_of.get(item_id, {})
         title, year = split_year(name)
         rows.append(
-            {
-                "item_id": item_id,
-                "title": title,
-                "year": year,
-                "kinds": sorted(GENRES.intersection(fact.get("genre") or ())),
-                "makers": [utterances.one_line(person) for person in fact.get("director") or ()],
-                "people": [utterances.one_line(person) for person in fact.get("star") or ()],
-                "attributes": [],
-                "external_id": fact.get("imdb_id"),
-                "n_ratings": 0,
-                "mean_rating": None,
-            }
+            item_row(
+                item_id,
+                title,
+                year,
+                kinds=sorted(GENRES.intersection(fact.get("genre") or ())),
+                makers=[utterances.one_line(person) for person in fact.get("director") or ()],
+                people=[utterances.one_line(person) for person in fact.get("star") or ()],
+                external_id=fact.get("imdb_id"),
+            )
         )
     table = pl.DataFrame(rows, schema=dict(schemas.TABLES["items"]))
     files.write_parquet(table, to)

@@ -16,7 +16,6 @@ import polars as pl
 from crslib import stats
 from crslib.config import SimulationParameters, n_threads
 from crslib.data.corpora import Dialogue, redial
-from crslib.dialogue import domain
 from crslib.dialogue.scripts import SCRIPTED
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER
@@ -75,7 +74,7 @@ def measure(
     for *_, adapter_file in adapters:
         llama.adapter_path(str(adapter_file))  # fails now rather than in an hour
     test = redial.read(path, "test")
-    dialogues, known = drawn(test, n), Knowledge(redial.items(), test, domain.read(redial.DOMAIN))
+    dialogues, known = drawn(test, n), Knowledge(redial.items(), test, redial.domain())
     jobs: list[_Job]
     if without:
         jobs = [(role, name, file, tuple(without), "") for role, name, file in adapters]
@@ -130,7 +129,7 @@ def foresight(dialogues: Sequence[Dialogue], run: Mapping[str, Any], *, times: i
                 view,
                 opened,
                 ChatTemplate(*opened.chat_template),
-                Knowledge(redial.items(), dialogues, domain.read(redial.DOMAIN)),
+                Knowledge(redial.items(), dialogues, redial.domain()),
                 without=lacking,
                 max_tokens=_MAX_TOKENS,
             )

@@ -16,8 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from crslib.config import ProfileParameters, SimulationParameters, n_threads, resolve
-from crslib.data import tables
+from crslib.config import ProfileParameters, SimulationParameters, n_threads
 from crslib.dialogue.utterances import RECOMMENDER
 from crslib.engines import llama
 from crslib.engines.base import Engine
@@ -155,9 +154,7 @@ def _peak_rss_mb() -> float:
 
 def _population(n: int) -> Population:
     """`n` profiles of the built-in data; what a simulation of them needs is computed once, before any timing."""
-    data = resolve("data")
-    built = profiles.build(*tables.load(data), ProfileParameters(n_profiles=n), tables.domain_of(data))
-    population = Population(built.profiles, built.items, built.training, built.domain)
+    population = Population.of(profiles.of_data(ProfileParameters(n_profiles=n)))
     _ = population.catalog, population.opinions, population.prior, population.sha256
     return population
 

@@ -116,12 +116,10 @@ def _main(part: str, folder: Path) -> None:
         imports.import_ratings(folder / "ratings.csv", folder / "movies.csv", folder / "to")
     else:
         from crslib.config import ProfileParameters
-        from crslib.data import tables
-        from crslib.users.profiles import build
+        from crslib.users.profiles import of_data
 
         resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
-        to = folder / "to"
-        build(*tables.load(to), ProfileParameters(n_profiles=64), tables.domain_of(to))
+        of_data(ProfileParameters(n_profiles=64, data=str(folder / "to")))
     used = resource.getrusage(resource.RUSAGE_SELF)
     peak_mb = round(used.ru_maxrss / 2**20 if sys.platform == "darwin" else used.ru_maxrss / 1024)
     seconds, cpu = time.monotonic() - started, used.ru_utime + used.ru_stime

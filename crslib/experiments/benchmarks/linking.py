@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from crslib import schemas
-from crslib.data.catalog import Catalog
+from crslib.data.catalog import Catalog, item_row
 from crslib.data.corpora import Dialogue
 from crslib.data.titles import MIN_FUZZY_LENGTH, split_year, title_key
 from crslib.dialogue import utterances as dialogue_utterances
@@ -61,15 +61,7 @@ def corpus_items(names: Mapping[str, str], counted: Sequence[Dialogue]) -> pl.Da
     rows = []
     for item_id, name in sorted(names.items()):
         title, year = split_year(name)
-        unknown: dict[str, Any] = {
-            "kinds": [],
-            "makers": [],
-            "people": [],
-            "attributes": [],
-            "external_id": None,
-            "mean_rating": None,
-        }
-        rows.append({"item_id": item_id, "title": title, "year": year, "n_ratings": counts.get(item_id, 0)} | unknown)
+        rows.append(item_row(item_id, title, year, n_ratings=counts.get(item_id, 0)))
     return pl.DataFrame(rows, schema=dict(schemas.TABLES["items"]))
 
 

@@ -13,7 +13,6 @@ from crslib import stats
 from crslib.config import SimulationParameters
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import redial
-from crslib.dialogue import domain
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.views import NOTE_KINDS
 from crslib.engines.loading import open_engines
@@ -47,7 +46,7 @@ def measure(
     as in a simulation. `path`: ReDial, whose test part is used; the user is that of `parameters`. `progress` counts
     moments. Raises `CrsError` for files that cannot be read.
     """
-    catalog = Catalog(redial.items(), domain.read(redial.DOMAIN))
+    catalog = Catalog(redial.items(), redial.domain())
     contexts = preferences.human_contexts(
         redial.read(path, "test"), USER, catalog, without=() if parameters.styles else ("style",)
     )

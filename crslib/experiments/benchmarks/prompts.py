@@ -11,8 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from crslib import schemas, stats
-from crslib.config import ProfileParameters, SimulationParameters, resolve
-from crslib.data import tables
+from crslib.config import ProfileParameters, SimulationParameters
 from crslib.dialogue.domain import Domain
 from crslib.dialogue.stop_reasons import STOP_REASONS
 from crslib.dialogue.utterances import RECOMMENDER, USER, plain
@@ -23,7 +22,7 @@ from crslib.simulation.loop import simulate
 from crslib.simulation.opening import open_agents
 from crslib.simulation.population import Population
 from crslib.store import Run
-from crslib.users.profiles import build
+from crslib.users.profiles import of_data
 
 PROMPTED, UNTOLD = "prompted", "untold"
 MEASURES: Mapping[str, str] = {
@@ -119,9 +118,7 @@ def measure(
     Adapters are left out. The dialogues are stored below `folder`; a call that was killed continues there. Raises
     `CrsError` as `simulate` does.
     """
-    data = resolve("data")
-    built = build(*tables.load(data), ProfileParameters(n_profiles=n, seed=parameters.seed), tables.domain_of(data))
-    population = Population(built.profiles, built.items, built.training, built.domain)
+    population = Population.of(of_data(ProfileParameters(n_profiles=n, seed=parameters.seed)))
     bare = {"user_adapter": "", "recommender_adapter": ""}
     conditions = {PROMPTED: bare, UNTOLD: {**bare, "user_prompt": "", "recommender_prompt": ""}}
     frames, failed, total = [], 0, len(conditions) * n * parameters.dialogues_per_profile

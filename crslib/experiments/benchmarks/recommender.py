@@ -25,7 +25,6 @@ import polars as pl
 
 from crslib import stats
 from crslib.data.corpora import Dialogue, redial
-from crslib.dialogue import domain
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.errors import CrsError
 from crslib.experiments.benchmarks import linking
@@ -102,7 +101,7 @@ def fit(items: pl.DataFrame, dialogues: Sequence[Dialogue]) -> ItemPrior:
     ratings = pl.DataFrame(sorted(pairs), schema={"user_id": pl.String, "item_id": pl.String}, orient="row")
     ratings = ratings.with_columns(rating=pl.lit(1.0), rated_at=pl.lit(None, pl.Int64))
     texts = {d.dialogue_id: " . ".join(turn.text for turn in d.turns if turn.role == USER) for d in dialogues}
-    return ItemPrior.fit(items, ratings, domain.read(redial.DOMAIN), texts)
+    return ItemPrior.fit(items, ratings, redial.domain(), texts)
 
 
 # ── measurement ─────────────────────────────────────────────────────────────────────────────────────────────────

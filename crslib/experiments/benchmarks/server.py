@@ -18,15 +18,14 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
-from crslib.config import ProfileParameters, SimulationParameters, resolve
-from crslib.data import tables
+from crslib.config import ProfileParameters, SimulationParameters
 from crslib.dialogue.prompts import LEAVE
 from crslib.files import Progress, no_progress
 from crslib.simulation.loop import simulate
 from crslib.simulation.opening import open_agents
 from crslib.simulation.population import Population
 from crslib.store import Run
-from crslib.users.profiles import build
+from crslib.users.profiles import of_data
 
 MODEL = "echo"
 _TURNS = 12  # messages after which the server's user leaves
@@ -40,9 +39,7 @@ def measure(
 
     `pause`: seconds that the server takes for an answer. `progress` counts dialogues.
     """
-    data = resolve("data")
-    built = build(*tables.load(data), ProfileParameters(n_profiles=n), tables.domain_of(data))
-    population = Population(built.profiles, built.items, built.training, built.domain)
+    population = Population.of(of_data(ProfileParameters(n_profiles=n)))
     _ = population.catalog.spot("Heat"), population.prior, population.opinions, population.sha256  # before any timing
     seconds: list[float] = []
     with answering(pause) as url, tempfile.TemporaryDirectory() as folder:

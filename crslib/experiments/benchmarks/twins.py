@@ -17,8 +17,8 @@ from rapidfuzz.distance import Indel
 
 from crslib import schemas, stats
 from crslib.agents.base import Agent
-from crslib.config import ProfileParameters, SimulationParameters, resolve
-from crslib.data import histories, tables
+from crslib.config import ProfileParameters, SimulationParameters
+from crslib.data import histories
 from crslib.data.catalog import item_names
 from crslib.dialogue import utterances
 from crslib.dialogue.domain import Domain
@@ -37,7 +37,7 @@ from crslib.simulation.opening import open_agents
 from crslib.simulation.population import Population
 from crslib.store import Run
 from crslib.users import targets
-from crslib.users.profiles import build, summarise
+from crslib.users.profiles import of_data, summarise
 
 KIND, ITEM = "kind", "item"
 FACTUAL, TWIN, PLACEBO = "factual", "twin", "placebo"
@@ -100,7 +100,7 @@ def other_kind(profiles: pl.DataFrame, items: pl.DataFrame, domain: Domain, min_
     for row in profiles.sort("profile_id").iter_rows(named=True):
         own = {kind for name in ("target_kinds", "liked_kinds", "disliked_kinds") for kind in row[name]}
         others = [kind for kind in wished if kind not in own]
-        random.Random(derive_seed(seed, "twin", domain.kind_label, row["profile_id"])).shuffle(others)
+        random.Random(derive_seed(seed, "twin", KIND, row["profile_id"])).shuffle(others)
         for new in others if row["target_kinds"] else ():
             old, *rest = row["target_kinds"]
             wishes = Wishes.of(row)
@@ -134,7 +134,7 @@ def other_item(profiles: pl.DataFrame, training: pl.DataFrame, items: pl.DataFra
             if item not in row["loved_items"] and kinds[item] and not set(kinds[item]) & set(kinds[old])
         ]
         if possible:
-            rng = random.Random(derive_seed(seed, "twin", domain.label, row["profile_id"]))
+            rng = random.Random(derive_seed(seed, "twin", ITEM, row["profile_id"]))
             new = rng.choice(possible[:N_KNOWN])
             twin = {**row, "loved_items": [new, *rest]}
             rows.append({**twin, "summary": summarise(twin, names, domain)})
@@ -198,12 +198,12 @@ def measure(
     The dialogues are stored in `folder`. Raises `CrsError` as `simulate` does.
     """
     chosen = ProfileParameters(n_profiles=n, seed=parameters.seed)
-    built = build(*tables.load(resolve("data")), chosen, tables.domain_of(resolve("data")))
+    built = of_data(chosen)
     twins = {
         KIND: other_kind(built.profiles, built.items, built.domain, chosen.min_k, chosen.seed),
         ITEM: other_item(built.profiles, built.training, built.items, built.domain, chosen.seed),
     }
-    population = Population(built.profiles, built.items, built.training, built.domain)
+    population = Population.of(built)
     with open_agents(parameters, population) as (user, recommender):
         by_kind = talks(population, twins, user, recommender, parameters, folder, progress)
     table = pl.concat(

@@ -24,7 +24,6 @@ from crslib import schemas, stats
 from crslib.config import n_threads
 from crslib.data import exports
 from crslib.data.corpora import Dialogue, Turn, redial
-from crslib.dialogue import domain
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER
 from crslib.engines import llama
@@ -197,7 +196,7 @@ class _Bench:
 
     def encode(self, dialogues: Sequence[Dialogue]) -> pl.DataFrame:
         """The recommender's side of dialogues: the columns of `examples.SCHEMA`."""
-        about = domain.read(redial.DOMAIN)
+        about = redial.domain()
         nothing = Knowledge(pl.DataFrame(schema=dict(schemas.TABLES["items"])), (), about)  # a view of utterances alone
         return examples.examples(dialogues, RECOMMENDER, self._opened, self._template, nothing, max_tokens=_MAX_TOKENS)
 
@@ -251,7 +250,7 @@ class _Bench:
 def ranked(reader: Reader, cases: Sequence[Case], films: Mapping[str, str]) -> Iterator[tuple[str, int, float]]:
     """Dialogue, place among `films` (id to name) and −log share of the probability, of every target among them."""
     titles, row = (
-        TitleModel(reader, list(films.values()), domain.read(redial.DOMAIN)),
+        TitleModel(reader, list(films.values()), redial.domain()),
         {item: place for place, item in enumerate(films)},
     )
     for case in cases:

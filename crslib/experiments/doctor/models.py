@@ -87,17 +87,16 @@ def prepared(cache: Path) -> Iterator[Finding]:
     """Whether the files of merged weights in `cache` hold what was written, by their hashes, and what is left over."""
     import numpy as np
 
+    from crslib.engines import weights
+
     whole, n_bytes = 0, 0
     for path in entries(cache, "*.gguf"):
-        notes = path.with_suffix(".sha256.json")
-        try:
-            expected = json.loads(notes.read_bytes())["sha256"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            expected = None
-        if expected == file_sha256(path):
+        if not weights.is_damaged(path):
             whole, n_bytes = whole + 1, n_bytes + path.stat().st_size
             continue
-        detail = f"{path} is not what was written" if expected else f"{notes} is missing or damaged"
+        notes = path.with_suffix(".sha256.json")
+        known = weights.written_sha256(path)
+        detail = f"{path} is not what was written" if known else f"{notes} is missing or damaged"
         yield Finding("weights", "prepared", "broken", detail, f"delete {path}: a run that needs it makes it anew")
     for path in entries(cache, "*.npy"):
         try:

@@ -169,5 +169,5 @@ def test_a_folder_that_is_no_corpus_is_refused(data: Path, tmp_path: Path) -> No
         folder.read(tmp_path)
     importing.import_dialogues(corpora.ccpe(tmp_path / "data.json"), "ccpe", tmp_path / "to", data=data)
     (tmp_path / "to" / "corpus.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(CrsError, match=r"corpus\.json is damaged; import the dialogues again"):
+    with pytest.raises(CrsError, match=r"corpus\.json is not readable \(.*\); import the dialogues again"):
         folder.read(tmp_path / "to")
