@@ -23,8 +23,7 @@ from crslib.cli.terminal import (
 from crslib.config import ROOT, ExportParameters, RunParameters
 from crslib.data import exports
 from crslib.data.trl import Written
-from crslib.files import read_parquet
-from crslib.store import Run, registry
+from crslib.store import Run, read_parquet, registry
 
 if TYPE_CHECKING:
     from crslib.experiments import pipeline

@@ -148,7 +148,7 @@ def read(folder: Path) -> Corpus:
         raise CrsError(f"{folder} is no corpus; make one with `crs data import-dialogues FILE --to FOLDER`")
     about = json_files.read_as(path, _ABOUT, "import the dialogues again")
     tables = {
-        name: files.read_parquet(folder / f"{name}.parquet", name)
+        name: store.read_parquet(folder / f"{name}.parquet", name)
         for name in ("conversations", "utterances", "answers", "items")
     }
     return Corpus(_dialogues(tables), tables["items"], Source.read(folder), about, of_run(store.Run(folder)))
