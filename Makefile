@@ -16,8 +16,8 @@ run: $(READY)            ## the main job, from the built-in data to reports/late
 test: $(TESTS)           ## all tests but those of `hostile`, two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-fuzz: $(TESTS)           ## random inputs, thousands of each kind: some ten minutes
-	CRS_HYPOTHESIS=fuzz $(BIN)/python -m pytest tests/hostile -k fuzz $(ARGS)
+fuzz: $(TESTS)           ## random inputs, others each time, for all tests that take any: some ten minutes
+	CRS_HYPOTHESIS=fuzz $(BIN)/python -m pytest -n 2 -m hypothesis $(ARGS)
 
 hostile: $(TESTS)        ## kills, full disks, signals …: an hour; fewer kills: KILLS=20
 	$(BIN)/python -m pytest tests/hostile tests/experiments/test_shards.py -m hostile -s $(ARGS)

@@ -32,6 +32,7 @@ from crslib.reporting import html
 from crslib.simulation.dialogues import Dialogues, keep_wanted
 from crslib.store import Run
 from tests.judging.test_rubrics import Scripted, first_place, judged, talks
+from tests.support.fuzz import tries
 from tests.support.people_runs import make_runs
 
 DOCUMENT, LINES, OTHER = "document", "lines", "other"
@@ -306,6 +307,7 @@ def damaged(raw: bytes, how: str, where: float, bit: int) -> bytes:
     }[how]
 
 
+@pytest.mark.hypothesis
 def test_a_damaged_byte_gives_a_value_or_one_sentence(written: tuple[File, Path, Path]) -> None:
     file, folder, path = written
     raw = path.read_bytes()
@@ -313,7 +315,7 @@ def test_a_damaged_byte_gives_a_value_or_one_sentence(written: tuple[File, Path,
     whole = read(file, folder)
     assert read(file, folder) == whole
 
-    @settings(max_examples=file.examples, derandomize=True, database=None)
+    @settings(max_examples=tries(file.examples), database=None)
     @given(
         how=st.sampled_from(DAMAGE),
         where=st.floats(0, 1, exclude_max=True),

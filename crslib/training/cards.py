@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from crslib.data.corpora.redial import CREDIT
+from crslib.data.corpora import redial
 from crslib.identity import file_sha256
 from crslib.training.base import Base
 from crslib.training.parameters import ImitationParameters, PairParameters, PreferenceParameters, TrainingParameters
@@ -61,8 +61,7 @@ def blend_card(base: Base, first: Path, second: Path, share: float, rank: int, l
             f"- Second: {_origin(second)}.",
             f"- Rank {rank}, by singular values; {loss:.2%} of the sum's norm is cut off.",
             f"- Command: `crs blend {first.name} {second.name} --share {share:g} --to {to.name}`.",
-            "- Data: those of the two adapters, see their cards; of this project's, ReDial's training part "
-            f"({CREDIT}).",
+            f"- Data: those of the two adapters, see their cards; of this project's, {redial.credit('train')}.",
             f"- Licence: {_LICENCE}.",
             "",
         ]

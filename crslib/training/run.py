@@ -16,7 +16,7 @@ import polars as pl
 
 from crslib.config import n_threads, resolve
 from crslib.data.catalog import Catalog
-from crslib.data.corpora import Dialogue
+from crslib.data.corpora import Dialogue, folder, redial
 from crslib.data.corpora.folder import Corpus
 from crslib.data.corpora.opening import open_corpus
 from crslib.dialogue.templates import ChatTemplate
@@ -160,7 +160,7 @@ def make_pairs(parameters: PreferenceParameters, progress: Progress = no_progres
 
 def prefer(parameters: PreferenceParameters, pairs: pl.DataFrame, progress: Progress = no_progress) -> dict[str, Any]:
     """DPO on `pairs` (columns of `preferences.PAIRS`) from the adapter of SFT; see `optimise`."""
-    credit, about = REDIAL, redial.DOMAIN
+    credit, about = redial.credit("train"), redial.DOMAIN
     if parameters.corpus:
         corpus = folder.read(resolve(parameters.corpus))
         credit, about = corpus.credit, corpus.domain.name

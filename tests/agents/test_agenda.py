@@ -21,6 +21,7 @@ from crslib.errors import CrsError
 from crslib.identity import derive_seed
 from crslib.users.agenda import PHRASES, _reached, read_phrases
 from tests.support.domains import MOVIES
+from tests.support.fuzz import tries
 from tests.support.texts import TEXT
 
 FILMS = [f"Film {number} ({1950 + number})" for number in range(40)]
@@ -36,7 +37,7 @@ RECOMMENDS = (
     "it is by Michael Mann", "",
 )  # fmt: skip
 SEEDS = st.integers(0, 2**32)
-few = settings(max_examples=25)  # each is a dialogue
+few = settings(max_examples=tries(25))  # each is a dialogue
 
 
 @cache

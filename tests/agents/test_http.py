@@ -29,6 +29,7 @@ from crslib.errors import CrsError
 from crslib.identity import derive_seed
 from tests.support.anything import JSON, TEXT, nested, paths, replaced
 from tests.support.domains import MOVIES
+from tests.support.fuzz import tries
 
 
 @contextmanager
@@ -200,6 +201,7 @@ def test_a_bad_answer_is_a_failed_utterance(
     assert failed.sent.text
 
 
+@pytest.mark.hypothesis
 def test_any_json_in_any_field_is_an_utterance_or_a_sentence(items: pl.DataFrame) -> None:
     good = {"text": "Try Heat.", "items": ["6", {"title": "Nosferatu"}, {"item_id": "1"}], "leave": False}
     answer: Any = good
@@ -209,7 +211,7 @@ def test_any_json_in_any_field_is_an_utterance_or_a_sentence(items: pl.DataFrame
 
     with answering(reply) as (url, _), opened(url, Catalog(items, MOVIES)) as agent:
 
-        @settings(max_examples=60)
+        @settings(max_examples=tries(60))
         @given(st.sampled_from(paths(good)), JSON | TEXT)
         def hold(path: tuple[str | int, ...], value: object) -> None:
             nonlocal answer

@@ -16,6 +16,7 @@ from crslib.data.titles import split_year
 from crslib.dialogue import utterances
 from crslib.errors import CrsError
 from tests.support.domains import MOVIES
+from tests.support.fuzz import tries
 
 
 def films(*rows: tuple[str, str, int | None, int]) -> pl.DataFrame:
@@ -187,7 +188,7 @@ NASTY = st.one_of(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 @given(st.lists(st.tuples(NASTY, st.none() | st.integers(1990, 1993), st.integers(0, 3)), max_size=8))
 def test_find_is_the_inverse_of_name_for_any_titles(rows: list[tuple[str, int | None, int]]) -> None:
     named = {utterances.mention(utterances.item_name(t, y)): (t, y, n) for t, y, n in rows if utterances.one_line(t)}
@@ -199,7 +200,7 @@ def test_find_is_the_inverse_of_name_for_any_titles(rows: list[tuple[str, int | 
         assert catalog.find(utterances.mention(name)[2:-2]) == item_id
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 @given(st.one_of(NASTY, st.text(st.characters(codec=None), max_size=20)))
 def test_find_accepts_any_text(text: str) -> None:
     catalog = Catalog(films(("1", "Heat", 1995, 1), ("2", "...", 1999, 1)), MOVIES)
@@ -265,7 +266,7 @@ BRACKETS = ["Heat", " ", "(1995)", "*", "**", "_", '"', "“", "”", "'", "[", 
             "Fake Film", "of the", "(2011)", ",", "s", "`", "!"]  # fmt: skip
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(st.lists(st.sampled_from(BRACKETS), max_size=14).map("".join))
 def test_written_mentions_stay(text: str) -> None:
     catalog = Catalog(films(("1", "Heat", 1995, 9), ("2", "Up", 2009, 9), ("3", "The Matrix", 1999, 9)), MOVIES)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from crslib import schemas
 from crslib.data import histories
 from crslib.errors import CrsError
+from tests.support.fuzz import tries
 
 
 def ratings_of(*rows: tuple[str, str, float, int | None]) -> pl.DataFrame:
@@ -58,7 +59,7 @@ HISTORIES = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=tries(60))
 @given(HISTORIES, st.floats(0.01, 0.99), st.randoms(use_true_random=False))
 def test_the_split_is_a_partition_in_time_independent_of_order_and_other_users(rows, share, random) -> None:
     visible, hidden = histories.split(ratings_of(*rows), share)

@@ -12,6 +12,7 @@ from crslib.data.catalog import Catalog
 from crslib.dialogue import utterances
 from tests.data.test_catalog import films
 from tests.support.domains import MOVIES
+from tests.support.fuzz import tries
 
 NAMED = films(
     ("1", "Titanic", 1997, 900),
@@ -157,7 +158,7 @@ UTTERANCES = st.lists(st.sampled_from(PIECES), max_size=14).flatmap(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 @given(st.one_of(UTTERANCES, st.text(max_size=30)), st.randoms(use_true_random=False))
 def test_spans_are_in_the_text_apart_and_independent_of_the_order_of_items(text: str, random: Random) -> None:
     rows = Catalog(NAMED, MOVIES).spot(text)

@@ -10,6 +10,7 @@ from crslib.dialogue.repetition import in_title, repeats
 from crslib.dialogue.scripts import parse_script
 from crslib.dialogue.utterances import clean
 from crslib.engines.guard import Guard
+from tests.support.fuzz import tries
 
 END = 0
 PIECES = [
@@ -61,7 +62,7 @@ def test_an_utterance_does_not_repeat_itself_and_ends_in_no_title(wishes: list[i
 
 
 @given(st.lists(st.sampled_from([PIECES.index(piece) for piece in LINES]), max_size=60))
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 def test_no_turn_of_a_script_repeats_itself(wishes: list[int]) -> None:
     ids, ended = draw(wishes, "turn of a script")
     turns = [text for _, text in parse_script(text_of(ids))]

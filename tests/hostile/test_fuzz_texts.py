@@ -1,6 +1,6 @@
 """Random texts (linked to a catalogue, as chat templates, as parameters): each gives a right value or one sentence.
 
-The suite tries some of them, the same ones each time; `make fuzz` tries thousands.
+The suite tries some of them, the same ones each time; `make fuzz` tries others, and more.
 """
 
 import json

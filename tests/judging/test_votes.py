@@ -12,6 +12,7 @@ from crslib.errors import CrsError
 from crslib.journal import Journal
 from crslib.judging.study import Study, open_study
 from tests.judging.test_study import cast
+from tests.support.fuzz import tries
 from tests.support.people_runs import make_runs
 
 
@@ -47,7 +48,7 @@ def test_votes_are_read_once_and_again_after_another_process_wrote(study: Study,
     assert len(reads) == 3
 
 
-@settings(max_examples=20)
+@settings(max_examples=tries(20))
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from(["ann", "bob"]), st.sampled_from("ltru")), max_size=15))
 def test_two_servers_of_one_study_show_what_is_on_disk(
     tmp_path_factory: pytest.TempPathFactory, acts: list[tuple[bool, str, str]]

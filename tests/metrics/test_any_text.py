@@ -14,6 +14,7 @@ from crslib.dialogue import stances
 from crslib.dialogue.utterances import RECOMMENDER, USER, clean, item_name, mention
 from crslib.metrics import METRICS, evaluate, reference
 from tests.support.domains import MOVIES
+from tests.support.fuzz import tries
 from tests.support.metrics_frames import table
 from tests.support.texts import TEXT
 
@@ -33,7 +34,7 @@ DIALOGUE = st.lists(UTTERANCE, min_size=1, max_size=4)
 
 
 @given(st.lists(ITEM, min_size=4, max_size=4), st.lists(DIALOGUE, min_size=2, max_size=3))
-@settings(max_examples=10)
+@settings(max_examples=tries(10))
 def test_every_metric_takes_any_catalogue_and_dialogue(
     films: list[dict[str, Any]], dialogues: list[list[tuple[str, int | None, bool, bool]]]
 ) -> None:

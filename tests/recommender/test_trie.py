@@ -15,6 +15,7 @@ from crslib.dialogue import utterances
 from crslib.engines.llama import Model, model_path
 from crslib.errors import CrsError
 from crslib.recommender.trie import TitleConstraint, Titles
+from tests.support.fuzz import tries
 
 BYTES = [bytes((i,)) for i in range(256)]  # token i is byte i
 WORDS = [b" [[", b"[[", b"]]", b")]]", b"]].", b"],", b"]] [[", b"[['", b"[[[", b"]]]", b"(", b"ab", b"bc", b" ("]
@@ -313,7 +314,7 @@ def normalised(worth: dict[str, float]) -> dict[bytes, float]:
     return {name.encode(): value / total for name, value in worth.items()}
 
 
-@settings(max_examples=150)
+@settings(max_examples=tries(150))
 @given(cases(closing=False), st.sampled_from([0.3, 0.5, 1.0, 1.4]))
 def test_titles_are_drawn_from_the_mixture_over_whole_titles(case, power: float) -> None:
     names, mass, excluded, pieces = case
@@ -329,7 +330,7 @@ def test_titles_are_drawn_from_the_mixture_over_whole_titles(case, power: float)
     assert probabilities == pytest.approx(normalised(mixture), rel=1e-4)
 
 
-@settings(max_examples=100)
+@settings(max_examples=tries(100))
 @given(cases(closing=False), st.integers(0, 99))
 def test_with_another_table_the_factors_along_a_title_are_those_of_the_formula(case, seed: int) -> None:
     names, mass, excluded, pieces = case
@@ -363,7 +364,7 @@ def test_with_another_table_the_factors_along_a_title_are_those_of_the_formula(c
         assert drawn(constraint, pieces)[name.encode()] == pytest.approx(chance, rel=1e-4)
 
 
-@settings(max_examples=100)
+@settings(max_examples=tries(100))
 @given(cases())
 def test_without_the_model_titles_are_drawn_by_weight_whatever_the_tokens(case) -> None:
     names, mass, excluded, pieces = case
@@ -373,7 +374,7 @@ def test_without_the_model_titles_are_drawn_by_weight_whatever_the_tokens(case) 
     assert drawn(constraint, pieces) == pytest.approx(normalised(expected), rel=1e-4)
 
 
-@settings(max_examples=200)
+@settings(max_examples=tries(200))
 @given(cases(), st.integers(0, 2**32))
 def test_whatever_is_drawn_only_titles_left_are_mentioned_and_once(case, seed: int) -> None:
     names, mass, excluded, pieces = case

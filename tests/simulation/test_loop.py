@@ -31,6 +31,7 @@ from crslib.users import profiles as profile_building
 from tests.conftest import make_profiles
 from tests.support.agents import simulate
 from tests.support.domains import MOVIES
+from tests.support.fuzz import tries
 
 STYLES = "data/human/styles.parquet"
 NO_RATINGS = pl.DataFrame(schema=dict(schemas.TABLES["ratings"]))
@@ -219,7 +220,7 @@ def test_opener_shares(tmp_path: Path, items: pl.DataFrame) -> None:
     assert set(made[1]["role"]) == {"user"}
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tries(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(range(10)), width=st.integers(1, 5), chosen=st.sets(st.integers(0, 9), min_size=1))
 def test_a_dialogue_does_not_depend_on_its_neighbours(
     tmp_path_factory: pytest.TempPathFactory, items: pl.DataFrame, order: list[int], width: int, chosen: set[int]

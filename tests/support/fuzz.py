@@ -11,7 +11,14 @@ from hypothesis import settings
 
 from crslib.errors import CrsError
 
-SLOW = settings(max_examples=max(settings().max_examples // 4, 1))
+
+def tries(n: int) -> int:
+    """`n` examples of a test in the ordinary suite; in `make fuzz` as many times more as other tests have."""
+    return max(n * settings().max_examples // _ORDINARY, 1)
+
+
+_ORDINARY = 100  # hypothesis's own default, which the suite keeps
+SLOW = settings(max_examples=tries(25))
 """For tests of which an example takes long."""
 
 

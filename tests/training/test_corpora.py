@@ -26,6 +26,7 @@ from crslib.training.knowledge import Knowledge, targets
 from crslib.training.parameters import TrainingParameters
 from tests.support import corpora
 from tests.support.domains import MOVIES
+from tests.support.fuzz import tries
 
 TOKENIZER, TEMPLATE = ScriptedEngine(lambda prompt, seed: ""), ChatTemplate("")
 
@@ -117,7 +118,7 @@ def spellings(title: str) -> list[str]:
     return [title, bare, f'"{bare}"', f"{bare}.", bare.upper(), f"{bare}'s"]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tries(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), title=st.sampled_from(TITLES))
 def test_what_is_to_be_found_is_in_no_view_before_it_is_named(
     data: st.DataObject, title: str, items: pl.DataFrame

@@ -23,6 +23,7 @@ from crslib.training import corpus
 from crslib.training.knowledge import targets
 from tests.support import corpora, tiny_redial
 from tests.support.domains import MOVIES
+from tests.support.fuzz import tries
 
 HEAT, MATRIX, HILL, UP = "Heat (1995)", "The Matrix (1999)", "Notting Hill (1999)", "Up (2009)"
 NAMES = {"1": HEAT, "2": MATRIX, "3": HILL, "6": UP}
@@ -88,7 +89,7 @@ _label = st.sampled_from([True, False, None])
 
 
 @given(st.lists(st.tuples(_label, _label), min_size=4, max_size=4))
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tries(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_the_seeker_thinks_is_in_no_recommenders_file_and_no_target_in_what_the_user_is_told(
     items: pl.DataFrame, tmp_path: Path, labels: list[tuple[bool | None, bool | None]]
 ) -> None:

@@ -19,8 +19,7 @@ def open_corpus(
         dialogues = redial.read(redial_path, part) if redial_path else []
         file = redial_path.name if redial_path else ""
         about = folder.About(form="redial", file=file, sha256="", part=part)
-        named = f"ReDial's {'training' if part == 'train' else 'test'} part ({redial.CREDIT})"
-        return folder.Corpus(dialogues, redial.items(), redial.SOURCE, about, redial.domain(), named)
+        return folder.Corpus(dialogues, redial.items(), redial.SOURCE, about, redial.domain(), redial.credit(part))
     read = folder.read(corpus)
     if purpose and read.about.part == folder.TEST:
         raise CrsError(f"{corpus} is the test part of {read.source.name}; {purpose} another part of it")

@@ -54,6 +54,11 @@ _GENRES = """action adventure animation comedy crime documentary drama family fa
 GENRES = frozenset(_GENRES.split())
 
 
+def credit(part: Split) -> str:
+    """How a part of it is credited."""
+    return f"ReDial's {'training' if part == 'train' else 'test'} part ({CREDIT})"
+
+
 def domain() -> Domain:
     """What its people talk about."""
     return domains.read(DOMAIN)

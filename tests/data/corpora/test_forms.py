@@ -22,6 +22,7 @@ from crslib.dialogue.views import Note
 from crslib.errors import CrsError
 from tests.conftest import make_profiles
 from tests.support.domains import MOVIES
+from tests.support.fuzz import tries
 
 KNOWN = ["Heat (1995)", "The Matrix (1999)", "King Kong (1933)", "King Kong (2005)", "Up (2009)"]
 UNKNOWN = "Nope (1901)"
@@ -75,7 +76,7 @@ def rows(turns: pl.DataFrame, *columns: str) -> list[tuple[Any, ...]]:
 
 
 @given(_talks, st.data())
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tries(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_our_exports_are_read_back(items: pl.DataFrame, talks: list[tuple[bool, list[str]]], data: Any) -> None:
     catalog = Catalog(items, MOVIES)
     dialogues, turns = tables(talks, catalog, lambda: data.draw(_answers))
