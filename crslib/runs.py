@@ -50,7 +50,7 @@ def scan(reports: Path, report: Callable[[str], None] = warnings.warn) -> list[F
     """
     runs = []
     for folder, inside, files in os.walk(reports):
-        inside[:] = [name for name in inside if not name.startswith(".")]
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
         if "run.json" in files or "journal.jsonl" in files:
             try:
                 if found := _found(Path(folder)):
@@ -68,10 +68,10 @@ def _found(folder: Path) -> Found | None:
         return _by_hand(run, {}) if has_dialogues else None
     try:
         info = dict(json_files.read_as(file, schemas.LISTED, "damaged, or of no run that `crs` made, it is left out"))
-    except CrsError:
-        if not has_dialogues:
-            raise
-        return _by_hand(run, run.info)
+    except CrsError as error:
+        if not has_dialogues or "error" in (info := run.outcome):
+            raise error
+        return _by_hand(run, info)
     if "shard" in info:
         return None
     info = dict(run.info)
@@ -259,14 +259,21 @@ def read_sweep(path: Path) -> tuple[dict[str, Any], list[tuple[str, Run]]]:
         raise CrsError(f"{path} holds no readable sweep.json; make one with `crs sweep GRID`")
     content: Any = json_files.read_as(file, schemas.SWEEP, "make it again with `crs sweep GRID`")
     values = [condition["values"] for condition in content["conditions"]]
-    names = [each.get("condition") for each in values]
-    if None in names or len(set(names)) < len(names):
-        names = [", ".join(f"{k}={written(v)}" for k, v in each.items()) or "only condition" for each in values]
+    names = condition_names(values)
     ended = [name for name, each in zip(names, content["conditions"], strict=True) if each["state"] == "success"]
     if len(set(ended)) < len(ended) or any(set(each) != set(content["axes"]) for each in values):
         raise CrsError(f"the conditions in {file} do not differ in its axes; make it again with `crs sweep GRID`")
     runs = [Run(path / condition["path"]) for condition in content["conditions"]]
     return content, list(zip(names, runs, strict=True))
+
+
+def condition_names(values: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each condition of a sweep, from the values of its axes: `condition` where that tells them apart, else
+    all values."""
+    names = [each.get("condition") for each in values]
+    if None in names or len(set(names)) < len(names):
+        return [", ".join(f"{k}={written(v)}" for k, v in each.items()) or "only condition" for each in values]
+    return [str(name) for name in names]
 
 
 def newest_sweep() -> Path:

@@ -1,13 +1,27 @@
-"""Parameters in their written forms: `name=value` on a command line, YAML files, grids and named conditions."""
+"""Parameters in their written forms: `name=value` on a command line, YAML files, grids and named conditions; and what
+`--help` and the shell say of them."""
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import click
+from click.shell_completion import CompletionItem
+from pydantic.fields import FieldInfo
 
 from crslib import yaml_files
-from crslib.config import RunParameters
+from crslib.config import (
+    BUILT_IN,
+    ROOT,
+    EvaluationParameters,
+    Parameters,
+    ProfileParameters,
+    RunParameters,
+    SimulationParameters,
+    marked,
+)
 from crslib.errors import CrsError
 
 _TEXTS = {name for name, field in RunParameters.model_fields.items() if field.annotation is str}
@@ -72,3 +86,81 @@ def read_grid(path: Path) -> list[dict[str, Any]]:
         if not choices:
             raise CrsError(f"{path}: {name} has no values; give at least one")
     return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*axes.values())]
+
+
+# ── help and completion ─────────────────────────────────────────────────────────────────────────────────────────────
+
+_STAGES: Mapping[str, type[Parameters]] = {
+    "all stages": Parameters,
+    "the profiles": ProfileParameters,
+    "the simulation": SimulationParameters,
+    "the evaluation": EvaluationParameters,
+}
+# Where the files lie that come with the project.
+_SHIPPED = {
+    "styles": "data/human/*.parquet",
+    "user_adapter": "data/adapters/*.gguf",
+    "recommender_adapter": "data/adapters/*.gguf",
+    "user_prompt": "data/prompts/*.md",
+    "recommender_prompt": "data/prompts/*.md",
+    "script_prompt": "data/prompts/*.md",
+}
+
+
+def choices(field: FieldInfo) -> list[str]:
+    """The values that a parameter can have, where they are few; else none."""
+    if field.annotation is bool:
+        return ["true", "false"]
+    return [str(value) for value in get_args(field.annotation)]
+
+
+class WithParameters(click.Command):
+    """A command with `-p`: its help ends with `parameters`, by stage, each with its default, choices and meaning."""
+
+    parameters: type[Parameters] = RunParameters
+    hidden_parameters: tuple[str, ...] = ()
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        left = {
+            name: field for name, field in self.parameters.model_fields.items() if name not in self.hidden_parameters
+        }
+        stages = {title: [name for name in kind.model_fields if name in left] for title, kind in _STAGES.items()}
+        for title, names in {**stages, "baselines": list(left)}.items():
+            if rows := [(f"{name}={_default(left[name])}", _meaning(left.pop(name))) for name in names if name in left]:
+                with formatter.section(f"Parameters of {title}"):
+                    formatter.write_dl(rows, col_max=28)
+
+
+def _default(field: FieldInfo) -> str:
+    return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+
+
+def _meaning(field: FieldInfo) -> str:
+    known = [choice or "empty" for choice in choices(field)]
+    return (field.description or "") + (f" [{', '.join(known)}]" if known else "")
+
+
+def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What the shell offers after `-p`: names, then values: choices, true and false, the files of the project."""
+    name, equals, value = incomplete.partition("=")
+    fields = RunParameters.model_fields
+    if not equals:
+        given = {str(each).partition("=")[0] for each in ctx.params.get(param.name or "") or ()}
+        return [
+            CompletionItem(f"{known}=", help=field.description)
+            for known, field in fields.items()
+            if known.startswith(name) and known not in given
+        ]
+    if name not in fields:
+        return []
+    known = choices(fields[name]) or _values(name, fields[name])
+    return [CompletionItem(f"{name}={choice}") for choice in known if choice.startswith(value) and choice]
+
+
+def _values(name: str, field: FieldInfo) -> list[str]:
+    shipped = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(_SHIPPED[name])) if name in _SHIPPED else []
+    words = [BUILT_IN, "agenda"] if name.endswith("_model") else []
+    domains = sorted(path.stem for path in ROOT.glob("data/domains/[a-z]*.yaml")) if name == "domain" else []
+    default = [str(field.default)] if marked(field, "path", False) or field.annotation is not str else []
+    return list(dict.fromkeys([*default, *words, *domains, *shipped]))
