@@ -143,6 +143,22 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: 
         console.print(line, soft_wrap=True, markup=False)
 
 
+@contextlib.contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function `(done, total)` that draws a progress bar labelled `what` on a terminal, and nothing elsewhere."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 STAGES = {
     "01_profiles": "profiles are built",
     "02_simulate": "dialogues",
