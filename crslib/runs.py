@@ -39,7 +39,7 @@ class Found:
     info: Mapping[str, Any]
 
     def __str__(self) -> str:
-        words = (self.tag, self.condition, differences(self.info.get("parameters", {})))
+        words = (self.tag, self.condition, differences(self.info))
         return f"{self.run_id} ({', '.join(filter(None, words))})"
 
 
@@ -67,20 +67,19 @@ def _found(folder: Path) -> Found | None:
     if not file.exists():
         return _by_hand(run, {}) if has_dialogues else None
     try:
-        info = dict(json_files.read_as(file, schemas.LISTED, "damaged, or of no run that `crs` made, it is left out"))
+        json_files.read_as(file, schemas.LISTED, "damaged, or of no run that `crs` made, it is left out")
     except CrsError as error:
         if not has_dialogues or "error" in (info := run.outcome):
             raise error
         return _by_hand(run, info)
+    info = run.info
     if "shard" in info:
         return None
-    info = dict(run.info)
     status = info["status"]
     if status == "started":
         status = "running" if run.in_use else "interrupted"
-    return Found(
-        run, info["run_id"], tag(run), status, info.get("started") or "", str(info["parameters"]["condition"]), info
-    )
+    started, condition = info.get("started") or "", info["parameters"]["condition"]
+    return Found(run, info["run_id"], tag(run), status, started, condition, info)
 
 
 def _by_hand(run: Run, info: Mapping[str, Any]) -> Found:
@@ -202,11 +201,13 @@ def settings(parameters: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     return shown
 
 
-def differences(parameters: Mapping[str, Any]) -> str:
-    """What of a run's parameters differs from the defaults: `temperature=0.9, opener=user`."""
+def differences(info: Mapping[str, Any]) -> str:
+    """What of the parameters in a `run.json` differs from the defaults: `temperature=0.9, opener=user`."""
+    parameters = info.get("parameters", {})
+    given = info.get("parameters_given", parameters)  # a default file of another checkout is a default
     fields = _kind(parameters).model_fields
     default = settings({name: field.default for name, field in fields.items()})
-    own = settings(parameters)
+    own = settings({name: value for name, value in parameters.items() if name in given})
     changed = (name for name, (value, _) in own.items() if name not in default or value != default[name][0])
     return ", ".join(f"{name}={own[name][1]}" for name in changed)
 
@@ -233,7 +234,7 @@ def labels(runs: Sequence[Run]) -> dict[str, Run]:
     names = []
     for number, condition in enumerate(conditions):
         alike = [own[other] for other, name in enumerate(conditions) if name == condition]
-        varied = [name for name in own[number] if len({str(each.get(name)) for each in alike}) > 1]
+        varied = [name for name in own[number] if len({each.get(name, ("", ""))[1] for each in alike}) > 1]
         words = [f"{name} {own[number][name][1]}" for name in varied[:4]]
         if not words or len(set(conditions)) > 1:
             words = [condition, *words]

@@ -11,6 +11,8 @@ from crslib.errors import CrsError
 from crslib.runs import give_tag
 from crslib.store import Run
 
+_SHOWN = 4  # differences from the defaults; the rest is in --json
+
 
 @click.group(invoke_without_command=True)
 @click.option("-n", "n", type=click.IntRange(1), help="Only the first N, by default the newest.")
@@ -26,6 +28,10 @@ def runs(ctx: click.Context, n: int | None, by: str, filters: Sequence[str], fil
     """Lists the runs, newest first; on stderr, what could not be read.
 
     Other commands take a run by its id, the beginning of one, its tag, as `latest`, or by its folder.
+
+    hit: share of dialogues with a hit. reacts: share of reactions that agree with the private note. told: how often a
+    classifier tells the user's turns from people's (0.5: by chance). dist-2: distinct-2 of the user. turns: of a
+    dialogue.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -51,11 +57,14 @@ def _wanted(filters: Sequence[str]) -> dict[str, str]:
 
 
 def _print(rows: Sequence[dict[str, object]]) -> None:
-    """A drawn table on a terminal; elsewhere a line per run: id, status, start, condition, folder."""
+    """A drawn table on a terminal; elsewhere a line per run: id, status, start, condition,
+    dialogues, what differs from the defaults, folder."""
     if not console.is_terminal:
         for row in rows:
-            line = f"{row['run_id']}  {row['status']:<11} {row['started'] or '-':<25}  {row['condition']:<12} "
-            console.print(visible(f"{line}{row['path']}"), soft_wrap=True, markup=False)
+            differs = str(row["differs"]).replace(", ", ",") or "-"
+            line = f"{row['run_id']}  {row['status']:<11} {row['started'] or '-':<25}  {row['condition']:<12}"
+            line = f"{line} {row['n_dialogues']:>5}  {differs}  {row['path']}"
+            console.print(visible(line), soft_wrap=True, markup=False)
         return
     from crslib.experiments.runs import FIGURES
     from crslib.reporting import text
@@ -87,7 +96,8 @@ def _time(started: str) -> str:
 
 def _about(row: dict[str, object]) -> str:
     """Condition, what differs from the defaults, and the state where it is not success."""
-    words = [str(row["condition"]), str(row["differs"]).replace(", ", " ")]
+    differs = [word for word in str(row["differs"]).split(", ") if not word.startswith("n_profiles=")]
+    words = [str(row["condition"]), *differs[:_SHOWN], *["…"] * (len(differs) > _SHOWN)]
     return " ".join(filter(None, [*words, "" if row["status"] == "success" else f"({row['status']})"]))
 
 

@@ -1,5 +1,5 @@
-"""Parameters in their written forms: `name=value` on a command line, YAML files, grids and named conditions; and what
-`--help` and the shell say of them."""
+"""Parameters in their written forms: `name=value` on a command line, YAML files, grids and named conditions; and their
+part of `--help`."""
 
 import itertools
 import math
@@ -8,19 +8,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
-from click.shell_completion import CompletionItem
 from pydantic.fields import FieldInfo
 
 from crslib import yaml_files
 from crslib.config import (
-    BUILT_IN,
-    ROOT,
     EvaluationParameters,
     Parameters,
     ProfileParameters,
     RunParameters,
     SimulationParameters,
-    marked,
 )
 from crslib.errors import CrsError
 
@@ -88,22 +84,13 @@ def read_grid(path: Path) -> list[dict[str, Any]]:
     return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*axes.values())]
 
 
-# ── help and completion ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── help ─────────────────────────────────────────────────────────────────────────────────────────────
 
 _STAGES: Mapping[str, type[Parameters]] = {
     "all stages": Parameters,
     "the profiles": ProfileParameters,
     "the simulation": SimulationParameters,
     "the evaluation": EvaluationParameters,
-}
-# Where the files lie that come with the project.
-_SHIPPED = {
-    "styles": "data/human/*.parquet",
-    "user_adapter": "data/adapters/*.gguf",
-    "recommender_adapter": "data/adapters/*.gguf",
-    "user_prompt": "data/prompts/*.md",
-    "recommender_prompt": "data/prompts/*.md",
-    "script_prompt": "data/prompts/*.md",
 }
 
 
@@ -139,28 +126,3 @@ def _default(field: FieldInfo) -> str:
 def _meaning(field: FieldInfo) -> str:
     known = [choice or "empty" for choice in choices(field)]
     return (field.description or "") + (f" [{', '.join(known)}]" if known else "")
-
-
-def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """What the shell offers after `-p`: names, then values: choices, true and false, the files of the project."""
-    name, equals, value = incomplete.partition("=")
-    fields = RunParameters.model_fields
-    if not equals:
-        given = {str(each).partition("=")[0] for each in ctx.params.get(param.name or "") or ()}
-        return [
-            CompletionItem(f"{known}=", help=field.description)
-            for known, field in fields.items()
-            if known.startswith(name) and known not in given
-        ]
-    if name not in fields:
-        return []
-    known = choices(fields[name]) or _values(name, fields[name])
-    return [CompletionItem(f"{name}={choice}") for choice in known if choice.startswith(value) and choice]
-
-
-def _values(name: str, field: FieldInfo) -> list[str]:
-    shipped = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(_SHIPPED[name])) if name in _SHIPPED else []
-    words = [BUILT_IN, "agenda"] if name.endswith("_model") else []
-    domains = sorted(path.stem for path in ROOT.glob("data/domains/[a-z]*.yaml")) if name == "domain" else []
-    default = [str(field.default)] if marked(field, "path", False) or field.annotation is not str else []
-    return list(dict.fromkeys([*default, *words, *domains, *shipped]))

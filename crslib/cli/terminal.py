@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from crslib.cli.parameters import complete
+from crslib.cli.completion import complete
 from crslib.config import ROOT
 from crslib.files import writing
 from crslib.runs import LATEST, find, scan

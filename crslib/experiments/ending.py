@@ -20,8 +20,7 @@ def lines(run: Run) -> list[str]:
         [METRICS[row["metric"]].title, text.estimate(row["value"], row["low"], row["high"]), text.number(row["human"])]
         for row in figures(run).iter_rows(named=True)
     ]
-    condition = run.info.get("parameters", {}).get("condition", "by hand")
-    differs = differences(run.info.get("parameters", {}))
+    condition, differs = run.info.get("parameters", {}).get("condition", "by hand"), differences(run.info)
     said = [f"{condition}{f' ({differs})' if differs else ''}: {n_dialogues(run)} dialogues"]
     if rows:
         said += ["", *text.aligned([["", "[95 % interval]", "people"], *rows])]

@@ -41,8 +41,8 @@ TRIAL = 8
 FIGURES = {
     "hits": "hit",
     "reaction_consistency": "reacts",
-    "user_two_sample": "told apart",
-    "user_distinct_2": "distinct-2",
+    "user_two_sample": "told",
+    "user_distinct_2": "dist-2",
     "turns": "turns",
 }
 LISTED = {
@@ -83,7 +83,7 @@ def _row(found: Found, report: Callable[[str], None]) -> dict[str, Any]:
         "started": found.started,
         "seconds": round(sum(found.info.get("stages", {}).values()), 1) or None,
         "condition": found.condition,
-        "differs": differences(parameters),
+        "differs": differences(found.info),
         "n_dialogues": n_dialogues(found.run),
         "user": _party(parameters, "user"),
         "recommender": _party(parameters, "recommender"),
