@@ -130,16 +130,31 @@ def _shard(planned: "pipeline.Plan", shard: str, reports: Path) -> None:
 
 
 @click.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("shards_", metavar="FOLDERS...", nargs=-1, required=True)
 @REPORTS
-def merge(folders: Sequence[Path], reports: Path) -> None:
-    """Makes one run of its shards: FOLDERS are those that `crs run --shard` printed, all of one run.
+def merge(shards_: Sequence[str], reports: Path) -> None:
+    """Makes one run of its shards: FOLDERS are those that `crs run --shard` printed, all of one run; or the id of the
+    run, or its beginning, for all shards of it below REPORTS.
 
     The dialogues are byte for byte those of a run in one piece; profiles, evaluation and report are made here.
     """
     from crslib.experiments import shards
 
+    folders = [folder for word in shards_ for folder in _shard_folders(word, reports)]
     _execute(shards.merged(folders, reports, console.print), reports)
+
+
+def _shard_folders(word: str, reports: Path) -> list[Path]:
+    """The folder that a word is, or all shards of the run whose id it begins. Raises `CrsError` where it begins several
+    ids, or none."""
+    if Path(word).is_dir():
+        return [Path(word)]
+    below = reports / "shards"
+    runs = [path for path in sorted(below.iterdir()) if path.name.startswith(word)] if below.is_dir() else []
+    if len(runs) != 1:
+        found = f"begins {', '.join(path.name for path in runs)}" if runs else "is no folder, and begins none"
+        raise CrsError(f"{word!r} {found} of the runs with shards below {below}; give the id of one run, or folders")
+    return sorted(runs[0].iterdir())
 
 
 @click.command()

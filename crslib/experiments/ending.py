@@ -10,7 +10,9 @@ from crslib.store import Run
 
 
 def values(run: Run) -> dict[str, str]:
-    """Metric → value, of `FIGURES`."""
+    """Metric → value, of those of `FIGURES` that a run has."""
+    if not run.has("metrics"):
+        return {}
     return {row["metric"]: text.number(row["value"]) for row in figures(run).iter_rows(named=True)}
 
 

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from crslib.cli import runs as commands
 from crslib.cli.main import main
-from crslib.config import RunParameters
+from crslib.config import ROOT, RunParameters
+from crslib.errors import CrsError
 from crslib.experiments import pipeline
 from crslib.store import Run
 from tests.experiments.test_runs import ended
@@ -74,6 +75,17 @@ def test_a_trial_says_that_latest_is_another(complete: Run, tmp_path: Path) -> N
     assert (tmp_path / "latest").resolve() == complete.path
 
 
+def test_shards_are_found_by_the_id_of_their_run(tmp_path: Path) -> None:
+    for name in ("ab12/1-of-2", "ab12/2-of-2", "ab99/1-of-1"):
+        (tmp_path / "shards" / name).mkdir(parents=True)
+    shards = [tmp_path / "shards/ab12/1-of-2", tmp_path / "shards/ab12/2-of-2"]
+    assert commands._shard_folders("ab1", tmp_path) == shards
+    assert commands._shard_folders(str(shards[0]), tmp_path) == shards[:1]
+    for word, sentence in (("ab", "'ab' begins ab12, ab99 of the runs"), ("zz", "'zz' is no folder, and begins none")):
+        with pytest.raises(CrsError, match=sentence):
+            commands._shard_folders(word, tmp_path)
+
+
 def test_a_sweep_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def condition(run: Run, state: str, **more: Any) -> SimpleNamespace:
         return SimpleNamespace(plan=SimpleNamespace(run=run, run_id=run.run_id), state=state, **more)
@@ -88,3 +100,11 @@ def test_a_sweep_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[st
         "temperature=1.0  computed before  0.250                         7.00",
         "temperature=0.5  error",
     ]
+
+
+def test_training_without_torch_says_what_works_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("crslib.training.run.find_spec", lambda name: None)
+    result = CliRunner().invoke(main, ["train", "user", "--to", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.stderr == f"crs: training needs torch and safetensors; run `make -C {ROOT} train`\n"
+    assert "\ntrain: " in (ROOT / "Makefile").read_text(encoding="utf-8")

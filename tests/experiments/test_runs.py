@@ -140,7 +140,7 @@ def test_rows_in_order(three: pl.DataFrame) -> None:
 
 
 def test_names_that_runs_lack(three: pl.DataFrame) -> None:
-    with pytest.raises(CrsError, match="runs have no 'temprature': did you mean 'temperature'?"):
+    with pytest.raises(CrsError, match="runs have no 'temprature': did you mean 'temperature'"):
         matching(three, {"temprature": "1"})
     with pytest.raises(CrsError, match="runs have no 'zzz': known are run_id, tag"):
         ordered(three, "zzz")
