@@ -34,6 +34,7 @@ from crslib.cli.terminal import (
 from crslib.config import ROOT, ExportParameters
 from crslib.data import exports
 from crslib.data.trl import Written
+from crslib.errors import CrsError
 from crslib.files import read_parquet
 from crslib.runs import condition_names
 from crslib.store import Run
