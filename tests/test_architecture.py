@@ -18,7 +18,7 @@ ROWS = [
     ["config", "files", "json_files", "schemas", "stats", "yaml_files"],
     ["journal"],
     ["store"],
-    ["dialogue"],
+    ["dialogue", "runs"],
     ["data", "engines"],
     ["users", "recommender", "judging"],
     ["agents"],

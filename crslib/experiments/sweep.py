@@ -71,6 +71,12 @@ def conditions(
     return planned
 
 
+def varied(planned: Sequence[Condition]) -> list[dict[str, Any]]:
+    """Of each condition the given parameters in which the conditions differ; null where one does not give it."""
+    axes = sorted({name for c in planned for name in c.given if len({str(d.given.get(name)) for d in planned}) > 1})
+    return [{name: condition.given.get(name) for name in axes} for condition in planned]
+
+
 def execute(
     planned: Sequence[Condition], reports: Path, workers: int, show: Callable[[Sequence[Condition]], None]
 ) -> Run:
@@ -142,8 +148,7 @@ def _end_with_parent() -> None:
 
 def _compare(planned: Sequence[Condition], reports: Path) -> Run:
     """Writes `sweep.json` and executes `04_compare` in the sweep's folder, which it returns."""
-    axes = sorted({name for c in planned for name in c.given if len({str(d.given.get(name)) for d in planned}) > 1})
-    values = [{name: condition.given.get(name) for name in axes} for condition in planned]
+    values = varied(planned)
     runs = [(condition.plan.run, condition.plan.run_id, condition.state) for condition in planned]
     return _compared(runs, values, reports)
 

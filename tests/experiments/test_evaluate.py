@@ -11,7 +11,8 @@ from crslib.cli.main import main
 from crslib.errors import CrsError
 from crslib.experiments import evaluate, pipeline
 from crslib.reporting import html
-from crslib.store import Run, find_runs
+from crslib.runs import find_runs
+from crslib.store import Run
 
 HEAT, MATRIX = "Heat (1995)", "The Matrix (1999)"
 

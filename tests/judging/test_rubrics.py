@@ -22,7 +22,8 @@ from crslib.judging.criteria import read_questions, read_rubrics
 from crslib.judging.rubrics import Transcript
 from crslib.judging.study import Study
 from crslib.reporting import judge as judge_report
-from crslib.store import Run, find_runs, read_parquet
+from crslib.runs import find_runs
+from crslib.store import Run, read_parquet
 from tests.conftest import make_profiles
 from tests.judging.test_llm import serve  # noqa: F401
 from tests.support.domains import MOVIES
