@@ -70,6 +70,10 @@ def train(parameters: TrainingParameters, progress: Progress = no_progress) -> d
     validation); `examples`, `validation_examples`, `tokens`, `seconds`, `tokens_per_s`, `device`, `precision`.
     Raises `CrsError` for unusable files, settings or data, and where the extra `train` is not installed.
     """
+    if parameters.trainer == "trl":
+        from crslib.training import hub
+
+        return hub.train(parameters, progress)
     need_extra()
     from crslib.training.fit import fit
     from crslib.training.objectives import SFTObjective
@@ -105,7 +109,7 @@ def train(parameters: TrainingParameters, progress: Progress = no_progress) -> d
     }
     options = asdict(settings) | {"negative_weight": parameters.negative_weight, "without": parameters.without}
     source = f"{len(dialogues)} dialogues of {corpus.credit}"
-    card = cards.model_card(parameters, base, figures, options, init, source)
+    card = cards.model_card(parameters, cards.named(base), figures, options, init, source)
     _write(model, base, parameters.role, parameters.folder, log, figures, card, corpus.domain.name)
     return figures
 
@@ -259,7 +263,9 @@ def optimise(
         **({} if guard is None else {"limit": guard.limit, "stopped": guard.lost(log.to_dicts())}),
         **stage.more,
     }
-    card = cards.model_card(parameters, base, figures, asdict(settings) | options, stage.start, stage.source)
+    card = cards.model_card(
+        parameters, cards.named(base), figures, asdict(settings) | options, stage.start, stage.source
+    )
     _write(model, base, parameters.role, stage.folder, log, figures, card, stage.domain)
     return figures
 
