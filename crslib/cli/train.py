@@ -47,11 +47,12 @@ def train(role: str, **given: Any) -> None:
     the adapter ROLE.gguf, its card and its losses. --trainer trl trains any causal model of Hugging Face, by SFT or,
     with --pairs, by DPO (needs `pip install 'crslib[trl]'`; several GPUs: `accelerate launch -m crslib train …`).
     """
-    from crslib.training import run
+    from crslib.training import hub, run
 
     parameters = TrainingParameters.parse({"role": role, **_with_absolute_folder(given)}).located()
+    trainer = {"own": run, "trl": hub}[parameters.trainer]
     with counting("tokens" if parameters.trainer == "own" else "steps") as progress:
-        figures = run.train(parameters, progress)
+        figures = trainer.train(parameters, progress)
     for kind, before in figures["before"].items():
         unit = "" if parameters.pairs else " nats per token"
         console.print(f"{kind:8} {before:.3f} → {figures['after'][kind]:.3f}{unit} in validation")

@@ -70,10 +70,6 @@ def train(parameters: TrainingParameters, progress: Progress = no_progress) -> d
     validation); `examples`, `validation_examples`, `tokens`, `seconds`, `tokens_per_s`, `device`, `precision`.
     Raises `CrsError` for unusable files, settings or data, and where the extra `train` is not installed.
     """
-    if parameters.trainer == "trl":
-        from crslib.training import hub
-
-        return hub.train(parameters, progress)
     need_extra()
     from crslib.training.fit import fit
     from crslib.training.objectives import SFTObjective

@@ -12,7 +12,7 @@ pytest.importorskip("trl", reason="TRL is not installed (extra trl)")
 
 from crslib.engines import weights
 from crslib.errors import CrsError
-from crslib.training import hub, run
+from crslib.training import hub
 from crslib.training.parameters import TrainingParameters
 from tests.support.chat_templates import END, TEMPLATES, tokenizer
 from tests.support.tiny_redial import write
@@ -83,7 +83,7 @@ def test_templates_without_a_system_role_are_known() -> None:
 def test_sft_then_dpo_end_with_an_adapter_a_card_and_figures(tmp_path: Path) -> None:
     model = model_folder(tmp_path / "model")
     given = parameters(tmp_path, model, epochs=2)
-    figures = run.train(given)
+    figures = hub.train(given)
     to = tmp_path / "to"
     assert figures["after"]["loss"] < figures["before"]["loss"]
     assert figures == json.loads((to / "figures.json").read_text(encoding="utf-8"))
@@ -115,7 +115,7 @@ def test_sft_then_dpo_end_with_an_adapter_a_card_and_figures(tmp_path: Path) -> 
     more = parameters(
         tmp_path, model, pairs=str(tmp_path / "made"), init=str(to / "peft"), to=str(tmp_path / "dpo"), epochs=3
     )
-    figures = run.train(more)
+    figures = hub.train(more)
     assert figures["before"]["margin"] == pytest.approx(0, abs=1e-4)  # the reference is the adapter of SFT
     assert figures["after"]["margin"] > 0.1
     assert (tmp_path / "dpo" / "recommender.gguf").is_file()
@@ -124,7 +124,7 @@ def test_sft_then_dpo_end_with_an_adapter_a_card_and_figures(tmp_path: Path) -> 
 
 def test_a_killed_training_goes_on(tmp_path: Path) -> None:
     model = model_folder(tmp_path / "model", architecture="qwen3")
-    whole = run.train(parameters(tmp_path, model, epochs=2, to=str(tmp_path / "whole")))
+    whole = hub.train(parameters(tmp_path, model, epochs=2, to=str(tmp_path / "whole")))
 
     class Killed(BaseException):
         pass
@@ -134,9 +134,9 @@ def test_a_killed_training_goes_on(tmp_path: Path) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        run.train(parameters(tmp_path, model, epochs=2), kill)
+        hub.train(parameters(tmp_path, model, epochs=2), kill)
     steps: list[int] = []
-    figures = run.train(parameters(tmp_path, model, epochs=2), lambda done, total: steps.append(done))
+    figures = hub.train(parameters(tmp_path, model, epochs=2), lambda done, total: steps.append(done))
     assert min(steps) > 1  # the first epoch was not computed again
     assert figures["after"] == pytest.approx(whole["after"], rel=1e-4)
 
@@ -158,12 +158,12 @@ def test_settings_of_the_other_trainer_are_refused(given: dict[str, Any], senten
 def test_what_is_no_model_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     with pytest.raises(CrsError, match=r"cannot read the model .*; give a folder or name of a causal model"):
-        run.train(parameters(tmp_path, tmp_path / "model"))
+        hub.train(parameters(tmp_path, tmp_path / "model"))
     with pytest.raises(CrsError, match="four_bit needs a GPU and bitsandbytes"):
-        run.train(parameters(tmp_path, model_folder(tmp_path / "model"), four_bit=True, device="cpu"))
+        hub.train(parameters(tmp_path, model_folder(tmp_path / "model"), four_bit=True, device="cpu"))
     reader = tokenizer("")
     reader.chat_template = None
     reader.save_pretrained(model_folder(tmp_path / "untalking"))
     (tmp_path / "untalking" / "chat_template.jinja").unlink(missing_ok=True)
     with pytest.raises(CrsError, match="has no chat template"):
-        run.train(parameters(tmp_path, tmp_path / "untalking"))
+        hub.train(parameters(tmp_path, tmp_path / "untalking"))
