@@ -253,9 +253,11 @@ class SimulationParameters(Parameters):
         return str(getattr(self, f"{role}_model"))
 
     def prompt(self, role: str) -> str:
-        """The path of the instructions that a role's model is told; empty for one with an adapter, and for none."""
-        told = "script" if getattr(self, "baseline", "") == "scripted" else role
-        return "" if self.adapter(role) else str(getattr(self, f"{told}_prompt"))
+        """The path of the instructions that a role's model is told; empty for none, and for one with an adapter unless
+        others than the usual ones are given."""
+        name = f"{'script' if getattr(self, 'baseline', '') == 'scripted' else role}_prompt"
+        given, usual = str(getattr(self, name)), str(type(self).model_fields[name].default)
+        return "" if self.adapter(role) and given and resolve(given) == resolve(usual) else given
 
     @property
     def context(self) -> int:

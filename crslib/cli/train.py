@@ -24,7 +24,13 @@ def _options(parameters: type[Parameters]) -> Callable[[Callable[..., None]], Ca
             if name != "role":
                 flag, kind = f"--{name.replace('_', '-')}", type(field.default)
                 command = click.option(
-                    flag, name, type=kind, default=field.default, show_default=True, help=field.description
+                    flag,
+                    name,
+                    type=kind,
+                    is_flag=kind is bool,
+                    default=field.default,
+                    show_default=True,
+                    help=field.description,
                 )(command)
         return command
 
@@ -38,17 +44,21 @@ def train(role: str, **given: Any) -> None:
     """Trains the adapter of ROLE on ReDial (needs torch: `make train`). A killed training resumes.
 
     `scripted` writes both sides and `user-target` knows the target titles: these are the baselines. The folder TO gets
-    the adapter ROLE.gguf, its card and its losses.
+    the adapter ROLE.gguf, its card and its losses. --trainer trl trains any causal model of Hugging Face, by SFT or,
+    with --pairs, by DPO (needs `pip install 'crslib[trl]'`; several GPUs: `accelerate launch -m crslib train …`).
     """
-    from crslib.training import run
+    from crslib.training import hub, run
 
     parameters = TrainingParameters.parse({"role": role, **_with_absolute_folder(given)}).located()
-    with counting("tokens") as progress:
-        figures = run.train(parameters, progress)
+    trainer = {"own": run, "trl": hub}[parameters.trainer]
+    with counting("tokens" if parameters.trainer == "own" else "steps") as progress:
+        figures = trainer.train(parameters, progress)
     for kind, before in figures["before"].items():
-        console.print(f"{kind:8} {before:.3f} → {figures['after'][kind]:.3f} nats per token in validation")
+        unit = "" if parameters.pairs else " nats per token"
+        console.print(f"{kind:8} {before:.3f} → {figures['after'][kind]:.3f}{unit} in validation")
     console.print(f"{figures['tokens']:,} tokens, {figures['tokens_per_s']:,.0f} a second", soft_wrap=True)
-    console.print(str(parameters.folder / f"{role}.gguf"), soft_wrap=True)
+    adapter = parameters.folder / f"{role}.gguf"
+    console.print(str(adapter if adapter.is_file() else parameters.folder / "peft"), soft_wrap=True)
 
 
 @click.command()

@@ -6,18 +6,21 @@ against the model's own replies. `examples` and `knowledge` turn human dialogues
 pairs of continuations by the rules of `rewards`, `imitation` pairs of a person's reply and the model's by a
 `discriminator`. `objectives` are the two losses and `fit` is the loop over them. `base` reads the weights, `model` is
 the trained llama, `adapter` reads and writes PEFT folders and GGUF files, `blend` mixes two. `losses` measures
-cross-entropy, `cards` writes the model card, `corpus` the same dialogues and pairs as files for TRL. Modules are
-imported one by one, because torch takes seconds to load.
+cross-entropy, `cards` writes the model card, `corpus` the same dialogues and pairs as files for TRL. `hub` trains any
+model of Hugging Face by TRL (extra `trl`), `conversion` makes its adapter one for llama.cpp. Modules are imported one
+by one, because torch takes seconds to load.
 """
 
 __all__ = [
     "adapter",
     "base",
     "blend",
+    "conversion",
     "corpus",
     "discriminator",
     "examples",
     "fit",
+    "hub",
     "imitation",
     "losses",
     "model",

@@ -82,6 +82,14 @@ def read_peft(folder: Path, shape: Shape) -> Adapter:
 
     Raises `CrsError` when it is missing, damaged, not plain LoRA, or for another base.
     """
+    adapter = peft(folder)
+    adapter.check(shape, folder)
+    return adapter
+
+
+def peft(folder: Path) -> Adapter:
+    """The adapter of a PEFT folder, of whatever base. Raises `CrsError` when it is missing, damaged, or not plain
+    LoRA."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -106,9 +114,7 @@ def read_peft(folder: Path, shape: Shape) -> Adapter:
     if any(set(pair) != {"A", "B"} for pair in halves.values()):
         raise CrsError(f"the adapter {folder} lacks A or B of a layer; train it again")
     rank, alpha = config["r"], float(config["lora_alpha"])
-    adapter = Adapter(rank, alpha, {name: (pair["A"], pair["B"]) for name, pair in sorted(halves.items())})
-    adapter.check(shape, folder)
-    return adapter
+    return Adapter(rank, alpha, {name: (pair["A"], pair["B"]) for name, pair in sorted(halves.items())})
 
 
 def write_peft(adapter: Adapter, folder: Path, base: str) -> None:
@@ -176,28 +182,47 @@ def write_gguf(
     multiple of 32; other matrices stay F16, which with a usual rank are all B. Raises `CrsError` when the adapter does
     not fit the base or the file cannot be written.
     """
+    adapter.check(shape, path)
+    named = {
+        f"blk.{layer}.{short}": (*adapter.pairs[f"model.layers.{layer}.{module}"], _heads(shape, short))
+        for layer in range(shape.n_layers)
+        for short, module in MODULES.items()
+    }
+    about = {"general.name": name or path.stem, **({DOMAIN: domain} if domain else {})}
+    write_tensors(named, adapter.alpha, "llama", shape.name, path, fmt, about)
+
+
+def write_tensors(
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray, int | None]],
+    alpha: float,
+    architecture: str,
+    base: str,
+    path: Path,
+    fmt: Format,
+    about: Mapping[str, str],
+) -> None:
+    """Writes a LoRA GGUF for a base called `base`, atomically.
+
+    `pairs`: by llama.cpp's name of the matrix A and B in the order of `transformers`, and for a matrix whose rows
+    llama.cpp has in another order (see `permuted`) the number of its heads, else None. `about`: further metadata.
+    Raises `CrsError` for an unknown format and when the file cannot be written.
+    """
     if fmt not in FORMATS:
         raise CrsError(f"adapter format {fmt!r} is not known; choose {' or '.join(FORMATS)}")
-    adapter.check(shape, path)
     with writing(path) as temporary:
-        writer = gguf.GGUFWriter(temporary, "llama")
+        writer = gguf.GGUFWriter(temporary, architecture)
         writer.add_type("adapter")
         writer.add_string("adapter.type", "lora")
-        writer.add_float32("adapter.lora.alpha", adapter.alpha)
-        writer.add_name(name or path.stem)
-        if domain:
-            writer.add_string(DOMAIN, domain)
+        writer.add_float32("adapter.lora.alpha", alpha)
+        for key, text in about.items():
+            writer.add_string(key, text)
         writer.add_base_model_count(1)
-        writer.add_base_model_name(0, shape.name)
-        for layer in range(shape.n_layers):
-            for short, module in MODULES.items():
-                a, b = adapter.pairs[f"model.layers.{layer}.{module}"]
-                heads = _heads(shape, short)
-                b = permuted(b, heads) if heads else b
-                for half, matrix in (("lora_a", a), ("lora_b", b)):
-                    kind = gguf.GGMLQuantizationType[fmt if matrix.shape[1] % _BLOCK == 0 else "F16"]
-                    data = gguf.quantize(np.ascontiguousarray(matrix), kind)
-                    writer.add_tensor(f"blk.{layer}.{short}.weight.{half}", data, raw_dtype=kind)
+        writer.add_base_model_name(0, base)
+        for name, (a, b, heads) in pairs.items():
+            for half, matrix in (("lora_a", a), ("lora_b", permuted(b, heads) if heads else b)):
+                kind = gguf.GGMLQuantizationType[fmt if matrix.shape[1] % _BLOCK == 0 else "F16"]
+                data = gguf.quantize(np.ascontiguousarray(matrix), kind)
+                writer.add_tensor(f"{name}.weight.{half}", data, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

@@ -18,7 +18,7 @@ _LICENCE = "that of the base for the adapter (Apache-2.0 for SmolLM2), with attr
 
 def model_card(
     parameters: TrainingParameters | PairParameters,
-    base: Base,
+    base: str,
     figures: Mapping[str, Any],
     settings: Mapping[str, Any],
     init: Path | None,
@@ -26,14 +26,14 @@ def model_card(
 ) -> str:
     """The card (Markdown).
 
-    `figures`: of `run.train` or `run.prefer`; `settings`: of the training, by name; `init`: the adapter that training
-    started from, None for a new one; `source`: the data and their licence.
+    `base`: see `named`; `figures`: of `run.train` or `run.prefer`; `settings`: of the training, by name; `init`: the
+    adapter that training started from, None for a new one; `source`: the data and their licence.
     """
     return "\n".join(
         [
             f"# Adapter: {parameters.role}",
             "",
-            f"LoRA for {base.shape.name}, `{base.path.name}` (SHA-256 {file_sha256(base.path)}), in format v1.",
+            f"LoRA for {base}, in format v1.",
             "",
             f"- Data: {source}; {figures['examples']} training examples.",
             f"- Started from: {_origin(init)}.",
@@ -48,13 +48,18 @@ def model_card(
     )
 
 
+def named(base: Base) -> str:
+    """The base as cards call it: its name, and its file with its hash."""
+    return f"{base.shape.name}, `{base.path.name}` (SHA-256 {file_sha256(base.path)})"
+
+
 def blend_card(base: Base, first: Path, second: Path, share: float, rank: int, loss: float, to: Path) -> str:
     """The card (Markdown) of a mixture; see `blend.blend_files`."""
     return "\n".join(
         [
             f"# Adapter: {to.stem}",
             "",
-            f"LoRA for {base.shape.name}, `{base.path.name}` (SHA-256 {file_sha256(base.path)}), in format v1. "
+            f"LoRA for {named(base)}, in format v1. "
             f"It changes every matrix by {1 - share:g} · the change of the first adapter + {share:g} · the second's.",
             "",
             f"- First: {_origin(first)}.",

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 
 from crslib.config import Parameters, outside_identity, path_field, resolve
 
+_OWN = ("without", "negative_weight", "precision")  # of crslib's own trainer alone
+
 
 class CorpusParameters(Parameters):
     """Which human dialogues are read, and by which base model."""
@@ -17,7 +19,9 @@ class CorpusParameters(Parameters):
     corpus: str = path_field("", description="folder of crs data import-dialogues, instead of ReDial; empty: ReDial")
     skip: int = Field(0, ge=0, description="first dialogues to skip, for example those that init was trained on")
     limit: int = Field(0, ge=0, description="most dialogues used after the skipped ones; 0: all")
-    model: str = path_field("smollm2", description="GGUF of the base; smollm2 is the built-in one")
+    model: str = path_field(
+        "smollm2", description="GGUF of the base; smollm2 is the built-in one; trl: a folder or name of Hugging Face"
+    )
     threads: int = outside_identity(0, ge=0, description="CPU threads; 0 is all of them")
 
 
@@ -36,6 +40,11 @@ class TrainingParameters(LearningParameters):
     role: Literal["user", "recommender", "scripted", "user-target"] = Field(
         "user", description="whose utterances are learned"
     )
+    trainer: Literal["own", "trl"] = Field(
+        "own", description="own: of llama GGUFs, exact and small; trl: TRL, of any causal model of Hugging Face"
+    )
+    pairs: str = path_field("", description="trl: folder of crs prefer or crs imitate, for DPO; empty: SFT")
+    four_bit: bool = Field(False, description="trl: the base in 4 bits (QLoRA), on a GPU with bitsandbytes")
     init: str = path_field("", description="adapter to start from, PEFT folder or GGUF; empty: a new one")
     to: str = path_field("", description="folder for the adapter; empty: reports/training/ROLE")
     epochs: int = Field(3, ge=1, description="passes over the dialogues")
@@ -52,6 +61,21 @@ class TrainingParameters(LearningParameters):
         having = {"facts": ("recommender",), "style": (*users, "recommender")}.get(self.without, users)
         if self.without and self.role not in having:
             raise ValueError(f"without = {self.without!r} is for {' and '.join(having)}; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _of_the_trainer(self) -> Self:
+        fields = type(self).model_fields
+        if self.trainer == "own":
+            if odd := [name for name in ("pairs", "four_bit") if getattr(self, name)]:
+                raise ValueError(f"{odd[0]} is for trainer = trl; give it too, or leave {odd[0]} out")
+            return self
+        if odd := [name for name in _OWN if getattr(self, name) != fields[name].default]:
+            raise ValueError(f"{odd[0]} is for crslib's own trainer; leave it out, or trainer = trl")
+        if self.model == fields["model"].default:
+            raise ValueError("trainer = trl needs model, a folder or name of a causal model of Hugging Face")
+        if self.role not in ("user", "recommender"):
+            raise ValueError(f"trainer = trl learns user or recommender, not {self.role}")
         return self
 
     @property

@@ -103,7 +103,7 @@ def train(parameters: TrainingParameters, progress: Progress = no_progress) -> d
     }
     options = asdict(settings) | {"negative_weight": parameters.negative_weight, "without": parameters.without}
     source = f"{len(dialogues)} dialogues of {corpus.credit}"
-    card = cards.model_card(parameters, base, figures, options, init, source)
+    card = cards.model_card(parameters, cards.named(base), figures, options, init, source)
     _write(model, base, parameters.role, parameters.folder, log, figures, card, corpus.domain.name)
     return figures
 
@@ -238,7 +238,9 @@ def optimise(
         **({} if guard is None else {"limit": guard.limit, "stopped": guard.lost(log.to_dicts())}),
         **stage.more,
     }
-    card = cards.model_card(parameters, base, figures, asdict(settings) | options, stage.start, stage.source)
+    card = cards.model_card(
+        parameters, cards.named(base), figures, asdict(settings) | options, stage.start, stage.source
+    )
     _write(model, base, parameters.role, stage.folder, log, figures, card, stage.domain)
     return figures
 

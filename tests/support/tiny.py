@@ -11,6 +11,9 @@ from typing import Any
 
 import gguf
 import numpy as np
+import torch
+
+from crslib.training.base import MODULES, unpermuted
 
 N_EMBD, N_FF, N_HEAD, N_KV, HEAD = 64, 128, 4, 2, 16
 _MERGES = ["t h", "th e", "i n", "e r", "o u", "Ġ a", "Ġ the", "Ġ m", "l l"]
@@ -165,6 +168,46 @@ def make(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def hugging_face(path: Path, kind: str) -> Any:
+    """The model of a file that `make` wrote, of kind llama3 or qwen3, as `transformers` has it."""
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    reader = gguf.GGUFReader(path)
+    names = {
+        "token_embd": "model.embed_tokens",
+        "output_norm": "model.norm",
+        "output": "lm_head",
+        "attn_norm": "input_layernorm",
+        "ffn_norm": "post_attention_layernorm",
+        "attn_q_norm": "self_attn.q_norm",
+        "attn_k_norm": "self_attn.k_norm",
+        **MODULES,
+    }
+    state = {}
+    for tensor in reader.tensors:
+        *block, name, _ = tensor.name.split(".")
+        values = np.array(tensor.data)
+        if kind == "llama3" and name in ("attn_q", "attn_k"):
+            values = unpermuted(values, N_HEAD if name == "attn_q" else N_KV)
+        state[f"model.layers.{block[1]}.{names[name]}.weight" if block else f"{names[name]}.weight"] = values
+    sizes = {
+        "vocab_size": len(state["lm_head.weight"]),
+        "hidden_size": N_EMBD,
+        "intermediate_size": N_FF,
+        "num_hidden_layers": KINDS[kind].n_layers,
+        "num_attention_heads": N_HEAD,
+        "num_key_value_heads": N_KV,
+        "head_dim": HEAD,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    }
+    model = LlamaForCausalLM(LlamaConfig(**sizes)) if kind == "llama3" else Qwen3ForCausalLM(Qwen3Config(**sizes))
+    model.load_state_dict({name: torch.from_numpy(values) for name, values in state.items()})
+    return model.eval()
 
 
 def _tensors(of: _Kind, n_vocab: int) -> dict[str, tuple[int, ...]]:
