@@ -50,7 +50,8 @@ class Frames:
     def copies(self) -> "Frames":
         """The same with frames of its own: what changes one of them in place changes no other."""
         frames: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
-        return replace(self, **{name: one.clone() for name, one in frames.items() if isinstance(one, pl.DataFrame)})
+        copies: dict[str, Any] = {name: one.clone() for name, one in frames.items() if isinstance(one, pl.DataFrame)}
+        return replace(self, **copies)
 
 
 Function = Callable[[Frames], pl.DataFrame]

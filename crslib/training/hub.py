@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from crslib.config import ExportParameters, resolve
+from crslib.data.corpora.folder import Corpus
 from crslib.dialogue.utterances import USER
 from crslib.errors import CrsError
 from crslib.files import Progress, no_progress, write_parquet, writing
@@ -100,7 +101,7 @@ def _load(parameters: TrainingParameters, device: str) -> tuple[Any, Any]:
     options = {"quantization_config": BitsAndBytesConfig(**four)} if parameters.four_bit else {}
     try:
         reader = AutoTokenizer.from_pretrained(parameters.model)
-        model = AutoModelForCausalLM.from_pretrained(parameters.model, dtype=kind, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(parameters.model, dtype=kind, **options)
         if parameters.init:
             model = PeftModel.from_pretrained(model, str(resolve(parameters.init)), is_trainable=True)
     except (OSError, ValueError, KeyError) as error:
@@ -130,18 +131,17 @@ def takes_system(reader: Any) -> bool:
 # ── examples ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _write_files(parameters: TrainingParameters, people: Any, system: str) -> dict[str, Path]:
+def _write_files(parameters: TrainingParameters, people: Corpus, system: str) -> dict[str, Path]:
     """Writes the files to learn from, those of `crs export`; their paths by split."""
     options = {"system": system, "validation": parameters.validation, "seed": parameters.seed}
     form, to = ExportParameters.parse(options), parameters.folder / "data"
-    origin = [f"From: {people.credit}"]
     dialogues = chosen(people, parameters)
     if parameters.pairs:
         made = resolve(parameters.pairs)
-        corpus.write_pairs(made, parameters.role, to, form, origin, people.domain, people.dialogues)
+        corpus.write_pairs(made, parameters.role, to, form, people.origin, people.domain, people.dialogues)
         name = f"{parameters.role}-dpo"
     else:
-        corpus.write_dialogues(dialogues, people.items, parameters.role, to, form, origin, people.domain)
+        corpus.write_dialogues(dialogues, people.items, parameters.role, to, form, people.origin, people.domain)
         name = parameters.role
     return {"train": to / f"{name}.jsonl", "validation": to / f"{name}-validation.jsonl"}
 
@@ -264,7 +264,7 @@ def _trainer(parameters: TrainingParameters, model: Any, reader: Any, rows: Mapp
 def _callback(progress: Progress) -> Any:
     from transformers import TrainerCallback
 
-    class Report(TrainerCallback):  # type: ignore[misc]
+    class Report(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             progress(state.global_step, state.max_steps)
 
