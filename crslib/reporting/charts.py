@@ -4,6 +4,7 @@ Notebooks show charts as SVG: Altair's own renderer would load its script from t
 """
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,19 @@ import vl_convert
 
 from crslib.dialogue.domain import Domain
 from crslib.dialogue.views import note_words
+from crslib.metrics import METRICS
+from crslib.reporting import text
+from crslib.reporting.likeness import LIKE, likeness
 
 # Of every text in a chart: what cannot stand in SVG, at which the converter ends the process, or in its script.
 _NOT_DRAWABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 
-WIDTH, HEIGHT = 440, 230
-SIMULATED, HUMAN = "#2f6fb3", "#e08a1e"
+# A chart is as wide as a phone, with its labels: on a page two or three of them are side by side.
+WIDTH, HEIGHT = 262, 170
+SIMULATED, HUMAN = "#2463a8", "#6b7683"
+INK, SOFT, LINE, GROUND, BAD = "#1b2430", "#55616e", "#e3e7ec", "#ffffff", "#b3261e"
+# The names by which a page knows these colours: it gives them other values in the dark.
+_VARIABLES = {SIMULATED: "accent", HUMAN: "people", INK: "ink", SOFT: "soft", LINE: "line", GROUND: "card", BAD: "bad"}
 _SOURCES = alt.Color(
     "source:N",
     title=None,
@@ -26,6 +34,7 @@ _SOURCES = alt.Color(
     legend=alt.Legend(orient="top"),
 )
 _PERCENT = alt.Axis(format="%", grid=True)
+_ABOVE = alt.Header(labelOrient="top", labelAnchor="start", labelAngle=0, labelPadding=3)
 
 
 @alt.theme.register("crs", enable=True)
@@ -35,9 +44,22 @@ def _theme() -> alt.theme.ThemeConfig:
             "font": "DejaVu Sans, Verdana, Arial, sans-serif",
             "background": "transparent",
             "view": {"stroke": None},
-            "axis": {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal", "gridColor": "#e8ebef"},
-            "legend": {"labelFontSize": 12},
-            "header": {"labelFontSize": 12, "titleFontSize": 12},
+            "axis": {
+                "labelFontSize": 11,
+                "labelColor": SOFT,
+                "titleFontSize": 11,
+                "titleFontWeight": "normal",
+                "titleColor": SOFT,
+                "gridColor": LINE,
+                "domainColor": HUMAN,
+                "tickColor": HUMAN,
+                "tickCount": 5,
+            },
+            "axisY": {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleX": 0, "titleY": -9},
+            "legend": {"labelFontSize": 11, "labelColor": INK, "titleColor": SOFT},
+            "header": {"labelFontSize": 11, "labelColor": INK, "titleColor": SOFT},
+            "title": {"color": INK, "fontSize": 12, "anchor": "start"},
+            "range": {"category": [SIMULATED, "#b4690e", "#2e7d5b", "#8a4fa3", "#b3392f", HUMAN]},
         }
     }
 
@@ -45,6 +67,13 @@ def _theme() -> alt.theme.ThemeConfig:
 def svg(chart: alt.TopLevelMixin) -> str:
     """The chart as one `<svg>` element; texts in it are escaped."""
     return _svg(chart.to_dict())
+
+
+def themed(drawing: str) -> str:
+    """An SVG with the colours of the page that it stands in, whose style gives `--ink` and the others their values."""
+    for colour, name in _VARIABLES.items():
+        drawing = drawing.replace(f'"{colour}"', f'"var(--{name})"')
+    return drawing
 
 
 def _svg(spec: dict[str, Any]) -> str:
@@ -102,9 +131,9 @@ def lengths(histograms: pl.DataFrame, longest: int = 40) -> alt.Chart:
             x=alt.X("words:Q", title=f"words per turn ({longest}: {longest} or more)"),
             y=alt.Y("share:Q", title="share of turns", axis=_PERCENT),
             color=_SOURCES,
-            row=alt.Row("role:N", title=None),
+            row=alt.Row("role:N", title=None, header=_ABOVE),
         )
-        .properties(width=WIDTH, height=100)
+        .properties(width=WIDTH, height=84)
     )
     return line
 
@@ -117,9 +146,9 @@ def popularity(ranked: pl.DataFrame, top: int = 15) -> alt.Chart:
         .mark_bar(color=SIMULATED)
         .encode(
             x=alt.X("share:Q", title="share of dialogues in which it was recommended", axis=_PERCENT),
-            y=alt.Y("name:N", title=None, sort=named["name"].to_list(), axis=alt.Axis(labelLimit=220)),
+            y=alt.Y("name:N", title=None, sort=named["name"].to_list(), axis=alt.Axis(labelLimit=150)),
         )
-        .properties(width=WIDTH - 120, height=HEIGHT + 60)
+        .properties(width=WIDTH - 100, height=alt.Step(17))
     )
     return bars
 
@@ -155,17 +184,15 @@ def reactions(table: pl.DataFrame, domain: Domain) -> alt.Chart:
             color=alt.Color(
                 "answer:N",
                 title=None,
-                scale=alt.Scale(domain=["yes", "no", "not said"], range=["#2f8f5b", "#c4473d", "#d9dee4"]),
+                scale=alt.Scale(domain=["yes", "no", "not said"], range=[SIMULATED, HUMAN, LINE]),
                 legend=alt.Legend(orient="top"),
             ),
             order=alt.Order("rank:Q"),
-            row=alt.Row(
-                "kind:N", title=None, sort=list(notes.values()), header=alt.Header(labelAngle=0, labelAlign="left")
-            ),
+            row=alt.Row("kind:N", title=None, sort=list(notes.values()), header=_ABOVE),
             column=alt.Column("question:N", title=None, sort=[met, "says it likes it"]),
         )
         .transform_calculate(rank="{'yes': 0, 'no': 1, 'not said': 2}[datum.answer]")
-        .properties(width=130, height=36)
+        .properties(width=116, height=30)
     )
     return bars
 
@@ -177,14 +204,14 @@ def acts(shares: pl.DataFrame, accuracy: Mapping[tuple[str, str], float], domain
     for (role,), part in shares.group_by("role", maintain_order=True):
         labels = [f"{domain.notes.met if act == 'seen' else act} (F1 {accuracy[role, act]:.2f})" for act in part["act"]]
         base = alt.Chart(part.with_columns(pl.Series("label", labels, dtype=pl.String))).encode(
-            y=alt.Y("label:N", title=None, sort=list(dict.fromkeys(labels)), axis=alt.Axis(labelLimit=240)),
+            y=alt.Y("label:N", title=None, sort=list(dict.fromkeys(labels)), axis=alt.Axis(labelLimit=170)),
             color=_SOURCES,
             yOffset=alt.YOffset("source:N", sort=["simulated", "human"]),
         )
         title = f"share of the {role}'s turns"
         interval = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title, axis=_PERCENT), x2="high:Q")
         point = base.mark_point(filled=True, size=50).encode(x=alt.X("share:Q", title=title))
-        panels.append((interval + point).properties(width=200, height=alt.Step(11)))
+        panels.append((interval + point).properties(width=WIDTH - 110, height=alt.Step(10)))
     return alt.hconcat(*panels)
 
 
@@ -194,12 +221,15 @@ def leakage(checks: pl.DataFrame) -> alt.Chart:
         (pl.col("findings") / pl.col("read").clip(1)).alias("share"),
         pl.format("{} of {}", "findings", "read").alias("label"),
     )
-    base = alt.Chart(shown).encode(y=alt.Y("check:N", title=None, sort=None, axis=alt.Axis(labelLimit=460)))
-    bars = base.mark_bar(color="#c4473d").encode(
+    base = alt.Chart(shown).encode(y=alt.Y("check:N", title=None, sort=None, axis=None))
+    bars = base.mark_bar(color=BAD, height=7, yOffset=5).encode(
         x=alt.X("share:Q", title="share with a finding", axis=_PERCENT, scale=alt.Scale(domain=[0, 1]))
     )
-    text = base.mark_text(align="left", dx=6, fontSize=12).encode(x="share:Q", text="label:N")
-    return (bars + text).properties(width=110, height=190)
+    checks_ = base.mark_text(align="left", dy=-7, fontSize=11, limit=WIDTH + 50, color=INK).encode(
+        x=alt.value(0), text="check:N"
+    )
+    counts = base.mark_text(align="left", dx=6, dy=5, fontSize=11, color=SOFT).encode(x="share:Q", text="label:N")
+    return (bars + checks_ + counts).properties(width=WIDTH, height=alt.Step(34))
 
 
 def anonymity(profiles: pl.DataFrame, min_k: int) -> alt.Chart:
@@ -212,7 +242,7 @@ def anonymity(profiles: pl.DataFrame, min_k: int) -> alt.Chart:
             y=alt.Y("count()", title="profiles"),
         )
     )
-    least = alt.Chart(pl.DataFrame({"k": [min_k]})).mark_rule(color="#c4473d", strokeDash=[4, 3]).encode(x="k:Q")
+    least = alt.Chart(pl.DataFrame({"k": [min_k]})).mark_rule(color=BAD, strokeDash=[4, 3]).encode(x="k:Q")
     return (bars + least).properties(width=WIDTH, height=HEIGHT)
 
 
@@ -221,12 +251,12 @@ def conditions(metrics: pl.DataFrame, domain: tuple[float, float] | None = None)
 
     `domain`: ends of the axis; None: those of the values."""
     scale = alt.Scale(zero=False) if domain is None else alt.Scale(domain=list(domain))
-    base = alt.Chart(metrics).encode(y=alt.Y("condition:N", title=None, sort=None, axis=alt.Axis(labelLimit=320)))
+    base = alt.Chart(metrics).encode(y=alt.Y("condition:N", title=None, sort=None, axis=alt.Axis(labelLimit=150)))
     interval = base.mark_rule(color=SIMULATED, strokeWidth=2).encode(x=alt.X("low:Q", title=None), x2="high:Q")
     point = base.mark_point(color=SIMULATED, filled=True, size=60).encode(x=alt.X("value:Q", title=None, scale=scale))
     human = alt.Chart(metrics.filter(pl.col("human").is_not_null()).head(1))
     rule = human.mark_rule(color=HUMAN, strokeDash=[4, 3]).encode(x="human:Q")
-    return (rule + interval + point).properties(width=WIDTH - 190, height=alt.Step(20))
+    return (rule + interval + point).properties(width=WIDTH - 110, height=alt.Step(20))
 
 
 def learning(log: pl.DataFrame) -> alt.Chart:
@@ -276,27 +306,131 @@ def _against_chance(shares: pl.DataFrame, row: str, title: str) -> alt.LayerChar
     shown = shares.with_columns(pl.lit(0.5).alias("half"))
     base = alt.Chart(shown).encode(y=alt.Y(f"{row}:N", title=None, sort=None))
     scale = alt.Scale(domain=[0, 1])
-    interval = base.mark_rule(color=HUMAN, strokeWidth=2).encode(
+    interval = base.mark_rule(color=SIMULATED, strokeWidth=2).encode(
         x=alt.X("low:Q", scale=scale, title=title), x2="high:Q"
     )
-    point = base.mark_point(color=HUMAN, filled=True, size=70).encode(x=alt.X("value:Q", axis=_PERCENT, title=title))
-    half = alt.Chart(shown).mark_rule(color="#5b6875", strokeDash=[4, 3]).encode(x="half:Q")
-    return (half + interval + point).properties(width=WIDTH - 130, height=alt.Step(24))
+    point = base.mark_point(color=SIMULATED, filled=True, size=70).encode(
+        x=alt.X("value:Q", axis=_PERCENT, title=title)
+    )
+    half = alt.Chart(shown).mark_rule(color=HUMAN, strokeDash=[4, 3]).encode(x="half:Q")
+    return (half + interval + point).properties(width=WIDTH - 110, height=alt.Step(24))
 
 
 def strengths(fitted: pl.DataFrame) -> alt.FacetChart:
     """Bradley–Terry strengths of conditions: criterion, condition, value, low, high (log-odds with mean 0)."""
     base = alt.Chart(fitted).encode(y=alt.Y("condition:N", title=None))
     title = "strength (log-odds)"
-    interval = base.mark_rule(color=HUMAN, strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")
-    point = base.mark_point(color=HUMAN, filled=True, size=70).encode(x=alt.X("value:Q", title=title))
-    layers = (interval + point).properties(width=WIDTH - 130, height=alt.Step(20))
+    interval = base.mark_rule(color=SIMULATED, strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    point = base.mark_point(color=SIMULATED, filled=True, size=70).encode(x=alt.X("value:Q", title=title))
+    layers = (interval + point).properties(width=WIDTH - 110, height=alt.Step(20))
     return layers.facet(facet=alt.Facet("criterion:N", title=None), columns=1)
 
 
 def funnel(steps: pl.DataFrame) -> alt.LayerChart:
     """How many dialogues are left after each step of a curation: step, left, gone."""
-    base = alt.Chart(steps).encode(y=alt.Y("step:N", title=None, sort=None, axis=alt.Axis(labelLimit=240)))
+    base = alt.Chart(steps).encode(y=alt.Y("step:N", title=None, sort=None, axis=alt.Axis(labelLimit=170)))
     bars = base.mark_bar(color=SIMULATED).encode(x=alt.X("left:Q", title="dialogues left"))
-    numbers = base.mark_text(align="left", dx=4).encode(x="left:Q", text="left:Q")
-    return (bars + numbers).properties(width=WIDTH, height=alt.Step(22))
+    numbers = base.mark_text(align="left", dx=4, color=INK).encode(x="left:Q", text="left:Q")
+    return (bars + numbers).properties(width=WIDTH - 110, height=alt.Step(22))
+
+
+# ── all metrics against people ──────────────────────────────────────────────────────────────────────────────────────
+
+_FARTHEST = 8.0  # times the human value; what is farther off stands at the edge
+_TICKS = {0.125: "÷8", 0.25: "÷4", 0.5: "÷2", 1: "people", 2: "×2", 4: "×4", 8: "×8"}
+
+
+def against_people(metrics: pl.DataFrame, narrow: bool = False) -> alt.LayerChart:
+    """All metrics of table `metrics` that human dialogues have too, as multiples of the human value, by family.
+
+    A point is the value, filled where it is `LIKE` people (see `likeness`), with its 95 % interval; a tick the floor of
+    a distance. What is more than eight times or less than an eighth of the human value stands at the edge as an arrow.
+    Metrics whose human value is not above 0 have no multiples and are left out. `narrow`: for a phone, each title above
+    its line.
+    """
+    rows, titles, height = _lines(metrics, narrow)
+    left, right, width = (6, 200, 320) if narrow else (440, 790, 1040)
+    scale = alt.Scale(type="log", base=2, domain=[1 / _FARTHEST, _FARTHEST], range=[left, right])
+    is_people = "datum.value === 1"
+    axis = alt.Axis(
+        orient="top",
+        values=list(_TICKS),
+        labelExpr=f"{ {str(at): label for at, label in _TICKS.items()} }[datum.value]",
+        labelColor=alt.condition(is_people, alt.value(INK), alt.value(SOFT)),
+        gridColor=alt.condition(is_people, alt.value(HUMAN), alt.value(LINE)),
+        domain=False,
+        ticks=False,
+        labelPadding=6,
+    )
+    x = {name: alt.X(f"{name}:Q", title=None, axis=axis, scale=scale) for name in ("one", "value", "low", "floor")}
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[height, 0], nice=False))
+    shape = alt.Shape(
+        "side:N",
+        scale=alt.Scale(domain=["", "above", "below"], range=["circle", "triangle-right", "triangle-left"]),
+        legend=None,
+    )
+    base = alt.Chart(rows).encode(y=y)
+    distances = base.transform_filter("isValid(datum.floor)")
+    words = alt.Chart(titles).encode(x=alt.value(0), y=y, text="title:N")
+    letters: dict[str, Any] = {"align": "left", "fontSize": 12, "color": INK}
+    figures = base.mark_text(align="right", fontSize=12)
+    layers = [
+        words.transform_filter("datum.heading").mark_text(**letters, fontWeight="bold"),
+        words.transform_filter("!datum.heading").mark_text(**letters),
+        distances.mark_rule(strokeWidth=9, opacity=0.3, color=HUMAN).encode(x=x["one"], x2="floor:Q"),
+        distances.mark_tick(thickness=2, height=13, color=HUMAN).encode(x=x["floor"]),
+        base.mark_rule(strokeWidth=2, color=SIMULATED).encode(x=x["low"], x2="high:Q"),
+        base.mark_point(size=64, opacity=1, stroke=SIMULATED, strokeWidth=2).encode(
+            x=x["value"],
+            shape=shape,
+            fill=alt.condition(f"datum.verdict === '{LIKE}'", alt.value(SIMULATED), alt.value(GROUND)),
+        ),
+        figures.encode(x=alt.value(width if narrow else 950), text="figures:N", color=alt.value(INK)),
+    ]
+    if not narrow:
+        layers.append(figures.encode(x=alt.value(width), text="people:N", color=alt.value(SOFT)))
+    return alt.layer(*layers).properties(width=width, height=height)
+
+
+def _lines(metrics: pl.DataFrame, narrow: bool) -> tuple[pl.DataFrame, pl.DataFrame, float]:
+    """The rows of `against_people`, its titles (title, y, heading), and its height; all places in pixels."""
+    rows: list[dict[str, Any]] = []
+    titles: list[tuple[str, float, bool]] = []
+    order = {name: number for number, name in enumerate(METRICS)}
+    drawn = metrics.filter(pl.col("human") > 0).sort(pl.col("metric").replace_strict(order, default=len(order)))
+    y, line = 0.0, 16.0
+    for (family,), part in drawn.group_by("family", maintain_order=True):
+        titles.append((str(family).capitalize(), y + line / 2, True))
+        y += line + 6
+        for row in part.iter_rows(named=True):
+            title = METRICS[row["metric"]].title if row["metric"] in METRICS else row["metric"]
+            for part_of_title in textwrap.wrap(title, 46) if narrow else [title]:
+                titles.append((part_of_title, y + line / 2, False))
+                y += line if narrow else 0
+            rows.append(_line(row, y + line / 2, narrow))
+            y += line + 6
+        y += line
+    schema = dict.fromkeys(("y", "one", "value", "low", "high", "floor"), pl.Float64)
+    schema |= dict.fromkeys(("verdict", "side", "figures", "people"), pl.String)
+    places = {"title": pl.String, "y": pl.Float64, "heading": pl.Boolean}
+    return pl.DataFrame(rows, schema=schema), pl.DataFrame(titles, schema=places, orient="row"), max(y, line)
+
+
+def _line(row: Mapping[str, Any], y: float, narrow: bool) -> dict[str, Any]:
+    times, human = row["value"] / row["human"], text.number(row["human"])
+    return {
+        "y": y,
+        "one": 1.0,
+        **{name: _times(row[name], row["human"]) for name in ("value", "low", "high", "floor")},
+        "verdict": likeness(row),
+        "side": "above" if times > _FARTHEST else "below" if times < 1 / _FARTHEST else "",
+        "figures": f"{text.number(row['value'])} · {human}"
+        if narrow
+        else text.estimate(row["value"], row["low"], row["high"]),
+        "people": human,
+    }
+
+
+def _times(value: float | None, human: float) -> float | None:
+    """A value as a multiple of the human one, within the ends of the axis."""
+    return None if value is None else min(max(value / human, 1 / _FARTHEST), _FARTHEST)
