@@ -55,9 +55,11 @@ _CONTENTS: Mapping[str, type[_Index]] = {
 
 
 class Archive:
-    """The dialogues of many runs. `listed` gives the runs as a frame, newest first (`experiments.runs.listed`): run_id,
-    tag, condition, differs, started, path, and further columns for people to read. It is called again when the page is loaded
-    again."""
+    """The dialogues of many runs.
+
+    `listed` gives the runs as a frame, newest first (`experiments.runs.listed`): run_id, tag, condition, differs,
+    started, path, and further columns for people to read. It is called again when the page is loaded again.
+    """
 
     def __init__(self, listed: Callable[[], pl.DataFrame]) -> None:
         self._listed = listed
