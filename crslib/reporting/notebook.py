@@ -8,8 +8,10 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import altair as alt
 import polars as pl
 
+from crslib import stats
 from crslib.metrics import METRICS
 from crslib.reporting import charts, text
 from crslib.reporting.html import Figure
@@ -42,7 +44,7 @@ class Section:
         parts = [f"<h3>{html.escape(self.title)}</h3>"]
         parts += [f"<p>{html.escape(line)}</p>" for line in (self.reading, *self.remarks) if line]
         for figure in self.figures:
-            reading = f"<b>{html.escape(figure.title)}.</b> {html.escape(figure.reading)}"
+            reading = f"<b>{html.escape(figure.title)}.</b> {html.escape(figure.reading)}" if figure.title else ""
             parts.append(
                 f'<p>{reading}</p><div style="max-width: 100%; overflow-x: auto">{charts.svg(figure.chart)}</div>'
             )
@@ -51,15 +53,44 @@ class Section:
         return "\n".join(parts)
 
     def __repr__(self) -> str:
-        lines = [self.title, *filter(None, (self.reading, *self.remarks)), *(figure.title for figure in self.figures)]
+        lines = [self.title, *filter(None, (self.reading, *self.remarks)), *(f.title for f in self.figures if f.title)]
         return "\n".join(lines + [text.markdown(self.table.columns, text.cells(self.table))] * bool(self.table.height))
 
 
-def table(frame: pl.DataFrame, title: str, reading: str = "", heads: Mapping[str, str] | None = None) -> Section:
-    """A frame as a whole. `heads`: column → what stands above it, with its unit; other columns keep their names, and
-    with `heads` only its columns are shown. An empty frame is said to be empty."""
-    shown = frame.select(pl.col(name).alias(head) for name, head in heads.items()) if heads else frame
-    return Section(title, reading, table=shown, remarks=() if frame.height else ("There is none.",))
+def table(
+    frame: pl.DataFrame, title: str, reading: str = "", heads: Mapping[str, str] | None = None, most: int = 100
+) -> Section:
+    """A frame. `heads`: column → what stands above it, with its unit; with it only its columns are shown. Of more rows
+    than `most` the first ones are shown, and the title says so. An empty frame is said to be empty."""
+    columns = heads or {name: name for name in frame.columns}
+    shown = frame.head(most).select(_plain(frame, name).alias(head) for name, head in columns.items())
+    cut = f" (the first {most} of {frame.height:,} rows)" if frame.height > most else ""
+    return Section(title + cut, reading, table=shown, remarks=() if frame.height else ("There is none.",))
+
+
+def _plain(frame: pl.DataFrame, name: str) -> pl.Expr:
+    """A column for people to read: lists of words as words."""
+    if frame.schema[name] == pl.List(pl.String):
+        return pl.col(name).list.join(", ")
+    return pl.col(name)
+
+
+def chart(drawn: alt.TopLevelMixin, title: str, reading: str = "") -> Section:
+    """A chart."""
+    return Section(title, reading, [Figure("", "", drawn)])
+
+
+def sentences(lines: Sequence[str], title: str, reading: str = "") -> Section:
+    """Sentences; where there are none, that is said."""
+    return Section(title, reading, remarks=lines or ("There is nothing to say.",))
+
+
+def estimate(measured: stats.Estimate | None, title: str, reading: str = "", why: str = "") -> Section:
+    """A value with its 95 % interval and the number behind it; without a value, `why` there is none."""
+    if measured is None:
+        return Section(title, reading, remarks=[f"Not measured: {why}."])
+    value = text.estimate(measured.value, measured.low, measured.high)
+    return Section(title, reading, remarks=[f"{value}, n = {measured.n:,}"])
 
 
 def metrics(frame: pl.DataFrame) -> pl.DataFrame:
