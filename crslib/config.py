@@ -64,7 +64,8 @@ def _script_prompt() -> Any:
     return path_field("data/prompts/script.md", description="told to a model without adapter that writes both sides")
 
 
-def _marked(field: FieldInfo, mark: str, default: bool) -> bool:
+def marked(field: FieldInfo, mark: str, default: bool) -> bool:
+    """What a field says of `identity` or `path`; `default` where it says nothing."""
     extra = field.json_schema_extra
     return bool(extra.get(mark, default)) if isinstance(extra, dict) else default
 
@@ -84,7 +85,7 @@ class Parameters(BaseModel):
                 close = difflib.get_close_matches(name, cls.model_fields, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(cls.model_fields))}"
                 raise CrsError(f"unknown parameter {name!r}: {hint}")
-            if _marked(cls.model_fields[name], "path", False):
+            if marked(cls.model_fields[name], "path", False):
                 _check_address(name, str(values[name]))
         try:
             return cls(**values)
@@ -111,7 +112,7 @@ class Parameters(BaseModel):
         return {
             name: getattr(self, name)
             for name, field in type(self).model_fields.items()
-            if _marked(field, "identity", True)
+            if marked(field, "identity", True)
         }
 
     def located(self) -> Self:
@@ -122,7 +123,7 @@ class Parameters(BaseModel):
         absolute = {
             name: _absolute(name, value)
             for name, field in type(self).model_fields.items()
-            if _marked(field, "path", False) and (value := getattr(self, name))
+            if marked(field, "path", False) and (value := getattr(self, name))
         }
         return self.model_copy(update=absolute)
 

@@ -109,3 +109,15 @@ def hold(file: IO[bytes], folder: Path) -> None:
             time.sleep(pause)
             pause = min(2 * pause, 0.1)  # short at first: two servers of one study wait for single records
     raise CrsError(f"{folder} is in use by another process; wait until it ends or stop it")
+
+
+def held(path: Path) -> bool:
+    """Whether a process holds the lock of this file (`hold`)."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no such file
+        return False
+    return False

@@ -3,8 +3,7 @@
 import contextlib
 import json
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from crslib import json_files, schemas
 from crslib.config import resolve
 from crslib.errors import CrsError
-from crslib.files import Progress, hold, moved, read_parquet, state, unwritable, write_parquet, writing
+from crslib.files import Progress, held, hold, moved, read_parquet, state, unwritable, write_parquet, writing
 from crslib.journal import Check, Journal, journal
 
 
@@ -96,6 +95,11 @@ class Run:
                 self._check_in_place()
                 raise
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a process holds the run or its journal at this moment."""
+        return any(held(self.path / name) for name in ("lock", "journal.jsonl"))
+
     @contextlib.contextmanager
     def journal(self, *, reuse: bool = False, valid: Check | None = None) -> Iterator[Journal]:
         """The journal of finished dialogues, held by one process at a time.
@@ -132,85 +136,3 @@ class Run:
                         temporary.write_text(json.dumps({"done": done, "total": total, "what": what}), encoding="utf-8")
 
             yield report
-
-
-def registry(reports: Path, report: Callable[[str], None] = warnings.warn) -> pl.DataFrame:
-    """The runs below `reports`, newest last: run_id, status, started, finished, condition, path.
-
-    `report` gets a sentence about each `run.json` that is damaged or was not written by `crs`; it is left out.
-    """
-    names = ("run_id", "status", "started", "finished", "condition", "path")
-    rows = []
-    for file in sorted(reports.rglob("run.json")):
-        try:
-            listed = json_files.read_as(file, schemas.LISTED, "damaged, or of no run that `crs` made, it is left out")
-        except CrsError as error:
-            report(str(error))
-            continue
-        about = {**listed["parameters"], **listed, "path": str(file.parent)}
-        rows.append([about.get(name) for name in names])
-    return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row").sort(
-        "started", "run_id", nulls_last=True
-    )
-
-
-def read_sweep(path: Path) -> tuple[dict[str, Any], list[tuple[str, Run]]]:
-    """The contents of `sweep.json` in folder `path`, and of each condition its label and its run.
-
-    Raises `CrsError` when the file is missing or damaged.
-    """
-    file = path / "sweep.json"
-    if not file.is_file():
-        raise CrsError(f"{path} holds no readable sweep.json; make one with `crs sweep GRID`")
-    content: Any = json_files.read_as(file, schemas.SWEEP, "make it again with `crs sweep GRID`")
-    values = [condition["values"] for condition in content["conditions"]]
-    names = [each.get("condition") for each in values]
-    if None in names or len(set(names)) < len(names):
-        names = [", ".join(f"{k}={written(v)}" for k, v in each.items()) or "only condition" for each in values]
-    ended = [name for name, each in zip(names, content["conditions"], strict=True) if each["state"] == "success"]
-    if len(set(ended)) < len(ended) or any(set(each) != set(content["axes"]) for each in values):
-        raise CrsError(f"the conditions in {file} do not differ in its axes; make it again with `crs sweep GRID`")
-    runs = [Run(path / condition["path"]) for condition in content["conditions"]]
-    return content, list(zip(names, runs, strict=True))
-
-
-def newest_sweep() -> Path:
-    """The folder of the newest sweep below `reports/sweeps`. Raises `CrsError` when there is none."""
-    sweeps = sorted(resolve("reports/sweeps").glob("*/sweep.json"), key=lambda path: path.stat().st_mtime)
-    if not sweeps:
-        raise CrsError("there is no sweep below reports/sweeps; make one with `crs sweep GRID`")
-    return sweeps[-1].parent
-
-
-def written(value: object) -> str:
-    """A parameter's value as people write it: true, false; `default` where none is given."""
-    return str(value).lower() if isinstance(value, bool) else "default" if value is None else str(value)
-
-
-def find_runs(paths: Sequence[Path]) -> dict[str, Run]:
-    """Condition → run: of a sweep's folder, of run folders, or of the newest sweep when no path is given.
-
-    Of a sweep only the conditions that succeeded. Runs of the same condition are told apart by their ids. Raises
-    `CrsError` for a folder without dialogues.
-    """
-    if paths and not (len(paths) == 1 and (paths[0] / "sweep.json").exists()):
-        return name_runs([Run(path.resolve()) for path in paths])
-    content, runs = read_sweep(paths[0] if paths else newest_sweep())
-    conditions = zip(runs, content["conditions"], strict=True)
-    return {name: run for (name, run), condition in conditions if condition["state"] == "success"}
-
-
-def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
-    """Condition → run, in the same order; runs of the same condition are told apart by their ids. Raises `CrsError` for
-    a folder without dialogues, and for one that is named twice."""
-    for run in runs:
-        if not run.has("dialogues"):
-            raise CrsError(f"{run.path} holds no dialogues; give the folder of a run that succeeded")
-    names = [str(run.info.get("parameters", {}).get("condition", run.path.name)) for run in runs]
-    named = {
-        f"{name} {run.run_id[:6]}" if names.count(name) > 1 else name: run
-        for name, run in zip(names, runs, strict=True)
-    }
-    if len(named) < len(runs):
-        raise CrsError("the same run is given twice; give different runs")
-    return named

@@ -19,7 +19,7 @@ ROWS = [
     ["files"],
     ["journal"],
     ["store"],
-    ["dialogue"],
+    ["dialogue", "runs"],
     ["data", "engines"],
     ["users", "recommender", "judging"],
     ["agents"],

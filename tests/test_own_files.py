@@ -16,7 +16,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from crslib import store
 from crslib.agents.server import Answer, Answers
 from crslib.config import ROOT, SimulationParameters
 from crslib.dialogue import acts
@@ -29,6 +28,7 @@ from crslib.judging.study import Study, open_study
 from crslib.metrics import embedding, reference
 from crslib.recommender import mixture
 from crslib.reporting import html
+from crslib.runs import find_runs, scan
 from crslib.simulation.dialogues import Dialogues, keep_wanted
 from crslib.store import Run
 from tests.judging.test_rubrics import Scripted, first_place, judged, talks
@@ -80,7 +80,7 @@ def write_run(folder: Path) -> Path:
 
 def use_run(folder: Path) -> Any:
     run, said = Run(folder), []
-    listed = store.registry(folder, said.append)
+    listed = scan(folder, said.append)
     assert len(listed) + len(said) == 1
     info = run.info
     html._facts(info)
@@ -102,7 +102,7 @@ def write_sweep(folder: Path) -> Path:
 
 
 def use_sweep(folder: Path) -> Any:
-    store.find_runs([folder])
+    find_runs([folder])
     return comparison.read(str(folder)).conditions.to_dicts()
 
 

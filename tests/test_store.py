@@ -1,7 +1,6 @@
 """Run folders: atomic files, clear sentences, and a registry that is only a view."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from crslib import schemas
 from crslib.errors import CrsError
 from crslib.files import write_parquet, writing
 from crslib.journal import journal
-from crslib.store import Run, find_runs, registry
+from crslib.store import Run
 
 
 def test_tables_come_back_as_they_went(tmp_path: Path, items: pl.DataFrame) -> None:
@@ -100,44 +99,22 @@ def test_progress_is_seen_from_outside(tmp_path: Path) -> None:
     assert Run(tmp_path).reached == (3, 8, "dialogues")
 
 
-def test_registry_lists_runs_by_time(tmp_path: Path) -> None:
-    assert registry(tmp_path).is_empty()
-    for name, started in (("b", "2026-01-02"), ("a", "2026-01-03")):
-        parameters = {"condition": f"c-{name}"}
-        Run(tmp_path / "runs" / name).update(run_id=name, status="success", started=started, parameters=parameters)
-    found = registry(tmp_path)
-    assert found["run_id"].to_list() == ["b", "a"]
-    assert found["condition"].to_list() == ["c-b", "c-a"]
-    assert Path(found["path"][0]) == tmp_path / "runs" / "b"
-
-
 def test_paths_are_no_patterns(tmp_path: Path, items: pl.DataFrame) -> None:
     """A folder `set[12]` is itself, not `set1` beside it, and `*` and `?` in names are characters."""
     for name, rows in (("set1", items.head(1)), ("set[12]", items), ("a*b?", items.tail(2))):
         Run(tmp_path / name).write("items", rows)
-        Run(tmp_path / name).update(run_id=name, status="success", started="2026", parameters={"condition": name})
     assert Run(tmp_path / "set[12]").read("items").equals(items)
     assert Run(tmp_path / "a*b?").read("items").equals(items.tail(2))
-    assert registry(tmp_path / "set[12]")["run_id"].to_list() == ["set[12]"]
-    assert registry(tmp_path / "a*b?")["run_id"].to_list() == ["a*b?"]
-    assert len(registry(tmp_path)) == 3
 
 
-_LISTED = {"run_id": "a", "status": "success", "started": "2026", "parameters": {"condition": "c"}}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"null", b"[]", b"{ torn", b"\xff{", b"[" * 100_000, b'{"parameters": {}}', b'{"stages": ["01_profiles"]}'],
-)
-def test_a_broken_run_json_is_named_and_its_neighbours_are_listed(content: bytes, tmp_path: Path) -> None:
-    Run(tmp_path / "runs/a").update(**_LISTED)
-    (tmp_path / "runs/b").mkdir()
-    (tmp_path / "runs/b/run.json").write_bytes(content)
-    said: list[str] = []
-    assert registry(tmp_path, said.append)["run_id"].to_list() == ["a"]
-    assert len(said) == 1
-    assert str(tmp_path / "runs/b/run.json") in said[0]
+def test_a_run_is_in_use_while_a_process_holds_it_or_its_journal(tmp_path: Path) -> None:
+    run = Run(tmp_path / "a")
+    assert not run.in_use
+    with run.lock():
+        assert run.in_use
+    with run.journal():
+        assert run.in_use
+    assert not run.in_use
 
 
 @pytest.mark.parametrize("content", ["", "null", "[]", "{ torn", '{"stages": ["01_profiles"]}', "[" * 100_000])
@@ -247,24 +224,3 @@ def test_a_table_that_makes_polars_panic_is_unreadable(
 def test_an_error_without_words_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(CrsError, match=r"cannot write .*x: ; free space"), writing(tmp_path / "x"):
         raise OSError
-
-
-_ROW = {"run_id": "1", "path": "../1", "state": "success", "values": {"n": 1}, "error": None}
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("", "it is not JSON"),
-        ("[]", "its content is not valid: input should be an object"),
-        ('{"axes": []}', "conditions is not valid: field required"),
-        (json.dumps({"axes": ["n"], "conditions": [{**_ROW, "path": 1}]}), "conditions.0.path is not valid"),
-        (json.dumps({"axes": ["n"], "conditions": [_ROW, _ROW]}), "do not differ in its axes"),
-        (json.dumps({"axes": [], "conditions": [_ROW]}), "do not differ in its axes"),
-    ],
-)
-def test_a_damaged_sweep_json_is_one_sentence(content: str, reason: str, tmp_path: Path) -> None:
-    (tmp_path / "sweep.json").write_text(content)
-    with pytest.raises(CrsError, match=re.escape(reason)) as caught:
-        find_runs([tmp_path])
-    assert str(tmp_path / "sweep.json") in str(caught.value)

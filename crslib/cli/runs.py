@@ -24,7 +24,8 @@ from crslib.config import ROOT, ExportParameters, RunParameters
 from crslib.data import exports
 from crslib.data.trl import Written
 from crslib.files import read_parquet
-from crslib.store import Run, registry
+from crslib.runs import scan
+from crslib.store import Run
 
 if TYPE_CHECKING:
     from crslib.experiments import pipeline
@@ -255,8 +256,8 @@ def runs(reports: Path) -> None:
     def skipped(sentence: str) -> None:
         click.echo(visible(sentence), err=True)
 
-    for row in registry(reports, skipped).iter_rows(named=True):
-        line = f"{row['run_id']}  {row['status']:<9} {row['started'] or '-':<25}  {row['condition']:<12} {row['path']}"
+    for found in scan(reports, skipped):
+        line = f"{found.run_id}  {found.status:<9} {found.started:<25}  {found.condition:<12} {found.run.path}"
         console.print(visible(line), soft_wrap=True, markup=False)
 
 

@@ -5,22 +5,13 @@ import polars as pl
 
 from crslib.experiments import comparison
 from crslib.experiments.comparison import Sweep
+from crslib.experiments.runs import FIGURES
 from crslib.metrics import METRICS
 from crslib.reporting import charts, text
 from crslib.reporting.along import along
 from crslib.reporting.html import Figure
 
-# Is it worth anything, does the user follow its notes, do users talk like people, are they varied, how long is it, and
-# is it true.
-_SHOWN = (
-    "hits",
-    "reaction_consistency",
-    "user_two_sample",
-    "user_distinct_2",
-    "turns",
-    "title_validity",
-    "facts_true",
-)
+_SHOWN = (*FIGURES, "recommender_validity", "facts_true")  # and is it true
 _NO_AXES = ("condition", "state", "leaks", "error", "traceback")
 
 

@@ -15,7 +15,8 @@ from crslib.metrics import CLAIMS, METRICS, check_names, evaluation, reference
 from crslib.metrics.leakage import IN_PROFILE, KINDS
 from crslib.reporting import charts, text
 from crslib.reporting.html import Dialogue, Figure
-from crslib.store import Run, newest_sweep, read_sweep, written
+from crslib.runs import newest_sweep, read_sweep, written
+from crslib.store import Run
 
 # Fewer dialogues claim nothing. A sign-flip test of n pairs has a p of at least 2 / 2^n, which Holm's correction of 500
 # tests (100 metrics, five other conditions) raises above 0.05 up to n = 14; the error that a bootstrap estimates from a

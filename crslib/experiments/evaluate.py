@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crslib import files, schemas, store
+from crslib import files, schemas
 from crslib.config import EvaluationParameters, StoredParameters, resolve
 from crslib.data import tables as tables_of
 from crslib.data.catalog import Catalog
@@ -19,6 +19,7 @@ from crslib.errors import CrsError
 from crslib.experiments import pipeline, sweep
 from crslib.files import check_writable
 from crslib.identity import digest, file_sha256, sources_sha256
+from crslib.runs import labels
 from crslib.store import Run
 
 _EMPTY = ("holdouts", "prompts", "ratings")
@@ -103,7 +104,7 @@ def execute(planned: pipeline.Plan, file: Path, report: Callable[[str], None] = 
 def compare(run: Run, others: Sequence[Run], reports: Path) -> Run:
     """Compares a run with others that are complete, by `04_compare`; returns the folder of the comparison. Raises
     `CrsError` for a run without metrics."""
-    runs = store.name_runs([run, *others])
+    runs = labels([run, *others])
     for each in runs.values():
         if not each.has("metrics"):
             raise CrsError(f"{each.path} holds no metrics; give the folder of a run that succeeded")

@@ -27,7 +27,8 @@ from crslib.judging.criteria import Question, read_questions
 from crslib.judging.pairs import Showing, build, schedule
 from crslib.judging.records import FACTS, RECORD, VOTE
 from crslib.judging.votes import Votes
-from crslib.store import Run, find_runs
+from crslib.runs import find_runs
+from crslib.store import Run
 
 LEFT, RIGHT, TIE = "left", "right", "tie"
 CHOICES = (LEFT, TIE, RIGHT)

@@ -11,7 +11,9 @@ def along(points: pl.DataFrame, axis: str) -> alt.LayerChart:
     are none), value, low, high, and human, the same for all: a dashed line. Whiskers are 95 % intervals."""
     numbers = points.schema["x"].is_numeric()
     scale = alt.Scale(zero=False, padding=14) if numbers else alt.Undefined
-    x = alt.X(f"x:{'Q' if numbers else 'N'}", title=axis, sort=None, scale=scale)
+    x = alt.X(
+        f"x:{'Q' if numbers else 'N'}", title=axis, sort=None, scale=scale, axis=alt.Axis(labelAngle=0, labelLimit=120)
+    )
     colour = alt.value(SIMULATED)
     if points["series"].n_unique() > 1:
         colour = alt.Color(

@@ -19,7 +19,8 @@ from tornado.web import Application
 from crslib.dialogue import utterances
 from crslib.dialogue.stop_reasons import STOP_REASONS
 from crslib.errors import CrsError
-from crslib.store import Run, written
+from crslib.runs import written
+from crslib.store import Run
 from crslib.web import serving, viewer
 
 HOST = "127.0.0.1"

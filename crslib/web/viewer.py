@@ -15,12 +15,12 @@ from typing import Any
 
 import polars as pl
 
-from crslib import store
 from crslib.dialogue import utterances
 from crslib.errors import CrsError
 from crslib.files import Progress, no_progress, writing
 from crslib.metrics import METRICS
 from crslib.reporting import html
+from crslib.runs import labels
 from crslib.simulation import replay
 from crslib.simulation.replay import Replay
 from crslib.store import Run
@@ -50,7 +50,7 @@ def write(
     models (`replay.look`), which takes seconds each. `progress` counts these dialogues. Raises `CrsError` for an id
     that no run has, and as `rows` and `replay.look`.
     """
-    ids = [run.read("dialogues")["dialogue_id"].sort().to_list() for run in store.name_runs(runs).values()]
+    ids = [run.read("dialogues")["dialogue_id"].sort().to_list() for run in labels(runs).values()]
     if unknown := set(dialogue_ids).difference(*ids):
         raise CrsError(f"no run has a dialogue {min(unknown)!r}; the first one of {runs[0].path} is {ids[0][0]}")
     replayed = [*ids[0][:n_replayed], *dialogue_ids]
@@ -84,7 +84,7 @@ def rows(runs: Sequence[Run], replays: Sequence[Replay] = ()) -> dict[str, Any]:
     named. `replays`: what `replay.look` returned for the runs, in the order of `runs`; may be shorter. Raises
     `CrsError` when a run holds no dialogues or is given twice.
     """
-    named = store.name_runs(runs)
+    named = labels(runs)
     dialogues = [
         dialogue
         for number, (run, replayed) in enumerate(zip_longest(named.values(), replays))

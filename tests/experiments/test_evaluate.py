@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from crslib.cli.main import main
 from crslib.errors import CrsError
 from crslib.experiments import evaluate, pipeline
-from crslib.store import Run, find_runs
+from crslib.runs import find_runs
+from crslib.store import Run
 
 HEAT, MATRIX = "Heat (1995)", "The Matrix (1999)"
 

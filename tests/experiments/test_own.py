@@ -9,7 +9,8 @@ import pytest
 import crslib
 from crslib.experiments import own
 from crslib.experiments.pipeline import execute_notebook
-from crslib.store import Run, find_runs
+from crslib.runs import find_runs
+from crslib.store import Run
 
 
 def test_runs_side_by_side(tmp_path: Path) -> None:

@@ -6,16 +6,16 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from crslib import store
 from crslib.errors import CrsError
 from crslib.judging.criteria import read_questions
 from crslib.judging.pairs import build, is_check, schedule
 from crslib.judging.study import Study, open_study
+from crslib.runs import find_runs
 from tests.support.people_runs import make_runs
 
 
 def pairs_of(folder: Path, n_pairs: int, conditions: tuple[str, ...] = ("a", "b")) -> pl.DataFrame:
-    return build(store.find_runs(make_runs(folder, 24, conditions=conditions)), n_pairs, 0)
+    return build(find_runs(make_runs(folder, 24, conditions=conditions)), n_pairs, 0)
 
 
 def test_pairs_are_of_one_profile_and_conditions_are_equally_often_left(tmp_path: Path) -> None:
@@ -74,13 +74,13 @@ def test_each_rater_has_an_own_order_and_both_sides_are_seen(tmp_path: Path) -> 
 def test_too_few_dialogues_or_runs_are_errors(tmp_path: Path) -> None:
     paths = make_runs(tmp_path, 3)
     with pytest.raises(CrsError, match="9 pairs asked for, but a, b have 3 of one profile"):
-        build(store.find_runs(paths), 9, 0)
+        build(find_runs(paths), 9, 0)
     with pytest.raises(CrsError, match="two or more runs"):
-        build(store.find_runs(paths[:1]), 1, 0)
+        build(find_runs(paths[:1]), 1, 0)
     with pytest.raises(CrsError, match="given twice"):
-        store.find_runs([paths[0], paths[0]])
+        find_runs([paths[0], paths[0]])
     with pytest.raises(CrsError, match="holds no dialogues"):
-        store.find_runs([tmp_path])
+        find_runs([tmp_path])
 
 
 def test_the_same_runs_open_the_same_study(tmp_path: Path) -> None:

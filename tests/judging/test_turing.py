@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from crslib import store
 from crslib.cli.main import main
 from crslib.data.catalog import Catalog
 from crslib.errors import CrsError
@@ -20,6 +19,7 @@ from crslib.judging.pairs import build, is_check
 from crslib.judging.study import Study, open_study
 from crslib.judging.turing import HUMAN
 from crslib.reporting.study import figures, lines, tables
+from crslib.runs import find_runs
 from crslib.store import Run
 from tests.judging.test_analysis import frame, vote
 from tests.support.domains import MOVIES
@@ -85,7 +85,7 @@ def test_normalise_changes_the_form_and_not_the_content(items: pl.DataFrame) -> 
 
 
 def test_pairs_with_a_human_dialogue_are_balanced_and_of_one_shape(paths: list[Path], redial: Path) -> None:
-    pairs = build(store.find_runs(paths), 20, 0, redial)
+    pairs = build(find_runs(paths), 20, 0, redial)
     compared = pairs.filter(~is_check())
     sides = Counter(compared.select("left_condition", "right_condition").rows())
     assert sides == {(HUMAN, "a"): 5, ("a", HUMAN): 5, (HUMAN, "z"): 5, ("z", HUMAN): 5}
@@ -102,13 +102,13 @@ def test_pairs_with_a_human_dialogue_are_balanced_and_of_one_shape(paths: list[P
     assert len(set(used)) == 20  # no human dialogue comes twice
     assert set(used) <= set(range(40))
     assert pairs.filter(is_check()).height == 2
-    assert build(store.find_runs(paths), 20, 0, redial).equals(pairs)
-    assert not build(store.find_runs(paths), 20, 1, redial)["pair_id"].equals(pairs["pair_id"])
+    assert build(find_runs(paths), 20, 0, redial).equals(pairs)
+    assert not build(find_runs(paths), 20, 1, redial)["pair_id"].equals(pairs["pair_id"])
 
 
 def test_one_run_is_enough_and_too_few_matching_dialogues_are_an_error(paths: list[Path], tmp_path: Path) -> None:
     redial = corpus(tmp_path / "few", *[talk(number, 7) for number in range(3)], talk(3, 5))
-    runs = store.find_runs(paths[:1])
+    runs = find_runs(paths[:1])
     assert build(runs, 3, 0, redial).filter(~is_check()).height == 3
     with pytest.raises(CrsError, match="4 pairs asked for, but a have 3 with the opener and length of a human one"):
         build(runs, 4, 0, redial)
@@ -134,7 +134,7 @@ def test_the_share_is_1_for_raters_who_always_know_and_one_half_for_random_ones(
     paths: list[Path], redial: Path, tmp_path: Path
 ) -> None:
     (real,) = (question for question in read_questions() if question.criterion == analysis.REAL)
-    knowing = Study.of(store.find_runs(paths), 10, 0, [real], tmp_path / "people", redial)
+    knowing = Study.of(find_runs(paths), 10, 0, [real], tmp_path / "people", redial)
     rated(knowing)
     shares = analysis.turing_test(knowing.votes())
     assert shares.select("condition", "value", "ties", "votes", "n", "raters").rows() == [

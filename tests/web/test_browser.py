@@ -14,10 +14,10 @@ import nbformat
 import polars as pl
 import pytest
 
-from crslib import store
 from crslib.config import ROOT
 from crslib.judging.criteria import read_questions
 from crslib.judging.study import Study, open_study
+from crslib.runs import find_runs
 from crslib.web import viewer
 from tests.support.jupyterlab import PATIENCE, run_all, serving
 from tests.support.people_runs import SCRIPT, make_runs
@@ -61,7 +61,7 @@ def start(study: Study, port: int = 0) -> tuple[subprocess.Popen[str], str]:
 
 
 def test_ten_pairs_by_mouse_and_keys_with_reload_undo_and_kill(page: Any, tmp_path: Path) -> None:
-    runs = store.find_runs(make_runs(tmp_path, 12))
+    runs = find_runs(make_runs(tmp_path, 12))
     study = Study.of(runs, 7, 0, read_questions()[:2], tmp_path / "people")  # and two checks, and one pair again
     process, address = start(study)
     wanted: list[str] = []
@@ -224,7 +224,7 @@ def test_dialogues_are_filtered_ordered_and_compared(page: Any, tmp_path: Path, 
 @pytest.mark.notebook
 def test_votes_in_jupyterlab_by_mouse_and_keys_with_reload_and_undo(page: Any, tmp_path: Path) -> None:
     """The first cells of `05_people` are run, and the page below the last one gets clicks and keys."""
-    runs = store.find_runs(make_runs(tmp_path, 12))
+    runs = find_runs(make_runs(tmp_path, 12))
     study = Study.of(runs, 7, 0, read_questions()[:1], tmp_path / "people")  # and two checks, and one pair again
     notebook = nbformat.read(ROOT / "notebooks/05_people.ipynb", as_version=4)
     notebook.cells[1].source = notebook.cells[1].source.replace(

@@ -14,7 +14,8 @@ from crslib.experiments.doctor.base import MIB, Finding, entries, line, size
 from crslib.files import check_writable
 from crslib.identity import file_sha256
 from crslib.journal import record_in
-from crslib.store import Run, registry
+from crslib.runs import scan
+from crslib.store import Run
 
 MEMORY = 1024 * MIB
 """Bytes of memory for a run: its peak is some 1,400 MiB, of which mapped weights can be read again."""
@@ -152,19 +153,19 @@ def writable(reports: Path) -> Iterator[Finding]:
 def runs(reports: Path) -> Iterator[Finding]:
     """The runs below `reports`: how many, and which are broken."""
     skipped: list[str] = []
-    listed = registry(reports, skipped.append)
+    found = scan(reports, skipped.append)
     for sentence in skipped:
         remedy = "delete this one file and give the run's command again: finished dialogues beside it are kept"
         yield Finding("reports", "run", "broken", sentence, remedy)
     unfinished = 0
-    for row in listed.iter_rows(named=True):
-        run = Run(Path(row["path"]))
-        unfinished += row["status"] != "success"
+    for each in found:
+        run = each.run
+        unfinished += each.status not in ("success", "by hand")
         if damage := _damage(run):
             remedy = "give the run's command again: what is whole is kept"
             yield Finding("reports", "run", "broken", f"{run.path}: {', '.join(damage)}", remedy)
     more = f", {unfinished} of them unfinished: their commands continue them" if unfinished else ""
-    yield Finding("reports", "runs", "ok", f"{len(listed)} runs{more}")
+    yield Finding("reports", "runs", "ok", f"{len(found)} runs{more}")
 
 
 def _damage(run: Run) -> list[str]:
