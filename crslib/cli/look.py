@@ -44,12 +44,12 @@ def look(
     """Shows the dialogues of runs: searched, filtered, ordered, two side by side.
 
     Without RUNS, all runs below --reports, from a server that only this machine reaches; it ends with Ctrl-C. With RUNS
-    (ids, their beginnings, tags, `latest` or folders), one file with these runs.
+    (ids, their beginnings, tags, `latest`, folders, or the folder of one sweep), one file with these runs.
 
     Replayed dialogues are read again by their run's own models. For these the page also shows how likely each word was
     and which other titles the recommender could have named.
     """
-    from crslib.experiments.runs import find
+    from crslib.runs import find, find_runs
     from crslib.web import viewer
 
     if not runs:
@@ -57,7 +57,8 @@ def look(
             fail("--to, --replay and --dialogue are for a file; name the runs that it shows, such as `crs look latest`")
         _serve(reports, port, browser)
         return
-    opened = [find(word, reports) for word in runs]
+    of_sweep = len(runs) == 1 and (Path(runs[0]) / "sweep.json").is_file()
+    opened = list(find_runs([Path(runs[0])]).values()) if of_sweep else [find(word, reports) for word in runs]
     with counting("dialogues") as progress:
         path = viewer.write(to or ROOT / "reports/look.html", opened, n_replayed, dialogue_ids, progress)
     console.print(str(path), soft_wrap=True)

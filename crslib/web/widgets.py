@@ -64,7 +64,7 @@ def looking(listed: Callable[[], pl.DataFrame]) -> Any:
         _css = assets.text("page.css", "viewer.css")
 
     def on_message(widget: Any, message: dict[str, Any], _: Any) -> None:
-        widget.send({"id": message["id"], **archive.answer(message["action"], message["content"])})
+        widget.send({"id": message["id"], "reply": archive.answer(message["action"], message["content"])})
 
     widget = Looking()
     widget.on_msg(on_message)

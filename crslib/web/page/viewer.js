@@ -119,23 +119,26 @@ function mount(root, { runs, metrics, dialogues }, { ask = null, reports = () =>
   const value = (dialogue) => dialogue.scores?.[wanted.metric];
   const texts = ({ id, summary, attributes, turns }) => [id, summary ?? "", attributes ?? "", ...turns.map(({ pieces }) => pieces.map(([text]) => text).join(""))];
 
-  /** A test whether a dialogue holds the wanted text. */
+  /** A test whether a dialogue holds the wanted text; null where there is no answer. */
   async function search(text) {
     if (!ask) return (dialogue) => (dialogue.said ??= texts(dialogue).join("\n").toLowerCase()).includes(text.toLowerCase());
     const reply = await asked("search", { text });
-    const found = new Map(Object.entries(reply?.found ?? {}).map(([run, ids]) => [run, new Set(ids)]));
+    if (!reply) return null;
+    const found = new Map(Object.entries(reply.found).map(([run, ids]) => [run, new Set(ids)]));
     return (dialogue) => found.get(runs[dialogue.run].id)?.has(dialogue.id) ?? false;
   }
 
+  /** Whether the values of a metric are here, which it asks for. */
   async function readScores(metric) {
-    if (!ask || read.has(metric)) return;
+    if (!ask || !metric || read.has(metric)) return true;
     const reply = await asked("values", { metric });
-    if (!reply) return;
+    if (!reply) return false;
     read.add(metric);
     for (const dialogue of dialogues) {
       const figure = reply.values[runs[dialogue.run].id]?.[dialogue.id];
       if (figure !== undefined) (dialogue.scores ??= {})[metric] = figure;
     }
+    return true;
   }
 
   const ofParameter = (run) => wanted.parameter === "" || wanted.value === "" || run.parameters?.[wanted.parameter] === wanted.value;
@@ -146,8 +149,8 @@ function mount(root, { runs, metrics, dialogues }, { ask = null, reports = () =>
     if (ask && text) await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
     if (turn !== filtering) return;
     const matches = text ? await search(text) : () => true;
-    if (wanted.metric) await readScores(wanted.metric);
-    if (turn !== filtering) return;
+    const scored = await readScores(wanted.metric);
+    if (turn !== filtering || !matches || !scored) return;
     const { run, stop, metric, descending, from, to } = wanted;
     const bounded = metric && (from > -Infinity || to < Infinity);
     listed = dialogues.filter(
@@ -432,7 +435,7 @@ function mount(root, { runs, metrics, dialogues }, { ask = null, reports = () =>
   );
   root.classList.add("crs", "crs-viewer");
   root.setAttribute("data-lm-suppress-shortcuts", "true"); // turns JupyterLab's own keys off
-  root.addEventListener("keydown", onSlash);
+  (addressed ? document : root).addEventListener("keydown", onSlash);
   if (addressed) window.addEventListener("hashchange", follow);
   const first = addressed ? linked() : null;
   if (first && !ask && runs.length > 1) wanted.run = String(first.run);
@@ -475,7 +478,7 @@ function render({ model, el }) {
   const waiting = new Map();
   let nAsked = 0;
   const receive = (message) => {
-    waiting.get(message.id)?.(message);
+    waiting.get(message.id)?.(message.reply);
     waiting.delete(message.id);
   };
   model.on("msg:custom", receive);
