@@ -22,8 +22,8 @@ fuzz: $(TESTS)           ## random inputs, thousands of each kind: some ten minu
 hostile: $(TESTS)        ## kills, full disks, signals …: an hour; fewer kills: KILLS=20
 	$(BIN)/python -m pytest tests/hostile tests/experiments/test_shards.py -m hostile -s $(ARGS)
 
-lab: $(LAB)              ## the notebooks in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir notebooks
+lab: $(LAB)              ## copies of the notebooks in JupyterLab, in reports/lab; those that you changed are kept
+	$(BIN)/crs lab
 
 lint: $(TESTS)           ## style and types
 	$(BIN)/ruff check .

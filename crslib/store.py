@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -123,9 +124,10 @@ class Run:
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Progress]:
-        """A function `(done, total)` that shows progress: a bar for a person at the notebook, else `progress.json` for
+        """A function `(done, total)` that shows progress: a bar for a person at the notebook (on standard output, which
+        is no box of errors there), else `progress.json` for
         the process that waits (a lost update is no error)."""
-        with tqdm(desc=what, unit="", leave=False, disable=not self.by_hand) as bar:
+        with tqdm(desc=what, unit="", leave=False, disable=not self.by_hand, file=sys.stdout) as bar:
 
             def report(done: int, total: int) -> None:
                 bar.total = total
