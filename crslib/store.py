@@ -124,9 +124,8 @@ class Run:
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Progress]:
-        """A function `(done, total)` that shows progress: a bar for a person at the notebook (on standard output, which
-        is no box of errors there), else `progress.json` for
-        the process that waits (a lost update is no error)."""
+        """A function `(done, total)` that shows progress: a bar for a person at the notebook, where standard error
+        would be a box of errors, else `progress.json` for the process that waits (a lost update is no error)."""
         with tqdm(desc=what, unit="", leave=False, disable=not self.by_hand, file=sys.stdout) as bar:
 
             def report(done: int, total: int) -> None:

@@ -1,6 +1,6 @@
 """What `03_evaluate` calls, on a run of functions: the same metrics as elsewhere, and a section for each family."""
 
-from pathlib import Path
+from html import escape
 
 import pytest
 
@@ -58,7 +58,7 @@ def test_a_section_has_figures_and_all_rows_of_its_family(measured: tuple[Tables
     assert section.table["metric"].to_list() == [METRICS[name].title for name in names]
     html = section._repr_html_()
     assert html.count("<svg") == len(section.figures) > 0
-    assert html.startswith(f"<h3>{section.title}")
+    assert html.startswith(f"<h3>{escape(section.title)}</h3>")
 
 
 def test_a_figure_that_the_run_lacks_is_left_out_and_named(measured: tuple[Tables, Measured]) -> None:
