@@ -14,7 +14,7 @@ import vl_convert
 
 from crslib.dialogue.domain import Domain
 from crslib.dialogue.views import note_words
-from crslib.metrics import METRICS
+from crslib.metrics import METRICS, Metric
 from crslib.reporting import text
 from crslib.reporting.likeness import LIKE, likeness
 
@@ -34,7 +34,8 @@ _SOURCES = alt.Color(
     legend=alt.Legend(orient="top"),
 )
 _PERCENT = alt.Axis(format="%", grid=True)
-_ABOVE = alt.Header(labelOrient="top", labelAnchor="start", labelAngle=0, labelPadding=3)
+_ABOVE = alt.Header(labelOrient="top", labelAnchor="start", labelAngle=0, labelPadding=2)
+_ABOVE_TITLE = alt.Header(labelOrient="top", labelAnchor="start", labelAngle=0, labelPadding=14)
 
 
 @alt.theme.register("crs", enable=True)
@@ -43,6 +44,7 @@ def _theme() -> alt.theme.ThemeConfig:
         "config": {
             "font": "DejaVu Sans, Verdana, Arial, sans-serif",
             "background": "transparent",
+            "aria": False,
             "view": {"stroke": None},
             "axis": {
                 "labelFontSize": 11,
@@ -53,8 +55,8 @@ def _theme() -> alt.theme.ThemeConfig:
                 "gridColor": LINE,
                 "domainColor": HUMAN,
                 "tickColor": HUMAN,
-                "tickCount": 5,
             },
+            "axisX": {"titleAnchor": "end"},
             "axisY": {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleX": 0, "titleY": -9},
             "legend": {"labelFontSize": 11, "labelColor": INK, "titleColor": SOFT},
             "header": {"labelFontSize": 11, "labelColor": INK, "titleColor": SOFT},
@@ -131,7 +133,7 @@ def lengths(histograms: pl.DataFrame, longest: int = 40) -> alt.Chart:
             x=alt.X("words:Q", title=f"words per turn ({longest}: {longest} or more)"),
             y=alt.Y("share:Q", title="share of turns", axis=_PERCENT),
             color=_SOURCES,
-            row=alt.Row("role:N", title=None, header=_ABOVE),
+            row=alt.Row("role:N", title=None, header=_ABOVE_TITLE),
         )
         .properties(width=WIDTH, height=84)
     )
@@ -146,9 +148,9 @@ def popularity(ranked: pl.DataFrame, top: int = 15) -> alt.Chart:
         .mark_bar(color=SIMULATED)
         .encode(
             x=alt.X("share:Q", title="share of dialogues in which it was recommended", axis=_PERCENT),
-            y=alt.Y("name:N", title=None, sort=named["name"].to_list(), axis=alt.Axis(labelLimit=150)),
+            y=alt.Y("name:N", title=None, sort=named["name"].to_list(), axis=alt.Axis(labelLimit=190)),
         )
-        .properties(width=WIDTH - 100, height=alt.Step(17))
+        .properties(width=WIDTH - 130, height=alt.Step(17))
     )
     return bars
 
@@ -161,7 +163,7 @@ def concentration(ranked: pl.DataFrame, ranks: int = 100) -> alt.Chart:
         .encode(
             x=alt.X("rank:Q", title="item, by rank (log)", scale=alt.Scale(type="log", domain=[1, ranks])),
             y=alt.Y("share:Q", title="share of dialogues", axis=_PERCENT),
-            color=_SOURCES,
+            color=_SOURCES.legend(orient="top", offset=22),
         )
         .properties(width=WIDTH, height=HEIGHT)
     )
@@ -188,7 +190,7 @@ def reactions(table: pl.DataFrame, domain: Domain) -> alt.Chart:
                 legend=alt.Legend(orient="top"),
             ),
             order=alt.Order("rank:Q"),
-            row=alt.Row("kind:N", title=None, sort=list(notes.values()), header=_ABOVE),
+            row=alt.Row("kind:N", title=None, sort=list(notes.values()), header=_ABOVE, spacing=10),
             column=alt.Column("question:N", title=None, sort=[met, "says it likes it"]),
         )
         .transform_calculate(rank="{'yes': 0, 'no': 1, 'not said': 2}[datum.answer]")
@@ -204,14 +206,14 @@ def acts(shares: pl.DataFrame, accuracy: Mapping[tuple[str, str], float], domain
     for (role,), part in shares.group_by("role", maintain_order=True):
         labels = [f"{domain.notes.met if act == 'seen' else act} (F1 {accuracy[role, act]:.2f})" for act in part["act"]]
         base = alt.Chart(part.with_columns(pl.Series("label", labels, dtype=pl.String))).encode(
-            y=alt.Y("label:N", title=None, sort=list(dict.fromkeys(labels)), axis=alt.Axis(labelLimit=170)),
+            y=alt.Y("label:N", title=None, sort=list(dict.fromkeys(labels)), axis=alt.Axis(labelLimit=200)),
             color=_SOURCES,
             yOffset=alt.YOffset("source:N", sort=["simulated", "human"]),
         )
         title = f"share of the {role}'s turns"
         interval = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title, axis=_PERCENT), x2="high:Q")
-        point = base.mark_point(filled=True, size=50).encode(x=alt.X("share:Q", title=title))
-        panels.append((interval + point).properties(width=WIDTH - 110, height=alt.Step(10)))
+        point = base.mark_point(filled=True, size=50, opacity=1).encode(x=alt.X("share:Q", title=title))
+        panels.append((interval + point).properties(width=WIDTH - 120, height=alt.Step(10)))
     return alt.hconcat(*panels)
 
 
@@ -225,11 +227,9 @@ def leakage(checks: pl.DataFrame) -> alt.Chart:
     bars = base.mark_bar(color=BAD, height=7, yOffset=5).encode(
         x=alt.X("share:Q", title="share with a finding", axis=_PERCENT, scale=alt.Scale(domain=[0, 1]))
     )
-    checks_ = base.mark_text(align="left", dy=-7, fontSize=11, limit=WIDTH + 50, color=INK).encode(
-        x=alt.value(0), text="check:N"
-    )
+    names = base.mark_text(align="left", dy=-7, fontSize=10.5, color=INK).encode(x=alt.value(0), text="check:N")
     counts = base.mark_text(align="left", dx=6, dy=5, fontSize=11, color=SOFT).encode(x="share:Q", text="label:N")
-    return (bars + checks_ + counts).properties(width=WIDTH, height=alt.Step(34))
+    return (bars + names + counts).properties(width=WIDTH + 50, height=alt.Step(34))
 
 
 def anonymity(profiles: pl.DataFrame, min_k: int) -> alt.Chart:
@@ -251,12 +251,14 @@ def conditions(metrics: pl.DataFrame, domain: tuple[float, float] | None = None)
 
     `domain`: ends of the axis; None: those of the values."""
     scale = alt.Scale(zero=False) if domain is None else alt.Scale(domain=list(domain))
+    labels = min(150, 7 * max(map(len, metrics["condition"]), default=0))
     base = alt.Chart(metrics).encode(y=alt.Y("condition:N", title=None, sort=None, axis=alt.Axis(labelLimit=150)))
     interval = base.mark_rule(color=SIMULATED, strokeWidth=2).encode(x=alt.X("low:Q", title=None), x2="high:Q")
-    point = base.mark_point(color=SIMULATED, filled=True, size=60).encode(x=alt.X("value:Q", title=None, scale=scale))
+    x = alt.X("value:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5))
+    point = base.mark_point(color=SIMULATED, filled=True, size=60, opacity=1).encode(x=x)
     human = alt.Chart(metrics.filter(pl.col("human").is_not_null()).head(1))
     rule = human.mark_rule(color=HUMAN, strokeDash=[4, 3]).encode(x="human:Q")
-    return (rule + interval + point).properties(width=WIDTH - 110, height=alt.Step(20))
+    return (rule + interval + point).properties(width=WIDTH + 40 - labels, height=alt.Step(20))
 
 
 def learning(log: pl.DataFrame) -> alt.Chart:
@@ -340,15 +342,17 @@ _FARTHEST = 8.0  # times the human value; what is farther off stands at the edge
 _TICKS = {0.125: "÷8", 0.25: "÷4", 0.5: "÷2", 1: "people", 2: "×2", 4: "×4", 8: "×8"}
 
 
-def against_people(metrics: pl.DataFrame, narrow: bool = False) -> alt.LayerChart:
+def against_people(
+    metrics: pl.DataFrame, narrow: bool = False, defined: Mapping[str, Metric] = METRICS
+) -> alt.LayerChart:
     """All metrics of table `metrics` that human dialogues have too, as multiples of the human value, by family.
 
     A point is the value, filled where it is `LIKE` people (see `likeness`), with its 95 % interval; a tick the floor of
     a distance. What is more than eight times or less than an eighth of the human value stands at the edge as an arrow.
     Metrics whose human value is not above 0 have no multiples and are left out. `narrow`: for a phone, each title above
-    its line.
+    its line. `defined`: all metrics, in order; another one stands last, under its name.
     """
-    rows, titles, height = _lines(metrics, narrow)
+    rows, titles, height = _lines(metrics, narrow, defined)
     left, right, width = (6, 200, 320) if narrow else (440, 790, 1040)
     scale = alt.Scale(type="log", base=2, domain=[1 / _FARTHEST, _FARTHEST], range=[left, right])
     is_people = "datum.value === 1"
@@ -389,21 +393,32 @@ def against_people(metrics: pl.DataFrame, narrow: bool = False) -> alt.LayerChar
     ]
     if not narrow:
         layers.append(figures.encode(x=alt.value(width), text="people:N", color=alt.value(SOFT)))
+    heads = {"this run · people": width} if narrow else {"this run [95 %]": 950, "people": width}
+    for head, at in heads.items():
+        layers.append(
+            alt.Chart(rows.head(1))
+            .mark_text(align="right", fontSize=11, color=SOFT)
+            .encode(x=alt.value(at), y=alt.value(-11), text=alt.value(head))
+        )
     return alt.layer(*layers).properties(width=width, height=height)
 
 
-def _lines(metrics: pl.DataFrame, narrow: bool) -> tuple[pl.DataFrame, pl.DataFrame, float]:
+def _lines(
+    metrics: pl.DataFrame, narrow: bool, defined: Mapping[str, Metric]
+) -> tuple[pl.DataFrame, pl.DataFrame, float]:
     """The rows of `against_people`, its titles (title, y, heading), and its height; all places in pixels."""
     rows: list[dict[str, Any]] = []
     titles: list[tuple[str, float, bool]] = []
-    order = {name: number for number, name in enumerate(METRICS)}
-    drawn = metrics.filter(pl.col("human") > 0).sort(pl.col("metric").replace_strict(order, default=len(order)))
+    order = {name: number for number, name in enumerate(defined)}
+    drawn = metrics.filter(pl.col("human") > 0).sort(
+        pl.col("metric").replace_strict(order, default=len(order)), maintain_order=True
+    )
     y, line = 0.0, 16.0
     for (family,), part in drawn.group_by("family", maintain_order=True):
         titles.append((str(family).capitalize(), y + line / 2, True))
         y += line + 6
         for row in part.iter_rows(named=True):
-            title = METRICS[row["metric"]].title if row["metric"] in METRICS else row["metric"]
+            title = defined[row["metric"]].title if row["metric"] in defined else row["metric"]
             for part_of_title in textwrap.wrap(title, 46) if narrow else [title]:
                 titles.append((part_of_title, y + line / 2, False))
                 y += line if narrow else 0

@@ -1,8 +1,12 @@
-"""Reports as single HTML pages that open offline: no script, no link to elsewhere, every text escaped.
+"""Reports as single HTML pages that open offline: no link to elsewhere, every text escaped. Only a run's report has a
+script, its search, which the page's policy names by its hash.
 
 Shows what the evaluation computed; decides only which dialogues are printed.
 """
 
+import base64
+import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +19,30 @@ from markupsafe import Markup
 
 from crslib import schemas
 from crslib.config import resolve
-from crslib.data.catalog import item_names
 from crslib.data.source import Source
-from crslib.dialogue import utterances, views
-from crslib.dialogue.domain import Domain, fill, of_run
-from crslib.dialogue.scripts import SCRIPTED, USER_TARGET
-from crslib.dialogue.stop_reasons import STOP_REASONS
+from crslib.dialogue.domain import of_run
 from crslib.files import writing
-from crslib.metrics import METRICS, Metric, satisfaction
-from crslib.reporting import charts, text
+from crslib.metrics import METRICS, satisfaction
+from crslib.reporting import charts, summary, text, transcripts
+from crslib.reporting.transcripts import pages
 from crslib.schemas import agent_words
 from crslib.store import Run
 
-N_DIALOGUES = 12
+__all__ = [
+    "Dialogue",
+    "Figure",
+    "Shown",
+    "Table",
+    "judged",
+    "pages",
+    "remarks",
+    "satisfied",
+    "show",
+    "write",
+    "write_comparison",
+    "write_judged",
+    "write_tables",
+]
 
 
 @dataclass(frozen=True)
@@ -66,41 +81,43 @@ _NEEDED = {
     "notes": "private notes",
     "models": "models",
 }
-_WHO_KNOWS = {
-    "": "Two independent models talk; neither knows a target. Reference-free conversational recommendation, simulated.",
-    USER_TARGET: "Two models talk; the user knows titles of its targets. A baseline, not reference-free.",
-    SCRIPTED: "One model writes both sides and knows the targets. A baseline, not reference-free.",
-}
 
 
 def write(run: Run, figures: Sequence[Figure]) -> Path:
     """Writes `report.html` from the run's tables and the given charts; returns its path.
 
     Of dialogues from a file it says whose they are and which metrics are left out (`remarks`), and has no chart that
-    needs what they lack. Raises `CrsError` when a table is missing or the folder cannot be written.
+    needs what they lack. `report.html#u7.0` is dialogue u7.0, `report.html#u7.0:3` its turn 3. Raises `CrsError` when a
+    table is missing or the folder cannot be written.
     """
     dialogues, metrics, info, domain = run.read("dialogues"), run.read("metrics"), run.info, of_run(run)
-    parameters, source = info.get("parameters", {}), info.get("source")
-    lacking = info.get("lacking", ())
-    who = f"Dialogues from the file {source['name']} ({source['form']})." if source else None
+    parameters, source, lacking = info.get("parameters", {}), info.get("source"), info.get("lacking", ())
+    data, human = Source.read(run.path), Source.read(resolve(parameters.get("human", "data/human")))
+    one = transcripts.drawn(dialogues, parameters.get("seed", 0))
     return _write(
         run.path / "report.html",
         "report.html",
+        "search.js",
         title=f"{parameters.get('condition', 'by hand')}: {dialogues.height} {'' if source else 'simulated '}dialogues",
-        subtitle=who or _WHO_KNOWS.get(parameters.get("baseline", ""), _WHO_KNOWS[""]),
+        subtitle=summary.who_knows(info),
+        claim=summary.claim(info, dialogues.height, metrics, domain),
+        parties=summary.parties(info, data, human),
         from_file=bool(source),
         remarks=remarks(run),
         targets_known=bool(parameters.get("baseline")),
-        tiles=_tiles(metrics, domain),
-        families=_families(metrics),
+        tiles=summary.tiles(metrics, domain, METRICS),
+        drawn=next(iter(pages(run, dialogues.filter(dialogue_id=one))), None),
+        seed=parameters.get("seed", 0),
+        dots=_dots(metrics),
+        families=summary.families(metrics, METRICS),
         tables=_shown_tables([satisfied(run)]),
         charts=_drawn(figure for figure in figures if figure.needs not in lacking),
-        dialogues=_dialogues(run, dialogues),
+        dialogues=pages(run, transcripts.spread(dialogues)),
         n_dialogues=dialogues.height,
         facts=_facts(info),
         label=domain.label,
-        data_source=Source.read(run.path),
-        people=Source.read(resolve(parameters.get("human", "data/human"))),
+        data_source=data,
+        people=human,
     )
 
 
@@ -143,6 +160,7 @@ def write_comparison(
     first condition against the others (`differences`, `verdict`), charts (`figures`), and dialogues side by side
     (`extremes`); returns `path`."""
     columns = ("condition", "metric", "difference", "low", "high", "p", "n", "better")
+    lines = [_verdict(line) for line in verdict]
     failed = conditions.filter(state="error").select("condition", "error", "traceback")
     return _write(
         path,
@@ -150,7 +168,8 @@ def write_comparison(
         title=f"{conditions.height} conditions side by side",
         conditions=_table(conditions.drop("traceback")),
         failed=failed.to_dicts(),
-        verdict=verdict,
+        claim=_claim(conditions.filter(state="success")["condition"].to_list(), lines),
+        verdict=lines,
         names=table.columns[1:],
         families=[
             (family, rows.drop("family").rows()) for (family,), rows in table.group_by("family", maintain_order=True)
@@ -160,6 +179,24 @@ def write_comparison(
         charts=_drawn(figures),
         extremes=[(label, [_page(dialogue) for dialogue in dialogues]) for label, dialogues in extremes],
     )
+
+
+def _verdict(line: str) -> dict[str, str]:
+    """A line of `comparison.verdict`, cut into its word (yes, no, mixed, open), its claim and its evidence."""
+    claim, _, evidence = line.partition("; ")
+    sentence, _, answer = claim.rpartition(": ")
+    word, _, reason = answer.partition(", ")
+    return {"word": word, "sentence": sentence, "evidence": "; ".join(filter(None, [reason, evidence]))}
+
+
+def _claim(conditions: Sequence[str], verdict: Sequence[Mapping[str, str]]) -> str:
+    """How many of the claims about the first condition hold, in a sentence; none without claims."""
+    if not verdict:
+        return ""
+    counts = Counter(line["word"] for line in verdict)
+    found = ", ".join(f"{counts[word]} {word}" for word in ("yes", "no", "mixed", "open") if counts[word])
+    first, *others = conditions
+    return f"{len(verdict)} claims about {first} against {', '.join(others) or 'the others'}: {found}."
 
 
 def _page(dialogue: Dialogue) -> dict[str, Any]:
@@ -229,18 +266,51 @@ def _shown_tables(tables: Iterable[Table]) -> list[dict[str, Any]]:
 
 
 def _drawn(figures: Iterable[Figure]) -> list[dict[str, Any]]:
-    return [{"title": f.title, "reading": f.reading, "svg": Markup(charts.svg(f.chart))} for f in figures]
+    """Figures for a template; charts side by side are `parts` of their own, so that a narrow page has them in a column,
+    each with its title."""
+    return [{"title": f.title, "reading": f.reading, "parts": [*map(_part, _side_by_side(f.chart))]} for f in figures]
 
 
-def _write(path: Path, template: str, **content: Any) -> Path:
+def _side_by_side(chart: Any) -> list[Any]:
+    parts = getattr(chart, "concat" if isinstance(chart, alt.ConcatChart) else "hconcat", None)
+    if not isinstance(chart, alt.ConcatChart | alt.HConcatChart):
+        return [chart]
+    # Altair moves data that all parts have in common to the chart of charts.
+    return [part.properties(data=chart.data) if part.data is alt.Undefined else part for part in parts]
+
+
+def _part(chart: Any) -> dict[str, Any]:
+    title = chart.title if isinstance(chart.title, str) else ""
+    bare = chart.copy(deep=False)
+    if title:
+        bare.title = alt.Undefined
+    return {"title": title, "svg": _svg(bare)}
+
+
+def _svg(chart: alt.TopLevelMixin) -> Markup:
+    return Markup(charts.themed(charts.svg(chart)))
+
+
+def _dots(metrics: pl.DataFrame) -> dict[str, Any]:
+    """The metrics against people's, for a wide page and for a narrow one; empty where people have none of them."""
+    if not metrics.filter(pl.col("human") > 0).height:
+        return {}
+    return {"wide": _svg(charts.against_people(metrics)), "narrow": _svg(charts.against_people(metrics, narrow=True))}
+
+
+def _write(path: Path, template: str, script: str = "", **content: Any) -> Path:
     with writing(path) as temporary:
-        temporary.write_text(_render(template, **content), encoding="utf-8")
+        temporary.write_text(_render(template, script, **content), encoding="utf-8")
     return path
 
 
-def _render(template: str, **content: Any) -> str:
-    environment = Environment(loader=PackageLoader("crslib.reporting"), autoescape=True, trim_blocks=False)
-    return environment.get_template(template).render(content)
+def _render(template: str, script: str = "", **content: Any) -> str:
+    """The page. Of all scripts its policy lets only `script` run, a file beside the templates."""
+    loader = PackageLoader("crslib.reporting")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    source = loader.get_source(environment, script)[0] if script else ""
+    digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+    return environment.get_template(template).render(content, script=Markup(source), digest=digest)
 
 
 @dataclass(frozen=True)
@@ -263,113 +333,7 @@ def show(run: Run, dialogue_ids: Iterable[str]) -> Shown:
     return Shown(_render("shown.html", title="Dialogues", dialogues=pages(run, shown)))
 
 
-# ── metrics ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _tiles(metrics: pl.DataFrame, domain: Domain) -> list[dict[str, str]]:
-    """The figures at the top of a run's report: the leaks, and the metrics with a headline."""
-    rows = {row["metric"]: row for row in metrics.iter_rows(named=True)}
-    leaks = [rows[name] for name in ("leaked_titles", "leaked_profiles") if name in rows]
-    n_leaks, n_read = sum(row["value"] for row in leaks), sum(row["n"] for row in leaks)
-    audit = {
-        "value": f"{n_leaks:.0f}" if n_read else "–",
-        "label": "leaks in prompts",
-        "detail": f"of {n_read:,} prompts audited" if n_read else "no prompts",
-        "mood": "bad" if n_leaks else "good" if n_read else "",
-    }
-    headlines = [metric for metric in METRICS.values() if metric.headline and metric.name in rows]
-    return [audit, *(_tile(metric, rows[metric.name], domain) for metric in headlines)]
-
-
-def _tile(metric: Metric, row: Mapping[str, Any], domain: Domain) -> dict[str, str]:
-    shown = {
-        name: f"{row[name]:.0%}" if metric.unit == "share" else text.number(row[name])
-        for name in ("value", "low", "high", "human")
-        if row[name] is not None
-    }
-    interval = [f"95 %: {shown['low']} to {shown['high']}"] if "low" in shown else []
-    human = [f"human: {shown['human']}"] if "human" in shown else []
-    return {
-        "value": shown["value"],
-        "label": fill(metric.headline, label=domain.label),
-        "detail": " · ".join(interval + human),
-        "mood": "",
-    }
-
-
-def _families(metrics: pl.DataFrame) -> list[tuple[str, list[dict[str, str]]]]:
-    """The rows of table `metrics` as text with their definitions, by family, in the order of `METRICS`."""
-    families: dict[str, list[dict[str, str]]] = {}
-    rows = {row["metric"]: row for row in metrics.iter_rows(named=True)}
-    for metric in METRICS.values():
-        if row := rows.get(metric.name):
-            shown = {
-                **{name: text.number(row[name]) for name in ("value", "human", "floor", "signature")},
-                "interval": "" if row["low"] is None else f"{text.number(row['low'])} – {text.number(row['high'])}",
-                "n": f"{row['n']:,}",
-                "better": "" if metric.direction == "none" else metric.direction,
-                **{name: getattr(metric, name) for name in ("title", "unit", "definition", "source")},
-            }
-            families.setdefault(metric.family, []).append(shown)
-    return list(families.items())
-
-
-# ── dialogues ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _dialogues(run: Run, dialogues: pl.DataFrame) -> list[dict[str, Any]]:
-    """`N_DIALOGUES` dialogues, evenly spaced over all that have at least two turns."""
-    spoken = dialogues.filter(pl.col("n_turns") >= 2)
-    spoken = dialogues if spoken.is_empty() else spoken
-    return pages(run, spoken[sorted({i * spoken.height // N_DIALOGUES for i in range(N_DIALOGUES)})])
-
-
-def pages(run: Run, shown: pl.DataFrame) -> list[dict[str, Any]]:
-    """The dialogues `shown` (rows of table `dialogues`) for a page, in their order: the user's profile, hidden
-    `targets`, `turns` with notes and `pieces` (the text cut at its items, without brackets), and the `ending`."""
-    profiles = {row["profile_id"]: row for row in run.read("profiles").iter_rows(named=True)}
-    names, domain = item_names(run.read("items")), of_run(run)
-    liked = run.read("holdouts").filter("liked").join(shown, on="profile_id", how="semi").sort("profile_id", "item_id")
-    turns = run.read("turns").join(shown, on="dialogue_id", how="semi").partition_by("dialogue_id", as_dict=True)
-    pages = []
-    for dialogue in shown.iter_rows(named=True):
-        profile = profiles[dialogue["profile_id"]]
-        targets = liked.filter(profile_id=dialogue["profile_id"])["item_id"].to_list()
-        spoken = turns.get((dialogue["dialogue_id"],), pl.DataFrame())
-        named = {item["item_id"] for turn in spoken.iter_rows(named=True) for item in turn["items"]}
-        pages.append(
-            {
-                "id": dialogue["dialogue_id"],
-                "opener": dialogue["opener"],
-                "summary": profile["summary"],
-                "attributes": profile["attributes"],
-                "k": profile["k_anonymity"],
-                "labels": domain.labels,
-                "targets": [
-                    {"text": names[item], "css": "item target" if item in named else ""}
-                    for item in sorted(targets, key=lambda item: (item not in named, names[item]))
-                ],
-                "turns": [_turn(turn, set(targets), domain) for turn in spoken.iter_rows(named=True)],
-                "ending": STOP_REASONS[dialogue["stop_reason"]],
-            }
-        )
-    return pages
-
-
-def _turn(turn: dict[str, Any], targets: set[str], domain: Domain) -> dict[str, Any]:
-    notes = [views.Note.of(note) for note in turn["notes"]]
-    return {"role": turn["role"], "notes": views.note_line(notes, domain), "pieces": list(_pieces(turn, targets))}
-
-
-def _pieces(turn: dict[str, Any], targets: set[str]) -> Iterable[dict[str, str]]:
-    """An utterance cut at its items, without brackets."""
-    parts = utterances.between(turn["text"], [(item["start"], item["end"]) for item in turn["items"]])
-    for item, after in zip([None, *turn["items"]], parts, strict=True):
-        if item is not None:
-            css = "item target" if item["item_id"] in targets else "item" if item["item_id"] else "item unknown"
-            yield {"text": item["title"], "css": css}
-        if after:
-            yield {"text": after, "css": ""}
+# ── facts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,11 +1,14 @@
 """Charts draw what is in their frames: read back from the Vega-Lite specification and the SVG."""
 
 import json
+import re
 import subprocess
 import sys
 
 import polars as pl
 
+from crslib import schemas
+from crslib.metrics.leakage import KINDS
 from crslib.reporting import charts
 from tests.support.domains import MOVIES
 
@@ -75,6 +78,70 @@ def test_acts_have_a_panel_per_role_and_name_the_taggers_f1() -> None:
     chart = charts.acts(frame, {("user", "seen"): 0.761, ("recommender", "request"): 0.9}, MOVIES)
     assert {row["label"] for row in rows(chart)} == {"seen (F1 0.76)", "request (F1 0.90)"}
     assert len(spec(chart)["hconcat"]) == 2
+
+
+def measured(name: str, value: float, **more: object) -> dict[str, object]:
+    return {**dict.fromkeys(schemas.TABLES["metrics"]), "metric": name, "value": value, "n": 64, **more}
+
+
+MEASURED = pl.DataFrame(
+    [
+        measured("hits", 0.5, family="recommendation", low=0.4, high=0.6),
+        measured("own", 1.0, family="own", low=1.0, high=1.0, human=0.0),
+        measured("turns", 20.0, family="realism", low=18.0, high=22.0, human=10.0),
+        measured("user_words_ks", 0.3, family="realism", low=0.1, high=4.0, human=0.2, floor=0.4),
+        measured("user_words", 1.0, family="realism", low=0.5, high=2.0, human=10.0),
+    ],
+    schema=dict(schemas.TABLES["metrics"]),
+)
+
+
+def test_metrics_stand_as_multiples_of_peoples() -> None:
+    """Those that people have, in the order of all metrics; what is off the scale at its end."""
+    drawn = {row["value"]: row for row in rows(charts.against_people(MEASURED)) if "value" in row}
+    assert [round(value, 9) for value in drawn] == [0.125, 2.0, 1.5]  # words per turn are the first of all metrics
+    words, turns, distance = drawn.values()
+    assert (turns["low"], turns["high"], turns["verdict"], turns["side"]) == (1.8, 2.2, "above people", "")
+    assert (words["low"], words["high"], words["side"]) == (0.125, 0.2, "below")
+    assert (distance["floor"], distance["high"], distance["verdict"]) == (2.0, 8.0, "like people")
+    assert (turns["figures"], turns["people"]) == ("20.0 [18.0, 22.0]", "10.0")
+    titles = [row["title"] for row in rows(charts.against_people(MEASURED)) if "title" in row]
+    assert titles == ["Realism", "Words per user turn", "Turns per dialogue", "Words per user turn: KS"]
+
+
+def test_a_chart_is_as_wide_as_a_phone() -> None:
+    """With its labels; a page makes none smaller than nine tenths there."""
+    share = pl.DataFrame({"n_turn": [1, 2], "value": [0.1, 0.2], "low": [0.0, 0.1], "high": [0.3, 0.4]})
+    named = pl.DataFrame({"source": ["simulated"], "rank": [1], "name": ["The Lord of the Rings: The Two Towers"]})
+    reacted = {"kind": ["unseen_uninterested"], "question": ["seen"], "answer": ["no"], "share": [1.0]}
+    acted = {"role": ["recommender"], "act": ["recommend by asking"], "share": [0.2], "low": [0.1], "high": [0.3]}
+    audit = pl.DataFrame({"check": list(KINDS.values()), "findings": [0] * len(KINDS), "read": [1000] * len(KINDS)})
+    compared = {
+        "condition": ["scripted-grounded, seed=12"],
+        "value": [0.5],
+        "low": [0.4],
+        "high": [0.6],
+        "human": [0.5],
+    }
+    source = pl.DataFrame({"source": ["simulated"]})
+    drawn = {
+        "success": charts.success_by_turn(share),
+        "lengths": charts.lengths(source.with_columns(role=pl.lit("recommender"), value=3, share=0.2)),
+        "popularity": charts.popularity(named.with_columns(share=0.5)),
+        "concentration": charts.concentration(named.with_columns(share=0.5)),
+        "reactions": charts.reactions(pl.concat([source, pl.DataFrame(reacted)], how="horizontal"), MOVIES),
+        "acts": charts.acts(
+            pl.concat([source, pl.DataFrame(acted)], how="horizontal"),
+            {("recommender", "recommend by asking"): 0.5},
+            MOVIES,
+        ),
+        "leakage": charts.leakage(audit),
+        "anonymity": charts.anonymity(pl.DataFrame({"k_anonymity": [20, 4000]}), 20),
+        "conditions": charts.conditions(pl.DataFrame(compared)),
+        "people": charts.against_people(MEASURED, narrow=True),
+    }
+    widths = {name: float(re.search(r'width="([\d.]+)"', charts.svg(chart))[1]) for name, chart in drawn.items()}
+    assert {name: width for name, width in widths.items() if width > 355} == {}
 
 
 def test_texts_that_cannot_be_drawn_get_a_sign() -> None:

@@ -1,13 +1,18 @@
 """The reports: complete, offline, and every text shown as text."""
 
+import base64
+import hashlib
 import re
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 import polars as pl
 import pytest
 
 from crslib import schemas
+from crslib.config import ROOT
 from crslib.data.source import Source
 from crslib.experiments.comparison import DIFFERENCES
 from crslib.metrics import METRICS
@@ -16,6 +21,7 @@ from crslib.reporting.html import Figure, write, write_comparison
 from crslib.store import Run
 from tests.conftest import make_profiles
 
+SEARCH = (ROOT / "crslib/reporting/templates/search.js").read_text(encoding="utf-8")
 EVIL = '<script>alert(1)</script> & "quoted" <|im_end|>'
 
 
@@ -67,7 +73,9 @@ def popular() -> Figure:
 
 def test_no_text_becomes_markup_and_nothing_is_fetched(run: Run) -> None:
     html = write(run, [popular()]).read_text(encoding="utf-8")
-    assert "<script" not in html
+    own = f'<script type="module">{SEARCH}</script>'
+    assert html.count("<script") == html.count(own) == 1
+    assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(SEARCH.encode()).digest()).decode()}'" in html
     assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 10
     references = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)\)""", html)
     assert not [reference for pair in references for reference in pair if re.match(r"(https?:)?//", reference)]
@@ -78,7 +86,7 @@ def test_the_report_credits_the_runs_data(run: Run) -> None:
     assert "Items and ratings: not stated; licence: not stated" in write(run, []).read_text(encoding="utf-8")
     Source(name=EVIL, licence="CC0").write(run.path)
     html = write(run, []).read_text(encoding="utf-8")
-    assert "MovieLens" not in html and "; licence: CC0;" in html and "<script" not in html
+    assert "MovieLens" not in html and "; licence: CC0;" in html and html.count("<script") == 1
 
 
 @pytest.mark.parametrize(
@@ -103,7 +111,7 @@ def test_metrics_are_those_of_the_table(run: Run) -> None:
     assert "AUC on hidden ratings 0.700 [0.600, 0.800], 9 users" in html
     assert "of 70 prompts audited" in html
     assert "<b>33%</b>dialogues recommend a hidden film" in html
-    assert "95 %: 11.0 to 13.0 · human: 11.7" in html
+    assert "95 %: 11.0 to 13.0<br>human: 11.7" in html
     assert "<code>crslib:9|n:5</code>" in html
     row = re.search(r"<tr><td[^>]*>Turns per dialogue.*?</tr>", html)
     assert row
@@ -111,9 +119,14 @@ def test_metrics_are_those_of_the_table(run: Run) -> None:
 
 
 def test_dialogues_are_whole_and_targets_are_marked(run: Run) -> None:
+    """Each stands once in the list; one of them, drawn by the seed, also at the top with its notes unfolded."""
     html = write(run, []).read_text(encoding="utf-8")
-    assert html.count('<section class="dialogue"') == 3
-    assert html.count('class="bubble user"') == html.count('class="bubble recommender"') == 3
+    drawn, listed = html.split('<section id="dialogues">')
+    assert drawn.count('class="bubble user"') == drawn.count('class="bubble recommender"') == 1
+    assert drawn.count('<p class="note">private note: (') == 1
+    assert listed.count('<section class="dialogue"') == 3
+    assert listed.count('class="bubble user"') == listed.count('class="bubble recommender"') == 3
+    assert listed.count("<summary>private note</summary>") == 3
     assert html.count("<summary>private note</summary>") == 3
     second = html.split('aria-label="dialogue u2.0"')[1].split("</section>")[0]
     assert '<span class="item target">The Matrix (1999)</span>' in second
@@ -177,6 +190,70 @@ def test_a_report_without_prompts_claims_no_audit(run: Run) -> None:
     page = write(run, []).read_text(encoding="utf-8")
     assert "no prompts" in page
     assert "0 prompts audited" not in page
+
+
+def test_links_lead_to_dialogues_and_turns_that_are_there_once(run: Run) -> None:
+    """Also those of an id that is no name of an anchor, such as an imported one."""
+    odd = 'a b/ü"><b>'
+    for table in ("dialogues", "turns"):
+        frame = run.read(table)
+        run.write(table, frame.with_columns(pl.col("dialogue_id").replace("u3.0", odd)))
+    page = write(run, []).read_text(encoding="utf-8")
+    ids = [unescape(name) for name in re.findall(r' id="([^"]*)"', page)]
+    links = {unquote(link) for link in re.findall(r'href="#([^"]*)"', page)}
+    assert len(ids) == len(set(ids))
+    assert links <= set(ids)
+    assert {"u1.0", "u1.0:0", "u1.0:1", odd, f"{odd}:1"} <= set(ids)
+    assert {"u1.0:0", "u1.0:1", f"{odd}:1", "dialogues", "metrics"} <= links
+
+
+def test_the_claim_is_one_sentence_with_its_numbers(run: Run) -> None:
+    claim = re.search(r'<p class="claim">(.*?)</p>', write(run, []).read_text(encoding="utf-8"))[1]
+    assert claim == (
+        "Two models that know no target held 3 dialogues: 2 of 70 prompts leaked, 33% [1%, 90%] of the dialogues "
+        "recommended a film that the user liked later, and 0 of 1 metrics are like people’s, 0 unlike, 1 undecided."
+    )
+
+
+def test_charts_side_by_side_stand_alone_with_their_titles(run: Run) -> None:
+    names = pl.DataFrame({"condition": ["a"], "value": [0.5], "low": [0.4], "high": [0.6], "human": [None]})
+    one = charts.conditions(names.with_columns(pl.col("human").cast(pl.Float64))).properties(title=EVIL)
+    parts = html._drawn([Figure("Realism", "", charts.grid([one, one.properties(title="second")]))])[0]["parts"]
+    assert [part["title"] for part in parts] == [EVIL, "second"]
+    assert all("alert" not in part["svg"] and part["svg"].count(">a</text>") == 1 for part in parts)
+    (alone,) = html._drawn([Figure("Realism", "", charts.grid([one]))])[0]["parts"]
+    assert alone["svg"] == parts[0]["svg"]  # also where Altair has moved the data
+
+
+def test_charts_have_the_colours_of_the_page(run: Run) -> None:
+    page = write(run, [popular()]).read_text(encoding="utf-8")
+    drawn = "".join(re.findall(r"<svg.*?</svg>", page, re.S))
+    assert drawn.count("<svg") == 3  # the metrics against people's for wide and narrow pages, and the chart
+    assert set(re.findall(r'(?:fill|stroke)="([^"]*)"', drawn)) <= {
+        *("none", "transparent", "var(--accent)", "var(--people)", "var(--ink)", "var(--soft)", "var(--line)"),
+        "var(--card)",
+    }
+
+
+def test_the_verdicts_of_a_comparison_come_first_and_in_words(tmp_path: Path) -> None:
+    conditions = pl.DataFrame(
+        {"condition": ["a", "b"], "state": ["success"] * 2, "error": [None] * 2, "traceback": [None] * 2},
+        schema=dict.fromkeys(("condition", "state", "error", "traceback"), pl.String),
+    )
+    table = pl.DataFrame({"family": ["realism"], "metric": ["Turns"], "better": [""], "a": ["3"], "b": ["4"]})
+    verdict = [
+        "a is more diverse than b: yes; Distinct-2, user +0.100 [+0.050, +0.200]",
+        "a leaks less than b: open, n too small (below 30); User names a target first +0.000",
+    ]
+    none = pl.DataFrame(schema=DIFFERENCES)
+    page = write_comparison(tmp_path / "c.html", conditions, table, [], none, verdict).read_text(encoding="utf-8")
+    assert '<p class="claim">2 claims about a against b: 1 yes, 1 open.</p>' in page
+    found = re.findall(r'<dt class="(\w+)">\1</dt><dd><details><summary>(.*?)</summary><small>(.*?)</small>', page)
+    assert found == [
+        ("yes", "a is more diverse than b", "Distinct-2, user +0.100 [+0.050, +0.200]"),
+        ("open", "a leaks less than b", "n too small (below 30); User names a target first +0.000"),
+    ]
+    assert page.index('id="verdict"') < page.index('id="metrics"') < page.index('id="conditions"')
 
 
 def test_correlations_with_satisfaction_are_in_the_report(run: Run) -> None:
