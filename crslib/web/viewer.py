@@ -19,7 +19,7 @@ from crslib.dialogue import utterances
 from crslib.errors import CrsError
 from crslib.files import Progress, no_progress, writing
 from crslib.metrics import METRICS
-from crslib.reporting import html
+from crslib.reporting import html, transcripts
 from crslib.runs import labels
 from crslib.simulation import replay
 from crslib.simulation.replay import Replay
@@ -117,7 +117,7 @@ def _dialogues(run: Run, number: int, replayed: Replay | None, shown: pl.Expr = 
             if value is not None:
                 scores.setdefault(dialogue, {})[metric] = value
     tokens, candidates = _by_turn(replayed)
-    for row, page in zip(dialogues.iter_rows(named=True), html.pages(run, dialogues), strict=True):
+    for row, page in zip(dialogues.iter_rows(named=True), transcripts.pages(run, dialogues), strict=True):
         key = row["dialogue_id"]
         spoken = turns[key,].iter_rows(named=True) if (key,) in turns else ()
         yield {
