@@ -65,7 +65,7 @@ def look(
 
 
 def _serve(reports: Path, port: int, browser: bool) -> None:
-    from crslib.experiments.runs import listed
+    from crslib.experiments.runs import FIGURES, listed
     from crslib.web import archive
 
     if not reports.is_dir():
@@ -80,4 +80,5 @@ def _serve(reports: Path, port: int, browser: bool) -> None:
         if browser:
             webbrowser.open(address)
 
-    archive.serve(archive.Archive(lambda: listed(reports, skipped)), port, ready)
+    heads = {**FIGURES, "n_dialogues": "dialogues"}
+    archive.serve(archive.Archive(lambda: listed(reports, skipped).rename(heads)), port, ready)

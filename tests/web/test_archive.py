@@ -19,7 +19,7 @@ from tornado.netutil import bind_sockets
 from crslib.cli.main import main
 from crslib.experiments.runs import listed
 from crslib.store import Run
-from crslib.web import archive
+from crslib.web import archive, widgets
 from crslib.web.archive import Archive
 from tests.support.anything import JSON, TEXT
 from tests.web.test_viewer import viewed_runs
@@ -153,6 +153,17 @@ def served(runs: list[Run]) -> Iterator[Served]:
     running = Served(opened(runs[0].path.parent))
     yield running
     running.stop()
+
+
+def test_the_page_in_jupyterlab_gets_the_same_by_messages(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict] = []
+    widget = widgets.looking(lambda: listed(runs[0].path.parent, print))
+    monkeypatch.setattr(type(widget), "send", lambda self, content: sent.append(content))
+    for number, (action, content) in enumerate((("index", {}), ("dialogue", {"run": "run-a", "dialogue": "u000.0"}))):
+        widget._handle_custom_msg({"id": number, "action": action, "content": content}, [])
+    assert [message["id"] for message in sent] == [0, 1]
+    assert len(sent[0]["reply"]["dialogues"]) == 6
+    assert sent[1]["reply"]["id"] == "u000.0"  # its own, not the message's
 
 
 def test_only_who_has_the_address_is_answered(served: Served, runs: list[Run]) -> None:
