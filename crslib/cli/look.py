@@ -1,5 +1,6 @@
 """`crs look`: the dialogues of runs in a browser."""
 
+import contextlib
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import click
 
 from crslib.cli.terminal import REPORTS, console, counting, fail, visible
-from crslib.config import ROOT
 
 
 @click.command()
@@ -60,7 +60,7 @@ def look(
     of_sweep = len(runs) == 1 and (Path(runs[0]) / "sweep.json").is_file()
     opened = list(find_runs([Path(runs[0])]).values()) if of_sweep else [find(word, reports) for word in runs]
     with counting("dialogues") as progress:
-        path = viewer.write(to or ROOT / "reports/look.html", opened, n_replayed, dialogue_ids, progress)
+        path = viewer.write(to or reports / "look.html", opened, n_replayed, dialogue_ids, progress)
     console.print(str(path), soft_wrap=True)
 
 
@@ -81,4 +81,5 @@ def _serve(reports: Path, port: int, browser: bool) -> None:
             webbrowser.open(address)
 
     heads = {**FIGURES, "n_dialogues": "dialogues"}
-    archive.serve(archive.Archive(lambda: listed(reports, skipped).rename(heads)), port, ready)
+    with contextlib.suppress(KeyboardInterrupt):
+        archive.serve(archive.Archive(lambda: listed(reports, skipped).rename(heads)), port, ready)
