@@ -7,8 +7,9 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt --edita
 READY := $(VENV)/.ready
 TESTS := $(VENV)/.tests
 LAB := $(VENV)/.lab
+TRAIN := $(VENV)/.train
 
-.PHONY: run test fuzz hostile lab lint clean
+.PHONY: run test fuzz hostile lab train lint clean
 
 run: $(READY)            ## the main job, from the built-in data to reports/latest/report.html; ARGS="-p name=value"
 	$(BIN)/crs run $(ARGS)
@@ -24,6 +25,9 @@ hostile: $(TESTS)        ## kills, full disks, signals …: an hour; fewer kills
 
 lab: $(LAB)              ## copies of the notebooks in JupyterLab, in reports/lab; those that you changed are kept
 	$(BIN)/crs lab
+
+train: $(TRAIN)          ## installs torch, for `crs train`, `crs prefer` and `crs imitate`
+	@echo "torch is installed; next: $(BIN)/crs data fetch redial, then $(BIN)/crs train user"
 
 lint: $(TESTS)           ## style and types
 	$(BIN)/ruff check .
@@ -53,4 +57,9 @@ $(TESTS): pyproject.toml constraints.txt | $(BIN)/pip
 
 $(LAB): $(READY)
 	$(PIP) '.[lab]'
+	@touch $@
+
+# PyTorch's own index has a wheel without CUDA, a tenth of the size: PIP_EXTRA_INDEX_URL=… make train
+$(TRAIN): $(READY)
+	$(PIP) '.[train]'
 	@touch $@

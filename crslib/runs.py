@@ -39,7 +39,7 @@ class Found:
     info: Mapping[str, Any]
 
     def __str__(self) -> str:
-        words = (self.tag, self.condition, differences(self.info.get("parameters", {})))
+        words = (self.tag, self.condition, differences(self.info))
         return f"{self.run_id} ({', '.join(filter(None, words))})"
 
 
@@ -50,7 +50,7 @@ def scan(reports: Path, report: Callable[[str], None] = warnings.warn) -> list[F
     """
     runs = []
     for folder, inside, files in os.walk(reports):
-        inside[:] = [name for name in inside if not name.startswith(".")]
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
         if "run.json" in files or "journal.jsonl" in files:
             try:
                 if found := _found(Path(folder)):
@@ -67,20 +67,19 @@ def _found(folder: Path) -> Found | None:
     if not file.exists():
         return _by_hand(run, {}) if has_dialogues else None
     try:
-        info = dict(json_files.read_as(file, schemas.LISTED, "damaged, or of no run that `crs` made, it is left out"))
-    except CrsError:
-        if not has_dialogues:
-            raise
-        return _by_hand(run, run.info)
+        json_files.read_as(file, schemas.LISTED, "damaged, or of no run that `crs` made, it is left out")
+    except CrsError as error:
+        if not has_dialogues or "error" in (info := run.outcome):
+            raise error
+        return _by_hand(run, info)
+    info = run.info
     if "shard" in info:
         return None
-    info = dict(run.info)
     status = info["status"]
     if status == "started":
         status = "running" if run.in_use else "interrupted"
-    return Found(
-        run, info["run_id"], tag(run), status, info.get("started") or "", str(info["parameters"]["condition"]), info
-    )
+    started, condition = info.get("started") or "", info["parameters"]["condition"]
+    return Found(run, info["run_id"], tag(run), status, started, condition, info)
 
 
 def _by_hand(run: Run, info: Mapping[str, Any]) -> Found:
@@ -202,11 +201,13 @@ def settings(parameters: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     return shown
 
 
-def differences(parameters: Mapping[str, Any]) -> str:
-    """What of a run's parameters differs from the defaults: `temperature=0.9, opener=user`."""
+def differences(info: Mapping[str, Any]) -> str:
+    """What of the parameters in a `run.json` differs from the defaults: `temperature=0.9, opener=user`."""
+    parameters = info.get("parameters", {})
+    given = info.get("parameters_given", parameters)  # a default file of another checkout is a default
     fields = _kind(parameters).model_fields
     default = settings({name: field.default for name, field in fields.items()})
-    own = settings(parameters)
+    own = settings({name: value for name, value in parameters.items() if name in given})
     changed = (name for name, (value, _) in own.items() if name not in default or value != default[name][0])
     return ", ".join(f"{name}={own[name][1]}" for name in changed)
 
@@ -233,7 +234,7 @@ def labels(runs: Sequence[Run]) -> dict[str, Run]:
     names = []
     for number, condition in enumerate(conditions):
         alike = [own[other] for other, name in enumerate(conditions) if name == condition]
-        varied = [name for name in own[number] if len({str(each.get(name)) for each in alike}) > 1]
+        varied = [name for name in own[number] if len({each.get(name, ("", ""))[1] for each in alike}) > 1]
         words = [f"{name} {own[number][name][1]}" for name in varied[:4]]
         if not words or len(set(conditions)) > 1:
             words = [condition, *words]
@@ -259,14 +260,21 @@ def read_sweep(path: Path) -> tuple[dict[str, Any], list[tuple[str, Run]]]:
         raise CrsError(f"{path} holds no readable sweep.json; make one with `crs sweep GRID`")
     content: Any = json_files.read_as(file, schemas.SWEEP, "make it again with `crs sweep GRID`")
     values = [condition["values"] for condition in content["conditions"]]
-    names = [each.get("condition") for each in values]
-    if None in names or len(set(names)) < len(names):
-        names = [", ".join(f"{k}={written(v)}" for k, v in each.items()) or "only condition" for each in values]
+    names = condition_names(values)
     ended = [name for name, each in zip(names, content["conditions"], strict=True) if each["state"] == "success"]
     if len(set(ended)) < len(ended) or any(set(each) != set(content["axes"]) for each in values):
         raise CrsError(f"the conditions in {file} do not differ in its axes; make it again with `crs sweep GRID`")
     runs = [Run(path / condition["path"]) for condition in content["conditions"]]
     return content, list(zip(names, runs, strict=True))
+
+
+def condition_names(values: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each condition of a sweep, from the values of its axes: `condition` where that tells them apart, else
+    all values."""
+    names = [each.get("condition") for each in values]
+    if None in names or len(set(names)) < len(names):
+        return [", ".join(f"{k}={written(v)}" for k, v in each.items()) or "only condition" for each in values]
+    return [str(name) for name in names]
 
 
 def newest_sweep() -> Path:

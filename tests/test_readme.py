@@ -3,15 +3,18 @@
 import importlib.util
 import re
 import shlex
+from pathlib import Path
 
 import click
 import pytest
 
+from crslib.cli import terminal
 from crslib.cli.main import main
 from crslib.cli.parameters import read_assignments
 from crslib.config import NOTEBOOKS, ROOT, RunParameters, SimulationParameters
 from crslib.engines import preparation
 from crslib.simulation import Dialogues
+from crslib.store import Run
 from tests.test_architecture import ROWS
 
 FILES = ("README.md", "reports/FINDINGS.md")
@@ -83,7 +86,8 @@ def test_parameters_and_options_named_alone_exist(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "line"), in_files(lambda text: [c for c in block_lines(text) if c.startswith("crs ")])
 )
-def test_commands_in_code_blocks_are_complete(name: str, line: str) -> None:
+def test_commands_in_code_blocks_are_complete(name: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "find", lambda word, reports: Run(Path(word)))  # the runs are examples
     command, arguments = resolve_command(shlex.split(line)[1:])
     command.make_context("crs", arguments)  # raises for a missing argument or a value of the wrong kind
 

@@ -148,11 +148,16 @@ def test_tags_are_plain_words_and_unique(tmp_path: Path) -> None:
 
 
 def test_differences_from_the_defaults() -> None:
-    assert differences(RunParameters().model_dump()) == ""
+    assert differences({"parameters": RunParameters().model_dump()}) == ""
     given = {"temperature": 0.9, "opener": "user", "memory": False, "threads": 1, "data": "/elsewhere/books"}
     parameters = RunParameters.parse({**given, "user_adapter": ""}).model_dump()
-    assert differences(parameters) == "user_adapter=none, opener=user, memory=false, temperature=0.9, data=books"
-    assert differences({"condition": "x"}) == ""
+    assert (
+        differences({"parameters": parameters})
+        == "user_adapter=none, opener=user, memory=false, temperature=0.9, data=books"
+    )
+    elsewhere = {**parameters, "human": "/another/checkout/data/human"}
+    assert differences({"parameters": elsewhere, "parameters_given": {"memory": False}}) == "memory=false"
+    assert differences({"parameters": {"condition": "x"}}) == ""
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from crslib.cli.parameters import read_assignments
-from crslib.cli.terminal import JSON, PARAMETERS, console, counting, fail, write_json
+from crslib.cli.terminal import JSON, PARAMETERS, REPORTS_OF_RUNS, RUN, console, counting, fail, write_json
 from crslib.config import ROOT, SimulationParameters
 from crslib.files import writing
 
@@ -327,7 +327,7 @@ def bench_prompts(profiles: int, folder: Path, assignments: Sequence[str], file:
 
 @bench.command("usefulness")
 @PATH
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, type=RUN)
 @click.option(
     "--size", "sizes", multiple=True, type=click.IntRange(1), default=(50, 100, 200), show_default=True,
     help="Training dialogues; can be repeated.",
@@ -343,12 +343,13 @@ def bench_prompts(profiles: int, folder: Path, assignments: Sequence[str], file:
 )
 @click.option("--threads", default=0, show_default=True, type=click.IntRange(0), help="CPU threads; 0 is all.")
 @click.option("--chart", type=click.Path(path_type=Path), help="Draw the learning curves into FILE (SVG).")
+@REPORTS_OF_RUNS
 @JSON
 def bench_usefulness(
     path: Path, runs: Sequence[Path], sizes: Sequence[int], dialogues: int, films: int, to: Path, threads: int,
     chart: Path | None, file: Path | None,
 ) -> None:  # fmt: skip
-    """What a recommender learns from the dialogues of RUNS (folders), compared with as many human ones.
+    """What a recommender learns from the dialogues of RUNS (ids, tags or folders), compared with as many human ones.
 
     For every source and size a new adapter is trained and tested on ReDial's test dialogues. A call that was killed
     continues. The first run is compared with each other source. Needs the extra `train`.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from crslib.cli.terminal import console
+from crslib.cli.terminal import REPORTS_OF_RUNS, RUN, console
 from crslib.config import resolve
 from crslib.store import Run
 
@@ -13,7 +13,7 @@ _SHARE = click.FloatRange(0, 1)
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, type=RUN)
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder of the set.")
 @click.option("--n", default=0, show_default=True, type=click.IntRange(0), help="Dialogues to keep at most; 0 is all.")
 @click.option("--reactions", default=0.8, show_default=True, type=_SHARE, help="Least share that agrees with notes.")
@@ -34,6 +34,7 @@ _SHARE = click.FloatRange(0, 1)
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of choice and split.")
 @click.option("--human", default="data/human", show_default=True, help="Statistics of human dialogues, for lengths.")
+@REPORTS_OF_RUNS
 def curate(
     runs: Sequence[Path],
     folder: Path,
@@ -45,7 +46,7 @@ def curate(
     seed: int,
     human: str,
 ) -> None:
-    """Chooses dialogues of RUNS (folders) as training data: gates, near-duplicates, a balanced choice.
+    """Chooses dialogues of RUNS (ids, tags or folders) as training data: gates, near-duplicates, a balanced choice.
 
     Prints how many are left after each step. The set is a folder that `crs export` and `crs look` take; its
     manifest.parquet says of every dialogue why it stayed or went.

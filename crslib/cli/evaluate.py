@@ -5,21 +5,18 @@ from pathlib import Path
 
 import click
 
-from crslib.cli.parameters import read_assignments
-from crslib.cli.terminal import PARAMETERS, REPORTS, console, run_progress
+from crslib.cli.parameters import WithParameters, read_assignments
+from crslib.cli.terminal import PARAMETERS, REPORTS, RUN, console, run_progress
 from crslib.config import EvaluationParameters
 from crslib.data.corpora import forms
 from crslib.store import Run
 
 
-def _parameter_list() -> str:
-    """The parameters for `--help`; another profile than the own is not to be had here."""
-    fields = {name: field for name, field in EvaluationParameters.model_fields.items() if name != "judged_by"}
-    lines = [f"  {name}={field.default}  {field.description}" for name, field in fields.items()]
-    return "\b\nParameters, with defaults:\n" + "\n".join(lines)
+class _Command(WithParameters):
+    parameters, hidden_parameters = EvaluationParameters, ("judged_by",)  # there is no other profile here
 
 
-@click.command(epilog=_parameter_list())
+@click.command(cls=_Command)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--as",
@@ -43,8 +40,8 @@ def _parameter_list() -> str:
     "--beside",
     "others",
     multiple=True,
-    type=click.Path(path_type=Path),
-    help="Folder of a run to compare the dialogues with; can be repeated.",
+    type=RUN,
+    help="A run to compare the dialogues with (id, tag or folder); can be repeated.",
 )
 @PARAMETERS
 @REPORTS

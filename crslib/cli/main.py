@@ -19,6 +19,7 @@ from crslib.cli.doctor import doctor
 from crslib.cli.domain import domain
 from crslib.cli.evaluate import evaluate
 from crslib.cli.lab import lab
+from crslib.cli.listing import runs as listing
 from crslib.cli.look import look
 from crslib.cli.people import people
 from crslib.cli.terminal import fail, visible
@@ -57,15 +58,19 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     click.echo(f"crs: {visible(str(message))}", err=True)
 
 
-@click.group(cls=_OneSentence, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_OneSentence, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__)
 def main() -> None:
     """Simulates conversational recommendation without a known target, by two independent local models, and evaluates
-    the dialogues."""
+    the dialogues.
+
+    Begin with `crs run`. The shell completes commands, parameters and runs after
+    eval "$(_CRS_COMPLETE=bash_source crs)"; zsh_source and fish_source are for these shells.
+    """
 
 
 for command in (
-    *(runs.run, runs.merge, runs.sweep, runs.compare, runs.judge, runs.runs, runs.export, look, lab, curate),
+    *(runs.run, runs.merge, runs.sweep, runs.compare, runs.judge, listing, runs.export, look, lab, curate),
     *(evaluate, chat, people, data, domain, bench, train, prefer, imitate, blend, discriminator, doctor),
 ):
     main.add_command(command)

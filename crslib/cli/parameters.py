@@ -1,13 +1,23 @@
-"""Parameters in their written forms: `name=value` on a command line, YAML files, grids and named conditions."""
+"""Parameters in their written forms: `name=value` on a command line, YAML files, grids and named conditions; and their
+part of `--help`."""
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import click
+from pydantic.fields import FieldInfo
 
 from crslib import yaml_files
-from crslib.config import RunParameters
+from crslib.config import (
+    EvaluationParameters,
+    Parameters,
+    ProfileParameters,
+    RunParameters,
+    SimulationParameters,
+)
 from crslib.errors import CrsError
 
 _TEXTS = {name for name, field in RunParameters.model_fields.items() if field.annotation is str}
@@ -72,3 +82,47 @@ def read_grid(path: Path) -> list[dict[str, Any]]:
         if not choices:
             raise CrsError(f"{path}: {name} has no values; give at least one")
     return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*axes.values())]
+
+
+# ── help ─────────────────────────────────────────────────────────────────────────────────────────────
+
+_STAGES: Mapping[str, type[Parameters]] = {
+    "all stages": Parameters,
+    "the profiles": ProfileParameters,
+    "the simulation": SimulationParameters,
+    "the evaluation": EvaluationParameters,
+}
+
+
+def choices(field: FieldInfo) -> list[str]:
+    """The values that a parameter can have, where they are few; else none."""
+    if field.annotation is bool:
+        return ["true", "false"]
+    return [str(value) for value in get_args(field.annotation)]
+
+
+class WithParameters(click.Command):
+    """A command with `-p`: its help ends with `parameters`, by stage, each with its default, choices and meaning."""
+
+    parameters: type[Parameters] = RunParameters
+    hidden_parameters: tuple[str, ...] = ()
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        left = {
+            name: field for name, field in self.parameters.model_fields.items() if name not in self.hidden_parameters
+        }
+        stages = {title: [name for name in kind.model_fields if name in left] for title, kind in _STAGES.items()}
+        for title, names in {**stages, "baselines": list(left)}.items():
+            if rows := [(f"{name}={_default(left[name])}", _meaning(left.pop(name))) for name in names if name in left]:
+                with formatter.section(f"Parameters of {title}"):
+                    formatter.write_dl(rows, col_max=28)
+
+
+def _default(field: FieldInfo) -> str:
+    return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+
+
+def _meaning(field: FieldInfo) -> str:
+    known = [choice or "empty" for choice in choices(field)]
+    return (field.description or "") + (f" [{', '.join(known)}]" if known else "")

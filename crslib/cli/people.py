@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from crslib.cli.terminal import REPORTS, console
+from crslib.cli.terminal import REPORTS, RUN, console
 
 
 @click.group()
@@ -16,8 +16,14 @@ def people() -> None:
 
 
 @people.command("serve")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--pairs", default=20, show_default=True, type=click.IntRange(1), help="Pairs, without attention checks.")
+@click.argument("runs", nargs=-1, required=True, type=RUN)
+@click.option(
+    "--pairs",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Pairs, without attention checks; fewer if there are no more.",
+)
 @click.option(
     "--redial",
     type=click.Path(path_type=Path),
@@ -46,15 +52,23 @@ def people_serve(
     seed: int,
     reports: Path,
 ) -> None:
-    """Serves a page on which people compare the dialogues of RUNS: run folders, one sweep's folder, or one study's.
+    """Serves a page on which people compare the dialogues of RUNS: ids, tags or folders of runs, the folder of one
+    sweep, or that of one study.
 
     With --redial each dialogue is compared with a human one from ReDial's test set, and one run is enough.
 
     The same command continues the same study. Every answer is on disk before the next question is shown.
     """
+    from crslib.judging.pairs import n_pairs_of
     from crslib.judging.study import open_study
+    from crslib.runs import find_runs
     from crslib.web import server
 
+    if not (len(runs) == 1 and (runs[0] / "study.json").exists()):
+        there = n_pairs_of(find_runs(runs), seed, redial)
+        if 0 < there < pairs:
+            console.print(f"{there} pairs instead of {pairs}: these runs have no more", soft_wrap=True)
+            pairs = there
     study = open_study(runs, pairs, seed, reports / "people", redial)
     console.print(f"votes go to {study.path}", soft_wrap=True, markup=False)
     token = token or ("" if server.is_loopback(host) else secrets.token_urlsafe(16))

@@ -1,4 +1,4 @@
-"""Commands on runs: compute, sweep, compare, judge, list and export."""
+"""Commands on runs: compute, sweep, compare, judge and export."""
 
 import contextlib
 from collections.abc import Sequence
@@ -7,45 +7,63 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crslib.cli.parameters import read_assignments, read_conditions, read_grid, read_parameter_file
+from crslib.cli.parameters import (
+    WithParameters,
+    read_assignments,
+    read_conditions,
+    read_grid,
+    read_parameter_file,
+)
 from crslib.cli.terminal import (
     JSON,
+    JSON_OR_OUTPUT,
     PARAMETERS,
     REPORTS,
+    REPORTS_OF_RUNS,
+    RUN,
+    STDOUT,
     console,
     counting,
     fail,
+    print_table,
     run_progress,
     sweep_progress,
     visible,
     write_json,
 )
-from crslib.config import ROOT, ExportParameters, RunParameters
+from crslib.config import ROOT, ExportParameters
 from crslib.data import exports
 from crslib.data.trl import Written
+from crslib.errors import CrsError
 from crslib.files import read_parquet
-from crslib.runs import scan
+from crslib.runs import condition_names
 from crslib.store import Run
 
 if TYPE_CHECKING:
     from crslib.experiments import pipeline
 
 
-def _parameter_list() -> str:
-    """Every parameter with its default and meaning, for `crs run --help`."""
-    lines = [f"{name}={field.default}  {field.description}" for name, field in RunParameters.model_fields.items()]
-    return "\b\nParameters, with defaults:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-@click.command(epilog=_parameter_list())
+@click.command(cls=WithParameters)
 @PARAMETERS
 @click.option("--params", type=click.Path(path_type=Path), help="YAML or JSON file of parameters; -p overrides it.")
 @click.option("--dry-run", is_flag=True, help="Say what the run would ask of servers, and stop.")
 @click.option(
     "--shard", help="Simulate one part of the dialogues, such as 3/8; `crs merge` makes the run of all parts."
 )
+@click.option("--latest", is_flag=True, help="`latest` becomes this run, also if it has fewer than 8 dialogues.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only where the report is.")
+@JSON_OR_OUTPUT
 @REPORTS
-def run(assignments: Sequence[str], params: Path | None, dry_run: bool, shard: str | None, reports: Path) -> None:
+def run(
+    assignments: Sequence[str],
+    params: Path | None,
+    dry_run: bool,
+    shard: str | None,
+    latest: bool,
+    quiet: bool,
+    file: Path | None,
+    reports: Path,
+) -> None:
     """Computes profiles, simulation, evaluation and report of one condition.
 
     A run that was interrupted continues, and dialogues that failed are tried again; a run that is complete is not
@@ -58,7 +76,8 @@ def run(assignments: Sequence[str], params: Path | None, dry_run: bool, shard: s
     from crslib.experiments import pipeline
 
     given = {**(read_parameter_file(params) if params else {}), **read_assignments(assignments)}
-    planned = pipeline.plan(given, reports, console.print)
+    quiet = quiet or file == STDOUT
+    planned = pipeline.plan(given, reports, _silent if quiet else console.print)
     if dry_run:
         for line in pipeline.costs(planned):
             console.print(line, soft_wrap=True, markup=False)
@@ -66,22 +85,41 @@ def run(assignments: Sequence[str], params: Path | None, dry_run: bool, shard: s
     if shard is not None:
         _shard(planned, shard, reports)
         return
-    _execute(planned, reports)
+    _execute(planned, reports, latest, quiet, file)
 
 
-def _execute(planned: "pipeline.Plan", reports: Path) -> None:
-    """Computes a run, shows progress, and prints what a person should know of it and where the report is."""
-    from crslib.experiments import pipeline
+def _silent(text: str) -> None:
+    """Prints nothing."""
 
+
+def _execute(
+    planned: "pipeline.Plan", reports: Path, latest: bool = False, quiet: bool = False, file: Path | None = None
+) -> None:
+    """Computes a run, shows progress, and prints what came out, what to do next and where the report is."""
+    from crslib.experiments import duration, ending, pipeline
+    from crslib.experiments import runs as all_runs
+
+    say = _silent if quiet else lambda text: console.print(visible(text), soft_wrap=True, markup=False)
     if pipeline.is_complete(planned.run):
-        console.print(f"run {planned.run_id} has been computed before", soft_wrap=True)
+        say(f"run {planned.run_id} has been computed before")
     else:
-        with run_progress(planned.run) as report:
+        n = planned.parameters.model_dump()
+        dialogues = n.get("n_profiles", 0) * n.get("dialogues_per_profile", 1)
+        expected = duration.expected(planned, reports, dialogues)
+        with run_progress(planned.run, expected, n.get("width", 1), quiet) as report:
             pipeline.execute(planned, report)
     for line in pipeline.afterwards(planned.run):
-        console.print(line, soft_wrap=True, markup=False)
-    pipeline.point_latest(reports, planned.run.path)
-    console.print(str(planned.run.path / "report.html"), soft_wrap=True)
+        say(line)
+    kept = all_runs.point_latest(reports, planned.run, wanted=latest)
+    for line in ending.lines(planned.run):
+        say(line)
+    if kept:
+        say(kept)
+    name = planned.run_id[:8] if kept else "latest"
+    say(f"\nnext: `crs look {name}` shows its dialogues, `crs runs` lists all runs; the report is")
+    write_json(ending.record(planned.run), file)
+    if file != STDOUT:
+        console.print(str(planned.run.path / "report.html"), soft_wrap=True)
 
 
 def _shard(planned: "pipeline.Plan", shard: str, reports: Path) -> None:
@@ -93,16 +131,31 @@ def _shard(planned: "pipeline.Plan", shard: str, reports: Path) -> None:
 
 
 @click.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("shards_", metavar="FOLDERS...", nargs=-1, required=True)
 @REPORTS
-def merge(folders: Sequence[Path], reports: Path) -> None:
-    """Makes one run of its shards: FOLDERS are those that `crs run --shard` printed, all of one run.
+def merge(shards_: Sequence[str], reports: Path) -> None:
+    """Makes one run of its shards: FOLDERS are those that `crs run --shard` printed, all of one run; or the id of the
+    run, or its beginning, for all shards of it below REPORTS.
 
     The dialogues are byte for byte those of a run in one piece; profiles, evaluation and report are made here.
     """
     from crslib.experiments import shards
 
+    folders = [folder for word in shards_ for folder in _shard_folders(word, reports)]
     _execute(shards.merged(folders, reports, console.print), reports)
+
+
+def _shard_folders(word: str, reports: Path) -> list[Path]:
+    """The folder that a word is, or all shards of the run whose id it begins. Raises `CrsError` where it begins several
+    ids, or none."""
+    if Path(word).is_dir():
+        return [Path(word)]
+    below = reports / "shards"
+    runs = [path for path in sorted(below.iterdir()) if path.name.startswith(word)] if below.is_dir() else []
+    if len(runs) != 1:
+        found = f"begins {', '.join(path.name for path in runs)}" if runs else "is no folder, and begins none"
+        raise CrsError(f"{word!r} {found} of the runs with shards below {below}; give the id of one run, or folders")
+    return sorted(runs[0].iterdir())
 
 
 @click.command()
@@ -125,11 +178,15 @@ def _sweep(grid: Sequence[dict[str, Any]], workers: int, reports: Path) -> Path:
     from crslib.experiments import sweep as sweeps
 
     conditions = sweeps.conditions(grid, reports, workers, console.print)
-    with sweep_progress() as show:
+    names = condition_names(sweeps.varied(conditions))
+    with sweep_progress(names) as show:
         folder = sweeps.execute(conditions, reports, workers, show)
+    _print_sweep(names, conditions)
     failed = [condition for condition in conditions if condition.state == "error"]
-    for condition in failed:
-        text = f"\n{condition.plan.run_id} {dict(condition.given)}\n{condition.error}"
+    for name, condition in zip(names, conditions, strict=True):
+        if condition.state != "error":
+            continue
+        text = f"\n{name} ({condition.plan.run_id})\n{condition.error}"
         if condition.traceback:
             text += f"\nThe traceback is in {condition.plan.run.path / 'run.json'}."
         console.print(text, markup=False, soft_wrap=True)
@@ -139,6 +196,19 @@ def _sweep(grid: Sequence[dict[str, Any]], workers: int, reports: Path) -> Path:
     if failed:
         fail(f"{len(failed)} of {len(conditions)} conditions failed; remove the cause and run the same command again")
     return folder.path
+
+
+def _print_sweep(names: Sequence[str], conditions: Sequence[Any]) -> None:
+    """The conditions as a table: name, state, dialogues, and the figures of those that succeeded."""
+    from crslib.experiments.ending import values
+    from crslib.experiments.runs import FIGURES
+
+    rows = []
+    for name, condition in zip(names, conditions, strict=True):
+        state = "computed before" if condition.reused else condition.state
+        shown = values(condition.plan.run) if condition.state == "success" else {}
+        rows.append([name, state, *(shown.get(metric, "") for metric in FIGURES)])
+    print_table(["condition", "state", *FIGURES.values()], rows, list(FIGURES.values()))
 
 
 @click.command()
@@ -169,7 +239,7 @@ def compare(conditions: Path, assignments: Sequence[str], workers: int, file: Pa
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, type=RUN)
 @click.option(
     "--model", default="smollm2", show_default=True, help="GGUF file of the judge; smollm2 is the built-in model."
 )
@@ -217,7 +287,7 @@ def judge(
     file: Path | None,
     reports: Path,
 ) -> None:
-    """A model compares the dialogues of RUNS (folders), the first run with each of the others.
+    """A model compares the dialogues of RUNS (ids, tags or folders), the first run with each of the others.
 
     It sees each pair in both orders and gives marks. Controls show how far it can be relied on: it must prefer
     dialogues to corrupted copies of them. Interrupted, the same command continues.
@@ -247,22 +317,7 @@ def judge(
 
 
 @click.command()
-@REPORTS
-def runs(reports: Path) -> None:
-    """Lists the runs, newest last; on stderr, what could not be read."""
-    if not reports.is_dir():
-        fail(f"there is no folder {reports}; give the folder of runs with --reports")
-
-    def skipped(sentence: str) -> None:
-        click.echo(visible(sentence), err=True)
-
-    for found in scan(reports, skipped):
-        line = f"{found.run_id}  {found.status:<9} {found.started:<25}  {found.condition:<12} {found.run.path}"
-        console.print(visible(line), soft_wrap=True, markup=False)
-
-
-@click.command()
-@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.argument("run", required=False, type=RUN)
 @click.option(
     "--as",
     "form",
@@ -300,10 +355,11 @@ def runs(reports: Path) -> None:
 @click.option("--test", type=float, default=0.0, show_default=True, help="Share for testing, by person.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Which people; the same in every export.")
 @click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="Folder for the files.")
+@REPORTS_OF_RUNS
 def export(
     run: Path | None, form: str, role: str, redial: Path | None, corpus: Path | None, folder: Path, **given: Any
 ) -> None:
-    """Writes the dialogues of RUN (a run's folder, such as reports/latest) as training data for other programs."""
+    """Writes the dialogues of RUN (an id, a tag, latest or a folder) as training data for other programs."""
     if form in ("trl", "dpo"):
         written = _export_trl(run, form, role, redial, corpus, folder, ExportParameters.parse(given))
         for line in written.lines:

@@ -35,7 +35,7 @@ def _options(parameters: type[Parameters]) -> Callable[[Callable[..., None]], Ca
 @click.argument("role", type=click.Choice(["user", "recommender", "scripted", "user-target"]))
 @_options(TrainingParameters)
 def train(role: str, **given: Any) -> None:
-    """Trains the adapter of ROLE on ReDial (needs `pip install 'crslib[train]'`). A killed training resumes.
+    """Trains the adapter of ROLE on ReDial (needs torch: `make train`). A killed training resumes.
 
     `scripted` writes both sides and `user-target` knows the target titles: these are the baselines. The folder TO gets
     the adapter ROLE.gguf, its card and its losses.
@@ -55,7 +55,7 @@ def train(role: str, **given: Any) -> None:
 @click.argument("role", type=click.Choice(["user", "recommender"]))
 @_options(PreferenceParameters)
 def prefer(role: str, **given: Any) -> None:
-    """Trains the adapter of ROLE by DPO after SFT (needs `pip install 'crslib[train]'`). A killed training resumes.
+    """Trains the adapter of ROLE by DPO after SFT (needs torch: `make train`). A killed training resumes.
 
     The adapter continues moments of ReDial's training dialogues several times; rules, and optionally a judge, decide
     which continuations are better. The folder TO gets adapter, card, candidates and pairs.
@@ -79,7 +79,7 @@ def prefer(role: str, **given: Any) -> None:
 @click.argument("role", type=click.Choice(["user", "recommender"]))
 @_options(ImitationParameters)
 def imitate(role: str, **given: Any) -> None:
-    """Trains the adapter of ROLE to prefer what people said to its own replies (needs `pip install 'crslib[train]'`).
+    """Trains the adapter of ROLE to prefer what people said to its own replies (needs torch: `make train`).
 
     Self-play fine-tuning in rounds: a discriminator, fitted anew, leaves the replies that it takes for the model's.
     Training stops when the words of other people get less likely. A killed training resumes. The folder TO gets adapter
@@ -110,7 +110,7 @@ def imitate(role: str, **given: Any) -> None:
 def blend(first: Path, second: Path, share: float, to: Path, model: str) -> None:
     """Mixes two adapters of one base: (1 − share) · FIRST + share · SECOND, e.g. SFT and DPO. Nothing is trained.
 
-    FIRST and SECOND are GGUFs, or PEFT folders (which need `pip install 'crslib[train]'`).
+    FIRST and SECOND are GGUFs, or PEFT folders (which need torch: `make train`).
     """
     from crslib.training import blend as blending
 

@@ -1,26 +1,48 @@
-"""All runs as one table, with the figures that are looked at first."""
+"""All runs as one table, with the figures that are looked at first, and what becomes of them: removed, latest."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+import difflib
+import random
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from crslib.config import BUILT_IN
+from crslib.config import BUILT_IN, RunParameters
+from crslib.dialogue.utterances import plain
 from crslib.errors import CrsError
 from crslib.files import DAMAGED
-from crslib.runs import Found, differences, find, labels, scan, short
+from crslib.runs import LATEST, Found, differences, find, labels, read_sweep, scan, settings, short, written
 from crslib.store import Run
 
-__all__ = ["FIGURES", "LISTED", "find", "labels", "listed"]
+__all__ = [
+    "FIGURES",
+    "LISTED",
+    "TRIAL",
+    "excerpt",
+    "figures",
+    "find",
+    "labels",
+    "listed",
+    "matching",
+    "named_in",
+    "ordered",
+    "point_latest",
+    "remove",
+]
+
+TRIAL = 8
+"""Runs with fewer dialogues are trials."""
 
 # The metrics that are looked at first, by the words that head them: is it worth anything, does the user follow its
 # notes, does it talk like people, is it varied, how long is it.
 FIGURES = {
     "hits": "hit",
     "reaction_consistency": "reacts",
-    "user_two_sample": "told apart",
-    "user_distinct_2": "distinct-2",
+    "user_two_sample": "told",
+    "user_distinct_2": "dist-2",
     "turns": "turns",
 }
 LISTED = {
@@ -61,7 +83,7 @@ def _row(found: Found, report: Callable[[str], None]) -> dict[str, Any]:
         "started": found.started,
         "seconds": round(sum(found.info.get("stages", {}).values()), 1) or None,
         "condition": found.condition,
-        "differs": differences(parameters),
+        "differs": differences(found.info),
         "n_dialogues": n_dialogues(found.run),
         "user": _party(parameters, "user"),
         "recommender": _party(parameters, "recommender"),
@@ -100,3 +122,128 @@ def _figures(run: Run, report: Callable[[str], None]) -> dict[str, float | None]
         else:
             values |= dict(table.select("metric", "value").iter_rows())
     return values
+
+
+def matching(frame: pl.DataFrame, wanted: Mapping[str, str]) -> pl.DataFrame:
+    """The rows of `listed` that have these values, of columns or of parameters, as they are written: `status` →
+    `success`, `temperature` → `0.9`. Raises `CrsError` for a name that is neither."""
+    for name, value in wanted.items():
+        if name in frame.columns:
+            has = [_is(own, value) for own in frame[name]]
+        elif name in RunParameters.model_fields:
+            has = [_is_set(Run(Path(path)), name, value) for path in frame["path"]]
+        else:
+            raise _unknown(name, (*frame.columns, *RunParameters.model_fields))
+        frame = frame.filter(pl.Series(has, dtype=pl.Boolean))
+    return frame
+
+
+def _is(own: object, value: str) -> bool:
+    """Whether a value is the written one; numbers by what they are: 0.90 is 0.9."""
+    if isinstance(own, int | float) and not isinstance(own, bool):
+        try:
+            return own == float(value)
+        except ValueError:
+            return False
+    return written(own) == value
+
+
+def _is_set(run: Run, name: str, value: str) -> bool:
+    parameters = run.outcome.get("parameters", {})
+    shown = settings(parameters).get(name)
+    return name in parameters and (_is(parameters[name], value) or (shown is not None and shown[1] == value))
+
+
+def ordered(frame: pl.DataFrame, name: str) -> pl.DataFrame:
+    """The rows of `listed` by a column: texts from A to Z, numbers and times from the largest, empty ones last. Raises
+    `CrsError` for another name."""
+    if name not in frame.columns:
+        raise _unknown(name, frame.columns)
+    is_text = frame.schema[name] == pl.String and name != "started"
+    return frame.sort(name, descending=not is_text, nulls_last=True, maintain_order=True)
+
+
+def _unknown(name: str, known: Sequence[str]) -> CrsError:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+    return CrsError(f"runs have no {name!r}: {hint}")
+
+
+# ── the end of a run ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def figures(run: Run) -> pl.DataFrame:
+    """Those of `FIGURES` that a run has, in their order: metric, value, low, high, human (of people; null where they
+    have none)."""
+    table = run.read("metrics").select("metric", "value", "low", "high", "human")
+    order = pl.DataFrame({"metric": list(FIGURES)})
+    return order.join(table, on="metric", how="inner", maintain_order="left")
+
+
+def excerpt(run: Run, n: int = 3) -> tuple[str, list[tuple[str, str]]]:
+    """The id of a dialogue drawn by the run's id, and its first `n` messages with text as (role, text); none where
+    nobody says a word."""
+    turns = run.read("turns").filter(pl.col("text") != "").sort("dialogue_id", "turn")
+    if turns.is_empty():
+        return "", []
+    drawn = random.Random(run.run_id).choice(turns["dialogue_id"].unique().sort().to_list())
+    rows = turns.filter(dialogue_id=drawn).head(n).select("role", "text").iter_rows()
+    return drawn, [(role, " ".join(plain(text).split())) for role, text in rows]
+
+
+def point_latest(reports: Path, run: Run, *, wanted: bool = False) -> str:
+    """Makes a run the latest one, unless it is a trial (of fewer than `TRIAL` dialogues) and the latest is none, and
+    unless that is `wanted`. Returns why it was not done, as a sentence; empty where it was."""
+    from crslib.experiments import pipeline
+
+    link = reports / LATEST
+    n, latest = n_dialogues(run), Run(link.resolve())
+    if not wanted and n < TRIAL and link.exists() and latest.path != run.path.resolve():
+        n_latest = n_dialogues(latest)
+        if n_latest >= TRIAL:
+            return (
+                f"latest is still {latest.run_id} with {n_latest} dialogues, because fewer than {TRIAL} are a trial; "
+                "--latest makes it this one"
+            )
+    pipeline.point_latest(reports, run.path)
+    return ""
+
+
+def remove(run: Run, reports: Path) -> str:
+    """Removes the folder of a run below `reports`. Where it was the latest, the newest other run that succeeded and is
+    no trial becomes that. Returns a sentence about it, else nothing.
+
+    Raises `CrsError` for a folder that is no run below `reports`, and for a run that is in use.
+    """
+    from crslib.experiments import pipeline
+
+    path, link = run.path.resolve(), reports / LATEST
+    known = scan(reports, lambda sentence: None)
+    if path not in [found.run.path.resolve() for found in known]:
+        raise CrsError(f"{run.path} is no run below {reports}; remove it by hand if you mean it")
+    if run.in_use:
+        raise CrsError(f"{run.path} is in use by another process; wait until it ends or stop it")
+    was_latest = link.is_symlink() and link.resolve() == path
+    try:
+        shutil.rmtree(path)
+        if not was_latest:
+            return ""
+        link.unlink()
+    except OSError as error:
+        raise CrsError(f"cannot remove {run.path}: {error.strerror or error}; free it, then remove it again") from None
+    for found in known:
+        if found.run.path.exists() and found.status == "success" and n_dialogues(found.run) >= TRIAL:
+            pipeline.point_latest(reports, found.run.path)
+            return f"latest is now {found}"
+    return "there is no latest run any more"
+
+
+def named_in(run: Run, reports: Path) -> list[Path]:
+    """The folders of sweeps and comparisons below `reports` that a run is part of."""
+    folders = []
+    for file in sorted(reports.glob("sweeps/*/sweep.json")):
+        with contextlib.suppress(CrsError):
+            _, runs = read_sweep(file.parent)
+            if run.path.resolve() in [other.path.resolve() for _, other in runs]:
+                folders.append(file.parent)
+    return folders

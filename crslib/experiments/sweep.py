@@ -72,6 +72,12 @@ def conditions(
     return planned
 
 
+def varied(planned: Sequence[Condition]) -> list[dict[str, Any]]:
+    """Of each condition the given parameters in which the conditions differ; null where one does not give it."""
+    axes = sorted({name for c in planned for name in c.given if len({str(d.given.get(name)) for d in planned}) > 1})
+    return [{name: condition.given.get(name) for name in axes} for condition in planned]
+
+
 def execute(
     planned: Sequence[Condition], reports: Path, workers: int, show: Callable[[Sequence[Condition]], None]
 ) -> Run:
@@ -144,8 +150,8 @@ def _end_with_parent() -> None:
 def _compare(planned: Sequence[Condition], reports: Path) -> Run:
     """Writes `sweep.json` and executes `04_compare` in the sweep's folder, which it returns, and `04_sweep` where its
     axes are parameters."""
-    axes = sorted({name for c in planned for name in c.given if len({str(d.given.get(name)) for d in planned}) > 1})
-    values = [{name: condition.given.get(name) for name in axes} for condition in planned]
+    values = varied(planned)
+    axes = list(values[0])
     runs = [(condition.plan.run, condition.plan.run_id, condition.state) for condition in planned]
     folder = _compared(runs, values, reports)
     if axes and "condition" not in axes:  # else they have names, and differ in whatever these stand for

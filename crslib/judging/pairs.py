@@ -58,6 +58,35 @@ def build(runs: Mapping[str, Run], n_pairs: int, seed: int, redial: Path | None 
 
     Raises `CrsError` for too few runs, a condition with the name of a check or `human`, or too few dialogues.
     """
+    candidates, dialogues, which = _candidates(runs, seed, redial)
+    if (available := sum(map(len, candidates.values()))) < n_pairs:
+        names = ", ".join(runs)
+        raise CrsError(f"{n_pairs} pairs asked for, but {names} have {available} {which}; ask for as many at most")
+    rows: list[dict[str, Any]] = []
+    used: set[str] = set()
+    n_drawn = dict.fromkeys(candidates, 0)
+    while len(rows) < n_pairs:
+        for number, (conditions, rest) in enumerate(candidates.items()):
+            if rest and len(rows) < n_pairs:
+                pair = next((pair for pair in rest if pair[1]["dialogue_id"] not in used), rest[0])
+                rest.remove(pair)
+                used.update(side["dialogue_id"] for side in pair)
+                rows.append(_row(*(pair if (n_drawn[conditions] + number) % 2 == 0 else reversed(pair))))
+                n_drawn[conditions] += 1
+    return schemas.check(pl.DataFrame(rows + _checks(dialogues, used, n_pairs, seed), schema=_SCHEMA), "pairs")
+
+
+def n_pairs_of(runs: Mapping[str, Run], seed: int, redial: Path | None = None) -> int:
+    """How many pairs there are. Arguments and errors as of `build`."""
+    candidates, _, _ = _candidates(runs, seed, redial)
+    return sum(map(len, candidates.values()))
+
+
+def _candidates(
+    runs: Mapping[str, Run], seed: int, redial: Path | None
+) -> tuple[_Candidates, dict[str, _Dialogues], str]:
+    """The pairs of each two conditions, in the order in which they are taken; all dialogues; and in words of what kind
+    the pairs are."""
     if len(runs) < (1 if redial else 2):
         raise CrsError("people compare the dialogues of two or more runs; name two run folders, or that of a sweep")
     if reserved := sorted({*CHECKS, HUMAN} & set(runs)):
@@ -74,21 +103,7 @@ def build(runs: Mapping[str, Run], n_pairs: int, seed: int, redial: Path | None 
         dialogues[HUMAN] = human
     else:
         candidates, which = _of_same_profile(dialogues, seed), "of one profile"
-    if (available := sum(map(len, candidates.values()))) < n_pairs:
-        names = ", ".join(runs)
-        raise CrsError(f"{n_pairs} pairs asked for, but {names} have {available} {which}; ask for as many at most")
-    rows: list[dict[str, Any]] = []
-    used: set[str] = set()
-    n_drawn = dict.fromkeys(candidates, 0)
-    while len(rows) < n_pairs:
-        for number, (conditions, rest) in enumerate(candidates.items()):
-            if rest and len(rows) < n_pairs:
-                pair = next((pair for pair in rest if pair[1]["dialogue_id"] not in used), rest[0])
-                rest.remove(pair)
-                used.update(side["dialogue_id"] for side in pair)
-                rows.append(_row(*(pair if (n_drawn[conditions] + number) % 2 == 0 else reversed(pair))))
-                n_drawn[conditions] += 1
-    return schemas.check(pl.DataFrame(rows + _checks(dialogues, used, n_pairs, seed), schema=_SCHEMA), "pairs")
+    return candidates, dialogues, which
 
 
 def _shown(run: Run, condition: str) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Numbers, intervals and tables as text. Computes nothing."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -35,6 +35,17 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table; no text of a cell can end the cell or the row."""
     lines = [" | ".join(" ".join(str(cell).replace("|", "\\|").split()) for cell in row) for row in (columns, *rows)]
     return "\n".join([f"| {lines[0]} |", "|---" * len(columns) + "|", *(f"| {line} |" for line in lines[1:])])
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[str]:
+    """Rows of cells as lines in which the cells of a column stand below each other; those in `right` (places) at its
+    right edge."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = zip(range(len(row)), row, widths, strict=True)
+        lines.append("  ".join(cell.rjust(n) if place in right else cell.ljust(n) for place, cell, n in cells).rstrip())
+    return lines
 
 
 def cells(frame: pl.DataFrame) -> list[list[str]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from crslib.config import n_threads, resolve
+from crslib.config import ROOT, n_threads, resolve
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import Dialogue, folder, redial
 from crslib.dialogue import domain
@@ -372,7 +372,9 @@ def need_extra() -> None:
     """Raises `CrsError` when the extra `train` is not installed."""
     missing = [name for name in ("torch", "safetensors") if find_spec(name) is None]
     if missing:
-        raise CrsError(f"training needs {' and '.join(missing)}; run `pip install 'crslib[train]'`")
+        here = (ROOT / "Makefile").is_file()
+        remedy = f"run `make -C {ROOT} train`" if here else "install crslib with its extra `train`"
+        raise CrsError(f"training needs {' and '.join(missing)}; {remedy}")
 
 
 def _settings(parameters: TrainingParameters | PairParameters, device: "torch.device", **sizes: int) -> "Settings":

@@ -5,12 +5,16 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
+from crslib.cli.main import main
 from crslib.errors import CrsError
+from crslib.files import read_parquet
 from crslib.judging.criteria import read_questions
-from crslib.judging.pairs import build, is_check, schedule
+from crslib.judging.pairs import build, is_check, n_pairs_of, schedule
 from crslib.judging.study import Study, open_study
 from crslib.runs import find_runs
+from crslib.web import server
 from tests.support.people_runs import make_runs
 
 
@@ -81,6 +85,26 @@ def test_too_few_dialogues_or_runs_are_errors(tmp_path: Path) -> None:
         find_runs([paths[0], paths[0]])
     with pytest.raises(CrsError, match="holds no dialogues"):
         find_runs([tmp_path])
+
+
+def test_pairs_are_counted(tmp_path: Path) -> None:
+    assert n_pairs_of(find_runs(make_runs(tmp_path, 5, conditions=("a", "b", "c"))), 0) == 15  # three of each profile
+    with pytest.raises(CrsError, match="two or more runs"):
+        n_pairs_of(find_runs([tmp_path / "a"]), 0)
+
+
+def test_people_get_what_pairs_there_are_and_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = []
+    monkeypatch.setattr(server, "serve", lambda study, *rest: served.append(study))
+    paths = [str(path) for path in make_runs(tmp_path / "runs", 7)]
+    words = ["people", "serve", *paths, "--reports", str(tmp_path)]
+    few = CliRunner().invoke(main, words)
+    assert (few.exit_code, few.stdout.split("\n")[0]) == (0, "7 pairs instead of 20: these runs have no more")
+    again = CliRunner().invoke(main, [*words, "--pairs", "7"])
+    assert again.stdout.split("\n")[0] == f"votes go to {served[0].path}"
+    assert CliRunner().invoke(main, ["people", "serve", str(served[0].path)]).stdout == again.stdout
+    assert [study.path for study in served] == [served[0].path] * 3
+    assert read_parquet(served[0].path / "pairs.parquet", "pairs").filter(~is_check()).height == 7
 
 
 def test_the_same_runs_open_the_same_study(tmp_path: Path) -> None:

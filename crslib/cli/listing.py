@@ -1,0 +1,139 @@
+"""`crs runs`: the list of runs; which are removed, and what they are called."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from crslib.cli.terminal import JSON_OR_OUTPUT, REPORTS, RUN, console, fail, print_table, visible, write_json
+from crslib.errors import CrsError
+from crslib.runs import give_tag
+from crslib.store import Run
+
+_SHOWN = 4  # differences from the defaults; the rest is in --json
+
+
+@click.group(invoke_without_command=True)
+@click.option("-n", "n", type=click.IntRange(1), help="Only the first N, by default the newest.")
+@click.option("--sort", "by", default="started", show_default=True, help="Column to sort by, the largest or A first.")
+@click.option(
+    "-w", "--filter", "filters", multiple=True, metavar="NAME=VALUE",
+    help="Only those with this value of a column or parameter; can be repeated.",
+)  # fmt: skip
+@JSON_OR_OUTPUT
+@REPORTS
+@click.pass_context
+def runs(ctx: click.Context, n: int | None, by: str, filters: Sequence[str], file: Path | None, reports: Path) -> None:
+    """Lists the runs, newest first; on stderr, what could not be read.
+
+    Other commands take a run by its id, the beginning of one, its tag, as `latest`, or by its folder.
+
+    hit: share of dialogues with a hit. reacts: share of reactions that agree with the private note. told: how often a
+    classifier tells the user's turns from people's (0.5: by chance). dist-2: distinct-2 of the user. turns: of a
+    dialogue.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from crslib.experiments.runs import listed, matching, ordered
+
+    if not reports.is_dir():
+        fail(f"there is no folder {reports}; give the folder of runs with --reports")
+    frame = listed(reports, lambda sentence: click.echo(visible(sentence), err=True))
+    frame = ordered(matching(frame, _wanted(filters)), by).head(n or frame.height)
+    write_json(frame.to_dicts(), file)
+    if file is None:
+        _print(frame.to_dicts())
+
+
+def _wanted(filters: Sequence[str]) -> dict[str, str]:
+    wanted = {}
+    for word in filters:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise CrsError(f"{word!r} is no filter; write name=value")
+        wanted[name.strip()] = value
+    return wanted
+
+
+def _print(rows: Sequence[dict[str, object]]) -> None:
+    """A drawn table on a terminal; elsewhere a line per run: id, status, start, condition,
+    dialogues, what differs from the defaults, folder."""
+    if not console.is_terminal:
+        for row in rows:
+            differs = str(row["differs"]).replace(", ", ",") or "-"
+            line = f"{row['run_id']}  {row['status']:<11} {row['started'] or '-':<25}  {row['condition']:<12}"
+            line = f"{line} {row['n_dialogues']:>5}  {differs}  {row['path']}"
+            console.print(visible(line), soft_wrap=True, markup=False)
+        return
+    from crslib.experiments.runs import FIGURES
+    from crslib.reporting import text
+
+    cells = [
+        [
+            str(row["tag"] or row["run_id"])[:16] if row["tag"] else str(row["run_id"])[:8],
+            _time(str(row["started"])),
+            _about(row),
+            str(row["n_dialogues"]),
+            *(text.number(row[name]) for name in FIGURES),
+        ]
+        for row in rows
+    ]
+    numbers = ["n", *FIGURES.values()]
+    print_table(["run", "started", "condition", *numbers], cells, numbers)
+    if not rows:
+        console.print("no runs; make one with `crs run`")
+
+
+def _time(started: str) -> str:
+    """The day, or the time of one of today, here."""
+    try:
+        at = datetime.fromisoformat(started).astimezone()
+    except ValueError:
+        return started[:10]
+    return f"{at:%H:%M}" if at.date() == datetime.now().astimezone().date() else f"{at:%d %b}"
+
+
+def _about(row: dict[str, object]) -> str:
+    """Condition, what differs from the defaults, and the state where it is not success."""
+    differs = [word for word in str(row["differs"]).split(", ") if not word.startswith("n_profiles=")]
+    words = [str(row["condition"]), *differs[:_SHOWN], *["…"] * (len(differs) > _SHOWN)]
+    return " ".join(filter(None, [*words, "" if row["status"] == "success" else f"({row['status']})"]))
+
+
+@runs.command("rm")
+@click.argument("folders", metavar="RUN...", nargs=-1, required=True, type=RUN)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@REPORTS
+def remove(folders: Sequence[Path], yes: bool, reports: Path) -> None:
+    """Removes runs, with their dialogues and reports. A run that is in use is not removed."""
+    from crslib.experiments import runs as all_runs
+
+    for folder in dict.fromkeys(folders):
+        run = Run(folder)
+        parts = [str(path) for path in all_runs.named_in(run, reports)]
+        note = f" It is part of {', '.join(parts)}." if parts else ""
+        n = all_runs.n_dialogues(run)
+        if not yes and not click.confirm(f"{folder}: remove the run and its {n} dialogues?{note}"):
+            console.print("kept", soft_wrap=True)
+            continue
+        said = all_runs.remove(run, reports)
+        console.print(f"removed {folder}", soft_wrap=True)
+        if said:
+            console.print(said, soft_wrap=True)
+
+
+@runs.command("tag")
+@click.argument("folder", metavar="RUN", type=RUN)
+@click.argument("name", required=False)
+@click.option("--remove", is_flag=True, help="Take the tag from the run.")
+@REPORTS
+def tag_(folder: Path, name: str | None, remove: bool, reports: Path) -> None:
+    """Names a run: every command then takes NAME for it."""
+    if (name is None) != remove:
+        fail("give a name, or --remove to take the one that the run has")
+    run = Run(folder)
+    if not run.info and not run.has("dialogues") and not (folder / "journal.jsonl").is_file():
+        fail(f"{folder} is no run; `crs runs` lists them")
+    give_tag(run, name or "", reports)
+    console.print(f"{folder} is called {name}" if name else f"{folder} has no tag", soft_wrap=True)

@@ -1,0 +1,110 @@
+"""`crs run` at its end, and what sweeps print; without models."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from crslib.cli import runs as commands
+from crslib.cli.main import main
+from crslib.config import ROOT, RunParameters
+from crslib.errors import CrsError
+from crslib.experiments import pipeline
+from crslib.store import Run
+from tests.experiments.test_runs import ended
+
+
+@pytest.fixture
+def complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """The run that every plan is of, with nine dialogues; it is complete."""
+    run = ended(tmp_path, 9, "abcdef")
+    planned = pipeline.Plan(run, run.run_id, {}, RunParameters(), {})
+    monkeypatch.setattr(pipeline, "plan", lambda given, reports, report: report("measured") or planned)
+    monkeypatch.setattr(pipeline, "is_complete", lambda run: True)
+    return run
+
+
+def crs_run(reports: Path, *words: str) -> str:
+    result = CliRunner().invoke(main, ["run", *words, "--reports", str(reports)])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_end_says_what_came_out_and_what_to_do_next(complete: Run, tmp_path: Path) -> None:
+    lines = crs_run(tmp_path).splitlines()
+    assert lines[:3] == ["measured", "run abcdef has been computed before", "abcdef: 9 dialogues"]
+    assert "Dialogues with a hit  0.250            0.125" in lines
+    assert "Turns per dialogue    7.00             3.50" in lines
+    assert sum(" says abcdef" in line for line in lines) == 3
+    assert lines[-2] == "next: `crs look latest` shows its dialogues, `crs runs` lists all runs; the report is"
+    assert lines[-1] == str(complete.path / "report.html")
+    assert (tmp_path / "latest").resolve() == complete.path
+
+
+def test_a_quiet_run_prints_its_report_only(complete: Run, tmp_path: Path) -> None:
+    assert crs_run(tmp_path, "-q") == f"{complete.path / 'report.html'}\n"
+    assert (tmp_path / "latest").resolve() == complete.path
+
+
+def test_a_run_for_machines_is_json(complete: Run, tmp_path: Path) -> None:
+    record = json.loads(crs_run(tmp_path, "--json"))
+    assert record["metrics"]["hits"]["value"] == 0.25
+    assert record["metrics"]["hits"]["human"] == 0.125
+    assert record["report"] == str(complete.path / "report.html")
+    assert record["n_dialogues"] == 9
+    said = crs_run(tmp_path, "--json", str(tmp_path / "run.json"), "-q")
+    assert said == f"{complete.path / 'report.html'}\n"
+    assert json.loads((tmp_path / "run.json").read_text()) == record
+
+
+def test_a_trial_says_that_latest_is_another(complete: Run, tmp_path: Path) -> None:
+    big = ended(tmp_path, 12, "big")
+    pipeline.point_latest(tmp_path, big.path)
+    for name in ("dialogues", "turns"):
+        complete.write(name, complete.read(name).filter(dialogue_id="u000.0"))
+    lines = crs_run(tmp_path).splitlines()
+    assert (
+        "latest is still big with 12 dialogues, because fewer than 8 are a trial; --latest makes it this one" in lines
+    )
+    assert lines[-2].startswith("next: `crs look abcdef` shows its dialogues")
+    assert (tmp_path / "latest").resolve() == big.path
+    crs_run(tmp_path, "--latest")
+    assert (tmp_path / "latest").resolve() == complete.path
+
+
+def test_shards_are_found_by_the_id_of_their_run(tmp_path: Path) -> None:
+    for name in ("ab12/1-of-2", "ab12/2-of-2", "ab99/1-of-1"):
+        (tmp_path / "shards" / name).mkdir(parents=True)
+    shards = [tmp_path / "shards/ab12/1-of-2", tmp_path / "shards/ab12/2-of-2"]
+    assert commands._shard_folders("ab1", tmp_path) == shards
+    assert commands._shard_folders(str(shards[0]), tmp_path) == shards[:1]
+    for word, sentence in (("ab", "'ab' begins ab12, ab99 of the runs"), ("zz", "'zz' is no folder, and begins none")):
+        with pytest.raises(CrsError, match=sentence):
+            commands._shard_folders(word, tmp_path)
+
+
+def test_a_sweep_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def condition(run: Run, state: str, **more: Any) -> SimpleNamespace:
+        return SimpleNamespace(plan=SimpleNamespace(run=run, run_id=run.run_id), state=state, **more)
+
+    conditions = [
+        condition(ended(tmp_path, 1, "a"), "success", reused=True),
+        condition(Run(tmp_path / "b"), "error", reused=False),
+    ]
+    commands._print_sweep(["temperature=1.0", "temperature=0.5"], conditions)
+    assert capsys.readouterr().out.splitlines() == [
+        "condition        state              hit  reacts  told  dist-2  turns",
+        "temperature=1.0  computed before  0.250                         7.00",
+        "temperature=0.5  error",
+    ]
+
+
+def test_training_without_torch_says_what_works_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("crslib.training.run.find_spec", lambda name: None)
+    result = CliRunner().invoke(main, ["train", "user", "--to", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.stderr == f"crs: training needs torch and safetensors; run `make -C {ROOT} train`\n"
+    assert "\ntrain: " in (ROOT / "Makefile").read_text(encoding="utf-8")
