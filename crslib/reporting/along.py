@@ -1,5 +1,7 @@
 """A chart of a metric along a parameter of a sweep."""
 
+from typing import Any
+
 import altair as alt
 import polars as pl
 
@@ -14,7 +16,7 @@ def along(points: pl.DataFrame, axis: str) -> alt.LayerChart:
     x = alt.X(
         f"x:{'Q' if numbers else 'N'}", title=axis, sort=None, scale=scale, axis=alt.Axis(labelAngle=0, labelLimit=120)
     )
-    colour = alt.value(SIMULATED)
+    colour: Any = alt.value(SIMULATED)
     if points["series"].n_unique() > 1:
         colour = alt.Color(
             "series:N", title=None, sort=None, legend=alt.Legend(orient="top", columns=1, labelLimit=300)
