@@ -6,12 +6,13 @@ The functions take tables and return tables and sections of them; only `Measured
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
 from crslib import metrics
 from crslib.config import EvaluationParameters, resolve
-from crslib.data.corpora import frames
+from crslib.data.corpora import Dialogue, frames
 from crslib.data.corpora import redial as corpus
 from crslib.data.source import Source
 from crslib.dialogue.domain import Domain, of_run
@@ -123,7 +124,7 @@ def measure(tables: Tables) -> Measured:
         tables.prompts, human, tables.domain, n_bootstrap=parameters.n_bootstrap, seed=parameters.seed,
     )  # fmt: skip
     folder, mask, how = resolve(parameters.human), human.domain.mask, tables.resampling
-    test, train = (_human_dialogues(parameters, part) for part in ("test", "train"))
+    test, train = _human_dialogues(parameters, "test"), _human_dialogues(parameters, "train")
     settings = tables.run.info.get("parameters", {})
     parts: dict[str, Callable[[], Results]] = {
         "embeddings of turns": lambda: embedding.evaluate(turns, folder, mask, **how),
@@ -141,7 +142,7 @@ def measure(tables: Tables) -> Measured:
     return Measured(evaluation, satisfaction.correlations(evaluation.scores, **how), missing)
 
 
-def _human_dialogues(parameters: EvaluationParameters, part: str) -> list[corpus.Dialogue]:
+def _human_dialogues(parameters: EvaluationParameters, part: Literal["train", "test"]) -> list[Dialogue]:
     return corpus.read(resolve(parameters.redial), part) if parameters.redial else []
 
 
