@@ -12,7 +12,6 @@ from typing import IO
 
 import polars as pl
 
-from crslib import schemas
 from crslib.errors import CrsError
 
 DAMAGED = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
@@ -72,18 +71,6 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     """Writes a frame as Parquet, atomically."""
     with writing(path) as temporary:
         frame.write_parquet(temporary, compression="zstd", statistics=False)
-
-
-def read_parquet(path: Path, name: str) -> pl.DataFrame:
-    """A Parquet file as table `name`. Raises `CrsError` when it is missing, damaged or of another schema."""
-    try:
-        frame = pl.read_parquet(path, glob=False)
-    except FileNotFoundError:
-        raise CrsError(f"{path} does not exist; run the step that makes table {name} first") from None
-    except DAMAGED as error:
-        reason = str(error).partition("\n")[0]
-        raise CrsError(f"{path} is not a readable Parquet file ({reason}); run the step that makes it again") from None
-    return schemas.check(frame, name)
 
 
 def state(path: Path | int) -> tuple[int, int] | None:

@@ -14,8 +14,20 @@ from tqdm import tqdm
 from crslib import json_files, schemas
 from crslib.config import resolve
 from crslib.errors import CrsError
-from crslib.files import Progress, held, hold, moved, read_parquet, state, unwritable, write_parquet, writing
+from crslib.files import DAMAGED, Progress, held, hold, moved, state, unwritable, write_parquet, writing
 from crslib.journal import Check, Journal, journal
+
+
+def read_parquet(path: Path, name: str) -> pl.DataFrame:
+    """A Parquet file as table `name`. Raises `CrsError` when it is missing, damaged or of another schema."""
+    try:
+        frame = pl.read_parquet(path, glob=False)
+    except FileNotFoundError:
+        raise CrsError(f"{path} does not exist; run the step that makes table {name} first") from None
+    except DAMAGED as error:
+        reason = str(error).partition("\n")[0]
+        raise CrsError(f"{path} is not a readable Parquet file ({reason}); run the step that makes it again") from None
+    return schemas.check(frame, name)
 
 
 class Run:

@@ -29,8 +29,9 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def usual_signals() -> Iterator[None]:
-    """SIGHUP and SIGTERM end the process, also where the tests were started with `nohup`."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGTERM)}
+    """SIGHUP, SIGTERM and SIGINT end the process, also where the tests run behind `nohup` or in the background."""
+    usual = {signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

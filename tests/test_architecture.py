@@ -15,8 +15,7 @@ from crslib.experiments.notebooks import PARAMETERS
 # information barrier is a wall of the house: nothing in `users` can reach `recommender`, nor the other way round.
 ROWS = [
     ["errors", "identity"],
-    ["config", "json_files", "schemas", "stats", "yaml_files"],
-    ["files"],
+    ["config", "files", "json_files", "schemas", "stats", "yaml_files"],
     ["journal"],
     ["store"],
     ["dialogue", "runs"],

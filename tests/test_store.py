@@ -1,4 +1,4 @@
-"""Run folders: atomic files, clear sentences, and a registry that is only a view."""
+"""Run folders: atomic files, clear sentences, locks."""
 
 import json
 import shutil

@@ -8,7 +8,7 @@ import click
 
 from crslib.cli.terminal import JSON_OR_OUTPUT, REPORTS, RUN, console, fail, print_table, visible, write_json
 from crslib.errors import CrsError
-from crslib.runs import give_tag
+from crslib.runs import LATEST, give_tag
 from crslib.store import Run
 
 _SHOWN = 4  # differences from the defaults; the rest is in --json
@@ -43,7 +43,7 @@ def runs(ctx: click.Context, n: int | None, by: str, filters: Sequence[str], fil
     frame = ordered(matching(frame, _wanted(filters)), by).head(n or frame.height)
     write_json(frame.to_dicts(), file)
     if file is None:
-        _print(frame.to_dicts())
+        _print(frame.to_dicts(), (reports / LATEST).resolve())
 
 
 def _wanted(filters: Sequence[str]) -> dict[str, str]:
@@ -56,7 +56,7 @@ def _wanted(filters: Sequence[str]) -> dict[str, str]:
     return wanted
 
 
-def _print(rows: Sequence[dict[str, object]]) -> None:
+def _print(rows: Sequence[dict[str, object]], latest: Path) -> None:
     """A drawn table on a terminal; elsewhere a line per run: id, status, start, condition,
     dialogues, what differs from the defaults, folder."""
     if not console.is_terminal:
@@ -66,6 +66,9 @@ def _print(rows: Sequence[dict[str, object]]) -> None:
             line = f"{line} {row['n_dialogues']:>5}  {differs}  {row['path']}"
             console.print(visible(line), soft_wrap=True, markup=False)
         return
+    if not rows:
+        console.print("no runs; make one with `crs run`")
+        return
     from crslib.experiments.runs import FIGURES
     from crslib.reporting import text
 
@@ -73,7 +76,7 @@ def _print(rows: Sequence[dict[str, object]]) -> None:
         [
             str(row["tag"] or row["run_id"])[:16] if row["tag"] else str(row["run_id"])[:8],
             _time(str(row["started"])),
-            _about(row),
+            _about(row, latest),
             str(row["n_dialogues"]),
             *(text.number(row[name]) for name in FIGURES),
         ]
@@ -81,8 +84,6 @@ def _print(rows: Sequence[dict[str, object]]) -> None:
     ]
     numbers = ["n", *FIGURES.values()]
     print_table(["run", "started", "condition", *numbers], cells, numbers)
-    if not rows:
-        console.print("no runs; make one with `crs run`")
 
 
 def _time(started: str) -> str:
@@ -94,11 +95,12 @@ def _time(started: str) -> str:
     return f"{at:%H:%M}" if at.date() == datetime.now().astimezone().date() else f"{at:%d %b}"
 
 
-def _about(row: dict[str, object]) -> str:
-    """Condition, what differs from the defaults, and the state where it is not success."""
+def _about(row: dict[str, object], latest: Path) -> str:
+    """Condition, what differs from the defaults, whether it is the latest, and the state where it is not success."""
     differs = [word for word in str(row["differs"]).split(", ") if not word.startswith("n_profiles=")]
     words = [str(row["condition"]), *differs[:_SHOWN], *["…"] * (len(differs) > _SHOWN)]
-    return " ".join(filter(None, [*words, "" if row["status"] == "success" else f"({row['status']})"]))
+    notes = ["latest"] * (Path(str(row["path"])) == latest) + [str(row["status"])] * (row["status"] != "success")
+    return " ".join(filter(None, [*words, f"({', '.join(notes)})" if notes else ""]))
 
 
 @runs.command("rm")

@@ -96,9 +96,9 @@ FORM = click.option(
 )
 def people_report(study: Path, judge: Path | None) -> None:
     """Prints the figures of STUDY (a study's folder), such as win rates and agreement, and writes report.html there."""
-    from crslib.files import read_parquet
     from crslib.judging.study import Study
     from crslib.reporting import study as study_report
+    from crslib.store import read_parquet
 
     opened = Study(study)
     for line in study_report.lines(opened.votes()):

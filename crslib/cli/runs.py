@@ -35,9 +35,8 @@ from crslib.config import ROOT, ExportParameters
 from crslib.data import exports
 from crslib.data.trl import Written
 from crslib.errors import CrsError
-from crslib.files import read_parquet
 from crslib.runs import condition_names
-from crslib.store import Run
+from crslib.store import Run, read_parquet
 
 if TYPE_CHECKING:
     from crslib.experiments import pipeline

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from crslib import files, schemas
+from crslib import files, schemas, store
 from crslib.data import catalog
 from crslib.data.source import Source
 from crslib.dialogue import domain, utterances
@@ -18,7 +18,7 @@ def load(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     paths = [folder / "items.parquet", folder / "ratings.parquet"]
     if missing := [path for path in paths if not path.exists()]:
         raise CrsError(f"no data: {missing[0]} does not exist; run `crs data build` or `crs data import` first")
-    items, ratings = (files.read_parquet(path, path.stem) for path in paths)
+    items, ratings = (store.read_parquet(path, path.stem) for path in paths)
     unknown = ratings.join(items, on="item_id", how="anti", maintain_order="left")
     if unknown.height:
         raise CrsError(f"{paths[1]} rates item {unknown['item_id'][0]!r}, which {paths[0]} lacks; import both again")

@@ -11,7 +11,7 @@ from typing import Self
 
 import polars as pl
 
-from crslib import files, schemas
+from crslib import schemas, store
 from crslib.config import resolve
 from crslib.dialogue.utterances import replace_mentions
 from crslib.errors import CrsError
@@ -96,7 +96,7 @@ def read(file: str) -> pl.DataFrame:
     """Table `styles` of a Parquet file; without rows for an empty name. Raises `CrsError` when it cannot be read."""
     if not file:
         return pl.DataFrame(schema=dict(schemas.TABLES["styles"]))
-    return files.read_parquet(resolve(file), "styles")
+    return store.read_parquet(resolve(file), "styles")
 
 
 def draw(styles: pl.DataFrame, role: str, seed: int) -> Style | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crslib import files, schemas
+from crslib import schemas
 from crslib.config import EvaluationParameters, StoredParameters, resolve
 from crslib.data import tables as tables_of
 from crslib.data.catalog import Catalog
@@ -20,7 +20,7 @@ from crslib.experiments import pipeline, sweep
 from crslib.files import check_writable
 from crslib.identity import digest, file_sha256, sources_sha256
 from crslib.runs import labels
-from crslib.store import Run
+from crslib.store import Run, read_parquet
 
 _EMPTY = ("holdouts", "prompts", "ratings")
 
@@ -74,7 +74,7 @@ def execute(planned: pipeline.Plan, file: Path, report: Callable[[str], None] = 
     if pipeline.is_complete(run):
         return run
     data = resolve(parameters.data)
-    items = files.read_parquet(data / "items.parquet", "items")
+    items = read_parquet(data / "items.parquet", "items")
     domain = tables_of.domain_of(data, parameters.domain)
     dialogues = forms.read(file, parameters.form, domain)
     tables = stored.tables(dialogues, Catalog(items, domain), planned.run_id, parameters.condition, parameters.titles)

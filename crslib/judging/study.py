@@ -21,14 +21,14 @@ from pydantic import ValidationError
 from crslib import json_files, schemas
 from crslib.dialogue.utterances import one_line, pieces
 from crslib.errors import CrsError
-from crslib.files import now, read_parquet, write_parquet, writing
+from crslib.files import now, write_parquet, writing
 from crslib.identity import digest
 from crslib.judging.criteria import Question, read_questions
 from crslib.judging.pairs import Showing, build, schedule
 from crslib.judging.records import FACTS, RECORD, VOTE
 from crslib.judging.votes import Votes
 from crslib.runs import find_runs
-from crslib.store import Run
+from crslib.store import Run, read_parquet
 
 LEFT, RIGHT, TIE = "left", "right", "tie"
 CHOICES = (LEFT, TIE, RIGHT)

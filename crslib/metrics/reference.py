@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from crslib import files, json_files, stats
+from crslib import files, json_files, stats, store
 from crslib.config import resolve
 from crslib.data.corpora import Dialogue, frames, redial
 from crslib.data.titles import split_year
@@ -141,7 +141,7 @@ def read(folder: Path) -> Human:
 def _facts() -> pl.DataFrame:
     """The facts of ReDial's items; credits of those that the built-in catalogue has too are those of both, because
     ReDial's name three people at most."""
-    ours = files.read_parquet(resolve("data/items.parquet"), "items").drop_nulls("external_id")
+    ours = store.read_parquet(resolve("data/items.parquet"), "items").drop_nulls("external_id")
     ours = ours.unique("external_id", keep="first", maintain_order=True).select("external_id", "people", "makers")
     both = redial.items().join(ours, on="external_id", how="left", maintain_order="left")
     return both.with_columns(

@@ -184,9 +184,12 @@ def make_pairs(parameters: PreferenceParameters, progress: Progress = no_progres
 
 def prefer(parameters: PreferenceParameters, pairs: pl.DataFrame, progress: Progress = no_progress) -> dict[str, Any]:
     """DPO on `pairs` (columns of `preferences.PAIRS`) from the adapter of SFT; see `optimise`."""
-    corpus = training_corpus(parameters)
-    source = f"its own continuations of moments in {corpus.credit}"
-    stage = Stage(parameters.start, parameters.folder, parameters.seed, source, corpus.domain.name)
+    credit, about = REDIAL, redial.DOMAIN
+    if parameters.corpus:
+        corpus = folder.read(resolve(parameters.corpus))
+        credit, about = corpus.credit, corpus.domain.name
+    source = f"its own continuations of moments in {credit}"
+    stage = Stage(parameters.start, parameters.folder, parameters.seed, source, about)
     return optimise(parameters, pairs, stage, progress)
 
 

@@ -95,10 +95,12 @@ def test_the_drawn_list_fits_the_terminal(width: int, reports: Path, monkeypatch
     assert max(map(len, lines)) <= width
     text = " ".join(" ".join(lines).split())
     assert "run started condition n hit reacts told dist-2 turns" in text
-    assert "c3c3c3c3 03 Jan paper 9 0.300 7.00" in text
+    assert "c3c3c3c3 03 Jan paper (latest) 9 0.300 7.00" in text
     assert "calm 02 Jan interplay" in text
     assert "opener=user temperature=0.5" in text
     assert "(error)" in text
+    empty = crs("runs", "--reports", reports / "runs/a1", "-w", "status=success")
+    assert empty == "no runs; make one with `crs run`\n"
 
 
 def test_a_run_is_tagged_found_and_its_tag_is_taken(reports: Path) -> None:

@@ -9,11 +9,11 @@ from click.testing import CliRunner
 
 from crslib.cli.main import main
 from crslib.errors import CrsError
-from crslib.files import read_parquet
 from crslib.judging.criteria import read_questions
 from crslib.judging.pairs import build, is_check, n_pairs_of, schedule
 from crslib.judging.study import Study, open_study
 from crslib.runs import find_runs
+from crslib.store import read_parquet
 from crslib.web import server
 from tests.support.people_runs import make_runs
 

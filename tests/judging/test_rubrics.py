@@ -16,13 +16,12 @@ from crslib.config import ROOT
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import Message
 from crslib.errors import CrsError
-from crslib.files import read_parquet
 from crslib.journal import journal
 from crslib.judging import rubrics, verdicts
 from crslib.judging.criteria import read_rubrics
 from crslib.judging.rubrics import Transcript
 from crslib.reporting import judge as judge_report
-from crslib.store import Run
+from crslib.store import Run, read_parquet
 from tests.conftest import make_profiles
 from tests.judging.test_llm import serve  # noqa: F401
 from tests.support.domains import MOVIES

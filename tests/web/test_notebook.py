@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from crslib.cli.main import main
 from crslib.experiments import pipeline
-from crslib.files import read_parquet
 from crslib.judging.study import Study, open_study
 from crslib.reporting.study import lines, write
+from crslib.store import read_parquet
 from tests.support.people_runs import make_runs
 
 

@@ -139,7 +139,7 @@ def read(folder: Path) -> Corpus:
     except ValidationError:
         raise CrsError(f"{path} is damaged; import the dialogues again") from None
     tables = {
-        name: files.read_parquet(folder / f"{name}.parquet", name)
+        name: store.read_parquet(folder / f"{name}.parquet", name)
         for name in ("conversations", "utterances", "answers", "items")
     }
     return Corpus(_dialogues(tables), tables["items"], Source.read(folder), about, of_run(store.Run(folder)))

@@ -6,7 +6,7 @@ from typing import get_args
 
 import polars as pl
 
-from crslib import files, schemas
+from crslib import schemas, store
 from crslib.config import resolve
 from crslib.data import tables
 from crslib.data.corpora import ccpe, cikm, folder, forms, inspired, opendialkg, pearl, redial
@@ -113,7 +113,7 @@ def _catalogue(data: Path | None, domain: str, own: bool) -> tuple[pl.DataFrame,
     else:
         place = data or resolve("data")
         found = Source.read(place).domain
-        items = files.read_parquet(place / "items.parquet", "items")
+        items = store.read_parquet(place / "items.parquet", "items")
     if domain and domain != found:
         raise CrsError(f"the catalogue is about {found}, not {domain}; give a folder of {domain} with --data")
     return items, found

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from crslib import files, schemas
+from crslib import files, schemas, store
 from crslib.config import resolve
 from crslib.data.corpora.base import Dialogue, Item, Turn, first_speakers, merge_messages
 from crslib.data.titles import split_year
@@ -128,7 +128,7 @@ def items(path: Path = ITEMS) -> pl.DataFrame:
     Unknown facts are empty lists; without ratings `n_ratings` is 0. Raises `CrsError` when the file is missing or
     damaged.
     """
-    return files.read_parquet(path, "items")
+    return store.read_parquet(path, "items")
 
 
 def build_items(path: Path, facts: Path, to: Path = ITEMS) -> pl.DataFrame:

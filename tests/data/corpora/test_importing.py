@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from crslib import files, schemas
+from crslib import files, schemas, store
 from crslib.data.corpora import folder, importing
 from crslib.data.corpora.redial import items as redial_items
 from crslib.data.source import Source
@@ -112,7 +112,7 @@ def test_books_are_linked_to_a_catalogue_of_books_only(data: Path, tmp_path: Pat
     alone = importing.import_dialogues(file, "opendialkg", tmp_path / "to", domain="books")
     assert alone.about.lines[1].endswith("0 of them (0 mentions) are items of the catalogue")
     assert alone.items.equals(schemas.empty("items"))
-    row = {**files.read_parquet(data / "items.parquet", "items").row(0, named=True), "item_id": "b1", "title": "Dune"}
+    row = {**store.read_parquet(data / "items.parquet", "items").row(0, named=True), "item_id": "b1", "title": "Dune"}
     books = pl.DataFrame([{**row, "year": 1965}], schema=dict(schemas.TABLES["items"]))
     files.write_parquet(books, tmp_path / "books" / "items.parquet")
     Source(domain="books").write(tmp_path / "books")
