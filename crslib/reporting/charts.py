@@ -393,14 +393,10 @@ def against_people(
     ]
     if not narrow:
         layers.append(figures.encode(x=alt.value(width), text="people:N", color=alt.value(SOFT)))
+    head = alt.Chart(rows.head(1)).mark_text(align="right", fontSize=11, color=SOFT)
     heads = {"this run · people": width} if narrow else {"this run [95 %]": 950, "people": width}
-    for head, at in heads.items():
-        layers.append(
-            alt.Chart(rows.head(1))
-            .mark_text(align="right", fontSize=11, color=SOFT)
-            .encode(x=alt.value(at), y=alt.value(-11), text=alt.value(head))
-        )
-    return alt.layer(*layers).properties(width=width, height=height)
+    over = [head.encode(x=alt.value(at), y=alt.value(-11), text=alt.value(name)) for name, at in heads.items()]
+    return alt.LayerChart(layer=[*layers, *over], width=width, height=height)
 
 
 def _lines(
@@ -425,7 +421,7 @@ def _lines(
             rows.append(_line(row, y + line / 2, narrow))
             y += line + 6
         y += line
-    schema = dict.fromkeys(("y", "one", "value", "low", "high", "floor"), pl.Float64)
+    schema: dict[str, Any] = dict.fromkeys(("y", "one", "value", "low", "high", "floor"), pl.Float64)
     schema |= dict.fromkeys(("verdict", "side", "figures", "people"), pl.String)
     places = {"title": pl.String, "y": pl.Float64, "heading": pl.Boolean}
     return pl.DataFrame(rows, schema=schema), pl.DataFrame(titles, schema=places, orient="row"), max(y, line)

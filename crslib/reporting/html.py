@@ -166,7 +166,7 @@ def write_comparison(
         path,
         "comparison.html",
         title=f"{conditions.height} conditions side by side",
-        conditions=_table(conditions.drop("traceback")),
+        conditions=_table("Conditions", conditions.drop("traceback")),
         failed=failed.to_dicts(),
         claim=_claim(conditions.filter(state="success")["condition"].to_list(), lines),
         verdict=lines,
@@ -175,7 +175,7 @@ def write_comparison(
             (family, rows.drop("family").rows()) for (family,), rows in table.group_by("family", maintain_order=True)
         ],
         definitions=[metric for metric in METRICS.values() if metric.title in set(table["metric"])],
-        differences=_table(differences.drop_nulls("better").select(columns)),
+        differences=_table("Significant differences", differences.drop_nulls("better").select(columns)),
         charts=_drawn(figures),
         extremes=[(label, [_page(dialogue) for dialogue in dialogues]) for label, dialogues in extremes],
     )
@@ -214,7 +214,7 @@ def write_judged(
         "judged.html",
         title=title,
         lines=lines,
-        table=_table(figures),
+        table=_table("All figures", figures),
         definitions=definitions,
         charts=_drawn(judged(figures, lines)),
     )
@@ -253,16 +253,12 @@ def write_tables(path: Path, title: str, lead: str, tables: Sequence[Table], fig
     )
 
 
-def _table(frame: pl.DataFrame) -> dict[str, Any]:
-    return {"columns": frame.columns, "rows": text.cells(frame)}
+def _table(title: str, frame: pl.DataFrame) -> dict[str, Any]:
+    return {"title": title, "columns": frame.columns, "rows": text.cells(frame)}
 
 
 def _shown_tables(tables: Iterable[Table]) -> list[dict[str, Any]]:
-    return [
-        {"title": table.title, "reading": table.reading, **_table(table.frame)}
-        for table in tables
-        if table.frame.height
-    ]
+    return [{"reading": table.reading, **_table(table.title, table.frame)} for table in tables if table.frame.height]
 
 
 def _drawn(figures: Iterable[Figure]) -> list[dict[str, Any]]:
@@ -272,9 +268,9 @@ def _drawn(figures: Iterable[Figure]) -> list[dict[str, Any]]:
 
 
 def _side_by_side(chart: Any) -> list[Any]:
-    parts = getattr(chart, "concat" if isinstance(chart, alt.ConcatChart) else "hconcat", None)
     if not isinstance(chart, alt.ConcatChart | alt.HConcatChart):
         return [chart]
+    parts = chart.concat if isinstance(chart, alt.ConcatChart) else chart.hconcat
     # Altair moves data that all parts have in common to the chart of charts.
     return [part.properties(data=chart.data) if part.data is alt.Undefined else part for part in parts]
 
@@ -288,7 +284,8 @@ def _part(chart: Any) -> dict[str, Any]:
 
 
 def _svg(chart: alt.TopLevelMixin) -> Markup:
-    return Markup(charts.themed(charts.svg(chart)))
+    """A drawing for the page; the element around it has its name."""
+    return Markup(charts.themed(charts.svg(chart)).replace("<svg", '<svg aria-hidden="true"', 1))
 
 
 def _dots(metrics: pl.DataFrame) -> dict[str, Any]:

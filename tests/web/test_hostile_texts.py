@@ -94,6 +94,9 @@ def test_reports_and_the_viewer_run_nothing(page: Any, tmp_path: Path, items: pl
     for file in (look, html.write(runs[0], [])):
         page.goto(file.as_uri())
         holds(page, asked, lambda url: url.startswith("file:") and url.endswith(".html"))
+    page.locator("#search").fill(PARTS[1])  # of the run's report: what it finds is shown as text
+    assert page.locator(".entry:visible").count() == 3
+    holds(page, asked, lambda url: url.startswith("file:") and url.endswith(".html"))
     page.goto(look.as_uri())
     page.locator("[role=option]").nth(1).click()
     page.locator(".talk").first.wait_for()

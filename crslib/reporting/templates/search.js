@@ -51,6 +51,7 @@ box.addEventListener("keydown", (event) => {
   if (event.key !== "Enter") return;
   const first = entries.find(({ element }) => !element.hidden);
   if (!first) return;
+  event.preventDefault(); // else the key folds it again
   first.element.open = true;
   first.element.querySelector("summary").focus();
 });
