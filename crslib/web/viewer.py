@@ -92,8 +92,8 @@ def rows(runs: Sequence[Run], replays: Sequence[Replay] = ()) -> dict[str, Any]:
     ]
     scored = {metric for dialogue in dialogues for metric in dialogue["scores"]}
     ids = [run.run_id for run in named.values()]
-    runs = [{"id": id_ if ids.count(id_) == 1 else name, "name": name} for name, id_ in zip(named, ids, strict=True)]
-    return {"runs": runs, "metrics": titled(scored), "dialogues": dialogues}
+    shown = [{"id": id_ if ids.count(id_) == 1 else name, "name": name} for name, id_ in zip(named, ids, strict=True)]
+    return {"runs": shown, "metrics": titled(scored), "dialogues": dialogues}
 
 
 def titled(metrics: Collection[str]) -> list[dict[str, str]]:
