@@ -23,8 +23,8 @@ fuzz: $(TESTS)           ## random inputs, others each time, for all tests that 
 hostile: $(TESTS)        ## kills, full disks, signals …: an hour; fewer kills: KILLS=20
 	$(BIN)/python -m pytest tests/hostile tests/experiments/test_shards.py -m hostile -s $(ARGS)
 
-lab: $(LAB)              ## the notebooks in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir notebooks
+lab: $(LAB)              ## copies of the notebooks in JupyterLab, in reports/lab; those that you changed are kept
+	$(BIN)/crs lab
 
 train: $(TRAIN)          ## installs torch, for `crs train`, `crs prefer` and `crs imitate`
 	@echo "torch is installed; next: $(BIN)/crs data fetch redial, then $(BIN)/crs train user"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -135,9 +136,9 @@ class Run:
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Progress]:
-        """A function `(done, total)` that shows progress: a bar for a person at the notebook, else `progress.json` for
-        the process that waits (a lost update is no error)."""
-        with tqdm(desc=what, unit="", leave=False, disable=not self.by_hand) as bar:
+        """A function `(done, total)` that shows progress: a bar for a person at the notebook, where standard error
+        would be a box of errors, else `progress.json` for the process that waits (a lost update is no error)."""
+        with tqdm(desc=what, unit="", leave=False, disable=not self.by_hand, file=sys.stdout) as bar:
 
             def report(done: int, total: int) -> None:
                 bar.total = total

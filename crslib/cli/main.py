@@ -18,7 +18,9 @@ from crslib.cli.data import data
 from crslib.cli.doctor import doctor
 from crslib.cli.domain import domain
 from crslib.cli.evaluate import evaluate
+from crslib.cli.lab import lab
 from crslib.cli.listing import runs as listing
+from crslib.cli.look import look
 from crslib.cli.people import people
 from crslib.cli.terminal import fail, visible
 from crslib.cli.train import blend, discriminator, imitate, prefer, train
@@ -68,7 +70,7 @@ def main() -> None:
 
 
 for command in (
-    *(runs.run, runs.merge, runs.sweep, runs.compare, runs.judge, listing, runs.export, runs.look, curate),
+    *(runs.run, runs.merge, runs.sweep, runs.compare, runs.judge, listing, runs.export, look, lab, curate),
     *(evaluate, chat, people, data, domain, bench, train, prefer, imitate, blend, discriminator, doctor),
 ):
     main.add_command(command)

@@ -1,7 +1,8 @@
 """A grid of runs in parallel processes. A failing condition stops no other, and an interrupted sweep continues.
 
 A condition is an ordinary run (`pipeline`), shared with other sweeps and with `crs run`, so that complete runs are not
-computed again. When all have ended, notebook `04_compare` compares them.
+computed again. When all have ended, notebook `04_compare` compares them, and `04_sweep` shows them along the axes of
+the grid.
 """
 
 import contextlib
@@ -147,10 +148,15 @@ def _end_with_parent() -> None:
 
 
 def _compare(planned: Sequence[Condition], reports: Path) -> Run:
-    """Writes `sweep.json` and executes `04_compare` in the sweep's folder, which it returns."""
+    """Writes `sweep.json` and executes `04_compare` in the sweep's folder, which it returns, and `04_sweep` where its
+    axes are parameters."""
     values = varied(planned)
+    axes = list(values[0])
     runs = [(condition.plan.run, condition.plan.run_id, condition.state) for condition in planned]
-    return _compared(runs, values, reports)
+    folder = _compared(runs, values, reports)
+    if axes and "condition" not in axes:  # else they have names, and differ in whatever these stand for
+        pipeline.execute_notebook("04_sweep", folder.path, {"sweep_dir": str(folder.path)})
+    return folder
 
 
 def compare(runs: Mapping[str, Run], reports: Path) -> Run:

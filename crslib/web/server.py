@@ -1,4 +1,4 @@
-"""The rating page for raters without JupyterLab: a small HTTP server with a few files and three requests.
+"""The rating page for raters without JupyterLab: a small HTTP server (`serving`) with three requests.
 
 By default it answers on loopback only, to everybody who works on this machine; a foreign site in the same browser
 cannot use it, because requests are JSON and the host must be a loopback name. Requests from other machines need a
@@ -6,34 +6,20 @@ token, which is part of the address.
 """
 
 import asyncio
-import hmac
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import from_json
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
-from tornado.web import Application, RequestHandler
+from tornado.web import Application
 
 from crslib.dialogue.utterances import one_line
 from crslib.engines.server import is_loopback
 from crslib.errors import CrsError
 from crslib.judging.study import Study
-from crslib.web.assets import PAGE
+from crslib.web import serving
 
-_FILES = {
-    "page.html": "text/html",
-    **dict.fromkeys(("element.js", "people.js"), "text/javascript"),
-    **dict.fromkeys(("page.css", "people.css"), "text/css"),
-}
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_MOST_BYTES = 10_000  # of a request; an answer has some two hundred
-_PATIENCE = 60  # seconds for a request, and for the next one on the same connection
+_FILES = ("page.html", "element.js", "people.js", "page.css", "people.css")
 
 
 class _Request(BaseModel):
@@ -119,64 +105,10 @@ class _Desk:
         self._work = None
 
 
-class _Handler(RequestHandler):
-    def set_default_headers(self) -> None:
-        self.set_header("Content-Security-Policy", _POLICY)
-        self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Referrer-Policy", "no-referrer")
-        self.set_header("Cache-Control", "no-store")
-
-
-class _File(_Handler):
-    def get(self, name: str) -> None:
-        file = name or "page.html"
-        self.set_header("Content-Type", f"{_FILES[file]}; charset=utf-8")
-        self.finish((PAGE / file).read_bytes())
-
-
-class _Other(_Handler):
-    def prepare(self) -> None:
-        self.set_status(404)
-        self.finish({"error": "There is no such page; use the address that was printed when the study began."})
-
-
-class _Api(_Handler):
-    def initialize(self, desk: _Desk, token: str) -> None:
-        self.desk, self.token = desk, token
-
-    def prepare(self) -> None:
-        given = self.request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if self.token and not hmac.compare_digest(given.encode(), self.token.encode()):
-            self._refuse(403, "This address lacks the token; use the address that was printed when the study began.")
-        elif not self.token and not is_loopback(self.request.host_name):
-            self._refuse(403, f"{self.request.host_name!r} is not this machine.")
-        elif not self.request.headers.get("Content-Type", "").startswith("application/json"):
-            self._refuse(415, "This is not a request of the page.")
-
-    async def post(self, action: str) -> None:
-        try:
-            content = from_json(self.request.body)
-        except ValueError:
-            content = None
-        reply = await self.desk.ask(action, content)
-        self.set_status(400 if "error" in reply else 200)
-        self.finish(reply)
-
-    def _refuse(self, status: int, why: str) -> None:
-        self.set_status(status)
-        self.finish({"error": why})
-
-
 def application(study: Study, token: str = "", raters: Sequence[str] = ()) -> Application:
     """The page and its three requests for one study. Without `token` it answers requests to loopback names only."""
-    files = "|".join(["", *_FILES]).replace(".", r"\.")
-    settings = {"desk": _Desk(study, [one_line(rater) for rater in raters]), "token": token}
-    pages: list[Any] = [(rf"/({files})", _File), (r"/api/(state|vote|undo)", _Api, settings)]
-    return Application(pages, default_handler_class=_Other, log_function=_silent)
-
-
-def _silent(_: RequestHandler) -> None:
-    """Writes no log line per request: the votes are the record."""
+    desk = _Desk(study, [one_line(rater) for rater in raters])
+    return serving.application(_FILES, list(_CONTENTS), desk.ask, token)
 
 
 def serve(study: Study, host: str, port: int, token: str, raters: Sequence[str], report: Callable[[str], None]) -> None:
@@ -187,24 +119,11 @@ def serve(study: Study, host: str, port: int, token: str, raters: Sequence[str],
     if not token and not is_loopback(host):
         raise CrsError(f"host {host!r} can be reached by others; give a token, else everybody could vote")
 
-    async def run() -> None:
-        try:
-            sockets = bind_sockets(port, host)
-        except OSError as error:
-            raise CrsError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from None
-        server = HTTPServer(
-            application(study, token, raters),
-            max_body_size=_MOST_BYTES,
-            idle_connection_timeout=_PATIENCE,
-            body_timeout=_PATIENCE,
-        )
-        server.add_sockets(sockets)
-        address = f"http://{f'[{host}]' if ':' in host else host}:{sockets[0].getsockname()[1]}/"
+    def ready(address: str) -> None:
         for rater in raters or [""]:
             query = urlencode({name: value for name, value in (("token", token), ("rater", rater)) if value})
             report(f"{address}?{query}" if query else address)
-        await asyncio.Event().wait()
 
     for rater in raters:  # recorded in the order of the list, which decides their sides
         study.state(rater)
-    asyncio.run(run())
+    serving.listen(application(study, token, raters), host, port, ready)

@@ -7,17 +7,19 @@ markup. The probability of each word comes from `simulation.replay`.
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby, zip_longest
 from pathlib import Path
 from string import Template
 from typing import Any
 
+import polars as pl
+
 from crslib.dialogue import utterances
 from crslib.errors import CrsError
 from crslib.files import Progress, no_progress, writing
-from crslib.metrics import all_metrics
-from crslib.reporting import html
+from crslib.metrics import Metric, all_metrics
+from crslib.reporting import html, transcripts
 from crslib.runs import labels
 from crslib.simulation import replay
 from crslib.simulation.replay import Replay
@@ -26,6 +28,7 @@ from crslib.web import assets
 
 _Turn = tuple[str, int]  # dialogue_id, turn
 _Rows = list[tuple[Any, ...]]
+_ALL = pl.lit(True)
 _HEIGHT = 800  # pixels of the frame in a notebook
 
 
@@ -72,8 +75,8 @@ def document(runs: Sequence[Run], replays: Sequence[Replay] = ()) -> str:
 
 
 def rows(runs: Sequence[Run], replays: Sequence[Replay] = ()) -> dict[str, Any]:
-    """What the page shows, ready for JSON: `runs` (their names), `metrics` (name and title of all in their `scores`)
-    and `dialogues`.
+    """What the page shows, ready for JSON: `runs` (`id` and `name`), `metrics` (name and title of all in their
+    `scores`) and `dialogues`.
 
     A dialogue has the number of its run, its ids, `stop` (the reason) and `ending` (the reason in words), profile,
     hidden targets ([title, whether it was named]), `scores`, `read` (whether it was replayed), and turns: role, notes,
@@ -88,22 +91,33 @@ def rows(runs: Sequence[Run], replays: Sequence[Replay] = ()) -> dict[str, Any]:
         for dialogue in _dialogues(run, number, replayed)
     ]
     scored = {metric for dialogue in dialogues for metric in dialogue["scores"]}
-    defined = all_metrics(*named.values())
-    names = [name for name in defined if name in scored] + sorted(scored - defined.keys())
-    metrics = [{"name": name, "title": defined[name].title if name in defined else name} for name in names]
-    return {"runs": list(named), "metrics": metrics, "dialogues": dialogues}
+    ids = [run.run_id for run in named.values()]
+    shown = [{"id": id_ if ids.count(id_) == 1 else name, "name": name} for name, id_ in zip(named, ids, strict=True)]
+    return {"runs": shown, "metrics": titled(scored, all_metrics(*named.values())), "dialogues": dialogues}
 
 
-def _dialogues(run: Run, number: int, replayed: Replay | None) -> Iterator[dict[str, Any]]:
-    dialogues = run.read("dialogues").sort("dialogue_id")
-    turns = run.read("turns").sort("dialogue_id", "turn").partition_by("dialogue_id", as_dict=True)
+def titled(metrics: Collection[str], defined: Mapping[str, Metric]) -> list[dict[str, str]]:
+    """Name and title of metrics, in the order of `defined`; those that are not defined come last."""
+    names = [name for name in defined if name in metrics] + sorted(set(metrics) - defined.keys())
+    return [{"name": name, "title": defined[name].title if name in defined else name} for name in names]
+
+
+def one(run: Run, dialogue_id: str) -> dict[str, Any] | None:
+    """One dialogue as in `rows`, its run numbered 0; None where the run lacks it."""
+    return next(_dialogues(run, 0, None, pl.col("dialogue_id") == dialogue_id), None)
+
+
+def _dialogues(run: Run, number: int, replayed: Replay | None, shown: pl.Expr = _ALL) -> Iterator[dict[str, Any]]:
+    dialogues = run.read("dialogues").filter(shown).sort("dialogue_id")
+    turns = run.read("turns").filter(shown).sort("dialogue_id", "turn").partition_by("dialogue_id", as_dict=True)
     scores: dict[str, dict[str, float]] = {}
     if run.has("scores"):
-        for dialogue, metric, value in run.read("scores").select("dialogue_id", "metric", "value").iter_rows():
+        table = run.read("scores").filter(shown).select("dialogue_id", "metric", "value")
+        for dialogue, metric, value in table.iter_rows():
             if value is not None:
                 scores.setdefault(dialogue, {})[metric] = value
     tokens, candidates = _by_turn(replayed)
-    for row, page in zip(dialogues.iter_rows(named=True), html.pages(run, dialogues), strict=True):
+    for row, page in zip(dialogues.iter_rows(named=True), transcripts.pages(run, dialogues), strict=True):
         key = row["dialogue_id"]
         spoken = turns[key,].iter_rows(named=True) if (key,) in turns else ()
         yield {

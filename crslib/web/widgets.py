@@ -1,9 +1,11 @@
-"""The pages in JupyterLab as anywidgets: rating the pairs of a study, and talking with a simulator."""
+"""The pages in JupyterLab as anywidgets: rating the pairs of a study, talking with a simulator, and looking at runs."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anywidget
+import polars as pl
 import traitlets
 
 from crslib.config import RunParameters, resolve
@@ -48,4 +50,22 @@ def talking(parameters: RunParameters, reports: Path | None = None) -> Any:
     talk = Talk(parameters, reports or resolve("reports"), lambda state: widget.set_trait("state", state))
     widget.state = talk.state
     widget.on_msg(lambda _, message, buffers: talk.do(message["action"], message["content"]))
+    return widget
+
+
+def looking(listed: Callable[[], pl.DataFrame]) -> Any:
+    """A widget that shows the dialogues of all runs, as `crs look` does. `listed`: as of `archive.Archive`."""
+    from crslib.web.archive import Archive
+
+    archive = Archive(listed)
+
+    class Looking(anywidget.AnyWidget):
+        _esm = assets.module("element.js", "viewer.js")
+        _css = assets.text("page.css", "viewer.css")
+
+    def on_message(widget: Any, message: dict[str, Any], _: Any) -> None:
+        widget.send({"id": message["id"], "reply": archive.answer(message["action"], message["content"])})
+
+    widget = Looking()
+    widget.on_msg(on_message)
     return widget

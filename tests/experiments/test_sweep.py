@@ -71,6 +71,20 @@ def test_a_condition_whose_run_json_is_damaged_stops_no_other(tmp_path: Path, mo
     assert read[1] is None
 
 
+def test_a_grid_is_shown_along_its_axes_and_named_conditions_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executed: list[str] = []
+    monkeypatch.setattr(pipeline, "execute_notebook", lambda name, folder, parameters: executed.append(name))
+    grid = sweep.conditions([{**TINY, "seed": 1}, {**TINY, "seed": 2}], tmp_path)
+    sweep._compare(grid, tmp_path)
+    assert executed == ["04_compare", "04_sweep"]
+    named = sweep.conditions([{**TINY, "condition": "a", "seed": 1}, {**TINY, "condition": "b", "seed": 2}], tmp_path)
+    sweep._compare(named, tmp_path)
+    sweep._compare(grid[:1], tmp_path)  # no axis
+    assert executed[2:] == ["04_compare", "04_compare"]
+
+
 def test_a_sweep_prints_the_sentence_of_a_failed_condition_and_where_its_traceback_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

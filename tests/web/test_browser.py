@@ -206,7 +206,7 @@ def test_dialogues_are_filtered_ordered_and_compared(page: Any, tmp_path: Path, 
     page.keyboard.press("ArrowUp")
     page.keyboard.press("PageUp")
     assert chosen.text_content() == "u000.0"
-    for _ in range(8):  # the choice of a run, two ticks, targets, scores, the dialogue, tokens
+    for _ in range(10):  # the choice of a run, three ticks, the link, targets, scores, the dialogue, tokens
         page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Candidates for Heat (1995)"
     page.keyboard.press("Enter")

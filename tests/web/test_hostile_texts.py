@@ -15,6 +15,7 @@ from crslib.reporting import study as study_report
 from crslib.store import Run
 from crslib.web import viewer
 from tests.reporting.test_html import metric
+from tests.web import test_archive
 from tests.web.test_browser import browser  # noqa: F401  a fixture
 from tests.web.test_server import Served
 from tests.web.test_viewer import replayed, viewed_runs
@@ -100,6 +101,35 @@ def test_reports_and_the_viewer_run_nothing(page: Any, tmp_path: Path, items: pl
     page.locator("[role=option]").nth(1).click()
     page.locator(".talk").first.wait_for()
     holds(page, asked, lambda url: url.startswith("file:") and url.endswith(".html"))
+
+
+def test_the_viewer_over_all_runs_runs_nothing(page: Any, tmp_path: Path, items: pl.DataFrame) -> None:
+    runs = hostile_runs(tmp_path / "runs", items)
+    for run in runs:
+        run.update(parameters={**run.info["parameters"], "user_model": f"{run.path.name} {EVIL}"})
+    html.write(runs[0], [])
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    served = test_archive.Served(test_archive.opened(tmp_path / "runs"))
+    try:
+        page.goto(served.page)
+        page.locator(".talk").first.wait_for()
+        holds(page, asked, lambda url: url.startswith(served.address))
+        page.get_by_label("Parameter").select_option("user_model")
+        page.get_by_label("Value").select_option(index=1)
+        page.get_by_role("searchbox").fill(PARTS[1])
+        page.locator(".list li").nth(1).click()
+        page.get_by_label("Compare with").select_option(index=1)
+        page.locator(".sides.of-2").wait_for()
+        holds(page, asked, lambda url: url.startswith(served.address))
+        page.goto(f"{served.page}#{'%3Cscript%3Ehit()%3C/script%3E/' * 2}")
+        page.reload()
+        page.locator(".talk").first.wait_for()
+        holds(page, asked, lambda url: url.startswith(served.address))
+        page.goto(f"{served.address}/report/{runs[0].run_id}?token={test_archive.TOKEN}")
+        assert page.evaluate("window.hits") == 0 and page.locator(MADE).count() == 0
+    finally:
+        served.stop()
 
 
 def test_the_rating_page_and_its_report_run_nothing(page: Any, tmp_path: Path, items: pl.DataFrame) -> None:

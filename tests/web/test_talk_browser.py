@@ -130,7 +130,8 @@ def test_a_dialogue_with_the_models_in_jupyterlab(page: Any, tmp_path: Path) -> 
     talk = next(cell for cell in notebook.cells if "talking(" in cell.source)
     parameters.source += "\nfrom crslib.config import QuickstartParameters\n"
     parameters.source += "parameters = QuickstartParameters.pick(globals())"
-    talk.source = talk.source.replace("talking(RunParameters(", "from pathlib import Path\ntalking(RunParameters(")
+    imports = "from pathlib import Path\nfrom crslib.config import RunParameters\nfrom crslib.web import widgets\n"
+    talk.source = talk.source.replace("widgets.talking(", f"{imports}widgets.talking(")
     talk.source = talk.source[:-1] + f", Path({str(tmp_path)!r}))"
     notebook.cells = [nbformat.v4.new_markdown_cell("# Talk"), parameters, talk]
     with serving(notebook, tmp_path) as address:

@@ -62,7 +62,7 @@ def replayed() -> Replay:
 
 def test_rows_hold_turns_profiles_targets_and_scores(tmp_path: Path, items: pl.DataFrame) -> None:
     data = viewer.rows(viewed_runs(tmp_path, items), [replayed()])
-    assert data["runs"] == ["a", "b"]
+    assert data["runs"] == [{"id": "run-a", "name": "a"}, {"id": "run-b", "name": "b"}]
     assert data["metrics"] == [{"name": "hits", "title": "Dialogues with a hit"}, {"name": "own", "title": "own"}]
     assert [(d["run"], d["id"]) for d in data["dialogues"]] == [(r, f"u00{p}.0") for r in (0, 1) for p in (0, 1, 2)]
     first, second, *_ = data["dialogues"]
@@ -84,6 +84,20 @@ def test_pieces_are_cut_at_tokens_without_brackets(tmp_path: Path, items: pl.Dat
     rows = [(HEAT, -1.8, -3.0, 0.75, True), (UP, -1.5, -4.5, 0.0005, False)]
     assert first["turns"][0]["candidates"] == [{"title": HEAT, "rows": rows}]
     assert second["turns"][0]["candidates"] == []
+
+
+def test_runs_of_one_id_are_told_apart_by_their_names(tmp_path: Path, items: pl.DataFrame) -> None:
+    runs = viewed_runs(tmp_path, items)
+    for run in runs:
+        run.update(run_id="run-a")
+    assert [run["id"] for run in viewer.rows(runs)["runs"]] == ["a", "b"]
+
+
+def test_one_dialogue_is_read_alone(tmp_path: Path, items: pl.DataFrame) -> None:
+    run, _ = viewed_runs(tmp_path, items)
+    rows = {row["id"]: row for row in viewer.rows([run])["dialogues"]}
+    assert viewer.one(run, "u001.0") == rows["u001.0"]
+    assert viewer.one(run, "nobody") is None
 
 
 def test_tokens_of_another_text_are_ignored(tmp_path: Path, items: pl.DataFrame) -> None:
@@ -109,6 +123,8 @@ def test_the_command_writes_the_page(tmp_path: Path, items: pl.DataFrame) -> Non
     done = CliRunner().invoke(main, ["look", *runs, "--to", str(to)])
     assert (done.exit_code, done.output.strip()) == (0, str(to))
     assert "<title>6 dialogues</title>" in to.read_text(encoding="utf-8")
+    done = CliRunner().invoke(main, ["look", "run-a", "run-b", "--to", str(to), "--reports", str(tmp_path)])
+    assert (done.exit_code, "<title>6 dialogues</title>" in to.read_text(encoding="utf-8")) == (0, True)
     done = CliRunner().invoke(main, ["look", *runs, "--dialogue", "u009.0"])
     assert (done.exit_code, "no run has a dialogue 'u009.0'" in done.stderr) == (1, True)
     with pytest.raises(CrsError, match="holds no dialogues"):
