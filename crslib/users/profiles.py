@@ -193,10 +193,12 @@ def _traits(items: pl.DataFrame, domain: Domain) -> pl.DataFrame:
     `n_ratings`.
 
     `decade`: the time as the domain says it. `best_known`: up to five of the people, those whose items have the most
-    training ratings. `attributes`: those that the domain can speak of,
-    without values that are also a title of the catalogue: a wish or summary must not name what may be a hidden item.
+    training ratings. `attributes`: those that the domain can speak of. Of these and of kinds that are no words of the
+    domain (tags) none that is also a title of the catalogue: a wish or summary must not name what may be a hidden item.
     """
     keys = {titles.title_key(title) for title in items["title"]}
+    guarded = {kind for kinds in items["kinds"] for kind in kinds if kind not in domain.kinds}
+    named = [kind for kind in guarded if titles.title_key(kind) in keys]
     said = [
         [one for one in further if one["name"] in domain.askable and titles.title_key(one["value"]) not in keys]
         for further in items["attributes"]
@@ -218,6 +220,7 @@ def _traits(items: pl.DataFrame, domain: Domain) -> pl.DataFrame:
         """,
         {
             "items": items.with_columns(
+                pl.col("kinds").list.set_difference(pl.lit(pl.Series([named], dtype=pl.List(pl.String)))),
                 pl.Series("decade", [domain.period(year) for year in items["year"]], dtype=pl.Int32),
                 pl.Series("attributes", said, dtype=items.schema["attributes"]),
             )

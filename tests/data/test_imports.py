@@ -45,8 +45,8 @@ def refused(tmp_path: Path, ratings: Path, items: Path | None) -> str:
 
 
 def test_cells_are_split_into_genres_and_names() -> None:
-    assert cells.split_genres("Sci-Fi|Children|IMAX|Action") == ["action", "family", "sci-fi"]
-    assert cells.split_genres("(no genres listed)") == cells.split_genres(None) == []
+    assert cells.split_kinds("Sci-Fi|Children|IMAX|Action", MOVIES.files.kinds) == ["action", "family", "sci-fi"]
+    assert cells.split_kinds("(no genres listed)", MOVIES.files.kinds) == cells.split_kinds(None) == []
     assert cells.split_names("Ed Begley, Jr., Al Pacino, Al Pacino, Alex Ruspoli, 9th Prince of Cerveteri") == [
         "Ed Begley, Jr.",
         "Al Pacino",
@@ -60,8 +60,8 @@ PLACEHOLDERS = ["-", "--", "—", "\\N", "N/A", "n/a", "NA", "null", "None", "na
 
 @pytest.mark.parametrize("sign", PLACEHOLDERS)
 def test_placeholders_are_no_names(sign: str, tmp_path: Path, write: Callable[..., Path]) -> None:
-    assert cells.split_genres(f"{sign}|Action") == ["action"]
-    assert cells.split_genres(sign) == cells.split_names(sign) == []
+    assert cells.split_kinds(f"{sign}|Action") == ["action"]
+    assert cells.split_kinds(sign) == cells.split_names(sign) == []
     assert cells.split_names(f"Al Pacino, {sign}") == ["Al Pacino"]
     header = "item_id,title,year,genres,directors,cast,imdb_id"
     items = f"{header}\n1,Heat,{sign},{sign},{sign},Al Pacino|{sign},{sign}\n2,-,1990,a,,,\n"
@@ -76,7 +76,7 @@ def test_placeholders_are_no_names(sign: str, tmp_path: Path, write: Callable[..
 def test_names_that_only_resemble_placeholders_stay() -> None:
     names = ["Na", "Nan Goldin", "None So Blind", "M-", "Null Object", "R.N.", "N"]
     assert cells.split_names("|".join(names)) == names
-    assert cells.split_genres("sci-fi|r&b") == ["r&b", "sci-fi"]
+    assert cells.split_kinds("sci-fi|r&b") == ["r&b", "sci-fi"]
 
 
 # ── imports that succeed ────────────────────────────────────────────────────────────────────────────────────────
