@@ -45,7 +45,11 @@ def build(folder: Path) -> None:
     source = _movielens().drop_nulls("title").sort("userId", "movieId")
     rated = source.group_by("movieId", "title", "year", "genres").len().sort("len", "movieId", descending=[True, False])
     films = [
-        {**film, "main": movielens.split_title(film["title"])[:1], "alternatives": movielens.split_title(film["title"])[1]}
+        {
+            **film,
+            "main": movielens.split_title(film["title"])[:1],
+            "alternatives": movielens.split_title(film["title"])[1],
+        }
         for film in rated.iter_rows(named=True)
     ]
     called = domain.read(SOURCE.domain).files.kinds

@@ -4,7 +4,8 @@ A file is read once into a table of numbers, in which all else is counted; its t
 to be named. Knows nothing of items but their ids.
 """
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,14 +16,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crslib.data.readers import Opened, Workspace, literal
+from crslib.data.readers import Opened, Workspace
 from crslib.data.source import Feedback
 from crslib.errors import CrsError
 
 Kind = Literal["marks", "counts", "presence"]
 Duplicates = Literal["last", "first", "mean"]
 
-ROWS = 1 << 18  # of a row group of the written file
+BATCHES = 8  # of DuckDB, of up to 122,880 rows each, in a row group of the written file
 _ODD = -1
 _LAST = 1 << 32  # of the seconds since 1970, in the year 2106
 _NUMBER = "TRY_CAST(rating AS DOUBLE)"
@@ -239,32 +240,35 @@ class Ratings:
             SELECT users.place AS user, items.place AS item, rating, rated_at
             FROM ({rows}) JOIN users ON users.code = u JOIN items ON items.code = i ORDER BY user, item
             """
-        ).to_arrow_reader(ROWS)
+        ).to_arrow_reader()
         ids = self.con.cursor()  # a query of its own while the rows are read
-        (n_items,) = ids.sql("SELECT count(*) FROM items").fetchall()[0]
-        n, total = np.zeros(n_items, np.int64), np.zeros(n_items)
+        item_ids = _ids(ids, "items")
+        n, total = np.zeros(len(item_ids), np.int64), np.zeros(len(item_ids))
         n_users = n_again = 0
         last = (-1, -1)
         text = pa.dictionary(pa.int32(), pa.string())
-        schema = pa.schema(
-            {"user_id": text, "item_id": text, "rating": pa.float64(), "rated_at": pa.int64()}.items()
-        )
-        packing = {"compression": "zstd", "use_dictionary": ["user_id", "item_id", "rating"], "store_schema": False}
-        with pq.ParquetWriter(path, schema, **packing) as writer:
-            for batch in result:
-                user, item, rating = (batch.column(name).to_numpy() for name in ("user", "item", "rating"))
+        schema = pa.schema({"user_id": text, "item_id": text, "rating": pa.float64(), "rated_at": pa.int64()}.items())
+        packing = {"use_dictionary": ["user_id", "item_id", "rating"], "write_statistics": False, "store_schema": False}
+        with pq.ParquetWriter(path, schema, compression="zstd", **packing) as writer:
+            while batches := list(itertools.islice(result, BATCHES)):
+                table = pa.Table.from_batches(batches).combine_chunks()
+                user, item, rating = (table[name].to_numpy() for name in ("user", "item", "rating"))
                 new = np.diff(user, prepend=last[0]) != 0
                 n_users += int(new.sum())
                 n_again += int((~new & (np.diff(item, prepend=last[1]) == 0)).sum())
                 last = (user[-1], item[-1])
                 np.add.at(n, item, 1)
                 np.add.at(total, item, rating)  # row by row: its last bits do not depend on the batches
-                named = [_named(ids, "users", user), _named(ids, "items", item)]
-                writer.write_table(pa.table([*named, batch.column("rating"), batch.column("rated_at")], schema=schema))
-        means = pl.DataFrame({"place": range(n_items), "n_ratings": n, "mean_rating": total / np.maximum(n, 1)})
-        statistics = ids.sql("SELECT place, id AS item_id FROM items ORDER BY place").pl().join(means, on="place")
-        rated = statistics.filter(pl.col("n_ratings") > 0).with_columns(pl.col("n_ratings").cast(pl.Int32))
-        return Written(rated.select("item_id", "n_ratings", "mean_rating"), n_users, n_again)
+                first, most = int(user[0]), int(user[-1])
+                user_ids = _named(_ids(ids, "users", f"WHERE place BETWEEN {first} AND {most}"), user - first)
+                columns = [user_ids, _named(item_ids, item), table["rating"], table["rated_at"]]
+                writer.write_table(pa.table(columns, schema=schema))
+        counted = {
+            "item_id": pl.Series(item_ids),
+            "n_ratings": n.astype(np.int32),
+            "mean_rating": total / np.maximum(n, 1),
+        }
+        return Written(pl.DataFrame(counted).filter(pl.col("n_ratings") > 0), n_users, n_again)
 
     def _once(self, kept: str, duplicates: Duplicates) -> str:
         """A query of the rows that are `kept`, each user and item once."""
@@ -293,14 +297,16 @@ class Ratings:
         )
 
 
-def _named(con: duckdb.DuckDBPyConnection, table: str, places: np.ndarray) -> pa.DictionaryArray:
-    """The ids at `places` of `users` or `items`, whose dictionary has no others."""
-    low = int(places.min())
-    used = np.zeros(int(places.max()) - low + 1, bool)
-    used[places - low] = True
-    span = f"place BETWEEN {low} AND {low + len(used) - 1}"
-    ids = con.sql(f"SELECT id FROM {table} WHERE {span} ORDER BY place").to_arrow_table()["id"].combine_chunks()
-    codes = (np.cumsum(used) - 1).astype(np.int32)[places - low]
+def _ids(con: duckdb.DuckDBPyConnection, table: str, where: str = "") -> pa.Array:
+    """The ids in `users` or `items`, by place."""
+    return con.sql(f"SELECT id FROM {table} {where} ORDER BY place").to_arrow_table()["id"].combine_chunks()
+
+
+def _named(ids: pa.Array, places: np.ndarray) -> pa.DictionaryArray:
+    """The ids at `places`, as a dictionary that has no others."""
+    used = np.zeros(len(ids), bool)
+    used[places] = True
+    codes = (np.cumsum(used) - 1).astype(np.int32)[places]
     return pa.DictionaryArray.from_arrays(codes, ids.take(np.flatnonzero(used)).cast(pa.string()))
 
 

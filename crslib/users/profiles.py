@@ -82,7 +82,8 @@ def build(
     if parameters.min_k > items.height:
         raise CrsError(f"min_k = {parameters.min_k} exceeds the catalogue's {items.height} items; choose a smaller one")
     items = schemas.check(items, "items").sort("item_id")
-    ratings = schemas.check(ratings, "ratings").join(items, on="item_id", how="semi")
+    known = schemas.check(ratings, "ratings")["item_id"].is_in(items["item_id"].implode())
+    ratings = ratings if known.all() else ratings.filter(known)  # tens of millions of rows are copied only if need be
     training, hidden = histories.split(ratings, parameters.holdout_share)
     items = schemas.check(catalog.with_training_statistics(items, training), "items")
 
@@ -90,7 +91,8 @@ def build(
     kind = source.feedback.kind
     if kind == "counts":
         training, hidden = histories.rescaled(training, hidden)
-    users = _choose(training, histories.standardise(hidden, scales, kind), parameters)
+    liked = (histories.standardise(part, scales, kind).filter("liked") for part in histories.by_users(hidden))
+    users = _choose(training, pl.concat(part.select("user_id").unique() for part in liked), parameters)
     visible = histories.standardise(training.join(users, on="user_id", how="semi"), scales, kind)
     hidden = histories.standardise(hidden.join(users, on="user_id", how="semi"), scales, kind)
     traits = _traits(items, domain)
@@ -151,13 +153,13 @@ def build(
     )
 
 
-def _choose(training: pl.DataFrame, hidden: pl.DataFrame, parameters: ProfileParameters) -> pl.DataFrame:
-    """`user_id`, `profile_id` of the users drawn, sorted by `user_id`."""
+def _choose(training: pl.DataFrame, liking: pl.DataFrame, parameters: ProfileParameters) -> pl.DataFrame:
+    """`user_id`, `profile_id` of the users drawn, sorted by `user_id`. `liking`: those who like a hidden item."""
     eligible = (
         training.group_by("user_id")
         .len()
         .filter(pl.col("len") >= MIN_VISIBLE)
-        .join(hidden.filter("liked"), on="user_id", how="semi")["user_id"]
+        .join(liking, on="user_id", how="semi")["user_id"]
         .to_list()
     )
     if not eligible:
