@@ -91,8 +91,7 @@ def build(
     kind = source.feedback.kind
     if kind == "counts":
         training, hidden = histories.rescaled(training, hidden)
-    liked = (histories.standardise(part, scales, kind).filter("liked") for part in histories.by_users(hidden))
-    users = _choose(training, pl.concat(part.select("user_id").unique() for part in liked), parameters)
+    users = _choose(eligible(training, hidden, scales, kind), parameters)
     visible = histories.standardise(training.join(users, on="user_id", how="semi"), scales, kind)
     hidden = histories.standardise(hidden.join(users, on="user_id", how="semi"), scales, kind)
     traits = _traits(items, domain)
@@ -153,15 +152,16 @@ def build(
     )
 
 
-def _choose(training: pl.DataFrame, liking: pl.DataFrame, parameters: ProfileParameters) -> pl.DataFrame:
-    """`user_id`, `profile_id` of the users drawn, sorted by `user_id`. `liking`: those who like a hidden item."""
-    eligible = (
-        training.group_by("user_id")
-        .len()
-        .filter(pl.col("len") >= MIN_VISIBLE)
-        .join(liking, on="user_id", how="semi")["user_id"]
-        .to_list()
-    )
+def eligible(training: pl.DataFrame, hidden: pl.DataFrame, scales: pl.DataFrame, kind: str) -> list[str]:
+    """The users with at least `MIN_VISIBLE` visible ratings and a hidden item that they like. `kind`: of `Feedback`."""
+    liked = (histories.standardise(part, scales, kind).filter("liked") for part in histories.by_users(hidden))
+    liking = pl.concat(part.select("user_id").unique() for part in liked)
+    enough = training.group_by("user_id").len().filter(pl.col("len") >= MIN_VISIBLE)
+    return enough.join(liking, on="user_id", how="semi")["user_id"].to_list()
+
+
+def _choose(eligible: Sequence[str], parameters: ProfileParameters) -> pl.DataFrame:
+    """`user_id`, `profile_id` of the users drawn, sorted by `user_id`."""
     if not eligible:
         raise CrsError(
             f"no user has at least {MIN_VISIBLE} visible ratings and a hidden item they liked; give `data` with more "
