@@ -142,7 +142,6 @@ ABOUT_FILMS = {
     "crslib/data/builtin.py": "the built-in films",
     "crslib/data/cells.py": "words in cells of people's files",
     "crslib/data/columns.py": "names that columns have in people's files",
-    "crslib/data/imports.py": "names that columns have in people's files",
     "crslib/data/movielens.py": "MovieLens",
     "crslib/data/source.py": "the domain of data that names none",
     "crslib/data/spotting.py": "statistics of ReDial's words",

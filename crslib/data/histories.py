@@ -3,7 +3,7 @@
 Knows ratings only, nothing of items, profiles or attributes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import duckdb
@@ -12,6 +12,7 @@ import polars as pl
 from crslib import schemas
 from crslib.errors import CrsError
 
+PART = 2_000_000  # ratings that are split at a time
 SD_FLOOR = 0.5  # one half-star step: a smaller spread is noise, which z would magnify
 
 
@@ -39,7 +40,14 @@ def split(ratings: pl.DataFrame, holdout_share: float) -> tuple[pl.DataFrame, pl
     """
     if not 0 < holdout_share < 1:
         raise CrsError(f"holdout_share = {holdout_share} is not between 0 and 1; 0.2 hides the latest fifth")
-    ratings = schemas.check(ratings, "ratings").sort("user_id", "item_id")
+    ratings = _sorted(schemas.check(ratings, "ratings"))
+    parts = [_split(part, holdout_share) for part in by_users(ratings)]
+    visible, hidden = (pl.concat(side) for side in zip(*parts, strict=True))
+    return visible, hidden
+
+
+def _split(ratings: pl.DataFrame, holdout_share: float) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """`split` of some users' ratings, sorted by user and item."""
     invalid = ratings.filter(pl.col("rating").is_finite().not_().fill_null(True))
     if invalid.height:
         user, item, rating, _ = invalid.row(0)
@@ -64,6 +72,28 @@ def split(ratings: pl.DataFrame, holdout_share: float) -> tuple[pl.DataFrame, pl
     return ranked.filter(~hidden).select(columns), ranked.filter(hidden).select(columns)
 
 
+def _sorted(ratings: pl.DataFrame) -> pl.DataFrame:
+    """Table `ratings` by user and item; the table itself, and no copy, where it is written so."""
+    before = ratings.select(pl.col("user_id", "item_id").shift())
+    user, item = ratings["user_id"], ratings["item_id"]
+    ordered = (before["user_id"] < user) | ((before["user_id"] == user) & (before["item_id"] <= item))
+    return ratings if ordered.slice(1).all() else ratings.sort("user_id", "item_id")
+
+
+def by_users(ratings: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Parts of some `PART` rows of a table sorted by user, each with all rows of its users: what is done with one takes
+    little memory. One part of a table without rows."""
+    start = 0
+    while start < ratings.height or not start:
+        end = min(start + PART, ratings.height)
+        if end < ratings.height:
+            end = ratings["user_id"].slice(end).search_sorted(ratings["user_id"][end - 1], side="right") + end
+        yield ratings.slice(start, end - start)
+        if not ratings.height:
+            return
+        start = end
+
+
 def rescaled(training: pl.DataFrame, hidden: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Weights of counts relative to the largest of the user's `training` rows alone, at most 1.
 
@@ -81,13 +111,11 @@ def rescaled(training: pl.DataFrame, hidden: pl.DataFrame) -> tuple[pl.DataFrame
 
 def scales(visible: pl.DataFrame) -> pl.DataFrame:
     """Each user's own scale from visible ratings: `user_id`, `n`, `mean`, `sd` (population), sorted by user."""
-    return query(
-        """
+    sql = """
         SELECT user_id, count(*) AS n, avg(rating) AS mean, stddev_pop(rating) AS sd
         FROM visible GROUP BY user_id ORDER BY user_id
-        """,
-        {"visible": visible.sort("user_id", "item_id")},
-    )
+        """
+    return pl.concat(query(sql, {"visible": part}) for part in by_users(_sorted(visible)))
 
 
 def standardise(ratings: pl.DataFrame, scales: pl.DataFrame, kind: str = "marks") -> pl.DataFrame:

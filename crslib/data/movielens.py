@@ -4,16 +4,25 @@ import re
 import shutil
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
 from crslib.data import columns, readers
 from crslib.data.imports import DEFAULT, Imported, Options, store_tables
+from crslib.data.source import NOT_STATED, Source
 from crslib.data.titles import split_year
 from crslib.dialogue.utterances import one_line
 from crslib.errors import CrsError
 
+SOURCE = Source(
+    name="MovieLens",
+    url="https://grouplens.org/datasets/movielens/",
+    licence="MovieLens: research, non-commercial (data/LICENSE-movielens.txt)",
+    citation="F. Maxwell Harper and Joseph A. Konstan. 2015. The MovieLens Datasets: History and Context. ACM "
+    "Transactions on Interactive Intelligent Systems 5, 4, Article 19. https://doi.org/10.1145/2827872",
+)
 _ARTICLE = r"The|A|An|La|Le|Les|L'|El|Los|Las|Il|Lo|I|Das|Der|Die|Un|Une|Una|Da|Det"
 _PARENTHESIS = r"\((?:[^()]|\([^()]*\))*\)"
 _LAYOUTS = (("ratings.csv", "movies.csv"), ("ratings.dat", "movies.dat"), ("u.data", "u.item"))
@@ -32,11 +41,14 @@ _LARGEST_MEMBER = 4 << 30  # bytes unpacked; the largest MovieLens file has 0.9 
 
 def import_movielens(path: Path, folder: Path, options: Options = DEFAULT) -> Imported:
     """Writes `items.parquet`, `ratings.parquet` and `source.json` into `folder` from a MovieLens archive, zipped or
-    unpacked. `options`: as of `imports.import_ratings`; columns and tags are MovieLens' own.
+    unpacked. `options`: as of `imports.import_ratings`; columns and tags are MovieLens' own, and so is what is not
+    stated of the source (`SOURCE`).
 
     Layouts: ml-latest, ml-32m and similar ones (`.csv`), ml-1m and ml-10m (`.dat`), ml-100k (`u.data`). Raises
     `CrsError` when `path` has none of them.
     """
+    known = {name: text for name, text in options.source if text != NOT_STATED}
+    options = replace(options, source=SOURCE.model_copy(update=known))
     with readers.workspace() as work:
         files = _known_files(path, work.folder)
         ratings_name, items_name = next(layout for layout in _LAYOUTS if files.keys() >= set(layout))

@@ -15,7 +15,7 @@ import re
 import stat
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -85,25 +85,26 @@ class Opened:
     remarks: Sequence[str] = ()
     others: Sequence[str] = ()
 
-    def run(self, con: duckdb.DuckDBPyConnection, chosen: Mapping[str, str], statement: Callable[[str], str]) -> None:
-        """Runs the statement that is made of a query of the columns `chosen` (name → column of the file) as text,
-        without blanks around it; null: an empty cell.
+    def query(self, chosen: Mapping[str, str], source: str | None = None, trimmed: bool = True) -> str:
+        """A query of the columns `chosen` (name → column of the file) as text; null: an empty cell. `trimmed`: without
+        blanks around it."""
+        form = "nullif(trim({}), '')" if trimmed else "{}"
+        picked = (f"{form.format(self.cells[column])} AS {quoted(name)}" for name, column in chosen.items())
+        return f"SELECT {', '.join(picked)} FROM {source or self.source}"
+
+    def load(self, con: duckdb.DuckDBPyConnection, chosen: Mapping[str, str], table: str) -> None:
+        """Makes `table` of `query`. Its rowid is the number of the row, from 0.
 
         Raises `CrsError` with the line that cannot be read.
         """
         first = None
         for source in (self.source, *self.others):
-            picked = (f"nullif(trim({self.cells[column]}), '') AS {quoted(name)}" for name, column in chosen.items())
             try:
-                con.sql(statement(f"SELECT {', '.join(picked)} FROM {source}"))
+                con.sql(f"CREATE OR REPLACE TABLE {quoted(table)} AS {self.query(chosen, source)}")
                 return
             except duckdb.Error as error:
                 first = first or str(error)
         raise CrsError(_reason(self.label, first or "", len(self.columns)))
-
-    def load(self, con: duckdb.DuckDBPyConnection, chosen: Mapping[str, str], table: str) -> None:
-        """Makes `table` of the columns `chosen`, as `run` has them. Its rowid is the number of the row, from 0."""
-        self.run(con, chosen, lambda rows: f"CREATE OR REPLACE TABLE {quoted(table)} AS {rows}")
 
 
 def text_of(con: duckdb.DuckDBPyConnection, table: str) -> pl.DataFrame:

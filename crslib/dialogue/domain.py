@@ -241,6 +241,25 @@ class Questions(_Part):
 # ── a domain ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+class ItemFiles(_Part):
+    """How files of items are read when they are imported; no dialogue depends on it.
+
+    `kinds`: what files call a kind → the kind, empty for what is none. `external_id`: the form of an id of which files
+    have the number alone, such as tt0000000. `series`: whether titles end with it, `Salt (The Salt Games, #1)`.
+    """
+
+    kinds: Mapping[str, str] = {}
+    external_id: Annotated[str, Field(pattern=r"^([A-Za-z]*0+)?$")] = ""
+    series: bool = True
+
+    def identified(self, external_id: str | None) -> str | None:
+        """An external id in its form: 113277 as tt0113277."""
+        if not self.external_id or not external_id or not external_id.isdigit():
+            return external_id
+        prefix = self.external_id.rstrip("0")
+        return f"{prefix}{external_id:0>{len(self.external_id) - len(prefix)}}"
+
+
 class Domain(_Part):
     """A domain file. `data/domains/movies.yaml` says what each field is for."""
 
@@ -268,6 +287,7 @@ class Domain(_Part):
     claims: Claims
     questions: Questions = Questions()
     agenda: Mapping[str, tuple[str, ...]] = {}
+    files: ItemFiles = ItemFiles()
 
     @model_validator(mode="before")
     @classmethod
@@ -281,8 +301,8 @@ class Domain(_Part):
 
     @cached_property
     def sha256(self) -> str:
-        """A hash of all words."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """A hash of all words; how files are read is none."""
+        return hashlib.sha256(self.model_dump_json(exclude={"files"}).encode()).hexdigest()
 
     def __hash__(self) -> int:
         return hash(self.sha256)
@@ -293,7 +313,7 @@ class Domain(_Part):
     def write(self, folder: Path) -> None:
         """Writes the domain into the folder of a run. Raises `CrsError` when it cannot be written."""
         with writing(folder / NAME) as temporary:
-            temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(self.model_dump_json(indent=1, exclude={"files"}) + "\n", encoding="utf-8")
 
     @property
     def a_noun(self) -> str:

@@ -88,7 +88,8 @@ def build(
     if parameters.min_k > items.height:
         raise CrsError(f"min_k = {parameters.min_k} exceeds the catalogue's {items.height} items; choose a smaller one")
     items = schemas.check(items, "items").sort("item_id")
-    ratings = schemas.check(ratings, "ratings").join(items, on="item_id", how="semi")
+    known = schemas.check(ratings, "ratings")["item_id"].is_in(items["item_id"].implode())
+    ratings = ratings if known.all() else ratings.filter(known)  # tens of millions of rows are copied only if need be
     training, hidden = histories.split(ratings, parameters.holdout_share)
     items = schemas.check(catalog.with_training_statistics(items, training), "items")
 
@@ -96,7 +97,7 @@ def build(
     kind = source.feedback.kind
     if kind == "counts":
         training, hidden = histories.rescaled(training, hidden)
-    users = _choose(training, histories.standardise(hidden, scales, kind), parameters)
+    users = _choose(eligible(training, hidden, scales, kind), parameters)
     visible = histories.standardise(training.join(users, on="user_id", how="semi"), scales, kind)
     hidden = histories.standardise(hidden.join(users, on="user_id", how="semi"), scales, kind)
     traits = _traits(items, domain)
@@ -157,15 +158,16 @@ def build(
     )
 
 
-def _choose(training: pl.DataFrame, hidden: pl.DataFrame, parameters: ProfileParameters) -> pl.DataFrame:
+def eligible(training: pl.DataFrame, hidden: pl.DataFrame, scales: pl.DataFrame, kind: str) -> list[str]:
+    """The users with at least `MIN_VISIBLE` visible ratings and a hidden item that they like. `kind`: of `Feedback`."""
+    liked = (histories.standardise(part, scales, kind).filter("liked") for part in histories.by_users(hidden))
+    liking = pl.concat(part.select("user_id").unique() for part in liked)
+    enough = training.group_by("user_id").len().filter(pl.col("len") >= MIN_VISIBLE)
+    return enough.join(liking, on="user_id", how="semi")["user_id"].to_list()
+
+
+def _choose(eligible: Sequence[str], parameters: ProfileParameters) -> pl.DataFrame:
     """`user_id`, `profile_id` of the users drawn, sorted by `user_id`."""
-    eligible = (
-        training.group_by("user_id")
-        .len()
-        .filter(pl.col("len") >= MIN_VISIBLE)
-        .join(hidden.filter("liked"), on="user_id", how="semi")["user_id"]
-        .to_list()
-    )
     if not eligible:
         raise CrsError(
             f"no user has at least {MIN_VISIBLE} visible ratings and a hidden item they liked; give `data` with more "
@@ -199,10 +201,12 @@ def _traits(items: pl.DataFrame, domain: Domain) -> pl.DataFrame:
     `n_ratings`.
 
     `decade`: the time as the domain says it. `best_known`: up to five of the people, those whose items have the most
-    training ratings. `attributes`: those that the domain can speak of,
-    without values that are also a title of the catalogue: a wish or summary must not name what may be a hidden item.
+    training ratings. `attributes`: those that the domain can speak of. Of these and of kinds that are no words of the
+    domain (tags) none that is also a title of the catalogue: a wish or summary must not name what may be a hidden item.
     """
     keys = {titles.title_key(title) for title in items["title"]}
+    guarded = {kind for kinds in items["kinds"] for kind in kinds if kind not in domain.kinds}
+    named = [kind for kind in guarded if titles.title_key(kind) in keys]
     said = [
         [one for one in further if one["name"] in domain.askable and titles.title_key(one["value"]) not in keys]
         for further in items["attributes"]
@@ -224,6 +228,7 @@ def _traits(items: pl.DataFrame, domain: Domain) -> pl.DataFrame:
         """,
         {
             "items": items.with_columns(
+                pl.col("kinds").list.set_difference(pl.lit(pl.Series([named], dtype=pl.List(pl.String)))),
                 pl.Series("decade", [domain.period(year) for year in items["year"]], dtype=pl.Int32),
                 pl.Series("attributes", said, dtype=items.schema["attributes"]),
             )

@@ -45,8 +45,8 @@ def refused(tmp_path: Path, ratings: Path, items: Path | None) -> str:
 
 
 def test_cells_are_split_into_genres_and_names() -> None:
-    assert cells.split_genres("Sci-Fi|Children|IMAX|Action") == ["action", "family", "sci-fi"]
-    assert cells.split_genres("(no genres listed)") == cells.split_genres(None) == []
+    assert cells.split_kinds("Sci-Fi|Children|IMAX|Action", MOVIES.files.kinds) == ["action", "family", "sci-fi"]
+    assert cells.split_kinds("(no genres listed)", MOVIES.files.kinds) == cells.split_kinds(None) == []
     assert cells.split_names("Ed Begley, Jr., Al Pacino, Al Pacino, Alex Ruspoli, 9th Prince of Cerveteri") == [
         "Ed Begley, Jr.",
         "Al Pacino",
@@ -60,8 +60,8 @@ PLACEHOLDERS = ["-", "--", "—", "\\N", "N/A", "n/a", "NA", "null", "None", "na
 
 @pytest.mark.parametrize("sign", PLACEHOLDERS)
 def test_placeholders_are_no_names(sign: str, tmp_path: Path, write: Callable[..., Path]) -> None:
-    assert cells.split_genres(f"{sign}|Action") == ["action"]
-    assert cells.split_genres(sign) == cells.split_names(sign) == []
+    assert cells.split_kinds(f"{sign}|Action") == ["action"]
+    assert cells.split_kinds(sign) == cells.split_names(sign) == []
     assert cells.split_names(f"Al Pacino, {sign}") == ["Al Pacino"]
     header = "item_id,title,year,genres,directors,cast,imdb_id"
     items = f"{header}\n1,Heat,{sign},{sign},{sign},Al Pacino|{sign},{sign}\n2,-,1990,a,,,\n"
@@ -76,7 +76,7 @@ def test_placeholders_are_no_names(sign: str, tmp_path: Path, write: Callable[..
 def test_names_that_only_resemble_placeholders_stay() -> None:
     names = ["Na", "Nan Goldin", "None So Blind", "M-", "Null Object", "R.N.", "N"]
     assert cells.split_names("|".join(names)) == names
-    assert cells.split_genres("sci-fi|r&b") == ["r&b", "sci-fi"]
+    assert cells.split_kinds("sci-fi|r&b") == ["r&b", "sci-fi"]
 
 
 # ── imports that succeed ────────────────────────────────────────────────────────────────────────────────────────
@@ -360,3 +360,28 @@ def test_load_refuses_ratings_of_unknown_items(tmp_path: Path, write: Callable[.
     (tmp_path / "to" / "items.parquet").write_bytes(b"junk")
     with pytest.raises(CrsError, match="not a readable Parquet file"):
         tables.load(tmp_path / "to")
+
+
+def test_ids_with_leading_zeros_are_text_and_sorted_as_text(tmp_path: Path, write: Callable[..., Path]) -> None:
+    items = "item_id,title\n7,Heat\n007,Up\n10,Ran\n"
+    for others, first in (("10", "10"), ("007", "007")):
+        rated = f"user_id,item_id,rating\n9,7,4\n10,7,3\n10,{others},2\n"
+        imports.import_ratings(write(rated), write(items, "items.csv"), tmp_path / first)
+        _, ratings = tables.load(tmp_path / first)
+        assert ratings.select("user_id", "item_id").rows() == [("10", first), ("10", "7"), ("9", "7")]
+
+
+def test_numbers_and_other_ids_give_the_same_tables(tmp_path: Path, write: Callable[..., Path]) -> None:
+    """Files of numbers are read in a way of their own: with a letter before each id the same must come out."""
+    rows = [(n % 7, n % 11, n % 5 + 1, (1000 * n) ** 2) for n in range(1, 70)]
+    results = []
+    for letter in ("", "x"):
+        rated = "".join(f"{letter}{u},{letter}{i},{r},{t}\n" for u, i, r, t in rows)
+        items = "item_id,title\n" + "".join(f"{letter}{i},Film {i}\n" for i in range(11))
+        imports.import_ratings(
+            write(f"user_id,item_id,rating,rated_at\n{rated}"), write(items, "i.csv"), tmp_path / "a"
+        )
+        _, ratings = tables.load(tmp_path / "a")
+        results.append(ratings.with_columns(pl.col("user_id", "item_id").str.strip_prefix("x")))
+    assert results[0].height == 69
+    assert results[0].equals(results[1])

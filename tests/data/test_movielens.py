@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from crslib.data import movielens, tables
+from crslib.data import imports, movielens, tables
 from crslib.data.catalog import Catalog
+from crslib.data.source import Source
 from crslib.errors import CrsError
 from tests.support.domains import MOVIES
 
@@ -154,3 +155,13 @@ def test_movielens_latest_small_is_imported(tmp_path: Path, shared_data: Path) -
     items, _ = tables.load(tmp_path)
     catalog = Catalog(items, MOVIES)
     assert all(catalog.find(catalog.name(item_id)) == item_id for item_id in items["item_id"])
+
+
+def test_what_is_not_stated_of_the_source_is_movielens(tmp_path: Path) -> None:
+    for name, text in LATEST.items():
+        (tmp_path / name).write_text(text, encoding="latin-1")
+    stated = imports.Options(source=Source.stated(name="My MovieLens"))
+    movielens.import_movielens(tmp_path, tmp_path / "to", stated)
+    source = Source.read(tmp_path / "to")
+    assert (source.name, source.licence) == ("My MovieLens", movielens.SOURCE.licence)
+    assert "data/LICENSE-movielens.txt" in source.licence and source.citation.startswith("F. Maxwell Harper")

@@ -15,6 +15,7 @@ from crslib.data import tables
 from crslib.data.source import Source
 from crslib.dialogue.domain import path_of
 from crslib.errors import CrsError
+from tests.support import books, set_files
 
 SETS = Path(__file__).parent / "sets"
 Import = Callable[..., tuple[pl.DataFrame, pl.DataFrame, str]]
@@ -210,3 +211,16 @@ def test_movielens_takes_no_other_files(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 1
     assert "leave --ratings, --items, --tags and --column out" in result.output
+
+
+@pytest.mark.parametrize("form", set_files.FORMS)
+def test_the_same_readers_come_out_of_every_form(form: str, tmp_path: Path) -> None:
+    command, numbers = set_files.imported(form, tmp_path)
+    assert command.startswith("crs data import --")
+    # Two of the forty like none of their six hidden books.
+    assert numbers == {"items": 60, "ratings": 1200, "users": 40, "eligible": 38}
+    source = Source.read(tmp_path / "to")
+    assert ("LICENSE-movielens.txt" in source.licence) == (form == "MovieLens")
+    expected = books.ratings()["rating"] * (2 if form == "Book-Crossing" else 1)
+    if source.feedback.kind == "marks":
+        assert tables.load(tmp_path / "to")[1]["rating"].sum() == expected.sum()

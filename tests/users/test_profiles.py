@@ -443,3 +443,10 @@ def test_a_tag_that_is_a_title_of_the_catalogue_is_neither_wish_nor_summary() ->
     assert "tag" in domain.askable
     said = profiles._traits(frame.with_columns(pl.lit(1, pl.Int32).alias("n_ratings")), domain)["attributes"].to_list()
     assert said == [[{"name": "tag", "value": "space"}]] * 2
+
+
+def test_a_kind_that_is_a_title_is_guarded_unless_it_is_a_word_of_the_domain() -> None:
+    rows = [item(1, "Thriller", 1977, ["thriller", "star wars"]), item(2, "Star Wars", 1979, ["space"])]
+    frame = items_frame(rows).with_columns(pl.lit(1, pl.Int32).alias("n_ratings"))
+    assert "thriller" in BOOKS.kinds and "space" not in BOOKS.kinds
+    assert profiles._traits(frame, BOOKS)["kinds"].to_list() == [["thriller"], ["space"]]
