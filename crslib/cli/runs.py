@@ -1,7 +1,8 @@
 """Commands on runs: compute, sweep, compare, judge, list, export and look."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,14 @@ if TYPE_CHECKING:
     from crslib.experiments import pipeline
 
 
+ON = click.option(
+    "--on",
+    metavar="CLUSTER",
+    help="Compute on Ray: `ray` on this machine, or the address of a cluster, such as ray://HOST:10001. Its nodes need "
+    "crslib and all files at the same paths.",
+)
+
+
 def _parameter_list() -> str:
     """Every parameter with its default and meaning, for `crs run --help`."""
     lines = [f"{name}={field.default}  {field.description}" for name, field in RunParameters.model_fields.items()]
@@ -43,8 +52,18 @@ def _parameter_list() -> str:
 @click.option(
     "--shard", help="Simulate one part of the dialogues, such as 3/8; `crs merge` makes the run of all parts."
 )
+@ON
+@click.option("--actors", default=0, type=click.IntRange(0), help="Processes of --on; 0 is as many as there are CPUs.")
 @REPORTS
-def run(assignments: Sequence[str], params: Path | None, dry_run: bool, shard: str | None, reports: Path) -> None:
+def run(
+    assignments: Sequence[str],
+    params: Path | None,
+    dry_run: bool,
+    shard: str | None,
+    on: str | None,
+    actors: int,
+    reports: Path,
+) -> None:
     """Computes profiles, simulation, evaluation and report of one condition.
 
     A run that was interrupted continues, and dialogues that failed are tried again; a run that is complete is not
@@ -65,10 +84,19 @@ def run(assignments: Sequence[str], params: Path | None, dry_run: bool, shard: s
     if shard is not None:
         _shard(planned, shard, reports)
         return
-    _execute(planned, reports)
+    _execute(planned, reports, _on_ray(planned, on, actors) if on else None)
 
 
-def _execute(planned: "pipeline.Plan", reports: Path) -> None:
+def _on_ray(planned: "pipeline.Plan", on: str, actors: int) -> "Callable[[pipeline.Plan], None]":
+    from crslib.experiments import cluster, shards
+
+    shards.simulation_of(planned)  # a baseline is refused before anything starts
+    return partial(cluster.simulate_on_ray, address=cluster.address_of(on), n_actors=actors)
+
+
+def _execute(
+    planned: "pipeline.Plan", reports: Path, simulate: "Callable[[pipeline.Plan], None] | None" = None
+) -> None:
     """Computes a run, shows progress, and prints what a person should know of it and where the report is."""
     from crslib.experiments import pipeline
 
@@ -76,7 +104,7 @@ def _execute(planned: "pipeline.Plan", reports: Path) -> None:
         console.print(f"run {planned.run_id} has been computed before", soft_wrap=True)
     else:
         with run_progress(planned.run) as report:
-            pipeline.execute(planned, report)
+            pipeline.execute(planned, report, simulate)
     for line in pipeline.afterwards(planned.run):
         console.print(line, soft_wrap=True, markup=False)
     pipeline.point_latest(reports, planned.run.path)
@@ -108,24 +136,28 @@ def merge(folders: Sequence[Path], reports: Path) -> None:
 @click.argument("grid", type=click.Path(path_type=Path))
 @PARAMETERS
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Conditions computed at a time.")
+@ON
 @REPORTS
-def sweep(grid: Path, assignments: Sequence[str], workers: int, reports: Path) -> None:
+def sweep(grid: Path, assignments: Sequence[str], workers: int, on: str | None, reports: Path) -> None:
     """Computes all combinations of the values in GRID, a YAML file of `name: [value, …]`.
 
-    -p sets a parameter in all conditions. Complete runs are not computed again.
+    -p sets a parameter in all conditions. Complete runs are not computed again. With --on as many conditions are
+    computed at a time as there are CPUs; the nodes of a cluster must share the folder of --reports.
     """
     fixed = read_assignments(assignments)
-    _sweep([{**point, **fixed} for point in read_grid(grid)], workers, reports)
+    _sweep([{**point, **fixed} for point in read_grid(grid)], workers, reports, on)
 
 
-def _sweep(grid: Sequence[dict[str, Any]], workers: int, reports: Path) -> Path:
+def _sweep(grid: Sequence[dict[str, Any]], workers: int, reports: Path, on: str | None = None) -> Path:
     """Computes the conditions and prints how they ended. Returns the folder with their comparison; ends the command
     where a condition failed."""
+    from crslib.experiments import cluster
     from crslib.experiments import sweep as sweeps
 
-    conditions = sweeps.conditions(grid, reports, workers, console.print)
+    compute = partial(cluster.compute_on_ray, cluster.address_of(on)) if on else None
+    conditions = sweeps.conditions(grid, reports, 2 if on else workers, console.print)
     with sweep_progress() as show:
-        folder = sweeps.execute(conditions, reports, workers, show)
+        folder = sweeps.execute(conditions, reports, workers, show, compute)
     failed = [condition for condition in conditions if condition.state == "error"]
     for condition in failed:
         text = f"\n{condition.plan.run_id} {dict(condition.given)}\n{condition.error}"
