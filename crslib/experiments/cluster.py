@@ -40,17 +40,23 @@ def address_of(on: str) -> str:
     raise CrsError(f"--on {on!r} is no Ray cluster; give ray, auto, ray://HOST:10001 or HOST:6379")
 
 
+def installed() -> Any:
+    """The module `ray`. Raises `CrsError` where it is missing."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
+    try:
+        import ray
+    except ImportError:
+        raise CrsError("Ray is not installed; install it with: pip install 'crslib[scale]'") from None
+    return ray
+
+
 @contextlib.contextmanager
 def connected(address: str, n_cpus: int | None = None) -> Iterator[Any]:
     """Ray, connected to the cluster at `address`, or started on this machine with `n_cpus` where that is empty.
 
     Raises `CrsError` where Ray is missing or does not answer.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
-    try:
-        import ray
-    except ImportError:
-        raise CrsError("Ray is not installed; install it with: pip install 'crslib[scale]'") from None
+    ray = installed()
     where: dict[str, Any] = {"address": address} if address else {"num_cpus": n_cpus, "include_dashboard": False}
     try:
         ray.init(**where, log_to_driver=False, logging_level="error")
@@ -90,7 +96,7 @@ def simulate_on_ray(planned: Plan, address: str = "", n_actors: int = 0) -> None
                 for of in [min(max(most, 1), len(left))]
                 for number in range(1, of + 1)
             ]
-            _gather(ray, population, _of_an_actor(parameters, len(shards)), shards, journal, progress, len(ids))
+            gather(ray, population, _of_an_actor(parameters, len(shards)), shards, journal, progress, len(ids))
 
 
 def _of_an_actor(parameters: SimulationParameters, n_actors: int) -> SimulationParameters:
@@ -100,7 +106,7 @@ def _of_an_actor(parameters: SimulationParameters, n_actors: int) -> SimulationP
     return parameters.model_copy(update={**shared, "threads": parameters.threads or 1})
 
 
-def _gather(
+def gather(
     ray: Any,
     population: Population,
     parameters: SimulationParameters,
@@ -110,7 +116,7 @@ def _gather(
     total: int,
 ) -> None:
     """Appends the dialogues of all shards to `journal`, whichever actor has one first."""
-    tables = ray.put((population.profiles, population.items, population.training, population.domain, population.source))
+    tables = ray.put(tables_of(population))
     gpus = 1 if parameters.n_gpu_layers else 0
     worker = ray.remote(num_cpus=parameters.threads, num_gpus=gpus)(Worker)
 
@@ -158,11 +164,16 @@ def _sentence(cause: BaseException) -> CrsError:
     return cause if isinstance(cause, CrsError) else CrsError(f"an actor failed: {type(cause).__name__}: {cause}")
 
 
+def tables_of(population: Population) -> tuple[Any, ...]:
+    """What a `Worker` makes the population of: profiles, items and visible ratings, their domain and source."""
+    return population.profiles, population.items, population.training, population.domain, population.source
+
+
 class Worker:
     """An actor: a process with its own agents, which simulate a shard in a thread."""
 
     def __init__(self, parameters: SimulationParameters, tables: tuple[Any, ...], only: set[str]) -> None:
-        """`tables`: profiles, items and visible ratings, their domain and source; `only`: ids of dialogues."""
+        """`tables`: see `tables_of`; `only`: ids of dialogues."""
         *of_people, domain, source = tables
         population = Population(*of_people, domain, source=source)
         self._made: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()

@@ -50,13 +50,15 @@ def evaluate(
     *,
     n_bootstrap: int,
     seed: int,
+    audit: leakage.Audit | None = None,
 ) -> Evaluation:
     """The tables of a run's evaluation.
 
     `human`: statistics of human dialogues; `domain`: what the run's dialogues talk about; `n_bootstrap`: resamples of
-    dialogues behind each 95 % interval. A share over all turns or items weights long dialogues more, so it need not be
-    the mean of the scores. The numbers of leaks have no interval, because every prompt is read and nothing is
-    estimated. Raises `CrsError` when the dialogues are of other profiles than those given.
+    dialogues behind each 95 % interval; `audit`: of these prompts, if they were read before. A share over all turns or
+    items weights long dialogues more, so it need not be the mean of the scores. The numbers of leaks have no interval,
+    because every prompt is read and nothing is estimated. Raises `CrsError` when the dialogues are of other profiles
+    than those given.
     """
     unknown = dialogues.join(profiles, on="profile_id", how="anti").sort("dialogue_id")
     if unknown.height:
@@ -86,7 +88,7 @@ def evaluate(
     estimates |= diversity.texts(turns, times=n_bootstrap, seed=seed)
     if (covered := recommendation.coverage(counted, items, times=n_bootstrap, seed=seed)) is not None:
         estimates["coverage"] = covered
-    audit = leakage.audit(prompts, profiles, holdouts, items, dialogues, turns, domain)
+    audit = audit or leakage.audit(prompts, profiles, holdouts, items, dialogues, turns, domain)
     leaks = _leaks(audit)
     for name, n_read in (("leaked_titles", audit.n_user_prompts), ("leaked_profiles", audit.n_recommender_prompts)):
         if n_read:
