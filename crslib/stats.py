@@ -12,8 +12,6 @@ from functools import lru_cache
 
 import numpy as np
 import polars as pl
-from scipy.stats import rankdata
-from scipy.stats import t as student
 
 from crslib.identity import derive_seed
 
@@ -185,6 +183,8 @@ def spearman(a: np.ndarray, b: np.ndarray, *, times: int, seed: int) -> Estimate
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Pearson's correlation of the ranks in each row; NaN where a row has one value only."""
+    from scipy.stats import rankdata  # takes longer to import than all else in a notebook, and few need it
+
     x, y = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (rankdata(a, axis=1), rankdata(b, axis=1)))
     spread = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
     return _divide((x * y).sum(axis=1), spread)
@@ -218,6 +218,8 @@ def shift(difference: float, replicates: np.ndarray) -> float | None:
     error = defined.std(ddof=1) if len(defined) > 1 else 0.0
     if not error > 0:
         return None
+    from scipy.stats import t as student
+
     return float(2 * student.sf(abs(difference) / error, len(defined) - 1))
 
 

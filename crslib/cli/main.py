@@ -27,7 +27,7 @@ COMMANDS = {
     "chat": ("chat", "Talk with the recommender or with a simulated user."),
     "people": ("people", "Studies in which people compare dialogues."),
     "data": ("data", "Catalogue, ratings and human dialogues."),
-    "domain": ("domain", "What the talk is about: films, books, or your own."),
+    "domain": ("domain", "What the talk is about: a shipped domain or your own."),
     "bench": ("bench", "Measures this installation and its models."),
     "train": ("train", "Trains the adapter of a role on human dialogues."),
     "prefer": ("train", "Trains the adapter of a role by DPO, after SFT."),

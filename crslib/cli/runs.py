@@ -53,7 +53,7 @@ def _parameter_list() -> str:
     "--shard", help="Simulate one part of the dialogues, such as 3/8; `crs merge` makes the run of all parts."
 )
 @ON
-@click.option("--actors", default=0, type=click.IntRange(0), help="Processes of --on; 0 is as many as there are CPUs.")
+@click.option("--workers", default=0, type=click.IntRange(0), help="Processes of --on; 0 is as many as there are CPUs.")
 @REPORTS
 def run(
     assignments: Sequence[str],
@@ -61,7 +61,7 @@ def run(
     dry_run: bool,
     shard: str | None,
     on: str | None,
-    actors: int,
+    workers: int,
     reports: Path,
 ) -> None:
     """Computes profiles, simulation, evaluation and report of one condition.
@@ -84,14 +84,14 @@ def run(
     if shard is not None:
         _shard(planned, shard, reports)
         return
-    _execute(planned, reports, _on_ray(planned, on, actors) if on else None)
+    _execute(planned, reports, _on_ray(planned, on, workers) if on else None)
 
 
-def _on_ray(planned: "pipeline.Plan", on: str, actors: int) -> "Callable[[pipeline.Plan], None]":
+def _on_ray(planned: "pipeline.Plan", on: str, workers: int) -> "Callable[[pipeline.Plan], None]":
     from crslib.experiments import cluster, shards
 
     shards.simulation_of(planned)  # a baseline is refused before anything starts
-    return partial(cluster.simulate_on_ray, address=cluster.address_of(on), n_actors=actors)
+    return partial(cluster.simulate_on_ray, address=cluster.address_of(on), n_workers=workers)
 
 
 def _execute(

@@ -1,7 +1,7 @@
 """A run or a sweep on Ray: on this machine, or on the nodes of a cluster. Ray (extra `scale`) is imported only here.
 
-A run: actors simulate shards of its dialogues, each with its own agents. This process takes the dialogues from them as
-they end, and it alone writes the run's journal. Where an actor or its node is lost, what it had not handed over is made
+A run: workers simulate shards of its dialogues, each with its own agents. This process takes the dialogues from them as
+they end, and it alone writes the run's journal. Where a worker or its node is lost, what it had not handed over is made
 by a new one. The tables are those of one process, byte for byte, because a dialogue depends on its own inputs alone.
 A sweep: each of its conditions is a task.
 """
@@ -74,12 +74,12 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[Any]:
 # ── a run ──
 
 
-def simulate_on_ray(planned: Plan, address: str = "", n_actors: int = 0) -> None:
+def simulate_on_ray(planned: Plan, address: str = "", n_workers: int = 0) -> None:
     """Simulates what is missing in the journal of a run whose profiles are there: `pipeline.execute(simulate=…)`.
 
-    An actor uses `threads` CPU threads, one where that is 0. `n_actors`: 0 is as many as there are CPUs for. `address`:
+    A worker uses `threads` CPU threads, one where that is 0. `n_workers`: 0 is as many as there are CPUs for. `address`:
     of a cluster whose nodes have crslib and the parameters' files at the same paths; see `connected`. Dialogues that
-    fail in an actor are left to `02_simulate`. Raises `CrsError` for an actor's `CrsError`, and after `MOST_LOSSES`
+    fail in a worker are left to `02_simulate`. Raises `CrsError` for a worker's `CrsError`, and after `MOST_LOSSES`
     losses in a row.
     """
     run, parameters = planned.run, simulation_of(planned)
@@ -89,20 +89,20 @@ def simulate_on_ray(planned: Plan, address: str = "", n_actors: int = 0) -> None
         left = set(ids) - journal.dialogue_ids
         if not left:
             return
-        with connected(address, max(n_actors * threads, os.cpu_count() or 1)) as ray:
-            most = n_actors or int(ray.cluster_resources().get("CPU", 1)) // threads
+        with connected(address, max(n_workers * threads, os.cpu_count() or 1)) as ray:
+            most = n_workers or int(ray.cluster_resources().get("CPU", 1)) // threads
             shards = [
                 Shard(number, of).ids(sorted(left))
                 for of in [min(max(most, 1), len(left))]
                 for number in range(1, of + 1)
             ]
-            gather(ray, population, _of_an_actor(parameters, len(shards)), shards, journal, progress, len(ids))
+            gather(ray, population, _of_a_worker(parameters, len(shards)), shards, journal, progress, len(ids))
 
 
-def _of_an_actor(parameters: SimulationParameters, n_actors: int) -> SimulationParameters:
-    """The parameters of one of `n_actors`, which share what may be asked of servers."""
+def _of_a_worker(parameters: SimulationParameters, n_workers: int) -> SimulationParameters:
+    """The parameters of one of `n_workers`, which share what may be asked of servers."""
     limits = ("max_concurrency", "requests_per_minute", "tokens_per_minute")
-    shared = {name: max(value // n_actors, 1) for name in limits if (value := getattr(parameters, name))}
+    shared = {name: max(value // n_workers, 1) for name in limits if (value := getattr(parameters, name))}
     return parameters.model_copy(update={**shared, "threads": parameters.threads or 1})
 
 
@@ -115,39 +115,39 @@ def gather(
     progress: Progress,
     total: int,
 ) -> None:
-    """Appends the dialogues of all shards to `journal`, whichever actor has one first."""
+    """Appends the dialogues of all shards to `journal`, whichever worker has one first."""
     tables = ray.put(tables_of(population))
     gpus = 1 if parameters.n_gpu_layers else 0
-    worker = ray.remote(num_cpus=parameters.threads, num_gpus=gpus)(Worker)
+    remote = ray.remote(num_cpus=parameters.threads, num_gpus=gpus)(Worker).remote
 
     def started(shard: set[str]) -> tuple[Any, set[str]]:
-        return worker.remote(parameters, tables, shard - journal.dialogue_ids), shard
+        return remote(parameters, tables, shard - journal.dialogue_ids), shard
 
-    asked = {actor.take.remote(): (actor, shard) for actor, shard in map(started, shards)}
+    asked = {worker.take.remote(): (worker, shard) for worker, shard in map(started, shards)}
     losses = 0
     while asked:
         progress(len(journal.records), total)
         for one in ray.wait(list(asked))[0]:
-            actor, shard = asked.pop(one)
+            worker, shard = asked.pop(one)
             try:
                 records, done = ray.get(one)
             except ray.exceptions.RayTaskError as error:
                 raise _sentence(error.cause) from None
-            except ray.exceptions.RayError as error:  # the actor or its node is gone
+            except ray.exceptions.RayError as error:  # the worker or its node is gone
                 losses += 1
                 if losses >= MOST_LOSSES:
                     raise CrsError(
-                        f"{losses} actors were lost in a row ({type(error).__name__}); look at their memory, then run "
+                        f"{losses} workers were lost in a row ({type(error).__name__}); look at their memory, then run "
                         "the same again: finished dialogues are kept"
                     ) from None
-                ray.kill(actor)  # it may only have been out of reach
-                actor, shard = started(shard)
+                ray.kill(worker)  # it may only have been out of reach
+                worker, shard = started(shard)
                 records, done = [], False
             for record in records:
                 losses = 0
                 _append(journal, record)
             if not done:
-                asked[actor.take.remote()] = actor, shard
+                asked[worker.take.remote()] = worker, shard
     progress(len(journal.records), total)
 
 
@@ -161,7 +161,7 @@ def _append(journal: Journal, record: Mapping[str, Any]) -> None:
 
 
 def _sentence(cause: BaseException) -> CrsError:
-    return cause if isinstance(cause, CrsError) else CrsError(f"an actor failed: {type(cause).__name__}: {cause}")
+    return cause if isinstance(cause, CrsError) else CrsError(f"a worker failed: {type(cause).__name__}: {cause}")
 
 
 def tables_of(population: Population) -> tuple[Any, ...]:
@@ -170,7 +170,7 @@ def tables_of(population: Population) -> tuple[Any, ...]:
 
 
 class Worker:
-    """An actor: a process with its own agents, which simulate a shard in a thread."""
+    """A worker: a process with its own agents, which simulate a shard in a thread."""
 
     def __init__(self, parameters: SimulationParameters, tables: tuple[Any, ...], only: set[str]) -> None:
         """`tables`: see `tables_of`; `only`: ids of dialogues."""

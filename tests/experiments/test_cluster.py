@@ -62,11 +62,11 @@ def by_id(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {record["dialogue"]["dialogue_id"]: record for record in records}
 
 
-def test_actors_make_the_dialogues_of_one_process_although_one_is_lost(tmp_path: Path) -> None:
+def test_workers_make_the_dialogues_of_one_process_although_one_is_lost(tmp_path: Path) -> None:
     marker, code = tmp_path / "killed", tmp_path / "mortal.py"
     code.write_text(MORTAL.format(marker=str(marker)))
     planned = with_profiles({**LIGHT, "recommender_model": f"python:{code}:reply"}, tmp_path)
-    cluster.simulate_on_ray(planned, n_actors=2)
+    cluster.simulate_on_ray(planned, n_workers=2)
     assert marker.exists()
     with planned.run.journal() as journal:
         made = by_id(journal.records)
@@ -74,12 +74,12 @@ def test_actors_make_the_dialogues_of_one_process_although_one_is_lost(tmp_path:
     assert planned.run.reached == (6, 6, "dialogues")
 
 
-def test_what_an_actor_cannot_do_is_one_sentence(tmp_path: Path) -> None:
+def test_what_an_worker_cannot_do_is_one_sentence(tmp_path: Path) -> None:
     code = tmp_path / "broken.py"
     code.write_text("def reply(turns):\n    raise RuntimeError('no such luck')\n")
     planned = with_profiles({**LIGHT, "n_profiles": 9, "recommender_model": f"python:{code}:reply"}, tmp_path)
     with pytest.raises(CrsError, match=r"8 dialogues failed and none ended.*no such luck"):
-        cluster.simulate_on_ray(planned, n_actors=1)
+        cluster.simulate_on_ray(planned, n_workers=1)
 
 
 def test_without_ray_a_sentence_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,9 +102,9 @@ def test_what_names_no_cluster_is_refused(on: str) -> None:
         cluster.address_of(on)
 
 
-def test_actors_share_what_may_be_asked_of_servers() -> None:
+def test_workers_share_what_may_be_asked_of_servers() -> None:
     parameters = shards.SimulationParameters(max_concurrency=16, requests_per_minute=2, threads=0)
-    own = cluster._of_an_actor(parameters, 3)
+    own = cluster._of_a_worker(parameters, 3)
     assert (own.max_concurrency, own.requests_per_minute, own.tokens_per_minute, own.threads) == (5, 1, 0, 1)
 
 
@@ -112,21 +112,21 @@ def test_actors_share_what_may_be_asked_of_servers() -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def whole(tmp_path_fworkery: pytest.TempPathFworkery) -> Run:
     """The run in one process."""
-    return pipeline.execute(pipeline.plan(TINY, tmp_path_factory.mktemp("whole")))
+    return pipeline.execute(pipeline.plan(TINY, tmp_path_fworkery.mktemp("whole")))
 
 
 @pytest.mark.hostile
-@pytest.mark.parametrize("n_actors", [2, 3])
-def test_the_tables_are_those_of_one_process_although_an_actor_is_killed(
-    whole: Run, tmp_path: Path, n_actors: int
+@pytest.mark.parametrize("n_workers", [2, 3])
+def test_the_tables_are_those_of_one_process_although_an_worker_is_killed(
+    whole: Run, tmp_path: Path, n_workers: int
 ) -> None:
     planned, killed = pipeline.plan(TINY, tmp_path), threading.Event()
 
     def on_ray(planned: pipeline.Plan) -> None:
         threading.Thread(target=kill_one, args=(planned.run.path / "journal.jsonl", killed), daemon=True).start()
-        cluster.simulate_on_ray(planned, n_actors=n_actors)
+        cluster.simulate_on_ray(planned, n_workers=n_workers)
         made.append((planned.run.path / "journal.jsonl").read_bytes())
 
     made: list[bytes] = []
@@ -138,7 +138,7 @@ def test_the_tables_are_those_of_one_process_although_an_actor_is_killed(
 
 
 def kill_one(journal: Path, killed: threading.Event) -> None:
-    """Ends an actor when the first dialogue has ended."""
+    """Ends a worker when the first dialogue has ended."""
     while not (journal.exists() and journal.stat().st_size):
         time.sleep(0.02)
     for process in psutil.Process().children(recursive=True):
