@@ -20,7 +20,7 @@ fuzz: $(TESTS)           ## random inputs, thousands of each kind: some ten minu
 	CRS_HYPOTHESIS=fuzz $(BIN)/python -m pytest tests/hostile -k fuzz $(ARGS)
 
 hostile: $(TESTS)        ## kills, full disks, signals …: an hour; fewer kills: KILLS=20
-	$(BIN)/python -m pytest tests/hostile tests/experiments/test_shards.py -m hostile -s $(ARGS)
+	$(BIN)/python -m pytest tests/hostile tests/experiments/test_shards.py tests/experiments/test_cluster.py -m hostile -s $(ARGS)
 
 lab: $(LAB)              ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
@@ -46,7 +46,7 @@ $(READY): pyproject.toml constraints.txt | $(BIN)/pip
 	@touch $@
 
 $(TESTS): pyproject.toml constraints.txt | $(BIN)/pip
-	$(PIP) '.[data,lab,test,train,trl]'
+	$(PIP) '.[data,lab,scale,test,train,trl]'
 	@# Its own requirement, websockets below 11, would stop uvicorn; its agents need none of its requirements.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps dialoguekit
 	@touch $@ $(READY)

@@ -77,10 +77,10 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[Any]:
 def simulate_on_ray(planned: Plan, address: str = "", n_workers: int = 0) -> None:
     """Simulates what is missing in the journal of a run whose profiles are there: `pipeline.execute(simulate=…)`.
 
-    A worker uses `threads` CPU threads, one where that is 0. `n_workers`: 0 is as many as there are CPUs for. `address`:
-    of a cluster whose nodes have crslib and the parameters' files at the same paths; see `connected`. Dialogues that
-    fail in a worker are left to `02_simulate`. Raises `CrsError` for a worker's `CrsError`, and after `MOST_LOSSES`
-    losses in a row.
+    A worker (Ray has another word) uses `threads` CPU threads, one where that is 0. `n_workers`: 0 is as many as there
+    are CPUs for. `address`: of a cluster whose nodes have crslib and the parameters' files at the same paths; see
+    `connected`. Dialogues that fail in a worker are left to `02_simulate`. Raises `CrsError` for a worker's `CrsError`,
+    and after `MOST_LOSSES` losses in a row.
     """
     run, parameters = planned.run, simulation_of(planned)
     population, threads = Population.read(run), parameters.threads or 1

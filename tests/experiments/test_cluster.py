@@ -74,7 +74,8 @@ def test_workers_make_the_dialogues_of_one_process_although_one_is_lost(tmp_path
     assert planned.run.reached == (6, 6, "dialogues")
 
 
-def test_what_an_worker_cannot_do_is_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.hostile
+def test_what_a_worker_cannot_do_is_one_sentence(tmp_path: Path) -> None:
     code = tmp_path / "broken.py"
     code.write_text("def reply(turns):\n    raise RuntimeError('no such luck')\n")
     planned = with_profiles({**LIGHT, "n_profiles": 9, "recommender_model": f"python:{code}:reply"}, tmp_path)
@@ -112,14 +113,14 @@ def test_workers_share_what_may_be_asked_of_servers() -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_fworkery: pytest.TempPathFworkery) -> Run:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The run in one process."""
-    return pipeline.execute(pipeline.plan(TINY, tmp_path_fworkery.mktemp("whole")))
+    return pipeline.execute(pipeline.plan(TINY, tmp_path_factory.mktemp("whole")))
 
 
 @pytest.mark.hostile
 @pytest.mark.parametrize("n_workers", [2, 3])
-def test_the_tables_are_those_of_one_process_although_an_worker_is_killed(
+def test_the_tables_are_those_of_one_process_although_a_worker_is_killed(
     whole: Run, tmp_path: Path, n_workers: int
 ) -> None:
     planned, killed = pipeline.plan(TINY, tmp_path), threading.Event()
