@@ -54,19 +54,21 @@ def installed() -> Any:
 def connected(address: str, n_cpus: int | None = None) -> Iterator[Any]:
     """Ray, connected to the cluster at `address`, or started on this machine with `n_cpus` where that is empty.
 
-    Raises `CrsError` where Ray is missing or does not answer.
+    Raises `CrsError` where Ray is missing or does not answer, also later.
     """
-    ray = installed()
+    ray, name = installed(), address or "this machine"
     where: dict[str, Any] = {"address": address} if address else {"num_cpus": n_cpus, "include_dashboard": False}
     try:
         ray.init(**where, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).partition("\n")[0]
-        raise CrsError(
-            f"no Ray cluster answers at {address or 'this machine'} ({reason}); check it and its address"
-        ) from None
+        raise CrsError(f"no Ray cluster answers at {name} ({reason}); check it and its address") from None
     try:
         yield ray
+    except ConnectionError as error:
+        raise CrsError(
+            f"the Ray cluster at {name} was lost ({error}); run the same again: what is finished is kept"
+        ) from None
     finally:
         ray.shutdown()
 
@@ -86,17 +88,14 @@ def simulate_on_ray(planned: Plan, address: str = "", n_workers: int = 0) -> Non
     population, threads = Population.read(run), parameters.threads or 1
     ids = wanted(population.profiles, parameters)
     with run.journal() as journal, run.progress("dialogues") as progress:
-        left = set(ids) - journal.dialogue_ids
+        left = sorted(ids.keys() - journal.dialogue_ids)
         if not left:
             return
         with connected(address, max(n_workers * threads, os.cpu_count() or 1)) as ray:
             most = n_workers or int(ray.cluster_resources().get("CPU", 1)) // threads
-            shards = [
-                Shard(number, of).ids(sorted(left))
-                for of in [min(max(most, 1), len(left))]
-                for number in range(1, of + 1)
-            ]
-            gather(ray, population, _of_a_worker(parameters, len(shards)), shards, journal, progress, len(ids))
+            n = min(max(most, 1), len(left))
+            shards = [Shard(number, n).ids(left) for number in range(1, n + 1)]
+            gather(ray, population, _of_a_worker(parameters, n), shards, journal, progress, len(ids))
 
 
 def _of_a_worker(parameters: SimulationParameters, n_workers: int) -> SimulationParameters:
@@ -259,9 +258,7 @@ def _end(ray: Any, task: Any, condition: Condition) -> None:
         ray.get(task)
         condition.state = "success" if pipeline.is_complete(condition.plan.run) else "error"
         if condition.state == "error":
-            _record(
-                condition, CrsError("its node made another run of it, by other weights or files; give all the same")
-            )
+            _record(condition, CrsError("its node made another run, by other weights or files; give all the same ones"))
     except ray.exceptions.RayTaskError as error:
         condition.state = "error"
         if not isinstance(error.cause, CrsError):  # it has recorded its own

@@ -5,10 +5,10 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import psutil
 import pytest
 
@@ -24,7 +24,7 @@ pytest.importorskip("ray")
 
 LIGHT = {"n_profiles": 6, "max_turns": 6, "resample": 1, "user_model": "agenda"}
 TINY = {
-    **{"n_profiles": 6, "max_turns": 4, "max_tokens": 8, "n_ctx": 512, "width": 2, "resample": 1, "n_bootstrap": 100},
+    **{"n_profiles": 6, "max_turns": 3, "max_tokens": 6, "n_ctx": 512, "width": 2, "resample": 1, "threads": 1},
     **{"weights": "Q8_0", "title_model": 0, "title_base": 0},
 }
 # Names the next item of the catalogue; its first process ends itself, as a machine does that loses its power.
@@ -109,13 +109,22 @@ def test_workers_share_what_may_be_asked_of_servers() -> None:
     assert (own.max_concurrency, own.requests_per_minute, own.tokens_per_minute, own.threads) == (5, 1, 0, 1)
 
 
-# ── with models: pytest tests/experiments/test_cluster.py -m hostile ──
+# ── with models, and with notebooks: pytest tests/experiments/test_cluster.py -m hostile ──
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The run in one process."""
-    return pipeline.execute(pipeline.plan(TINY, tmp_path_factory.mktemp("whole")))
+    planned = with_profiles(TINY, tmp_path_factory.mktemp("whole"))
+    write_tables(planned)
+    return planned.run
+
+
+def write_tables(planned: pipeline.Plan) -> None:
+    """What `02_simulate` does: it makes what is missing in the journal, and the tables of all."""
+    parameters, population = shards.simulation_of(planned), Population.read(planned.run)
+    with open_agents(parameters, population) as agents, planned.run.journal() as journal:
+        simulate(population, *agents, parameters, journal).write(planned.run)
 
 
 @pytest.mark.hostile
@@ -123,19 +132,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_the_tables_are_those_of_one_process_although_a_worker_is_killed(
     whole: Run, tmp_path: Path, n_workers: int
 ) -> None:
-    planned, killed = pipeline.plan(TINY, tmp_path), threading.Event()
-
-    def on_ray(planned: pipeline.Plan) -> None:
-        threading.Thread(target=kill_one, args=(planned.run.path / "journal.jsonl", killed), daemon=True).start()
-        cluster.simulate_on_ray(planned, n_workers=n_workers)
-        made.append((planned.run.path / "journal.jsonl").read_bytes())
-
-    made: list[bytes] = []
-    run = pipeline.execute(planned, simulate=on_ray)
+    planned, killed = with_profiles(TINY, tmp_path), threading.Event()
+    journal = planned.run.path / "journal.jsonl"
+    threading.Thread(target=kill_one, args=(journal, killed), daemon=True).start()
+    cluster.simulate_on_ray(planned, n_workers=n_workers)
     assert killed.is_set()
-    assert (run.path / "journal.jsonl").read_bytes() == made[0]  # 02_simulate had nothing left to make
-    for table in ("dialogues", "turns", "prompts", "scores", "metrics"):
-        assert (run.path / f"{table}.parquet").read_bytes() == (whole.path / f"{table}.parquet").read_bytes()
+    made = journal.read_bytes()
+    write_tables(planned)
+    assert journal.read_bytes() == made  # there was nothing left to make
+    for table in ("dialogues", "turns", "prompts"):
+        assert (planned.run.path / f"{table}.parquet").read_bytes() == (whole.path / f"{table}.parquet").read_bytes()
 
 
 def kill_one(journal: Path, killed: threading.Event) -> None:
@@ -143,19 +149,19 @@ def kill_one(journal: Path, killed: threading.Event) -> None:
     while not (journal.exists() and journal.stat().st_size):
         time.sleep(0.02)
     for process in psutil.Process().children(recursive=True):
-        if "Worker" in process.name() or any("ray::Worker" in word for word in process.cmdline()):
+        if any("ray::Worker" in word for word in process.cmdline()):
             os.kill(process.pid, signal.SIGKILL)
             killed.set()
             return
 
 
 @pytest.mark.hostile
-def test_a_sweep_on_ray_compares_the_runs_of_its_tasks(whole: Run, tmp_path: Path) -> None:
-    grid = [{**TINY, "opener": opener} for opener in ("mixed", "user")]
+def test_a_sweep_on_ray_compares_the_runs_of_its_tasks(tmp_path: Path) -> None:
+    light = {**LIGHT, "n_bootstrap": 100, "recommender_model": "python:data/protocol/newest.py:reply"}
+    grid = [{**light, "opener": opener} for opener in ("mixed", "user")]
     planned = sweep.conditions(grid, tmp_path, 2)
-    folder = sweep.execute(
-        planned, tmp_path, 2, lambda conditions: None, lambda *given: cluster.compute_on_ray("", *given)
-    )
+    on_ray = partial(cluster.compute_on_ray, "", n_cpus=2)
+    folder = sweep.execute(planned, tmp_path, 2, lambda conditions: None, on_ray)
     assert [condition.state for condition in planned] == ["success", "success"]
     assert (folder.path / "report.html").is_file()
-    assert pl.read_parquet(planned[0].plan.run.path / "turns.parquet").equals(whole.read("turns"))
+    assert all(pipeline.is_complete(condition.plan.run) for condition in planned)
