@@ -27,6 +27,7 @@ from crslib.simulation import Population, open_agents, simulate
 from crslib.simulation.dialogues import wanted
 from crslib.store import Run
 
+_STARTS = 3  # of Ray on this machine: it gives itself 30 seconds, which a busy machine may exceed
 MOST_LOSSES = 3  # in a row, without a dialogue between them: then something else is wrong than a lost machine
 
 
@@ -57,12 +58,7 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[Any]:
     Raises `CrsError` where Ray is missing or does not answer, also later.
     """
     ray, name = installed(), address or "this machine"
-    where: dict[str, Any] = {"address": address} if address else {"num_cpus": n_cpus, "include_dashboard": False}
-    try:
-        ray.init(**where, log_to_driver=False, logging_level="error")
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise CrsError(f"no Ray cluster answers at {name} ({reason}); check it and its address") from None
+    _connect(ray, address, n_cpus, name)
     try:
         yield ray
     except ConnectionError as error:
@@ -71,6 +67,19 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[Any]:
         ) from None
     finally:
         ray.shutdown()
+
+
+def _connect(ray: Any, address: str, n_cpus: int | None, name: str) -> None:
+    where: dict[str, Any] = {"address": address} if address else {"num_cpus": n_cpus, "include_dashboard": False}
+    for left in reversed(range(1 if address else _STARTS)):
+        try:
+            ray.init(**where, log_to_driver=False, logging_level="error")
+            return
+        except Exception as error:  # Ray has no class of its own for it
+            ray.shutdown()
+            if not left:
+                reason = str(error).partition("\n")[0]
+                raise CrsError(f"no Ray cluster answers at {name} ({reason}); check it and its address") from None
 
 
 # ── a run ──
