@@ -21,7 +21,7 @@ fuzz: $(TESTS)           ## random inputs, others each time, for all tests that 
 	CRS_HYPOTHESIS=fuzz $(BIN)/python -m pytest -n 2 -m hypothesis $(ARGS)
 
 hostile: $(TESTS)        ## kills, full disks, signals …: an hour; fewer kills: KILLS=20
-	$(BIN)/python -m pytest tests/hostile tests/experiments/test_shards.py -m hostile -s $(ARGS)
+	$(BIN)/python -m pytest tests/hostile tests/experiments/test_shards.py tests/experiments/test_cluster.py -m hostile -s $(ARGS)
 
 lab: $(LAB)              ## copies of the notebooks in JupyterLab, in reports/lab; those that you changed are kept
 	$(BIN)/crs lab
@@ -50,7 +50,7 @@ $(READY): pyproject.toml constraints.txt | $(BIN)/pip
 	@touch $@
 
 $(TESTS): pyproject.toml constraints.txt | $(BIN)/pip
-	$(PIP) '.[data,lab,test,train,trl]'
+	$(PIP) '.[data,lab,scale,test,train,trl]'
 	@# Its own requirement, websockets below 11, would stop uvicorn; its agents need none of its requirements.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps dialoguekit
 	@touch $@ $(READY)

@@ -1,12 +1,15 @@
 """Reference-free conversational-recommendation simulation (arXiv 2603.18573) on a laptop."""
 
 import importlib
+import os
+import sys
 from typing import Any
 
-import polars as pl
-
-# Polars 2 collects lazily with the streaming engine, whose row order and last bits change from run to run.
-pl.Config.set_engine_affinity("in-memory")
+# Polars 2 collects lazily with the streaming engine, whose row order and last bits change from run to run. It reads
+# this when it is imported, which takes as long as all else that `crs --help` needs.
+os.environ["POLARS_ENGINE_AFFINITY"] = "in-memory"
+if "polars" in sys.modules:
+    sys.modules["polars"].Config.set_engine_affinity("in-memory")
 
 __version__ = "0.1.0"
 

@@ -8,11 +8,10 @@ resampled by halves drawn without replacement, whose spread is that of the whole
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import polars as pl
-from scipy.stats import rankdata
-from scipy.stats import t as student
 
 from crslib.identity import derive_seed
 
@@ -41,17 +40,24 @@ class Estimate:
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
 
+@lru_cache(maxsize=2)  # of 50,000 dialogues each takes seconds and 400 MB, and many metrics need the same
 def resamples(n: int, times: int, seed: int) -> np.ndarray:
     """How often each of `n` dialogues is drawn in each resample with replacement: int array (times, n), rows sum n."""
     generator = np.random.default_rng(derive_seed(seed, "resamples", n))
-    return generator.multinomial(n, np.full(n, 1 / n), size=times)
+    return _kept(generator.multinomial(n, np.full(n, 1 / n), size=times))
 
 
+@lru_cache(maxsize=1)
 def halves(n: int, times: int, seed: int) -> np.ndarray:
     """Random halves of `n` dialogues: 0/1 array (times, n) with n // 2 ones a row."""
     generator = np.random.default_rng(derive_seed(seed, "halves", n))
     order = generator.random((times, n)).argsort(axis=1)
-    return (order < n // 2).astype(np.int64)
+    return _kept((order < n // 2).astype(np.int64))
+
+
+def _kept(drawn: np.ndarray) -> np.ndarray:
+    drawn.flags.writeable = False
+    return drawn
 
 
 def interval(replicates: np.ndarray, centre: float | None = None) -> tuple[float | None, float | None]:
@@ -177,6 +183,8 @@ def spearman(a: np.ndarray, b: np.ndarray, *, times: int, seed: int) -> Estimate
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Pearson's correlation of the ranks in each row; NaN where a row has one value only."""
+    from scipy.stats import rankdata  # takes longer to import than all else in a notebook, and few need it
+
     x, y = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (rankdata(a, axis=1), rankdata(b, axis=1)))
     spread = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
     return _divide((x * y).sum(axis=1), spread)
@@ -210,6 +218,8 @@ def shift(difference: float, replicates: np.ndarray) -> float | None:
     error = defined.std(ddof=1) if len(defined) > 1 else 0.0
     if not error > 0:
         return None
+    from scipy.stats import t as student
+
     return float(2 * student.sf(abs(difference) / error, len(defined) - 1))
 
 

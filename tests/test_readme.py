@@ -51,8 +51,9 @@ def resolve_command(words: list[str]) -> tuple[click.Command, list[str]]:
     """The click command that `words` (after `crs`) name, and its arguments."""
     command: click.Command = main
     while words and isinstance(command, click.Group):
-        assert words[0] in command.commands, f"{command.name} has no command {words[0]!r}"
-        command, words = command.commands[words[0]], words[1:]
+        below = command.get_command(click.Context(command), words[0])
+        assert below, f"{command.name} has no command {words[0]!r}"
+        command, words = below, words[1:]
     return command, words
 
 
@@ -60,7 +61,9 @@ def leaves(command: click.Command) -> list[click.Command]:
     """All commands below a group."""
     if not isinstance(command, click.Group):
         return [command]
-    return [leaf for below in command.commands.values() for leaf in leaves(below)]
+    context = click.Context(command)
+    below = [command.get_command(context, name) for name in command.list_commands(context)]
+    return [leaf for each in below if each for leaf in leaves(each)]
 
 
 @pytest.mark.parametrize(("name", "line"), in_files(commands))

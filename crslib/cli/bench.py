@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from crslib.cli.parameters import read_assignments
+from crslib.cli.scale import bench_evaluate, bench_scale, bench_startup
 from crslib.cli.terminal import JSON, PARAMETERS, REPORTS_OF_RUNS, RUN, console, counting, fail, write_json
 from crslib.config import ROOT, SimulationParameters
 from crslib.files import writing
@@ -366,3 +367,7 @@ def bench_usefulness(
         with writing(chart) as temporary:
             temporary.write_text(charts.svg(charts.usefulness(points.filter(metric=usefulness.ALL))), encoding="utf-8")
     write_json({"points": points.to_dicts(), "differences": differences.to_dicts()}, file)
+
+
+for command in (bench_scale, bench_evaluate, bench_startup):
+    bench.add_command(command)

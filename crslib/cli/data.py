@@ -7,6 +7,7 @@ from typing import Literal
 
 import click
 
+from crslib.cli.corpora import import_dialogues, of_people
 from crslib.cli.terminal import JSON, console, fail, write_json
 from crslib.config import ROOT
 from crslib.data.source import NOT_STATED
@@ -129,3 +130,7 @@ def fetch(corpus: str, path: Path | None, folder: Path) -> None:
     fetched = download.fetch(corpus, folder, path, progressbar=console.is_terminal)
     known = download.CORPORA[corpus]
     console.print(f"{fetched}\nlicence: {known.licence}\ncite: {known.cite}", markup=False, soft_wrap=True)
+
+
+for command in (import_dialogues, *of_people):
+    data.add_command(command)

@@ -1,7 +1,8 @@
 """Commands on runs: compute, sweep, compare, judge and export."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,14 @@ if TYPE_CHECKING:
     from crslib.experiments import pipeline
 
 
+ON = click.option(
+    "--on",
+    metavar="CLUSTER",
+    help="Compute on Ray: `ray` on this machine, or the address of a cluster, such as ray://HOST:10001. Its nodes need "
+    "crslib and all files at the same paths.",
+)
+
+
 @click.command(cls=WithParameters)
 @PARAMETERS
 @click.option("--params", type=click.Path(path_type=Path), help="YAML or JSON file of parameters; -p overrides it.")
@@ -52,6 +61,8 @@ if TYPE_CHECKING:
 @click.option("--latest", is_flag=True, help="`latest` becomes this run, also if it has fewer than 8 dialogues.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only where the report is.")
 @JSON_OR_OUTPUT
+@ON
+@click.option("--workers", default=0, type=click.IntRange(0), help="Processes of --on; 0 is as many as there are CPUs.")
 @REPORTS
 def run(
     assignments: Sequence[str],
@@ -61,6 +72,8 @@ def run(
     latest: bool,
     quiet: bool,
     file: Path | None,
+    on: str | None,
+    workers: int,
     reports: Path,
 ) -> None:
     """Computes profiles, simulation, evaluation and report of one condition.
@@ -84,7 +97,15 @@ def run(
     if shard is not None:
         _shard(planned, shard, reports)
         return
-    _execute(planned, reports, latest, quiet, file)
+    compute = _on_ray(planned, on, workers) if on else None
+    _execute(planned, reports, latest, quiet, file, compute)
+
+
+def _on_ray(planned: "pipeline.Plan", on: str, workers: int) -> "Callable[[pipeline.Plan], None]":
+    from crslib.experiments import cluster, shards
+
+    shards.simulation_of(planned)  # a baseline is refused before anything starts
+    return partial(cluster.simulate_on_ray, address=cluster.address_of(on), n_workers=workers)
 
 
 def _silent(text: str) -> None:
@@ -92,7 +113,12 @@ def _silent(text: str) -> None:
 
 
 def _execute(
-    planned: "pipeline.Plan", reports: Path, latest: bool = False, quiet: bool = False, file: Path | None = None
+    planned: "pipeline.Plan",
+    reports: Path,
+    latest: bool = False,
+    quiet: bool = False,
+    file: Path | None = None,
+    simulate: "Callable[[pipeline.Plan], None] | None" = None,
 ) -> None:
     """Computes a run, shows progress, and prints what came out, what to do next and where the report is."""
     from crslib.experiments import duration, ending, pipeline
@@ -106,7 +132,7 @@ def _execute(
         dialogues = n.get("n_profiles", 0) * n.get("dialogues_per_profile", 1)
         expected = duration.expected(planned, reports, dialogues)
         with run_progress(planned.run, expected, n.get("width", 1), quiet) as report:
-            pipeline.execute(planned, report)
+            pipeline.execute(planned, report, simulate)
     for line in pipeline.afterwards(planned.run):
         say(line)
     kept = all_runs.point_latest(reports, planned.run, wanted=latest)
@@ -161,25 +187,29 @@ def _shard_folders(word: str, reports: Path) -> list[Path]:
 @click.argument("grid", type=click.Path(path_type=Path))
 @PARAMETERS
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Conditions computed at a time.")
+@ON
 @REPORTS
-def sweep(grid: Path, assignments: Sequence[str], workers: int, reports: Path) -> None:
+def sweep(grid: Path, assignments: Sequence[str], workers: int, on: str | None, reports: Path) -> None:
     """Computes all combinations of the values in GRID, a YAML file of `name: [value, …]`.
 
-    -p sets a parameter in all conditions. Complete runs are not computed again.
+    -p sets a parameter in all conditions. Complete runs are not computed again. With --on as many conditions are
+    computed at a time as there are CPUs; the nodes of a cluster must share the folder of --reports.
     """
     fixed = read_assignments(assignments)
-    _sweep([{**point, **fixed} for point in read_grid(grid)], workers, reports)
+    _sweep([{**point, **fixed} for point in read_grid(grid)], workers, reports, on)
 
 
-def _sweep(grid: Sequence[dict[str, Any]], workers: int, reports: Path) -> Path:
+def _sweep(grid: Sequence[dict[str, Any]], workers: int, reports: Path, on: str | None = None) -> Path:
     """Computes the conditions and prints how they ended. Returns the folder with their comparison; ends the command
     where a condition failed."""
+    from crslib.experiments import cluster
     from crslib.experiments import sweep as sweeps
 
-    conditions = sweeps.conditions(grid, reports, workers, console.print)
+    compute = partial(cluster.compute_on_ray, cluster.address_of(on)) if on else None
+    conditions = sweeps.conditions(grid, reports, 2 if on else workers, console.print)
     names = condition_names(sweeps.varied(conditions))
     with sweep_progress(names) as show:
-        folder = sweeps.execute(conditions, reports, workers, show)
+        folder = sweeps.execute(conditions, reports, workers, show, compute)
     _print_sweep(names, conditions)
     failed = [condition for condition in conditions if condition.state == "error"]
     for name, condition in zip(names, conditions, strict=True):

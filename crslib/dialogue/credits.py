@@ -6,7 +6,7 @@ Knows nothing of dialogues.
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Self
 
 import polars as pl
@@ -17,6 +17,7 @@ from crslib.dialogue.domain import Domain
 CAST, MAKER, PERSON, YEAR = "people", "maker", "person", "year"  # kinds of facts; PERSON: in either role
 
 
+@lru_cache(maxsize=1 << 16)
 def name_key(name: str) -> str:
     """A person's name without case, accents, punctuation, "Jr." and initials in the middle: "samuel jackson"."""
     plain = unicodedata.normalize("NFKD", name.replace("’", "'")).lower().replace("'", "").replace(".", " ")

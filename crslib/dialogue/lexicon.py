@@ -112,13 +112,18 @@ def kinds(words: Sequence[str], domain: Domain) -> list[str]:
     return [kind for word in words for kind in of_word.get(word, ())]
 
 
+@cache
+def _name(kind: str) -> list[str]:
+    return tokens(kind)
+
+
 def asks_for(kind: str, words: Sequence[str], domain: Domain) -> bool:
     """Whether the words of a clause (see `tokens`) speak of items of `kind`: by its own name or a word for it.
 
     Stricter than `kinds`: a word that mostly judges an item ("it was funny") counts only in phrases like "funny" with
     the domain's noun, and "something funny".
     """
-    name = tokens(kind)
+    name = _name(kind)
     if name and any(list(words[start : start + len(name)]) == name for start in range(len(words))):
         return True
     of_word, judging, nouns = kinds_of(domain), _judging(domain), {*domain.words, *domain.slang}

@@ -1,6 +1,7 @@
 """How the metrics count words: one definition of a word for all of them. Knows nothing of dialogues."""
 
 import re
+from functools import lru_cache
 
 import polars as pl
 
@@ -45,6 +46,7 @@ def _one_word(name: str) -> str:
     return f" \ue000{_END.sub(' ', name)}\ue001 "
 
 
+@lru_cache(maxsize=1 << 14)  # an audit reads the utterances of a dialogue again for each of its prompts
 def spaced(text: str) -> str:
     """Words between single blanks, in their own case, with a full stop for the end of a sentence: to find phrases in.
 

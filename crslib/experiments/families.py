@@ -129,7 +129,7 @@ def measure(tables: Tables) -> Measured:
     evaluation = metrics.evaluate(
         tables.run.run_id, tables.profiles, tables.holdouts, tables.items, tables.ratings, tables.dialogues, turns,
         tables.prompts, human, tables.domain, n_bootstrap=parameters.n_bootstrap, seed=parameters.seed,
-        metrics=own.load(parameters.metrics),
+        metrics=own.load(parameters.metrics), audit=tables.audit if parameters.judged_by == "own" else None,
     )  # fmt: skip
     folder, mask, how = resolve(parameters.human), human.domain.mask, tables.resampling
     test, train = _human_dialogues(parameters, "test"), _human_dialogues(parameters, "train")

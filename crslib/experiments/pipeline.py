@@ -128,8 +128,15 @@ def source_hash(notebook: str) -> str:
     return digest([[cell.cell_type, cell.source] for cell in cells], "notebook")
 
 
-def execute(planned: Plan, report: Callable[[str], None] = lambda stage: None) -> Run:
+def execute(
+    planned: Plan,
+    report: Callable[[str], None] = lambda stage: None,
+    simulate: Callable[[Plan], None] | None = None,
+) -> Run:
     """Executes those of a run's notebooks that are not complete. `report` gets the name of each before it starts.
+
+    `simulate`: puts dialogues into the run's journal before `02_simulate` makes what is missing there; None: it makes
+    all of them.
 
     Raises `CrsError` with one sentence about what went wrong; `run.json` then has status `error` and the traceback.
     Ctrl-C, SIGTERM and SIGHUP end it with status `cancelled`.
@@ -150,6 +157,8 @@ def execute(planned: Plan, report: Callable[[str], None] = lambda stage: None) -
                 if name not in stages:
                     report(name)
                     started = time.monotonic()
+                    if simulate is not None and name == "02_simulate":
+                        simulate(planned)
                     values = {field: getattr(planned.parameters, field) for field in parameters.model_fields}
                     execute_notebook(name, run.path, {"run_dir": str(run.path), **values})
                     _record_stage(run, planned.run_id, name, round(time.monotonic() - started, 1))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from crslib.config import RunParameters
+from crslib.config import SimulationParameters
 from crslib.errors import CrsError
 from crslib.experiments import pipeline
 from crslib.experiments.pipeline import Plan
@@ -43,15 +43,23 @@ class Shard:
         return f"{self.number}/{self.of}"
 
 
+def simulation_of(planned: Plan) -> SimulationParameters:
+    """What `02_simulate` gets of a run's parameters: dialogues are known by exactly these, so it uses them again.
+
+    Raises `CrsError` for a run with another notebook.
+    """
+    if "02_simulate" not in planned.parameters.stages:
+        raise CrsError("a baseline has no shards; leave --shard, --on or the baseline out")
+    return SimulationParameters.pick(planned.parameters.model_dump())
+
+
 def simulate_shard(planned: Plan, shard: Shard, reports: Path, progress: Progress = no_progress) -> Path:
     """Simulates the dialogues of a shard of a run into a folder of its own below `reports/shards`, and returns that.
 
     The same call goes on where a killed one stopped. Raises `CrsError` for a run with another notebook than
     `02_simulate`, and as `simulate` does.
     """
-    parameters = planned.parameters
-    if not isinstance(parameters, RunParameters) or "02_simulate" not in parameters.stages:
-        raise CrsError("a baseline has no shards; leave --shard or the baseline out")
+    simulation, parameters = simulation_of(planned), planned.parameters
     run = Run(reports.resolve() / "shards" / planned.run_id / f"{shard.number}-of-{shard.of}")
     with run.lock():
         record = {"run_id": planned.run_id, "shard": [shard.number, shard.of], "parameters_given": dict(planned.given)}
@@ -60,9 +68,9 @@ def simulate_shard(planned: Plan, shard: Shard, reports: Path, progress: Progres
             values = {field: getattr(parameters, field) for field in parameters.stages["01_profiles"].model_fields}
             pipeline.execute_notebook("01_profiles", run.path, {"run_dir": str(run.path), **values})
         population = Population.read(run)
-        only = shard.ids(list(wanted(population.profiles, parameters)))
-        with open_agents(parameters, population, run.path) as (user, recommender), run.journal() as journal:
-            simulated = simulate(population, user, recommender, parameters, journal, progress, only)
+        only = shard.ids(list(wanted(population.profiles, simulation)))
+        with open_agents(simulation, population, run.path) as (user, recommender), run.journal() as journal:
+            simulated = simulate(population, user, recommender, simulation, journal, progress, only)
         run.update(n_failed=len(simulated.failures), status="success")
     return run.path
 

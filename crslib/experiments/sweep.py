@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,10 @@ class Condition:
         return self.plan.run.outcome.get("traceback") or ""
 
 
+Compute = Callable[[Sequence[Condition], Path, Callable[[], None]], None]
+"""Runs conditions below a folder of reports until each has ended, with its `state`; calls the function meanwhile."""
+
+
 def conditions(
     grid: Sequence[Mapping[str, Any]],
     reports: Path,
@@ -79,41 +84,51 @@ def varied(planned: Sequence[Condition]) -> list[dict[str, Any]]:
 
 
 def execute(
-    planned: Sequence[Condition], reports: Path, workers: int, show: Callable[[Sequence[Condition]], None]
+    planned: Sequence[Condition],
+    reports: Path,
+    workers: int,
+    show: Callable[[Sequence[Condition]], None],
+    compute: Compute | None = None,
 ) -> Run:
-    """Runs all conditions, `workers` at a time, then `04_compare`. `show` gets the conditions a few times a second.
+    """Runs all conditions, then `04_compare`. `show` gets the conditions a few times a second. `compute`: where they
+    run; None: in processes of this machine, `workers` at a time.
 
     Returns the sweep's folder below `reports/sweeps`. Why a condition failed is in its `error` and in its `run.json`.
     """
-    context = multiprocessing.get_context("spawn")
-    waiting = list(planned)
-    running: dict[Any, tuple[Any, Condition, float]] = {}
+    waiting = []
     for condition in planned:
         if pipeline.is_complete(condition.plan.run):
             condition.state, condition.reused = "success", True
-            waiting.remove(condition)
+        else:
+            waiting.append(condition)
     with ended_by_signals():
-        try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    condition = waiting.pop(0)
-                    process = context.Process(target=_work, args=(dict(condition.given), reports), daemon=True)
-                    process.start()
-                    condition.state = "running"
-                    running[process.sentinel] = process, condition, time.monotonic()
-                ended = wait(list(running), timeout=0.25)
-                for _, condition, started in running.values():
-                    condition.seconds = time.monotonic() - started
-                for sentinel in ended:
-                    process, condition, _ = running.pop(sentinel)
-                    _record_end(condition, process)
-                show(planned)
-        finally:
-            for process, _, _ in running.values():
-                process.terminate()
-            for process, _, _ in running.values():  # each records that it was cancelled
-                process.join()
+        (compute or partial(_in_processes, workers))(waiting, reports, lambda: show(planned))
         return _compare(planned, reports)
+
+
+def _in_processes(workers: int, waiting: Sequence[Condition], reports: Path, show: Callable[[], None]) -> None:
+    context, waiting = multiprocessing.get_context("spawn"), list(waiting)
+    running: dict[Any, tuple[Any, Condition, float]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                condition = waiting.pop(0)
+                process = context.Process(target=_work, args=(dict(condition.given), reports), daemon=True)
+                process.start()
+                condition.state = "running"
+                running[process.sentinel] = process, condition, time.monotonic()
+            ended = wait(list(running), timeout=0.25)
+            for _, condition, started in running.values():
+                condition.seconds = time.monotonic() - started
+            for sentinel in ended:
+                process, condition, _ = running.pop(sentinel)
+                _record_end(condition, process)
+            show()
+    finally:
+        for process, _, _ in running.values():
+            process.terminate()
+        for process, _, _ in running.values():  # each records that it was cancelled
+            process.join()
 
 
 def _record_end(condition: Condition, process: Any) -> None:

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -29,6 +30,7 @@ SENTENCE = 3  # words of a sentence that says something
 SAMPLE = 30  # utterances of self-BLEU, each of another dialogue
 DRAWS = 100  # random samples of text; the value is their mean
 HALF_DRAWS = 10  # the same within each half-sample
+_CELLS = 20_000_000  # of a table of half-samples by utterances, at once
 TIMES = 100  # most half-samples for the intervals of distinct-n and self-BLEU, which are slow to count
 
 TEXT_METRICS = (
@@ -131,7 +133,7 @@ def distinct(spoken: Spoken, *, times: int, seed: int) -> list[stats.Estimate | 
     lengths = np.array([sum(map(len, dialogue)) for dialogue in spoken], dtype=np.int64)
     if lengths.sum() < BUDGET:
         return [None for _ in ORDERS]
-    grams = [_grams(spoken, order) for order in ORDERS]
+    grams = _grams(spoken)
     orders = _orders(len(spoken), seed)
     values = _distinct(grams, lengths, orders).mean(axis=0)
     shuffle = np.random.default_rng(derive_seed(seed, "distinct, halves", len(spoken)))
@@ -151,24 +153,31 @@ def distinct(spoken: Spoken, *, times: int, seed: int) -> list[stats.Estimate | 
     ]
 
 
-def _grams(spoken: Spoken, order: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Per dialogue: the code of each n-gram, and how many of the dialogue's words are read when it is complete."""
-    codes: dict[tuple[str, ...], int] = {}
-    coded = []
-    for dialogue in spoken:
-        own, ends, read = [], [], 0
-        for utterance in dialogue:
-            for end in range(order, len(utterance) + 1):
-                own.append(codes.setdefault(tuple(utterance[end - order : end]), len(codes)))
-                ends.append(read + end)
-            read += len(utterance)
-        coded.append((np.array(own, dtype=np.int64), np.array(ends, dtype=np.int64)))
+Grams = list[tuple[np.ndarray, np.ndarray]]
+"""Per dialogue: the code of each n-gram, and how many of the dialogue's words are read when it is complete."""
+
+
+def _grams(spoken: Spoken) -> list[Grams]:
+    """The n-grams of each of `ORDERS`. They are coded as pairs of a shorter one and a word."""
+    lengths = np.array([len(utterance) for dialogue in spoken for utterance in dialogue], dtype=np.int64)
+    utterance = np.repeat(np.arange(len(lengths)), lengths)
+    dialogue = np.repeat(np.arange(len(spoken)), [sum(map(len, each)) for each in spoken])
+    edges = np.searchsorted(dialogue, np.arange(1, len(spoken)))
+    ends = np.arange(1, len(dialogue) + 1) - np.concatenate([[0], edges])[dialogue]
+    numbers: dict[str, int] = {}
+    flat = (word for each in spoken for words in each for word in words)
+    word = np.fromiter((numbers.setdefault(one, len(numbers)) for one in flat), np.int64, len(dialogue))
+    codes, coded = word, []
+    for order in ORDERS:
+        if order > 1:
+            codes = np.unique(codes[:-1] * len(numbers) + word[order - 1 :], return_inverse=True)[1]
+        whole = utterance[: len(codes)] == utterance[order - 1 :]  # it does not reach across utterances
+        at = np.searchsorted(dialogue[order - 1 :][whole], np.arange(1, len(spoken)))
+        coded.append(list(zip(np.split(codes[whole], at), np.split(ends[order - 1 :][whole], at), strict=True)))
     return coded
 
 
-def _distinct(
-    grams: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], lengths: np.ndarray, orders: Sequence[np.ndarray]
-) -> np.ndarray:
+def _distinct(grams: Sequence[Grams], lengths: np.ndarray, orders: Sequence[np.ndarray]) -> np.ndarray:
     """The share of different n-grams in the first `BUDGET` words, (orders of dialogues, n-gram orders); NaN with fewer
     words."""
     values = np.full((len(orders), len(grams)), np.nan)
@@ -192,12 +201,19 @@ def self_bleu(spoken: Spoken, *, times: int, seed: int) -> stats.Estimate | None
     """
     if len(spoken) < SAMPLE:
         return None
-    counted = [[_count(utterance) for utterance in dialogue] for dialogue in spoken]
     pick = np.random.default_rng(derive_seed(seed, "self-bleu", len(spoken)))
     rows = np.arange(len(spoken))
 
+    @cache
+    def counted(dialogue: int, utterance: int) -> Counts:
+        return _count(spoken[dialogue][utterance])
+
+    def sample(among: np.ndarray) -> list[Counts]:
+        order = pick.permutation(among)[:SAMPLE].tolist()
+        return [counted(dialogue, int(pick.integers(len(spoken[dialogue])))) for dialogue in order]
+
     def score(among: np.ndarray, draws: int) -> float:
-        return float(np.mean([_sample_bleu(counted, pick.permutation(among), pick) for _ in range(draws)]))
+        return float(np.mean([mean_bleu(sample(among)) for _ in range(draws)]))
 
     value = score(rows, DRAWS)
     if len(spoken) // 2 < SAMPLE:
@@ -213,10 +229,6 @@ Counts = tuple[int, tuple[Counter[tuple[str, ...]], ...]]  # words, and n-grams 
 def _count(utterance: Sequence[str]) -> Counts:
     grams = (Counter(tuple(utterance[i : i + n]) for i in range(len(utterance) - n + 1)) for n in range(1, 5))
     return len(utterance), tuple(grams)
-
-
-def _sample_bleu(counted: Sequence[Sequence[Counts]], order: np.ndarray, pick: np.random.Generator) -> float:
-    return mean_bleu([counted[i][int(pick.integers(len(counted[i])))] for i in order[:SAMPLE].tolist()])
 
 
 def mean_bleu(sample: Sequence[Counts]) -> float:
@@ -302,11 +314,13 @@ def _duplicates(role: str) -> Callable[[Facts], Statistic | None]:
         shape = (len(facts.dialogue_ids), int(at["utterance"].max()) + 1)  # type: ignore[arg-type]
         counts = sparse.csr_array((np.ones(len(at)), (at["row"].to_numpy(), at["utterance"].to_numpy())), shape=shape)
         total = counts.sum(axis=1)
-        shared = counts[:, np.asarray((counts > 0).sum(axis=0)).ravel() > 1].toarray()
+        shared = counts[:, np.asarray((counts > 0).sum(axis=0)).ravel() > 1]
+        present = sparse.csr_array((shared > 0).astype(np.int64))
 
         def share(drawn: np.ndarray) -> np.ndarray:
-            twice = (drawn @ (shared > 0)) > 1
-            return ((drawn @ shared) * twice).sum(axis=1) / np.maximum(1, drawn @ total)
+            blocks = np.array_split(drawn, max(1, len(drawn) * shared.shape[1] // _CELLS))
+            twice = [((block @ shared) * ((block @ present) > 1)).sum(axis=1) for block in blocks]
+            return np.concatenate(twice) / np.maximum(1, drawn @ total)
 
         return share
 

@@ -38,6 +38,7 @@ from crslib.schemas import STRICT, Schema
 LAYER = 5  # of 30, from 0; the later ones are not computed
 COMPONENTS = 12  # principal components; a default run has some 400 turns of either role
 PER_COMPONENT = 10  # turns needed for each component
+MOST = 700  # dialogues of a run that are read, drawn at random: some two minutes on two cores
 PREFIX = "<|im_start|>user\n"  # before every turn, of either role: the state of a first token has no context
 _FILES = ("embeddings.parquet", "axes.parquet", "embeddings.json")
 _THOUSANDTHS = 1000  # places are stored as whole numbers
@@ -54,7 +55,8 @@ class _Stored(TypedDict):
 
 _STORED = TypeAdapter(_Stored)
 _EMBEDDING = (
-    "the mean state of its tokens, titles masked, in the built-in model, each dimension standardised by human turns"
+    "the mean state of its tokens, titles masked, in the built-in model, each dimension standardised by human turns; "
+    f"of a run at most {MOST} random dialogues are read"
 )
 _SETTINGS = f"model:smollm2|layer:{LAYER}"
 FRECHET = per_role(
@@ -236,7 +238,13 @@ def evaluate(turns: pl.DataFrame, folder: Path, mask: str, *, times: int, seed: 
         problem = f"the human embeddings in {folder} are of another model; make them with `crs data embeddings`"
         return Results({}, missing=problem)
     with reader() as opened:
-        return Results(compare(embed(turns, opened, mask), human, times=times, seed=seed))
+        return Results(compare(embed(_drawn(turns, seed), opened, mask), human, times=times, seed=seed))
+
+
+def _drawn(turns: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """The turns of `MOST` random dialogues, or of all where there are no more."""
+    ids = sorted(turns["dialogue_id"].unique(), key=lambda dialogue: derive_seed(seed, "embedded", dialogue))
+    return turns.filter(pl.col("dialogue_id").is_in(ids[:MOST]))
 
 
 def compare(embedded: Mapping[str, Embedded], human: Human, *, times: int, seed: int) -> dict[str, Result]:

@@ -55,13 +55,15 @@ def evaluate(
     n_bootstrap: int,
     seed: int,
     metrics: Sequence[own.Function] = (),
+    audit: leakage.Audit | None = None,
 ) -> Evaluation:
     """The tables of a run's evaluation.
 
     `human`: statistics of human dialogues; `domain`: what the run's dialogues talk about; `n_bootstrap`: resamples of
-    dialogues behind each 95 % interval; `metrics`: functions that are metrics of one's own (`own`). A share over all
-    turns or items weights long dialogues more, so it need not be the mean of the scores. The numbers of leaks have no
-    interval, because every prompt is read and nothing is estimated.
+    dialogues behind each 95 % interval; `metrics`: functions that are metrics of one's own (`own`); `audit`: of these
+    prompts, if they were read before. A share over all turns or items weights long dialogues more, so it need not be
+    the mean of the scores. The numbers of leaks have no interval, because every prompt is read and nothing is
+    estimated.
 
     Raises `CrsError` when the dialogues are of other profiles than those given, and as `own.parts`.
     """
@@ -94,7 +96,7 @@ def evaluate(
     estimates |= diversity.texts(turns, times=n_bootstrap, seed=seed)
     if (covered := recommendation.coverage(counted, items, times=n_bootstrap, seed=seed)) is not None:
         estimates["coverage"] = covered
-    audit = leakage.audit(prompts, profiles, holdouts, items, dialogues, turns, domain)
+    audit = audit or leakage.audit(prompts, profiles, holdouts, items, dialogues, turns, domain)
     leaks = _leaks(audit)
     for name, n_read in (("leaked_titles", audit.n_user_prompts), ("leaked_profiles", audit.n_recommender_prompts)):
         if n_read:

@@ -12,10 +12,11 @@ of prompts, which `leakage` audits.
 
 from collections import defaultdict
 from functools import cache
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import polars as pl
-from scipy.stats import rankdata
 
 from crslib.dialogue.domain import Domain
 from crslib.dialogue.utterances import USER
@@ -81,12 +82,14 @@ def parts(
         return prior.log_prior([Utterance(USER, attributes)])
 
     rows = []
-    for (dialogue_id,), targets_named in named.group_by("dialogue_id", maintain_order=True):
-        where = [place[item_id] for item_id in targets_named["item_id"]]
+    of_dialogues = groupby(named.select("dialogue_id", "item_id", "user").iter_rows(), key=itemgetter(0))
+    for dialogue_id, targets_named in of_dialogues:
+        _, item_ids, by_user = zip(*targets_named, strict=True)
+        where = [place[item_id] for item_id in item_ids]
         linked = {item_id for turn in spoken[dialogue_id] for item_id in turn.items}
         excluded = sorted({place[item_id] for item_id in linked if item_id in place} - set(where))
         words = _bits(prior.log_prior(spoken[dialogue_id]), where, excluded)
-        words[targets_named["user"].is_not_null().to_numpy()] = 0.0
+        words[[turn is not None for turn in by_user]] = 0.0
         bits = {
             WORDS: words.mean(),
             ATTRIBUTES: _bits(given_attributes(wanted[dialogue_id] or ""), where, excluded).mean(),
@@ -102,4 +105,5 @@ def _bits(scores: np.ndarray, where: list[int], excluded: list[int]) -> np.ndarr
     `excluded` take no rank."""
     left = scores.copy()
     left[excluded] = -np.inf
-    return np.log2(rankdata(-left)[where])
+    own = left[where][:, None]
+    return np.log2((left > own).sum(axis=1) + ((left == own).sum(axis=1) + 1) / 2)

@@ -210,7 +210,7 @@ def _private(
     fed, public = spaced(prompt).lower(), "".join(spaced(text).lower() for text in history)
     for part in parts:
         phrase = spaced(part).lower().rstrip(" .") + " "
-        if phrase.strip() and _count(phrase, fed) > _count(phrase, public):
+        if phrase.strip() and phrase in fed and _count(phrase, fed) > _count(phrase, public):
             yield "profile text", part
     for marker in _MARKERS:
         if prompt.count(marker) > sum(text.count(marker) for text in history):
@@ -231,6 +231,7 @@ class _Titles:
     def __init__(self, items: pl.DataFrame) -> None:
         names, titles = item_names(items), dict(items.select("item_id", "title").iter_rows())
         self._names = {item_id: (titles[item_id], name) for item_id, name in names.items()}
+        self._bare = {item_id: f" {spaced(title).strip(' .').lower()} " for item_id, title in titles.items()}
         # Every name's words as one text, to find the names that contain another one.
         self._phrases = {item_id: spaced(name).lower() for item_id, (_, name) in self._names.items()}
         self._holders: dict[str, list[str]] = {}
@@ -240,9 +241,12 @@ class _Titles:
     ) -> Iterator[str]:
         """Names of the `targets` (item ids) that are in `text` and in none of the utterances `history`."""
         fed = spaced(text)
+        lower = fed.lower()
         public: str | None = None
         for item_id in targets:
-            if item_id not in self._names or not self._in(item_id, fed, own_words):
+            if item_id not in self._names or self._bare[item_id] not in lower:
+                continue  # at once: nearly always
+            if not self._in(item_id, fed, own_words):
                 continue
             public = "".join(map(spaced, history)) if public is None else public
             if not self._in(item_id, public, own_words):

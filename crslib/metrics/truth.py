@@ -5,6 +5,9 @@ training dialogues, 54 were read as they are meant. Truth is the catalogue's. Hu
 dialogues, by the facts in `data/redial` together with those of the built-in catalogue.
 """
 
+from itertools import groupby
+from operator import itemgetter
+
 import polars as pl
 
 from crslib.dialogue.claims import WHEN, WHO, answers, claims, questions
@@ -40,9 +43,9 @@ def parts(turns: pl.DataFrame, credits: Credits) -> pl.DataFrame:
     count."""
     rows: list[tuple[str, str, bool]] = []
     spoken = turns.filter(pl.col("text").str.strip_chars() != "").sort("dialogue_id", "turn")
-    talks = spoken.select("dialogue_id", "role", "text", "items").group_by("dialogue_id", maintain_order=True)
-    for (dialogue_id,), frame in talks:
-        talk = frame.to_dicts()
+    columns = spoken.select("dialogue_id", "role", "text", "items").iter_rows(named=True)
+    for dialogue_id, of_dialogue in groupby(columns, key=itemgetter("dialogue_id")):
+        talk = list(of_dialogue)
         for number, turn in enumerate(talk):
             if turn["role"] != RECOMMENDER:
                 continue
@@ -57,6 +60,6 @@ def parts(turns: pl.DataFrame, credits: Credits) -> pl.DataFrame:
                 known = [claim.true for claim in stated if (claim.kind == YEAR) == (kind == WHEN)]
                 if kind in (WHO, WHEN) and (not answered or any(truth is not None for truth in known)):
                     values.append(("true_answers", answered and all(known)))
-            rows += [(str(dialogue_id), *value) for value in values]
+            rows += [(dialogue_id, *value) for value in values]
     schema = {"dialogue_id": pl.String, "metric": pl.String, "value": pl.Boolean}
     return parts_of(pl.DataFrame(rows, schema=schema, orient="row"))

@@ -6,10 +6,11 @@ import sys
 import warnings
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from crslib.cli.main import main
+from crslib.cli.main import COMMANDS, main
 from crslib.simulation import opening
 from crslib.store import Run
 
@@ -49,6 +50,19 @@ def test_the_package_is_the_command(option: str) -> None:
     shown = subprocess.run([sys.executable, "-m", "crslib", option], capture_output=True, text=True, check=True).stdout
     assert shown.startswith("Usage: crs [OPTIONS] COMMAND")
     assert subprocess.run([sys.executable, "-m", "crslib", "bench", "twins", option], check=True, capture_output=True)
+
+
+def test_help_imports_no_command_and_lists_all() -> None:
+    code = """
+import sys
+from crslib.cli.main import main
+main(["--help"], standalone_mode=False)
+print({"polars", "pydantic", "rich", "crslib.config"} & sys.modules.keys())
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.strip().endswith("set()")
+    assert all(f"\n  {name} " in shown and sentence in shown for name, (_, sentence) in COMMANDS.items())
+    assert {main.get_command(click.Context(main), name).name for name in COMMANDS} == COMMANDS.keys()  # type: ignore[union-attr]
 
 
 def test_runs_of_an_empty_folder(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crslib.cli.main import main
+from crslib.config import SimulationParameters
 from crslib.errors import CrsError
 from crslib.experiments import pipeline, shards
 from crslib.experiments.shards import Shard
@@ -34,6 +35,15 @@ def test_what_is_no_shard_is_refused(text: str) -> None:
         Shard.parse(text)
 
 
+def test_a_shard_gets_the_parameters_of_the_notebook(tmp_path: Path) -> None:
+    """Others would be another key, and `02_simulate` would drop all dialogues and make them again."""
+    planned = pipeline.plan(TINY, tmp_path)
+    given = planned.parameters.model_dump()
+    simulation = shards.simulation_of(planned)
+    assert type(simulation) is SimulationParameters
+    assert simulation.model_dump() == {name: given[name] for name in SimulationParameters.model_fields}
+
+
 @pytest.mark.hostile  # three simulations take minutes: pytest tests/experiments/test_shards.py -m hostile
 def test_shards_make_the_dialogues_of_the_run_in_one_piece(tmp_path: Path) -> None:
     planned = pipeline.plan(TINY, tmp_path)
@@ -44,7 +54,7 @@ def test_shards_make_the_dialogues_of_the_run_in_one_piece(tmp_path: Path) -> No
     assert Run(first).info["status"] == "success"
     merged = shards.merged([second, first], tmp_path)
     assert merged.run.path == planned.run.path
-    population, parameters = Population.read(Run(first)), merged.parameters
+    population, parameters = Population.read(Run(first)), shards.simulation_of(merged)
     with open_agents(parameters, population) as agents, Run(tmp_path / "whole").journal() as journal:
         whole = simulate(population, *agents, parameters, journal).turns
     with merged.run.journal() as journal:

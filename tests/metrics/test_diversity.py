@@ -151,3 +151,20 @@ def test_repetition_within_utterances_and_of_sentences_by_hand() -> None:
     # Of 2 + 2 + 1 + 1 sentences of three words and more, "it is great" and the question were said in a turn before.
     assert share(parts, "recommender_said_again") == 2 / 6
     assert share(parts, "user_said_again") == 0
+
+
+@given(st.lists(st.lists(st.lists(st.sampled_from("abc"), max_size=5), max_size=4), min_size=1, max_size=4))
+def test_codes_of_n_grams_are_equal_where_their_words_are(spoken: list[list[list[str]]]) -> None:
+    for order, dialogues in zip(diversity.ORDERS, diversity._grams(spoken), strict=True):
+        codes = [code for own, _ in dialogues for code in own.tolist()]
+        grams, ends = [], []
+        for dialogue in spoken:
+            read = 0
+            for utterance in dialogue:
+                here = range(order, len(utterance) + 1)
+                grams += [tuple(utterance[end - order : end]) for end in here]
+                ends += [read + end for end in here]
+                read += len(utterance)
+        assert [end for _, own in dialogues for end in own.tolist()] == ends
+        assert len(codes) == len(grams)
+        assert len(set(zip(codes, grams, strict=True))) == len(set(codes)) == len(set(grams))

@@ -161,3 +161,15 @@ def test_the_model_reads_each_text_by_itself_as_it_read_the_stored_ones(shared_d
         places = human.standardised(role, embedded).vectors @ human.axes[role]
         stored = human.places[role].vectors[: len(places)]
         np.testing.assert_allclose(places, stored, atol=0.02)  # another CPU rounds otherwise
+
+
+def test_of_a_large_run_some_dialogues_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = pl.DataFrame({"dialogue_id": ["a", "a", "b", "c", "c", "d"], "turn": [0, 1, 0, 0, 1, 0]})
+    assert embedding._drawn(turns, seed=0).equals(turns)
+    monkeypatch.setattr(embedding, "MOST", 2)
+    drawn = embedding._drawn(turns, seed=0)
+    ids = drawn["dialogue_id"].unique().to_list()
+    assert len(ids) == 2
+    assert drawn.equals(turns.filter(pl.col("dialogue_id").is_in(ids)))  # whole dialogues, in order
+    assert drawn.equals(embedding._drawn(turns, seed=0))
+    assert len({tuple(sorted(embedding._drawn(turns, seed)["dialogue_id"].unique())) for seed in range(20)}) > 1

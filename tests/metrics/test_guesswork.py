@@ -1,9 +1,14 @@
 """Ranks of hidden items given words, attributes and nothing, by hand."""
 
 from math import log2
+from random import Random
 
+import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import rankdata
 
 from crslib.metrics import guesswork
 from tests.support.domains import MOVIES
@@ -57,3 +62,13 @@ def test_a_target_that_the_user_names_after_the_recommender_is_left_out(items: p
     talked = "R: [[Heat (1995)]]?", "U: Yes, [[Heat (1995)]] was great"
     assert bits(items, "comedy movie", ["1"], *talked) == {}
     assert bits(items, "comedy movie", ["1", "3"], *talked)["attributes"] == 0
+
+
+@given(st.lists(st.integers(-3, 3), min_size=3, max_size=12), st.randoms())
+def test_ranks_are_scipys(values: list[int], random: Random) -> None:
+    scores = np.array(values, dtype=np.float32)
+    places = random.sample(range(len(values)), 3)
+    left = scores.copy()
+    left[places[2]] = -np.inf
+    expected = np.log2(rankdata(-left)[places[:2]])
+    assert np.array_equal(guesswork._bits(scores, places[:2], places[2:]), expected)

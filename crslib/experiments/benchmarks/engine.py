@@ -51,7 +51,7 @@ def measure(
     `llama_decode`, not copying KV cells and not waiting for the feeder. Seconds of phases (`*_s`) are the sum over both
     threads; `feeder_s` is the feeder's part. Raises `CrsError` when a file is unfit or a process ends early.
     """
-    population = _population(n)
+    population = population_of(n)
     with (
         _process(_plain_loop, parameters, n) as plain_loop,
         _process(_ceiling, parameters) as ceiling,
@@ -116,7 +116,7 @@ def scaling(
     engines write utterances of human length: journal, views, links, opinions and tables cost what they do in a
     simulation, and the models nothing.
     """
-    population, rows = _population(64), []
+    population, rows = population_of(64), []
     with ExitStack() as stack:
         engines: Sequence[Engine] = stack.enter_context(open_engines(parameters)) if models else ()
         for count in counts:
@@ -152,7 +152,7 @@ def _peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _population(n: int) -> Population:
+def population_of(n: int) -> Population:
     """`n` profiles of the built-in data; what a simulation of them needs is computed once, before any timing."""
     population = Population.of(profiles.of_data(ProfileParameters(n_profiles=n)))
     _ = population.catalog, population.opinions, population.prior, population.sha256
@@ -240,7 +240,7 @@ def _ceiling(parameters: SimulationParameters, pipe: Connection) -> None:
 
 def _plain_loop(parameters: SimulationParameters, n: int, pipe: Connection) -> None:
     """Receives a range of profiles, answers with the seconds that a plain loop takes for them, one after the other."""
-    population = _population(n)
+    population = population_of(n)
     threads = n_threads(parameters.threads)
     free = parameters.model_copy(update={"grounding": "off"})
     with closing(llama.Model(llama.model_path(parameters.user_model))) as model, suppress(EOFError):

@@ -8,16 +8,17 @@ import pytest
 from click.testing import CliRunner
 
 from crslib.agents.local import LocalAgent
+from crslib.cli.bench import bench
 from crslib.cli.main import main
 from crslib.config import SimulationParameters
 from crslib.errors import CrsError
 from crslib.experiments.benchmarks import engine, notes, prompts, server, twins
 
-WITH_PARAMETERS = {"engine", "scaling", "notes", "twins", "server", "prompts"}
+WITH_PARAMETERS = {"evaluate", "scale", "engine", "scaling", "notes", "twins", "server", "prompts"}
 
 
 def test_no_other_benchmark_takes_parameters() -> None:
-    commands = main.commands["bench"].commands  # type: ignore[attr-defined]
+    commands = bench.commands
     taking = {name for name, one in commands.items() if any(option.name == "assignments" for option in one.params)}
     assert taking == WITH_PARAMETERS
 
