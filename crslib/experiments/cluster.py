@@ -182,8 +182,8 @@ class Worker:
 
     def __init__(self, parameters: SimulationParameters, tables: tuple[Any, ...], only: set[str]) -> None:
         """`tables`: see `tables_of`; `only`: ids of dialogues."""
-        *of_people, domain, source = tables
-        population = Population(*of_people, domain, source=source)
+        profiles, items, training, domain, source = tables
+        population = Population(profiles, items, training, domain, source=source)
         self._made: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
         threading.Thread(target=self._work, args=(parameters, population, only), daemon=True).start()
 
@@ -242,7 +242,7 @@ def compute_on_ray(
         task = ray.remote(max_retries=MOST_LOSSES)(_condition)
         running: dict[Any, Condition] = {}
         for condition in waiting:
-            threads = condition.plan.parameters.threads or 1
+            threads = getattr(condition.plan.parameters, "threads", 0) or 1
             running[task.options(num_cpus=threads).remote(dict(condition.given), str(reports.resolve()))] = condition
         try:
             while running:

@@ -87,11 +87,11 @@ def _in_one_process(parameters: SimulationParameters, population: Population) ->
     begun = perf_counter()
     with (
         tempfile.TemporaryDirectory(prefix="crs-") as folder,
-        open_agents(parameters, population) as agents,
+        open_agents(parameters, population) as (user, recommender),
         Run(Path(folder)).journal() as journal,
     ):
         opened = perf_counter()
-        simulate(population, *agents, parameters, journal)
+        simulate(population, user, recommender, parameters, journal)
         return opened - begun, perf_counter() - opened, _words(journal.records)
 
 

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 
 import nbformat
@@ -27,7 +28,7 @@ def measure(times: int, progress: Progress = no_progress) -> pl.DataFrame:
         "crs run --dry-run, that is all checks": lambda: _python("-m", "crslib", "run", "--dry-run", *_LIGHT),
         "a notebook's kernel": _kernel,
         **{
-            f"imports of {name}": lambda name=name: _python("-c", imports(name))
+            f"imports of {name}": partial(_python, "-c", imports(name))
             for name in ("01_profiles", "02_simulate", "03_evaluate")
         },
     }
