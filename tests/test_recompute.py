@@ -103,7 +103,8 @@ def run(items: pl.DataFrame, tmp_path: Path) -> Path:
         "prompts": table("prompts", prompts),
     }
     human = reference.read(ROOT / "data" / "human")
-    tables |= evaluate("run", human=human, domain=MOVIES, n_bootstrap=10, seed=0, **tables)._asdict()
+    evaluation = evaluate("run", human=human, domain=MOVIES, n_bootstrap=10, seed=0, **tables)
+    tables |= {name: getattr(evaluation, name) for name in ("scores", "metrics", "resamples")}
     for name, frame in tables.items():
         frame.write_parquet(tmp_path / f"{name}.parquet")
     return tmp_path

@@ -149,8 +149,11 @@ def test_every_command_that_takes_a_run_takes_a_word_for_it() -> None:
         for parameter in command.params:
             if parameter.name in taking and isinstance(parameter.type, click.Path | type(terminal.RUN)):
                 found[f"{name} {parameter.name}"] = parameter.type is terminal.RUN
-        for sub, other in getattr(command, "commands", {}).items():
-            walk(f"{name} {sub}".strip(), other)
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for sub in command.list_commands(context):
+                if (other := command.get_command(context, sub)) is not None:
+                    walk(f"{name} {sub}".strip(), other)
 
     walk("", main)
     takers = {name for name, taken in found.items() if taken}

@@ -88,7 +88,7 @@ def test_a_grid_is_shown_along_its_axes_and_named_conditions_are_not(
 def test_a_sweep_prints_the_sentence_of_a_failed_condition_and_where_its_traceback_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(planned: list[sweep.Condition], reports: Path, workers: int, show: object) -> Run:
+    def fail(planned: list[sweep.Condition], reports: Path, workers: int, show: object, compute: None) -> Run:
         for condition, traceback in zip(planned, ("line\n" * 50, None), strict=True):
             condition.state = "error"
             condition.plan.run.update(error="a sentence", traceback=traceback)

@@ -168,7 +168,7 @@ def test_the_order_of_rows_changes_nothing(items: pl.DataFrame) -> None:
     tables = run(8)
     shuffled = {name: frame.sample(fraction=1, shuffle=True, seed=2) for name, frame in tables.items()}
     for ours, theirs in zip(evaluated(items, tables), evaluated(items, shuffled), strict=True):
-        assert ours.equals(theirs)
+        assert ours == theirs if isinstance(ours, dict) else ours.equals(theirs)
 
 
 def test_a_planted_leak_is_counted(items: pl.DataFrame) -> None:

@@ -103,7 +103,7 @@ def test_an_address_leads_to_a_dialogue_and_to_a_turn(page: Any, report: Path) -
     page.goto(f"{report.as_uri()}#u001.0")
     dialogue = page.get_by_label("dialogue u001.0")
     assert dialogue.is_visible() and not page.get_by_label("dialogue u000.0").is_visible()
-    assert dialogue.evaluate("(one) => Math.abs(one.getBoundingClientRect().top) < innerHeight")
+    pytest.importorskip("playwright.sync_api").expect(dialogue).to_be_in_viewport()
     page.goto("about:blank")
     page.goto(f"{report.as_uri()}#u002.0:1")
     assert page.locator(":target").text_content().endswith(SCRIPT)

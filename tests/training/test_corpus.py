@@ -255,6 +255,7 @@ def test_a_users_pairs_become_no_recommenders(tmp_path: Path) -> None:
     ],
 )
 def test_options_that_do_not_go_together_are_refused(words: list[str], sentence: str, tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["export", *words, "--to", str(tmp_path / "to")])
+    given = [str(tmp_path) if word == "run" else word for word in words]
+    result = CliRunner().invoke(main, ["export", *given, "--to", str(tmp_path / "to")])
     assert (result.exit_code, sentence in result.stderr) == (1, True)
     assert not (tmp_path / "to").exists()

@@ -133,6 +133,7 @@ def test_keys_reach_everything(page: Any, served: Served, expect: Any) -> None: 
     expect(page.get_by_role("status")).to_have_text("4 of 6 dialogues")
     page.keyboard.press("/")  # in the box it is a letter
     expect(page.get_by_role("searchbox")).to_have_value("not yet/")
+    expect(page.get_by_role("status")).to_have_text("0 of 6 dialogues")
     page.keyboard.press("Backspace")
     expect(page.get_by_role("status")).to_have_text("4 of 6 dialogues")
     for _ in range(9):  # the filters' heading, five choices, two bounds, then the list
