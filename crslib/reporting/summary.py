@@ -67,7 +67,9 @@ def claim(info: Mapping[str, Any], n_dialogues: int, metrics: pl.DataFrame, doma
         findings.append(f"{n_leaks or 'none'} of {n_read:,} prompts leaked")
     if hits := rows.get("hits"):
         share = text.estimate(hits["value"], hits["low"], hits["high"], form=".0%")
-        findings.append(f"{share} of the dialogues recommended {domain.article} {domain.label} that the user liked later")
+        findings.append(
+            f"{share} of the dialogues recommended {domain.article} {domain.label} that the user liked later"
+        )
     if compared := _compared(likeness(row) for row in rows.values()):
         findings.append(compared)
     subject = f"{'' if info.get('source') else _by_baseline(_SPEAKERS, info) + ' '}{n_dialogues} dialogue{'s' * (n_dialogues != 1)}"

@@ -94,7 +94,9 @@ def test_the_first_condition_against_the_others(tmp_path: Path) -> None:
     assert row["p"] == pytest.approx(1 / 10_001)  # none of 10,000 draws had all 38 signs alike
     assert row["better"] is True
     (line,) = comparison.verdict(sweep, differences)
-    assert str(line).startswith("memory=true, temperature=0.5 recommends better than memory=false, temperature=0.5: yes; ")
+    assert str(line).startswith(
+        "memory=true, temperature=0.5 recommends better than memory=false, temperature=0.5: yes; "
+    )
     assert line.evidence.startswith("Dialogues with a hit +0.950 [")
     assert comparison.record(sweep)["memory=false, temperature=0.5"]["hits"] == {
         "mean": 0.1, "low": None, "high": None, "n": 4

@@ -43,11 +43,19 @@ def table(rows: list[dict[str, object]]) -> pl.DataFrame:
             "Two models, of which the user knows its targets, held 40 dialogues: 1 of 2 metrics are like people’s, "
             "1 unlike.",
         ),
-        ({"agents": {"user": {"agent": "server"}, "recommender": {"model_sha256": "a"}}}, 2, [],
-         "Two models that know no target held 2 dialogues."),
+        (
+            {"agents": {"user": {"agent": "server"}, "recommender": {"model_sha256": "a"}}},
+            2,
+            [],
+            "Two models that know no target held 2 dialogues.",
+        ),
         *(
-            ({"agents": {"user": {"agent": agent}, "recommender": {"model_sha256": "a"}}}, 2, [],
-             "Two parties that know no target held 2 dialogues.")
+            (
+                {"agents": {"user": {"agent": agent}, "recommender": {"model_sha256": "a"}}},
+                2,
+                [],
+                "Two parties that know no target held 2 dialogues.",
+            )
             for agent in ("agenda", "http", "python", "dialoguekit", "person")
         ),
         (FILE, 40, HUMAN, "40 dialogues: 1 of 3 metrics are like people’s, 1 unlike, 1 undecided."),
