@@ -99,8 +99,8 @@ def write(run: Run, figures: Sequence[Figure]) -> Path:
     """Writes `report.html` from the run's tables and the given charts; returns its path.
 
     Of dialogues from a file it says whose they are and which metrics are left out (`remarks`), and has no chart that
-    needs what they lack. `report.html#u7.0` is dialogue u7.0, if it is printed (`transcripts.spread`), `report.html#u7.0:3` its turn 3. Raises `CrsError` when a
-    table is missing or the folder cannot be written.
+    needs what they lack. `report.html#u7.0` is dialogue u7.0, if it is printed (`transcripts.spread`), and
+    `report.html#u7.0:3` its turn 3. Raises `CrsError` when a table is missing or the folder cannot be written.
     """
     dialogues, metrics, info, domain = run.read("dialogues"), run.read("metrics"), run.info, of_run(run)
     parameters, source, lacking = info.get("parameters", {}), info.get("source"), info.get("lacking", ())

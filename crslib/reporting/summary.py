@@ -19,7 +19,8 @@ from crslib.schemas import agent_words
 
 LEAKS = ("leaked_titles", "leaked_profiles")
 _WHO_KNOWS = {
-    "": "Two independent {parties} talk; neither knows a target. Reference-free conversational recommendation, simulated.",
+    "": "Two independent {parties} talk; neither knows a target. "
+    "Reference-free conversational recommendation, simulated.",
     USER_TARGET: "Two {parties} talk; the user knows titles of its targets. A baseline, not reference-free.",
     SCRIPTED: "One model writes both sides and knows the targets. A baseline, not reference-free.",
 }
@@ -67,12 +68,12 @@ def claim(info: Mapping[str, Any], n_dialogues: int, metrics: pl.DataFrame, doma
         findings.append(f"{n_leaks or 'none'} of {n_read:,} prompts leaked")
     if hits := rows.get("hits"):
         share = text.estimate(hits["value"], hits["low"], hits["high"], form=".0%")
-        findings.append(
-            f"{share} of the dialogues recommended {domain.article} {domain.label} that the user liked later"
-        )
+        item = f"{domain.article} {domain.label}"
+        findings.append(f"{share} of the dialogues recommended {item} that the user liked later")
     if compared := _compared(likeness(row) for row in rows.values()):
         findings.append(compared)
-    subject = f"{'' if info.get('source') else _by_baseline(_SPEAKERS, info) + ' '}{n_dialogues} dialogue{'s' * (n_dialogues != 1)}"
+    speakers = "" if info.get("source") else _by_baseline(_SPEAKERS, info) + " "
+    subject = f"{speakers}{n_dialogues} dialogue{'s' * (n_dialogues != 1)}"
     *before, last = findings or [""]
     listed = f"{', '.join(before)}, and {last}" if len(before) > 1 else " and ".join([*before, last])
     return f"{subject}: {listed}." if listed else f"{subject}."

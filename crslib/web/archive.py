@@ -79,7 +79,8 @@ class Archive:
         `index` {}: `runs`, `metrics` and `dialogues` as `viewer.rows`, the dialogues without texts and scores.
         `dialogue` {run, dialogue}: one dialogue with them. `values` {metric}: `values`, a map run → dialogue → value.
         `search` {text}: `found`, a map run → dialogues in which somebody says the text, or whose profile or name holds
-        it; case does not count. The last two have `problems`, a map run → why it cannot be read, which stops no other run.
+        it; case does not count. The last two have `problems`, a map run → why it cannot be read, which stops no other
+        run.
         """
         actions: dict[str, Callable[..., dict[str, Any]]] = {
             "index": self._index,

@@ -170,7 +170,7 @@ def test_small_numbers_claim_nothing() -> None:
     differences = comparison.differences(few)
     assert differences["p"].null_count() == differences["better"].null_count() == 2
     (line,) = comparison.verdict(few, differences)
-    assert (line.word, line.sentence[-6:], line.evidence[:28]) == ("open", "than b", "n too small (below 30); Item")
+    assert (line.word, line.sentence[-6:], line.evidence[:28]) == ("open", "than b", "n too small (below 30); Entr")
     without = replace(whole_runs(50, a={"item_entropy": 7.0}, b={"item_entropy": 2.0}), resamples=few.resamples.clear())
     (row,) = comparison.differences(without).rows(named=True)
     assert (row["difference"], row["low"], row["p"], row["better"]) == (5.0, None, None, None)

@@ -280,7 +280,9 @@ def test_identity_depends_on_the_library_sources(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", ["page.css", "search.js", "report.html"])
-def test_identity_depends_on_what_a_report_is_drawn_with(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_identity_depends_on_what_a_report_is_drawn_with(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "crslib"
     shutil.copytree(identity.LIBRARY, package)
     monkeypatch.setattr(identity, "LIBRARY", package)
