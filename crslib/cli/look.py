@@ -1,6 +1,7 @@
 """`crs look`: the dialogues of runs in a browser."""
 
 import contextlib
+import threading
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,8 +79,8 @@ def _serve(reports: Path, port: int, browser: bool) -> None:
         console.print(address, soft_wrap=True, markup=False)
         console.print("Ctrl-C ends it.")
         if browser:
-            webbrowser.open(address)
+            # A text browser is waited for, and waits for this server.
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    heads = {**FIGURES, "n_dialogues": "dialogues"}
     with contextlib.suppress(KeyboardInterrupt):
-        archive.serve(archive.Archive(lambda: listed(reports, skipped).rename(heads)), port, ready)
+        archive.serve(archive.Archive(lambda: listed(reports, skipped), FIGURES), port, ready)

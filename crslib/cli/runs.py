@@ -263,7 +263,7 @@ def compare(conditions: Path, assignments: Sequence[str], workers: int, file: Pa
     path = _sweep([{**point, **fixed} for point in read_conditions(conditions)], workers, reports)
     compared = comparison.read(str(path))
     for line in comparison.verdict(compared, comparison.differences(compared)):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(str(line), markup=False, soft_wrap=True)
     write_json(comparison.record(compared), file)
 
 

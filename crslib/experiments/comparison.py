@@ -14,7 +14,7 @@ from crslib.config import resolve
 from crslib.metrics import CLAIMS, METRICS, Metric, all_metrics, check_names, evaluation, reference
 from crslib.metrics.leakage import IN_PROFILE, KINDS
 from crslib.reporting import charts, text
-from crslib.reporting.html import Dialogue, Figure
+from crslib.reporting.html import Dialogue, Figure, Verdict
 from crslib.runs import newest_sweep, read_sweep, written
 from crslib.store import Run
 
@@ -266,14 +266,14 @@ def differences(sweep: Sweep, *, times: int = 1000, seed: int = 0) -> pl.DataFra
     return frame.with_columns(pl.when(pl.col("p") < LEVEL).then("better").alias("better")).select(list(DIFFERENCES))
 
 
-def verdict(sweep: Sweep, differences: pl.DataFrame) -> list[str]:
-    """Whether the paper's claims hold (see `Metric.claim`), a line per condition and claim: yes or no, mixed where
+def verdict(sweep: Sweep, differences: pl.DataFrame) -> list[Verdict]:
+    """Whether the paper's claims hold (see `Metric.claim`), one per condition and claim: yes or no, mixed where
     significant differences contradict each other, open where there are none, also because n is too small for any
     (`MIN_DIALOGUES`)."""
     if differences.is_empty():
         return []
     first = sweep.metrics["condition"][0]
-    lines = []
+    found = []
     for other in differences["condition"].unique(maintain_order=True):
         for claim in CLAIMS:
             names = [name for name, metric in METRICS.items() if metric.claim == claim]
@@ -281,11 +281,11 @@ def verdict(sweep: Sweep, differences: pl.DataFrame) -> list[str]:
             if rows.height:
                 signs = set(rows["better"].drop_nulls())
                 word = "mixed" if len(signs) == 2 else "yes" if True in signs else "no" if signs else "open"
-                if (rows["n"] < MIN_DIALOGUES).all():
-                    word = f"open, n too small (below {MIN_DIALOGUES})"
                 evidence = ", ".join(_difference(row) for row in rows.iter_rows(named=True))
-                lines.append(f"{first} {claim} than {other}: {word}; {evidence}")
-    return lines
+                if (rows["n"] < MIN_DIALOGUES).all():
+                    word, evidence = "open", f"n too small (below {MIN_DIALOGUES}); {evidence}"
+                found.append(Verdict(word, f"{first} {claim} than {other}", evidence))
+    return found
 
 
 def record(sweep: Sweep) -> dict[str, dict[str, dict[str, float | int | None]]]:

@@ -18,7 +18,7 @@ from crslib.data.source import Source
 from crslib.errors import CrsError
 from crslib.experiments import pipeline, sweep
 from crslib.files import check_writable
-from crslib.identity import digest, file_sha256, sources_sha256
+from crslib.identity import digest, file_sha256
 from crslib.runs import labels
 from crslib.store import Run, read_parquet
 
@@ -53,7 +53,7 @@ def plan(
     check_writable(reports)
     inputs = {
         "notebooks": {name: pipeline.source_hash(name) for name in parameters.stages},
-        "library": sources_sha256(suffixes=(".py", ".html")),
+        **pipeline.library_inputs(),
         "data": {items.name: file_sha256(items)},
         "domain": tables_of.domain_of(resolve(parameters.data), parameters.domain).sha256,
         "file": _sha256(file),

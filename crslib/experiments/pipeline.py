@@ -34,6 +34,7 @@ from crslib.simulation import estimate, opening
 from crslib.store import Run
 
 _TEMPORARY = re.compile(r"\..+\.(parquet|json|html)\.[a-z0-9_]{8}")  # what `files.writing` leaves when it is killed
+_DRAWN_WITH = (".css", ".html", ".js")  # kinds of files in reporting/templates
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,7 @@ def plan(given: Mapping[str, Any], reports: Path, report: Callable[[str], None] 
     check_writable(reports)  # errors come before the measurement of weights, which takes a minute
     inputs: dict[str, Any] = {
         "notebooks": {name: source_hash(name) for name in parameters.stages},
-        # The notebooks only call the library, so its sources decide what they compute.
-        "library": sources_sha256(suffixes=(".py", ".html")),
+        **library_inputs(),
         "data": {path.name: file_sha256(path) for path in (*tables, data / source.NAME) if path.is_file()},
         "domain": tables_of.domain_of(data, parameters.domain).sha256,
         **compared,
@@ -94,6 +94,12 @@ def plan(given: Mapping[str, Any], reports: Path, report: Callable[[str], None] 
         )
     run_id = digest({"parameters": parameters.identity(), "inputs": inputs}, "run")
     return Plan(Run(reports.resolve() / "runs" / run_id), run_id, dict(given), parameters, inputs)
+
+
+def library_inputs() -> dict[str, str]:
+    """The hashes of this package's sources, because the notebooks only call them, and of all that a report is drawn
+    with."""
+    return {"library": sources_sha256(), "templates": sources_sha256(["reporting/templates"], _DRAWN_WITH)}
 
 
 def comparison_inputs(parameters: EvaluationParameters) -> dict[str, Any]:

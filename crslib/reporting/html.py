@@ -24,7 +24,6 @@ from crslib.dialogue.domain import of_run
 from crslib.files import writing
 from crslib.metrics import METRICS, Metric, all_metrics, satisfaction
 from crslib.reporting import charts, summary, text, transcripts
-from crslib.reporting.transcripts import pages
 from crslib.schemas import agent_words
 from crslib.store import Run
 
@@ -33,8 +32,8 @@ __all__ = [
     "Figure",
     "Shown",
     "Table",
+    "Verdict",
     "judged",
-    "pages",
     "remarks",
     "satisfied",
     "show",
@@ -74,6 +73,19 @@ class Table:
     frame: pl.DataFrame
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a claim about two conditions holds: `word` (yes, no, mixed, open), the claim as a `sentence`, and what
+    speaks for the word. As text all in one line."""
+
+    word: str
+    sentence: str
+    evidence: str
+
+    def __str__(self) -> str:
+        return f"{self.sentence}: {self.word}; {self.evidence}"
+
+
 _NEEDED = {
     "prompts": "prompts (so there is no audit)",
     "profiles": "profiles",
@@ -87,14 +99,15 @@ def write(run: Run, figures: Sequence[Figure]) -> Path:
     """Writes `report.html` from the run's tables and the given charts; returns its path.
 
     Of dialogues from a file it says whose they are and which metrics are left out (`remarks`), and has no chart that
-    needs what they lack. `report.html#u7.0` is dialogue u7.0, `report.html#u7.0:3` its turn 3. Raises `CrsError` when a
-    table is missing or the folder cannot be written.
+    needs what they lack. `report.html#u7.0` is dialogue u7.0, if it is printed (`transcripts.spread`), and
+    `report.html#u7.0:3` its turn 3. Raises `CrsError` when a table is missing or the folder cannot be written.
     """
     dialogues, metrics, info, domain = run.read("dialogues"), run.read("metrics"), run.info, of_run(run)
     parameters, source, lacking = info.get("parameters", {}), info.get("source"), info.get("lacking", ())
     defined = all_metrics(run)
     data, human = Source.read(run.path), Source.read(resolve(parameters.get("human", "data/human")))
-    one = transcripts.drawn(dialogues, parameters.get("seed", 0))
+    shown = transcripts.pages(run, transcripts.spread(dialogues))
+    one = transcripts.drawn(transcripts.spread(dialogues), parameters.get("seed", 0))
     return _write(
         run.path / "report.html",
         "report.html",
@@ -107,16 +120,18 @@ def write(run: Run, figures: Sequence[Figure]) -> Path:
         remarks=remarks(run),
         targets_known=bool(parameters.get("baseline")),
         tiles=summary.tiles(metrics, domain, defined),
-        drawn=next(iter(pages(run, dialogues.filter(dialogue_id=one))), None),
+        drawn=next((page for page in shown if page["id"] == one), None),
         seed=parameters.get("seed", 0),
         dots=_dots(metrics, defined),
         families=summary.families(metrics, defined),
         tables=_shown_tables([satisfied(run)]),
         charts=_drawn(figure for figure in figures if figure.needs not in lacking),
-        dialogues=pages(run, transcripts.spread(dialogues)),
+        dialogues=shown,
         n_dialogues=dialogues.height,
         facts=_facts(info),
         label=domain.label,
+        labels=domain.labels,
+        writers=summary.writers(info),
         data_source=data,
         people=human,
     )
@@ -158,7 +173,7 @@ def write_comparison(
     table: pl.DataFrame,
     figures: Sequence[Figure],
     differences: pl.DataFrame,
-    verdict: Sequence[str],
+    verdict: Sequence[Verdict],
     extremes: Sequence[tuple[str, Sequence[Dialogue]]] = (),
     defined: Mapping[str, Metric] = METRICS,
 ) -> Path:
@@ -166,7 +181,6 @@ def write_comparison(
     first condition against the others (`differences`, `verdict`), charts (`figures`), and dialogues side by side
     (`extremes`); returns `path`. `defined`: all metrics (`Sweep.defined`)."""
     columns = ("condition", "metric", "difference", "low", "high", "p", "n", "better")
-    lines = [_verdict(line) for line in verdict]
     failed = conditions.filter(state="error").select("condition", "error", "traceback")
     return _write(
         path,
@@ -174,8 +188,8 @@ def write_comparison(
         title=f"{conditions.height} conditions side by side",
         conditions=_table("Conditions", conditions.drop("traceback")),
         failed=failed.to_dicts(),
-        claim=_claim(conditions.filter(state="success")["condition"].to_list(), lines),
-        verdict=lines,
+        claim=_claim(conditions.filter(state="success")["condition"].to_list(), verdict),
+        verdict=verdict,
         names=table.columns[1:],
         families=[
             (family, rows.drop("family").rows()) for (family,), rows in table.group_by("family", maintain_order=True)
@@ -187,19 +201,11 @@ def write_comparison(
     )
 
 
-def _verdict(line: str) -> dict[str, str]:
-    """A line of `comparison.verdict`, cut into its word (yes, no, mixed, open), its claim and its evidence."""
-    claim, _, evidence = line.partition("; ")
-    sentence, _, answer = claim.rpartition(": ")
-    word, _, reason = answer.partition(", ")
-    return {"word": word, "sentence": sentence, "evidence": "; ".join(filter(None, [reason, evidence]))}
-
-
-def _claim(conditions: Sequence[str], verdict: Sequence[Mapping[str, str]]) -> str:
+def _claim(conditions: Sequence[str], verdict: Sequence[Verdict]) -> str:
     """How many of the claims about the first condition hold, in a sentence; none without claims."""
     if not verdict:
         return ""
-    counts = Counter(line["word"] for line in verdict)
+    counts = Counter(line.word for line in verdict)
     found = ", ".join(f"{counts[word]} {word}" for word in ("yes", "no", "mixed", "open") if counts[word])
     first, *others = conditions
     return f"{len(verdict)} claims about {first} against {', '.join(others) or 'the others'}: {found}."
@@ -207,7 +213,7 @@ def _claim(conditions: Sequence[str], verdict: Sequence[Mapping[str, str]]) -> s
 
 def _page(dialogue: Dialogue) -> dict[str, Any]:
     row = dialogue.run.read("dialogues").filter(dialogue_id=dialogue.dialogue_id)
-    return {"condition": dialogue.condition, "page": next(iter(pages(dialogue.run, row)), None)}
+    return {"condition": dialogue.condition, "page": next(iter(transcripts.pages(dialogue.run, row)), None)}
 
 
 def write_judged(
@@ -334,7 +340,7 @@ class Shown:
 def show(run: Run, dialogue_ids: Iterable[str]) -> Shown:
     """Dialogues of a run for a notebook, with private notes, the user's profile and the hidden targets."""
     shown = run.read("dialogues").filter(pl.col("dialogue_id").is_in(list(dialogue_ids))).sort("dialogue_id")
-    return Shown(_render("shown.html", title="Dialogues", dialogues=pages(run, shown)))
+    return Shown(_render("shown.html", title="Dialogues", dialogues=transcripts.pages(run, shown)))
 
 
 # ── facts ───────────────────────────────────────────────────────────────────────────────────────────────────────────

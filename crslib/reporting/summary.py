@@ -19,13 +19,14 @@ from crslib.schemas import agent_words
 
 LEAKS = ("leaked_titles", "leaked_profiles")
 _WHO_KNOWS = {
-    "": "Two independent models talk; neither knows a target. Reference-free conversational recommendation, simulated.",
-    USER_TARGET: "Two models talk; the user knows titles of its targets. A baseline, not reference-free.",
+    "": "Two independent {parties} talk; neither knows a target. "
+    "Reference-free conversational recommendation, simulated.",
+    USER_TARGET: "Two {parties} talk; the user knows titles of its targets. A baseline, not reference-free.",
     SCRIPTED: "One model writes both sides and knows the targets. A baseline, not reference-free.",
 }
 _SPEAKERS = {
-    "": "Two models that know no target held",
-    USER_TARGET: "Two models, of which the user knows its targets, held",
+    "": "Two {parties} that know no target held",
+    USER_TARGET: "Two {parties}, of which the user knows its targets, held",
     SCRIPTED: "One model that knows the targets wrote",
 }
 
@@ -34,7 +35,28 @@ def who_knows(info: Mapping[str, Any]) -> str:
     """Who knows the targets, in a sentence; of dialogues from a file, which file."""
     if source := info.get("source"):
         return f"Dialogues from the file {source['name']} ({source['form']})."
-    return _WHO_KNOWS.get(info.get("parameters", {}).get("baseline", ""), _WHO_KNOWS[""])
+    return _by_baseline(_WHO_KNOWS, info)
+
+
+def writers(info: Mapping[str, Any]) -> str:
+    """Who wrote the texts, in a sentence; empty for dialogues from a file."""
+    if info.get("source"):
+        return ""
+    if info.get("parameters", {}).get("baseline") == SCRIPTED:
+        return "Texts were written by one language model."
+    models = "two language models" if _are_models(info) else "the parties named above"
+    return f"Texts were written by {models}."
+
+
+def _by_baseline(sentences: Mapping[str, str], info: Mapping[str, Any]) -> str:
+    sentence = sentences.get(info.get("parameters", {}).get("baseline", ""), sentences[""])
+    return sentence.format(parties="models" if _are_models(info) else "parties")
+
+
+def _are_models(info: Mapping[str, Any]) -> bool:
+    """Whether both agents are language models, here or on a server; so are those of a run that does not name them."""
+    agents = info.get("agents", {}).values()
+    return all("model_sha256" in agent or agent.get("agent") == "server" for agent in agents)
 
 
 def claim(info: Mapping[str, Any], n_dialogues: int, metrics: pl.DataFrame, domain: Domain) -> str:
@@ -46,11 +68,12 @@ def claim(info: Mapping[str, Any], n_dialogues: int, metrics: pl.DataFrame, doma
         findings.append(f"{n_leaks or 'none'} of {n_read:,} prompts leaked")
     if hits := rows.get("hits"):
         share = text.estimate(hits["value"], hits["low"], hits["high"], form=".0%")
-        findings.append(f"{share} of the dialogues recommended a {domain.label} that the user liked later")
+        item = f"{domain.article} {domain.label}"
+        findings.append(f"{share} of the dialogues recommended {item} that the user liked later")
     if compared := _compared(likeness(row) for row in rows.values()):
         findings.append(compared)
-    speakers = _SPEAKERS.get(info.get("parameters", {}).get("baseline", ""), _SPEAKERS[""])
-    subject = f"{'' if info.get('source') else speakers + ' '}{n_dialogues} dialogue{'s' * (n_dialogues != 1)}"
+    speakers = "" if info.get("source") else _by_baseline(_SPEAKERS, info) + " "
+    subject = f"{speakers}{n_dialogues} dialogue{'s' * (n_dialogues != 1)}"
     *before, last = findings or [""]
     listed = f"{', '.join(before)}, and {last}" if len(before) > 1 else " and ".join([*before, last])
     return f"{subject}: {listed}." if listed else f"{subject}."

@@ -9,6 +9,7 @@ from crslib.data.catalog import item_names
 from crslib.dialogue import utterances, views
 from crslib.dialogue.domain import Domain, of_run
 from crslib.dialogue.stop_reasons import STOP_REASONS
+from crslib.errors import CrsError
 from crslib.identity import derive_seed
 from crslib.store import Run
 
@@ -32,14 +33,19 @@ def spread(dialogues: pl.DataFrame, most: int = MOST) -> pl.DataFrame:
 def pages(run: Run, shown: pl.DataFrame) -> list[dict[str, Any]]:
     """The dialogues `shown` (rows of table `dialogues`) for a page, in their order: the user's profile, hidden
     `targets`, whether one was named (`hit`), `turns` with notes and `pieces` (the text cut at its items, without
-    brackets), the `first` words of the user, and the `ending`."""
+    brackets), the `first` words of the user, and the `ending`. Raises `CrsError` for a dialogue whose profile the run
+    lacks."""
     profiles = {row["profile_id"]: row for row in run.read("profiles").iter_rows(named=True)}
     names, domain = item_names(run.read("items")), of_run(run)
     liked = run.read("holdouts").filter("liked").join(shown, on="profile_id", how="semi").sort("profile_id", "item_id")
     turns = run.read("turns").join(shown, on="dialogue_id", how="semi").partition_by("dialogue_id", as_dict=True)
     pages = []
     for dialogue in shown.iter_rows(named=True):
-        profile = profiles[dialogue["profile_id"]]
+        if (profile := profiles.get(dialogue["profile_id"])) is None:
+            raise CrsError(
+                f"{run.path / 'profiles.parquet'} lacks the profile {dialogue['profile_id']!r} of dialogue "
+                f"{dialogue['dialogue_id']!r}; make the run again"
+            )
         targets = liked.filter(profile_id=dialogue["profile_id"])["item_id"].to_list()
         spoken = turns.get((dialogue["dialogue_id"],), pl.DataFrame())
         named = {item["item_id"] for turn in spoken.iter_rows(named=True) for item in turn["items"]}
@@ -58,7 +64,7 @@ def pages(run: Run, shown: pl.DataFrame) -> list[dict[str, Any]]:
                 "turns": [_turn(turn, set(targets), domain) for turn in spoken.iter_rows(named=True)],
                 "first": _first(spoken),
                 "hit": any(item in named for item in targets),
-                "ending": STOP_REASONS[dialogue["stop_reason"]],
+                "ending": STOP_REASONS.get(dialogue["stop_reason"], dialogue["stop_reason"]),
             }
         )
     return pages

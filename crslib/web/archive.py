@@ -8,6 +8,7 @@ JupyterLab.
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
+from hmac import compare_digest
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +28,7 @@ from crslib.web import serving, viewer
 HOST = "127.0.0.1"
 _FILES = ("look.html", "element.js", "viewer.js", "page.css", "viewer.css")
 _NOT_SHOWN = ("run_id", "path")  # columns of the list of runs that are no cells of its table
+_HEADS = {"n_dialogues": "dialogues"}
 
 
 class _Index(BaseModel):
@@ -60,12 +62,15 @@ class Archive:
     """The dialogues of many runs.
 
     `listed` gives the runs as a frame, newest first (`experiments.runs.listed`): run_id, tag, condition, differs,
-    started, path, and further columns for people to read. It is called again when the page is loaded again.
+    started, path, and further columns for people to read. It is called again when the page is loaded again. `heads`:
+    column → what stands above it, such as `experiments.runs.FIGURES`; its own name where none is given.
     """
 
-    def __init__(self, listed: Callable[[], pl.DataFrame]) -> None:
+    def __init__(self, listed: Callable[[], pl.DataFrame], heads: Mapping[str, str] | None = None) -> None:
         self._listed = listed
+        self._heads = {**_HEADS, **(heads or {})}
         self._runs: dict[str, Run] = {}
+        self._reports: dict[str, str] = {}  # run → the secret word in its report's address
         self._texts: dict[tuple[Path, int], dict[str, str]] = {}
 
     def answer(self, action: str, content: Any) -> dict[str, Any]:
@@ -74,7 +79,8 @@ class Archive:
         `index` {}: `runs`, `metrics` and `dialogues` as `viewer.rows`, the dialogues without texts and scores.
         `dialogue` {run, dialogue}: one dialogue with them. `values` {metric}: `values`, a map run → dialogue → value.
         `search` {text}: `found`, a map run → dialogues in which somebody says the text, or whose profile or name holds
-        it; case does not count.
+        it; case does not count. The last two have `problems`, a map run → why it cannot be read, which stops no other
+        run.
         """
         actions: dict[str, Callable[..., dict[str, Any]]] = {
             "index": self._index,
@@ -83,11 +89,13 @@ class Archive:
             "search": self._search,
         }
         try:
-            return actions[action](**_CONTENTS[action].model_validate(content).model_dump())
-        except CrsError as error:
-            return {"error": str(error)}
+            work, fields = actions[action], _CONTENTS[action].model_validate(content).model_dump()
         except (KeyError, ValidationError):
             return {"error": f"{action!r} with these fields is not a request of this page; load the page again"}
+        try:
+            return work(**fields)
+        except CrsError as error:
+            return {"error": str(error)}
 
     async def reply(self, action: str, content: Any) -> dict[str, Any]:
         """As `answer`, in a thread."""
@@ -103,8 +111,8 @@ class Archive:
         for name, row in zip(_names(rows), rows, strict=True):
             key = row["run_id"] if row["run_id"] and row["run_id"] not in found else row["path"]
             found[key] = run = Run(Path(row["path"]))
-            cells = {column: cell for column, cell in row.items() if column not in _NOT_SHOWN}
-            cells["started"] = str(row["started"] or "")[:16].replace("T", " ")
+            row["started"] = str(row["started"] or "")[:16].replace("T", " ")
+            cells = {self._heads.get(column, column): row[column] for column in row if column not in _NOT_SHOWN}
             about = {"id": key, "name": name, "cells": cells, "problem": "", "parameters": {}}
             try:
                 about["parameters"] = _parameters(run)
@@ -113,10 +121,13 @@ class Archive:
                 defined |= all_metrics(run)
             except CrsError as error:
                 about["problem"] = str(error)
-            about["report"] = (run.path / "report.html").is_file()
+            about["report"] = self._report_word(key) if (run.path / "report.html").is_file() else ""
             runs.append(about)
         self._runs = found
         return {"runs": _that_differ(runs), "metrics": viewer.titled(metrics, defined), "dialogues": dialogues}
+
+    def _report_word(self, key: str) -> str:
+        return self._reports.setdefault(key, secrets.token_urlsafe(16))
 
     def _run(self, key: str) -> Run:
         if key not in self._runs:
@@ -130,20 +141,36 @@ class Archive:
         return row
 
     def _values(self, metric: str) -> dict[str, Any]:
-        values = {}
-        for key, run in self._runs.items():
-            if run.has("scores"):
-                scores = run.read("scores").filter(pl.col("metric") == metric, pl.col("value").is_not_null())
-                values[key] = dict(scores.select("dialogue_id", "value").iter_rows())
-        return {"values": values}
+        def values(run: Run) -> dict[str, float] | None:
+            if not run.has("scores"):
+                return None
+            scores = run.read("scores").filter(pl.col("metric") == metric, pl.col("value").is_not_null())
+            return dict(scores.select("dialogue_id", "value").iter_rows())
+
+        found, problems = self._of_each_run(values)
+        return {"values": found, "problems": problems}
 
     def _search(self, text: str) -> dict[str, Any]:
         wanted = text.strip().lower()
-        found = {}
+
+        def holding(run: Run) -> list[str] | None:
+            if not (run.has("dialogues") and run.has("turns")):
+                return None
+            return [dialogue for dialogue, said in self._said(run).items() if wanted in said]
+
+        found, problems = self._of_each_run(holding)
+        return {"found": found, "problems": problems}
+
+    def _of_each_run(self, read: Callable[[Run], Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """By run: what is read of it, where it has that, and of damaged runs a sentence."""
+        found, problems = {}, {}
         for key, run in self._runs.items():
-            if run.has("dialogues") and run.has("turns"):
-                found[key] = [dialogue for dialogue, said in self._said(run).items() if wanted in said]
-        return {"found": found}
+            try:
+                if (content := read(run)) is not None:
+                    found[key] = content
+            except CrsError as error:
+                problems[key] = str(error)
+        return found, problems
 
     def _said(self, run: Run) -> dict[str, str]:
         """By dialogue: what is searched, in lower case. Read again when the turns are written again."""
@@ -161,15 +188,20 @@ class Archive:
             self._texts[key] = {dialogue: "\n".join(parts).lower() for dialogue, parts in texts.items()}
         return self._texts[key]
 
-    def report(self, key: str) -> Path | None:
-        """The report of a run; None where there is none."""
-        path = self._runs[key].path / "report.html" if key in self._runs else None
+    def report(self, word: str) -> Path | None:
+        """The report of the run in whose row the index has the `report` `word`; None where there is none."""
+        keys = [key for key, own in self._reports.items() if key in self._runs and compare_digest(own, word)]
+        path = self._runs[keys[0]].path / "report.html" if keys else None
         return path if path and path.is_file() else None
 
 
 def _names(rows: list[dict[str, Any]]) -> list[str]:
     """A name for each run: its tag, else what differs from the defaults, else its condition; with its id where another
-    run has the same."""
+    run has the same.
+
+    Not by the rule of `runs.labels`, which names a few chosen runs by what differs between them: of all runs nearly
+    every parameter differs, and with every further run all names would change.
+    """
     names = [row["tag"] or row["differs"] or row["condition"] or row["run_id"] for row in rows]
     return [
         f"{name} ({row['run_id'][:6]})" if names.count(name) > 1 else name
@@ -188,7 +220,7 @@ def _brief(run: Run, number: int) -> list[dict[str, Any]]:
             "id": dialogue,
             "profile": profile,
             "stop": stop,
-            "ending": STOP_REASONS[stop],
+            "ending": STOP_REASONS.get(stop, stop),
             "n_turns": n_turns,
             "read": False,
         }
@@ -219,21 +251,20 @@ def _that_differ(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class _Report(serving.Handler):
-    """A run's report. In a sandbox: it shares no origin with the viewer and reaches nothing."""
+    """A run's report, by a secret word of its own. In a sandbox: it shares no origin with the viewer and fetches
+    nothing. It can lead away and take its address along, which opens nothing but this report."""
 
     policy = (
         "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline'; "
         "script-src 'unsafe-inline'; img-src data:"
     )
 
-    def initialize(self, archive: Archive, token: str) -> None:
-        self.archive, self.token = archive, token
+    def initialize(self, archive: Archive) -> None:
+        self.archive = archive
 
-    def get(self, key: str) -> None:
-        if why := self.refusal(self.token, self.get_query_argument("token", "")):
-            self.refuse(403, why)
-        elif (path := self.archive.report(key)) is None:
-            self.refuse(404, "This run has no report.")
+    def get(self, word: str) -> None:
+        if (path := self.archive.report(word)) is None:
+            self.refuse(404, "There is no such report; load the page of dialogues again and follow its link.")
         else:
             self.set_header("Content-Type", "text/html; charset=utf-8")
             self.finish(path.read_bytes())
@@ -241,7 +272,7 @@ class _Report(serving.Handler):
 
 def application(archive: Archive, token: str) -> Application:
     """The page and its requests, which need the token."""
-    report = (r"/report/(.+)", _Report, {"archive": archive, "token": token})
+    report = (r"/report/([\w-]+)", _Report, {"archive": archive})
     return serving.application(_FILES, list(_CONTENTS), archive.reply, token, [report])
 
 

@@ -1,6 +1,6 @@
 """The pages in JupyterLab as anywidgets: rating the pairs of a study, talking with a simulator, and looking at runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,11 @@ def talking(parameters: RunParameters, reports: Path | None = None) -> Any:
     return widget
 
 
-def looking(listed: Callable[[], pl.DataFrame]) -> Any:
-    """A widget that shows the dialogues of all runs, as `crs look` does. `listed`: as of `archive.Archive`."""
+def looking(listed: Callable[[], pl.DataFrame], heads: Mapping[str, str] | None = None) -> Any:
+    """A widget that shows the dialogues of all runs, as `crs look` does. Arguments are those of `archive.Archive`."""
     from crslib.web.archive import Archive
 
-    archive = Archive(listed)
+    archive = Archive(listed, heads)
 
     class Looking(anywidget.AnyWidget):
         _esm = assets.module("element.js", "viewer.js")

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 
 from crslib import schemas
+from crslib.errors import CrsError
 from crslib.experiments import axes, comparison
 from crslib.reporting import charts, notebook
 from crslib.store import Run
@@ -42,7 +44,7 @@ GRID = [{"opener": opener, "temperature": t} for opener in ("user", "mixed") for
 
 def test_conditions_stand_in_the_order_of_their_places(tmp_path: Path) -> None:
     placed = axes.points(make_sweep(tmp_path, GRID)).filter(metric="hits")
-    assert placed.select("opener", "temperature", "value").rows() == [
+    assert placed.select("axis opener", "axis temperature", "value").rows() == [
         ("mixed", 0.5, 0.3),
         ("mixed", 10.0, 0.2),
         ("user", 0.5, 0.1),
@@ -70,6 +72,26 @@ def test_a_chart_for_each_axis_has_the_figures_along_it(tmp_path: Path) -> None:
 def test_one_axis_has_no_legend_and_an_axis_of_one_value_no_chart(tmp_path: Path) -> None:
     (figure,) = axes.figures(make_sweep(tmp_path, [{"temperature": t} for t in (0.5, 1, 2)]))
     assert "=" not in "".join(part.split(">")[1] for part in charts.svg(figure.chart).split("<text")[1:])
+
+
+def test_values_stand_as_they_were_given(tmp_path: Path) -> None:
+    table = axes.table(make_sweep(tmp_path, [{"seed": seed} for seed in (1234568, 1234567, 3)]))
+    assert table["seed"].to_list() == ["1234567", "1234568", "people"]
+
+
+def test_an_axis_may_be_called_like_a_figure(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [{"human": folder} for folder in ("here", "there", "nowhere")])
+    placed = axes.points(sweep).filter(metric="turns")
+    assert placed.select("axis human", "value", "human").rows() == [("here", 6.0, 11.7), ("there", 7.0, 11.7)]
+    assert axes.table(sweep)["human"].to_list() == ["here", "there", "people"]
+    assert [figure.title for figure in axes.figures(sweep)] == ["Along human"]
+
+
+def test_conditions_that_have_names_only_have_no_place(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [{"condition": name} for name in ("a", "b", "c")])
+    for shown in (axes.points, axes.table, axes.figures):
+        with pytest.raises(CrsError, match="s has no axes, its conditions have names only; look at it with 04_compare"):
+            shown(sweep)
 
 
 def test_a_sweep_in_which_all_failed_has_an_empty_table(tmp_path: Path) -> None:

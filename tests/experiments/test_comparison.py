@@ -94,8 +94,10 @@ def test_the_first_condition_against_the_others(tmp_path: Path) -> None:
     assert row["p"] == pytest.approx(1 / 10_001)  # none of 10,000 draws had all 38 signs alike
     assert row["better"] is True
     (line,) = comparison.verdict(sweep, differences)
-    assert line.startswith("memory=true, temperature=0.5 recommends better than memory=false, temperature=0.5: yes; ")
-    assert "Dialogues with a hit +0.950 [" in line
+    assert str(line).startswith(
+        "memory=true, temperature=0.5 recommends better than memory=false, temperature=0.5: yes; "
+    )
+    assert line.evidence.startswith("Dialogues with a hit +0.950 [")
     assert comparison.record(sweep)["memory=false, temperature=0.5"]["hits"] == {
         "mean": 0.1, "low": None, "high": None, "n": 4
     }  # fmt: skip
@@ -141,8 +143,8 @@ def test_metrics_of_whole_runs_are_compared_by_paired_resamples() -> None:
     assert 0 < entropy["p"] < 1e-6
     assert rows["c", "item_entropy"]["p"] > 0.3
     assert rows["b", "guesswork_words"]["p"] is None
-    words = [line.split(":")[1].split(";")[0] for line in comparison.verdict(sweep, differences)]
-    assert words == [" yes", " no", " open"]
+    words = [line.word for line in comparison.verdict(sweep, differences)]
+    assert words == ["yes", "no", "open"]
 
 
 def test_dialogues_without_a_common_id_are_compared_as_whole_runs() -> None:
@@ -168,7 +170,7 @@ def test_small_numbers_claim_nothing() -> None:
     differences = comparison.differences(few)
     assert differences["p"].null_count() == differences["better"].null_count() == 2
     (line,) = comparison.verdict(few, differences)
-    assert "than b: open, n too small (below 30); " in line
+    assert (line.word, line.sentence[-6:], line.evidence[:28]) == ("open", "than b", "n too small (below 30); Entr")
     without = replace(whole_runs(50, a={"item_entropy": 7.0}, b={"item_entropy": 2.0}), resamples=few.resamples.clear())
     (row,) = comparison.differences(without).rows(named=True)
     assert (row["difference"], row["low"], row["p"], row["better"]) == (5.0, None, None, None)

@@ -279,6 +279,26 @@ def test_identity_depends_on_the_library_sources(tmp_path: Path, monkeypatch: py
     assert pipeline.plan(TINY, tmp_path).run_id != before
 
 
+@pytest.mark.parametrize("name", ["page.css", "search.js", "report.html"])
+def test_identity_depends_on_what_a_report_is_drawn_with(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "crslib"
+    shutil.copytree(identity.LIBRARY, package)
+    monkeypatch.setattr(identity, "LIBRARY", package)
+    before = pipeline.library_inputs()
+    (package / "web/page/page.css").write_text("/* no part of a run */")
+    assert pipeline.library_inputs() == before
+    (package / "reporting/templates" / name).write_text("changed")
+    after = pipeline.library_inputs()
+    assert (after["library"] == before["library"], after["templates"] == before["templates"]) == (True, False)
+
+
+def test_all_kinds_of_templates_count() -> None:
+    kinds = {file.suffix for file in (identity.LIBRARY / "reporting/templates").iterdir()}
+    assert kinds == set(pipeline._DRAWN_WITH)
+
+
 _MADE = {
     "01_profiles": ("profiles.parquet", "holdouts.parquet"),
     "02_simulate": ("dialogues.parquet", "turns.parquet"),

@@ -17,9 +17,10 @@ from crslib.data.source import Source
 from crslib.experiments.comparison import DIFFERENCES
 from crslib.metrics import METRICS
 from crslib.reporting import charts, html
-from crslib.reporting.html import Figure, write, write_comparison
+from crslib.reporting.html import Figure, Verdict, write, write_comparison
 from crslib.store import Run
 from tests.conftest import make_profiles
+from tests.support.domains import MOVIES
 
 SEARCH = (ROOT / "crslib/reporting/templates/search.js").read_text(encoding="utf-8")
 EVIL = '<script>alert(1)</script> & "quoted" <|im_end|>'
@@ -152,7 +153,7 @@ def test_comparison_lists_failures_with_their_traceback(tmp_path: Path) -> None:
     ]
     differences = pl.DataFrame(rows, schema=DIFFERENCES, orient="row")
     table = pl.DataFrame({"family": ["recommendation"], "metric": [EVIL], "better": [""], "a=1": ["0.1"]})
-    verdict = [f"a is better than {EVIL}: yes"]
+    verdict = [Verdict("yes", f"a is better than {EVIL}", "")]
     path = write_comparison(tmp_path / "c.html", conditions, table, [], differences, verdict)
     html = path.read_text(encoding="utf-8")
     assert "is better than &lt;script&gt;" in html
@@ -182,6 +183,36 @@ def test_the_report_of_a_file_says_whose_dialogues_they_are_and_what_is_left_out
     assert "Two independent models" not in page
     assert "written by two language models" not in page
     assert "Of prompts" not in page
+
+
+def test_of_many_dialogues_one_that_is_printed_is_drawn(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html.transcripts, "spread", lambda dialogues: dialogues.head(1))
+    for seed in range(5):
+        run.update(parameters={"condition": "c", "seed": seed})
+        page = write(run, []).read_text(encoding="utf-8")
+        assert f'with seed {seed}, not chosen: <a href="#u1.0">u1.0</a> of 3, from the 1 below.' in page
+        assert page.count(' id="u1.0"') == 1
+
+
+@pytest.mark.parametrize(
+    ("info", "sentence"),
+    [
+        ({}, "Texts were written by two language models. Items"),
+        ({"agents": {"user": {"agent": "agenda"}}}, "Texts were written by the parties named above. Items"),
+        ({"parameters": {"condition": "c", "baseline": "scripted"}}, "Texts were written by one language model. Items"),
+    ],
+)
+def test_the_foot_says_who_wrote(run: Run, info: dict, sentence: str) -> None:
+    run.update(**info)
+    assert sentence in write(run, []).read_text(encoding="utf-8")
+
+
+def test_a_report_has_the_words_of_its_domain(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {"label": "story", "labels": "stories", "article": "an"}
+    monkeypatch.setattr(html, "of_run", lambda run: MOVIES.model_copy(update=words))
+    page = write(run, []).read_text(encoding="utf-8")
+    assert "<p>Stories the user liked later:</p>" in page
+    assert "recommended an story that the user" in page
 
 
 def test_a_report_without_prompts_claims_no_audit(run: Run) -> None:
@@ -242,15 +273,15 @@ def test_the_verdicts_of_a_comparison_come_first_and_in_words(tmp_path: Path) ->
     )
     table = pl.DataFrame({"family": ["realism"], "metric": ["Turns"], "better": [""], "a": ["3"], "b": ["4"]})
     verdict = [
-        "a is more diverse than b: yes; Distinct-2, user +0.100 [+0.050, +0.200]",
-        "a leaks less than b: open, n too small (below 30); User names a target first +0.000",
+        Verdict("yes", "a; yes: no is more diverse than b", "Distinct-2, user +0.100 [+0.050, +0.200]"),
+        Verdict("open", "a leaks less than b", "n too small (below 30); User names a target first +0.000"),
     ]
     none = pl.DataFrame(schema=DIFFERENCES)
     page = write_comparison(tmp_path / "c.html", conditions, table, [], none, verdict).read_text(encoding="utf-8")
     assert '<p class="claim">2 claims about a against b: 1 yes, 1 open.</p>' in page
     found = re.findall(r'<dt class="(\w+)">\1</dt><dd><details><summary>(.*?)</summary><small>(.*?)</small>', page)
     assert found == [
-        ("yes", "a is more diverse than b", "Distinct-2, user +0.100 [+0.050, +0.200]"),
+        ("yes", "a; yes: no is more diverse than b", "Distinct-2, user +0.100 [+0.050, +0.200]"),
         ("open", "a leaks less than b", "n too small (below 30); User names a target first +0.000"),
     ]
     assert page.index('id="verdict"') < page.index('id="metrics"') < page.index('id="conditions"')

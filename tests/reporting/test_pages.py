@@ -10,7 +10,8 @@ import pytest
 from crslib import schemas
 from crslib.experiments.comparison import DIFFERENCES
 from crslib.reporting import charts, html
-from crslib.reporting.html import Dialogue, Figure
+from crslib.reporting.html import Dialogue, Figure, Verdict
+from crslib.store import Run
 from tests.reporting.test_html import metric
 from tests.support.people_runs import SCRIPT
 from tests.web.test_browser import browser  # noqa: F401  a fixture
@@ -66,7 +67,10 @@ def comparison(tmp_path: Path, items: pl.DataFrame) -> Path:
         table,
         [Figure("Realism", "How to read it.", charts.grid([chart, chart]))],
         pl.DataFrame(rows, schema=DIFFERENCES, orient="row"),
-        ["a is more diverse than b: yes; Distinct-2, user +0.100", "a leaks less than b: no; Hits -0.100"],
+        [
+            Verdict("yes", "a is more diverse than b", "Distinct-2, user +0.100"),
+            Verdict("no", "a leaks less than b", "Hits -0.100"),
+        ],
         [("a: its best dialogue", [Dialogue(run.path.name, run, "u000.0") for run in runs])],
     )
 
@@ -97,6 +101,20 @@ def test_search_finds_dialogues_by_what_is_said(page: Any, report: Path) -> None
     box.fill("")
     assert (shown.count(), first.text_content()) == (3, opening)
     assert page.evaluate("CSS.highlights.get('found').size") == 0
+
+
+def test_letters_that_grow_in_lower_case_and_no_dialogues_stop_no_search(page: Any, report: Path) -> None:
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    run = Run(report.parent)
+    run.write("turns", run.read("turns").with_columns(text=pl.lit("İİİİ not yet"), items=pl.col("items").list.head(0)))
+    page.goto(html.write(run, []).as_uri())
+    page.get_by_role("searchbox", name="Search all texts").fill("yet")
+    assert page.locator("#found").text_content() == "3 of 3 dialogues"
+    run.write("dialogues", run.read("dialogues").clear())
+    page.goto(html.write(run, []).as_uri())
+    assert page.locator("#search").count() == 0
+    assert errors == []
 
 
 def test_an_address_leads_to_a_dialogue_and_to_a_turn(page: Any, report: Path) -> None:

@@ -43,11 +43,33 @@ def table(rows: list[dict[str, object]]) -> pl.DataFrame:
             "Two models, of which the user knows its targets, held 40 dialogues: 1 of 2 metrics are like people’s, "
             "1 unlike.",
         ),
+        (
+            {"agents": {"user": {"agent": "server"}, "recommender": {"model_sha256": "a"}}},
+            2,
+            [],
+            "Two models that know no target held 2 dialogues.",
+        ),
+        *(
+            (
+                {"agents": {"user": {"agent": agent}, "recommender": {"model_sha256": "a"}}},
+                2,
+                [],
+                "Two parties that know no target held 2 dialogues.",
+            )
+            for agent in ("agenda", "http", "python", "dialoguekit", "person")
+        ),
         (FILE, 40, HUMAN, "40 dialogues: 1 of 3 metrics are like people’s, 1 unlike, 1 undecided."),
     ],
 )
 def test_the_claim_says_what_was_measured_and_no_more(info: dict, n: int, rows: list, claim: str) -> None:
     assert summary.claim(info, n, table(rows), MOVIES) == claim
+
+
+def test_who_knows_speaks_of_models_only_where_both_are() -> None:
+    model, rules = {"model_sha256": "ab"}, {"agent": "agenda"}
+    both = summary.who_knows({"agents": {"user": model, "recommender": model}})
+    assert both.startswith("Two independent models talk;")
+    assert summary.who_knows({"agents": {"user": rules, "recommender": model}}) == both.replace("models", "parties")
 
 
 def test_leaks_are_counted() -> None:

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -17,7 +18,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from crslib.cli.main import main
-from crslib.experiments.runs import listed
+from crslib.experiments.runs import FIGURES, listed
 from crslib.store import Run
 from crslib.web import archive, widgets
 from crslib.web.archive import Archive
@@ -75,8 +76,8 @@ def test_the_index_lists_runs_and_dialogues_without_their_texts(runs: list[Run])
     named = {run["id"]: run for run in index["runs"]}
     assert named["run-a"]["parameters"] == {"condition": "a", "temperature": "1.0"}
     assert named["run-b"]["parameters"] == {"condition": "b", "temperature": "0.5"}  # the seed is the same
-    assert (named["run-a"]["report"], named["run-b"]["report"]) == (True, False)
-    assert (named["run-a"]["cells"]["n_dialogues"], named["run-a"]["problem"]) == (3, "")
+    assert (len(named["run-a"]["report"]), named["run-b"]["report"]) == (22, "")  # a secret word of 16 bytes
+    assert (named["run-a"]["cells"]["dialogues"], named["run-a"]["problem"]) == (3, "")
     assert len(index["dialogues"]) == 6
     number = index["runs"].index(named["run-b"])
     second = {"run": number, "id": "u001.0", "profile": "u001", "stop": "max_turns", "n_turns": 2, "read": False}
@@ -96,7 +97,8 @@ def test_a_dialogue_its_values_and_a_search_are_read_when_asked_for(runs: list[R
         ["recommender", "user"],
     )
     assert all_runs.answer("values", {"metric": "hits"}) == {
-        "values": {"run-a": {"u000.0": 1.0, "u001.0": 0.0}, "run-b": {"u000.0": 0.0, "u001.0": 0.0}}
+        "values": {"run-a": {"u000.0": 1.0, "u001.0": 0.0}, "run-b": {"u000.0": 0.0, "u001.0": 0.0}},
+        "problems": {},
     }
 
     def found(text: str) -> dict[str, list[str]]:
@@ -120,6 +122,53 @@ def test_a_damaged_run_and_one_without_dialogues_stop_no_other(runs: list[Run]) 
     assert problems["run-a"] == problems["run-c"] == ""
     assert "dialogues.parquet" in problems["run-b"]
     assert len(index["dialogues"]) == 3
+
+
+def test_what_is_damaged_later_stops_the_values_and_texts_of_no_other_run(runs: list[Run]) -> None:
+    all_runs = opened(runs[0].path.parent)
+    all_runs.answer("index", {})
+    (runs[1].path / "scores.parquet").write_bytes(b"torn")
+    values = all_runs.answer("values", {"metric": "hits"})
+    assert values["values"] == {"run-a": {"u000.0": 1.0, "u001.0": 0.0}}
+    assert list(values["problems"]) == ["run-b"] and "scores.parquet" in values["problems"]["run-b"]
+    (runs[1].path / "profiles.parquet").unlink()
+    (runs[0].path / "turns.parquet").write_bytes(b"torn")
+    found = all_runs.answer("search", {"text": "not yet"})
+    assert found["found"] == {}
+    assert "turns.parquet" in found["problems"]["run-a"] and "profiles.parquet" in found["problems"]["run-b"]
+
+
+def test_an_unknown_stop_reason_is_shown_as_it_is(runs: list[Run]) -> None:
+    table = runs[0].read("dialogues")
+    runs[0].write("dialogues", table.with_columns(stop_reason=pl.lit("power_cut")))
+    all_runs = opened(runs[0].path.parent)
+    index = all_runs.answer("index", {})
+    number = [run["id"] for run in index["runs"]].index("run-a")
+    assert {row["ending"] for row in index["dialogues"] if row["run"] == number} == {"power_cut"}
+    assert all_runs.answer("dialogue", {"run": "run-a", "dialogue": "u000.0"})["ending"] == "power_cut"
+
+
+def test_a_dialogue_without_its_profile_gets_a_sentence(runs: list[Run]) -> None:
+    runs[0].write("profiles", runs[0].read("profiles").filter(pl.col("profile_id") != "u001"))
+    all_runs = opened(runs[0].path.parent)
+    all_runs.answer("index", {})
+    assert all_runs.answer("dialogue", {"run": "run-a", "dialogue": "u001.0"}) == {
+        "error": f"{runs[0].path}/profiles.parquet lacks the profile 'u001' of dialogue 'u001.0'; make the run again"
+    }
+
+
+def test_a_mistake_of_the_program_is_no_bad_request() -> None:
+    def broken() -> pl.DataFrame:
+        raise KeyError("a mistake")
+
+    with pytest.raises(KeyError, match="a mistake"):
+        Archive(broken).answer("index", {})
+
+
+def test_cells_have_the_heads_that_are_given(runs: list[Run]) -> None:
+    (run, _) = Archive(lambda: listed(runs[0].path.parent, print), FIGURES).answer("index", {})["runs"]
+    assert {"told", "dist-2", "dialogues"} <= run["cells"].keys()
+    assert not {"user_two_sample", "user_distinct_2", "n_dialogues"} & run["cells"].keys()
 
 
 @pytest.mark.parametrize(
@@ -184,23 +233,38 @@ def test_only_who_has_the_address_is_answered(served: Served, runs: list[Run]) -
 
 def test_a_report_is_served_in_a_sandbox(served: Served, runs: list[Run]) -> None:
     (runs[0].path / "report.html").write_text("<p>report")
-    served.ask("index", {})
-    with urlopen(f"{served.address}/report/run-a?token={TOKEN}") as page:
+    reports = {run["id"]: run["report"] for run in served.ask("index", {})[1]["runs"]}
+    assert reports == {run["id"]: run["report"] for run in served.ask("index", {})[1]["runs"]}  # also later
+    with urlopen(f"{served.address}/report/{reports['run-a']}") as page:
+        assert page.headers["Referrer-Policy"] == "no-referrer"
         assert (page.headers["Content-Security-Policy"][:21], page.read()) == ("sandbox allow-scripts", b"<p>report")
-    for path in ("report/run-a", "report/run-a?token=x", f"report/run-b?token={TOKEN}", f"report/..%2Fa?token={TOKEN}"):
+    assert served.ask("index", {}, token=reports["run-a"])[0] == 403  # its address opens nothing else
+    for path in ("report/run-a", "report/x", f"report/run-a?token={TOKEN}", f"report/..%2Fa?token={TOKEN}", "report/"):
         with pytest.raises(HTTPError, match=r"40[34]"):
             urlopen(f"{served.address}/{path}")
 
 
 def test_the_command_serves_all_runs_or_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
-    monkeypatch.setattr(archive, "serve", lambda opened, port, ready: (seen.append(port), ready("http://x/?token=t")))
-    monkeypatch.setattr("webbrowser.open", seen.append)
+    addresses: queue.Queue[str] = queue.Queue()
+    returned = threading.Event()  # a text browser waits for the server, which goes on when `ready` has returned
+
+    def browse(address: str) -> None:
+        returned.wait(10)
+        addresses.put(address)
+
+    def serve(opened: Archive, port: int, ready: Callable[[str], None]) -> None:
+        ready("http://x/?token=t")
+        seen.extend((port, addresses.empty()))
+        returned.set()
+
+    monkeypatch.setattr(archive, "serve", serve)
+    monkeypatch.setattr("webbrowser.open", browse)
     done = CliRunner().invoke(main, ["look", "--reports", str(tmp_path), "--port", "8001"])
     assert (done.exit_code, done.output.splitlines()[0]) == (0, "http://x/?token=t")
-    assert seen == [8001, "http://x/?token=t"]
+    assert (seen, addresses.get(timeout=10)) == ([8001, True], "http://x/?token=t")
     CliRunner().invoke(main, ["look", "--reports", str(tmp_path), "--no-browser"])
-    assert seen[2:] == [0]
+    assert (seen[2:], addresses.empty()) == ([0, True], True)
     for words, sentence in (
         (["--to", "x.html"], "name the runs that it shows"),
         (["--reports", str(tmp_path / "no")], "there is no folder"),

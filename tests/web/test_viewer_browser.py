@@ -184,7 +184,7 @@ def test_a_server_that_ended_is_named(page: Any, served: Served, expect: Any) ->
 def test_more_of_a_long_list_is_drawn_as_one_scrolls(page: Any, expect: Any) -> None:  # noqa: F811
     """Twenty thousand dialogues, as the page in JupyterLab gets them: by messages."""
     index = {
-        "runs": [{"id": "run", "name": "a run", "cells": {}, "parameters": {}}],
+        "runs": [{"id": "run", "name": "a run", "cells": {}, "parameters": {}, "report": "word"}],
         "metrics": [],
         "dialogues": [
             {
@@ -227,3 +227,4 @@ def test_more_of_a_long_list_is_drawn_as_one_scrolls(page: Any, expect: Any) -> 
     page.locator(".list").evaluate("list => { list.scrollTop = list.scrollHeight; }")
     expect(page.locator(".list li")).to_have_count(400)
     page.get_by_text("Hello").wait_for()
+    assert page.get_by_role("link", name="report of the run").count() == 0  # JupyterLab has no address of it

@@ -35,10 +35,11 @@ function mark(wanted) {
     const texts = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
     while (texts.nextNode()) {
       const text = texts.currentNode.data.toLowerCase();
+      if (text.length !== texts.currentNode.length) continue; // of letters that grow in lower case places are not known
       for (let at = text.indexOf(wanted); at >= 0; at = text.indexOf(wanted, at + wanted.length)) {
         const range = new Range();
         range.setStart(texts.currentNode, at);
-        range.setEnd(texts.currentNode, Math.min(at + wanted.length, texts.currentNode.length));
+        range.setEnd(texts.currentNode, at + wanted.length);
         ranges.push(range);
       }
     }
@@ -46,13 +47,17 @@ function mark(wanted) {
   CSS.highlights.set("found", new Highlight(...ranges));
 }
 
-box.addEventListener("input", search);
-box.addEventListener("keydown", (event) => {
+function unfoldFirst(event) {
   if (event.key !== "Enter") return;
   const first = entries.find(({ element }) => !element.hidden);
   if (!first) return;
   event.preventDefault(); // else the key folds it again
   first.element.open = true;
   first.element.querySelector("summary").focus();
-});
-search(); // a browser that goes back fills the box again
+}
+
+if (box) { // a report without dialogues has none
+  box.addEventListener("input", search);
+  box.addEventListener("keydown", unfoldFirst);
+  search(); // a browser that goes back fills the box again
+}

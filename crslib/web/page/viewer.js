@@ -81,7 +81,7 @@ function highlight(root, text) {
 /**
  * Shows `data`: {runs, metrics, dialogues} as `crslib.web.viewer.rows` gives them, or an index of all runs, in which
  * dialogues lack texts and scores; then `ask(action, content)` resolves to what is missing (crslib/web/archive.py).
- * `reports`: the address of a run's report, by the run's id; `addressed`: the page's address names the chosen dialogue.
+ * `reports`: the address of a run's report, by the run's `report`; empty: no link. `addressed`: the page's address names the chosen dialogue.
  */
 function mount(root, { runs, metrics, dialogues }, { ask = null, reports = () => "", addressed = false } = {}) {
   const order = (a, b) => a.id.localeCompare(b.id, "en", { numeric: true });
@@ -97,6 +97,8 @@ function mount(root, { runs, metrics, dialogues }, { ask = null, reports = () =>
   let chosen = null;
   let filtering = 0; // the newest of these counts: answers may come late
   let showing = 0;
+
+  const problems = { search: {}, values: {} }; // of the newest answers: run → why it cannot be read
 
   const count = element("span", { class: "count", role: "status" });
   const list = element("ul", { class: "list", role: "listbox", tabindex: "0", "aria-label": "Dialogues", onkeydown: onKey, onscroll: onScroll });
@@ -124,6 +126,7 @@ function mount(root, { runs, metrics, dialogues }, { ask = null, reports = () =>
     if (!ask) return (dialogue) => (dialogue.said ??= texts(dialogue).join("\n").toLowerCase()).includes(text.toLowerCase());
     const reply = await asked("search", { text });
     if (!reply) return null;
+    problems.search = reply.problems ?? {};
     const found = new Map(Object.entries(reply.found).map(([run, ids]) => [run, new Set(ids)]));
     return (dialogue) => found.get(runs[dialogue.run].id)?.has(dialogue.id) ?? false;
   }
@@ -134,6 +137,7 @@ function mount(root, { runs, metrics, dialogues }, { ask = null, reports = () =>
     const reply = await asked("values", { metric });
     if (!reply) return false;
     read.add(metric);
+    problems.values = reply.problems ?? {};
     for (const dialogue of dialogues) {
       const figure = reply.values[runs[dialogue.run].id]?.[dialogue.id];
       if (figure !== undefined) (dialogue.scores ??= {})[metric] = figure;
@@ -165,7 +169,8 @@ function mount(root, { runs, metrics, dialogues }, { ask = null, reports = () =>
       const last = descending ? -Infinity : Infinity; // dialogues without a value come last in either order
       listed.sort((a, b) => (descending ? 1 : -1) * ((value(b) ?? last) - (value(a) ?? last) || 0));
     }
-    count.textContent = `${listed.length} of ${dialogues.length} dialogues`;
+    const broken = new Set(Object.values({ ...(metric ? problems.values : {}), ...(text ? problems.search : {}) }));
+    count.textContent = [`${listed.length} of ${dialogues.length} dialogues`, ...broken].join("; ");
     list.replaceChildren();
     nDrawn = 0;
     draw(LIST_ROWS);
@@ -296,14 +301,15 @@ function mount(root, { runs, metrics, dialogues }, { ask = null, reports = () =>
     );
 
   function side(dialogue, first) {
-    const { id: run, name: of, report } = runs[dialogue.run];
+    const { name: of, report } = runs[dialogue.run];
     const name = `${of}, ${dialogue.id}`;
+    const address = report ? reports(report) : "";
     const otherProfile = dialogue.summary !== first.summary || dialogue.attributes !== first.attributes;
     return element(
       "section",
       { "aria-label": name },
       element("h2", {}, addressed ? element("a", { href: link(dialogue), title: "Link to this dialogue" }, name) : name),
-      element("p", { class: "soft" }, `The ${dialogue.opener} opens · ${dialogue.turns.length} turns · ${dialogue.ending}`, ...(report ? [" · ", element("a", { href: reports(run), target: "_blank", rel: "noreferrer" }, "report of the run")] : [])),
+      element("p", { class: "soft" }, `The ${dialogue.opener} opens · ${dialogue.turns.length} turns · ${dialogue.ending}`, ...(address ? [" · ", element("a", { href: address, target: "_blank", rel: "noreferrer" }, "report of the run")] : [])),
       ...(otherProfile ? [profile(dialogue)] : []),
       folded({ class: "targets" }, `Hidden targets (${dialogue.targets.length})`, () => [
         element("p", { class: "soft" }, "Liked later; in an independent simulation neither party knows them. Marked: named in this dialogue."),
@@ -458,7 +464,7 @@ if (page) {
     return reply.json();
   };
   if (held) mount(page, JSON.parse(held.textContent), { addressed: location.protocol !== "about:" }); // a notebook's frame
-  else begin(page, { ask, reports: (run) => `report/${encodeURIComponent(run)}?token=${encodeURIComponent(token)}`, addressed: true });
+  else begin(page, { ask, reports: (word) => `report/${word}`, addressed: true });
 }
 
 /** Shows the index that `settings.ask` gives. */
