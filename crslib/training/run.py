@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from crslib.config import ROOT, n_threads, resolve
+from crslib.config import ROOT, install, n_threads, resolve
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import Dialogue, folder, redial
 from crslib.data.corpora.folder import Corpus
@@ -353,8 +353,7 @@ def need_extra() -> None:
     """Raises `CrsError` when the extra `train` is not installed."""
     missing = [name for name in ("torch", "safetensors") if find_spec(name) is None]
     if missing:
-        here = (ROOT / "Makefile").is_file()
-        remedy = f"run `make -C {ROOT} train`" if here else "install crslib with its extra `train`"
+        remedy = f"run `make -C {ROOT} train`" if (ROOT / "Makefile").is_file() else install("train")
         raise CrsError(f"training needs {' and '.join(missing)}; {remedy}")
 
 
