@@ -71,7 +71,8 @@ def prefer(role: str, **given: Any) -> None:
     """Trains the adapter of ROLE by DPO after SFT (needs torch: `make train`). A killed training resumes.
 
     The adapter continues moments of ReDial's training dialogues several times; rules, and optionally a judge, decide
-    which continuations are better. The folder TO gets adapter, card, candidates and pairs.
+    which continuations are better. The folder TO gets adapter, card, candidates and pairs; with --told the pairs alone,
+    for `crs train --trainer trl --pairs TO`.
     """
     from crslib.training import preferences, rewards, run
 
@@ -81,6 +82,9 @@ def prefer(role: str, **given: Any) -> None:
     ((_, n, chosen, rejected, *decided),) = preferences.count(pairs).iter_rows()
     rules = ", ".join(f"{rule} {times}" for rule, times in zip(rewards.RULES, decided, strict=True) if times)
     console.print(f"{n} pairs of {chosen:.1f} and {rejected:.1f} tokens; decided by {rules}", soft_wrap=True)
+    if parameters.told:
+        console.print(str(parameters.folder / "pairs.jsonl"), soft_wrap=True)
+        return
     with counting("tokens") as progress:
         figures = run.prefer(parameters, pairs, progress)
     for name, before in figures["before"].items():

@@ -113,6 +113,9 @@ class PreferenceParameters(PairParameters):
 
     to: str = path_field("", description="folder for the adapter; empty: reports/preferences/ROLE")
     judge: str = path_field("", description="GGUF of a model that judges in addition to the rules; empty: none")
+    told: bool = Field(
+        False, description="init is of --trainer trl: pairs are drawn as it reads, and nothing is trained"
+    )
 
     @property
     def folder(self) -> Path:

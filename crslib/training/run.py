@@ -143,7 +143,9 @@ def make_pairs(parameters: PreferenceParameters, progress: Progress = no_progres
     contexts = _sample_contexts(chosen(corpus, parameters), parameters, catalog)
     with drawing(parameters, parameters.start, parameters.folder, Sampling()) as engine:
         with Run(parameters.folder).journal() as journal:
-            drawn = preferences.candidates(contexts, engine, parameters.draws, parameters.seed, journal, progress)
+            drawn = preferences.candidates(
+                contexts, engine, parameters.draws, parameters.seed, journal, progress, told=parameters.told
+            )
         scored = preferences.with_rule_scores(contexts, drawn, catalog)
         if parameters.judge:
             with LocalJudge(llama.model_path(parameters.judge), n_threads(parameters.threads)) as judge:
