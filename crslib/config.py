@@ -47,6 +47,13 @@ def kind_of(name: str) -> str:
     return name if name == "agenda" else "gguf"
 
 
+def install(extra: str) -> str:
+    """What installs an extra of crslib, as words of an error's remedy: in a checkout the index is not asked for it."""
+    if (ROOT / "pyproject.toml").is_file():
+        return f"run `pip install --constraint constraints.txt --editable '.[{extra}]'` in {ROOT}"
+    return f"run `pip install 'crslib[{extra}]'`"
+
+
 def n_threads(threads: int) -> int:
     """`threads` itself, or the number of the machine's CPU threads for 0."""
     return threads or os.cpu_count() or 1

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from crslib.cli.terminal import REPORTS, console, fail
-from crslib.config import ROOT
+from crslib.config import ROOT, install
 from crslib.files import writing
 from crslib.identity import digest
 
@@ -34,7 +34,7 @@ def lab(opened: bool, reports: Path) -> None:
     console.print(str(folder), soft_wrap=True)
     if opened:
         if find_spec("jupyterlab") is None:
-            fail("JupyterLab is not installed; run `make lab`, or `pip install 'crslib[lab]'`")
+            fail(f"JupyterLab is not installed; {install('lab')}")
         sys.exit(subprocess.call([sys.executable, "-m", "jupyterlab", "--notebook-dir", str(folder)]))
 
 

@@ -1,5 +1,6 @@
 """`crs train`, `crs prefer`, `crs imitate`, `crs blend` and `crs discriminator`: adapters, and who tells them apart."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def train(role: str, **given: Any) -> None:
 
     `scripted` writes both sides and `user-target` knows the target titles: these are the baselines. The folder TO gets
     the adapter ROLE.gguf, its card and its losses. --trainer trl trains any causal model of Hugging Face, by SFT or,
-    with --pairs, by DPO (needs `pip install 'crslib[trl]'`; several GPUs: `accelerate launch -m crslib train …`).
+    with --pairs, by DPO (needs the extra `trl`; several GPUs: `accelerate launch -m crslib train …`).
     """
     from crslib.training import hub, run
 
@@ -53,6 +54,8 @@ def train(role: str, **given: Any) -> None:
     trainer = {"own": run, "trl": hub}[parameters.trainer]
     with counting("tokens" if parameters.trainer == "own" else "steps") as progress:
         figures = trainer.train(parameters, progress)
+    if os.environ.get("RANK", "0") != "0":
+        return  # another process of `accelerate launch` prints it
     for kind, before in figures["before"].items():
         unit = "" if parameters.pairs else " nats per token"
         console.print(f"{kind:8} {before:.3f} → {figures['after'][kind]:.3f}{unit} in validation")
@@ -68,7 +71,8 @@ def prefer(role: str, **given: Any) -> None:
     """Trains the adapter of ROLE by DPO after SFT (needs torch: `make train`). A killed training resumes.
 
     The adapter continues moments of ReDial's training dialogues several times; rules, and optionally a judge, decide
-    which continuations are better. The folder TO gets adapter, card, candidates and pairs.
+    which continuations are better. The folder TO gets adapter, card, candidates and pairs; with --told the pairs alone,
+    for `crs train --trainer trl --pairs TO`.
     """
     from crslib.training import preferences, rewards, run
 
@@ -78,6 +82,9 @@ def prefer(role: str, **given: Any) -> None:
     ((_, n, chosen, rejected, *decided),) = preferences.count(pairs).iter_rows()
     rules = ", ".join(f"{rule} {times}" for rule, times in zip(rewards.RULES, decided, strict=True) if times)
     console.print(f"{n} pairs of {chosen:.1f} and {rejected:.1f} tokens; decided by {rules}", soft_wrap=True)
+    if parameters.told:
+        console.print(str(parameters.folder / "pairs.jsonl"), soft_wrap=True)
+        return
     with counting("tokens") as progress:
         figures = run.prefer(parameters, pairs, progress)
     for name, before in figures["before"].items():

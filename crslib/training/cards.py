@@ -79,7 +79,8 @@ def _command(parameters: TrainingParameters | PairParameters) -> str:
     for field, info in type(parameters).model_fields.items():
         value = getattr(parameters, field)
         if field not in ("role", "to", "device", "threads") and value != info.default:
-            words.append(f"--{field.replace('_', '-')} {Path(value).name if isinstance(value, str) else value}")
+            shown = Path(value).name if isinstance(value, str) and Path(value).exists() else value
+            words.append(f"--{field.replace('_', '-')}" + ("" if value is True else f" {shown}"))
     return " ".join(words)
 
 

@@ -6,19 +6,26 @@ QLoRA (Dettmers et al. 2023). On several GPUs the command is started by `acceler
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import polars as pl
+from pydantic import TypeAdapter, with_config
+from typing_extensions import TypedDict
 
-from crslib.config import ExportParameters, resolve
+from crslib import json_files
+from crslib.config import ExportParameters, install, resolve
 from crslib.data.corpora.folder import Corpus
 from crslib.dialogue.utterances import USER
 from crslib.errors import CrsError
 from crslib.files import Progress, no_progress, write_parquet, writing
+from crslib.identity import digest
+from crslib.schemas import STRICT
 from crslib.training import cards, conversion, corpus
 from crslib.training.parameters import PreferenceParameters, TrainingParameters
 from crslib.training.run import ALPHA, RANK, chosen, resolve_device, training_corpus
@@ -32,6 +39,18 @@ _STEP = 16  # examples of an optimizer step on one device
 _AT_ONCE = {"cpu": 1, "cuda": 4}
 _WARMUP = 0.05  # of the steps
 _UNLEARNED = -100  # torch's label of a token that is context
+_PART = "training.json"  # beside the checkpoints: whose they are
+
+
+@with_config(STRICT)
+class _Part(TypedDict):
+    """A part of a training that was killed."""
+
+    key: str
+    seconds: float
+
+
+_PARTS = TypeAdapter(_Part)
 
 
 def train(parameters: TrainingParameters, progress: Progress = no_progress) -> dict[str, Any]:
@@ -49,17 +68,23 @@ def train(parameters: TrainingParameters, progress: Progress = no_progress) -> d
     from transformers.trainer_utils import get_last_checkpoint
 
     folder, device = parameters.folder, resolve_device(parameters.device, "auto", parameters.threads)[0].type
+    processes = PartialState()  # before the model is loaded: it says which GPU is this process's
     model, reader = _load(parameters, device)
-    with PartialState().main_process_first():
+    with processes.main_process_first():
         people = training_corpus(parameters)
         files = _write_files(parameters, people, "keep" if takes_system(reader) else "fold")
-    rows = {name: _read(path, reader, parameters) for name, path in files.items() if path.is_file()}
+    given = {name: _lines(path) for name, path in files.items() if path.is_file()}
+    rows = {name: _examples(lines, reader, parameters) for name, lines in given.items()}
+    if not len(rows["train"]):
+        raise CrsError(f"no example of {files['train']} has at most {MAX_TOKENS} tokens; give shorter dialogues")
+    rows = {name: part for name, part in rows.items() if len(part)}
     trainer = _trainer(parameters, model, reader, rows, device)
-    trainer.add_callback(_callback(progress))
-    before = _validation(trainer)
     checkpoints = Path(trainer.args.output_dir)
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    seconds = trainer.train(resume_from_checkpoint=last).metrics["train_runtime"]
+    earlier = _earlier(checkpoints, digest([parameters.identity(), given], "hub"))
+    trainer.add_callback(_callback(progress, checkpoints, earlier))
+    before = _validation(trainer)
+    last = get_last_checkpoint(str(checkpoints)) if earlier["seconds"] else None
+    seconds = earlier["seconds"] + trainer.train(resume_from_checkpoint=last).metrics["train_runtime"]
     tokens = int(trainer.state.num_input_tokens_seen)
     figures = {
         "device": device,
@@ -69,20 +94,34 @@ def train(parameters: TrainingParameters, progress: Progress = no_progress) -> d
         "tokens_per_s": tokens / seconds,
         "examples": len(rows["train"]),
         "validation_examples": len(rows.get("validation", ())),
-        "left_out": sum(len(_lines(path)) - len(rows[name]) for name, path in files.items() if name in rows),
+        "left_out": sum(map(len, given.values())) - sum(map(len, rows.values())),
         "before": before,
         "after": _validation(trainer),
     }
+    trainer.save_model(str(folder / "peft"))  # in all processes: some ways of sharing a model out need them
     if trainer.is_world_process_zero():
-        trainer.save_model(str(folder / "peft"))
-        _write(parameters, model, trainer.state.log_history, figures, people.credit, people.domain.name)
+        _write(parameters, trainer.model, trainer.state.log_history, figures, people.credit, people.domain.name)
+        shutil.rmtree(checkpoints)
     return figures
+
+
+def _earlier(checkpoints: Path, key: str) -> dict[str, Any]:
+    """What is known of the parts of this training before it was killed: its `key` and `seconds`.
+
+    Raises `CrsError` where the checkpoints are of another training.
+    """
+    if not (checkpoints / _PART).exists():
+        return {"key": key, "seconds": 0.0}
+    known = json_files.read_as(checkpoints / _PART, _PARTS, "remove the folder")
+    if known["key"] != key:
+        raise CrsError(f"{checkpoints} is of another training; remove it, or give another folder with --to")
+    return dict(known)
 
 
 def need_extra() -> None:
     """Raises `CrsError` when the extra `trl` is not installed."""
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        raise CrsError(f"trainer = trl needs {', '.join(missing)}; run `pip install 'crslib[trl]'`")
+        raise CrsError(f"trainer = trl needs {', '.join(missing)}; {install('trl')}")
 
 
 # ── the model ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -150,11 +189,11 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
-def _read(path: Path, reader: Any, parameters: TrainingParameters) -> Any:
-    """The examples of a file as a `datasets.Dataset`, without those above `MAX_TOKENS`."""
+def _examples(written: Sequence[str], reader: Any, parameters: TrainingParameters) -> Any:
+    """The examples in the lines of a file as a `datasets.Dataset`, without those above `MAX_TOKENS`."""
     from datasets import Dataset
 
-    lines = [json.loads(line) for line in _lines(path)]
+    lines = [json.loads(line) for line in written]
     if parameters.pairs:
         rows = [{name: line[name] for name in ("prompt", "chosen", "rejected")} for line in lines]
         sizes = [max(_n_tokens(row["prompt"] + row[side], reader) for side in ("chosen", "rejected")) for row in rows]
@@ -162,10 +201,7 @@ def _read(path: Path, reader: Any, parameters: TrainingParameters) -> Any:
         template = training_template(reader)
         rows = [labelled(line["messages"], reader, template) for line in lines]
         sizes = [len(row["input_ids"]) for row in rows]
-    kept = [row for row, size in zip(rows, sizes, strict=True) if size <= MAX_TOKENS]
-    if not kept:
-        raise CrsError(f"no example of {path} has at most {MAX_TOKENS} tokens; give shorter dialogues")
-    return Dataset.from_list(kept)
+    return Dataset.from_list([row for row, size in zip(rows, sizes, strict=True) if size <= MAX_TOKENS])
 
 
 def _n_tokens(messages: Sequence[Mapping[str, str]], reader: Any) -> int:
@@ -261,12 +297,21 @@ def _trainer(parameters: TrainingParameters, model: Any, reader: Any, rows: Mapp
     return trl.DPOTrainer(args=trl.DPOConfig(**options), **given)
 
 
-def _callback(progress: Progress) -> Any:
+def _callback(progress: Progress, checkpoints: Path, earlier: Mapping[str, Any]) -> Any:
+    """Reports the steps, and notes beside each checkpoint whose it is and how long it took."""
     from transformers import TrainerCallback
+
+    begun = perf_counter()
 
     class Report(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             progress(state.global_step, state.max_steps)
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.is_world_process_zero:
+                so_far = {**earlier, "seconds": earlier["seconds"] + perf_counter() - begun}
+                with writing(checkpoints / _PART) as temporary:
+                    temporary.write_text(json.dumps(so_far) + "\n", encoding="utf-8")
 
     return Report()
 
@@ -304,9 +349,18 @@ def _write(
         f"- In a simulation: {adapter}; vLLM serves the folder `peft` as `--lora-modules {role}=peft`. Either is told "
         f"what it read in training with `-p {told}={PROMPT}`."
     )
-    settings = {"rank": RANK, "alpha": ALPHA, "lr": parameters.lr, "epochs": parameters.epochs, "trl": version("trl")}
+    lora = model.peft_config["default"]
+    settings = {
+        "rank": lora.r,
+        "alpha": lora.lora_alpha,
+        "lr": parameters.lr,
+        "epochs": parameters.epochs,
+        "trl": version("trl"),
+    }
     init = resolve(parameters.init) if parameters.init else None
-    base = f"{name} ({kind}, {model.num_parameters():,} parameters with the adapter)"
+    commit = getattr(model.config, "_commit_hash", None)
+    version_of = f", commit {commit}" if commit else ""
+    base = f"{name} ({kind}{version_of}, {model.num_parameters():,} parameters with the adapter)"
     card = cards.model_card(parameters, base, figures, settings, init, credit).rstrip() + f"\n\n{use}\n"
     write_parquet(_log(history), folder / "log.parquet")
     for file, content in (("README.md", card), ("figures.json", json.dumps(figures, indent=2) + "\n")):

@@ -46,7 +46,7 @@ class TrainingParameters(LearningParameters):
     pairs: str = path_field("", description="trl: folder of crs prefer or crs imitate, for DPO; empty: SFT")
     four_bit: bool = Field(False, description="trl: the base in 4 bits (QLoRA), on a GPU with bitsandbytes")
     init: str = path_field("", description="adapter to start from, PEFT folder or GGUF; empty: a new one")
-    to: str = path_field("", description="folder for the adapter; empty: reports/training/ROLE")
+    to: str = path_field("", description="folder for the adapter; empty: reports/training/ROLE, of pairs ROLE-dpo")
     epochs: int = Field(3, ge=1, description="passes over the dialogues")
     lr: float = Field(2e-3, gt=0, description="peak learning rate")
     negative_weight: int = Field(1, ge=1, description="copies of each dialogue in which something is disliked")
@@ -81,7 +81,7 @@ class TrainingParameters(LearningParameters):
     @property
     def folder(self) -> Path:
         """Folder of the results."""
-        return resolve(self.to or f"reports/training/{self.role}")
+        return resolve(self.to or f"reports/training/{self.role}{'-dpo' if self.pairs else ''}")
 
 
 class DrawingParameters(CorpusParameters):
@@ -113,6 +113,9 @@ class PreferenceParameters(PairParameters):
 
     to: str = path_field("", description="folder for the adapter; empty: reports/preferences/ROLE")
     judge: str = path_field("", description="GGUF of a model that judges in addition to the rules; empty: none")
+    told: bool = Field(
+        False, description="init is of --trainer trl: pairs are drawn as it reads, and nothing is trained"
+    )
 
     @property
     def folder(self) -> Path:

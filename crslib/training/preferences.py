@@ -19,8 +19,9 @@ import polars as pl
 from crslib.data import trl
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import Dialogue
-from crslib.dialogue.control_tokens import escaped
+from crslib.dialogue.control_tokens import escaped, unescaped
 from crslib.dialogue.domain import Domain, fill
+from crslib.dialogue.prompts import LEAVE
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import USER, clean
 from crslib.dialogue.views import NOTE_KINDS, Message, Turn, UserKnowledge, UserView
@@ -185,8 +186,12 @@ def candidates(
     seed: int,
     journal: Journal | None = None,
     progress: Progress = no_progress,
+    *,
+    told: bool = False,
 ) -> pl.DataFrame:
     """`n` continuations of each context: the columns of `CANDIDATES`, sorted. `raw` is the model's own text.
+
+    `told`: the model was trained by TRL, and reads a moment as in the files of `trl`; what it says is read as such.
 
     All draws of a context have the same request key, so that the engine reads its prompt once. Each draw has its own
     seed and does not depend on the number of draws. Contexts in `journal` are not continued again. `progress` counts
@@ -196,7 +201,7 @@ def candidates(
     rows = []
     if journal is not None:
         views = [[one.context_id, [[message.role, message.text] for message in one.messages]] for one in contexts]
-        key = digest([views, dict(engine.identity), n, seed], "candidates")
+        key = digest([views, dict(engine.identity), n, seed, *["told"] * told], "candidates")
         journal.keep_only(key)
         rows = [row for record in journal.records for row in record["rows"]]
     done = {row[0] for row in rows}
@@ -205,7 +210,8 @@ def candidates(
     for start in range(0, len(left), room):
         progress(len(contexts) - len(left) + start, len(contexts))
         batch, new_rows = left[start : start + room], []
-        prompts = [tuple(template.encode(context.messages, engine)) for context in batch]
+        read = [_as_in_files(context.messages) if told else context.messages for context in batch]
+        prompts = [tuple(template.encode(messages, engine)) for messages in read]
         for number in range(n):
             requests = [
                 Request(context.context_id, prompt, derive_seed(seed, "candidate", context.context_id, number))
@@ -213,7 +219,9 @@ def candidates(
             ]
             for request, completion in zip(requests, complete(engine, requests), strict=True):
                 ids = completion.ids
-                new_rows.append([request.key, number, list(ids), engine.decode(ids), completion.finish])
+                said = engine.decode(ids)
+                said = unescaped(said.strip().removesuffix(LEAVE).strip()) if told else said
+                new_rows.append([request.key, number, list(ids), said, completion.finish])
         for context in batch:
             engine.release(context.context_id)
         if journal is not None:
@@ -221,6 +229,10 @@ def candidates(
         rows += new_rows
     progress(len(contexts), len(contexts))
     return pl.DataFrame(rows, schema=CANDIDATES, orient="row").sort("context_id", "draw")
+
+
+def _as_in_files(messages: Sequence[Message]) -> list[Message]:
+    return [Message(one["role"], one["content"]) for one in trl.conversation(messages)]
 
 
 # ── scores ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from crslib.config import ROOT, n_threads, resolve
+from crslib.config import ROOT, install, n_threads, resolve
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import Dialogue, folder, redial
 from crslib.data.corpora.folder import Corpus
@@ -143,7 +143,9 @@ def make_pairs(parameters: PreferenceParameters, progress: Progress = no_progres
     contexts = _sample_contexts(chosen(corpus, parameters), parameters, catalog)
     with drawing(parameters, parameters.start, parameters.folder, Sampling()) as engine:
         with Run(parameters.folder).journal() as journal:
-            drawn = preferences.candidates(contexts, engine, parameters.draws, parameters.seed, journal, progress)
+            drawn = preferences.candidates(
+                contexts, engine, parameters.draws, parameters.seed, journal, progress, told=parameters.told
+            )
         scored = preferences.with_rule_scores(contexts, drawn, catalog)
         if parameters.judge:
             with LocalJudge(llama.model_path(parameters.judge), n_threads(parameters.threads)) as judge:
@@ -353,8 +355,7 @@ def need_extra() -> None:
     """Raises `CrsError` when the extra `train` is not installed."""
     missing = [name for name in ("torch", "safetensors") if find_spec(name) is None]
     if missing:
-        here = (ROOT / "Makefile").is_file()
-        remedy = f"run `make -C {ROOT} train`" if here else "install crslib with its extra `train`"
+        remedy = f"run `make -C {ROOT} train`" if (ROOT / "Makefile").is_file() else install("train")
         raise CrsError(f"training needs {' and '.join(missing)}; {remedy}")
 
 

@@ -135,9 +135,13 @@ def test_a_killed_training_goes_on(tmp_path: Path) -> None:
 
     with pytest.raises(Killed):
         hub.train(parameters(tmp_path, model, epochs=2), kill)
+    with pytest.raises(CrsError, match="checkpoints is of another training; remove it, or give another folder"):
+        hub.train(parameters(tmp_path, model, epochs=2, lr=0.02))
     steps: list[int] = []
     figures = hub.train(parameters(tmp_path, model, epochs=2), lambda done, total: steps.append(done))
     assert min(steps) > 1  # the first epoch was not computed again
+    assert figures["tokens_per_s"] == pytest.approx(figures["tokens"] / figures["seconds"])
+    assert not (tmp_path / "to" / "checkpoints").exists()
     assert figures["after"] == pytest.approx(whole["after"], rel=1e-4)
 
 
@@ -153,6 +157,14 @@ def test_a_killed_training_goes_on(tmp_path: Path) -> None:
 def test_settings_of_the_other_trainer_are_refused(given: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(CrsError, match=sentence):
         parameters(tmp_path, tmp_path, **given)
+
+
+def test_validation_examples_that_are_too_long_are_left_out(tmp_path: Path) -> None:
+    rows = [{"messages": [*TALK]}, {"messages": [*TALK[:-1], {"role": "assistant", "content": "x" * 3000}]}]
+    lines = [json.dumps(row) for row in rows]
+    reader = tokenizer(TEMPLATES["llama 3"])
+    given = parameters(tmp_path, tmp_path)
+    assert [len(hub._examples(part, reader, given)) for part in (lines, lines[:1], lines[1:])] == [1, 1, 0]
 
 
 def test_what_is_no_model_is_one_sentence(tmp_path: Path) -> None:

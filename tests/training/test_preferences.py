@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from crslib.data import trl
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import Dialogue, Item
 from crslib.data.corpora.base import merge_messages
@@ -127,6 +128,16 @@ def test_candidates_have_their_own_seeds_and_release_their_sequences(catalog: Ca
     assert drawn["raw"].n_unique() == 9
     assert candidates(contexts[1:2], engine, 2, 5).rows() == drawn.rows()[3:5]
     assert not engine.alive
+
+
+def test_candidates_of_an_adapter_of_trl_are_drawn_as_it_reads(catalog: Catalog) -> None:
+    engine = ScriptedEngine(lambda prompt, seed: "bye [END]")
+    first = human_contexts([talk()], USER, catalog)[0]
+    assert set(candidates([first], engine, 2, 0, told=True)["raw"]) == {"bye"}
+    system = first.messages[0].text
+    told = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{trl.OPENING}<|im_end|>\n<|im_start|>assistant\n"
+    assert {prompt for _, prompt in engine.prompts} == {told}
+    assert set(candidates([first], engine, 2, 0)["raw"]) == {"bye [END]"}
 
 
 def test_candidates_in_the_journal_are_not_drawn_again(catalog: Catalog, tmp_path: Path) -> None:
