@@ -132,8 +132,8 @@ def test_text_does_not_depend_on_other_dialogues(
         "shuffled, fewer threads": lambda: talk(model, dialogues, threads=1),
         "alone": lambda: talk(model, [5]),
         "in small groups": lambda: talk(model, dialogues[:4], together=2),
-        "at their own pace": lambda: talk_apart(model, dialogues),
-        "among others": lambda: talk(model, [20, 21, 3, 22, 23, 24, 4]),
+        "at their own pace": lambda: talk_apart(model, dialogues[:4]),
+        "among others": lambda: talk(model, [20, 21, 3, 22, 4]),
     }
     completions = arrangements[case]()
     shared = completions.keys() & reference.keys()
@@ -170,7 +170,7 @@ def test_text_is_the_same_if_the_feeder_feeds_all_or_nothing(
     model: Model, reference: dict[int, list[Completion]], kind: type[Feeder]
 ) -> None:
     feeder = kind()
-    assert talk(model, range(6), feeder=feeder) == reference
+    assert talk(model, range(3), feeder=feeder) == {dialogue: reference[dialogue] for dialogue in range(3)}
     feeder.close()
 
 
@@ -283,7 +283,7 @@ def test_what_a_constraint_leaves_is_drawn_alike_at_all_temperatures_of_words(mo
     for temperature in (0.2, 1.0, 3.0, 0.0):
         sampling = Sampling(temperature=temperature, top_p=0.5, min_p=0.5, max_tokens=1)
         engine = LlamaEngine(model, None, sampling, n_ctx=256, width=8)
-        asked = [Request(str(seed), prompt, seed, FourAnswers(tokens)) for seed in range(40)]
+        asked = [Request(str(seed), prompt, seed, FourAnswers(tokens)) for seed in range(12)]
         drawn.append([completion.ids[0] for completion in complete(engine, asked)])
         scores = FourAnswers(tokens).choice.scores(engine.score(prompt, [[token] for token in tokens]))
         engine.close()
@@ -402,7 +402,7 @@ def test_what_is_cut_ends_with_a_whole_word_and_is_the_beginning_of_what_was_mea
         [Message("user", "Tell me about the film Heat, at length.")], model
     )
     texts = []
-    for max_tokens in (most, 120):
+    for max_tokens in (most, 60):
         engine = LlamaEngine(model, None, Sampling(temperature=0, max_tokens=max_tokens), n_ctx=256, width=1)
         (completion,) = complete(engine, [Request("a", tuple(prompt), 1)])
         assert completion.finish == "max_tokens"

@@ -518,7 +518,7 @@ def real():
 
     def talk(folder: Path, chosen: pl.DataFrame, progress=lambda done, total: None, threads: int = 2, **parameters):
         tiny = SimulationParameters(
-            weights="Q8_0", max_turns=6, max_tokens=20, n_ctx=512, width=2, threads=threads, **parameters
+            weights="Q8_0", max_turns=5, max_tokens=12, n_ctx=512, width=2, threads=threads, **parameters
         )
         with open_engines(tiny) as parties, Run(folder).journal() as journal:
             return frames(simulate(population.with_profiles(chosen), *parties, tiny, journal, progress))
@@ -559,7 +559,7 @@ def test_real_dialogues_depend_on_nothing_around_them(real, whole, tmp_path: Pat
 @pytest.mark.parametrize("grounding", ["prior", "catalogue"])
 def test_grounded_recommenders_name_real_titles_once(real, whole, tmp_path: Path, grounding: str) -> None:
     profiles, talk = real
-    _, turns, _ = whole if grounding == "prior" else talk(tmp_path, profiles, grounding=grounding)
+    _, turns, _ = whole if grounding == "prior" else talk(tmp_path, profiles, grounding=grounding, title_model=0, title_base=0)
     named = turns.filter(role="recommender").explode("items").unnest("items").drop_nulls("title")
     assert named.height > 3
     assert named["item_id"].null_count() == 0
