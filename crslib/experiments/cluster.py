@@ -95,7 +95,7 @@ def room(ray: Any, threads: int, gpus: int) -> int:
     if not most:
         raise CrsError("no node of the Ray cluster gives a CPU to others; start one with --num-cpus")
     if not sum(cpus):
-        raise CrsError(f"threads = {threads}, and no node of the Ray cluster has more than {most} CPUs; give at most that")
+        raise CrsError(f"threads = {threads}, and no node of the Ray cluster has more than {most} CPUs; give less")
     held = [min(n, int(node.get("GPU", 0))) if gpus else n for n, node in zip(cpus, nodes, strict=True)]
     if not sum(held):
         raise CrsError(

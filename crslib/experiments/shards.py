@@ -21,7 +21,6 @@ from crslib.simulation import Population, open_agents, simulate
 from crslib.simulation.dialogues import wanted
 from crslib.store import Run
 
-
 SAME_WORDS = "give -p weights=Q8_0 (or another form), and the same packages and files to all machines"
 
 
@@ -82,7 +81,7 @@ def simulate_shard(planned: Plan, shard: Shard, reports: Path, progress: Progres
         run.update(n_failed=len(simulated.failures), status="success")
         for error in simulated.failures["error"].head(1):
             warnings.warn(
-                f"{len(simulated.failures)} of {len(only)} dialogues of shard {shard} failed, for example: {error}; the "
+                f"{len(simulated.failures)} of {len(only)} dialogues of shard {shard} failed, such as: {error}; the "
                 "same command tries them again, and so does the merge",
                 stacklevel=2,
             )
