@@ -198,8 +198,9 @@ def gather(
             for record in taken.records:
                 losses[number] = 0
                 _append(journal, record)
-            failures |= {row["dialogue_id"]: row for row in taken.failures}
-            check_hope(journal, failures.values())
+            for row in taken.failures:
+                failures[row["dialogue_id"]] = row
+                check_hope(journal, failures.values())
             if not taken.done:
                 asked[worker.take.remote()] = worker, number
     progress(len(journal.records) + len(failures), total)
