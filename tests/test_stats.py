@@ -22,6 +22,14 @@ def test_resamples_draw_every_row_n_times_and_repeat_with_the_seed() -> None:
     assert (drawn != stats.resamples(7, 50, seed=4)).any()
 
 
+def test_resamples_are_kept_in_half_the_memory_and_their_sums_do_not_overflow() -> None:
+    drawn, halved = stats.resamples(7, 50, seed=3), stats.halves(9, 40, seed=0)
+    assert (drawn.nbytes, halved.nbytes) == (4 * 50 * 7, 4 * 40 * 9)
+    assert (drawn @ np.full(7, True)).tolist() == [7] * 50
+    assert (drawn @ np.full(7, 10**12)).tolist() == [7 * 10**12] * 50
+    assert (halved @ np.full(9, 0.5, dtype=np.float32)).dtype == np.float64  # as of int64
+
+
 def test_halves_hold_half_of_the_dialogues_once() -> None:
     drawn = stats.halves(9, 40, seed=0)
     assert set(np.unique(drawn)) == {0, 1}

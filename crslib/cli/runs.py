@@ -186,26 +186,31 @@ def _shard_folders(word: str, reports: Path) -> list[Path]:
 @click.command()
 @click.argument("grid", type=click.Path(path_type=Path))
 @PARAMETERS
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Conditions computed at a time.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    show_default="2; with --on as many as there are CPUs",
+    help="Conditions computed at a time.",
+)
 @ON
 @REPORTS
-def sweep(grid: Path, assignments: Sequence[str], workers: int, on: str | None, reports: Path) -> None:
+def sweep(grid: Path, assignments: Sequence[str], workers: int | None, on: str | None, reports: Path) -> None:
     """Computes all combinations of the values in GRID, a YAML file of `name: [value, …]`.
 
-    -p sets a parameter in all conditions. Complete runs are not computed again. With --on as many conditions are
-    computed at a time as there are CPUs; the nodes of a cluster must share the folder of --reports.
+    -p sets a parameter in all conditions. Complete runs are not computed again. With --on the nodes of a cluster must
+    share the folder of --reports.
     """
     fixed = read_assignments(assignments)
-    _sweep([{**point, **fixed} for point in read_grid(grid)], workers, reports, on)
+    _sweep([{**point, **fixed} for point in read_grid(grid)], workers or (0 if on else 2), reports, on)
 
 
 def _sweep(grid: Sequence[dict[str, Any]], workers: int, reports: Path, on: str | None = None) -> Path:
     """Computes the conditions and prints how they ended. Returns the folder with their comparison; ends the command
-    where a condition failed."""
+    where a condition failed. `workers`: 0, on a cluster, is as many as it has room for."""
     from crslib.experiments import cluster
     from crslib.experiments import sweep as sweeps
 
-    compute = partial(cluster.compute_on_ray, cluster.address_of(on)) if on else None
+    compute = partial(cluster.compute_on_ray, cluster.address_of(on), workers=workers) if on else None
     conditions = sweeps.conditions(grid, reports, 2 if on else workers, console.print)
     names = condition_names(sweeps.varied(conditions))
     with sweep_progress(names) as show:

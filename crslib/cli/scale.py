@@ -50,7 +50,7 @@ def bench_evaluate(run: Path, counts: Sequence[int], assignments: Sequence[str],
 @click.option("--times", default=5, show_default=True, type=click.IntRange(1), help="Calls of each; the least counts.")
 @JSON
 def bench_startup(times: int, file: Path | None) -> None:
-    """Seconds before the first word: the command, imports, a notebook's kernel, the profiles, the agents."""
+    """Seconds of what every command and run needs first: the command, all checks, a notebook's kernel and imports."""
     from crslib.experiments.benchmarks import startup
 
     with counting("calls") as progress:

@@ -9,26 +9,29 @@ A sweep: each of its conditions is a task.
 import contextlib
 import os
 import queue
+import re
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from crslib.config import SimulationParameters
+from crslib.config import SimulationParameters, kind_of
 from crslib.errors import CrsError
 from crslib.experiments import pipeline
 from crslib.experiments.pipeline import Plan
-from crslib.experiments.shards import Shard, simulation_of
+from crslib.experiments.shards import SAME_WORDS, Shard, simulation_of
 from crslib.experiments.sweep import Condition
 from crslib.files import Progress
 from crslib.journal import Journal
-from crslib.simulation import Population, open_agents, simulate
-from crslib.simulation.dialogues import wanted
+from crslib.simulation import Population, open_agents, opening, simulate
+from crslib.simulation.dialogues import files_of_words, wanted
+from crslib.simulation.loop import check_hope
 from crslib.store import Run
 
 _STARTS = 3  # of Ray on this machine: it gives itself 30 seconds, which a busy machine may exceed
-MOST_LOSSES = 3  # in a row, without a dialogue between them: then something else is wrong than a lost machine
+MOST_LOSSES = 3  # of a shard, without a dialogue between them: then something else is wrong than a lost machine
 
 
 def address_of(on: str) -> str:
@@ -82,16 +85,37 @@ def _connect(ray: Any, address: str, n_cpus: int | None, name: str) -> None:
                 raise CrsError(f"no Ray cluster answers at {name} ({reason}); check it and its address") from None
 
 
+def room(ray: Any, threads: int, gpus: int) -> int:
+    """How many processes of `threads` CPUs and `gpus` (0 or 1) GPUs the live nodes hold at a time.
+
+    Raises `CrsError` where none has room for one: Ray would wait for such a node for ever.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, most = [int(node.get("CPU", 0)) // threads for node in nodes], int(max(n.get("CPU", 0) for n in nodes))
+    if not most:
+        raise CrsError("no node of the Ray cluster gives a CPU to others; start one with --num-cpus")
+    if not sum(cpus):
+        raise CrsError(f"threads = {threads}, and no node of the Ray cluster has more than {most} CPUs; give less")
+    held = [min(n, int(node.get("GPU", 0))) if gpus else n for n, node in zip(cpus, nodes, strict=True)]
+    if not sum(held):
+        raise CrsError(
+            f"n_gpu_layers needs a GPU, and no node of the Ray cluster with {threads} CPUs has one; leave n_gpu_layers "
+            "out, or start the nodes with --num-gpus"
+        )
+    return sum(held)
+
+
 # ── a run ──
 
 
 def simulate_on_ray(planned: Plan, address: str = "", n_workers: int = 0) -> None:
     """Simulates what is missing in the journal of a run whose profiles are there: `pipeline.execute(simulate=…)`.
 
-    A worker (Ray has another word) uses `threads` CPU threads, one where that is 0. `n_workers`: 0 is as many as there
-    are CPUs for. `address`: of a cluster whose nodes have crslib and the parameters' files at the same paths; see
-    `connected`. Dialogues that fail in a worker are left to `02_simulate`. Raises `CrsError` for a worker's `CrsError`,
-    and after `MOST_LOSSES` losses in a row.
+    A worker (Ray has another word) uses `threads` CPU threads, one where that is 0, and a GPU for `n_gpu_layers`.
+    `n_workers`: at most so many; 0 is as many as the nodes have room for. `address`: of a cluster whose nodes have
+    crslib and the parameters' files at the same paths; see `connected`. Dialogues that fail in a worker are left to
+    `02_simulate`. Raises `CrsError` for a worker's `CrsError`, where no node has room for one, and after `MOST_LOSSES`
+    losses of a shard in a row.
     """
     run, parameters = planned.run, simulation_of(planned)
     population, threads = Population.read(run), parameters.threads or 1
@@ -100,17 +124,33 @@ def simulate_on_ray(planned: Plan, address: str = "", n_workers: int = 0) -> Non
         left = sorted(ids.keys() - journal.dialogue_ids)
         if not left:
             return
-        with connected(address, max(n_workers * threads, os.cpu_count() or 1)) as ray:
-            most = n_workers or int(ray.cluster_resources().get("CPU", 1)) // threads
-            n = min(max(most, 1), len(left))
+        with connected(address, max(n_workers * threads, threads, os.cpu_count() or 1)) as ray:
+            most = room(ray, threads, _gpus(parameters))
+            n = number_of_workers(parameters, len(left), n_workers or most, most)
             shards = [Shard(number, n).ids(left) for number in range(1, n + 1)]
             gather(ray, population, _of_a_worker(parameters, n), shards, journal, progress, len(ids))
 
 
+def number_of_workers(parameters: SimulationParameters, n_dialogues: int, *most: int) -> int:
+    """At most as many as there are dialogues, and each of `most`; and where servers are asked, as the least of what may
+    be asked of them, since no worker can do with less than 1."""
+    asks = any(kind_of(parameters.model(role)) in ("openai", "http") for role in opening.ROLES)
+    return min(n_dialogues, *most, *(_limits(parameters).values() if asks else ()))
+
+
+def _gpus(parameters: Any) -> int:
+    return 1 if getattr(parameters, "n_gpu_layers", 0) else 0
+
+
+def _limits(parameters: SimulationParameters) -> dict[str, int]:
+    """What may be asked of servers by all workers together."""
+    names = ("max_concurrency", "requests_per_minute", "tokens_per_minute")
+    return {name: value for name in names if (value := getattr(parameters, name))}
+
+
 def _of_a_worker(parameters: SimulationParameters, n_workers: int) -> SimulationParameters:
     """The parameters of one of `n_workers`, which share what may be asked of servers."""
-    limits = ("max_concurrency", "requests_per_minute", "tokens_per_minute")
-    shared = {name: max(value // n_workers, 1) for name in limits if (value := getattr(parameters, name))}
+    shared = {name: max(value // n_workers, 1) for name, value in _limits(parameters).items()}
     return parameters.model_copy(update={**shared, "threads": parameters.threads or 1})
 
 
@@ -123,49 +163,60 @@ def gather(
     progress: Progress,
     total: int,
 ) -> None:
-    """Appends the dialogues of all shards to `journal`, whichever worker has one first."""
-    tables = ray.put(tables_of(population))
-    gpus = 1 if parameters.n_gpu_layers else 0
-    remote = ray.remote(num_cpus=parameters.threads, num_gpus=gpus)(Worker).remote
+    """Appends the dialogues of all shards to `journal`, whichever worker has one first.
 
-    def started(shard: set[str]) -> tuple[Any, set[str]]:
-        return remote(parameters, tables, shard - journal.dialogue_ids), shard
+    `progress` is called before and after each time that a worker says something; the first is that its agents are open.
+    """
+    tables, expected = ray.put(tables_of(population)), decided(parameters)
+    remote = ray.remote(num_cpus=parameters.threads, num_gpus=_gpus(parameters))(Worker).remote
+    losses, failures = [0] * len(shards), {}
 
-    asked = {worker.take.remote(): (worker, shard) for worker, shard in map(started, shards)}
-    losses = 0
+    def started(number: int) -> tuple[Any, tuple[Any, int]]:
+        left = shards[number] - journal.dialogue_ids - failures.keys()
+        worker = remote(parameters, tables, left, expected)
+        return worker.take.remote(), (worker, number)
+
+    asked = dict(map(started, range(len(shards))))
     while asked:
-        progress(len(journal.records), total)
+        progress(len(journal.records) + len(failures), total)
         for one in ray.wait(list(asked))[0]:
-            worker, shard = asked.pop(one)
+            worker, number = asked.pop(one)
             try:
-                records, done = ray.get(one)
+                taken = ray.get(one)
             except ray.exceptions.RayTaskError as error:
                 raise _sentence(error.cause) from None
-            except ray.exceptions.RayError as error:  # the worker or its node is gone
-                losses += 1
-                if losses >= MOST_LOSSES:
+            except ray.exceptions.RayError as error:  # the worker or its node is gone, or it could not start there
+                losses[number] += 1
+                if losses[number] >= MOST_LOSSES:
                     raise CrsError(
-                        f"{losses} workers were lost in a row ({type(error).__name__}); look at their memory, then run "
-                        "the same again: finished dialogues are kept"
+                        f"{MOST_LOSSES} workers for the same dialogues were lost in a row ({reason(error)}); look at "
+                        "their memory and packages, then run the same again: finished dialogues are kept"
                     ) from None
                 ray.kill(worker)  # it may only have been out of reach
-                worker, shard = started(shard)
-                records, done = [], False
-            for record in records:
-                losses = 0
+                asked.update([started(number)])
+                continue
+            for record in taken.records:
+                losses[number] = 0
                 _append(journal, record)
-            if not done:
-                asked[worker.take.remote()] = worker, shard
-    progress(len(journal.records), total)
+            for row in taken.failures:
+                failures[row["dialogue_id"]] = row
+                check_hope(journal, failures.values())
+            if not taken.done:
+                asked[worker.take.remote()] = worker, number
+    progress(len(journal.records) + len(failures), total)
 
 
 def _append(journal: Journal, record: Mapping[str, Any]) -> None:
     if journal.records and journal.records[0]["key"] != record["key"]:
-        raise CrsError(
-            "two machines would say different words, e.g. by other weights or versions; give -p weights=Q8_0 (or "
-            "another form), and the same packages and files to all of them"
-        )
+        raise CrsError(f"two machines would say different words; {SAME_WORDS}")
     journal.append(record)
+
+
+def reason(error: Exception) -> str:
+    """What Ray says of a loss, in a line: the exception that a process ended with, if it names one."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
+    named = [line for line in lines if re.match(r"[A-Za-z_.]*(Error|Exception): ", line)]
+    return (named or [*filter(None, lines), type(error).__name__])[-1 if named else 0]
 
 
 def _sentence(cause: BaseException) -> CrsError:
@@ -177,80 +228,133 @@ def tables_of(population: Population) -> tuple[Any, ...]:
     return population.profiles, population.items, population.training, population.domain, population.source
 
 
+def decided(parameters: SimulationParameters) -> dict[str, Any]:
+    """What decides the words of dialogues here, beside parameters and tables, which a worker gets: by what it is of."""
+    agents = {role: opening.planned(role, parameters) for role in opening.ROLES}
+    parts = {f"{part} of the {role}": value for role, agent in agents.items() for part, value in agent.items()}
+    return {**parts, **files_of_words(parameters)}
+
+
+class Taken(NamedTuple):
+    """What `Worker.take` gives: records of dialogues that have ended, rows of `failures`, and whether that is all."""
+
+    records: list[dict[str, Any]]
+    failures: list[dict[str, Any]]
+    done: bool
+
+
 class Worker:
     """A worker: a process with its own agents, which simulate a shard in a thread."""
 
-    def __init__(self, parameters: SimulationParameters, tables: tuple[Any, ...], only: set[str]) -> None:
-        """`tables`: see `tables_of`; `only`: ids of dialogues."""
+    def __init__(
+        self, parameters: SimulationParameters, tables: tuple[Any, ...], only: set[str], expected: Mapping[str, Any]
+    ) -> None:
+        """`tables`: see `tables_of`; `only`: ids of dialogues; `expected`: what `decided` gives on the machine that
+        gets the dialogues."""
         profiles, items, training, domain, source = tables
         population = Population(profiles, items, training, domain, source=source)
-        self._made: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
-        threading.Thread(target=self._work, args=(parameters, population, only), daemon=True).start()
+        self._made: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        work = (parameters, population, only, expected)
+        threading.Thread(target=self._work, args=work, daemon=True).start()
 
-    def take(self) -> tuple[list[dict[str, Any]], bool]:
-        """The records of the dialogues that have ended since the last call, at least one, and whether all have ended.
+    def take(self) -> Taken:
+        """What there is since the last call; it waits for something: first for the agents, then for a dialogue.
 
-        Raises what ended the simulation.
+        Raises what ended the simulation, and `CrsError` where other words would be said than elsewhere.
         """
         made = [self._made.get()]
-        while made[-1] is not None and not self._made.empty():
+        while made[-1][0] not in ("end", "error") and not self._made.empty():
             made.append(self._made.get())
-        records = [one for one in made if isinstance(one, dict)]
-        if not records and isinstance(made[-1], BaseException):
-            raise made[-1]
-        if isinstance(made[-1], BaseException):
+        records, failures = ([value for what, value in made if what == one] for one in ("record", "failure"))
+        what, error = made[-1]
+        if what == "error":
+            if len(made) == 1:
+                raise error
             self._made.put(made[-1])  # for the next call, after what was made before it
-        return records, made[-1] is None
+        return Taken(records, failures, what == "end")
 
-    def _work(self, parameters: SimulationParameters, population: Population, only: set[str]) -> None:
+    def _work(
+        self,
+        parameters: SimulationParameters,
+        population: Population,
+        only: set[str],
+        expected: Mapping[str, Any],
+    ) -> None:
         try:
+            here = decided(parameters)
+            if other := sorted(name for name in here.keys() | expected.keys() if here.get(name) != expected.get(name)):
+                raise CrsError(f"a worker would say other words than this machine ({', '.join(other)}); {SAME_WORDS}")
             with tempfile.TemporaryDirectory(prefix="crs-") as folder:
-                _simulate(parameters, population, only, Run(Path(folder)), self._made.put)
-            self._made.put(None)
+                _simulate(parameters, population, only, Run(Path(folder)), lambda *said: self._made.put(said))
+            self._made.put(("end", None))
         except BaseException as error:
-            self._made.put(error)
+            self._made.put(("error", error))
 
 
 def _simulate(
-    parameters: SimulationParameters, population: Population, only: set[str], run: Run, hand_over: Callable[[Any], None]
+    parameters: SimulationParameters,
+    population: Population,
+    only: set[str],
+    run: Run,
+    hand_over: Callable[[str, Any], None],
 ) -> None:
-    """Simulates the dialogues `only`, and hands each over when it has ended."""
+    """Simulates the dialogues `only`, and hands each over when it has ended or failed."""
     n_handed = 0
     with open_agents(parameters, population, run.path) as (user, recommender), run.journal() as journal:
+        hand_over("opened", None)
 
         def progress(done: int, total: int) -> None:
             nonlocal n_handed
             for record in journal.records[n_handed:]:
-                hand_over(record)
+                hand_over("record", record)
             n_handed = len(journal.records)
 
-        simulate(population, user, recommender, parameters, journal, progress, only)
+        def failed(row: Mapping[str, Any]) -> None:
+            hand_over("failure", dict(row))
+
+        simulate(population, user, recommender, parameters, journal, progress, only, failed)
 
 
 # ── a sweep ──
 
 
 def compute_on_ray(
-    address: str, waiting: Sequence[Condition], reports: Path, show: Callable[[], None], n_cpus: int | None = None
+    address: str,
+    waiting: Sequence[Condition],
+    reports: Path,
+    show: Callable[[], None],
+    n_cpus: int | None = None,
+    workers: int = 0,
 ) -> None:
     """Computes the conditions `waiting` of a sweep, each in a task: `sweep.execute(compute=…)`.
 
-    The nodes of a cluster need crslib, the parameters' files and the folder `reports` at the same paths. A condition
-    whose node is lost continues on another.
+    `workers`: at most so many at a time; 0 is as many as the nodes have room for. The nodes of a cluster need crslib,
+    the parameters' files and the folder `reports` at the same paths. A condition whose node is lost continues on
+    another. Raises `CrsError` where no node has room for a condition.
     """
-    with connected(address, n_cpus) as ray:
+    if not waiting:
+        return
+    needs = {c.plan.run_id: (getattr(c.plan.parameters, "threads", 0) or 1, _gpus(c.plan.parameters)) for c in waiting}
+    most = max(threads for threads, _ in needs.values())
+    left, running, began = list(waiting), dict[Any, Condition](), dict[str, float]()
+    with connected(address, n_cpus or max(workers * most, most, os.cpu_count() or 1)) as ray:
+        for threads, gpus in needs.values():
+            room(ray, threads, gpus)
         task = ray.remote(max_retries=MOST_LOSSES)(_condition)
-        running: dict[Any, Condition] = {}
-        for condition in waiting:
-            threads = getattr(condition.plan.parameters, "threads", 0) or 1
-            running[task.options(num_cpus=threads).remote(dict(condition.given), str(reports.resolve()))] = condition
         try:
-            while running:
+            while left or running:
+                while left and (not workers or len(running) < workers):
+                    condition = left.pop(0)
+                    threads, gpus = needs[condition.plan.run_id]
+                    started = task.options(num_cpus=threads, num_gpus=gpus)
+                    running[started.remote(dict(condition.given), str(reports.resolve()))] = condition
                 for one in ray.wait(list(running), timeout=0.25)[0]:
                     _end(ray, one, running.pop(one))
                 for condition in running.values():
                     if condition.plan.run.outcome.get("status") == "started":
                         condition.state = "running"
+                        first = began.setdefault(condition.plan.run_id, time.monotonic())
+                        condition.seconds = time.monotonic() - first
                 show()
         finally:
             for one in running:
@@ -263,21 +367,20 @@ def _condition(given: dict[str, Any], reports: str) -> None:
 
 
 def _end(ray: Any, task: Any, condition: Condition) -> None:
+    run = condition.plan.run
     try:
         ray.get(task)
-        condition.state = "success" if pipeline.is_complete(condition.plan.run) else "error"
-        if condition.state == "error":
-            _record(condition, CrsError("its node made another run, by other weights or files; give all the same ones"))
-    except ray.exceptions.RayTaskError as error:
-        condition.state = "error"
-        if not isinstance(error.cause, CrsError):  # it has recorded its own
-            _record(condition, _sentence(error.cause))
-    except ray.exceptions.RayError as error:
-        condition.state = "error"
-        lost = f"the process of this condition was lost ({type(error).__name__}); run the same again"
-        _record(condition, CrsError(lost))
-
-
-def _record(condition: Condition, error: CrsError) -> None:
-    with contextlib.suppress(CrsError):  # its run.json may be damaged, which its error then says
-        condition.plan.run.update(status="error", error=str(error))
+        error = CrsError("its node made another run, by other weights or files; give all the same ones")
+    except ray.exceptions.RayTaskError as failure:
+        error = _sentence(failure.cause)
+    except ray.exceptions.RayError as failure:
+        error = CrsError(f"the process of this condition was lost ({reason(failure)}); run the same again")
+    condition.gone = not run.path.exists()
+    condition.state = "success" if pipeline.is_complete(run) else "error"
+    if condition.state == "success" or condition.gone:
+        return
+    # Most errors are recorded where they occur; what went wrong before that is not. Of a run that another process has,
+    # `run.json` is that one's, and `Condition.error` says so.
+    if run.outcome.get("error") != str(error) and not run.in_use:
+        with contextlib.suppress(CrsError):  # its run.json may be damaged, which its error then says
+            run.update(status="error", error=str(error))

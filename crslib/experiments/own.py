@@ -21,10 +21,11 @@ def evaluate(run: Run, *, n_bootstrap: int, seed: int, metrics: Sequence[Functio
     dialogues, turns, prompts = (run.read(name) for name in ("dialogues", "turns", "prompts"))
     human = reference.read(resolve(run.info.get("parameters", {}).get("human", "data/human")))
     domain = of_run(run)
-    run.update(audit=leakage.audit(prompts, profiles, holdouts, items, dialogues, turns, domain).counts)
+    audit = leakage.audit(prompts, profiles, holdouts, items, dialogues, turns, domain)
+    run.update(audit=audit.counts)
     tables = evaluation.evaluate(
         run.run_id, profiles, holdouts, items, ratings, dialogues, turns, prompts, human, domain,
-        n_bootstrap=n_bootstrap, seed=seed, metrics=metrics,
+        n_bootstrap=n_bootstrap, seed=seed, metrics=metrics, audit=audit,
     )  # fmt: skip
     tables.write(run)
     return tables

@@ -5,7 +5,9 @@ schedulers: every task makes one shard, and `merged` plans the run once they hav
 """
 
 import re
-from collections.abc import Callable, Sequence
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +20,8 @@ from crslib.files import Progress, no_progress
 from crslib.simulation import Population, open_agents, simulate
 from crslib.simulation.dialogues import wanted
 from crslib.store import Run
+
+SAME_WORDS = "give -p weights=Q8_0 (or another form), and the same packages and files to all machines"
 
 
 @dataclass(frozen=True)
@@ -56,22 +60,31 @@ def simulation_of(planned: Plan) -> SimulationParameters:
 def simulate_shard(planned: Plan, shard: Shard, reports: Path, progress: Progress = no_progress) -> Path:
     """Simulates the dialogues of a shard of a run into a folder of its own below `reports/shards`, and returns that.
 
-    The same call goes on where a killed one stopped. Raises `CrsError` for a run with another notebook than
-    `02_simulate`, and as `simulate` does.
+    The same call goes on where a killed one stopped, and tries again what failed; how many dialogues failed is a
+    warning, since all of one shard may. Raises `CrsError` for a run with another notebook than `02_simulate`, and as
+    `simulate` does.
     """
     simulation, parameters = simulation_of(planned), planned.parameters
     run = Run(reports.resolve() / "shards" / planned.run_id / f"{shard.number}-of-{shard.of}")
     with run.lock():
         record = {"run_id": planned.run_id, "shard": [shard.number, shard.of], "parameters_given": dict(planned.given)}
         run.update(**record, parameters=parameters.model_dump(), inputs=dict(planned.inputs), status="started")
-        if not all(run.has(name) for name in ("profiles", "items", "ratings")):
+        if "01_profiles" not in run.info.get("stages", {}):  # tables alone may be those of a killed one
             values = {field: getattr(parameters, field) for field in parameters.stages["01_profiles"].model_fields}
+            started = time.monotonic()
             pipeline.execute_notebook("01_profiles", run.path, {"run_dir": str(run.path), **values})
+            run.update(stages={"01_profiles": round(time.monotonic() - started, 1)})
         population = Population.read(run)
         only = shard.ids(list(wanted(population.profiles, simulation)))
         with open_agents(simulation, population, run.path) as (user, recommender), run.journal() as journal:
             simulated = simulate(population, user, recommender, simulation, journal, progress, only)
         run.update(n_failed=len(simulated.failures), status="success")
+        for error in simulated.failures["error"].head(1):
+            warnings.warn(
+                f"{len(simulated.failures)} of {len(only)} dialogues of shard {shard} failed, such as: {error}; the "
+                "same command tries them again, and so does the merge",
+                stacklevel=2,
+            )
     return run.path
 
 
@@ -79,31 +92,56 @@ def merged(folders: Sequence[Path], reports: Path, report: Callable[[str], None]
     """Puts the dialogues of all shards into the journal of their run below `reports`, and returns the run, planned.
 
     `pipeline.execute` makes the rest, dialogues that a shard lacks (they failed) included. Raises `CrsError` where the
-    folders are not all shards of one run, or the run would be another one here.
+    folders are not all shards of one run, the run would be another one here, or the shards have other words by what
+    their machines had.
     """
     runs = [Run(folder.resolve()) for folder in folders]
     infos = [_shard_info(run) for run in runs]
     first = infos[0]
+    given, of = first["parameters_given"], first["shard"][1]
     for run, info in zip(runs, infos, strict=True):
-        if (info["run_id"], info["shard"][1]) != (first["run_id"], first["shard"][1]):
-            raise CrsError(f"{run.path} is a shard of another run than {runs[0].path}; merge the shards of one run")
-    of = first["shard"][1]
+        if info["run_id"] != first["run_id"]:
+            why = _differing(first["inputs"], info["inputs"])
+            because = f" ({why} differs: {SAME_WORDS})" if why and info["parameters_given"] == given else ""
+            raise CrsError(
+                f"{run.path} is a shard of another run than {runs[0].path}{because}; merge the shards of one run"
+            )
+        if info["shard"][1] != of:
+            raise CrsError(
+                f"{run.path} and {runs[0].path} are of another division of the same run, {info['shard'][1]} shards and "
+                f"{of}; give the folders of one division, such as {run.path.parent}/*-of-{of}"
+            )
     if missing := sorted(set(range(1, of + 1)) - {info["shard"][0] for info in infos}):
         shards = ", ".join(f"{number}/{of}" for number in missing[:8]) + (" and more" if len(missing) > 8 else "")
         raise CrsError(f"shards {shards} are missing; make them with `crs run --shard`, then merge all of them")
-    planned = pipeline.plan(first["parameters_given"], reports, report)
+    planned = pipeline.plan(given, reports, report)
     if planned.run_id != first["run_id"]:
-        other = [name for name, value in planned.inputs.items() if first["inputs"].get(name) != value]
-        differs = ", ".join(other) or "a parameter's file"
+        differs = _differing(planned.inputs, first["inputs"]) or "a parameter's file"
         raise CrsError(f"here the shards' run would be another one ({differs} differs); merge with the files they had")
     with planned.run.lock(), planned.run.journal() as journal:
-        known = journal.dialogue_ids
+        known = {record["dialogue"]["dialogue_id"]: record["key"] for record in journal.records}
         for run in runs:
             with run.journal() as part:
                 for record in part.records:
-                    if record["dialogue"]["dialogue_id"] not in known:
+                    dialogue_id, key = record["dialogue"]["dialogue_id"], record["key"]
+                    if key != next(iter(known.values()), key):  # `02_simulate` would drop it
+                        raise CrsError(f"{run.path} has other words than the shards before it; {SAME_WORDS}")
+                    if dialogue_id not in known:
+                        known[dialogue_id] = key
                         journal.append(record)
     return planned
+
+
+def _differing(inputs: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    """The names of the inputs that are not the same in both, those of an agent or a folder one by one."""
+    names = []
+    for name, value in inputs.items():
+        other = others.get(name)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            names += [f"{part} of {name}" for part in value.keys() | other.keys() if value.get(part) != other.get(part)]
+        elif value != other:
+            names.append(name)
+    return ", ".join(sorted(names))
 
 
 def _shard_info(run: Run) -> dict[str, Any]:

@@ -52,12 +52,13 @@ class Dialogues:
         parameters: SimulationParameters,
         agents: Mapping[str, Agent],
         failures: Sequence[Mapping[str, Any]] = (),
+        whole: bool = True,
     ) -> Self:
         """The tables of a journal's records and of the dialogues that failed.
 
-        Raises `CrsError` when there are failures and nothing else.
+        Raises `CrsError` when there are failures and nothing else in a `whole` run; of a part all may fail.
         """
-        if failures and not journal.records:
+        if whole and failures and not journal.records:
             raise CrsError(f"no dialogue could be simulated: {failures[0]['error']}")
         records = sorted(journal.records, key=lambda record: record["dialogue"]["dialogue_id"])
         names = {"run_id": journal.run_id, "condition": parameters.condition}
@@ -157,8 +158,15 @@ def words_key(parameters: SimulationParameters, population: Population, agents: 
     """
     given = {name: value for name, value in parameters.identity().items() if name != "condition"}
     identities = [dict(agent.identity) for agent in agents]
-    styles = file_sha256(resolve(parameters.styles)) if parameters.styles else ""
-    sources = sources_sha256(DECIDE_THE_WORDS)
+    return digest([given, population.sha256, identities, *files_of_words(parameters).values()], "words")
+
+
+def files_of_words(parameters: SimulationParameters) -> dict[str, Any]:
+    """The hashes of the files that decide the words beside agents and tables: `styles` (empty for none), `sources` of
+    crslib and the `discriminators`."""
     weighing = resolve(parameters.discriminators) if parameters.discriminators else None
-    judges = [file_sha256(path) for path in sorted(weighing.glob("*.json"))] if weighing else []
-    return digest([given, population.sha256, identities, styles, sources, judges], "words")
+    return {
+        "styles": file_sha256(resolve(parameters.styles)) if parameters.styles else "",
+        "sources": sources_sha256(DECIDE_THE_WORDS),
+        "discriminators": [file_sha256(path) for path in sorted(weighing.glob("*.json"))] if weighing else [],
+    }

@@ -7,7 +7,7 @@ and its private notes. Who or what an agent is, the loop does not know.
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,16 +41,18 @@ def simulate(
     journal: Journal,
     progress: Progress = no_progress,
     only: Set[str] | None = None,
+    failed: Callable[[Mapping[str, Any]], None] = lambda row: None,
 ) -> Dialogues:
     """The dialogues of every profile of `population` with the recommender.
 
     `only`: ids (of `dialogues.wanted`) of those to simulate now; None: all. Their words are the same either way.
+    `failed` gets each row of `failures` as soon as it is one.
 
     A dialogue depends on (seed, profile, condition, agents' identities) only, if both agents are `reproducible`. Each
     is appended to `journal` when it ends; those that are there already, under the same `words_key`, are not simulated
     again. Where an agent has no utterance the dialogue is a row of `failures`, and the next call tries it again.
     `progress` counts dialogues. Raises `CrsError` when every dialogue fails or the journal cannot be written; what had
-    ended before is kept.
+    ended before is kept. With `only` all may fail: whether that is the end, the caller knows, who has the whole run.
     """
     key = words_key(parameters, population, (user, recommender))
     profiles = wanted(population.profiles, parameters)
@@ -84,12 +86,21 @@ def simulate(
             del alive[dialogue_id]
             if dialogue.stop_reason == "failed":
                 failures.append(dialogue.failure(party.role, reply.error))
-                if not journal.records and len(failures) >= HOPELESS:
-                    raise CrsError(f"{len(failures)} dialogues failed and none ended: {reply.error}")
+                failed(failures[-1])
+                if only is None:
+                    check_hope(journal, failures)
             else:
                 journal.append({"key": key, **dialogue.record(parameters.seed)})
             progress(len(now) - len(waiting) - len(alive), len(now))
-    return Dialogues.of(journal, parameters, {USER: user, RECOMMENDER: recommender}, failures)
+    agents = {USER: user, RECOMMENDER: recommender}
+    return Dialogues.of(journal, parameters, agents, failures, whole=only is None)
+
+
+def check_hope(journal: Journal, failures: Collection[Mapping[str, Any]]) -> None:
+    """Raises `CrsError` where `HOPELESS` dialogues of a whole run failed and none ended."""
+    if not journal.records and len(failures) >= HOPELESS:
+        *_, last = failures
+        raise CrsError(f"{len(failures)} dialogues failed and none ended: {last['error']}")
 
 
 def _step(user: "_Party", recommender: "_Party") -> list[tuple["_Party", str, Reply]]:

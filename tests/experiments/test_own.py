@@ -9,6 +9,7 @@ import pytest
 import crslib
 from crslib.experiments import own
 from crslib.experiments.pipeline import execute_notebook
+from crslib.metrics import leakage
 from crslib.runs import find_runs
 from crslib.store import Run
 
@@ -33,6 +34,17 @@ def test_runs_side_by_side(tmp_path: Path) -> None:
     assert named == {"yours": 1.0, "other": 0.0}  # items per turn of the recommender
     assert list(find_runs([tmp_path])) == ["yours", "other"]
     assert runs["yours"].info["metrics"]
+
+
+def test_the_prompts_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"user": lambda turns, knowledge: "Hi, what is new?", "n_profiles": 2, "max_turns": 2}
+    crslib.talk(lambda turns: "Try The Matrix (1999)", to=tmp_path / "run", **said)
+    audit, read = leakage.audit, []
+    monkeypatch.setattr(leakage, "audit", lambda *tables: read.append(1) or audit(*tables))
+    run = Run(tmp_path / "run")
+    own.evaluate(run, n_bootstrap=100, seed=0)
+    assert len(read) == 1
+    assert run.info["audit"]["user_prompts"] == 2
 
 
 @pytest.mark.model

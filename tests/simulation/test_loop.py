@@ -273,6 +273,32 @@ def test_killed_and_resumed_nothing_is_lost_or_doubled(tmp_path: Path, items: pl
     assert sorted(keys) == sorted(set(keys)) == [f"{i}.0" for i in ids(12)]
 
 
+class Failing(AskQueue):
+    """Has no utterance."""
+
+    identity: ClassVar = {"agent": "failing"}
+
+    def answer(self, ask: Ask) -> Reply:
+        return Reply("", Sent("", 0), 0, "failed", error=f"nothing for {ask.dialogue_id}")
+
+
+def test_of_a_part_all_dialogues_may_fail_but_not_of_a_whole_run(tmp_path: Path, items: pl.DataFrame) -> None:
+    """Whoever has the parts decides; of a whole run nine are not tried, and of one with other dialogues all are."""
+    population = Population(make_profiles(ids(12)), items, NO_RATINGS, MOVIES, Fixed())
+    parameters, told = SimulationParameters(max_turns=4), []
+    names = [f"{i}.0" for i in ids(12)]
+    with Run(tmp_path).journal() as journal:
+        party = Failing(), Failing()
+        made = loop.simulate(population, *party, parameters, journal, only=set(names[:9]), failed=told.append)
+        assert made.failures["dialogue_id"].to_list() == sorted(row["dialogue_id"] for row in told) == names[:9]
+        assert made.failures["error"][0] == "nothing for u00.0"
+        assert not journal.records
+        with pytest.raises(CrsError, match="8 dialogues failed and none ended: nothing for u"):
+            loop.simulate(population, Failing(), Failing(), parameters, journal)
+        with pytest.raises(CrsError, match="no dialogue could be simulated: nothing for u"):
+            loop.simulate(population.with_profiles(make_profiles(ids(2))), Failing(), Failing(), parameters, journal)
+
+
 def test_other_parameters_do_not_reuse_the_journal(tmp_path: Path, items: pl.DataFrame) -> None:
     """A person at the notebook changes the seed and runs the cell again."""
     profiles = make_profiles(ids(4))

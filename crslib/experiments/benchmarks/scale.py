@@ -28,41 +28,48 @@ def measure(
 ) -> dict[str, float]:
     """Simulates the dialogues of `n` profiles in one process and on `n_nodes` nodes, each with one thread.
 
-    `seconds_one`, `seconds_nodes`: from the opened agents to the last dialogue. `start_process`, `start_shard`: seconds
-    until a process, or a worker on each node, has its agents open. `efficiency`: dialogues per second and node,
-    relative to the one process; `efficiency_with_start`: the same with the starts. Raises `CrsError` where Ray is
-    missing or fails, and for dialogues that are not the same on both sides.
+    `seconds_one`, `seconds_nodes`: from the opened agents, of nodes the first that are open, to the last dialogue.
+    `start_one`, `start_nodes`: seconds before that, from the call that makes the process, or the workers on nodes that
+    run. `efficiency`: dialogues per second and node, relative to the one process; `efficiency_with_start`: the same
+    with the starts. Raises `CrsError` where Ray is missing or fails, and for dialogues that are not the same on both
+    sides.
     """
     parameters = parameters.model_copy(update={"threads": 1})
     population = population_of(n)
     ids = sorted(wanted(population.profiles, parameters))
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
         started = perf_counter()
-        start_process, seconds_one, expected = alone.submit(_in_one_process, parameters, population).result()
+        seconds_one, expected = alone.submit(_in_one_process, parameters, population).result()
         whole_one = perf_counter() - started
-    with _nodes(n_nodes) as ray, tempfile.TemporaryDirectory(prefix="crs-") as folder:
-        tables, start_shard = ray.put(cluster.tables_of(population)), 0.0
-        for _ in range(2):  # the first time, files are read from the disk
-            started = perf_counter()
-            remote = ray.remote(num_cpus=1)(cluster.Worker).remote
-            workers = [remote(parameters, tables, set()) for _ in range(n_nodes)]
-            ray.get([worker.take.remote() for worker in workers])
-            start_shard = perf_counter() - started
-            del workers  # Ray ends them
-        shards = [Shard(number, n_nodes).ids(ids) for number in range(1, n_nodes + 1)]
+    told: list[float] = []  # times at which `gather` reports: before all, and when the first agents are open, …
+
+    def report(done: int, total: int) -> None:
+        told.append(perf_counter())
+        progress(done, total)
+
+    shards = [Shard(number, n_nodes).ids(ids) for number in range(1, n_nodes + 1)]
+    with (
+        _nodes(n_nodes) as ray,
+        tempfile.TemporaryDirectory(prefix="crs-") as folder,
+        Run(Path(folder)).journal() as journal,
+    ):
         started = perf_counter()
-        with Run(Path(folder)).journal() as journal:
-            cluster.gather(ray, population, parameters, shards, journal, progress, len(ids))
-            made = _words(journal.records)
-        whole_nodes = perf_counter() - started
+        cluster.gather(ray, population, parameters, shards, journal, report, len(ids))
+        made = _words(journal.records)
     if made != expected:
         raise CrsError("the nodes said other words than the one process; report this as an error of crslib")
-    seconds_nodes = whole_nodes - start_shard
+    return figures(len(ids), n_nodes, whole_one, seconds_one, told[-1] - started, told[-1] - told[1])
+
+
+def figures(
+    n: int, n_nodes: int, whole_one: float, seconds_one: float, whole_nodes: float, seconds_nodes: float
+) -> dict[str, float]:
+    """The figures of `measure`, from the seconds with (`whole_…`) and without the start."""
     return {
-        "dialogues": len(ids),
+        "dialogues": n,
         "nodes": n_nodes,
-        "start_process": start_process,
-        "start_shard": start_shard,
+        "start_one": whole_one - seconds_one,
+        "start_nodes": whole_nodes - seconds_nodes,
         "seconds_one": seconds_one,
         "seconds_nodes": seconds_nodes,
         "efficiency": seconds_one / seconds_nodes / n_nodes,
@@ -73,8 +80,8 @@ def measure(
 def lines(figures: dict[str, float]) -> list[str]:
     """The figures of `measure` as text."""
     rows = [
-        ("one process of one core", figures["seconds_one"], figures["start_process"]),
-        (f"{figures['nodes']:.0f} nodes of one core each", figures["seconds_nodes"], figures["start_shard"]),
+        ("one process of one core", figures["seconds_one"], figures["start_one"]),
+        (f"{figures['nodes']:.0f} nodes of one core each", figures["seconds_nodes"], figures["start_nodes"]),
     ]
     return [
         f"{figures['dialogues']:.0f} dialogues",
@@ -83,8 +90,7 @@ def lines(figures: dict[str, float]) -> list[str]:
     ]
 
 
-def _in_one_process(parameters: SimulationParameters, population: Population) -> tuple[float, float, dict[str, Any]]:
-    begun = perf_counter()
+def _in_one_process(parameters: SimulationParameters, population: Population) -> tuple[float, dict[str, Any]]:
     with (
         tempfile.TemporaryDirectory(prefix="crs-") as folder,
         open_agents(parameters, population) as (user, recommender),
@@ -92,7 +98,7 @@ def _in_one_process(parameters: SimulationParameters, population: Population) ->
     ):
         opened = perf_counter()
         simulate(population, user, recommender, parameters, journal)
-        return opened - begun, perf_counter() - opened, _words(journal.records)
+        return perf_counter() - opened, _words(journal.records)
 
 
 def _words(records: list[dict[str, Any]]) -> dict[str, Any]:

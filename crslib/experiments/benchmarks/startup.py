@@ -1,5 +1,5 @@
-"""What a command and a run spend before the first word: in seconds, and in seconds of a core, which a busy machine
-leaves as they are."""
+"""What a command and a notebook spend before they begin their work: in seconds, and in seconds of a core, which a busy
+machine leaves as they are. Profiles and agents are not in it."""
 
 import re
 import resource
