@@ -106,7 +106,8 @@ def _print(frame: "pl.DataFrame", names: Mapping[str, str], latest: Path) -> Non
         for row in frame.iter_rows(named=True)
     ]
     numbers = ["n", *figures.values()]
-    print_table(["run", "started", "condition", "models", *numbers, *(["folder"] if wide else [])], rows, numbers)
+    heads = ["run", "started", "condition", "models", *numbers, *(["folder"] if wide else [])]
+    print_table(heads, rows, numbers, whole=["run"])
 
 
 def _time(started: str) -> str:
