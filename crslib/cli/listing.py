@@ -106,7 +106,7 @@ def _print(frame: "pl.DataFrame", names: Mapping[str, str], latest: Path) -> Non
         for row in frame.iter_rows(named=True)
     ]
     numbers = ["n", *figures.values()]
-    heads = ["run", "started", "condition", "models", *numbers, *(["folder"] if wide else [])]
+    heads = ["run", "start", "condition", "models", *numbers, *(["folder"] if wide else [])]
     print_table(heads, rows, numbers, whole=["run"])
 
 
@@ -123,9 +123,8 @@ def _about(row: dict[str, object], latest: Path) -> str:
     """Condition, what differs from the defaults, whether it is the latest, and the state where it is not success."""
     differs = [word for word in str(row["differs"]).split(", ") if not word.startswith("n_profiles=")]
     words = [str(row["condition"]), *differs[:_SHOWN], *["…"] * (len(differs) > _SHOWN)]
-    notes = ["latest"] * (Path(str(row["path"])).resolve() == latest) + [str(row["status"])] * (
-        row["status"] != "success"
-    )
+    is_latest = Path(str(row["path"])).resolve() == latest
+    notes = ["latest"] * is_latest + [str(row["status"])] * (row["status"] != "success")
     return " ".join(filter(None, [*words, f"({', '.join(notes)})" if notes else ""]))
 
 

@@ -185,7 +185,7 @@ def excerpt(run: Run, n: int = 3) -> tuple[str, list[tuple[str, str]]]:
     """The id of the dialogue that the report shows, and its first `n` messages with text as (role, text); no id where
     there is no dialogue."""
     drawn = transcripts.drawn(run.read("dialogues"), run.info.get("parameters", {}).get("seed", 0))
-    said = run.read("turns").filter(pl.col("dialogue_id") == drawn, pl.col("text") != "").sort("turn").head(n)
+    said = run.read("turns").filter(pl.col("dialogue_id") == (drawn or ""), pl.col("text") != "").sort("turn").head(n)
     rows = said.select("role", "text").iter_rows()
     return drawn or "", [(role, " ".join(plain(text).split())) for role, text in rows]
 

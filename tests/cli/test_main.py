@@ -78,7 +78,7 @@ def test_runs_that_cannot_be_read_are_said_and_the_others_listed(tmp_path: Path)
     (tmp_path / "runs/2/run.json").write_text("{ torn")
     result = CliRunner().invoke(main, ["runs", "--reports", str(tmp_path)])
     assert result.exit_code == 0
-    head, line = result.stdout.splitlines()
+    _, line = result.stdout.splitlines()
     assert line.split()[:3] == ["1", "2026", "c"]
     by_hand, torn = result.stderr.splitlines()
     assert str(tmp_path / "by-hand/run.json") in by_hand

@@ -1,7 +1,6 @@
 """Tiny runs with real notebooks and models: complete, repeated, in another folder, and interrupted."""
 
 import json
-import os
 import shutil
 import signal
 import tempfile
