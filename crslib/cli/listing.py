@@ -106,7 +106,7 @@ def _print(frame: "pl.DataFrame", names: Mapping[str, str], latest: Path) -> Non
         for row in frame.iter_rows(named=True)
     ]
     numbers = ["n", *figures.values()]
-    heads = ["run", "start", "condition", "models", *numbers, *(["folder"] if wide else [])]
+    heads = ["run", "started", "condition", "models", *numbers, *(["folder"] if wide else [])]
     print_table(heads, rows, numbers, whole=["run"])
 
 
