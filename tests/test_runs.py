@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from crslib.config import RunParameters
+from crslib.config import ROOT, RunParameters
 from crslib.errors import CrsError
-from crslib.runs import differences, find, find_runs, give_tag, labels, scan, short, tag
+from crslib.runs import differences, find, find_runs, folders, give_tag, labels, scan, short, tag
 from crslib.store import Run
 from tests.support.people_runs import make_runs
 

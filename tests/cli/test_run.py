@@ -119,6 +119,30 @@ def test_a_merged_trial_becomes_latest_when_that_is_wanted(
     assert (tmp_path / "latest").resolve() == complete.path
 
 
+def test_a_small_file_that_is_evaluated_takes_no_latest_from_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big, run = ended(tmp_path, 12, "big"), ended(tmp_path, 2, "theirs")
+    point_latest(tmp_path, big)
+    planned = pipeline.Plan(run, run.run_id, {}, RunParameters(), {})
+    monkeypatch.setattr("crslib.experiments.evaluate.plan", lambda *given, **more: planned)
+    monkeypatch.setattr("crslib.experiments.evaluate.execute", lambda planned, file, report: run)
+    monkeypatch.setattr("crslib.reporting.html.remarks", lambda run: ["a remark"])
+    monkeypatch.setattr("crslib.reporting.html.satisfied", lambda run: SimpleNamespace(frame=run.read("turns").clear()))
+    words = ["evaluate", "their.json", "--as", "trl", "--reports", str(tmp_path)]
+    lines = CliRunner().invoke(main, words).stdout.splitlines()
+    assert lines[0] == "a remark"
+    assert "theirs: 2 dialogues" in lines
+    assert "Turns per dialogue    7.00             3.50" in lines
+    assert any(line.startswith("latest is still big with 12 dialogues") for line in lines)
+    assert lines[-2].startswith(f"next: `crs look theirs --reports {tmp_path}`")
+    assert (tmp_path / "latest").resolve() == big.path
+    record = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    assert (record["run_id"], record["metrics"]["turns"]["value"]) == ("theirs", 7.0)
+    assert CliRunner().invoke(main, [*words, "-q", "--latest"]).stdout == f"{run.path / 'report.html'}\n"
+    assert (tmp_path / "latest").resolve() == run.path
+
+
 def test_shards_are_found_by_the_id_of_their_run(tmp_path: Path) -> None:
     for name in ("ab12/1-of-2", "ab12/2-of-2", "ab99/1-of-1"):
         (tmp_path / "shards" / name).mkdir(parents=True)
