@@ -329,7 +329,7 @@ class OwnParameters(Parameters):
 class PeopleParameters(Parameters):
     """`05_people`: which dialogues are compared, by whom."""
 
-    runs: list[str] = Field([], description="folders of runs, or of one sweep or study; none: the newest sweep")
+    runs: list[str] = Field([], description="runs (id, tag, folder), or a sweep's or study's folder; none: last sweep")
     n_pairs: int = Field(20, ge=1, description="pairs to compare, attention checks aside")
     redial: str = path_field("", description="ReDial's zip or folder: a real dialogue in every pair; empty: none")
     rater: str = Field("", description="who rates in this notebook; empty: who types a name")

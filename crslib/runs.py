@@ -130,6 +130,15 @@ def find(word: str, reports: Path) -> Run:
     raise CrsError(f"{where} {word!r}; {hint}, a folder of a run will also do")
 
 
+def folders(words: Sequence[str], reports: Path) -> list[Path]:
+    """The folders that words name, as `find` takes them; of a sweep or study too. Relative ones are below the project
+    folder (`resolve`), wherever a notebook runs. Raises `CrsError` as `find`."""
+    paths = [resolve(word) for word in words]
+    is_folder = [os.sep in word and path.is_dir() for word, path in zip(words, paths, strict=True)]
+    named = zip(words, paths, is_folder, strict=True)
+    return [path if is_path else find(word, reports).path for word, path, is_path in named]
+
+
 def _only(word: str, relation: str, runs: Sequence[Found]) -> Run:
     if len(runs) > 1:
         raise _several(word, relation, runs, "give more of one, or its folder")

@@ -303,6 +303,7 @@ class RunRecord(TypedDict, total=False):
     agents: dict[str, dict[str, Any]]
     usage: dict[str, Usage | NoUsage]
     n_failed: int
+    n_made: int
     audit: dict[str, int | None] | None
     opinion_auc: Measured | None
     source: Source
@@ -334,11 +335,12 @@ class SweepRecord(TypedDict):
 
 @with_config(STRICT)
 class ProgressRecord(TypedDict):
-    """`progress.json`: how much of what is done."""
+    """`progress.json`: how much of what is done; `first`: how much was, at the first report."""
 
     done: int
     total: int
     what: str
+    first: NotRequired[int]
 
 
 @with_config(OPEN)

@@ -47,8 +47,8 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """The run's identity; `by-hand` for a notebook that a person runs."""
-        return self.info.get("run_id", "by-hand")
+        """The run's identity; the name of its folder where a person or Python made it (`by-hand`, `yours`)."""
+        return self.info.get("run_id", self.path.name)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -128,24 +128,37 @@ class Run:
     @property
     def reached(self) -> tuple[int, int, str]:
         """(done, total, what) as the run's process last reported; zeros before its first report."""
-        try:
-            last = json_files.read_as(self.path / "progress.json", schemas.PROGRESS, "it is written again")
-        except CrsError:
-            return 0, 0, ""
+        last = self._progress
         return last["done"], last["total"], last["what"]
+
+    @property
+    def made(self) -> int:
+        """How many of those that are done (`reached`) were made after the first report: others were there already."""
+        return self._progress["done"] - self._progress.get("first", 0)
+
+    @property
+    def _progress(self) -> schemas.ProgressRecord:
+        try:
+            return json_files.read_as(self.path / "progress.json", schemas.PROGRESS, "it is written again")
+        except CrsError:
+            return {"done": 0, "total": 0, "what": ""}
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Progress]:
         """A function `(done, total)` that shows progress: a bar for a person at the notebook, where standard error
         would be a box of errors, else `progress.json` for the process that waits (a lost update is no error)."""
+        first: int | None = None
         with tqdm(desc=what, unit="", leave=False, disable=not self.by_hand, file=sys.stdout) as bar:
 
             def report(done: int, total: int) -> None:
+                nonlocal first
+                first = done if first is None else first
                 bar.total = total
                 bar.update(done - bar.n)
                 with contextlib.suppress(CrsError):
                     self._check_in_place()
                     with writing(self.path / "progress.json") as temporary:
-                        temporary.write_text(json.dumps({"done": done, "total": total, "what": what}), encoding="utf-8")
+                        said = {"done": done, "total": total, "what": what, "first": first}
+                        temporary.write_text(json.dumps(said), encoding="utf-8")
 
             yield report

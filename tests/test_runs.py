@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from crslib.config import RunParameters
+from crslib.config import ROOT, RunParameters
 from crslib.errors import CrsError
-from crslib.runs import differences, find, find_runs, give_tag, labels, scan, short, tag
+from crslib.runs import differences, find, find_runs, folders, give_tag, labels, scan, short, tag
 from crslib.store import Run
 from tests.support.people_runs import make_runs
 
@@ -246,3 +246,21 @@ def test_a_damaged_sweep_json_is_one_sentence(content: str, reason: str, tmp_pat
     with pytest.raises(CrsError, match=re.escape(reason)) as caught:
         find_runs([tmp_path])
     assert str(tmp_path / "sweep.json") in str(caught.value)
+
+
+def test_words_and_relative_folders_name_the_runs_of_a_notebook(tmp_path: Path) -> None:
+    (path,) = make_runs(tmp_path / "runs", 1, conditions=("a",))
+    Run(path).update(run_id="abc123", status="success", started="2026")
+    assert folders(["abc", str(path), "data/prompts"], tmp_path) == [path, path, ROOT / "data/prompts"]
+    with pytest.raises(CrsError, match="is called 'zzz'"):
+        folders(["zzz"], tmp_path)
+
+
+def test_what_was_made_is_what_is_done_after_the_first_report(tmp_path: Path) -> None:
+    run = Run(tmp_path / "yours")
+    assert (run.made, run.run_id) == (0, "yours")
+    run.path.mkdir()
+    with run.progress("dialogues") as progress:
+        for done in (5, 6, 8):
+            progress(done, 10)
+    assert (run.reached, run.made) == ((8, 10, "dialogues"), 3)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
+from crslib.cli.closing import LATEST, QUIET, close, is_quiet, speaker
 from crslib.cli.parameters import WithParameters, read_assignments
-from crslib.cli.terminal import PARAMETERS, REPORTS, RUN, console, run_progress
+from crslib.cli.terminal import JSON_OR_OUTPUT, PARAMETERS, REPORTS, RUN, STDOUT, console, run_progress
 from crslib.config import EvaluationParameters
 from crslib.data.corpora import forms
 from crslib.store import Run
@@ -17,7 +18,7 @@ class _Command(WithParameters):
 
 
 @click.command(cls=_Command)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("dialogues", metavar="FILE", type=click.Path(path_type=Path))
 @click.option(
     "--as",
     "form",
@@ -43,16 +44,22 @@ class _Command(WithParameters):
     type=RUN,
     help="A run to compare the dialogues with (id, tag or folder); can be repeated.",
 )
+@LATEST
+@QUIET
+@JSON_OR_OUTPUT
 @PARAMETERS
 @REPORTS
 def evaluate(
-    file: Path,
+    dialogues: Path,
     form: str,
     condition: str,
     data: str,
     domain: str,
     titles: str,
     others: Sequence[Path],
+    latest: bool,
+    quiet: bool,
+    file: Path | None,
     assignments: Sequence[str],
     reports: Path,
 ) -> None:
@@ -66,18 +73,22 @@ def evaluate(
     from crslib.reporting import html, text
 
     given = read_assignments(assignments)
-    planned = evaluation.plan(file, form, given, reports, condition=condition, data=data, titles=titles, domain=domain)
+    about = {"condition": condition, "data": data, "titles": titles, "domain": domain}
+    planned = evaluation.plan(dialogues, form, given, reports, **about)
+    say = speaker(quiet, file)
     if pipeline.is_complete(planned.run):
-        console.print(f"run {planned.run_id} has been computed before", soft_wrap=True)
-    with run_progress(planned.run) as report:
-        run = evaluation.execute(planned, file, report)
-    pipeline.point_latest(reports, run.path)
+        say(f"run {planned.run_id} has been computed before")
+    with run_progress(planned.run, quiet=is_quiet(say)) as report:
+        run = evaluation.execute(planned, dialogues, report)
     for line in html.remarks(run):
-        console.print(line, markup=False, soft_wrap=True)
+        say(line)
     table = html.satisfied(run).frame
     if table.height:
-        console.print(text.markdown(table.columns, table.iter_rows()), markup=False, soft_wrap=True)
-    console.print(str(run.path / "report.html"), soft_wrap=True)
+        say(text.markdown(table.columns, table.iter_rows()))
+    more = {}
     if others:
         compared = evaluation.compare(run, [Run(path.resolve()) for path in others], reports)
-        console.print(str(compared.path / "report.html"), soft_wrap=True)
+        more["comparison"] = str(compared.path / "report.html")
+    close(run, reports, latest=latest, say=say, file=file, more=more)
+    if others and file != STDOUT:
+        console.print(more["comparison"], soft_wrap=True)

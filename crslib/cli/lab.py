@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import TypeAdapter
 
+from crslib import json_files
 from crslib.cli.terminal import REPORTS, console, fail
 from crslib.config import ROOT, install
+from crslib.errors import CrsError
 from crslib.files import writing
 from crslib.identity import digest
 
 _KEPT = ".copied.json"  # notebook → hash of its cells as they were copied
+_HASHES = TypeAdapter(dict[str, str])
 
 
 @click.command()
@@ -43,7 +47,10 @@ def copied(folder: Path, source: Path = ROOT / "notebooks") -> list[str]:
     these of which there is a newer notebook."""
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / _KEPT
-    known: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    try:
+        known = json_files.read_as(record, _HASHES, "it is written again") if record.exists() else {}
+    except CrsError:
+        known = {}  # nobody knows what was copied: every copy that is not the newest is somebody's
     behind = []
     for path in sorted(source.glob("*.ipynb")):
         copy, own = folder / path.name, _cells(path)

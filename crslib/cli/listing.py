@@ -1,8 +1,11 @@
 """`crs runs`: the list of runs; which are removed, and what they are called."""
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +14,11 @@ from crslib.errors import CrsError
 from crslib.runs import LATEST, give_tag
 from crslib.store import Run
 
+if TYPE_CHECKING:
+    import polars as pl
+
 _SHOWN = 4  # differences from the defaults; the rest is in --json
+_HASH = re.compile(r"[0-9a-f]{9,}")  # an id that says nothing: its beginning will do
 
 
 @click.group(invoke_without_command=True)
@@ -31,7 +38,7 @@ def runs(ctx: click.Context, n: int | None, by: str, filters: Sequence[str], fil
 
     hit: share of dialogues with a hit. reacts: share of reactions that agree with the private note. told: how often a
     classifier tells the user's turns from people's (0.5: by chance). dist-2: distinct-2 of the user. turns: of a
-    dialogue.
+    dialogue. models: the user's / the recommender's where they differ. Then come metrics of your own.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -39,11 +46,12 @@ def runs(ctx: click.Context, n: int | None, by: str, filters: Sequence[str], fil
 
     if not reports.is_dir():
         fail(f"there is no folder {reports}; give the folder of runs with --reports")
-    frame = listed(reports, lambda sentence: click.echo(visible(sentence), err=True))
-    frame = ordered(matching(frame, _wanted(filters)), by).head(n or frame.height)
+    all_runs = listed(reports, lambda sentence: click.echo(visible(sentence), err=True))
+    frame = ordered(matching(all_runs, _wanted(filters)), by).head(n or all_runs.height)
     write_json(frame.to_dicts(), file)
     if file is None:
-        _print(frame.to_dicts(), (reports / LATEST).resolve())
+        names = dict(zip(all_runs["path"], _names(all_runs.to_dicts()), strict=True))
+        _print(frame, names, (reports / LATEST).resolve())
 
 
 def _wanted(filters: Sequence[str]) -> dict[str, str]:
@@ -56,34 +64,50 @@ def _wanted(filters: Sequence[str]) -> dict[str, str]:
     return wanted
 
 
-def _print(rows: Sequence[dict[str, object]], latest: Path) -> None:
-    """A drawn table on a terminal; elsewhere a line per run: id, status, start, condition,
-    dialogues, what differs from the defaults, folder."""
-    if not console.is_terminal:
-        for row in rows:
-            differs = str(row["differs"]).replace(", ", ",") or "-"
-            line = f"{row['run_id']}  {row['status']:<11} {row['started'] or '-':<25}  {row['condition']:<12}"
-            line = f"{line} {row['n_dialogues']:>5}  {differs}  {row['path']}"
-            console.print(visible(line), soft_wrap=True, markup=False)
-        return
-    if not rows:
-        console.print("no runs; make one with `crs run`")
-        return
-    from crslib.experiments.runs import FIGURES
+def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each run a word that finds it among all `rows` (`crslib.runs.find`): its tag, the beginning of its id where
+    that is a hash, its id, or else its folder."""
+    given = Counter(word for row in rows for word in {row["tag"], row["run_id"]})
+
+    def finds(word: str) -> bool:
+        begun = sum(row["run_id"].startswith(word) for row in rows)
+        return bool(word) and (given[word] == 1 if word in given else begun == 1)
+
+    names = []
+    for row in rows:
+        run_id = row["run_id"]
+        cut = [run_id[:length] for length in range(8, len(run_id))] if _HASH.fullmatch(run_id) else []
+        names.append(next(filter(finds, [row["tag"], *cut, run_id]), row["path"]))
+    return names
+
+
+def _print(frame: "pl.DataFrame", names: Mapping[str, str], latest: Path) -> None:
+    """The runs of `frame` as a table; where no terminal is too narrow for it, with the whole time and the folder.
+    `names`: folder → a word for the run."""
+    from crslib.experiments.runs import FIGURES, own_metrics
     from crslib.reporting import text
 
-    cells = [
+    if frame.is_empty():
+        if console.is_terminal:
+            console.print("no runs; make one with `crs run`")
+        return
+    wide = not console.is_terminal
+    figures = {**FIGURES, **{name: name for name in own_metrics(frame) if frame[name].count()}}
+    rows = [
         [
-            str(row["tag"] or row["run_id"])[:16] if row["tag"] else str(row["run_id"])[:8],
-            _time(str(row["started"])),
+            names[row["path"]],
+            row["started"] or "-" if wide else _time(row["started"]),
             _about(row, latest),
+            " / ".join(dict.fromkeys(filter(None, (row["user"], row["recommender"])))),
             str(row["n_dialogues"]),
-            *(text.number(row[name]) for name in FIGURES),
+            *(text.number(row[name]) for name in figures),
+            *([row["path"]] if wide else []),
         ]
-        for row in rows
+        for row in frame.iter_rows(named=True)
     ]
-    numbers = ["n", *FIGURES.values()]
-    print_table(["run", "started", "condition", *numbers], cells, numbers)
+    numbers = ["n", *figures.values()]
+    heads = ["run", "started", "condition", "models", *numbers, *(["folder"] if wide else [])]
+    print_table(heads, rows, numbers, whole=["run"])
 
 
 def _time(started: str) -> str:
@@ -99,7 +123,8 @@ def _about(row: dict[str, object], latest: Path) -> str:
     """Condition, what differs from the defaults, whether it is the latest, and the state where it is not success."""
     differs = [word for word in str(row["differs"]).split(", ") if not word.startswith("n_profiles=")]
     words = [str(row["condition"]), *differs[:_SHOWN], *["…"] * (len(differs) > _SHOWN)]
-    notes = ["latest"] * (Path(str(row["path"])) == latest) + [str(row["status"])] * (row["status"] != "success")
+    is_latest = Path(str(row["path"])).resolve() == latest
+    notes = ["latest"] * is_latest + [str(row["status"])] * (row["status"] != "success")
     return " ".join(filter(None, [*words, f"({', '.join(notes)})" if notes else ""]))
 
 

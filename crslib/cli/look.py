@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from crslib.cli.terminal import REPORTS, console, counting, fail, visible
+from crslib.cli.terminal import REPORTS, RUN, console, counting, fail, visible
 
 
 @click.command()
-@click.argument("runs", nargs=-1)
+@click.argument("runs", nargs=-1, type=RUN)
 @click.option(
     "--replay",
     "n_replayed",
@@ -34,7 +34,7 @@ from crslib.cli.terminal import REPORTS, console, counting, fail, visible
 @click.option("--browser/--no-browser", default=True, show_default=True, help="Without RUNS: open the browser.")
 @REPORTS
 def look(
-    runs: Sequence[str],
+    runs: Sequence[Path],
     n_replayed: int,
     dialogue_ids: Sequence[str],
     to: Path | None,
@@ -50,7 +50,7 @@ def look(
     Replayed dialogues are read again by their run's own models. For these the page also shows how likely each word was
     and which other titles the recommender could have named.
     """
-    from crslib.runs import find, find_runs
+    from crslib.runs import find_runs
     from crslib.web import viewer
 
     if not runs:
@@ -58,8 +58,7 @@ def look(
             fail("--to, --replay and --dialogue are for a file; name the runs that it shows, such as `crs look latest`")
         _serve(reports, port, browser)
         return
-    of_sweep = len(runs) == 1 and (Path(runs[0]) / "sweep.json").is_file()
-    opened = list(find_runs([Path(runs[0])]).values()) if of_sweep else [find(word, reports) for word in runs]
+    opened = list(find_runs(runs).values())
     with counting("dialogues") as progress:
         path = viewer.write(to or reports / "look.html", opened, n_replayed, dialogue_ids, progress)
     console.print(str(path), soft_wrap=True)

@@ -3,6 +3,7 @@
 import errno
 import importlib
 import io
+import os
 import sys
 import warnings
 from typing import Any, NoReturn
@@ -100,3 +101,7 @@ def main() -> None:
     Begin with `crs run`. The shell completes commands, parameters and runs after
     eval "$(_CRS_COMPLETE=bash_source crs)"; zsh_source and fish_source are for these shells.
     """
+
+
+if "_CRS_COMPLETE" in os.environ:
+    importlib.import_module("crslib.cli.completion")  # tells click how bash splits name=value

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from crslib.cli.closing import LATEST, QUIET, close, is_quiet, speaker
 from crslib.cli.parameters import (
     WithParameters,
     read_assignments,
@@ -22,14 +23,12 @@ from crslib.cli.terminal import (
     REPORTS,
     REPORTS_OF_RUNS,
     RUN,
-    STDOUT,
     console,
     counting,
     fail,
     print_table,
     run_progress,
     sweep_progress,
-    visible,
     write_json,
 )
 from crslib.config import ROOT, ExportParameters
@@ -58,8 +57,8 @@ ON = click.option(
 @click.option(
     "--shard", help="Simulate one part of the dialogues, such as 3/8; `crs merge` makes the run of all parts."
 )
-@click.option("--latest", is_flag=True, help="`latest` becomes this run, also if it has fewer than 8 dialogues.")
-@click.option("-q", "--quiet", is_flag=True, help="Print only where the report is.")
+@LATEST
+@QUIET
 @JSON_OR_OUTPUT
 @ON
 @click.option("--workers", default=0, type=click.IntRange(0), help="Processes of --on; 0 is as many as there are CPUs.")
@@ -87,9 +86,17 @@ def run(
     """
     from crslib.experiments import pipeline
 
+    chosen = [("--on", on), ("--json", file), ("-q", quiet), ("--latest", latest)]
+    useless = [name for name, value in chosen if value]
+    if shard is not None and useless:
+        fail(f"--shard makes a part of a run, without {', '.join(useless)}; give them to `crs merge` or leave them out")
+    if dry_run and (useless or shard is not None):
+        fail(f"--dry-run only prints costs; leave out {', '.join([*useless, *['--shard'] * (shard is not None)])}")
+    if workers and not on:
+        fail("--workers are of --on; name a cluster with it, or set threads with -p threads=N")
     given = {**(read_parameter_file(params) if params else {}), **read_assignments(assignments)}
-    quiet = quiet or file == STDOUT
-    planned = pipeline.plan(given, reports, _silent if quiet else console.print)
+    say = speaker(quiet, file)
+    planned = pipeline.plan(given, reports, say)
     if dry_run:
         for line in pipeline.costs(planned):
             console.print(line, soft_wrap=True, markup=False)
@@ -98,7 +105,7 @@ def run(
         _shard(planned, shard, reports)
         return
     compute = _on_ray(planned, on, workers) if on else None
-    _execute(planned, reports, latest, quiet, file, compute)
+    _execute(planned, reports, say, latest, file, compute)
 
 
 def _on_ray(planned: "pipeline.Plan", on: str, workers: int) -> "Callable[[pipeline.Plan], None]":
@@ -108,43 +115,28 @@ def _on_ray(planned: "pipeline.Plan", on: str, workers: int) -> "Callable[[pipel
     return partial(cluster.simulate_on_ray, address=cluster.address_of(on), n_workers=workers)
 
 
-def _silent(text: str) -> None:
-    """Prints nothing."""
-
-
 def _execute(
     planned: "pipeline.Plan",
     reports: Path,
-    latest: bool = False,
-    quiet: bool = False,
-    file: Path | None = None,
+    say: Callable[[str], None],
+    latest: bool,
+    file: Path | None,
     simulate: "Callable[[pipeline.Plan], None] | None" = None,
 ) -> None:
     """Computes a run, shows progress, and prints what came out, what to do next and where the report is."""
-    from crslib.experiments import duration, ending, pipeline
-    from crslib.experiments import runs as all_runs
+    from crslib.experiments import duration, pipeline
 
-    say = _silent if quiet else lambda text: console.print(visible(text), soft_wrap=True, markup=False)
     if pipeline.is_complete(planned.run):
         say(f"run {planned.run_id} has been computed before")
     else:
-        n = planned.parameters.model_dump()
-        dialogues = n.get("n_profiles", 0) * n.get("dialogues_per_profile", 1)
+        given = planned.parameters.model_dump()
+        dialogues = given.get("n_profiles", 0) * given.get("dialogues_per_profile", 1)
         expected = duration.expected(planned, reports, dialogues)
-        with run_progress(planned.run, expected, n.get("width", 1), quiet) as report:
+        with run_progress(planned.run, expected, given.get("width", 1), is_quiet(say)) as report:
             pipeline.execute(planned, report, simulate)
     for line in pipeline.afterwards(planned.run):
         say(line)
-    kept = all_runs.point_latest(reports, planned.run, wanted=latest)
-    for line in ending.lines(planned.run):
-        say(line)
-    if kept:
-        say(kept)
-    name = planned.run_id[:8] if kept else "latest"
-    say(f"\nnext: `crs look {name}` shows its dialogues, `crs runs` lists all runs; the report is")
-    write_json(ending.record(planned.run), file)
-    if file != STDOUT:
-        console.print(str(planned.run.path / "report.html"), soft_wrap=True)
+    close(planned.run, reports, latest=latest, say=say, file=file)
 
 
 def _shard(planned: "pipeline.Plan", shard: str, reports: Path) -> None:
@@ -157,8 +149,11 @@ def _shard(planned: "pipeline.Plan", shard: str, reports: Path) -> None:
 
 @click.command()
 @click.argument("shards_", metavar="FOLDERS...", nargs=-1, required=True)
+@LATEST
+@QUIET
+@JSON_OR_OUTPUT
 @REPORTS
-def merge(shards_: Sequence[str], reports: Path) -> None:
+def merge(shards_: Sequence[str], latest: bool, quiet: bool, file: Path | None, reports: Path) -> None:
     """Makes one run of its shards: FOLDERS are those that `crs run --shard` printed, all of one run; or the id of the
     run, or its beginning, for all shards of it below REPORTS.
 
@@ -167,7 +162,8 @@ def merge(shards_: Sequence[str], reports: Path) -> None:
     from crslib.experiments import shards
 
     folders = [folder for word in shards_ for folder in _shard_folders(word, reports)]
-    _execute(shards.merged(folders, reports, console.print), reports)
+    say = speaker(quiet, file)
+    _execute(shards.merged(folders, reports, say), reports, say, latest, file)
 
 
 def _shard_folders(word: str, reports: Path) -> list[Path]:
@@ -233,7 +229,7 @@ def _sweep(grid: Sequence[dict[str, Any]], workers: int, reports: Path, on: str 
 
 
 def _print_sweep(names: Sequence[str], conditions: Sequence[Any]) -> None:
-    """The conditions as a table: name, state, dialogues, and the figures of those that succeeded."""
+    """The conditions as a table: name, state, and the figures of those that succeeded."""
     from crslib.experiments.ending import values
     from crslib.experiments.runs import FIGURES
 

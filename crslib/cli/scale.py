@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from crslib.cli.parameters import read_assignments
-from crslib.cli.terminal import JSON, PARAMETERS, console, counting, write_json
+from crslib.cli.terminal import JSON, PARAMETERS, REPORTS_OF_RUNS, RUN, console, counting, write_json
 from crslib.config import EvaluationParameters, SimulationParameters
 from crslib.store import Run
 
@@ -31,12 +31,14 @@ def bench_scale(dialogues: int, nodes: int, assignments: Sequence[str], file: Pa
 
 
 @click.command("evaluate")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=RUN)
 @click.argument("counts", nargs=-1, required=True, type=click.IntRange(1))
 @PARAMETERS
 @JSON
+@REPORTS_OF_RUNS
 def bench_evaluate(run: Path, counts: Sequence[int], assignments: Sequence[str], file: Path | None) -> None:
-    """Time and memory of evaluation and report for COUNTS dialogues: copies of those of RUN, with some other words."""
+    """Time and memory of evaluation and report for COUNTS dialogues: copies of those of RUN (an id,
+    a tag, latest or a folder), with some other words."""
     from crslib.experiments.benchmarks import evaluation
 
     parameters = EvaluationParameters.parse(read_assignments(assignments)).located()

@@ -124,15 +124,18 @@ def write_json(figures: Any, file: Path | None) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> None:
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = (), whole: Sequence[str] = ()
+) -> None:
     """A table of texts: drawn on a terminal, elsewhere plain lines whose cells stand below each other. The columns in
-    `numbers` are set to the right."""
+    `numbers` are set to the right; neither their cells nor those in `whole` are broken."""
     rows = [[visible(cell).replace("\n", " ") for cell in row] for row in rows]
     if console.is_terminal:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
         for name in columns:
             is_number = name in numbers
-            table.add_column(Text(name), justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
+            no_wrap = is_number or name in whole
+            table.add_column(Text(name), justify="right" if is_number else "left", no_wrap=no_wrap, overflow="fold")
         for row in rows:
             table.add_row(*map(Text, row))
         console.print(table)

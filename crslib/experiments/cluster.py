@@ -50,7 +50,7 @@ def installed() -> Any:
     try:
         import ray
     except ImportError:
-        raise CrsError("Ray is not installed; install it with: pip install 'crslib[scale]'") from None
+        raise CrsError(f"Ray is not installed; {install('scale')}") from None
     return ray
 
 
@@ -169,7 +169,8 @@ def gather(
     """
     tables, expected = ray.put(tables_of(population)), decided(parameters)
     remote = ray.remote(num_cpus=parameters.threads, num_gpus=_gpus(parameters))(Worker).remote
-    losses, failures = [0] * len(shards), {}
+    losses = [0] * len(shards)
+    failures: dict[str, dict[str, Any]] = {}
 
     def started(number: int) -> tuple[Any, tuple[Any, int]]:
         left = shards[number] - journal.dialogue_ids - failures.keys()

@@ -6,18 +6,20 @@ from pathlib import Path
 
 from crslib.engines import preparation
 from crslib.experiments.pipeline import Plan
-from crslib.experiments.runs import n_dialogues
 from crslib.runs import scan
 
-ALIKE = ("user_model", "recommender_model", "baseline", "max_turns")
+ALIKE = (
+    *("user_model", "recommender_model", "baseline", "max_turns"),
+    *("weights", "resample", "threads", "width"),
+)
 """Parameters in which an earlier run must be equal."""
 _PER_DIALOGUE = ("02_simulate", "02_baselines")
 
 
 def expected(planned: Plan, reports: Path, n: int) -> dict[str, float]:
     """Seconds of each notebook of a run of `n` dialogues: the median of the newest five runs below `reports` that
-    succeeded on this kind of CPU with the same models and longest dialogues; simulations as seconds per dialogue.
-    Without such runs nothing."""
+    succeeded on this kind of CPU, alike in `ALIKE`; simulations by their seconds per dialogue. Runs that made no
+    dialogue themselves, because others or shards had made them, tell nothing. Without such runs nothing."""
     seconds: dict[str, list[float]] = {}
     wanted = planned.parameters.model_dump()
     alike = 0
@@ -25,7 +27,7 @@ def expected(planned: Plan, reports: Path, n: int) -> dict[str, float]:
         parameters = found.info.get("parameters", {})
         here = found.info.get("machine", {}).get("cpu") == preparation.cpu()
         if found.status == "success" and here and all(parameters.get(name) == wanted.get(name) for name in ALIKE):
-            if not (made := n_dialogues(found.run)):
+            if (made := found.info.get("n_made", 0)) <= 0:
                 continue
             for name, took in found.info.get("stages", {}).items():
                 seconds.setdefault(name, []).append(took * n / made if name in _PER_DIALOGUE else took)

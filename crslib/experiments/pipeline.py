@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import papermill
-import psutil
 
 from crslib.config import ROOT, EvaluationParameters, RunParameters, StoredParameters, resolve
 from crslib.data import source
@@ -28,7 +27,7 @@ from crslib.dialogue.discriminator import Discriminator
 from crslib.engines import llama, preparation, server
 from crslib.errors import CrsError
 from crslib.experiments.kernels import NotebookError, ended_by_signals, execute_notebook, notebook_path
-from crslib.files import check_writable, now, unwritable
+from crslib.files import check_writable, now
 from crslib.identity import digest, file_sha256, sources_sha256
 from crslib.simulation import estimate, opening
 from crslib.store import Run
@@ -187,7 +186,8 @@ def _record_stage(run: Run, run_id: str, name: str, seconds: float) -> None:
     if info.get("run_id") != run_id or "stages" not in info or "files" not in info:
         raise CrsError(f"{run.path / 'run.json'} was changed or removed during {name}; run the same again")
     files = {**info["files"], name: _new_files(run, info["files"])}
-    run.update(stages={**info["stages"], name: seconds}, files=files)
+    made = {"n_made": run.made} if name.startswith("02_") else {}  # in these seconds; others were there before
+    run.update(stages={**info["stages"], name: seconds}, files=files, **made)
 
 
 def is_complete(run: Run) -> bool:
@@ -269,21 +269,6 @@ def afterwards(run: Run) -> list[str]:
             "the same command tries them again"
         )
     return lines
-
-
-def point_latest(reports: Path, folder: Path) -> None:
-    """Makes `reports/latest` a link to `folder`."""
-    link = reports / "latest"
-    temporary = reports / f".latest.{os.getpid()}"
-    try:
-        for left in reports.glob(".latest.*"):  # by processes that were killed
-            if not (left.suffix[1:].isdecimal() and psutil.pid_exists(int(left.suffix[1:]))):
-                left.unlink(missing_ok=True)
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(os.path.relpath(folder.resolve(), reports.resolve()))
-        temporary.replace(link)
-    except OSError as error:
-        raise unwritable(link, error) from None
 
 
 # ── contents of run.json ────────────────────────────────────────────────────────────────────────────────────────

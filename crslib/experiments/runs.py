@@ -2,36 +2,22 @@
 
 import contextlib
 import difflib
-import random
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 
 from crslib.config import BUILT_IN, RunParameters
 from crslib.dialogue.utterances import plain
 from crslib.errors import CrsError
-from crslib.files import DAMAGED
-from crslib.runs import LATEST, Found, differences, find, labels, read_sweep, scan, settings, short, written
+from crslib.files import DAMAGED, unwritable
+from crslib.reporting import transcripts
+from crslib.runs import LATEST, Found, differences, read_sweep, scan, settings, short, written
 from crslib.store import Run
-
-__all__ = [
-    "FIGURES",
-    "LISTED",
-    "TRIAL",
-    "excerpt",
-    "figures",
-    "find",
-    "labels",
-    "listed",
-    "matching",
-    "named_in",
-    "ordered",
-    "point_latest",
-    "remove",
-]
 
 TRIAL = 8
 """Runs with fewer dialogues are trials."""
@@ -61,17 +47,30 @@ LISTED = {
 }
 
 
+# Reports and pages head figures by their short words.
+_TAKEN = {*LISTED, *FIGURES.values(), "dialogues"}
+_own_name = pl.col("metric") + pl.when(pl.col("metric").is_in(sorted(_TAKEN))).then(pl.lit("_")).otherwise(pl.lit(""))
+
+
 def listed(reports: Path, report: Callable[[str], None]) -> pl.DataFrame:
     """The runs below `reports`, newest first, with the columns of `LISTED`.
 
     `tag`: empty without one. `status`, `started`: as of `Found`. `seconds`: of its notebooks. `differs`: from the
     default parameters, `temperature=0.9, opener=user`. `user`, `recommender`: their models and adapters, short. A
-    figure is a metric's value, null where the run lacks it.
+    figure is a metric's value, null where the run lacks it. After `path` come the metrics of one's own that any run
+    has, as `own_metrics` names them.
 
     `report` gets a sentence about everything that cannot be read; it is left out.
     """
     rows = [_row(found, report) for found in scan(reports, report)]
-    return pl.DataFrame(rows, schema=LISTED, orient="row")
+    own = sorted({name for row in rows for name in row} - LISTED.keys())
+    return pl.DataFrame(rows, schema={**LISTED, **dict.fromkeys(own, pl.Float64)}, orient="row")
+
+
+def own_metrics(frame: pl.DataFrame) -> list[str]:
+    """The columns of `listed` that are metrics of one's own. One that is called as another column is called has an
+    underscore at its end."""
+    return [name for name in frame.columns if name not in LISTED]
 
 
 def _row(found: Found, report: Callable[[str], None]) -> dict[str, Any]:
@@ -116,7 +115,9 @@ def _figures(run: Run, report: Callable[[str], None]) -> dict[str, float | None]
     values: dict[str, float | None] = dict.fromkeys(FIGURES)
     if run.has("metrics"):
         try:
-            table = run.read("metrics").filter(pl.col("metric").is_in(list(FIGURES)))
+            is_own = pl.col("family") == "own"
+            table = run.read("metrics").filter(is_own | pl.col("metric").is_in(list(FIGURES)))
+            table = table.with_columns(pl.when(is_own).then(_own_name).otherwise("metric").alias("metric"))
         except CrsError as error:
             report(str(error))
         else:
@@ -181,21 +182,17 @@ def figures(run: Run) -> pl.DataFrame:
 
 
 def excerpt(run: Run, n: int = 3) -> tuple[str, list[tuple[str, str]]]:
-    """The id of a dialogue drawn by the run's id, and its first `n` messages with text as (role, text); none where
-    nobody says a word."""
-    turns = run.read("turns").filter(pl.col("text") != "").sort("dialogue_id", "turn")
-    if turns.is_empty():
-        return "", []
-    drawn = random.Random(run.run_id).choice(turns["dialogue_id"].unique().sort().to_list())
-    rows = turns.filter(dialogue_id=drawn).head(n).select("role", "text").iter_rows()
-    return drawn, [(role, " ".join(plain(text).split())) for role, text in rows]
+    """The id of the dialogue that the report shows, and its first `n` messages with text as (role, text); no id where
+    there is no dialogue."""
+    drawn = transcripts.drawn(run.read("dialogues"), run.info.get("parameters", {}).get("seed", 0))
+    said = run.read("turns").filter(pl.col("dialogue_id") == (drawn or ""), pl.col("text") != "").sort("turn").head(n)
+    rows = said.select("role", "text").iter_rows()
+    return drawn or "", [(role, " ".join(plain(text).split())) for role, text in rows]
 
 
 def point_latest(reports: Path, run: Run, *, wanted: bool = False) -> str:
     """Makes a run the latest one, unless it is a trial (of fewer than `TRIAL` dialogues) and the latest is none, and
     unless that is `wanted`. Returns why it was not done, as a sentence; empty where it was."""
-    from crslib.experiments import pipeline
-
     link = reports / LATEST
     n, latest = n_dialogues(run), Run(link.resolve())
     if not wanted and n < TRIAL and link.exists() and latest.path != run.path.resolve():
@@ -205,27 +202,46 @@ def point_latest(reports: Path, run: Run, *, wanted: bool = False) -> str:
                 f"latest is still {latest.run_id} with {n_latest} dialogues, because fewer than {TRIAL} are a trial; "
                 "--latest makes it this one"
             )
-    pipeline.point_latest(reports, run.path)
+    _link(link, run.path)
     return ""
+
+
+def _link(link: Path, folder: Path) -> None:
+    """Makes `link` one to `folder`, whatever it was before."""
+    reports = link.parent
+    temporary = reports / f".latest.{os.getpid()}"
+    try:
+        for left in reports.glob(".latest.*"):  # by processes that were killed
+            if not (left.suffix[1:].isdecimal() and psutil.pid_exists(int(left.suffix[1:]))):
+                left.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(os.path.relpath(folder.resolve(), reports.resolve()))
+        temporary.replace(link)
+    except OSError as error:
+        raise unwritable(link, error) from None
 
 
 def remove(run: Run, reports: Path) -> str:
     """Removes the folder of a run below `reports`. Where it was the latest, the newest other run that succeeded and is
     no trial becomes that. Returns a sentence about it, else nothing.
 
-    Raises `CrsError` for a folder that is no run below `reports`, and for a run that is in use.
+    Raises `CrsError` for a folder that is no run below `reports`, for one in which other runs lie, and for a run that
+    is in use.
     """
-    from crslib.experiments import pipeline
-
     path, link = run.path.resolve(), reports / LATEST
     known = scan(reports, lambda sentence: None)
     if path not in [found.run.path.resolve() for found in known]:
         raise CrsError(f"{run.path} is no run below {reports}; remove it by hand if you mean it")
     if run.in_use:
         raise CrsError(f"{run.path} is in use by another process; wait until it ends or stop it")
-    was_latest = link.is_symlink() and link.resolve() == path
+    below = [found for found in known if path in found.run.path.resolve().parents]
+    if below:
+        names = ", ".join(str(found.run.path) for found in below)
+        raise CrsError(f"{run.path} holds the runs {names}; remove those first")
+    was_latest = link.is_symlink() and link.resolve().is_relative_to(path)
     try:
-        shutil.rmtree(path)
+        with run.lock():  # nobody begins to work on it meanwhile
+            shutil.rmtree(path)
         if not was_latest:
             return ""
         link.unlink()
@@ -233,7 +249,7 @@ def remove(run: Run, reports: Path) -> str:
         raise CrsError(f"cannot remove {run.path}: {error.strerror or error}; free it, then remove it again") from None
     for found in known:
         if found.run.path.exists() and found.status == "success" and n_dialogues(found.run) >= TRIAL:
-            pipeline.point_latest(reports, found.run.path)
+            _link(link, found.run.path)
             return f"latest is now {found}"
     return "there is no latest run any more"
 

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -72,6 +73,20 @@ def test_bash_splits_words_at_the_sign_of_equality(
     assert _Bash(main, {}, "crs", "_CRS_COMPLETE").complete().split("\n") == lines
 
 
+@pytest.mark.parametrize(
+    ("words", "cword", "said"), [("crs run -p opener =", "4", "mixed"), ("crs doc", "1", "doctor")]
+)
+def test_bash_completes_in_the_installed_command(words: str, cword: str, said: str) -> None:
+    environment = {**os.environ, "_CRS_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": cword}
+    command = [sys.executable, "-m", "crslib"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert shown.splitlines()[0] == f"plain,{said}"
+    script = subprocess.run(
+        command, capture_output=True, text=True, env={**environment, "_CRS_COMPLETE": "bash_source"}
+    )
+    assert "compopt -o nospace" in script.stdout
+
+
 def test_the_script_for_bash_is_bash() -> None:
     script = _Bash(main, {}, "crs", "_CRS_COMPLETE").source_template % {
         **{"complete_func": "_crs", "complete_var": "_CRS_COMPLETE", "prog_name": "crs"}
@@ -81,8 +96,11 @@ def test_the_script_for_bash_is_bash() -> None:
 
 
 def commands(command: click.Command, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    below = [one for name, sub in getattr(command, "commands", {}).items() for one in commands(sub, (*words, name))]
-    return [words, *below]
+    if not isinstance(command, click.Group):
+        return [words]
+    context = click.Context(command)
+    below = [(name, command.get_command(context, name)) for name in command.list_commands(context)]
+    return [words, *(one for name, sub in below if sub is not None for one in commands(sub, (*words, name)))]
 
 
 @pytest.mark.parametrize("words", commands(main), ids=" ".join)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from crslib.cli.lab import copied
@@ -38,6 +39,19 @@ def test_changed_copies_are_kept_and_others_are_made_anew(tmp_path: Path) -> Non
     assert copied(lab, source) == []
     assert (source_of(lab / "changed.ipynb"), source_of(lab / "mine.ipynb")) == ("2", "mine")
     assert (lab / "same.ipynb").read_text() == "no notebook"
+
+
+@pytest.mark.parametrize("record", ["{ torn", "[]", '{"a.ipynb": 1}'])
+def test_a_damaged_record_keeps_all_changed_copies(record: str, tmp_path: Path) -> None:
+    source, lab = tmp_path / "notebooks", tmp_path / "lab"
+    for name in ("changed", "same"):
+        write(source / f"{name}.ipynb", "1")
+    copied(lab, source)
+    write(lab / "changed.ipynb", "mine")
+    (lab / ".copied.json").write_text(record)
+    assert copied(lab, source) == ["changed.ipynb"]
+    assert [source_of(lab / f"{name}.ipynb") for name in ("changed", "same")] == ["mine", "1"]
+    assert list(json.loads((lab / ".copied.json").read_text())) == ["same.ipynb"]
 
 
 def test_the_command_copies_our_notebooks_and_says_where(tmp_path: Path) -> None:

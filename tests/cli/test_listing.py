@@ -1,9 +1,12 @@
 """`crs runs`: the list, what is removed and what is named; and runs by a word in other commands."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import click
+import polars as pl
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
@@ -11,6 +14,7 @@ from rich.console import Console
 from crslib.cli import terminal
 from crslib.cli.main import main
 from crslib.config import RunParameters
+from crslib.runs import find
 from crslib.store import Run
 from tests.experiments.test_runs import metrics
 from tests.support.people_runs import make_runs
@@ -40,17 +44,62 @@ def crs(*words: object, code: int = 0, stdin: str = "") -> str:
 
 
 def test_a_piped_list_is_a_line_per_run(reports: Path) -> None:
-    first, second, third = crs("runs", "--reports", reports).splitlines()
+    Run(reports / "runs/a1").update(status="error")
+    crs("runs", "tag", "a1", "first", "--reports", reports)
+    head, first, second, third = crs("runs", "--reports", reports).splitlines()
+    heads = "run started condition models n hit reacts told dist-2 turns folder"
+    assert head.split() == heads.split()
     assert first.split() == [
-        *("c3c3c3c3", "success", "2026-01-03T10:00:00+00:00", "paper", "9", "-", str(reports / "runs/c3")),
+        *("c3c3c3c3", "2026-01-03T10:00:00+00:00", "paper", "(latest)", "smollm2", "9", "0.300", "7.00"),
+        str(reports / "runs/c3"),
     ]
-    assert second.split()[-2:] == ["opener=user,temperature=0.5", str(reports / "runs/b2")]
-    assert third.startswith("a1a1a1a1")
+    assert "interplay opener=user temperature=0.5  smollm2" in second
+    assert third.split()[:4] == ["first", "2026-01-01T10:00:00+00:00", "interplay", "(error)"]
+
+
+def test_latest_is_shown_below_a_relative_folder(reports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(reports.parent)
+    lines = crs("runs", "--reports", reports.name).splitlines()
+    assert ["(latest)" in line for line in lines] == [False, True, False, False]
+
+
+def test_models_of_both_roles_are_shown(reports: Path) -> None:
+    given = {"user_adapter": "/x/mine.gguf", "recommender_model": "agenda"}
+    Run(reports / "runs/c3").update(parameters=RunParameters.parse(given).model_dump())
+    assert "smollm2 + mine / agenda  9" in crs("runs", "--reports", reports, "-n", 1).splitlines()[1]
+
+
+def test_metrics_of_ones_own_are_columns(reports: Path) -> None:
+    thanks = metrics(thanks=0.125, hit=2.0).with_columns(family=pl.lit("own"))
+    run = Run(reports / "runs/b2")
+    run.write("metrics", pl.concat([run.read("metrics"), thanks]))
+    head, *lines = crs("runs", "--reports", reports).splitlines()
+    assert head.split()[-5:] == ["dist-2", "turns", "hit_", "thanks", "folder"]
+    assert [line.split()[-3:-1] for line in lines] == [["0.300", "7.00"], ["2.00", "0.125"], ["0.100", "7.00"]]
+    best = crs("runs", "--reports", reports, "--sort", "thanks", "-n", 1).splitlines()[1]
+    assert best.startswith("b2b2b2b2")
+    assert json.loads(crs("runs", "--reports", reports, "-w", "thanks=0.125", "--json"))[0]["thanks"] == 0.125
+
+
+def test_names_that_are_shown_find_their_runs(tmp_path: Path) -> None:
+    ids = ["0123456789abcdef", "01234567ffff0000", "2025-11-27T10-00-00-a", "fedcba9876543210", "abcdefabcdef"]
+    for path, run_id in zip(make_runs(tmp_path, 1, conditions=("a", "b", "c", "d", "e")), ids, strict=True):
+        Run(path).update(run_id=run_id, status="success", started="2026-01-01", parameters={"condition": "x"})
+    tag = "a.tag-of-more-than-sixteen-letters"
+    crs("runs", "tag", "fedc", tag, "--reports", tmp_path)
+    shutil.copytree(tmp_path / "e", tmp_path / "f")
+    names = {line.split()[-1]: line.split()[0] for line in crs("runs", "--reports", tmp_path).splitlines()[1:]}
+    twins = {str(tmp_path / name): str(tmp_path / name) for name in "ef"}
+    shown = dict(zip("abcd", ["012345678", "01234567f", ids[2], tag], strict=True))
+    assert names == {**{str(tmp_path / name): word for name, word in shown.items()}, **twins}
+    assert all(find(word, tmp_path).path == Path(folder) for folder, word in names.items())
+    chosen = crs("runs", "--reports", tmp_path, "-w", f"run_id={ids[0]}").splitlines()[1]
+    assert chosen.startswith("012345678 ")
 
 
 def test_the_list_is_chosen_sorted_and_cut(reports: Path) -> None:
     def ids(*words: str) -> list[str]:
-        return [line[:2] for line in crs("runs", "--reports", reports, *words).splitlines()]
+        return [line[:2] for line in crs("runs", "--reports", reports, *words).splitlines()[1:]]
 
     assert ids() == ["c3", "b2", "a1"]
     assert ids("-n", "1") == ["c3"]
@@ -94,10 +143,12 @@ def test_the_drawn_list_fits_the_terminal(width: int, reports: Path, monkeypatch
     lines = crs("runs", "--reports", reports).splitlines()
     assert max(map(len, lines)) <= width
     text = " ".join(" ".join(lines).split())
-    assert "run started condition n hit reacts told dist-2 turns" in text
-    assert "c3c3c3c3 03 Jan paper (latest) 9 0.300 7.00" in text
+    assert "run started condition models n hit reacts told dist-2 turns" in text
+    assert "c3c3c3c3 03 Jan paper" in text
+    assert re.search(r"03 Jan paper (\(latest\) )?smollm2 9 0.300 7.00", text)
+    assert "(latest)" in text
     assert "calm 02 Jan interplay" in text
-    assert "opener=user temperature=0.5" in text
+    assert re.search("opener=user temperature ?= ?0.5" if width == 80 else "opener=user temperature=0.5", text)
     assert "(error)" in text
     empty = crs("runs", "--reports", reports / "runs/a1", "-w", "status=success")
     assert empty == "no runs; make one with `crs run`\n"
@@ -121,6 +172,10 @@ def test_runs_are_removed_when_that_is_meant(reports: Path) -> None:
     said = crs("runs", "rm", "latest", "c3", "--yes", "--reports", reports)
     assert said == f"removed {reports / 'runs/c3'}\nlatest is now a1a1a1a1 (interplay)\n"
     assert [path.name for path in (reports / "runs").iterdir()] == ["a1"]
+    (nested,) = make_runs(reports / "runs/a1", 1, conditions=("yours",))
+    said = crs("runs", "rm", "a1", "-y", "--reports", reports, code=1)
+    assert said == f"crs: {reports / 'runs/a1'} holds the runs {nested}; remove those first\n"
+    crs("runs", "rm", nested, "-y", "--reports", reports)
     with Run(reports / "runs/a1").lock():
         assert "is in use by another process" in crs("runs", "rm", "a1", "-y", "--reports", reports, code=1)
     assert "is no run below" in crs("runs", "rm", reports / "runs", "-y", "--reports", reports, code=1)
@@ -141,11 +196,11 @@ def test_a_run_of_a_sweep_is_removed_with_a_word_of_it(reports: Path) -> None:
 
 
 def test_every_command_that_takes_a_run_takes_a_word_for_it() -> None:
-    """`crs look`, of another module, aside."""
     taking = {"runs", "run", "folders", "folder", "others"}
     found = {}
 
-    def walk(name: str, command: click.Command) -> None:
+    def walk(name: str, command: click.Command | None) -> None:
+        assert command is not None
         for parameter in command.params:
             if parameter.name in taking and isinstance(parameter.type, click.Path | type(terminal.RUN)):
                 found[f"{name} {parameter.name}"] = parameter.type is terminal.RUN
@@ -159,6 +214,8 @@ def test_every_command_that_takes_a_run_takes_a_word_for_it() -> None:
     takers = {name for name, taken in found.items() if taken}
     assert takers >= {
         "judge runs",
+        "look runs",
+        "bench evaluate run",
         "export run",
         "evaluate others",
         "curate runs",
@@ -167,7 +224,7 @@ def test_every_command_that_takes_a_run_takes_a_word_for_it() -> None:
         "runs rm folders",
         "runs tag folder",
     }
-    folders = {"look runs", "export folder", "people export folder", "curate folder"}
+    folders = {"export folder", "people export folder", "curate folder"}
     folders |= {"bench twins folder", "bench prompts folder"}
     others = {name for name, taken in found.items() if not taken and not name.startswith("data ")}
     assert others <= folders

@@ -9,10 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from crslib.cli import runs as commands
+from crslib.cli.closing import elsewhere
 from crslib.cli.main import main
 from crslib.config import ROOT, RunParameters
 from crslib.errors import CrsError
-from crslib.experiments import pipeline
+from crslib.experiments import pipeline, shards
+from crslib.experiments.runs import point_latest
 from crslib.store import Run
 from tests.experiments.test_runs import ended
 
@@ -39,7 +41,9 @@ def test_the_end_says_what_came_out_and_what_to_do_next(complete: Run, tmp_path:
     assert "Dialogues with a hit  0.250            0.125" in lines
     assert "Turns per dialogue    7.00             3.50" in lines
     assert sum(" says abcdef" in line for line in lines) == 3
-    assert lines[-2] == "next: `crs look latest` shows its dialogues, `crs runs` lists all runs; the report is"
+    where = f" --reports {tmp_path}"
+    said = f"next: `crs look latest{where}` shows its dialogues, `crs runs{where}` lists all runs; the report is"
+    assert lines[-2] == said
     assert lines[-1] == str(complete.path / "report.html")
     assert (tmp_path / "latest").resolve() == complete.path
 
@@ -62,17 +66,81 @@ def test_a_run_for_machines_is_json(complete: Run, tmp_path: Path) -> None:
 
 def test_a_trial_says_that_latest_is_another(complete: Run, tmp_path: Path) -> None:
     big = ended(tmp_path, 12, "big")
-    pipeline.point_latest(tmp_path, big.path)
+    point_latest(tmp_path, big)
     for name in ("dialogues", "turns"):
         complete.write(name, complete.read(name).filter(dialogue_id="u000.0"))
     lines = crs_run(tmp_path).splitlines()
     assert (
         "latest is still big with 12 dialogues, because fewer than 8 are a trial; --latest makes it this one" in lines
     )
-    assert lines[-2].startswith("next: `crs look abcdef` shows its dialogues")
+    assert lines[-2].startswith(f"next: `crs look abcdef --reports {tmp_path}` shows its dialogues")
     assert (tmp_path / "latest").resolve() == big.path
     crs_run(tmp_path, "--latest")
     assert (tmp_path / "latest").resolve() == complete.path
+
+
+def test_hints_name_the_folder_of_reports_as_a_shell_takes_it(tmp_path: Path) -> None:
+    assert elsewhere(ROOT / "reports") == ""
+    assert elsewhere(tmp_path / "my runs") == f" --reports '{tmp_path / 'my runs'}'"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--shard", "1/2", "-q", "--latest"], "--shard makes a part of a run, without -q, --latest; give them to"),
+        (["--shard", "1/2", "--json"], "--shard makes a part of a run, without --json; give"),
+        (["--shard", "1/2", "--on", "ray"], "--shard makes a part of a run, without --on; give"),
+        (["--dry-run", "--json"], "--dry-run only prints costs; leave out --json"),
+        (["--dry-run", "--shard", "1/2"], "--dry-run only prints costs; leave out --shard"),
+        (["--workers", "2"], "--workers are of --on; name a cluster with it, or set threads with -p threads=N"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(words: list[str], sentence: str, complete: Run) -> None:
+    result = CliRunner().invoke(main, ["run", *words])
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert result.stderr.startswith(f"crs: {sentence}")
+
+
+def test_a_merged_trial_becomes_latest_when_that_is_wanted(
+    complete: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = pipeline.Plan(complete, complete.run_id, {}, RunParameters(), {})
+    monkeypatch.setattr(shards, "merged", lambda folders, reports, report: planned)
+    (part := tmp_path / "part").mkdir()
+    big = ended(tmp_path, 12, "big")
+    point_latest(tmp_path, big)
+    for name in ("dialogues", "turns"):
+        complete.write(name, complete.read(name).filter(dialogue_id="u000.0"))
+    words = ["merge", str(part), "--reports", str(tmp_path)]
+    said = CliRunner().invoke(main, words).stdout
+    assert "--latest makes it this one" in said
+    assert (tmp_path / "latest").resolve() == big.path
+    assert CliRunner().invoke(main, [*words, "--latest", "-q"]).stdout == f"{complete.path / 'report.html'}\n"
+    assert (tmp_path / "latest").resolve() == complete.path
+
+
+def test_a_small_file_that_is_evaluated_takes_no_latest_from_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big, run = ended(tmp_path, 12, "big"), ended(tmp_path, 2, "theirs")
+    point_latest(tmp_path, big)
+    planned = pipeline.Plan(run, run.run_id, {}, RunParameters(), {})
+    monkeypatch.setattr("crslib.experiments.evaluate.plan", lambda *given, **more: planned)
+    monkeypatch.setattr("crslib.experiments.evaluate.execute", lambda planned, file, report: run)
+    monkeypatch.setattr("crslib.reporting.html.remarks", lambda run: ["a remark"])
+    monkeypatch.setattr("crslib.reporting.html.satisfied", lambda run: SimpleNamespace(frame=run.read("turns").clear()))
+    words = ["evaluate", "their.json", "--as", "trl", "--reports", str(tmp_path)]
+    lines = CliRunner().invoke(main, words).stdout.splitlines()
+    assert lines[0] == "a remark"
+    assert "theirs: 2 dialogues" in lines
+    assert "Turns per dialogue    7.00             3.50" in lines
+    assert any(line.startswith("latest is still big with 12 dialogues") for line in lines)
+    assert lines[-2].startswith(f"next: `crs look theirs --reports {tmp_path}`")
+    assert (tmp_path / "latest").resolve() == big.path
+    record = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    assert (record["run_id"], record["metrics"]["turns"]["value"]) == ("theirs", 7.0)
+    assert CliRunner().invoke(main, [*words, "-q", "--latest"]).stdout == f"{run.path / 'report.html'}\n"
+    assert (tmp_path / "latest").resolve() == run.path
 
 
 def test_shards_are_found_by_the_id_of_their_run(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Tiny runs with real notebooks and models: complete, repeated, in another folder, and interrupted."""
 
 import json
-import os
 import shutil
 import signal
 import tempfile
@@ -168,14 +167,6 @@ def test_a_tmpdir_too_long_for_sockets_is_said(monkeypatch: pytest.MonkeyPatch) 
         kernels._socket_folder()
 
 
-def test_latest_links_to_the_newest_run(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        pipeline.point_latest(tmp_path, tmp_path / "runs" / name)
-    assert (tmp_path / "latest").resolve().name == "b"
-    assert not (tmp_path / "latest").readlink().is_absolute()
-
-
 def test_run_json_is_plain_json(tmp_path: Path) -> None:
     planned = pipeline.plan(TINY, tmp_path)
     record = json.loads(json.dumps(pipeline._record(planned)))
@@ -257,14 +248,6 @@ def test_a_run_json_that_goes_or_changes_midway_is_said_and_the_same_call_goes_o
     assert pipeline.execute(planned).info["status"] == "success"
     assert planned.run.info["run_id"] == planned.run_id
     assert executed == ["01_profiles", "02_simulate", "01_profiles", "02_simulate", "03_evaluate"]
-
-
-def test_links_that_killed_processes_left_are_removed(tmp_path: Path) -> None:
-    for name in (f".latest.{os.getppid()}", ".latest.999999999", ".latest.x"):
-        (tmp_path / name).symlink_to("runs/a")
-    (tmp_path / "runs" / "a").mkdir(parents=True)
-    pipeline.point_latest(tmp_path, tmp_path / "runs" / "a")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f".latest.{os.getppid()}", "latest", "runs"]
 
 
 def test_identity_depends_on_the_library_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """The table of all runs."""
 
+import os
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -24,6 +26,7 @@ from crslib.experiments.runs import (
     remove,
 )
 from crslib.metrics import METRICS
+from crslib.reporting import transcripts
 from crslib.store import Run
 from tests.support.people_runs import make_runs
 
@@ -172,9 +175,25 @@ def test_the_end_of_a_run_in_lines(tmp_path: Path) -> None:
     assert set(record["metrics"]) == {"turns", "hits", "user_words"}
 
 
-def test_an_excerpt_is_of_a_dialogue_drawn_by_the_id(tmp_path: Path) -> None:
+def test_latest_links_to_the_newest_run(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        point_latest(tmp_path, ended(tmp_path, 1, name))
+    assert (tmp_path / "latest").resolve().name == "b"
+    assert not (tmp_path / "latest").readlink().is_absolute()
+
+
+def test_links_that_killed_processes_left_are_removed(tmp_path: Path) -> None:
+    for name in (f".latest.{os.getppid()}", ".latest.999999999", ".latest.x"):
+        (tmp_path / name).symlink_to("runs/a")
+    point_latest(tmp_path, ended(tmp_path, 1, "a"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".latest.{os.getppid()}", "latest", "runs"]
+
+
+def test_an_excerpt_is_of_the_dialogue_that_the_report_shows(tmp_path: Path) -> None:
     run = ended(tmp_path, 40)
+    run.update(parameters={"condition": "a", "seed": 3})
     dialogue, messages = excerpt(run)
+    assert dialogue == transcripts.drawn(run.read("dialogues"), 3)
     assert messages == [
         ("user", f"{dialogue[:4]} says a0 of Heat (1995)"),
         ("recommender", f"{dialogue[:4]} says a1 of Heat (1995)"),
@@ -183,9 +202,11 @@ def test_an_excerpt_is_of_a_dialogue_drawn_by_the_id(tmp_path: Path) -> None:
     assert excerpt(run) == (dialogue, messages)
     assert f"dialogue {dialogue} begins" in ending.lines(run)
     assert f"  user         {messages[0][1]}" in ending.lines(run)
-    run.update(run_id="b")
+    run.update(parameters={"condition": "a", "seed": 4})
     assert excerpt(run)[0] != dialogue
     run.write("turns", run.read("turns").clear())
+    assert excerpt(run)[1] == []
+    run.write("dialogues", run.read("dialogues").clear())
     assert excerpt(run) == ("", [])
 
 
@@ -224,6 +245,26 @@ def test_a_removed_run_is_gone_and_latest_is_another(tmp_path: Path) -> None:
     assert not list((tmp_path / "runs").iterdir())
 
 
+def test_a_run_that_holds_others_is_not_removed_and_latest_inside_goes_with_it(tmp_path: Path) -> None:
+    outer, other = ended(tmp_path, 1, "outer"), ended(tmp_path, 8, "other")
+    (inner,) = make_runs(outer.path, 1, conditions=("yours",))
+    with pytest.raises(CrsError, match=f"{outer.path} holds the runs {inner}; remove those first"):
+        remove(outer, tmp_path)
+    assert inner.is_dir()
+    remove(Run(inner), tmp_path)
+    (outer.path / "part").mkdir()
+    (tmp_path / "latest").symlink_to(outer.path / "part")
+    assert remove(outer, tmp_path) == "latest is now other (other)"
+    assert (tmp_path / "latest").resolve() == other.path
+
+
+def test_a_run_is_locked_while_it_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, rmtree, locked = ended(tmp_path, 1), shutil.rmtree, []
+    monkeypatch.setattr("crslib.experiments.runs.shutil.rmtree", lambda path: locked.append(run.in_use) or rmtree(path))
+    remove(run, tmp_path)
+    assert (locked, run.path.exists()) == ([True], False)
+
+
 def test_a_run_in_use_and_what_is_no_run_are_not_removed(tmp_path: Path) -> None:
     run = ended(tmp_path / "reports", 1)
     with run.lock(), pytest.raises(CrsError, match="is in use by another process"):
@@ -257,16 +298,26 @@ def test_expected_seconds_are_those_of_runs_alike_on_this_machine(tmp_path: Path
         ("c", here, {"temperature": 0.6}, 60.0),
         ("d", elsewhere, {}, 900.0),
         ("e", here, {"max_turns": 2}, 1.0),
+        ("f", here, {"width": 4}, 1.0),
+        ("g", here, {"resample": 1}, 1.0),
+        ("h", here, {"weights": "Q8_0"}, 1.0),
+        ("i", here, {"threads": 1}, 1.0),
     ]:
         run = ended(tmp_path, 10, name)
         stages = {"01_profiles": 5.0, "02_simulate": simulated, "03_evaluate": 7.0}
-        run.update(machine=machine, stages=stages, parameters=RunParameters.parse(given).model_dump())
+        run.update(machine=machine, stages=stages, parameters=RunParameters.parse(given).model_dump(), n_made=10)
     planned = Plan(Run(tmp_path / "x"), "x", {}, RunParameters(), {})
     seconds = duration.expected(planned, tmp_path, 64)
     assert seconds == {"01_profiles": 5.0, "02_simulate": 128.0, "03_evaluate": 7.0}
     assert duration.rest(seconds, "01_profiles") == 135.0
     assert duration.rest(seconds, "03_evaluate") == 0
     assert duration.expected(planned, tmp_path / "none", 64) == {}
+    Run(tmp_path / "runs/a").update(n_made=5)  # the other five had been made before: 2 s each
+    Run(tmp_path / "runs/c").update(n_made=0)
+    assert duration.expected(planned, tmp_path, 64)["02_simulate"] == 128.0
+    Run(tmp_path / "runs/b").update(n_made=0)
+    Run(tmp_path / "runs/a").update(n_made=2)
+    assert duration.expected(planned, tmp_path, 64)["02_simulate"] == 320.0
 
 
 @pytest.mark.parametrize(

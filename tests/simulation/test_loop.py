@@ -585,7 +585,9 @@ def test_real_dialogues_depend_on_nothing_around_them(real, whole, tmp_path: Pat
 @pytest.mark.parametrize("grounding", ["prior", "catalogue"])
 def test_grounded_recommenders_name_real_titles_once(real, whole, tmp_path: Path, grounding: str) -> None:
     profiles, talk = real
-    _, turns, _ = whole if grounding == "prior" else talk(tmp_path, profiles, grounding=grounding, title_model=0, title_base=0)
+    _, turns, _ = (
+        whole if grounding == "prior" else talk(tmp_path, profiles, grounding=grounding, title_model=0, title_base=0)
+    )
     named = turns.filter(role="recommender").explode("items").unnest("items").drop_nulls("title")
     assert named.height > 3
     assert named["item_id"].null_count() == 0
