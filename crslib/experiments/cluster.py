@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crslib.config import SimulationParameters, kind_of
+from crslib.config import SimulationParameters, install, kind_of
 from crslib.errors import CrsError
 from crslib.experiments import pipeline
 from crslib.experiments.pipeline import Plan
