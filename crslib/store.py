@@ -47,8 +47,8 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """The run's identity; the name of its folder where a person or Python made it (`by-hand`, `yours`)."""
-        return self.info.get("run_id", self.path.name)
+        """The run's identity; `by-hand` where no `crs run` made it, so that tables do not depend on the folder."""
+        return self.info.get("run_id", "by-hand")
 
     @property
     def info(self) -> dict[str, Any]:

@@ -258,7 +258,7 @@ def test_words_and_relative_folders_name_the_runs_of_a_notebook(tmp_path: Path) 
 
 def test_what_was_made_is_what_is_done_after_the_first_report(tmp_path: Path) -> None:
     run = Run(tmp_path / "yours")
-    assert (run.made, run.run_id) == (0, "yours")
+    assert (run.made, run.run_id) == (0, "by-hand")
     run.path.mkdir()
     with run.progress("dialogues") as progress:
         for done in (5, 6, 8):
