@@ -51,8 +51,8 @@ def resolve_command(words: list[str]) -> tuple[click.Command, list[str]]:
     """The click command that `words` (after `crs`) name, and its arguments."""
     command: click.Command = main
     while words and isinstance(command, click.Group):
-        if command.invoke_without_command and words[0].startswith("-"):
-            break  # options of `crs runs` itself
+        if words[0].startswith("-"):
+            break  # options of the group itself
         below = command.get_command(click.Context(command), words[0])
         assert below, f"{command.name} has no command {words[0]!r}"
         command, words = below, words[1:]

@@ -215,7 +215,7 @@ def _append(journal: Journal, record: Mapping[str, Any]) -> None:
 
 def reason(error: Exception) -> str:
     """What Ray says of a loss, in a line: the exception that a process ended with, if it names one."""
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).split("\n")]
     named = [line for line in lines if re.match(r"[A-Za-z_.]*(Error|Exception): ", line)]
     return (named or [*filter(None, lines), type(error).__name__])[-1 if named else 0]
 
