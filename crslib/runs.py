@@ -127,7 +127,7 @@ def find(word: str, reports: Path) -> Run:
     close = difflib.get_close_matches(word, names, n=2)
     hint = f"did you mean {' or '.join(close)}? `crs runs` lists them" if close else "`crs runs` lists them"
     where = "there is no folder" if is_path else f"no run below {reports} is called"
-    raise CrsError(f"{where} {word!r}; {hint}, a folder of a run will also do")
+    raise CrsError(f"{where} {word[:200]!r}; {hint}, a folder of a run will also do")
 
 
 def folders(words: Sequence[str], reports: Path) -> list[Path]:
