@@ -65,6 +65,15 @@ def test_every_part_has_a_row() -> None:
     assert {part(path) for path in MODULES} - {"__init__"} == set(ROW)
 
 
+@pytest.mark.parametrize("name", ["population", "loop", "opening", "dialogues"])
+def test_what_simulates_can_be_given_no_table_of_hidden_items(name: str) -> None:
+    """`ProfileTables` holds them; it is only for those who build profiles and write a run's tables."""
+    path = ROOT / f"crslib/simulation/{name}.py"
+    assert not {one for one in imports(path) if one.startswith("crslib.users.profiles")}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert "holdouts" not in {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+
+
 def test_modules_import_each_other_in_no_circle() -> None:
     paths = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
     names = {name.removesuffix(".__init__"): path for name, path in paths.items()}

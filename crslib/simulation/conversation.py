@@ -62,7 +62,7 @@ def converse(
     """
     built = profiles.of_data(parameters)
     chosen = _nobody() if role == USER else _chosen(built.profiles, profile_id, parameters.seed)
-    population = Population.of(replace(built, profiles=chosen))
+    population = Population(**{**built.visible, "profiles": chosen})
     fixed = {"n_profiles": 1, "resample": 1, "condition": f"a person as {role}", "dialogues_per_profile": 1}
     fixed |= {"memory": False} if role == USER else {"grounding": "off"}
     if parameters.weights == "fastest":

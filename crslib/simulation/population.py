@@ -24,7 +24,6 @@ from crslib.recommender.mixture import Mixture
 from crslib.recommender.prior import ContraryPrior, ItemPrior
 from crslib.store import Run
 from crslib.users.opinions import of_feedback
-from crslib.users.profiles import ProfileTables
 
 _ROWS = 100_000  # rows of a table that are hashed at once
 
@@ -58,11 +57,6 @@ class Population:
         self.domain, self.source = domain, source
         if opinions is not None:
             self.opinions = opinions
-
-    @classmethod
-    def of(cls, built: ProfileTables) -> Self:
-        """The population of profiles that were just built."""
-        return cls(built.profiles, built.items, built.training, built.domain, source=built.source)
 
     @classmethod
     def read(cls, run: Run) -> Self:

@@ -56,7 +56,7 @@ def talk(
     if asked.weights == "fastest":
         asked = asked.model_copy(update={"weights": "Q8_0"})  # no minutes of measurement for a few dialogues
     built = profiles.of_data(asked)
-    population = Population.of(built)
+    population = Population(**built.visible)
     with contextlib.ExitStack() as stack:
         folder = Path(to).expanduser() if to else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crs-")))
         run = Run(folder)

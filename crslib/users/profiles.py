@@ -50,6 +50,11 @@ class ProfileTables:
     domain: Domain
     source: Source = UNKNOWN
 
+    @property
+    def visible(self) -> dict[str, Any]:
+        """All but `holdouts`: what a simulation is made of, as the arguments of `Population`."""
+        return {name: getattr(self, name) for name in ("profiles", "items", "training", "domain", "source")}
+
     def write(self, run: Run) -> None:
         """Writes the four tables, the domain and `source.json` into the folder of `run`; `training` is its table
         `ratings`."""

@@ -172,6 +172,12 @@ def test_a_held_out_liked_item_satisfies_the_attributes(world) -> None:
             assert any(satisfies(films[target], row) for target in targets)
 
 
+def test_what_a_simulation_is_made_of_has_no_hidden_item(world: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    built = profiles.build(*world, parameters(), MOVIES)
+    assert built.visible.keys() == {"profiles", "items", "training", "domain", "source"}
+    assert built.holdouts.height and not any(built.visible[name] is built.holdouts for name in built.visible)
+
+
 def test_all_kinds_of_attributes_occur_and_are_relaxed(world) -> None:
     built = [profiles.build(*world, parameters(n_profiles=20, seed=seed), MOVIES).profiles for seed in range(8)]
     rows = pl.concat(built)

@@ -154,7 +154,7 @@ def _peak_rss_mb() -> float:
 
 def population_of(n: int) -> Population:
     """`n` profiles of the built-in data; what a simulation of them needs is computed once, before any timing."""
-    population = Population.of(profiles.of_data(ProfileParameters(n_profiles=n)))
+    population = Population(**profiles.of_data(ProfileParameters(n_profiles=n)).visible)
     _ = population.catalog, population.opinions, population.prior, population.sha256
     return population
 

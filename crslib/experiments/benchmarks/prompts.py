@@ -118,7 +118,7 @@ def measure(
     Adapters are left out. The dialogues are stored below `folder`; a call that was killed continues there. Raises
     `CrsError` as `simulate` does.
     """
-    population = Population.of(of_data(ProfileParameters(n_profiles=n, seed=parameters.seed)))
+    population = Population(**of_data(ProfileParameters(n_profiles=n, seed=parameters.seed)).visible)
     bare = {"user_adapter": "", "recommender_adapter": ""}
     conditions = {PROMPTED: bare, UNTOLD: {**bare, "user_prompt": "", "recommender_prompt": ""}}
     frames, failed, total = [], 0, len(conditions) * n * parameters.dialogues_per_profile

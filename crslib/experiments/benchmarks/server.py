@@ -39,7 +39,7 @@ def measure(
 
     `pause`: seconds that the server takes for an answer. `progress` counts dialogues.
     """
-    population = Population.of(of_data(ProfileParameters(n_profiles=n)))
+    population = Population(**of_data(ProfileParameters(n_profiles=n)).visible)
     _ = population.catalog.spot("Heat"), population.prior, population.opinions, population.sha256  # before any timing
     seconds: list[float] = []
     with answering(pause) as url, tempfile.TemporaryDirectory() as folder:

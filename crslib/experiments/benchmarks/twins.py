@@ -203,7 +203,7 @@ def measure(
         KIND: other_kind(built.profiles, built.items, built.domain, chosen.min_k, chosen.seed),
         ITEM: other_item(built.profiles, built.training, built.items, built.domain, chosen.seed),
     }
-    population = Population.of(built)
+    population = Population(**built.visible)
     with open_agents(parameters, population) as (user, recommender):
         by_kind = talks(population, twins, user, recommender, parameters, folder, progress)
     table = pl.concat(
