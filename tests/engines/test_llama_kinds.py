@@ -12,7 +12,7 @@ from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.views import Message
 from crslib.engines.base import Completion, Request, Sampling, complete
 from crslib.engines.llama import Feeder, LlamaEngine, Model, all_logits
-from crslib.engines.llama.model import Parking
+from crslib.engines.llama.model import Parking, remedy
 from crslib.engines.loading import open_engine
 from crslib.errors import CrsError
 from crslib.recommender.trie import Titles
@@ -216,3 +216,15 @@ def test_a_file_without_a_vocabulary_is_refused(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(CrsError, match="has no vocabulary"):
         Model(tmp_path / "bare.gguf")
+
+
+@pytest.mark.parametrize(
+    ("why", "says"),
+    [
+        ("mmap failed: Cannot allocate memory", "free memory, or take a smaller model"),
+        ("unable to allocate CPU buffer: failed to allocate buffer of size 9", "free memory, or take a smaller model"),
+        ("tensor 'output.weight' has invalid data", "download or convert it again"),
+    ],
+)
+def test_a_file_is_not_to_blame_for_a_lack_of_memory(why: str, says: str) -> None:
+    assert remedy(why) == says

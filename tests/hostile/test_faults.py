@@ -18,7 +18,7 @@ import pytest
 from tests.hostile.conftest import Whole
 from tests.hostile.tiny_runs import PARAMETERS, STAGES, Attempt, Place, is_sentence, tables
 
-pytestmark = pytest.mark.hostile
+pytestmark = [pytest.mark.hostile, pytest.mark.usefixtures("usual_signals")]  # children inherit what is ignored
 Outcome = Callable[[str, int, str], None]
 _BLOCK = 4096
 

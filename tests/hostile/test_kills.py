@@ -22,7 +22,7 @@ from crslib.config import ROOT
 from tests.hostile.conftest import Whole
 from tests.hostile.tiny_runs import STAGES, Attempt, Place, is_sentence
 
-pytestmark = pytest.mark.hostile
+pytestmark = [pytest.mark.hostile, pytest.mark.usefixtures("usual_signals")]
 KILLS = int(os.environ.get("KILLS", "100"))
 _BEYOND = 1.2  # moments are drawn from so much of the work that is left, so that runs come to an end
 

