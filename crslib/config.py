@@ -55,8 +55,15 @@ def install(extra: str) -> str:
 
 
 def n_threads(threads: int) -> int:
-    """`threads` itself, or the number of the machine's CPU threads for 0."""
-    return threads or os.cpu_count() or 1
+    """`threads` itself, or for 0 as many as this process may use (`taskset`, a batch scheduler)."""
+    return threads or usable_cores()
+
+
+def usable_cores() -> int:
+    """The number of CPU threads that this process may use; where the system does not say, those of the machine."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def outside_identity(default: Any, **rules: Any) -> Any:

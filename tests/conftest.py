@@ -18,6 +18,16 @@ settings.register_profile("fuzz", deadline=None, max_examples=500, suppress_heal
 settings.load_profile(os.environ.get("CRS_HYPOTHESIS", "tests"))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives each of pytest-xdist's workers cores of its own: models whose threads wait for a core of another worker are
+    several times as slow."""
+    worker = getattr(config, "workerinput", None)
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores, n_workers = sorted(os.sched_getaffinity(0)), worker["workercount"]
+        own = cores[int(worker["workerid"].removeprefix("gw")) :: n_workers]
+        os.sched_setaffinity(0, own or cores)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of the ReDial and MovieLens files; tests that need it are skipped where it is missing."""

@@ -129,8 +129,11 @@ def test_a_baseline_has_its_own_name_unless_given_another() -> None:
     assert list(RunParameters.parse({"baseline": "scripted"}).stages) == ["01_profiles", "02_baselines", "03_evaluate"]
 
 
-def test_no_threads_means_all_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_threads_means_all_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
+    assert (n_threads(0), n_threads(2)) == (3, 2)
+    monkeypatch.delattr("os.sched_getaffinity")
     monkeypatch.setattr("os.cpu_count", lambda: 6)
-    assert (n_threads(0), n_threads(2)) == (6, 2)
+    assert n_threads(0) == 6
     monkeypatch.setattr("os.cpu_count", lambda: None)  # where the system does not say
     assert n_threads(0) == 1

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crslib.config import SimulationParameters, install, kind_of
+from crslib.config import SimulationParameters, install, kind_of, usable_cores
 from crslib.errors import CrsError
 from crslib.experiments import pipeline
 from crslib.experiments.pipeline import Plan
@@ -124,7 +124,7 @@ def simulate_on_ray(planned: Plan, address: str = "", n_workers: int = 0) -> Non
         left = sorted(ids.keys() - journal.dialogue_ids)
         if not left:
             return
-        with connected(address, max(n_workers * threads, threads, os.cpu_count() or 1)) as ray:
+        with connected(address, max(n_workers * threads, threads, usable_cores())) as ray:
             most = room(ray, threads, _gpus(parameters))
             n = number_of_workers(parameters, len(left), n_workers or most, most)
             shards = [Shard(number, n).ids(left) for number in range(1, n + 1)]
@@ -338,7 +338,7 @@ def compute_on_ray(
     needs = {c.plan.run_id: (getattr(c.plan.parameters, "threads", 0) or 1, _gpus(c.plan.parameters)) for c in waiting}
     most = max(threads for threads, _ in needs.values())
     left, running, began = list(waiting), dict[Any, Condition](), dict[str, float]()
-    with connected(address, n_cpus or max(workers * most, most, os.cpu_count() or 1)) as ray:
+    with connected(address, n_cpus or max(workers * most, most, usable_cores())) as ray:
         for threads, gpus in needs.values():
             room(ray, threads, gpus)
         task = ray.remote(max_retries=MOST_LOSSES)(_condition)

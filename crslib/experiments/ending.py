@@ -17,7 +17,8 @@ def values(run: Run) -> dict[str, str]:
 
 
 def lines(run: Run) -> list[str]:
-    """The condition, its figures with 95 % intervals beside those of people, and three messages of a dialogue."""
+    """The condition, its figures with 95 % intervals beside those of people, whose adapter is of another domain, and
+    three messages of a dialogue."""
     rows = [
         [METRICS[row["metric"]].title, text.estimate(row["value"], row["low"], row["high"]), text.number(row["human"])]
         for row in figures(run).iter_rows(named=True)
@@ -26,6 +27,9 @@ def lines(run: Run) -> list[str]:
     said = [f"{condition}{f' ({differs})' if differs else ''}: {n_dialogues(run)} dialogues"]
     if rows:
         said += ["", *text.aligned([["", "[95 % interval]", "people"], *rows])]
+    agents = run.info.get("agents", {})
+    if untried := [f"{role}: {agent['untried']}" for role, agent in sorted(agents.items()) if agent.get("untried")]:
+        said += ["", *untried]
     dialogue, messages = excerpt(run)
     if messages:
         said += ["", f"dialogue {dialogue} begins", *text.aligned([["", role, words] for role, words in messages])]

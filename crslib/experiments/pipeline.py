@@ -6,7 +6,6 @@ models nor tables nor metrics; the notebooks do the work.
 """
 
 import contextlib
-import os
 import platform
 import re
 import subprocess
@@ -19,7 +18,7 @@ from typing import Any
 
 import papermill
 
-from crslib.config import ROOT, EvaluationParameters, RunParameters, StoredParameters, resolve
+from crslib.config import ROOT, EvaluationParameters, RunParameters, StoredParameters, resolve, usable_cores
 from crslib.data import source
 from crslib.data import tables as tables_of
 from crslib.data.corpora import redial as corpus
@@ -308,5 +307,5 @@ def _machine() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "cpu": preparation.cpu(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
     }

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 from rapidfuzz import fuzz
 
-from crslib.config import ProfileParameters
+from crslib.config import ProfileParameters, n_threads
 from crslib.data import catalog, titles
 from crslib.dialogue import templates, utterances, views
 from crslib.dialogue.domain import Domain, fill
@@ -56,7 +56,7 @@ def worded(tables: ProfileTables, parameters: ProfileParameters) -> tuple[Profil
             write = by_server(server, tables.domain, parameters.seed)
         else:
             model = opened.enter_context(contextlib.closing(llama.Model(llama.model_path(parameters.summary_model))))
-            engine = llama.LlamaEngine(model, None, _SAMPLING, n_ctx=1024, width=8)
+            engine = llama.LlamaEngine(model, None, _SAMPLING, n_ctx=1024, threads=n_threads(0))
             opened.callback(engine.close)
             write = by_engine(engine, tables.domain, parameters.seed)
         profiles, rejected = reword(tables.profiles, tables.holdouts, tables.items, write)

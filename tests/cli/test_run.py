@@ -48,6 +48,12 @@ def test_the_end_says_what_came_out_and_what_to_do_next(complete: Run, tmp_path:
     assert (tmp_path / "latest").resolve() == complete.path
 
 
+def test_the_end_says_whose_adapter_is_of_another_domain(complete: Run, tmp_path: Path) -> None:
+    said = "untried on books: its adapter was trained on movies"
+    complete.update(agents={"user": {"untried": said}, "recommender": {}})
+    assert f"user: {said}" in crs_run(tmp_path).splitlines()
+
+
 def test_a_quiet_run_prints_its_report_only(complete: Run, tmp_path: Path) -> None:
     assert crs_run(tmp_path, "-q") == f"{complete.path / 'report.html'}\n"
     assert (tmp_path / "latest").resolve() == complete.path

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from crslib import identity
 from crslib.cli.main import main
-from crslib.config import ROOT, RunParameters
+from crslib.config import ROOT, RunParameters, n_threads
 from crslib.errors import CrsError
 from crslib.experiments import kernels, pipeline
 from crslib.simulation import opening
@@ -98,7 +98,7 @@ def test_a_repeated_run_is_not_computed_again_and_is_byte_identical_elsewhere(
             away.rename(hidden)
 
     monkeypatch.setattr(pipeline, "execute_notebook", hiding)
-    other = pipeline.execute(pipeline.plan({**TINY, "threads": 1}, tmp_path), stages.append)
+    other = pipeline.execute(pipeline.plan({**TINY, "threads": n_threads(0) + 1}, tmp_path), stages.append)
     assert stages == list(STAGES)
     assert other.path.name == run.path.name  # threads are not part of the identity
     for name in ("turns", "dialogues", "prompts", "profiles", "holdouts", "scores", "metrics"):

@@ -71,7 +71,7 @@ class LlamaEngine:
         *,
         n_ctx: int = 1024,
         width: int = 8,
-        threads: int = 2,
+        threads: int = 1,
         feeder: Feeder | None = None,
     ) -> None:
         width = max(width, 2)  # the rounding of a decode of one token depends on the number of threads
