@@ -11,6 +11,7 @@ from crslib.cli.scale import bench_evaluate, bench_scale, bench_startup
 from crslib.cli.terminal import JSON, PARAMETERS, REPORTS_OF_RUNS, RUN, console, counting, fail, write_json
 from crslib.config import ROOT, SimulationParameters
 from crslib.files import writing
+from crslib.store import Run
 
 
 @click.group()
@@ -36,6 +37,24 @@ def bench_engine(dialogues: int, plain: int, assignments: Sequence[str], file: P
         figures = engine.measure(parameters, dialogues, plain, progress)
     console.print("\n".join(engine.lines(figures)), markup=False, soft_wrap=True)
     write_json(figures, file)
+
+
+@bench.command("bounds")
+@click.argument("run", type=RUN)
+@PARAMETERS
+@JSON
+@REPORTS_OF_RUNS
+def bench_bounds(run: Path, assignments: Sequence[str], file: Path | None) -> None:
+    """What ideas for a faster engine could gain at most, by the words of RUN and by shapes of computation.
+
+    A minute on a quiet machine; a busy one blurs the gains.
+    """
+    from crslib.experiments.benchmarks import bounds
+
+    with counting("shapes") as progress:
+        found = bounds.measure(Run(run.resolve()), SimulationParameters.parse(read_assignments(assignments)), progress)
+    console.print("\n".join(bounds.lines(found)), markup=False, soft_wrap=True)
+    write_json(found.to_dicts(), file)
 
 
 @bench.command("scaling")

@@ -157,12 +157,16 @@ def measure(model: Path, adapter: Path, cache: Path) -> dict[weights.Format, dic
 
 
 def cpu() -> str:
-    """The name of this machine's processor."""
+    """The name of this machine's processor, on Linux with family and model: names such as "AMD EPYC" hide which."""
+    facts: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n"):
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+            name, _, value = line.partition(":")
+            facts.setdefault(name.strip(), value.strip())
+    if "model name" not in facts:
+        return platform.processor() or platform.machine()
+    which = [f"{name.removeprefix('cpu ')} {facts[name]}" for name in ("cpu family", "model") if name in facts]
+    return f"{facts['model name']} ({', '.join(which)})" if which else facts["model name"]
 
 
 def _log_probabilities(model: llama.Model, adapter: Path | None, text: list[int], threads: int) -> np.ndarray:

@@ -285,7 +285,7 @@ def _record(planned: Plan) -> dict[str, Any]:
         "parameters_given": dict(planned.given),
         "inputs": dict(planned.inputs),
         "git": _git(),
-        "machine": _machine(),
+        "machine": machine(),
         "packages": {d.name: d.version for d in sorted(distributions(), key=lambda d: d.name.lower())},
         "reproducible": "local models: same bytes on this kind of CPU with these packages; see agents for others",
         "error": None,
@@ -302,7 +302,8 @@ def _git() -> dict[str, Any] | None:
     return None
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """System, Python, processor and usable cores of this machine, as in `run.json`."""
     return {
         "system": platform.platform(),
         "python": platform.python_version(),

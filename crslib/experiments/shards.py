@@ -68,6 +68,7 @@ def simulate_shard(planned: Plan, shard: Shard, reports: Path, progress: Progres
     run = Run(reports.resolve() / "shards" / planned.run_id / f"{shard.number}-of-{shard.of}")
     with run.lock():
         record = {"run_id": planned.run_id, "shard": [shard.number, shard.of], "parameters_given": dict(planned.given)}
+        record |= {"machine": pipeline.machine()}
         run.update(**record, parameters=parameters.model_dump(), inputs=dict(planned.inputs), status="started")
         if "01_profiles" not in run.info.get("stages", {}):  # tables alone may be those of a killed one
             values = {field: getattr(parameters, field) for field in parameters.stages["01_profiles"].model_fields}
@@ -114,6 +115,13 @@ def merged(folders: Sequence[Path], reports: Path, report: Callable[[str], None]
     if missing := sorted(set(range(1, of + 1)) - {info["shard"][0] for info in infos}):
         shards = ", ".join(f"{number}/{of}" for number in missing[:8]) + (" and more" if len(missing) > 8 else "")
         raise CrsError(f"shards {shards} are missing; make them with `crs run --shard`, then merge all of them")
+    cpus = {info.get("machine", {}).get("cpu", "an unknown one") for info in infos}
+    if len(cpus) > 1:
+        warnings.warn(
+            f"the shards were made on different processors ({'; '.join(sorted(cpus))}), where a local model may draw "
+            "other words than in one process; make all of them on one kind where the bytes must be the same",
+            stacklevel=2,
+        )
     planned = pipeline.plan(given, reports, report)
     if planned.run_id != first["run_id"]:
         differs = _differing(planned.inputs, first["inputs"]) or "a parameter's file"

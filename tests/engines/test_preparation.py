@@ -96,3 +96,18 @@ def test_a_damaged_measurement_is_said_and_made_anew(
     assert path.read_bytes() == whole
     assert [str(path) in line for line in said] == [False, True, False]
     assert reason in said[1] and said[1].endswith("it is measured anew")
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\nmodel\t\t: 1\n", "AMD EPYC (family 25, model 17)"),
+        ("model name\t: A\n", "A"),
+        ("Processor\t: 3\n", "arm64"),
+    ],
+)
+def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch, told: str, name: str) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: told)
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert preparation.cpu() == name

@@ -155,6 +155,19 @@ def test_a_shard_given_twice_counts_once_and_another_division_is_refused(
         assert len(journal.records) == 4
 
 
+def test_shards_of_different_processors_are_merged_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    profiles_of(monkeypatch, tmp_path)
+    planned = pipeline.plan({**LIGHT, "recommender_model": "python:data/protocol/newest.py:reply"}, tmp_path)
+    one, two = (shards.simulate_shard(planned, Shard(number, 2), tmp_path) for number in (1, 2))
+    shards.merged([one, two], tmp_path)
+    assert not recwarn.list
+    Run(two).update(machine={**Run(two).info["machine"], "cpu": "Another (family 1, model 2)"})
+    with pytest.warns(UserWarning, match=r"different processors \(.*Another \(family 1, model 2\).*other words"):
+        shards.merged([one, two], tmp_path)
+
+
 def test_shards_of_other_words_are_refused_before_they_are_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
