@@ -25,7 +25,7 @@ def test_figures_by_hand() -> None:
     assert scale.lines(figures) == [
         "8 dialogues",
         "one process of one core              20.0 s, after 4.0 s of start",
-        "2 processes side by side, no Ray    12.0 s: efficiency 0.83",
+        "2 processes side by side, no Ray     12.0 s: efficiency 0.83",
         "2 nodes of one core each             12.5 s, after 2.0 s of start: efficiency 0.80, with the start 0.83",
         "Ray against the processes without it: 0.96",
     ]
