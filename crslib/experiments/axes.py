@@ -10,7 +10,7 @@ from crslib.experiments.runs import FIGURES
 from crslib.metrics import METRICS
 from crslib.reporting import charts, text
 from crslib.reporting.along import along
-from crslib.reporting.html import Figure
+from crslib.reporting.figure import Figure
 
 _SHOWN = (*FIGURES, "recommender_validity", "facts_true")  # and is it true
 _AXIS = "axis "  # before an axis that is a column of `points`: a parameter may be called `human`

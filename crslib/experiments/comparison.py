@@ -14,7 +14,8 @@ from crslib.config import resolve
 from crslib.metrics import CLAIMS, METRICS, Metric, all_metrics, check_names, evaluation, reference
 from crslib.metrics.leakage import IN_PROFILE, KINDS
 from crslib.reporting import charts, text
-from crslib.reporting.html import Dialogue, Figure, Verdict
+from crslib.reporting.figure import Figure
+from crslib.reporting.html import Dialogue, Verdict
 from crslib.runs import newest_sweep, read_sweep, written
 from crslib.store import Run
 

@@ -36,8 +36,8 @@ from crslib.metrics import (
     satisfaction,
     two_sample,
 )
-from crslib.reporting import charts, html, notebook, text
-from crslib.reporting.html import Figure
+from crslib.reporting import charts, dot_plot, html, summary, text
+from crslib.reporting.figure import Figure
 from crslib.reporting.notebook import Section
 from crslib.store import Run
 from crslib.users.opinions import of_feedback
@@ -164,10 +164,10 @@ def overview(measured: Measured) -> Section:
         "over dialogues, a bar ends at the floor, the distance between two samples of people's dialogues."
     )
     figure = Figure(
-        "Beside people", reading, charts.against_people(measured.evaluation.metrics, defined=measured.defined)
+        "Beside people", reading, dot_plot.against_people(measured.evaluation.metrics, defined=measured.defined)
     )
     remarks = [f"Left out: {what}; {why}." for what, why in measured.missing.items()]
-    mine = notebook.metrics(measured.evaluation.metrics.filter(family="own"), measured.defined)
+    mine = summary.metrics(measured.evaluation.metrics.filter(family="own"), measured.defined)
     return Section(f"{measured.evaluation.metrics.height} metrics", figures=[figure], table=mine, remarks=remarks)
 
 
@@ -311,4 +311,4 @@ def _section(
     ]
     rows = measured.evaluation.metrics.filter(family=family)
     drawn = [figure for figure in figures if figure.needs not in lacking]
-    return Section(title, reading, drawn, notebook.metrics(rows), [*remarks, *left_out])
+    return Section(title, reading, drawn, summary.metrics(rows), [*remarks, *left_out])

@@ -23,7 +23,8 @@ from crslib.data.source import Source
 from crslib.dialogue.domain import of_run
 from crslib.files import writing
 from crslib.metrics import METRICS, Metric, all_metrics, satisfaction
-from crslib.reporting import charts, summary, text, transcripts
+from crslib.reporting import charts, dot_plot, summary, text, transcripts
+from crslib.reporting.figure import Figure
 from crslib.schemas import agent_words
 from crslib.store import Run
 
@@ -42,17 +43,6 @@ __all__ = [
     "write_judged",
     "write_tables",
 ]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart with its title and a sentence on how to read it. `needs`: as of `Metric`; a run's report leaves the chart
-    out where the run lacks that."""
-
-    title: str
-    reading: str
-    chart: alt.TopLevelMixin
-    needs: str = ""
 
 
 @dataclass(frozen=True)
@@ -304,7 +294,7 @@ def _dots(metrics: pl.DataFrame, defined: Mapping[str, Metric]) -> dict[str, Any
     """The metrics against people's, for a wide page and for a narrow one; empty where people have none of them."""
     if not metrics.filter(pl.col("human") > 0).height:
         return {}
-    wide, narrow = (charts.against_people(metrics, narrow, defined) for narrow in (False, True))
+    wide, narrow = (dot_plot.against_people(metrics, narrow, defined) for narrow in (False, True))
     return {"wide": _svg(wide), "narrow": _svg(narrow)}
 
 

@@ -7,25 +7,17 @@ without anybody who could ask for the rest.
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import altair as alt
 import polars as pl
 
 from crslib import stats
-from crslib.metrics import METRICS, Metric
-from crslib.reporting import charts, text
-from crslib.reporting.html import Figure
+from crslib.reporting import text
+from crslib.reporting.figure import Figure
 
-_METRICS = {
-    "metric": pl.String,
-    "value": pl.String,
-    "95 % interval": pl.String,
-    "people": pl.String,
-    "floor": pl.String,
-    "unit": pl.String,
-    "n": pl.Int64,
-    "better": pl.String,
-}
+if TYPE_CHECKING:
+    import altair as alt
+
 _CELL = "text-align: left; vertical-align: top; white-space: pre-wrap"
 
 
@@ -43,6 +35,8 @@ class Section:
     def _repr_html_(self) -> str:
         parts = [f"<h3>{html.escape(self.title)}</h3>"]
         parts += [f"<p>{html.escape(line)}</p>" for line in (self.reading, *self.remarks) if line]
+        if self.figures:
+            from crslib.reporting import charts  # a second of imports, and most sections draw nothing
         for figure in self.figures:
             reading = f"<b>{html.escape(figure.title)}.</b> {html.escape(figure.reading)}" if figure.title else ""
             parts.append(
@@ -75,7 +69,7 @@ def _plain(frame: pl.DataFrame, name: str) -> pl.Expr:
     return pl.col(name)
 
 
-def chart(drawn: alt.TopLevelMixin, title: str, reading: str = "") -> Section:
+def chart(drawn: "alt.TopLevelMixin", title: str, reading: str = "") -> Section:
     """A chart."""
     return Section(title, reading, [Figure("", "", drawn)])
 
@@ -91,19 +85,6 @@ def estimate(measured: stats.Estimate | None, title: str, reading: str = "", why
         return Section(title, reading, remarks=[f"Not measured: {why}."])
     value = text.estimate(measured.value, measured.low, measured.high)
     return Section(title, reading, remarks=[f"{value}, n = {measured.n:,}"])
-
-
-def metrics(frame: pl.DataFrame, defined: Mapping[str, Metric] = METRICS) -> pl.DataFrame:
-    """Rows of table `metrics` for people to read: title, value, interval, human value, floor of a distance, unit, n and
-    what is better. `defined`: the definitions."""
-    rows = []
-    for row in frame.iter_rows(named=True):
-        low, high = text.number(row["low"]), text.number(row["high"])
-        better = "closer to people" if row["direction"] == "human" else row["direction"].replace("none", "")
-        shown = (text.number(row["value"]), f"{low} to {high}" if low and high else "")
-        human = (text.number(row["human"]), text.number(row["floor"]))
-        rows.append((defined[row["metric"]].title, *shown, *human, row["unit"], row["n"], better))
-    return pl.DataFrame(rows, schema=_METRICS, orient="row")
 
 
 def _table(frame: pl.DataFrame) -> str:

@@ -11,7 +11,8 @@ from crslib.files import write_parquet
 from crslib.judging import analysis, verdicts
 from crslib.judging.study import Study
 from crslib.reporting import charts, html, text
-from crslib.reporting.html import Figure, Table
+from crslib.reporting.figure import Figure
+from crslib.reporting.html import Table
 from crslib.schemas import empty
 from crslib.store import Run
 

@@ -12,11 +12,21 @@ import polars as pl
 from crslib.data.source import Source
 from crslib.dialogue.domain import Domain, fill
 from crslib.dialogue.scripts import SCRIPTED, USER_TARGET
-from crslib.metrics import Metric
+from crslib.metrics import METRICS, Metric
 from crslib.reporting import text
 from crslib.reporting.likeness import LIKE, UNDECIDED, likeness
 from crslib.schemas import agent_words
 
+_METRICS = {
+    "metric": pl.String,
+    "value": pl.String,
+    "95 % interval": pl.String,
+    "people": pl.String,
+    "floor": pl.String,
+    "unit": pl.String,
+    "n": pl.Int64,
+    "better": pl.String,
+}
 LEAKS = ("leaked_titles", "leaked_profiles")
 _WHO_KNOWS = {
     "": "Two independent {parties} talk; neither knows a target. "
@@ -171,3 +181,16 @@ def families(metrics: pl.DataFrame, defined: Mapping[str, Metric]) -> list[dict[
         {"name": name, "rows": shown, "like": _compared(row["verdict"] for row in shown)}
         for name, shown in found.items()
     ]
+
+
+def metrics(frame: pl.DataFrame, defined: Mapping[str, Metric] = METRICS) -> pl.DataFrame:
+    """Rows of table `metrics` for people to read: title, value, interval, human value, floor of a distance, unit, n and
+    what is better. `defined`: the definitions."""
+    rows = []
+    for row in frame.iter_rows(named=True):
+        low, high = text.number(row["low"]), text.number(row["high"])
+        better = "closer to people" if row["direction"] == "human" else row["direction"].replace("none", "")
+        shown = (text.number(row["value"]), f"{low} to {high}" if low and high else "")
+        human = (text.number(row["human"]), text.number(row["floor"]))
+        rows.append((defined[row["metric"]].title, *shown, *human, row["unit"], row["n"], better))
+    return pl.DataFrame(rows, schema=_METRICS, orient="row")

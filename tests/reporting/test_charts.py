@@ -9,7 +9,7 @@ import polars as pl
 
 from crslib import schemas
 from crslib.metrics.leakage import KINDS
-from crslib.reporting import charts
+from crslib.reporting import charts, dot_plot
 from tests.support.domains import MOVIES
 
 
@@ -98,14 +98,14 @@ MEASURED = pl.DataFrame(
 
 def test_metrics_stand_as_multiples_of_peoples() -> None:
     """Those that people have, in the order of all metrics; what is off the scale at its end."""
-    drawn = {row["value"]: row for row in rows(charts.against_people(MEASURED)) if "value" in row}
+    drawn = {row["value"]: row for row in rows(dot_plot.against_people(MEASURED)) if "value" in row}
     assert [round(value, 9) for value in drawn] == [0.125, 2.0, 1.5]  # words per turn are the first of all metrics
     words, turns, distance = drawn.values()
     assert (turns["low"], turns["high"], turns["verdict"], turns["side"]) == (1.8, 2.2, "above people", "")
     assert (words["low"], words["high"], words["side"]) == (0.125, 0.2, "below")
     assert (distance["floor"], distance["high"], distance["verdict"]) == (2.0, 8.0, "like people")
     assert (turns["figures"], turns["people"]) == ("20.0 [18.0, 22.0]", "10.0")
-    titles = [row["title"] for row in rows(charts.against_people(MEASURED)) if "title" in row]
+    titles = [row["title"] for row in rows(dot_plot.against_people(MEASURED)) if "title" in row]
     assert titles == ["Realism", "Words per user turn", "Turns per dialogue", "Words per user turn: KS"]
 
 
@@ -138,7 +138,7 @@ def test_a_chart_is_as_wide_as_a_phone() -> None:
         "leakage": charts.leakage(audit),
         "anonymity": charts.anonymity(pl.DataFrame({"k_anonymity": [20, 4000]}), 20),
         "conditions": charts.conditions(pl.DataFrame(compared)),
-        "people": charts.against_people(MEASURED, narrow=True),
+        "people": dot_plot.against_people(MEASURED, narrow=True),
     }
     widths = {name: float(re.search(r'width="([\d.]+)"', charts.svg(chart))[1]) for name, chart in drawn.items()}
     assert {name: width for name, width in widths.items() if width > 355} == {}

@@ -17,7 +17,8 @@ from crslib.data.source import Source
 from crslib.experiments.comparison import DIFFERENCES
 from crslib.metrics import METRICS
 from crslib.reporting import charts, html
-from crslib.reporting.html import Figure, Verdict, write, write_comparison
+from crslib.reporting.figure import Figure
+from crslib.reporting.html import Verdict, write, write_comparison
 from crslib.store import Run
 from tests.conftest import make_profiles
 from tests.support.domains import MOVIES

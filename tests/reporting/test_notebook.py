@@ -3,7 +3,7 @@
 import polars as pl
 
 from crslib import schemas, stats
-from crslib.reporting import notebook
+from crslib.reporting import notebook, summary
 from tests.support.people_runs import SCRIPT
 
 
@@ -42,6 +42,6 @@ def test_metrics_have_titles_units_and_people() -> None:
         **{"unit": "turns", "direction": "human", "family": "realism"},
     }
     frame = pl.DataFrame([row], schema=dict(schemas.TABLES["metrics"]))
-    assert notebook.metrics(frame).rows() == [
+    assert summary.metrics(frame).rows() == [
         ("Turns per dialogue", "12.2", "11.0 to 13.0", "11.7", "", "turns", 3, "closer to people")
     ]

@@ -10,7 +10,8 @@ import pytest
 from crslib import schemas
 from crslib.experiments.comparison import DIFFERENCES
 from crslib.reporting import charts, html
-from crslib.reporting.html import Dialogue, Figure, Verdict
+from crslib.reporting.figure import Figure
+from crslib.reporting.html import Dialogue, Verdict
 from crslib.store import Run
 from tests.reporting.test_html import metric
 from tests.support.people_runs import SCRIPT

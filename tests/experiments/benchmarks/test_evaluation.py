@@ -8,7 +8,7 @@ import pytest
 from crslib import schemas
 from crslib.config import EvaluationParameters
 from crslib.errors import CrsError
-from crslib.experiments.benchmarks import evaluation, startup
+from crslib.experiments.benchmarks import evaluation
 from crslib.store import Run
 from tests.support.people_runs import make_runs
 
@@ -31,9 +31,3 @@ def test_a_run_that_lacks_prompts_is_refused(tmp_path: Path) -> None:
     run = Run(make_runs(tmp_path, 1, conditions=("a",))[0])
     with pytest.raises(CrsError, match="has no table holdouts; give the folder of a run that `crs run` made"):
         evaluation.measure(run, [2], EvaluationParameters())
-
-
-def test_imports_of_a_notebook_can_be_run_alone() -> None:
-    lines = startup.imports("02_simulate").split("\n")
-    assert "from crslib.simulation import Population, open_agents, simulate" in lines
-    assert all(line.startswith(("import ", "from ")) for line in lines)
