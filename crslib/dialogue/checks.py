@@ -23,10 +23,9 @@ def user_fits(
     domain: Domain,
 ) -> bool:
     """Whether a user's reply contradicts none of its notes, states nothing that its summary says otherwise, names no
-    loved item, unasked, that has nothing to do with its wish, and says a part of the wish when it is time.
+    loved item, unasked, that has nothing to do with its wish, and says a part of the wish when it is asked.
 
-    It is time until it has said a part: where the recommender asks something and has not named an item yet, and in its
-    second and third utterance, unless there is an item to react to.
+    It is asked by the recommender's questions before the recommender has named an item, until it has said a part.
 
     `turn`, `history`: role, text, items and notes of table `turns`; `profile`: the user's row of table `profiles`;
     `items`: rows of table `items` by id.
@@ -40,16 +39,14 @@ def user_fits(
     favourites = new & set(profile["loved_items"] or ()) & items.keys()
     if any(serves_wish(items[item_id], profile, domain) is False for item_id in favourites):
         return False
-    return not _is_time(history) or _says_wish([*history, turn], profile, domain)
+    return not _asked(history) or _says_wish([*history, turn], profile, domain)
 
 
-def _is_time(history: Sequence[Turn]) -> bool:
-    """Whether the user should say what it looks for: see `user_fits`."""
-    if not history or history[-1]["role"] != RECOMMENDER or history[-1]["items"]:
-        return False
-    named = any(turn["items"] for turn in history if turn["role"] == RECOMMENDER)
-    spoken = sum(turn["role"] == USER for turn in history)
-    return spoken in (1, 2) or ("?" in history[-1]["text"] and not named)
+def _asked(history: Sequence[Turn]) -> bool:
+    """Whether the recommender has just asked something and not named any item yet."""
+    of_recommender = [turn for turn in history if turn["role"] == RECOMMENDER]
+    named = any(turn["items"] for turn in of_recommender)
+    return bool(history) and history[-1]["role"] == RECOMMENDER and "?" in history[-1]["text"] and not named
 
 
 def _says_wish(turns: Sequence[Turn], profile: Mapping[str, Any], domain: Domain) -> bool:
