@@ -5,7 +5,7 @@ to be named. Knows nothing of items but their ids.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from crslib.data import numbers
 from crslib.data.readers import Opened, Workspace
 from crslib.data.source import Feedback
 from crslib.errors import CrsError
@@ -23,8 +24,10 @@ from crslib.errors import CrsError
 Kind = Literal["marks", "counts", "presence"]
 Duplicates = Literal["last", "first", "mean"]
 
+IN_MEMORY = 50_000_000  # rows that are sorted in memory, which takes 60 bytes each
 BATCHES = 8  # of DuckDB, of up to 122,880 rows each, in a row group of the written file
 _ODD = -1
+_DENSE = 1 << 24  # codes below it are looked up in a table
 _LAST = 1 << 32  # of the seconds since 1970, in the year 2106
 _NUMBER = "TRY_CAST(rating AS DOUBLE)"
 _SCALED = """
@@ -73,9 +76,29 @@ class Ratings:
         """
         self.con, self._opened, self._columns, self._kind = work.con, opened, columns, kind
         self._has_text = False
-        if not self._load_numbers():
+        if not self._load_plain() and not self._load_numbers():
             self._load_ids()
         self._check()
+
+    def _load_plain(self) -> bool:
+        """Loads `rows` of a file that can be read as numbers at once. False where it cannot."""
+        without = ("rating",) if self._kind == "presence" else ()
+        picked = {name: column for name, column in self._columns.items() if name not in without}
+        if (frame := numbers.read(self._opened, picked)) is None:
+            return False
+        self._numbers = frame.to_arrow()  # DuckDB reads it where it lies
+        self.con.register("numbers", self._numbers)
+        value = "1.0::DOUBLE" if without else "rating"
+        time = _time(_SCALED) if "rated_at" in picked else "NULL::BIGINT"
+        self.con.sql(
+            f"""
+            CREATE OR REPLACE TEMP VIEW rows AS
+            SELECT user_id AS u, item_id AS i, {value} AS rating, {time} AS rated_at, row FROM numbers
+            """
+        )
+        self._code()
+        self._rows = "rows"
+        return True
 
     def _load_numbers(self) -> bool:
         """Loads `rows` of a file whose ids are whole numbers, as in most data sets: they are their own codes, and no
@@ -83,17 +106,23 @@ class Ratings:
         whole = "CASE WHEN {0}::BIGINT::VARCHAR = {0} THEN {0}::BIGINT ELSE error('007 is not 7') END"
         times = "rated_at::BIGINT" if "rated_at" in self._columns else "NULL::BIGINT"
         value = "1.0::DOUBLE" if self._kind == "presence" else "rating::DOUBLE"
-        numbers = f"{whole.format('user_id')} AS u, {whole.format('item_id')} AS i, {value} AS rating, {times}"
+        read = f"{whole.format('user_id')} AS u, {whole.format('item_id')} AS i, {value} AS rating, {times}"
         cells = self._opened.query(self._columns, trimmed=False)
         try:
             self.con.sql(
                 f"""
                 CREATE OR REPLACE TABLE rows AS SELECT u, i, rating, {_time(_SCALED)} AS rated_at
-                FROM (SELECT {numbers} AS rated_at FROM ({cells}))
+                FROM (SELECT {read} AS rated_at FROM ({cells}))
                 """
             )
         except duckdb.Error:
             return False
+        self._code()
+        self._rows = "(SELECT *, rowid AS row FROM rows)"
+        return True
+
+    def _code(self) -> None:
+        """Makes `users` and `items` of `rows` whose ids are numbers."""
         for name, code in (("users", "u"), ("items", "i")):
             self.con.sql(
                 f"""
@@ -102,8 +131,6 @@ class Ratings:
                 FROM (SELECT DISTINCT {code} AS code FROM rows) ORDER BY place
                 """
             )
-        self._rows = "(SELECT *, rowid AS row FROM rows)"
-        return True
 
     def _load_ids(self) -> None:
         """Loads `rows` of any file; the codes of its ids are their places."""
@@ -235,12 +262,6 @@ class Ratings:
 
     def _write(self, rows: str, path: Path) -> Written:
         """Writes the rows of a query of u, i, rating, rated_at to a Parquet file, and counts in them."""
-        result = self.con.sql(
-            f"""
-            SELECT users.place AS user, items.place AS item, rating, rated_at
-            FROM ({rows}) JOIN users ON users.code = u JOIN items ON items.code = i ORDER BY user, item
-            """
-        ).to_arrow_reader()
         ids = self.con.cursor()  # a query of its own while the rows are read
         item_ids = _ids(ids, "items")
         n, total = np.zeros(len(item_ids), np.int64), np.zeros(len(item_ids))
@@ -250,13 +271,12 @@ class Ratings:
         schema = pa.schema({"user_id": text, "item_id": text, "rating": pa.float64(), "rated_at": pa.int64()}.items())
         packing = {"use_dictionary": ["user_id", "item_id", "rating"], "write_statistics": False, "store_schema": False}
         with pq.ParquetWriter(path, schema, compression="zstd", **packing) as writer:
-            while batches := list(itertools.islice(result, BATCHES)):
-                table = pa.Table.from_batches(batches).combine_chunks()
+            for table in self._sorted(rows):
                 user, item, rating = (table[name].to_numpy() for name in ("user", "item", "rating"))
-                new = np.diff(user, prepend=last[0]) != 0
-                n_users += int(new.sum())
-                n_again += int((~new & (np.diff(item, prepend=last[1]) == 0)).sum())
-                last = (user[-1], item[-1])
+                same = user[1:] == user[:-1]
+                n_users += int(np.count_nonzero(~same)) + int(user[0] != last[0])
+                n_again += int(np.count_nonzero(same & (item[1:] == item[:-1]))) + int((user[0], item[0]) == last)
+                last = (int(user[-1]), int(item[-1]))
                 np.add.at(n, item, 1)
                 np.add.at(total, item, rating)  # row by row: its last bits do not depend on the batches
                 first, most = int(user[0]), int(user[-1])
@@ -269,6 +289,38 @@ class Ratings:
             "mean_rating": total / np.maximum(n, 1),
         }
         return Written(pl.DataFrame(counted).filter(pl.col("n_ratings") > 0), n_users, n_again)
+
+    def _sorted(self, rows: str) -> Iterator[pa.Table]:
+        """The rows of a query of u, i, rating, rated_at by user and item, in parts: user and item (places), rating and
+        rated_at. In memory where they fit, which takes half of DuckDB's time for it."""
+        if self.n > IN_MEMORY:
+            found = self.con.sql(
+                f"""
+                SELECT users.place AS user, items.place AS item, rating, rated_at
+                FROM ({rows}) JOIN users ON users.code = u JOIN items ON items.code = i ORDER BY user, item
+                """
+            ).to_arrow_reader()
+            while batches := list(itertools.islice(found, BATCHES)):
+                yield pa.Table.from_batches(batches).combine_chunks()
+            return
+        frame = self.con.sql(rows).pl()
+        n_items = self.con.sql("SELECT count(*) FROM items").fetchall()[0][0]
+        key = self._places("users", frame["u"]) * n_items + self._places("items", frame["i"])
+        frame = frame.select("rating", "rated_at").with_columns(pl.Series("key", key)).sort("key")
+        for part in frame.iter_slices(BATCHES * 122_880):
+            user, item = np.divmod(part["key"].to_numpy(), n_items)
+            yield pa.table({"user": user, "item": item, **{name: part[name].to_arrow() for name in frame.columns[:2]}})
+
+    def _places(self, table: str, codes: pl.Series) -> np.ndarray:
+        """The place of each of `codes` in `users` or `items`."""
+        code, place = (
+            column.to_numpy() for column in self.con.sql(f"SELECT code, place FROM {table} ORDER BY code").pl()
+        )
+        if len(code) and code[0] >= 0 and code[-1] < _DENSE:
+            of = np.zeros(code[-1] + 1, np.int64)
+            of[code] = place
+            return of[codes.to_numpy()]
+        return place[np.searchsorted(code, codes.to_numpy())]
 
     def _once(self, kept: str, duplicates: Duplicates) -> str:
         """A query of the rows that are `kept`, each user and item once."""

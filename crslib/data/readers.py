@@ -69,12 +69,21 @@ def workspace() -> Iterator[Workspace]:
 
 
 @dataclass(frozen=True)
+class Plain:
+    """Text that is not packed: fields between `delimiter` (one byte), after `skip` lines."""
+
+    path: Path
+    delimiter: str
+    skip: int
+
+
+@dataclass(frozen=True)
 class Opened:
     """A file whose columns are known. `label`: its path in error messages, such as a member of an archive.
 
     `typed`: the type of each column that RecBole's header gives. `remarks`: how the file was read, where that is not
     obvious. `source`: what DuckDB reads; `cells`: each column's expression in it. `others`: further ways to read it,
-    tried in turn.
+    tried in turn. `plain`: where it is text that is not packed.
     """
 
     label: Path
@@ -84,6 +93,7 @@ class Opened:
     typed: Mapping[str, str] = field(default_factory=dict)
     remarks: Sequence[str] = ()
     others: Sequence[str] = ()
+    plain: Plain | None = None
 
     def query(self, chosen: Mapping[str, str], source: str | None = None, trimmed: bool = True) -> str:
         """A query of the columns `chosen` (name → column of the file) as text; null: an empty cell. `trimmed`: without
@@ -334,7 +344,8 @@ def delimited(
     if quote and delimiter == "\t":
         others.append(source("", ""))
     cells = {name: f"c{number}" for number, name in enumerate(names)}
-    return Opened(label, tuple(names), source(quote, quote), cells, remarks=remarks, others=others)
+    plain = Plain(path, delimiter, skip) if packing == "none" and len(delimiter.encode()) == 1 else None
+    return Opened(label, tuple(names), source(quote, quote), cells, remarks=remarks, others=others, plain=plain)
 
 
 def in_utf8(work: Workspace, path: Path) -> tuple[Path, str | None]:

@@ -30,6 +30,7 @@ _SPELLINGS = {
 _ROMAN = {"ii": "2", "iii": "3", "iv": "4", "vi": "6", "vii": "7", "viii": "8", "ix": "9", "xi": "11", "xii": "12"}
 _CARDINALS = "one two three four five six seven eight nine ten eleven twelve thirteen"
 _NUMBERS = {word: str(number) for number, word in enumerate(_CARDINALS.split(), start=1)} | _ROMAN
+_WITH_YEAR = re.compile(r"(.*\S)\s*\(\s*([12][0-9]{3})\s*\)\s*", re.DOTALL)
 _PRESENTER = re.compile(
     r"(national lampoons?|dr seuss|bram stokers|tyler perrys|lee daniels|william shakespeares|(walt )?disneys|marvels"
     r"|monty pythons|cheech and chongs|jane austens|stephen kings|wes cravens|john carpenters)( presents)? (?=.)"
@@ -82,7 +83,7 @@ def title_parts(title: str) -> list[str]:
 
 def split_year(name: str) -> tuple[str, int | None]:
     """The title and the year of `Title (1999)`; the text itself and None without a year at its end."""
-    match = re.fullmatch(r"(.*\S)\s*\(\s*([12][0-9]{3})\s*\)\s*", name, re.DOTALL)
+    match = _WITH_YEAR.fullmatch(name)
     return (match[1], int(match[2])) if match else (name, None)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 USER, RECOMMENDER = "user", "recommender"
 MENTION = re.compile(r"\[\[([^\[\]]+)\]\]")  # group 1 is the item's name
+_OPENING, _CLOSING = re.compile(r"\[+"), re.compile(r"\]+")
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ue000-\uf8ff]+")
 
 
@@ -18,12 +19,12 @@ _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200b-\u200f\u2028-\u
 def one_line(text: str) -> str:
     """`text` on one line: line breaks, invisible, direction and private-use characters and lone surrogates become
     single blanks."""
-    return " ".join(_INVISIBLE.sub(" ", text).split())
+    return " ".join((text if text.isprintable() else _INVISIBLE.sub(" ", text)).split())
 
 
 def item_name(title: str, year: int | None) -> str:
     """`Title (Year)`, or the bare title without a year; double brackets in a title become single ones."""
-    name = re.sub(r"\[+", "[", re.sub(r"\]+", "]", one_line(title)))
+    name = _OPENING.sub("[", _CLOSING.sub("]", one_line(title)))
     return name if year is None else f"{name} ({year})"
 
 
