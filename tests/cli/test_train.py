@@ -46,7 +46,8 @@ def test_a_run_uses_the_adapter_of_the_command(tmp_path: Path) -> None:
     assert "`crs train user --redial redial --limit 5 --epochs 2 --lr 0.001 --validation 0.0 --without notes`" in card
     assert "5 dialogues of ReDial" in card and str(tmp_path) not in card
     short = {"user_adapter": to / "user.gguf", "weights": "Q8_0", "n_profiles": 2, "max_turns": 2, "max_tokens": 8}
-    given = [word for name, value in {**short, "n_ctx": 512, "width": 2}.items() for word in ("-p", f"{name}={value}")]
+    short |= {"n_ctx": 512, "width": 2, "n_bootstrap": 100, "title_model": 0, "title_base": 0}  # no title is read
+    given = [word for name, value in short.items() for word in ("-p", f"{name}={value}")]
     simulated = CliRunner().invoke(main, ["run", *given, "--reports", str(tmp_path / "reports")])
     assert simulated.exit_code == 0, simulated.output
     (run_folder,) = (tmp_path / "reports" / "runs").iterdir()

@@ -50,7 +50,7 @@ def test_the_prompts_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.model
 @pytest.mark.notebook
 def test_the_notebook_compares_the_shipped_example_with_the_built_in_recommender(tmp_path: Path) -> None:
-    given = {"run_dir": str(tmp_path), "n_profiles": 2, "max_turns": 4, "n_bootstrap": 100}
+    given = {"run_dir": str(tmp_path), "user_model": "agenda", "n_profiles": 2, "max_turns": 4, "n_bootstrap": 100}
     execute_notebook("07_your_own", tmp_path, given)
     yours, other = (Run(tmp_path / name).read("turns") for name in ("yours", "other"))
     said = yours.filter(role="recommender")["text"]
