@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from crslib.training.model import LoraLlama
 
 ALL = "all"
-_SUMS = {"dialogue_id": pl.String, "kind": pl.UInt8, "nats": pl.Float64, "n": pl.Int64}
+SUMS = {"dialogue_id": pl.String, "kind": pl.UInt8, "nats": pl.Float64, "n": pl.Int64}
+"""What an example's targets cost, by kind: nats of all, and their number."""
 
 
 def by_trainer(
@@ -117,4 +118,4 @@ def _sums(examples: pl.DataFrame, nats: Iterator[np.ndarray]) -> pl.DataFrame:
         kinds = np.array(row["kind"], dtype=np.int64)[at] if has_kind else np.zeros(len(at), dtype=np.int64)
         for kind in np.unique(kinds).tolist():
             rows.append((row["dialogue_id"], kind, float(values[kinds == kind].sum()), int((kinds == kind).sum())))
-    return pl.DataFrame(rows, schema=_SUMS, orient="row")
+    return pl.DataFrame(rows, schema=SUMS, orient="row")

@@ -21,8 +21,8 @@ from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.engines import llama, weights
 from crslib.engines.loading import CACHE, engine_files
-from crslib.files import Progress, no_progress
-from crslib.identity import derive_seed
+from crslib.files import Progress, no_progress, write_parquet
+from crslib.identity import derive_seed, digest
 from crslib.metrics import Result, Results
 from crslib.reporting import text
 from crslib.training import adapter, examples, losses
@@ -122,7 +122,7 @@ def foresight(dialogues: Sequence[Dialogue], run: Mapping[str, Any], *, times: i
     ):
         if not parameters.is_local(role):
             continue  # only a model here can be asked how likely words are
-        path, unmerged, _ = engine_files(parameters, parameters.model(role), parameters.adapter(role))
+        path, unmerged, source = engine_files(parameters, parameters.model(role), parameters.adapter(role))
         with contextlib.closing(llama.Model(path)) as opened:
             rows = examples.examples(
                 drawn(dialogues, N_FORESIGHT),
@@ -133,12 +133,26 @@ def foresight(dialogues: Sequence[Dialogue], run: Mapping[str, Any], *, times: i
                 without=lacking,
                 max_tokens=_MAX_TOKENS,
             )
-            sums = losses.by_engine(opened, unmerged, rows, threads=n_threads(parameters.threads))
+            read = functools.partial(losses.by_engine, opened, unmerged, rows, threads=n_threads(parameters.threads))
+            sums = _once(read, source, rows)
         sums = sums.group_by("dialogue_id").agg(pl.col("nats", "n").sum()).sort("dialogue_id")
         estimate = stats.ratio(sums["nats"].to_numpy(), sums["n"].to_numpy(), times=times, seed=seed)
         if estimate is not None:
             results[f"{role}_people_cross_entropy"] = Result(estimate)
     return Results(results)
+
+
+def _once(read: Callable[[], pl.DataFrame], source: Mapping[str, Any], rows: pl.DataFrame) -> pl.DataFrame:
+    """What `read` gives for a model and examples; it is kept, since conditions of a comparison share their models."""
+    examples_read = rows.select("dialogue_id", "tokens", "target").rows()
+    path = CACHE / f"{digest([dict(source), examples_read], 'foresight')}.parquet"
+    with contextlib.suppress(OSError, pl.exceptions.PolarsError):  # there is none, or it is damaged
+        known = pl.read_parquet(path)
+        if dict(known.schema) == losses.SUMS:
+            return known
+    sums = read()
+    write_parquet(sums, path)
+    return sums
 
 
 def drawn(dialogues: Sequence[Dialogue], n: int) -> list[Dialogue]:

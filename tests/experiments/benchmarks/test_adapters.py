@@ -12,7 +12,9 @@ from crslib.config import ROOT, RunParameters, SimulationParameters
 from crslib.data.corpora import redial
 from crslib.errors import CrsError
 from crslib.experiments.benchmarks import adapters, notes, training
+from crslib.training import losses
 from crslib.training import run as training_run
+from tests.support.tiny_llama import make_examples
 from tests.support.tiny_redial import write
 
 USER = ROOT / "data" / "adapters" / "user.gguf"
@@ -63,6 +65,26 @@ def test_the_runtimes_agree_and_the_adapter_helps(corpus: Path) -> None:
     read = adapters.foresight(adapters.drawn(redial.read(corpus, "test"), 1), simulation, times=100, seed=0)
     assert read.by_metric["user_people_cross_entropy"].estimate.value == pytest.approx(merged)
     assert read.by_metric["recommender_people_cross_entropy"].estimate.value > merged
+
+
+def test_a_model_reads_the_same_dialogues_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters, "CACHE", tmp_path)
+    rows = make_examples(3)
+    sums = pl.DataFrame([("d0", 1, 2.5, 4)], schema=losses.SUMS, orient="row")
+    calls: list[str] = []
+
+    def read(name: str, source: dict[str, str], of: pl.DataFrame) -> pl.DataFrame:
+        return adapters._once(lambda: calls.append(name) or sums, source, of)
+
+    assert read("first", {"model": "a"}, rows).equals(sums)
+    assert read("again", {"model": "a"}, rows).equals(sums)
+    read("another model", {"model": "b"}, rows)
+    read("other dialogues", {"model": "a"}, rows[:2])
+    assert calls == ["first", "another model", "other dialogues"]
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    assert read("damaged", {"model": "a"}, rows).equals(sums)
+    assert calls[-1] == "damaged"
 
 
 def test_a_script_and_a_run_without_parameters_have_no_foresight(corpus: Path) -> None:
