@@ -29,6 +29,7 @@ from crslib.cli.terminal import (
     print_table,
     run_progress,
     sweep_progress,
+    visible,
     write_json,
 )
 from crslib.config import ROOT, ExportParameters
@@ -62,6 +63,12 @@ ON = click.option(
 @JSON_OR_OUTPUT
 @ON
 @click.option("--workers", default=0, type=click.IntRange(0), help="Processes of --on; 0 is as many as there are CPUs.")
+@click.option(
+    "--mirror",
+    metavar="URI",
+    help="Copy the run's folder there once a minute and at the end (s3://BUCKET/…, gs://…, a folder), after fetching "
+    "what another machine has copied of it.",
+)
 @REPORTS
 def run(
     assignments: Sequence[str],
@@ -73,6 +80,7 @@ def run(
     file: Path | None,
     on: str | None,
     workers: int,
+    mirror: str | None,
     reports: Path,
 ) -> None:
     """Computes profiles, simulation, evaluation and report of one condition.
@@ -90,8 +98,9 @@ def run(
     useless = [name for name, value in chosen if value]
     if shard is not None and useless:
         fail(f"--shard makes a part of a run, without {', '.join(useless)}; give them to `crs merge` or leave them out")
-    if dry_run and (useless or shard is not None):
-        fail(f"--dry-run only prints costs; leave out {', '.join([*useless, *['--shard'] * (shard is not None)])}")
+    useless += [name for name, value in (("--shard", shard), ("--mirror", mirror)) if value is not None]
+    if dry_run and useless:
+        fail(f"--dry-run only prints costs; leave out {', '.join(useless)}")
     if workers and not on:
         fail("--workers are of --on; name a cluster with it, or set threads with -p threads=N")
     given = {**(read_parameter_file(params) if params else {}), **read_assignments(assignments)}
@@ -102,10 +111,19 @@ def run(
             console.print(line, soft_wrap=True, markup=False)
         return
     if shard is not None:
-        _shard(planned, shard, reports)
+        _shard(planned, shard, reports, mirror)
         return
     compute = _on_ray(planned, on, workers) if on else None
-    _execute(planned, reports, say, latest, file, compute)
+    with _mirrored(planned.run, mirror, reports):
+        _execute(planned, reports, say, latest, file, compute)
+
+
+def _mirrored(run: Run, uri: str | None, reports: Path) -> contextlib.AbstractContextManager[None]:
+    if uri is None:
+        return contextlib.nullcontext()
+    from crslib.experiments.mirror import mirrored
+
+    return mirrored(run, uri, reports, lambda sentence: click.echo(f"crs: {visible(sentence)}", err=True))
 
 
 def _on_ray(planned: "pipeline.Plan", on: str, workers: int) -> "Callable[[pipeline.Plan], None]":
@@ -139,12 +157,14 @@ def _execute(
     close(planned.run, reports, latest=latest, say=say, file=file)
 
 
-def _shard(planned: "pipeline.Plan", shard: str, reports: Path) -> None:
+def _shard(planned: "pipeline.Plan", shard: str, reports: Path, mirror: str | None) -> None:
     from crslib.experiments import shards
 
-    with counting("dialogues") as progress:
-        folder = shards.simulate_shard(planned, shards.Shard.parse(shard), reports, progress)
-    console.print(str(folder), soft_wrap=True, markup=False)
+    part = shards.Shard.parse(shard)
+    with _mirrored(shards.run_of(planned, part, reports), mirror, reports):
+        with counting("dialogues") as progress:
+            folder = shards.simulate_shard(planned, part, reports, progress)
+        console.print(str(folder), soft_wrap=True, markup=False)
 
 
 @click.command()

@@ -10,9 +10,11 @@ import contextlib
 import os
 import queue
 import re
+import signal
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,7 +63,10 @@ def connected(address: str, n_cpus: int | None = None) -> Iterator[Any]:
     Raises `CrsError` where Ray is missing or does not answer, also later.
     """
     ray, name = installed(), address or "this machine"
+    ends = signal.getsignal(signal.SIGTERM)
     _connect(ray, address, n_cpus, name)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ends)  # Ray's own would abort this process after three seconds
     try:
         yield ray
     except ConnectionError as error:
@@ -91,7 +96,10 @@ def room(ray: Any, threads: int, gpus: int) -> int:
     Raises `CrsError` where none has room for one: Ray would wait for such a node for ever.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus, most = [int(node.get("CPU", 0)) // threads for node in nodes], int(max(n.get("CPU", 0) for n in nodes))
+    cpus, most = (
+        [int(node.get("CPU", 0)) // threads for node in nodes],
+        int(max(n.get("CPU", 0) for n in nodes)),
+    )
     if not most:
         raise CrsError("no node of the Ray cluster gives a CPU to others; start one with --num-cpus")
     if not sum(cpus):
@@ -194,6 +202,10 @@ def gather(
                         "their memory and packages, then run the same again: finished dialogues are kept"
                     ) from None
                 ray.kill(worker)  # it may only have been out of reach
+                try:
+                    room(ray, parameters.threads, _gpus(parameters))
+                except CrsError as lack:
+                    warnings.warn(f"a worker was lost, and {lack}; its dialogues wait for such a node", stacklevel=2)
                 asked.update([started(number)])
                 continue
             for record in taken.records:
@@ -204,6 +216,7 @@ def gather(
                 check_hope(journal, failures.values())
             if not taken.done:
                 asked[worker.take.remote()] = worker, number
+            del worker  # a worker ends with its last name, and one that waits for its place would do so for ever
     progress(len(journal.records) + len(failures), total)
 
 

@@ -57,6 +57,11 @@ def simulation_of(planned: Plan) -> SimulationParameters:
     return SimulationParameters.pick(planned.parameters.model_dump())
 
 
+def run_of(planned: Plan, shard: Shard, reports: Path) -> Run:
+    """The folder of a shard of a run, below `reports/shards`."""
+    return Run(reports.resolve() / "shards" / planned.run_id / f"{shard.number}-of-{shard.of}")
+
+
 def simulate_shard(planned: Plan, shard: Shard, reports: Path, progress: Progress = no_progress) -> Path:
     """Simulates the dialogues of a shard of a run into a folder of its own below `reports/shards`, and returns that.
 
@@ -65,7 +70,7 @@ def simulate_shard(planned: Plan, shard: Shard, reports: Path, progress: Progres
     `simulate` does.
     """
     simulation, parameters = simulation_of(planned), planned.parameters
-    run = Run(reports.resolve() / "shards" / planned.run_id / f"{shard.number}-of-{shard.of}")
+    run = run_of(planned, shard, reports)
     with run.lock():
         record = {"run_id": planned.run_id, "shard": [shard.number, shard.of], "parameters_given": dict(planned.given)}
         record |= {"machine": pipeline.machine()}

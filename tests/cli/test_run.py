@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from crslib.cli import closing
 from crslib.cli import runs as commands
 from crslib.cli.closing import elsewhere
 from crslib.cli.main import main
 from crslib.config import ROOT, RunParameters
 from crslib.errors import CrsError
 from crslib.experiments import pipeline, shards
+from crslib.experiments.mirror import Mirror
 from crslib.experiments.runs import point_latest
 from crslib.store import Run
 from tests.experiments.test_runs import ended
@@ -98,6 +100,7 @@ def test_hints_name_the_folder_of_reports_as_a_shell_takes_it(tmp_path: Path) ->
         (["--shard", "1/2", "--on", "ray"], "--shard makes a part of a run, without --on; give"),
         (["--dry-run", "--json"], "--dry-run only prints costs; leave out --json"),
         (["--dry-run", "--shard", "1/2"], "--dry-run only prints costs; leave out --shard"),
+        (["--dry-run", "--mirror", "m"], "--dry-run only prints costs; leave out --mirror"),
         (["--workers", "2"], "--workers are of --on; name a cluster with it, or set threads with -p threads=N"),
     ],
 )
@@ -105,6 +108,30 @@ def test_options_that_would_do_nothing_are_refused(words: list[str], sentence: s
     result = CliRunner().invoke(main, ["run", *words])
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     assert result.stderr.startswith(f"crs: {sentence}")
+
+
+def test_a_run_has_a_mirror_and_one_that_is_not_complete_is_an_error_after_the_report(
+    complete: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "mirror"
+    assert crs_run(tmp_path, "-q", "--mirror", target.as_uri()) == f"{complete.path / 'report.html'}\n"
+    assert Run(target / "runs" / "abcdef").info == complete.info
+
+    def full(mirror: Mirror, name: str, content: bytes) -> None:
+        raise OSError("the bucket is full")
+
+    def close(*given: Any, **more: Any) -> None:
+        closing.close(*given, **more)
+        monkeypatch.setattr(Mirror, "_write", full)
+        complete.update(seconds=1)
+
+    monkeypatch.setattr(commands, "close", close)
+    result = CliRunner().invoke(main, ["run", "-q", "--mirror", str(target), "--reports", str(tmp_path)])
+    assert (result.exit_code, result.stdout) == (1, f"{complete.path / 'report.html'}\n")
+    assert result.stderr == (
+        f"crs: all is computed, but the mirror of {complete.path} lacks what is new (the bucket is full); the same "
+        "command copies it\n"
+    )
 
 
 def test_a_merged_trial_becomes_latest_when_that_is_wanted(

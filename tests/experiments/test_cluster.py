@@ -1,10 +1,15 @@
 """Runs on Ray: the dialogues of one process, byte for byte, whoever makes them and whatever is lost on the way."""
 
+import contextlib
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from crslib.config import resolve
+from crslib.config import ROOT, resolve
 from crslib.data import tables
 from crslib.errors import CrsError
 from crslib.experiments import cluster, pipeline, shards, sweep
@@ -165,3 +170,93 @@ def test_a_sweep_on_ray_compares_the_runs_of_its_tasks(tmp_path: Path) -> None:
     assert [condition.state for condition in planned] == ["success", "success"]
     assert (folder.path / "report.html").is_file()
     assert all(pipeline.is_complete(condition.plan.run) for condition in planned)
+
+
+# ── clusters of several nodes, and by address: … -m hostile -k "lost_node or clients" ──
+
+# Slow enough that its node can be lost while it works; leaves a mark of each node at which it was.
+SLOW = """
+import time
+from pathlib import Path
+
+import ray
+
+def reply(turns):
+    node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "none"
+    Path({seen!r}, node).touch()
+    time.sleep(0.3)
+    return {{"text": "Do you know it? " * (1 + len(turns)), "items": []}}
+"""
+
+
+@contextlib.contextmanager
+def nodes_of_one_machine(**head: Any) -> Iterator[Any]:
+    from ray.cluster_utils import Cluster
+
+    handler = signal.getsignal(signal.SIGTERM)
+    nodes = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **head})
+    try:
+        yield nodes
+    finally:
+        nodes.shutdown()
+        signal.signal(signal.SIGTERM, handler)  # Ray puts its own
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_the_dialogues_of_a_lost_node_are_made_by_the_one_that_is_left_or_by_a_new_one(
+    tmp_path: Path, is_replaced: bool
+) -> None:
+    seen, code = tmp_path / "seen", tmp_path / f"{tmp_path.name}.py"
+    seen.mkdir()
+    code.write_text(SLOW.format(seen=str(seen)))
+    planned = with_profiles({**LIGHT, "recommender_model": f"python:{code}:reply"}, tmp_path)
+    with nodes_of_one_machine(num_cpus=0 if is_replaced else 1) as nodes, ThreadPoolExecutor(1) as pool:
+        lost, other = nodes.add_node(num_cpus=1), nodes.head_node
+        simulated = pool.submit(cluster.simulate_on_ray, planned, nodes.address)
+        while not (seen / lost.node_id).exists() and not simulated.done():
+            time.sleep(0.02)
+        nodes.remove_node(lost, allow_graceful=False)
+        if is_replaced:
+            other = nodes.add_node(num_cpus=1)  # in the main thread, as Ray's own signal handlers must be
+        simulated.result()
+        assert {path.name for path in seen.iterdir()} == {lost.node_id, other.node_id}
+    with planned.run.journal() as journal:
+        assert by_id(journal.records) == in_one_process(planned, tmp_path / "whole")
+
+
+@pytest.mark.hostile
+@pytest.mark.usefixtures("usual_signals")
+def test_a_process_with_workers_has_time_to_end_when_it_is_told_to() -> None:
+    words = """
+import os, signal, time
+from crslib.experiments import cluster, kernels
+
+with kernels.ended_by_signals():
+    try:
+        with cluster.connected("", 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+    finally:
+        time.sleep(5)  # what is open is closed, and copied
+        print("closed")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, env=environment)
+    assert (ended.returncode, ended.stdout) == (128 + signal.SIGTERM, "closed\n")
+    assert "SIGTERM" not in ended.stderr
+
+
+@pytest.mark.hostile
+def test_a_cluster_at_an_address_for_clients_replaces_a_lost_worker(tmp_path: Path) -> None:
+    marker, code = tmp_path / "killed", tmp_path / f"{tmp_path.name}.py"
+    code.write_text(MORTAL.format(marker=str(marker)))
+    planned = with_profiles({**LIGHT, "recommender_model": f"python:{code}:reply"}, tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with nodes_of_one_machine(num_cpus=2, ray_client_server_port=port):
+        cluster.simulate_on_ray(planned, f"ray://127.0.0.1:{port}")
+    assert marker.exists()
+    with planned.run.journal() as journal:
+        assert by_id(journal.records) == in_one_process(planned, tmp_path / "whole")

@@ -1,6 +1,7 @@
 """Runs and sweeps on a cluster that loses workers, without one: Ray's answers are scripted."""
 
 import contextlib
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,9 @@ SIMULATION = SimulationParameters(user_model="agenda", recommender_model=NEWEST,
 TABLES = SimpleNamespace(profiles=0, items=0, training=0, domain=0, source=0)
 
 
+LARGE = ({"CPU": 64.0},)
+
+
 class RayError(Exception):
     pass
 
@@ -41,9 +45,10 @@ class ScriptedRay:
     exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
 
     def __init__(self, script: dict[str, list[Taken | Exception]], *nodes: dict[str, float]) -> None:
-        self._script, self._nodes = {name: iter(answers) for name, answers in script.items()}, nodes
+        self._script, self._nodes = {name: iter(answers) for name, answers in script.items()}, nodes or LARGE
         self.asked: list[set[str]] = []
         self.killed = 0
+        self.alive = weakref.WeakSet[_Actor]()
 
     def nodes(self) -> list[dict[str, Any]]:
         return [{"Alive": True, "Resources": node} for node in self._nodes] + [
@@ -57,11 +62,14 @@ class ScriptedRay:
         def started(parameters: Any, tables: Any, only: set[str], expected: Any) -> Any:
             self.asked.append(only)
             shard = next(name for name in self._script if name[0] in {one[0] for one in only})
-            return SimpleNamespace(take=SimpleNamespace(remote=lambda: _Future(self._script[shard])))
+            worker = _Actor(SimpleNamespace(remote=lambda: _Future(self._script[shard])))
+            self.alive.add(worker)
+            return worker
 
         return lambda worker: SimpleNamespace(remote=started)
 
     def wait(self, futures: list[Any]) -> tuple[list[Any], list[Any]]:
+        assert len(self.alive) == len(futures)  # who is done has given its place to those that wait for one
         return futures[:1], futures[1:]
 
     def get(self, future: "_Future") -> Taken:
@@ -72,6 +80,12 @@ class ScriptedRay:
 
     def kill(self, worker: Any) -> None:
         self.killed += 1
+        self.alive.discard(worker)
+
+
+class _Actor:
+    def __init__(self, take: Any) -> None:
+        self.take = take
 
 
 class _Future:
@@ -108,6 +122,12 @@ def test_each_shard_may_lose_workers_and_a_record_forgives_its_losses(tmp_path: 
     assert gathered(tmp_path, ray, {"a1", "a2"}, {"b1"}, {"c1"}) == ["a1", "a2", "b1", "c1"]
     assert (ray.killed, len(ray.asked)) == (7, 10)
     assert ray.asked.count({"a2"}) == 2  # what had been handed over is not made again
+
+
+def test_a_lost_node_without_which_there_is_no_room_is_said_and_waited_for(tmp_path: Path) -> None:
+    ray = ScriptedRay({"a": [RayError("gone"), some("a1", done=True)]}, {"CPU": 0.0})
+    with pytest.warns(UserWarning, match="a worker was lost, and no node .* --num-cpus; its dialogues wait for such"):
+        assert gathered(tmp_path, ray, {"a1"}) == ["a1"]
 
 
 def test_a_shard_that_always_loses_its_worker_ends_the_run_with_the_cause(tmp_path: Path) -> None:
