@@ -138,8 +138,8 @@ def shares(run: Run, tokenizer: Tokenizer) -> Shares:
             ids = tokenizer.encode(text)
             if role == RECOMMENDER:
                 drawn += len(ids) + 1  # and its end
-                for name, *_ in mentions(text):
-                    title = tuple(tokenizer.encode(name))
+                for mentioned, *_ in mentions(text):
+                    title = tuple(tokenizer.encode(mentioned))
                     forced += sum(len(ways.get(title[:n], ())) == 1 for n in range(len(title)))
                 right += sum(_right([*past, *ids[:n]], ids[n:]) for n in range(len(ids)))
                 places += len(ids)
