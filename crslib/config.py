@@ -231,6 +231,10 @@ class SimulationParameters(Parameters):
         "", description="folder with user.json and recommender.json, which weigh all draws; empty: none"
     )
     memory: bool = Field(True, description="private notes: what the user remembers or thinks of mentioned items")
+    seen: Literal["rated", "people"] = Field(
+        "people",
+        description="what a user has seen: the items it rated visibly, or more, as often as people have seen an item",
+    )
     facts: bool = Field(
         False,
         description="catalogue facts of mentioned items in the recommender's view, for adapters trained so",

@@ -250,7 +250,7 @@ class _User(_Party):
     role = USER
 
     def __init__(self, agent: Agent, population: Population, parameters: SimulationParameters) -> None:
-        self._population = population
+        self._opinions = population.opinions_for(parameters) if parameters.memory else None
         self._profiles = {row["profile_id"]: row for row in population.profiles.iter_rows(named=True)}
         self._items = {row["item_id"]: row for row in population.items.iter_rows(named=True)}
         super().__init__(agent, population.catalog, parameters)
@@ -261,8 +261,8 @@ class _User(_Party):
     def hear(self, dialogue: _Dialogue) -> None:
         """With private notes on the items just named, each once: what the user remembers or thinks of them."""
         turn, notes = dialogue.turns[-1], {}
-        for item in turn["items"] if self._parameters.memory else ():
-            seen, liked = self._population.opinions.of(dialogue.profile_id, item["item_id"])
+        for item in turn["items"] if self._opinions else ():
+            seen, liked = self._opinions.of(dialogue.profile_id, item["item_id"])
             notes[item["title"]] = {"item_id": item["item_id"], "title": item["title"], "seen": seen, "liked": liked}
         dialogue.notes = list(notes.values())
         dialogue.user.follow(turn, dialogue.notes)

@@ -23,7 +23,7 @@ from crslib.recommender.grounding import Grounding
 from crslib.recommender.mixture import Mixture
 from crslib.recommender.prior import ContraryPrior, ItemPrior
 from crslib.store import Run
-from crslib.users.opinions import of_feedback
+from crslib.users.opinions import Opinions, Unrated, of_feedback
 
 _ROWS = 100_000  # rows of a table that are hashed at once
 
@@ -73,6 +73,12 @@ class Population:
     def opinions(self) -> UserOpinions:
         """What each user remembers or thinks of an item. For the user alone."""
         return of_feedback(self.source.feedback.kind)(self.profiles, self.training, self.items)
+
+    def opinions_for(self, parameters: SimulationParameters) -> UserOpinions:
+        """`opinions`, and where parameter `seen` is "people" also what users have seen and not rated."""
+        if parameters.seen == "people" and isinstance(self.opinions, Opinions):
+            return Unrated(self.opinions, self.training, self.items)
+        return self.opinions
 
     @cached_property
     def prior(self) -> ItemPrior:

@@ -11,8 +11,10 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 from scipy.sparse.linalg import svds
+from scipy.special import expit
 
 from crslib.data import histories
+from crslib.identity import derive_seed
 
 # Values chosen on a second temporal split inside the visible ratings of the built-in data. The decision to use content
 # and factors was also checked on held-out ratings, so the AUC reported on these is slightly optimistic.
@@ -187,6 +189,10 @@ class Opinions:
             (user, item): liked for user, item, liked in history.select("user_id", "item_id", "liked").iter_rows()
         }
 
+    def user(self, profile_id: str) -> str:
+        """The user whose profile it is."""
+        return self._users[profile_id]
+
     def of(self, profile_id: str, item_id: str | None) -> tuple[bool | None, bool | None]:
         """`(seen, liked)`. For an item in the visible history (True, rated at or above the user's mean), where None
         takes the place of False if ratings are counts; for another (False, predicted to be liked); for one that is not
@@ -205,6 +211,40 @@ class ChoiceOpinions(Opinions):
 
     model_type = ChoiceModel
     dislikes = False
+
+
+class Unrated:
+    """Opinions of users who have seen more than they have rated.
+
+    A history of ratings holds a part of what somebody has seen. An unrated item has been seen with the probability with
+    which people have seen what a recommender names (ReDial's answers), by the item's popularity: `SEEN`. Whether it has
+    is a fact about the user and the item: drawn once, from both, and from nothing that is hidden.
+    """
+
+    def __init__(self, opinions: Opinions, training: pl.DataFrame, items: pl.DataFrame) -> None:
+        """`training`, `items`: the tables that `opinions` were made from."""
+        self._opinions = opinions
+        share = items["n_ratings"].clip(1).to_numpy() / max(training["user_id"].n_unique(), 1)
+        self._chance = dict(zip(items["item_id"], chance_of_seen(share).tolist(), strict=True))
+
+    def of(self, profile_id: str, item_id: str | None) -> tuple[bool | None, bool | None]:
+        """`(seen, liked)` as `Opinions.of`; liked is predicted for what was seen and not rated, too."""
+        seen, liked = self._opinions.of(profile_id, item_id)
+        if seen or liked is None or item_id is None:
+            return seen, liked
+        return derive_seed(0, "seen", self._opinions.user(profile_id), item_id) < self._chance[item_id] * 2**32, liked
+
+
+SEEN = (1.60, 0.332)
+"""Intercept and slope: the log-odds that a seeker of ReDial's training part has seen a film that was recommended, by
+the log of the share of all users of the built-in data who rated it (9,616 answers; `tests/users/test_opinions.py`
+fits them anew)."""
+
+
+def chance_of_seen(share: np.ndarray) -> np.ndarray:
+    """The probability that people have seen an item that `share` of all users have rated (above 0)."""
+    intercept, slope = SEEN
+    return expit(intercept + slope * np.log(share))
 
 
 def of_feedback(kind: str) -> type[Opinions]:

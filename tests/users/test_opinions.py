@@ -1,16 +1,23 @@
 """What a user remembers or thinks of an item; how well the taste model predicts."""
 
 import inspect
+import itertools
+import math
 import random
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from scipy.special import expit
 
 from crslib import schemas
 from crslib.config import ROOT, ProfileParameters
+from crslib.data import tables
+from crslib.data.catalog import Catalog
+from crslib.data.corpora import redial
 from crslib.users import opinions, profiles
-from crslib.users.opinions import ChoiceModel, Opinions, TasteModel, of_feedback
+from crslib.users.opinions import ChoiceModel, Opinions, TasteModel, Unrated, of_feedback
 from tests.support.domains import MOVIES
 
 
@@ -105,7 +112,53 @@ def test_unseen_items_follow_the_taste(camps) -> None:
     assert np.mean([interested == liked for (_, interested), liked in answers]) > 0.95
 
 
+def test_people_have_seen_more_than_they_have_rated(camps) -> None:
+    """As often as popularity says, the same films every time; what was rated, and what they think, stays."""
+    items, training, _ = camps
+    items = items.with_columns(n_ratings=pl.Series([1, 40] * 30, dtype=pl.Int32))
+    known = Opinions(profiles_frame(**{f"p{user}": str(user) for user in range(40)}), training, items)
+    more = Unrated(known, training, items)
+    rated = set(training.select("user_id", "item_id").iter_rows())
+    drawn: dict[int, list[bool]] = {1: [], 40: []}
+    for user, (item, n) in itertools.product(range(40), items.select("item_id", "n_ratings").iter_rows()):
+        before, after = known.of(f"p{user}", item), more.of(f"p{user}", item)
+        assert after == more.of(f"p{user}", item)
+        assert after[1] == before[1]
+        if (str(user), item) in rated:
+            assert after == before
+        else:
+            drawn[n].append(after[0])
+    seldom, often = opinions.chance_of_seen(np.array([1 / 40, 1.0]))
+    assert (seldom, often) == pytest.approx((0.593, 0.832), abs=1e-3)
+    assert np.mean(drawn[1]) == pytest.approx(seldom, abs=0.05)
+    assert np.mean(drawn[40]) == pytest.approx(often, abs=0.05)
+    assert more.of("p0", None) == more.of("p0", "not in the catalogue") == (False, None)
+
+
+def test_what_people_have_seen_is_that_of_their_answers(shared_data: Path) -> None:
+    """Seekers' answers on the films that recommenders named to them, by the films' share of the built-in users."""
+    items, ratings = tables.load(ROOT / "data")
+    catalog, n_users = Catalog(items, MOVIES), ratings["user_id"].n_unique()
+    n_ratings = dict(items.select("item_id", "n_ratings").iter_rows())
+    answers = []
+    for dialogue in redial.read(shared_data / "redial", "train"):
+        by_recommender = (turn for turn in dialogue.turns if turn.role == "recommender")
+        named = {mention.item_id for turn in by_recommender for mention in turn.mentions}
+        for item in (dialogue.items[item_id] for item_id in sorted(named)):
+            if item.seen is not None and (found := catalog.find(item.name)) is not None:
+                answers.append((math.log(max(n_ratings[found], 1) / n_users), item.seen))
+    x, seen = np.array(answers).T
+    x = np.column_stack([np.ones(len(x)), x])
+    fitted = np.zeros(2)
+    for _ in range(20):  # Newton's method
+        chance = expit(x @ fitted)
+        fitted += np.linalg.solve((x * (chance * (1 - chance))[:, None]).T @ x, x.T @ (seen - chance))
+    assert len(seen) > 9000
+    assert fitted == pytest.approx(opinions.SEEN, abs=0.005)
+
+
 def test_opinions_take_no_held_out_items() -> None:
+    assert list(inspect.signature(Unrated).parameters) == ["opinions", "training", "items"]
     assert list(inspect.signature(Opinions).parameters) == ["profiles", "training", "items"]
     assert list(inspect.signature(TasteModel.fit).parameters) == ["training", "items"]
 
