@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import polars as pl
@@ -26,7 +27,7 @@ from crslib.files import Progress, no_progress
 from crslib.identity import derive_seed
 from crslib.journal import Journal
 from crslib.simulation.dialogues import Dialogues, keep_wanted, wanted, words_key
-from crslib.simulation.population import Population
+from crslib.simulation.population import Population, UserOpinions
 
 HUMAN_RECOMMENDER_OPENS = 0.65  # share of ReDial dialogues in which the recommender speaks first (DESIGN §4)
 HOPELESS = 8  # dialogues that failed, and none that ended, after which the others are not tried
@@ -250,10 +251,14 @@ class _User(_Party):
     role = USER
 
     def __init__(self, agent: Agent, population: Population, parameters: SimulationParameters) -> None:
-        self._opinions = population.opinions_for(parameters) if parameters.memory else None
+        self._population = population
         self._profiles = {row["profile_id"]: row for row in population.profiles.iter_rows(named=True)}
         self._items = {row["item_id"]: row for row in population.items.iter_rows(named=True)}
         super().__init__(agent, population.catalog, parameters)
+
+    @cached_property
+    def _opinions(self) -> UserOpinions:
+        return self._population.opinions_for(self._parameters)
 
     def _view(self, dialogue: _Dialogue) -> UserView:
         return dialogue.user
@@ -261,7 +266,7 @@ class _User(_Party):
     def hear(self, dialogue: _Dialogue) -> None:
         """With private notes on the items just named, each once: what the user remembers or thinks of them."""
         turn, notes = dialogue.turns[-1], {}
-        for item in turn["items"] if self._opinions else ():
+        for item in turn["items"] if self._parameters.memory else ():
             seen, liked = self._opinions.of(dialogue.profile_id, item["item_id"])
             notes[item["title"]] = {"item_id": item["item_id"], "title": item["title"], "seen": seen, "liked": liked}
         dialogue.notes = list(notes.values())

@@ -236,7 +236,7 @@ class Unrated:
 
 
 SEEN = (1.60, 0.332)
-"""Intercept and slope: the log-odds that a seeker of ReDial's training part has seen a film that was recommended, by
+"""Intercept and slope: the log-odds that a seeker of ReDial's training part has seen an item that was recommended, by
 the log of the share of all users of the built-in data who rated it (9,616 answers; `tests/users/test_opinions.py`
 fits them anew)."""
 

@@ -18,6 +18,7 @@ NAMED_IN_ISSUES = (  # what others read from the file
 def test_the_figures_of_a_small_call_are_consistent(tmp_path: Path) -> None:
     file = tmp_path / "engine.json"
     small = ["max_turns=2", "max_tokens=8", "width=2", "n_ctx=512", "weights=Q8_0", "grounding=prior"]
+    small += ["title_model=0", "title_base=0"]  # reading all titles takes minutes
     options = ["--dialogues", "4", "--plain", "2", "--json", str(file)]
     result = CliRunner().invoke(main, ["bench", "engine", *options, *(word for p in small for word in ("-p", p))])
     assert result.exit_code == 0, result.output

@@ -14,7 +14,7 @@ from crslib.config import SimulationParameters
 from crslib.errors import CrsError
 from crslib.experiments.benchmarks import engine, notes, prompts, server, twins
 
-WITH_PARAMETERS = {"evaluate", "scale", "engine", "scaling", "notes", "twins", "server", "prompts"}
+WITH_PARAMETERS = {"bounds", "evaluate", "scale", "engine", "scaling", "notes", "twins", "server", "prompts"}
 
 
 def test_no_other_benchmark_takes_parameters() -> None:
