@@ -24,7 +24,7 @@ from crslib.errors import CrsError
 Kind = Literal["marks", "counts", "presence"]
 Duplicates = Literal["last", "first", "mean"]
 
-IN_MEMORY = 50_000_000  # rows that are sorted in memory, which takes 60 bytes each
+IN_MEMORY = 16_000_000  # rows that are sorted in memory, which takes 60 bytes each
 BATCHES = 8  # of DuckDB, of up to 122,880 rows each, in a row group of the written file
 _ODD = -1
 _DENSE = 1 << 24  # codes below it are looked up in a table

@@ -13,6 +13,7 @@ import polars as pl
 from crslib.data.readers import Opened, Plain
 
 _MOST = 1_500_000_000  # bytes of a file, of which the numbers take about as much memory
+_SHORT = 1 << 31
 _CHUNK = 1 << 18  # bytes, so that what is computed of them stays in a core's cache
 _ODD = np.zeros(256, bool)  # bytes at which no number begins here
 _ODD[list(b"+- \t\v\f")] = True
@@ -21,8 +22,8 @@ _ODD[list(b"+- \t\v\f")] = True
 def read(opened: Opened, columns: Mapping[str, str]) -> pl.DataFrame | None:
     """The rows of a file as numbers, or None where they have to be read as text.
 
-    `columns`: user_id, item_id and perhaps rating and rated_at → column of the file. Columns `columns` as Int64, rating
-    as Float64, and row (from 0); null: an empty cell.
+    `columns`: user_id, item_id and perhaps rating and rated_at → column of the file. Columns `columns` as Int64 (ids
+    as Int32 where they fit), rating as Float64, and row (from 0); null: an empty cell.
     """
     plain = opened.plain
     if plain is None or plain.path.stat().st_size > _MOST or len(set(columns.values())) < len(columns):
@@ -40,7 +41,10 @@ def read(opened: Opened, columns: Mapping[str, str]) -> pl.DataFrame | None:
         frame = scan.select(list(columns)).collect()
     except (pl.exceptions.ComputeError, pl.exceptions.NoDataError):
         return None
-    return frame.with_row_index("row") if len(frame) == n_rows else None
+    if len(frame) != n_rows:
+        return None
+    short = [name for name in ("user_id", "item_id") if (frame[name].max() or 0) < _SHORT]
+    return frame.with_columns(pl.col(short).cast(pl.Int32)).with_row_index("row")
 
 
 def _rows(plain: Plain, n_columns: int) -> int | None:
