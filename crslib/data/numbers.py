@@ -43,7 +43,7 @@ def read(opened: Opened, columns: Mapping[str, str]) -> pl.DataFrame | None:
         return None
     if len(frame) != n_rows:
         return None
-    short = [name for name in ("user_id", "item_id") if (frame[name].max() or 0) < _SHORT]
+    short = [name for name in ("user_id", "item_id") if (frame[name] < _SHORT).all()]
     return frame.with_columns(pl.col(short).cast(pl.Int32)).with_row_index("row")
 
 

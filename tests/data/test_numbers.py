@@ -81,3 +81,10 @@ def test_a_file_gives_the_same_tables_whichever_way_it_is_read(
         assert imported("streamed") == first
         patch.setattr(numbers, "read", lambda opened, columns: None)
         assert imported("cell by cell") == first
+
+
+def test_ids_beyond_32_bits_stay_whole(tmp_path: Path) -> None:
+    frame = read(tmp_path, f"u,i,r\n{2**31},{2**31 - 1},3\n{2**62},5,3")
+    assert frame is not None
+    assert frame.select("user_id", "item_id").rows() == [(2**31, 2**31 - 1), (2**62, 5)]
+    assert (frame.schema["user_id"], frame.schema["item_id"]) == (pl.Int64, pl.Int32)
