@@ -228,11 +228,13 @@ class Unrated:
         self._chance = dict(zip(items["item_id"], chance_of_seen(share).tolist(), strict=True))
 
     def of(self, profile_id: str, item_id: str | None) -> tuple[bool | None, bool | None]:
-        """`(seen, liked)` as `Opinions.of`; liked is predicted for what was seen and not rated, too."""
+        """`(seen, liked)` as `Opinions.of`; liked is predicted for what was seen and not rated, too. There None takes
+        the place of False if ratings are counts or presence."""
         seen, liked = self._opinions.of(profile_id, item_id)
         if seen or liked is None or item_id is None:
             return seen, liked
-        return derive_seed(0, "seen", self._opinions.user(profile_id), item_id) < self._chance[item_id] * 2**32, liked
+        seen = derive_seed(0, "seen", self._opinions.user(profile_id), item_id) < self._chance[item_id] * 2**32
+        return seen, liked if liked or not seen or self._opinions.dislikes else None
 
 
 SEEN = (1.60, 0.332)

@@ -12,10 +12,11 @@ import pytest
 from scipy.special import expit
 
 from crslib import schemas
-from crslib.config import ROOT, ProfileParameters
+from crslib.config import ROOT, ProfileParameters, SimulationParameters
 from crslib.data import tables
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import redial
+from crslib.simulation import Population
 from crslib.users import opinions, profiles
 from crslib.users.opinions import ChoiceModel, Opinions, TasteModel, Unrated, of_feedback
 from tests.support.domains import MOVIES
@@ -133,6 +134,22 @@ def test_people_have_seen_more_than_they_have_rated(camps) -> None:
     assert np.mean(drawn[1]) == pytest.approx(seldom, abs=0.05)
     assert np.mean(drawn[40]) == pytest.approx(often, abs=0.05)
     assert more.of("p0", None) == more.of("p0", "not in the catalogue") == (False, None)
+
+
+def test_of_presence_nothing_seen_is_disliked_whether_it_was_chosen_or_not(camps) -> None:
+    known = of_feedback("presence")(profiles_frame(p1="1"), chosen_only(camps), camps[0])
+    more = Unrated(known, chosen_only(camps), camps[0])
+    answers = {more.of("p1", item) for item in camps[0]["item_id"]}
+    assert answers == {(True, True), (True, None), (False, True), (False, False)}
+
+
+def test_a_simulation_takes_what_users_have_seen_as_its_parameter_says(camps) -> None:
+    items, training, _ = camps
+    population = Population(profiles_frame(p1="1"), items, training, MOVIES)
+    rated = population.opinions_for(SimulationParameters(seen="rated"))
+    more = population.opinions_for(SimulationParameters(seen="people"))
+    shares = [np.mean([each.of("p1", item)[0] for item in items["item_id"]]) for each in (rated, more)]
+    assert shares[0] == pytest.approx(20 / 60) and shares[1] > 0.6
 
 
 def test_what_people_have_seen_is_that_of_their_answers(shared_data: Path) -> None:
