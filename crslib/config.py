@@ -231,9 +231,9 @@ class SimulationParameters(Parameters):
         "", description="folder with user.json and recommender.json, which weigh all draws; empty: none"
     )
     memory: bool = Field(True, description="private notes: what the user remembers or thinks of mentioned items")
-    seen: Literal["rated", "people"] = Field(
+    opinions: Literal["ratings", "people"] = Field(
         "people",
-        description="what a user has seen: the items it rated visibly, or more, as often as people have seen an item",
+        description="what a user has seen and likes: by its visible ratings alone, or as much of it as people do",
     )
     facts: bool = Field(
         False,

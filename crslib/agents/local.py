@@ -20,7 +20,7 @@ class LocalAgent:
     `form`: how a view becomes messages and a model's words an utterance. `empty`: a view of the role without anything
     of a dialogue; what all prompts share with it is computed once. `resample`: most draws of an utterance.
     `log_weight`: how much more likely than the model people are to say an utterance, for the choice among draws.
-    `titles`: the constraint of an utterance, from the view before it.
+    `constraint`: of an utterance, from the view before it.
     """
 
     reproducible = True
@@ -35,10 +35,10 @@ class LocalAgent:
         empty: View,
         resample: int = 1,
         log_weight: Callable[[str], float] | None = None,
-        titles: Callable[[View], Constraint] | None = None,
+        constraint: Callable[[View], Constraint] | None = None,
     ) -> None:
         self.engine, self.width = Resampling(engine, resample), engine.width
-        self._form, self._log_weight, self._titles = form, log_weight, titles
+        self._form, self._log_weight, self._constraint = form, log_weight, constraint
         self._template = ChatTemplate(*engine.chat_template)
         self._beginning = self._template.encode(form.messages(empty), engine)
         self._asks: dict[str, tuple[Ask, Request]] = {}
@@ -56,8 +56,8 @@ class LocalAgent:
         """Requests an utterance, from the view alone."""
         prompt = tuple(self._template.encode(self._form.messages(ask.view), self.engine))
         differing = (i for i, (a, b) in enumerate(zip(prompt, self._beginning, strict=False)) if a != b)
-        titles = None if self._titles is None else self._titles(ask.view)
-        request = Request(ask.dialogue_id, prompt, ask.seed, titles, next(differing, len(prompt) - 1))
+        constraint = None if self._constraint is None else self._constraint(ask.view)
+        request = Request(ask.dialogue_id, prompt, ask.seed, constraint, next(differing, len(prompt) - 1))
         self._asks[ask.dialogue_id] = ask, request
         log_weight = self._log_weight
         self.engine.submit(

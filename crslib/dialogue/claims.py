@@ -55,7 +55,7 @@ _INTERJECTIONS = frozenset(
 
 
 @cache
-def _no_name(domain: Domain) -> frozenset[str]:
+def no_names(domain: Domain) -> frozenset[str]:
     """Words that are no names, whatever their capitals."""
     return frozenset((*lexicon.common(domain), *_INTERJECTIONS, *domain.claims.no_names))
 
@@ -71,7 +71,7 @@ def _sentences(text: str, items: Sequence[Mapping[str, Any]], near: Iterable[str
     spans = [(item["start"], item["end"], f" {chr(_ITEM + place)} ") for place, item in enumerate(items)]
     parts = _SENTENCE.split(utterances.plain(utterances.replace_spans(text, spans[: _TIME - _ITEM])))
     family = {key.rpartition(" ")[2] for key in near}
-    family = {name for name in family if len(name) > 3 and name not in _no_name(credits.domain)}
+    family = {name for name in family if len(name) > 3 and name not in no_names(credits.domain)}
     return [
         _read(part, "?" in mark, family, credits) for part, mark in zip(parts[::2], [*parts[1::2], ""], strict=True)
     ]
@@ -105,7 +105,7 @@ def _name(tokens: Sequence[str], place: int, family: set[str], credits: Credits)
     name of a person of an item at hand; 0 for none."""
     run = [re.sub(r"'s?$", "", token) for token in tokens[place : place + 4]]
     end = next((n for n, token in enumerate(run) if not token[0].isalpha()), len(run))
-    no_name = _no_name(credits.domain)
+    no_name = no_names(credits.domain)
     for length in range(end, 1, -1):
         words = run[:length]
         if name_key(" ".join(words)) in credits.persons and not all(word.lower() in no_name for word in words):
@@ -265,6 +265,24 @@ def claims(turn: Turn, history: Sequence[Turn], credits: Credits) -> list[Claim]
         if claim := _decided(kind, value, [item for item in items if item in credits.facts], credits):
             stated.setdefault((claim.item_id, kind == YEAR, value), claim)
     return list(stated.values())
+
+
+def awaited_persons(turn: Turn, history: Sequence[Turn], credits: Credits) -> list[str] | None:
+    """The persons of whom a true statement could go on where the words of `turn` stop; none: the catalogue has none.
+
+    None where a name there would state nothing of an item at hand that the catalogue lists.
+    """
+    if not turn["items"] and not any(earlier["items"] for earlier in history[-_REACH:]):
+        return None  # nothing is at hand
+    said = turn["text"]
+    blank = "" if not said or said[-1].isspace() else " "
+    stated = list(_statements({**turn, "text": f"{said}{blank}{credits.somebody}"}, history, credits))
+    if not stated or stated[-1][1] != credits.somebody:
+        return None
+    kind, _, items = stated[-1]
+    rows = [credits.facts[item] for item in items if item in credits.facts]
+    columns = {CAST: ("people",), MAKER: ("makers",)}.get(kind, ("people", "makers"))
+    return list(dict.fromkeys(name for row in rows for column in columns for name in row[column])) if rows else None
 
 
 def _statements(turn: Turn, history: Sequence[Turn], credits: Credits) -> Iterator[tuple[str, str, list[str]]]:

@@ -50,6 +50,11 @@ class Credits:
         names = {name for row in self.facts.values() for name in (*row["makers"], *row["people"])}
         return frozenset(key for key in map(name_key, names) if " " in key)
 
+    @cached_property
+    def somebody(self) -> str:
+        """The key of one of `persons`, always the same; empty where there are none."""
+        return min((key for key in self.persons if key.replace(" ", "").isalpha()), default="")
+
     def keys(self, item_id: str) -> tuple[list[str], list[str]]:
         """The keys of an item's cast and of its makers."""
         if item_id not in self._keys:

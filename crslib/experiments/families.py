@@ -40,7 +40,7 @@ from crslib.reporting import charts, dot_plot, html, summary, text
 from crslib.reporting.figure import Figure
 from crslib.reporting.notebook import Section
 from crslib.store import Run
-from crslib.users.opinions import Unrated, of_feedback
+from crslib.users.opinions import PeoplesOpinions, of_feedback
 
 _TABLES = ("profiles", "holdouts", "items", "ratings")
 
@@ -101,8 +101,8 @@ def read(run: Run, parameters: EvaluationParameters) -> Tables:
     if parameters.judged_by == "another":
         opinions_of = of_feedback(Source.read(run.path).feedback.kind)
         rated = opinions_of(known["profiles"], known["ratings"], known["items"])
-        more = run.info.get("parameters", {}).get("seen") == "people"
-        opinions = Unrated(rated, known["ratings"], known["items"]) if more else rated
+        more = run.info.get("parameters", {}).get("opinions") == "people"
+        opinions = PeoplesOpinions(rated, known["ratings"], known["items"]) if more else rated
         dialogues, turns = control.exchange(dialogues, turns, known["profiles"], opinions, parameters.seed)
         prompts = prompts.clear()
     facts = metrics.facts(dialogues, turns, domain)

@@ -2,9 +2,9 @@
 
 `user-target`: the user of a simulation knows the titles of its targets; all else is the same loop. `scripted`: one
 model writes the whole dialogue, and knows targets, summary and attributes. Words are drawn and guarded as in a
-simulation. With `grounding` the titles of the recommender's turns are restricted as in a simulation too; those of the
-user's turns are free in both. Both baselines give the tables of a simulation; the audit of their prompts counts the
-targets in them. The loop itself has no way to a target: an `InformedPopulation` does.
+simulation. With `grounding` titles and names in the recommender's turns are restricted as in a simulation too; those
+of the user's turns are free in both. Both baselines give the tables of a simulation; the audit of their prompts counts
+the targets in them. The loop itself has no way to a target: an `InformedPopulation` does.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,15 +29,13 @@ from crslib.dialogue.prompts import Prompt, without_thoughts
 from crslib.dialogue.scripts import SCRIPTED, ScriptView, TargetKnowledge, TargetUserView, last_turn, parse_script
 from crslib.dialogue.styles import Style
 from crslib.dialogue.utterances import RECOMMENDER, USER
-from crslib.dialogue.views import Message, UserView, View
+from crslib.dialogue.views import Message, Turn, UserView, View
 from crslib.engines.base import Choice, Constraint, Engine, Scope
 from crslib.engines.loading import open_engine, sampling
 from crslib.errors import CrsError
 from crslib.files import Progress, no_progress
 from crslib.identity import derive_seed, digest
 from crslib.journal import Journal
-from crslib.recommender.grounding import Grounding
-from crslib.recommender.prior import heard
 from crslib.simulation.dialogues import Dialogues, keep_wanted, wanted, words_key
 from crslib.simulation.loop import simulate
 from crslib.simulation.opening import limits_of, open_agents, untried
@@ -145,11 +143,11 @@ def open_writer(
 
 
 def script_writer(engine: Engine, population: Population, parameters: SimulationParameters) -> LocalAgent:
-    """The agent that writes whole dialogues by `engine`, the recommender's titles constrained as `parameters` say."""
-    grounding = population.grounding(engine, parameters)
-    titles = None if grounding is None else lambda view: ScriptTitles(grounding, population.catalog, engine)
+    """The agent that writes whole dialogues by `engine`; `parameters` say what its recommender may name."""
+    of_line = population.constraint(engine, parameters)
+    constraint = None if of_line is None else lambda view: ScriptConstraint(of_line, population.catalog, engine)
     nobody = ScriptView(TargetKnowledge(population.domain, "", ""))
-    agent = LocalAgent(engine, script_format(population, parameters), nobody, titles=titles)
+    agent = LocalAgent(engine, script_format(population, parameters), nobody, constraint=constraint)
     agent.untried = untried(USER, population, parameters)
     return agent
 
@@ -222,37 +220,36 @@ def write_scripts(
     return Dialogues.of(journal, parameters, {USER: writer, RECOMMENDER: writer}, failures)
 
 
-class ScriptTitles:
+class ScriptConstraint:
     """The constraint of a script (`engines.base.Constraint`): the recommender names titles as in a simulation.
 
-    In a line of the recommender's, `grounding` decides with the turns before it; elsewhere titles are free.
+    In a line of the recommender's, `of_line` decides by the turns before it; elsewhere all is free.
     """
 
-    def __init__(self, grounding: Grounding, catalog: Catalog, writer: Engine) -> None:
-        self._grounding, self._catalog, self._writer = grounding, catalog, writer
-        self._lines: dict[int, Constraint] = {}  # the titles of the recommender's lines, by where they begin
+    def __init__(self, of_line: Callable[[Sequence[Turn]], Constraint], catalog: Catalog, writer: Engine) -> None:
+        self._of_line, self._catalog, self._writer = of_line, catalog, writer
+        self._lines: dict[int, Constraint] = {}  # of the recommender's lines, by where they begin
         self.never = np.zeros(0, np.int32)
 
     def allowed(self, ids: Sequence[int]) -> Choice | None:
         """As `engines.base.Constraint.allowed`."""
-        titles, line = self._at(ids)
-        choice = titles.allowed(line) if titles else None
-        self.never = titles.never if titles else np.zeros(0, np.int32)
+        constraint, line = self._at(ids)
+        choice = constraint.allowed(line) if constraint else None
+        self.never = constraint.never if constraint else np.zeros(0, np.int32)
         return choice
 
     def forced(self, ids: Sequence[int]) -> list[int]:
         """As `engines.base.Constraint.forced`."""
-        titles, line = self._at(ids)
-        return titles.forced(line) if titles else []
+        constraint, line = self._at(ids)
+        return constraint.forced(line) if constraint else []
 
     def _at(self, ids: Sequence[int]) -> tuple[Constraint | None, Sequence[int]]:
-        """The constraint of the line that `ids` stop in, None where titles are free, and the tokens of that line."""
+        """The constraint of the line that `ids` stop in, None where all is free, and the tokens of that line."""
         if last_turn(self._writer.decode(ids))[0] != RECOMMENDER:
             return None, ids
         start = next((n for n in range(len(ids), 0, -1) if b"\n" in self._writer.pieces[ids[n - 1]]), 0)
         if start not in self._lines:
-            history = heard(_turns(self._writer.decode(ids[:start]), self._catalog))
-            self._lines[start] = self._grounding.constraint(history)
+            self._lines[start] = self._of_line(_turns(self._writer.decode(ids[:start]), self._catalog))
         return self._lines[start], ids[start:]
 
 

@@ -60,15 +60,15 @@ def open_agents(
 
 
 def local_agent(engine: Engine, role: str, population: Population, parameters: SimulationParameters) -> LocalAgent:
-    """The agent that speaks for `role` by `engine`; the recommender's titles are constrained as `parameters` say.
+    """The agent that speaks for `role` by `engine`; what the recommender names is constrained as `parameters` say.
 
     Raises `CrsError` for an engine that cannot be constrained so.
     """
     domain = population.domain
     empty = RecommenderView(domain) if role == RECOMMENDER else UserView(UserKnowledge(domain, "", ""))
     form = prompted(role, population, parameters)
-    titles = _titles(engine, population, parameters) if role == RECOMMENDER else None
-    agent = LocalAgent(engine, form, empty, parameters.resample, _log_weight(role, parameters), titles)
+    constraint = _constraint(engine, population, parameters) if role == RECOMMENDER else None
+    agent = LocalAgent(engine, form, empty, parameters.resample, _log_weight(role, parameters), constraint)
     agent.untried = untried(role, population, parameters)
     return agent
 
@@ -159,12 +159,12 @@ def _log_weight(role: str, parameters: SimulationParameters) -> Callable[[str], 
     return Discriminator.read(resolve(parameters.discriminators) / f"{role}.json").log_odds
 
 
-def _titles(
+def _constraint(
     engine: Engine, population: Population, parameters: SimulationParameters
 ) -> Callable[[View], Constraint] | None:
-    """The titles that may be named, by what the view says; None where titles are free."""
-    grounding = population.grounding(engine, parameters)
-    return None if grounding is None else lambda view: grounding.constraint(heard(view.turns))
+    """The titles and persons that may be named, by what the view says; None where all are free."""
+    constraint = population.constraint(engine, parameters)
+    return None if constraint is None else lambda view: constraint(view.turns)
 
 
 def _candidates(population: Population, parameters: SimulationParameters) -> Callable[[View], Sequence[str]] | None:

@@ -4,7 +4,7 @@ No table here has a held-out item in it, and none is asked for.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from typing import Any, Protocol, Self
@@ -14,16 +14,18 @@ import polars as pl
 from crslib.config import SimulationParameters
 from crslib.data.catalog import Catalog
 from crslib.data.source import UNKNOWN, Source
+from crslib.dialogue.credits import Credits
 from crslib.dialogue.domain import Domain, of_run
 from crslib.dialogue.styles import Style
-from crslib.dialogue.views import UserKnowledge, UserView, Wishes
-from crslib.engines.base import Engine
+from crslib.dialogue.views import Turn, UserKnowledge, UserView, Wishes
+from crslib.engines.base import Constraint, Engine
 from crslib.identity import digest
 from crslib.recommender.grounding import Grounding
 from crslib.recommender.mixture import Mixture
-from crslib.recommender.prior import ContraryPrior, ItemPrior
+from crslib.recommender.persons import Persons
+from crslib.recommender.prior import ContraryPrior, ItemPrior, heard
 from crslib.store import Run
-from crslib.users.opinions import Opinions, Unrated, of_feedback
+from crslib.users.opinions import Opinions, PeoplesOpinions, of_feedback
 
 _ROWS = 100_000  # rows of a table that are hashed at once
 
@@ -75,9 +77,9 @@ class Population:
         return of_feedback(self.source.feedback.kind)(self.profiles, self.training, self.items)
 
     def opinions_for(self, parameters: SimulationParameters) -> UserOpinions:
-        """`opinions`, and where parameter `seen` is "people" also what users have seen and not rated."""
-        if parameters.seen == "people" and isinstance(self.opinions, Opinions):
-            return Unrated(self.opinions, self.training, self.items)
+        """`opinions`, where parameter `opinions` is "people" with as much seen and liked as people have."""
+        if parameters.opinions == "people" and isinstance(self.opinions, Opinions):
+            return PeoplesOpinions(self.opinions, self.training, self.items)
         return self.opinions
 
     @cached_property
@@ -111,6 +113,16 @@ class Population:
             return None
         mixture = Mixture(parameters.title_model, parameters.title_prior, parameters.title_base)
         return Grounding(self.items, recommender, self.ranking(parameters), mixture, self.domain)
+
+    def constraint(
+        self, recommender: Engine, parameters: SimulationParameters
+    ) -> Callable[[Sequence[Turn]], Constraint] | None:
+        """The titles and persons that `recommender` may name, by the turns before; None where all are free."""
+        grounding = self.grounding(recommender, parameters)
+        if grounding is None:
+            return None
+        persons = Persons(Credits.of(self.items, self.domain), self.catalog.link, recommender)
+        return lambda turns: persons.constraint(turns, grounding.constraint(heard(turns)))
 
     def ranking(self, parameters: SimulationParameters) -> ItemPrior | ContraryPrior | None:
         """What says which items fit a dialogue, as parameter `grounding` wants it; None where all fit alike."""

@@ -186,7 +186,8 @@ class Opinions:
         history = training.join(profiles, on="user_id", how="semi")
         history = histories.standardise(history, histories.scales(history))
         self._history = {
-            (user, item): liked for user, item, liked in history.select("user_id", "item_id", "liked").iter_rows()
+            (user, item): (z, liked)
+            for user, item, z, liked in history.select("user_id", "item_id", "z", "liked").iter_rows()
         }
 
     def user(self, profile_id: str) -> str:
@@ -197,13 +198,21 @@ class Opinions:
         """`(seen, liked)`. For an item in the visible history (True, rated at or above the user's mean), where None
         takes the place of False if ratings are counts; for another (False, predicted to be liked); for one that is not
         in the catalogue (False, None)."""
-        user = self._users[profile_id]
         if item_id is None or item_id not in self._items:
             return False, None
-        if (user, item_id) in self._history:
-            liked = self._history[user, item_id]
+        if (of_history := self._history.get((self._users[profile_id], item_id))) is not None:
+            liked = of_history[1]
             return True, liked if liked or self.dislikes else None
-        return False, bool(self.model.predict(user, [item_id])[0] >= self.model.threshold)
+        return False, self.predicted(profile_id, item_id) >= self.model.threshold
+
+    def rated(self, profile_id: str, item_id: str) -> float | None:
+        """z of an item in the visible history, None of another one."""
+        z, _ = self._history.get((self._users[profile_id], item_id), (None, None))
+        return z
+
+    def predicted(self, profile_id: str, item_id: str) -> float:
+        """What the model predicts for an item of the catalogue."""
+        return float(self.model.predict(self._users[profile_id], [item_id])[0])
 
 
 class ChoiceOpinions(Opinions):
@@ -213,12 +222,16 @@ class ChoiceOpinions(Opinions):
     dislikes = False
 
 
-class Unrated:
-    """Opinions of users who have seen more than they have rated.
+class PeoplesOpinions:
+    """Opinions of users who have seen more than they have rated, and who like as much of it as people do.
 
     A history of ratings holds a part of what somebody has seen. An unrated item has been seen with the probability with
-    which people have seen what a recommender names (ReDial's answers), by the item's popularity: `SEEN`. Whether it has
-    is a fact about the user and the item: drawn once, from both, and from nothing that is hidden.
+    which people have seen what a recommender names, by the item's popularity: `SEEN`. Whether it has is a fact about
+    the user and the item: drawn once, from both, and from nothing that is hidden.
+
+    Marks below a person's mean are no dislikes: in a talk people like nearly all that they have seen. Of rated items
+    those are disliked that a summary may call so (z of at most `DISLIKED`); of others those with the lowest
+    predictions, so many that people's shares (`DISLIKES`) of items as popular as what is rated are disliked.
     """
 
     def __init__(self, opinions: Opinions, training: pl.DataFrame, items: pl.DataFrame) -> None:
@@ -226,14 +239,22 @@ class Unrated:
         self._opinions = opinions
         share = items["n_ratings"].clip(1).to_numpy() / max(training["user_id"].n_unique(), 1)
         self._chance = dict(zip(items["item_id"], chance_of_seen(share).tolist(), strict=True))
+        self._least = {seen: opinions.model.threshold for seen in (True, False)}
+        if opinions.dislikes:
+            predicted = _of_the_popular(opinions.model, training)
+            self._least = {seen: float(np.quantile(predicted, share)) for seen, share in DISLIKES.items()}
 
     def of(self, profile_id: str, item_id: str | None) -> tuple[bool | None, bool | None]:
         """`(seen, liked)` as `Opinions.of`; liked is predicted for what was seen and not rated, too. There None takes
         the place of False if ratings are counts or presence."""
         seen, liked = self._opinions.of(profile_id, item_id)
-        if seen or liked is None or item_id is None:
+        if liked is None or item_id is None:
             return seen, liked
+        if seen:
+            z = self._opinions.rated(profile_id, item_id)
+            return True, liked or (z is not None and z > DISLIKED)
         seen = derive_seed(0, "seen", self._opinions.user(profile_id), item_id) < self._chance[item_id] * 2**32
+        liked = self._opinions.predicted(profile_id, item_id) >= self._least[seen]
         return seen, liked if liked or not seen or self._opinions.dislikes else None
 
 
@@ -241,6 +262,25 @@ SEEN = (1.60, 0.332)
 """Intercept and slope: the log-odds that a seeker of ReDial's training part has seen an item that was recommended, by
 the log of the share of all users of the built-in data who rated it (9,616 answers; `tests/users/test_opinions.py`
 fits them anew)."""
+
+DISLIKES = {True: 0.050, False: 0.073}
+"""Shares of what was recommended to seekers of ReDial's training part, and has been seen or has not, that they dislike
+or have no interest in (7,351 and 5,028 answers; the same test counts them)."""
+
+DISLIKED = -1.0
+"""The z down to which a mark is no dislike; at most that has a disliked item of a summary (`profiles`)."""
+
+_USERS, _PER_USER = 500, 40  # of whom, and of how many items each, predictions are looked at
+
+
+def _of_the_popular(model: TasteModel | ChoiceModel, training: pl.DataFrame) -> np.ndarray:
+    """The predictions of some users for items drawn from all ratings: as popular as what people talk about."""
+    users, items = training["user_id"].unique().sort().to_numpy(), training["item_id"].to_numpy()
+    if not len(items):
+        return np.zeros(1)
+    random = np.random.default_rng(0)
+    some = random.permutation(users)[:_USERS]
+    return np.concatenate([model.predict(user, random.choice(items, _PER_USER)) for user in some])
 
 
 def chance_of_seen(share: np.ndarray) -> np.ndarray:

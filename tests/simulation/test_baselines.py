@@ -15,8 +15,9 @@ from crslib.experiments import pipeline
 from crslib.metrics import leakage
 from crslib.recommender.grounding import Grounding
 from crslib.recommender.mixture import Mixture
+from crslib.recommender.prior import heard
 from crslib.simulation import baselines
-from crslib.simulation.baselines import InformedPopulation, ScriptTitles
+from crslib.simulation.baselines import InformedPopulation, ScriptConstraint
 from crslib.store import Run
 from tests.conftest import make_profiles
 from tests.experiments.test_pipeline import TINY
@@ -116,7 +117,13 @@ class Letters(Reader):
         return bytes(ids).decode()
 
 
-def may_follow(titles: ScriptTitles, script: str) -> str | None:
+def titles_of(items: pl.DataFrame) -> ScriptConstraint:
+    grounding = Grounding(items, Letters(), None, Mixture(), MOVIES, None)
+    catalog = Catalog(items, MOVIES)
+    return ScriptConstraint(lambda turns: grounding.constraint(heard(turns)), catalog, Letters())
+
+
+def may_follow(titles: ScriptConstraint, script: str) -> str | None:
     """The letters that may follow a script so far; None: any."""
     choice = titles.allowed(list(script.encode()))
     return None if choice is None else "".join(sorted(bytes(choice.tokens.tolist()).decode()))
@@ -124,7 +131,7 @@ def may_follow(titles: ScriptTitles, script: str) -> str | None:
 
 def test_the_recommender_of_a_grounded_script_names_titles_as_in_a_simulation(items: pl.DataFrame) -> None:
     """Heat, The Matrix, Notting Hill, King Kong (twice) and Up."""
-    titles = ScriptTitles(Grounding(items, Letters(), None, Mixture(), MOVIES, None), Catalog(items, MOVIES), Letters())
+    titles = titles_of(items)
     talk = "User: Hi, like [["
     assert may_follow(titles, talk) is None  # as in a simulation, the user's titles are free
     talk += "Up (2009)]] or [[Jaws]]\nRecommender"
@@ -145,9 +152,7 @@ def test_the_recommender_of_a_grounded_script_names_titles_as_in_a_simulation(it
 
 
 def test_where_no_title_is_left_a_grounded_script_opens_no_mention(items: pl.DataFrame) -> None:
-    titles = ScriptTitles(
-        Grounding(items[:1], Letters(), None, Mixture(), MOVIES, None), Catalog(items, MOVIES), Letters()
-    )
+    titles = titles_of(items[:1])
     talk = "Recommender: Seen [[Heat (1995)]]?\nUser: No\nRecommender: Oh "
     assert may_follow(titles, talk) is None
     assert ord("[") in titles.never

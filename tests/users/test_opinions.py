@@ -13,12 +13,12 @@ from scipy.special import expit
 
 from crslib import schemas
 from crslib.config import ROOT, ProfileParameters, SimulationParameters
-from crslib.data import tables
+from crslib.data import histories, tables
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import redial
 from crslib.simulation import Population
 from crslib.users import opinions, profiles
-from crslib.users.opinions import ChoiceModel, Opinions, TasteModel, Unrated, of_feedback
+from crslib.users.opinions import ChoiceModel, Opinions, PeoplesOpinions, TasteModel, of_feedback
 from tests.support.domains import MOVIES
 
 
@@ -114,21 +114,21 @@ def test_unseen_items_follow_the_taste(camps) -> None:
 
 
 def test_people_have_seen_more_than_they_have_rated(camps) -> None:
-    """As often as popularity says, the same films every time; what was rated, and what they think, stays."""
+    """As often as popularity says, the same films every time; what was rated has been seen."""
     items, training, _ = camps
     items = items.with_columns(n_ratings=pl.Series([1, 40] * 30, dtype=pl.Int32))
     known = Opinions(profiles_frame(**{f"p{user}": str(user) for user in range(40)}), training, items)
-    more = Unrated(known, training, items)
+    more = PeoplesOpinions(known, training, items)
     rated = set(training.select("user_id", "item_id").iter_rows())
     drawn: dict[int, list[bool]] = {1: [], 40: []}
     for user, (item, n) in itertools.product(range(40), items.select("item_id", "n_ratings").iter_rows()):
-        before, after = known.of(f"p{user}", item), more.of(f"p{user}", item)
-        assert after == more.of(f"p{user}", item)
-        assert after[1] == before[1]
+        seen, liked = more.of(f"p{user}", item)
+        assert (seen, liked) == more.of(f"p{user}", item)
+        assert liked or not known.of(f"p{user}", item)[1], "what was liked stays so"
         if (str(user), item) in rated:
-            assert after == before
+            assert seen
         else:
-            drawn[n].append(after[0])
+            drawn[n].append(seen)
     seldom, often = opinions.chance_of_seen(np.array([1 / 40, 1.0]))
     assert (seldom, often) == pytest.approx((0.593, 0.832), abs=1e-3)
     assert np.mean(drawn[1]) == pytest.approx(seldom, abs=0.05)
@@ -136,9 +136,34 @@ def test_people_have_seen_more_than_they_have_rated(camps) -> None:
     assert more.of("p0", None) == more.of("p0", "not in the catalogue") == (False, None)
 
 
+def test_people_dislike_as_much_as_their_answers_say_and_what_they_like_least() -> None:
+    items, ratings = tables.load(ROOT / "data")
+    users = ratings["user_id"].unique().sort()[::7].to_list()
+    known = Opinions(profiles_frame(**{user: user for user in users}), ratings, items)
+    more = PeoplesOpinions(known, ratings, items)
+    scale = histories.standardise(ratings, histories.scales(ratings)).filter(pl.col("user_id").is_in(users))
+    for user, item, z in scale.select("user_id", "item_id", "z").iter_rows():
+        assert more.of(user, item) == (True, z > -1), "as the summary, whose disliked item has a z of at most -1"
+    rated = set(scale.select("user_id", "item_id").iter_rows())
+    random = np.random.default_rng(1)
+    popular = random.choice(ratings["item_id"].to_numpy(), (len(users), 150))
+    answers: dict[bool, list[bool]] = {True: [], False: []}
+    for user, of_user in zip(users, popular.tolist(), strict=True):
+        liked: dict[bool, list[tuple[float, bool]]] = {True: [], False: []}
+        for item in set(of_user):
+            if (user, item) not in rated:
+                seen, likes = more.of(user, item)
+                liked[seen].append((known.predicted(user, item), likes))
+        for seen, each in liked.items():
+            answers[seen] += [likes for _, likes in each]
+            assert [likes for _, likes in sorted(each)] == sorted(likes for _, likes in each)
+    shares = {seen: 1 - np.mean(each) for seen, each in answers.items()}
+    assert shares == pytest.approx(opinions.DISLIKES, abs=0.025)
+
+
 def test_of_presence_nothing_seen_is_disliked_whether_it_was_chosen_or_not(camps) -> None:
     known = of_feedback("presence")(profiles_frame(p1="1"), chosen_only(camps), camps[0])
-    more = Unrated(known, chosen_only(camps), camps[0])
+    more = PeoplesOpinions(known, chosen_only(camps), camps[0])
     answers = {more.of("p1", item) for item in camps[0]["item_id"]}
     assert answers == {(True, True), (True, None), (False, True), (False, False)}
 
@@ -146,22 +171,25 @@ def test_of_presence_nothing_seen_is_disliked_whether_it_was_chosen_or_not(camps
 def test_a_simulation_takes_what_users_have_seen_as_its_parameter_says(camps) -> None:
     items, training, _ = camps
     population = Population(profiles_frame(p1="1"), items, training, MOVIES)
-    rated = population.opinions_for(SimulationParameters(seen="rated"))
-    more = population.opinions_for(SimulationParameters(seen="people"))
+    rated = population.opinions_for(SimulationParameters(opinions="ratings"))
+    more = population.opinions_for(SimulationParameters(opinions="people"))
     shares = [np.mean([each.of("p1", item)[0] for item in items["item_id"]]) for each in (rated, more)]
     assert shares[0] == pytest.approx(20 / 60) and shares[1] > 0.6
 
 
-def test_what_people_have_seen_is_that_of_their_answers(shared_data: Path) -> None:
+def test_what_people_have_seen_and_dislike_is_that_of_their_answers(shared_data: Path) -> None:
     """Seekers' answers on the films that recommenders named to them, by the films' share of the built-in users."""
     items, ratings = tables.load(ROOT / "data")
     catalog, n_users = Catalog(items, MOVIES), ratings["user_id"].n_unique()
     n_ratings = dict(items.select("item_id", "n_ratings").iter_rows())
     answers = []
+    liked: dict[bool, list[bool]] = {True: [], False: []}
     for dialogue in redial.read(shared_data / "redial", "train"):
         by_recommender = (turn for turn in dialogue.turns if turn.role == "recommender")
         named = {mention.item_id for turn in by_recommender for mention in turn.mentions}
         for item in (dialogue.items[item_id] for item_id in sorted(named)):
+            if item.seen is not None and item.liked is not None:
+                liked[item.seen].append(item.liked)
             if item.seen is not None and (found := catalog.find(item.name)) is not None:
                 answers.append((math.log(max(n_ratings[found], 1) / n_users), item.seen))
     x, seen = np.array(answers).T
@@ -172,10 +200,12 @@ def test_what_people_have_seen_is_that_of_their_answers(shared_data: Path) -> No
         fitted += np.linalg.solve((x * (chance * (1 - chance))[:, None]).T @ x, x.T @ (seen - chance))
     assert len(seen) > 9000
     assert fitted == pytest.approx(opinions.SEEN, abs=0.005)
+    assert (len(liked[True]), len(liked[False])) == (7351, 5028)
+    assert {seen: 1 - np.mean(each) for seen, each in liked.items()} == pytest.approx(opinions.DISLIKES, abs=5e-4)
 
 
 def test_opinions_take_no_held_out_items() -> None:
-    assert list(inspect.signature(Unrated).parameters) == ["opinions", "training", "items"]
+    assert list(inspect.signature(PeoplesOpinions).parameters) == ["opinions", "training", "items"]
     assert list(inspect.signature(Opinions).parameters) == ["profiles", "training", "items"]
     assert list(inspect.signature(TasteModel.fit).parameters) == ["training", "items"]
 
