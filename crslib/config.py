@@ -216,8 +216,8 @@ class SimulationParameters(Parameters):
     )
     grounding: Literal["prior", "contrary", "catalogue", "off"] = Field(
         "prior",
-        description="titles the recommender can name: by item prior, contrary: by taste turned round, catalogue: any, "
-        "off: free text",
+        description="titles the recommender can name: by item prior, contrary: by taste turned round, catalogue: any; "
+        "the user any; off: free text of both",
     )
     title_model: float = Field(
         0.44, ge=0, le=5, description="choice of a title: exponent of the model that reads the dialogue"

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -26,6 +27,12 @@ def pytest_configure(config: pytest.Config) -> None:
         cores, n_workers = sorted(os.sched_getaffinity(0)), worker["workercount"]
         own = cores[int(worker["workerid"].removeprefix("gw")) :: n_workers]
         os.sched_setaffinity(0, own or cores)
+
+
+@pytest.fixture
+def expect() -> Any:
+    """What a page shows in the end (Playwright's `expect`): keys and clicks may begin what ends after them."""
+    return pytest.importorskip("playwright.sync_api").expect
 
 
 @pytest.fixture(scope="session")

@@ -101,7 +101,8 @@ class UserKnowledge:
     """All that a user simulator of a domain knows before the dialogue, and how it writes: texts and names, no item ids.
 
     `wishes`, `loved` and `disliked` (names of items, `Title (Year)`) are the facts behind the two texts, for users that
-    read no language; nothing in them is missing from the texts.
+    read no language; nothing in them is missing from the texts. `unrelated`: those of `loved` that have nothing to do
+    with the wishes (`stances.serves_wish`).
     """
 
     domain: Domain
@@ -111,6 +112,7 @@ class UserKnowledge:
     wishes: Wishes = Wishes()
     loved: tuple[str, ...] = ()
     disliked: tuple[str, ...] = ()
+    unrelated: tuple[str, ...] = ()
 
     def system(self) -> str:
         """The system message of the user's view."""

@@ -1,9 +1,11 @@
 """Grounded decoding (DESIGN §6): the recommender names real titles, chosen by model and item prior together.
 
-Sees the dialogue and catalogue statistics of training ratings, nothing of the user.
+Sees the dialogue and catalogue statistics of training ratings, nothing of the user. The user's titles are real too
+(`AnyTitle`), and which one it names is its model's choice alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,11 @@ import polars as pl
 from crslib.data.catalog import item_names
 from crslib.dialogue.domain import Domain
 from crslib.dialogue.utterances import RECOMMENDER
-from crslib.engines.base import Constraint, Engine
+from crslib.engines.base import Choice, Constraint, Engine
 from crslib.engines.loading import CACHE
 from crslib.recommender.mixture import Mixture, token_table
 from crslib.recommender.prior import ContraryPrior, ItemPrior, Utterance
-from crslib.recommender.trie import Titles
+from crslib.recommender.trie import TitleConstraint, Titles
 
 
 class Grounding:
@@ -75,3 +77,40 @@ class Grounding:
         log_prior = np.zeros(len(self._rows))
         log_prior[[self._rows[item] for item in recommended]] = -np.inf
         return log_prior
+
+
+class RealTitles:
+    """The titles of a catalogue in the tokens of one vocabulary, for a party of which nothing else is asked."""
+
+    def __init__(self, items: pl.DataFrame, engine: Engine) -> None:
+        """`items`: the table of the run. Raises `CrsError` for a model that cannot write a title."""
+        names = list(item_names(items.sort("item_id")).values())
+        self._titles = Titles(names, engine.pieces, engine.encode)
+        self._level = np.zeros(len(names))
+        self._places = {name: place for place, name in enumerate(names)}
+
+    def constraint(self, excluded: Collection[str] = ()) -> "AnyTitle":
+        """The constraint of one utterance, in which the names `excluded` may not be said."""
+        places = [self._places[name] for name in excluded if name in self._places]
+        return AnyTitle(self._titles.constraint(self._level, places))
+
+
+class AnyTitle:
+    """Restricts mentions to titles (`engines.base.Constraint`); among the tokens that go on with one, the model chooses
+    as if there were no others, however many titles each leads to."""
+
+    never: np.ndarray
+    """Tokens (int32) that may not be drawn where `allowed` returns None, for the ids of the last call."""
+
+    def __init__(self, titles: TitleConstraint) -> None:
+        self._titles = titles
+
+    def allowed(self, ids: Sequence[int]) -> Choice | None:
+        """As `TitleConstraint.allowed`, the sets of titles with equal weights."""
+        choice = self._titles.allowed(ids)
+        self.never = self._titles.never
+        return None if choice is None else replace(choice, weights=np.zeros_like(choice.weights))
+
+    def forced(self, ids: Sequence[int]) -> list[int]:
+        """As `TitleConstraint.forced`."""
+        return self._titles.forced(ids)

@@ -1,10 +1,10 @@
-"""Grounded decoding of persons: what the recommender says of an item's people is what the catalogue says.
+"""Grounded decoding of persons: what somebody says of an item's people is what the catalogue says.
 
 Where the next words can only be the name of somebody in an item at hand ("It stars …", "directed by …"), capitals begin
 a name that the catalogue has there, or none. The reader of statements (`dialogue.claims`) says where that is, so the
 same sentences are guided and measured. What it does not see beforehand ("… is in it") is not guided.
 
-Sees the dialogue and facts of the items in it, nothing of the user.
+Sees the dialogue and facts of the items in it, nothing that either party knows alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,6 @@ import numpy as np
 
 from crslib.dialogue.claims import awaited_persons, no_names
 from crslib.dialogue.credits import Credits
-from crslib.dialogue.utterances import RECOMMENDER
 from crslib.dialogue.views import Turn
 from crslib.engines.base import Choice, Constraint
 
@@ -48,9 +47,9 @@ class Persons:
         letters = [piece.decode("utf-8", "replace")[:1].isalnum() for piece in self.pieces]
         self.letters = np.flatnonzero(letters).astype(np.int32)  # go on with a word
 
-    def constraint(self, turns: Sequence[Turn], titles: Constraint) -> "PersonConstraint":
-        """The constraint of the recommender's utterance after `turns` (role, text, items), also to `titles`."""
-        return PersonConstraint(self, turns, titles)
+    def constraint(self, role: str, turns: Sequence[Turn], titles: Constraint) -> "PersonConstraint":
+        """The constraint of the utterance of `role` after `turns` (role, text, items), also to `titles`."""
+        return PersonConstraint(self, role, turns, titles)
 
     def spelled(self, names: Sequence[str], after: str) -> list[tuple[int, ...]]:
         """The tokens of each of `names` that can follow the text `after`; one that is spelled with a blank of its own
@@ -69,8 +68,8 @@ class PersonConstraint:
     never: np.ndarray
     """Tokens (int32) that may not be drawn where `allowed` returns None, for the ids of the last call."""
 
-    def __init__(self, persons: Persons, turns: Sequence[Turn], titles: Constraint) -> None:
-        self._persons, self._turns, self._titles = persons, turns, titles
+    def __init__(self, persons: Persons, role: str, turns: Sequence[Turn], titles: Constraint) -> None:
+        self._persons, self._role, self._turns, self._titles = persons, role, turns, titles
         self._start()
 
     def allowed(self, ids: Sequence[int]) -> Choice | None:
@@ -118,6 +117,6 @@ class PersonConstraint:
         text = self._text.decode("utf-8", "ignore")
         if text.rfind("[[") > text.rfind("]]"):  # within a title
             return None
-        turn = {"role": RECOMMENDER, "text": text, "items": self._persons.link(text)}
+        turn = {"role": self._role, "text": text, "items": self._persons.link(text)}
         names = awaited_persons(turn, self._turns, self._persons.credits)
         return None if names is None else self._persons.spelled(names, text)

@@ -144,7 +144,7 @@ def open_writer(
 
 def script_writer(engine: Engine, population: Population, parameters: SimulationParameters) -> LocalAgent:
     """The agent that writes whole dialogues by `engine`; `parameters` say what its recommender may name."""
-    of_line = population.constraint(engine, parameters)
+    of_line = population.of_recommender(engine, parameters)
     constraint = None if of_line is None else lambda view: ScriptConstraint(of_line, population.catalog, engine)
     nobody = ScriptView(TargetKnowledge(population.domain, "", ""))
     agent = LocalAgent(engine, script_format(population, parameters), nobody, constraint=constraint)

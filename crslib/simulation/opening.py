@@ -60,14 +60,14 @@ def open_agents(
 
 
 def local_agent(engine: Engine, role: str, population: Population, parameters: SimulationParameters) -> LocalAgent:
-    """The agent that speaks for `role` by `engine`; what the recommender names is constrained as `parameters` say.
+    """The agent that speaks for `role` by `engine`; what it may name is constrained as `parameters` say.
 
     Raises `CrsError` for an engine that cannot be constrained so.
     """
     domain = population.domain
     empty = RecommenderView(domain) if role == RECOMMENDER else UserView(UserKnowledge(domain, "", ""))
     form = prompted(role, population, parameters)
-    constraint = _constraint(engine, population, parameters) if role == RECOMMENDER else None
+    constraint = _constraint(engine, role, population, parameters)
     agent = LocalAgent(engine, form, empty, parameters.resample, _log_weight(role, parameters), constraint)
     agent.untried = untried(role, population, parameters)
     return agent
@@ -160,11 +160,13 @@ def _log_weight(role: str, parameters: SimulationParameters) -> Callable[[str], 
 
 
 def _constraint(
-    engine: Engine, population: Population, parameters: SimulationParameters
-) -> Callable[[View], Constraint] | None:
-    """The titles and persons that may be named, by what the view says; None where all are free."""
-    constraint = population.constraint(engine, parameters)
-    return None if constraint is None else lambda view: constraint(view.turns)
+    engine: Engine, role: str, population: Population, parameters: SimulationParameters
+) -> Callable[[Any], Constraint] | None:
+    """What `role` may name, by its view; None where all is free."""
+    if role == USER:
+        return population.of_user(engine, parameters)
+    of_turns = population.of_recommender(engine, parameters)
+    return None if of_turns is None else lambda view: of_turns(view.turns)
 
 
 def _candidates(population: Population, parameters: SimulationParameters) -> Callable[[View], Sequence[str]] | None:

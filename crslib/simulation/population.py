@@ -16,11 +16,13 @@ from crslib.data.catalog import Catalog
 from crslib.data.source import UNKNOWN, Source
 from crslib.dialogue.credits import Credits
 from crslib.dialogue.domain import Domain, of_run
+from crslib.dialogue.stances import serves_wish
 from crslib.dialogue.styles import Style
+from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import Turn, UserKnowledge, UserView, Wishes
 from crslib.engines.base import Constraint, Engine
 from crslib.identity import digest
-from crslib.recommender.grounding import Grounding
+from crslib.recommender.grounding import Grounding, RealTitles
 from crslib.recommender.mixture import Mixture
 from crslib.recommender.persons import Persons
 from crslib.recommender.prior import ContraryPrior, ItemPrior, heard
@@ -104,8 +106,19 @@ class Population:
             tuple(self.catalog.name(item_id) for item_id in profile[column] or ())
             for column in ("loved_items", "disliked_items")
         )
+        unrelated = tuple(
+            name
+            for item_id, name in zip(profile["loved_items"] or (), loved, strict=True)
+            if serves_wish(self._rows[item_id], profile, self.domain) is False
+        )
         texts = {"domain": self.domain, "summary": profile["summary"], "attributes": profile["attributes"]}
-        return {**texts, "wishes": Wishes.of(profile), "loved": loved, "disliked": disliked}
+        facts = {"wishes": Wishes.of(profile), "loved": loved, "disliked": disliked, "unrelated": unrelated}
+        return {**texts, **facts}
+
+    @cached_property
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        """The rows of table `items` by id."""
+        return {row["item_id"]: row for row in self.items.iter_rows(named=True)}
 
     def grounding(self, recommender: Engine, parameters: SimulationParameters) -> Grounding | None:
         """What keeps `recommender` to titles of the catalogue; None when parameter `grounding` is "off"."""
@@ -114,15 +127,34 @@ class Population:
         mixture = Mixture(parameters.title_model, parameters.title_prior, parameters.title_base)
         return Grounding(self.items, recommender, self.ranking(parameters), mixture, self.domain)
 
-    def constraint(
-        self, recommender: Engine, parameters: SimulationParameters
+    def persons(self, engine: Engine) -> Persons:
+        """What keeps `engine` to persons whom the catalogue has in an item."""
+        return Persons(Credits.of(self.items, self.domain), self.catalog.link, engine)
+
+    def of_user(self, engine: Engine, parameters: SimulationParameters) -> Callable[[UserView], Constraint] | None:
+        """What a user may name by `engine`, by its view: real titles, of its favourites those that go with its wish or
+        have been named, and true persons. None where all is free."""
+        if parameters.grounding == "off":
+            return None
+        titles, persons = RealTitles(self.items, engine), self.persons(engine)
+
+        def constraint(view: UserView) -> Constraint:
+            ids = {item["item_id"] for turn in view.turns for item in turn["items"]}
+            named = {self.catalog.name(item_id) for item_id in ids if item_id is not None}
+            return persons.constraint(USER, view.turns, titles.constraint({*view.knowledge.unrelated} - named))
+
+        return constraint
+
+    def of_recommender(
+        self, engine: Engine, parameters: SimulationParameters
     ) -> Callable[[Sequence[Turn]], Constraint] | None:
-        """The titles and persons that `recommender` may name, by the turns before; None where all are free."""
-        grounding = self.grounding(recommender, parameters)
+        """What the recommender may name by `engine` after some turns: titles as `grounding` weighs them, and true
+        persons. None where all is free."""
+        grounding = self.grounding(engine, parameters)
         if grounding is None:
             return None
-        persons = Persons(Credits.of(self.items, self.domain), self.catalog.link, recommender)
-        return lambda turns: persons.constraint(turns, grounding.constraint(heard(turns)))
+        persons = self.persons(engine)
+        return lambda turns: persons.constraint(RECOMMENDER, turns, grounding.constraint(heard(turns)))
 
     def ranking(self, parameters: SimulationParameters) -> ItemPrior | ContraryPrior | None:
         """What says which items fit a dialogue, as parameter `grounding` wants it; None where all fit alike."""

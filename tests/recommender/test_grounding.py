@@ -10,7 +10,7 @@ import pytest
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
-from crslib.recommender.grounding import Grounding
+from crslib.recommender.grounding import Grounding, RealTitles
 from crslib.recommender.mixture import Mixture
 from crslib.recommender.prior import Utterance
 from tests.support.domains import MOVIES
@@ -78,3 +78,18 @@ def test_an_engine_without_a_model_cannot_be_grounded(items: pl.DataFrame) -> No
     engine.pieces = [bytes((byte,)) for byte in range(256)]
     with pytest.raises(CrsError, match="set grounding to off"):
         Grounding(items, engine, None, Mixture(), MOVIES, None)
+
+
+def test_a_user_names_any_title_and_how_many_go_on_alike_does_not_count(items: pl.DataFrame) -> None:
+    """King Kong is two films, so `K` leads to more titles than `H`; what the model says decides alone."""
+    real = RealTitles(items, Even()).constraint()
+    choice = real.allowed(list(b"I love [["))
+    assert choice is not None
+    assert sorted(map(chr, choice.tokens.tolist())) == ["H", "K", "N", "T", "U"]
+    assert set(choice.weights.tolist()) == {0.0} and choice.power == 1.0
+    assert real.allowed(list(b"I love ")) is None
+    assert real.forced(list(b"I love [[K")) == list(b"ing Kong (")
+    assert RealTitles(items, Even()).constraint().forced(list(b"[[H")) == list(b"eat (1995)")
+    without = RealTitles(items, Even()).constraint({"Heat (1995)", "Jaws (1975)"}).allowed(list(b"[["))
+    assert without is not None
+    assert sorted(map(chr, without.tokens.tolist())) == ["K", "N", "T", "U"]

@@ -88,7 +88,7 @@ def test_where_a_statement_goes_on_with_a_person_it_is_one_of_the_catalogue(
 
 
 def constraint(history: list[dict[str, Any]]) -> PersonConstraint:
-    return PERSONS.constraint(history, Free())
+    return PERSONS.constraint(RECOMMENDER, history, Free())
 
 
 def may_follow(text: str, history: list[dict[str, Any]] = TOLD) -> str | None:
@@ -128,7 +128,7 @@ def test_titles_come_first() -> None:
         def forced(self, ids: Sequence[int]) -> list[int]:
             return list(b"eat")
 
-    both = PERSONS.constraint(TOLD, Titles())
+    both = PERSONS.constraint(RECOMMENDER, TOLD, Titles())
     choice = both.allowed(list(b"It stars in [["))
     assert choice is not None and choice.tokens.tolist() == [ord("H")]
     assert both.forced(list(b"[[H")) == list(b"eat")
@@ -139,7 +139,7 @@ def test_a_domain_without_cast_has_makers_only() -> None:
     items = pl.DataFrame(rows, schema=dict(schemas.TABLES["items"]), orient="row")
     catalog = Catalog(items, BOOKS)
     books = Persons(Credits.of(items, BOOKS), catalog.link, Bytes())
-    of_answer = books.constraint([{"role": USER, "text": "Tell me", "items": []}], Free())
+    of_answer = books.constraint(RECOMMENDER, [{"role": USER, "text": "Tell me", "items": []}], Free())
     assert of_answer.forced(list(b"[[Emma (1815)]] is written by J")) == list(b"ane Austen")
 
 
@@ -169,5 +169,5 @@ def test_no_choice_of_letters_states_a_person_that_is_not_in_it(
 
 def test_the_user_and_what_is_hidden_are_no_arguments() -> None:
     """Only turns (role, text, items), the catalogue's facts and a vocabulary."""
-    assert PersonConstraint.__init__.__annotations__.keys() == {"persons", "turns", "titles", "return"}
+    assert PersonConstraint.__init__.__annotations__.keys() == {"persons", "role", "turns", "titles", "return"}
     assert Persons.__init__.__annotations__.keys() == {"credits", "link", "vocabulary", "return"}

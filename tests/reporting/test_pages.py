@@ -1,5 +1,6 @@
 """The reports in a real browser: search, links, the dark, a phone, keys, and what axe finds."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def comparison(tmp_path: Path, items: pl.DataFrame) -> Path:
     )
 
 
-def test_search_finds_dialogues_by_what_is_said(page: Any, report: Path) -> None:
+def test_search_finds_dialogues_by_what_is_said(page: Any, report: Path, expect: Any) -> None:
     page.goto(report.as_uri())
     shown = page.locator("#dialogues .entry:visible summary b")
     box = page.get_by_role("searchbox", name="Search all texts")
@@ -95,8 +96,8 @@ def test_search_finds_dialogues_by_what_is_said(page: Any, report: Path) -> None
     assert shown.all_text_contents() == ["u002.0"]
     assert page.locator(".entry script, .entry img").count() == 0
     box.press("Enter")
-    assert page.locator(".entry:visible .bubble").first.is_visible()
-    assert page.evaluate("document.activeElement.querySelector('b').textContent") == "u002.0"
+    expect(page.locator(".entry:visible .bubble").first).to_be_visible()
+    expect(page.locator(":focus b")).to_have_text("u002.0")
     box.fill("no dialogue has this")
     assert (shown.count(), page.locator("#found").text_content()) == (0, "0 of 3 dialogues")
     box.fill("")
@@ -118,40 +119,43 @@ def test_letters_that_grow_in_lower_case_and_no_dialogues_stop_no_search(page: A
     assert errors == []
 
 
-def test_an_address_leads_to_a_dialogue_and_to_a_turn(page: Any, report: Path) -> None:
+def test_an_address_leads_to_a_dialogue_and_to_a_turn(page: Any, report: Path, expect: Any) -> None:
     page.goto(f"{report.as_uri()}#u001.0")
     dialogue = page.get_by_label("dialogue u001.0")
-    assert dialogue.is_visible() and not page.get_by_label("dialogue u000.0").is_visible()
-    pytest.importorskip("playwright.sync_api").expect(dialogue).to_be_in_viewport()
+    expect(dialogue).to_be_visible()
+    expect(page.get_by_label("dialogue u000.0")).to_be_hidden()
+    expect(dialogue).to_be_in_viewport()
     page.goto("about:blank")
     page.goto(f"{report.as_uri()}#u002.0:1")
-    assert page.locator(":target").text_content().endswith(SCRIPT)
-    assert page.locator(":target").is_visible()
+    expect(page.locator(":target")).to_have_text(re.compile(re.escape(SCRIPT) + "$"))
+    expect(page.locator(":target")).to_be_visible()
     page.get_by_label("dialogue u002.0").get_by_role("link", name="turn 0").click()
-    assert page.url.endswith("#u002.0:0")
+    expect(page).to_have_url(re.compile("#u002.0:0$"))
     page.locator("#dialogue a").click()  # from the one that was drawn to its place in the list
-    assert page.locator(":target").get_attribute("aria-label") == f"dialogue {page.url.partition('#')[2]}"
-    assert page.locator(":target").is_visible()
+    drawn = page.locator("#dialogue a").get_attribute("href")
+    expect(page).to_have_url(re.compile(f"{drawn}$"))
+    expect(page.locator(":target")).to_have_attribute("aria-label", f"dialogue {drawn[1:]}")
+    expect(page.locator(":target")).to_be_visible()
 
 
-def test_keys_reach_contents_search_and_what_is_folded(page: Any, report: Path) -> None:
+def test_keys_reach_contents_search_and_what_is_folded(page: Any, report: Path, expect: Any) -> None:
     page.goto(report.as_uri())
-    focused = "document.activeElement.textContent.trim()"
+    focused = page.locator(":focus")
     page.keyboard.press("Tab")
-    assert page.evaluate(focused) == "A dialogue"
+    expect(focused).to_have_text("A dialogue")
     assert page.evaluate("getComputedStyle(document.activeElement).outlineWidth") == "3px"
     for _ in range(4):
         page.keyboard.press("Tab")
-    assert page.evaluate(focused) == "Dialogues"
+    expect(focused).to_have_text("Dialogues")
     page.keyboard.press("Enter")
-    assert page.url.endswith("#dialogues")
+    expect(page).to_have_url(re.compile("#dialogues$"))  # what a key begins may end after it
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "search"
+    expect(page.locator("#search")).to_be_focused()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    assert page.get_by_label("dialogue u000.0").is_visible()
+    expect(page.get_by_label("dialogue u000.0")).to_be_visible()
     page.keyboard.press("Enter")
-    assert not page.get_by_label("dialogue u000.0").is_visible()
+    expect(page.get_by_label("dialogue u000.0")).to_be_hidden()
 
 
 def test_in_the_dark_page_and_charts_are_dark(page: Any, report: Path) -> None:

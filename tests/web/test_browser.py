@@ -60,7 +60,7 @@ def start(study: Study, port: int = 0) -> tuple[subprocess.Popen[str], str]:
     raise AssertionError("no address was printed")
 
 
-def test_ten_pairs_by_mouse_and_keys_with_reload_undo_and_kill(page: Any, tmp_path: Path) -> None:
+def test_ten_pairs_by_mouse_and_keys_with_reload_undo_and_kill(page: Any, tmp_path: Path, expect: Any) -> None:
     runs = find_runs(make_runs(tmp_path, 12))
     study = Study.of(runs, 7, 0, read_questions()[:2], tmp_path / "people")  # and two checks, and one pair again
     process, address = start(study)
@@ -68,7 +68,6 @@ def test_ten_pairs_by_mouse_and_keys_with_reload_undo_and_kill(page: Any, tmp_pa
     keys = {"left": ["1", "ArrowLeft"], "tie": ["2", "t"], "right": ["3", "ArrowRight"]}
     names = {"left": "Left", "tie": "No difference", "right": "Right"}
     where = page.locator(".where span").first
-    expect = pytest.importorskip("playwright.sync_api").expect
 
     def at(number: int) -> str:
         return f"Pair {number // 2 + 1} of 10, question {number % 2 + 1} of 2"
@@ -114,7 +113,7 @@ def test_ten_pairs_by_mouse_and_keys_with_reload_undo_and_kill(page: Any, tmp_pa
     assert (votes["seconds"] >= 0).all()
 
 
-def test_markup_is_shown_as_text_and_the_page_is_accessible(page: Any, tmp_path: Path) -> None:
+def test_markup_is_shown_as_text_and_the_page_is_accessible(page: Any, tmp_path: Path, expect: Any) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     served = Served(make_study(tmp_path, 1, 1))  # one profile, whose dialogues hold markup
     try:
@@ -125,7 +124,7 @@ def test_markup_is_shown_as_text_and_the_page_is_accessible(page: Any, tmp_path:
         page.get_by_text(SCRIPT).first.wait_for()
         assert page.title() == "Which dialogue?"
         assert page.locator(".talk script, .talk img").count() == 0
-        assert page.evaluate("document.activeElement.tagName") == "H2"
+        expect(page.locator("h2:focus")).to_be_visible()
         results.append(axe.Axe().run(page))
         names = []
         for _ in range(5):
@@ -148,7 +147,9 @@ def test_markup_is_shown_as_text_and_the_page_is_accessible(page: Any, tmp_path:
         served.stop()
 
 
-def test_dialogues_are_filtered_ordered_and_compared(page: Any, tmp_path: Path, items: pl.DataFrame) -> None:
+def test_dialogues_are_filtered_ordered_and_compared(
+    page: Any, tmp_path: Path, items: pl.DataFrame, expect: Any
+) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     written = tmp_path / "look.html"
     written.write_text(viewer.document(viewed_runs(tmp_path, items), [replayed()]), encoding="utf-8")
@@ -183,9 +184,9 @@ def test_dialogues_are_filtered_ordered_and_compared(page: Any, tmp_path: Path, 
     assert left.locator(".text").all_text_contents() == ["Seen Heat (1995)?", "not yet"]
     assert right.locator(".text").all_text_contents() == ["Seen it?", "not yet"]
     note = left.get_by_text("(Heat (1995): not seen, interested)")
-    assert not note.is_visible()
+    expect(note).to_be_hidden()
     page.get_by_label("Unfold private notes").check()
-    assert note.is_visible()
+    expect(note).to_be_visible()
     assert left.get_by_title("< 0.1 %").text_content() == "at (1995)"
     left.get_by_text("word by word").click()
     left.locator(".tokens tbody tr").last.wait_for()  # drawn when unfolded
@@ -208,7 +209,7 @@ def test_dialogues_are_filtered_ordered_and_compared(page: Any, tmp_path: Path, 
     assert chosen.text_content() == "u000.0"
     for _ in range(10):  # the choice of a run, three ticks, the link, targets, scores, the dialogue, tokens
         page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Candidates for Heat (1995)"
+    expect(page.locator(":focus")).to_have_text("Candidates for Heat (1995)")
     page.keyboard.press("Enter")
     table = left.locator(".candidates tbody tr")
     table.first.wait_for()  # drawn when unfolded
@@ -222,7 +223,7 @@ def test_dialogues_are_filtered_ordered_and_compared(page: Any, tmp_path: Path, 
 
 
 @pytest.mark.notebook
-def test_votes_in_jupyterlab_by_mouse_and_keys_with_reload_and_undo(page: Any, tmp_path: Path) -> None:
+def test_votes_in_jupyterlab_by_mouse_and_keys_with_reload_and_undo(page: Any, tmp_path: Path, expect: Any) -> None:
     """The first cells of `05_people` are run, and the page below the last one gets clicks and keys."""
     runs = find_runs(make_runs(tmp_path, 12))
     study = Study.of(runs, 7, 0, read_questions()[:1], tmp_path / "people")  # and two checks, and one pair again
@@ -232,7 +233,6 @@ def test_votes_in_jupyterlab_by_mouse_and_keys_with_reload_and_undo(page: Any, t
     )
     notebook.cells = notebook.cells[:5]  # up to the page; the rest is analysis
     where = page.locator(".where span").first
-    expect = pytest.importorskip("playwright.sync_api").expect
     page.on("dialog", lambda dialog: dialog.accept())  # accepts to leave without saving
 
     def opened() -> None:

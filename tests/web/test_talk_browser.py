@@ -63,9 +63,8 @@ def shown(page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     talk.close()
 
 
-def test_a_dialogue_by_keyboard_in_both_roles(shown: Any) -> None:
+def test_a_dialogue_by_keyboard_in_both_roles(shown: Any, expect: Any) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    expect = pytest.importorskip("playwright.sync_api").expect
     status, keys = shown.locator(".status"), shown.keyboard
     shown.get_by_role("button", name="Begin").wait_for()
     expect(shown.get_by_label("Who is the user?")).to_be_hidden()
@@ -97,12 +96,12 @@ def test_a_dialogue_by_keyboard_in_both_roles(shown: Any) -> None:
     results.append(axe.Axe().run(shown))
     shown.get_by_role("button", name="Leave").click()
     expect(status).to_have_text("The recommender left.")
-    assert not shown.get_by_text("drama movie").is_visible()
-    assert shown.evaluate("document.activeElement.textContent") == "Talk again"
+    expect(shown.get_by_text("drama movie")).to_be_hidden()
+    expect(shown.locator(":focus")).to_have_text("Talk again")
     keys.press("Shift+Tab")
     keys.press("Enter")  # unfolds
     assert shown.locator("details p").all_text_contents() == [SCRIPT, "drama movie", "(Heat (1995): seen)"]
-    assert shown.get_by_text("drama movie").is_visible()
+    expect(shown.get_by_text("drama movie")).to_be_visible()
     results.append(axe.Axe().run(shown))
     shown.get_by_role("button", name="Talk again").click()
     shown.get_by_label("You look for a film").check()

@@ -24,11 +24,6 @@ def served(runs: list[Run]) -> Iterator[Served]:  # noqa: F811
     running.stop()
 
 
-@pytest.fixture
-def expect() -> Any:
-    return pytest.importorskip("playwright.sync_api").expect
-
-
 def names(page: Any) -> list[str]:  # noqa: F811
     """The dialogues in the list, each with its run."""
     rows = zip(page.locator("[role=option] .id").all(), page.locator("[role=option] .soft").all(), strict=True)
@@ -100,7 +95,7 @@ def test_a_link_opens_its_dialogue_whatever_the_filters_are(page: Any, served: S
     page.goto(f"{served.page}#run-b/u001.0")
     title = page.locator(".sides h2")
     expect(title).to_have_text(re.compile(r"u001\.0"))
-    assert page.url.endswith("#run-b/u001.0")
+    expect(page).to_have_url(re.compile(r"#run-b/u001\.0$"))
     expect(title.get_by_role("link")).to_have_attribute("href", "#run-b/u001.0")
     page.locator(".list li").nth(0).click()
     expect(page).to_have_url(re.compile(r"#run-b/u000\.0$"))
@@ -138,7 +133,7 @@ def test_keys_reach_everything(page: Any, served: Served, expect: Any) -> None: 
     expect(page.get_by_role("status")).to_have_text("4 of 6 dialogues")
     for _ in range(9):  # the filters' heading, five choices, two bounds, then the list
         page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.getAttribute('role')") == "listbox"
+    expect(page.get_by_role("listbox")).to_be_focused()
     chosen = page.locator("[role=option][aria-selected=true] .id")
     for key, name in (("ArrowDown", "u001.0"), ("End", "u001.0"), ("Home", "u000.0"), ("PageDown", "u001.0")):
         page.keyboard.press(key)
