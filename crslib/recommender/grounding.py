@@ -82,22 +82,35 @@ class Grounding:
 class RealTitles:
     """The titles of a catalogue in the tokens of one vocabulary, for a party of which nothing else is asked."""
 
-    def __init__(self, items: pl.DataFrame, engine: Engine) -> None:
-        """`items`: the table of the run. Raises `CrsError` for a model that cannot write a title."""
+    def __init__(
+        self,
+        items: pl.DataFrame,
+        engine: Engine,
+        domain: Domain,
+        reader: Engine | None = None,
+        cache: Path | None = CACHE,
+    ) -> None:
+        """`items`: the table of the run. `reader`: the model that says how titles go on where no dialogue is at hand
+        (`mixture.token_table`), so that none is begun for the sake of one that may not be said; None: nobody does.
+        Raises `CrsError` for a model that cannot write a title."""
         names = list(item_names(items.sort("item_id")).values())
         self._titles = Titles(names, engine.pieces, engine.encode)
+        self._table: np.ndarray | None = None
+        if reader is not None:
+            self._table = token_table(reader, self._titles.names, self._titles.spellings, domain, cache)
         self._level = np.zeros(len(names))
         self._places = {name: place for place, name in enumerate(names)}
 
-    def constraint(self, excluded: Collection[str] = ()) -> "AnyTitle":
-        """The constraint of one utterance, in which the names `excluded` may not be said."""
+    def constraint(self, excluded: Collection[str] = ()) -> Constraint:
+        """The constraint of one utterance: any title but `excluded`, as likely as it is to the model."""
         places = [self._places[name] for name in excluded if name in self._places]
-        return AnyTitle(self._titles.constraint(self._level, places))
+        constraint = self._titles.constraint(self._level, places, table=self._table)
+        return AnyTitle(constraint) if self._table is None else constraint
 
 
 class AnyTitle:
-    """Restricts mentions to titles (`engines.base.Constraint`); among the tokens that go on with one, the model chooses
-    as if there were no others, however many titles each leads to."""
+    """Restricts mentions to titles (`engines.base.Constraint`) of which nobody knows how they go on: among the tokens
+    that continue one, the model chooses as if there were no others, however many titles each leads to."""
 
     never: np.ndarray
     """Tokens (int32) that may not be drawn where `allowed` returns None, for the ids of the last call."""

@@ -52,22 +52,28 @@ def open_agents(
         agents = []
         for role in roles:
             if role in engines:
-                agent: Agent = local_agent(engines[role], role, population, parameters)
+                agent: Agent = local_agent(engines[role], role, population, parameters, engines.get(RECOMMENDER))
             else:
                 agent = remote_agent(role, population, parameters, limits, folder)
             agents.append(stack.enter_context(contextlib.closing(agent)))
         yield tuple(agents)
 
 
-def local_agent(engine: Engine, role: str, population: Population, parameters: SimulationParameters) -> LocalAgent:
+def local_agent(
+    engine: Engine,
+    role: str,
+    population: Population,
+    parameters: SimulationParameters,
+    recommender: Engine | None = None,
+) -> LocalAgent:
     """The agent that speaks for `role` by `engine`; what it may name is constrained as `parameters` say.
 
-    Raises `CrsError` for an engine that cannot be constrained so.
+    `recommender`: the recommender's engine if there is one; what it reads of titles serves the user too. Raises `CrsError` for an engine that cannot be constrained so.
     """
     domain = population.domain
     empty = RecommenderView(domain) if role == RECOMMENDER else UserView(UserKnowledge(domain, "", ""))
     form = prompted(role, population, parameters)
-    constraint = _constraint(engine, role, population, parameters)
+    constraint = _constraint(engine, role, population, parameters, recommender or engine)
     agent = LocalAgent(engine, form, empty, parameters.resample, _log_weight(role, parameters), constraint)
     agent.untried = untried(role, population, parameters)
     return agent
@@ -160,11 +166,11 @@ def _log_weight(role: str, parameters: SimulationParameters) -> Callable[[str], 
 
 
 def _constraint(
-    engine: Engine, role: str, population: Population, parameters: SimulationParameters
+    engine: Engine, role: str, population: Population, parameters: SimulationParameters, recommender: Engine
 ) -> Callable[[Any], Constraint] | None:
     """What `role` may name, by its view; None where all is free."""
     if role == USER:
-        return population.of_user(engine, parameters)
+        return population.of_user(engine, parameters, recommender)
     of_turns = population.of_recommender(engine, parameters)
     return None if of_turns is None else lambda view: of_turns(view.turns)
 

@@ -131,12 +131,20 @@ class Population:
         """What keeps `engine` to persons whom the catalogue has in an item."""
         return Persons(Credits.of(self.items, self.domain), self.catalog.link, engine)
 
-    def of_user(self, engine: Engine, parameters: SimulationParameters) -> Callable[[UserView], Constraint] | None:
+    def of_user(
+        self, engine: Engine, parameters: SimulationParameters, reader: Engine
+    ) -> Callable[[UserView], Constraint] | None:
         """What a user may name by `engine`, by its view: real titles, of its favourites those that go with its wish or
-        have been named, and true persons. None where all is free."""
+        have been named, and true persons. None where all is free.
+
+        `reader`: the engine that reads all titles for the recommender (parameters `title_…`), whose table serves the
+        user too if both have one vocabulary.
+        """
         if parameters.grounding == "off":
             return None
-        titles, persons = RealTitles(self.items, engine), self.persons(engine)
+        reads = bool(parameters.title_model or parameters.title_base)
+        of_one = reader if list(reader.pieces) == list(engine.pieces) else engine
+        titles, persons = RealTitles(self.items, engine, self.domain, of_one if reads else None), self.persons(engine)
 
         def constraint(view: UserView) -> Constraint:
             ids = {item["item_id"] for turn in view.turns for item in turn["items"]}

@@ -82,14 +82,14 @@ def test_an_engine_without_a_model_cannot_be_grounded(items: pl.DataFrame) -> No
 
 def test_a_user_names_any_title_and_how_many_go_on_alike_does_not_count(items: pl.DataFrame) -> None:
     """King Kong is two films, so `K` leads to more titles than `H`; what the model says decides alone."""
-    real = RealTitles(items, Even()).constraint()
+    real = RealTitles(items, Even(), MOVIES).constraint()
     choice = real.allowed(list(b"I love [["))
     assert choice is not None
     assert sorted(map(chr, choice.tokens.tolist())) == ["H", "K", "N", "T", "U"]
     assert set(choice.weights.tolist()) == {0.0} and choice.power == 1.0
     assert real.allowed(list(b"I love ")) is None
     assert real.forced(list(b"I love [[K")) == list(b"ing Kong (")
-    assert RealTitles(items, Even()).constraint().forced(list(b"[[H")) == list(b"eat (1995)")
-    without = RealTitles(items, Even()).constraint({"Heat (1995)", "Jaws (1975)"}).allowed(list(b"[["))
+    assert RealTitles(items, Even(), MOVIES).constraint().forced(list(b"[[H")) == list(b"eat (1995)")
+    without = RealTitles(items, Even(), MOVIES).constraint({"Heat (1995)", "Jaws (1975)"}).allowed(list(b"[["))
     assert without is not None
     assert sorted(map(chr, without.tokens.tolist())) == ["K", "N", "T", "U"]

@@ -32,7 +32,7 @@ def scheme(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:  # noqa: F811
     with browser.new_context(viewport={"width": 1280, "height": 850}) as context:
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(60_000)  # of patience, not of speed
         yield context.new_page()
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -519,9 +520,17 @@ class Eavesdropper:
 
 
 def test_grounding_hears_what_was_said_and_nothing_private(tmp_path: Path, items: pl.DataFrame) -> None:
-    ear = Eavesdropper()
+    ear, heard_by_names = Eavesdropper(), []
     population = Population(make_profiles(ids(12)), items, NO_RATINGS, MOVIES, Fixed())
     population.grounding = lambda *given: ear
+    population.of_user = lambda *given: None
+
+    class Names:
+        def constraint(self, role: str, turns: Sequence[Mapping[str, Any]], titles: Any) -> Any:
+            heard_by_names.append((role, [dict(turn) for turn in turns]))
+            return titles
+
+    population.persons = lambda engine: Names()
     with Run(tmp_path).journal() as journal:
         parties = ScriptedEngine(chatter), ScriptedEngine(chatter)
         turns = simulate(population, *parties, SimulationParameters(), journal).turns
@@ -531,6 +540,9 @@ def test_grounding_hears_what_was_said_and_nothing_private(tmp_path: Path, items
         assert type(utterance) is Utterance
         assert all(item is None or isinstance(item, str) for item in utterance.items)
     assert not any(word in str(ear.given) for word in ("secret", "hush", "seen", "liked"))
+    assert {role for role, _ in heard_by_names} == {"recommender"}
+    assert all(turn.keys() == {"role", "text", "items"} for _, rows in heard_by_names for turn in rows)
+    assert not any(word in str(heard_by_names) for word in ("secret", "hush", "seen", "liked"))
 
 
 # ── the real model ──

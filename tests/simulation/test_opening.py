@@ -8,6 +8,8 @@ import pytest
 
 from crslib import schemas
 from crslib.config import SimulationParameters
+from crslib.dialogue.utterances import RECOMMENDER
+from crslib.engines.base import Constraint
 from crslib.errors import CrsError
 from crslib.simulation.dialogues import Dialogues
 from crslib.simulation.loop import HOPELESS, simulate
@@ -15,6 +17,7 @@ from crslib.simulation.opening import open_agents, planned
 from crslib.simulation.population import Population
 from crslib.store import Run
 from tests.conftest import make_profiles
+from tests.recommender.test_grounding import Even
 from tests.simulation.test_loop import NO_RATINGS, Fixed, ids
 from tests.support.domains import MOVIES
 from tests.support.server import Answer, Handler, Server, completion, serving
@@ -198,3 +201,28 @@ def test_a_function_is_known_by_its_file_and_not_by_its_folder(tmp_path: Path) -
 def test_an_address_with_a_password_is_refused_before_anything_is_stored() -> None:
     with pytest.raises(CrsError, match="holds a name, a password or a query"):
         planned("recommender", SimulationParameters(recommender_model="http://me:hush@localhost/reply"))
+
+
+def test_of_its_favourites_a_user_names_those_that_go_with_its_wish_or_were_named(items: pl.DataFrame) -> None:
+    """Letters that may follow `[[`; the recommender, who does not know them, may begin any title."""
+    profile = {"loved_items": ["1", "6"], "target_kinds": ["crime"]}
+    profiles = make_profiles(["u"]).with_columns(**{name: pl.lit(ids) for name, ids in profile.items()})
+    population = Population(profiles, items, NO_RATINGS, MOVIES, Fixed())
+    view = population.view(population.profiles.row(0, named=True))
+    assert (view.knowledge.loved, view.knowledge.unrelated) == (("Heat (1995)", "Up (2009)"), ("Up (2009)",))
+    letters, plain = Even(), SimulationParameters(title_model=0, title_base=0)
+    of_user, of_recommender = population.of_user(letters, plain, letters), population.of_recommender(letters, plain)
+    assert of_user is not None and of_recommender is not None
+
+    def initials(constraint: Constraint) -> str:
+        choice = constraint.allowed(list(b"I love [["))
+        assert choice is not None
+        return "".join(sorted(map(chr, choice.tokens.tolist())))
+
+    assert initials(of_user(view)) == "HKNT"
+    assert initials(of_recommender(view.turns)) == "HKNTU"
+    view.follow({"role": RECOMMENDER, "text": "Seen [[Up (2009)]]?", "items": population.catalog.link("[[Up (2009)]]")})
+    assert initials(of_user(view)) == "HKNTU"
+    assert of_user(view).forced(list(b"It is by P")) == list(b"ete Docter"), "of what is at hand a user, too, knows who"
+    free = SimulationParameters(grounding="off")
+    assert population.of_user(letters, free, letters) is population.of_recommender(letters, free) is None

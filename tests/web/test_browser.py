@@ -41,7 +41,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     with browser.new_context(viewport={"width": 1200, "height": 850}) as context:
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(60_000)  # of patience, not of speed
         yield context.new_page()
 
 

@@ -43,7 +43,7 @@ MADE = "img[src=x], svg[onload], iframe, a[href^=javascript], [onerror], [onmous
 def page(browser: Any) -> Iterator[Any]:  # noqa: F811
     """A page that has no content policy, and counts what is run."""
     with browser.new_context(bypass_csp=True) as context:
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(60_000)  # of patience, not of speed
         context.add_init_script("window.hits = 0; window.hit = () => { window.hits += 1; }")
         yield context.new_page()
 

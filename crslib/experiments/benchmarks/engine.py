@@ -173,7 +173,8 @@ def _talk(
     with tempfile.TemporaryDirectory() as folder, Run(Path(folder)).journal() as journal:
         started = perf_counter()
         user, recommender = (
-            local_agent(engine, role, chosen, parameters) for role, engine in zip(ROLES, engines, strict=True)
+            local_agent(engine, role, chosen, parameters, engines[-1])
+            for role, engine in zip(ROLES, engines, strict=True)
         )
         simulate(chosen, user, recommender, parameters, journal, progress)
         return perf_counter() - started
