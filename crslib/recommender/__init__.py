@@ -1,6 +1,7 @@
-"""What decides which titles the recommender names, from the dialogue and training ratings alone, never a user.
+"""What decides which titles and persons are named, from the dialogue and training ratings alone, never a user.
 
-`prior` says how likely each item is next, `trie` restricts tokens to titles, `grounding` joins the two.
+`prior` says how likely each item is next, `trie` restricts tokens to titles, `grounding` joins the two; `persons` keeps
+what is said of an item's people to the catalogue.
 """
 
-__all__ = ["grounding", "prior", "trie"]
+__all__ = ["grounding", "persons", "prior", "trie"]

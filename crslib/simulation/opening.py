@@ -68,7 +68,8 @@ def local_agent(
 ) -> LocalAgent:
     """The agent that speaks for `role` by `engine`; what it may name is constrained as `parameters` say.
 
-    `recommender`: the recommender's engine if there is one; what it reads of titles serves the user too. Raises `CrsError` for an engine that cannot be constrained so.
+    `recommender`: the recommender's engine if there is one; what it reads of titles serves the user too. Raises
+    `CrsError` for an engine that cannot be constrained so.
     """
     domain = population.domain
     empty = RecommenderView(domain) if role == RECOMMENDER else UserView(UserKnowledge(domain, "", ""))
