@@ -465,24 +465,41 @@ def test_identity_depends_on_everything_that_changes_the_text() -> None:
 # ── merged weights ──
 
 
+SAID = (
+    "Hi! I am looking for a good comedy like [[The Hangover (2009)]]. Have you seen it?",
+    "I have seen it and I loved it! I would recommend [[Bridesmaids (2011)]] or [[Superbad (2007)]] too.",
+    "My sister told me that it is great. I will watch it this weekend. Thank you, and have a great day!",
+    "What is it about? I like thrillers with a good story, something like [[Seven (1995)]], nothing that is too scary.",
+    "It stars Brad Pitt and Morgan Freeman. It came out in 1995; it is about two policemen who look for a murderer.",
+)
+
+
 def test_merged_weights_give_the_same_probabilities(model: Model, tmp_path: Path) -> None:
-    """Log-probabilities of one text with the adapter unmerged and merged: a hundredth of a nat apart per token."""
+    """Log-probabilities of some texts with the adapter unmerged and merged: a hundredth of a nat apart per token, of
+    enough tokens that rounding, .07 nats for one, comes to less."""
     path = weights.merged(model.path, ADAPTER, "Q8_0", tmp_path)
     merged_model = Model(path)
     prompt = ChatTemplate(*model.chat_template).encode([Message("system", "You are a movie recommender.")], model)
-    text = model.encode("Hi! I am looking for a good comedy like [[The Hangover (2009)]]. Have you seen it?")
+    texts = [model.encode(text) for text in SAID]
+    assert sum(map(len, texts)) > 150
 
     class Forced(Unconstrained):
+        def __init__(self, text: Sequence[int]) -> None:
+            self.text = text
+
         def allowed(self, ids: Sequence[int]) -> Choice:
-            return only(text[len(ids)])
+            return only(self.text[len(ids)])
 
     logprobs = []
     for weights_of, adapter in ((model, ADAPTER), (merged_model, None), (model, None)):
-        engine = LlamaEngine(weights_of, adapter, Sampling(max_tokens=len(text)), n_ctx=256, width=1)
-        (completion,) = complete(engine, [Request("a", tuple(prompt), 1, Forced())])
-        assert completion.ids == tuple(text)
-        logprobs.append(np.array(completion.logprobs))
-        engine.close()
+        drawn: list[float] = []
+        for text in texts:
+            engine = LlamaEngine(weights_of, adapter, Sampling(max_tokens=len(text)), n_ctx=256, width=1)
+            (completion,) = complete(engine, [Request("a", tuple(prompt), 1, Forced(text))])
+            assert completion.ids == tuple(text)
+            drawn += completion.logprobs
+            engine.close()
+        logprobs.append(np.array(drawn))
     merged_model.close()
     unmerged, merged, base = logprobs
     assert abs(unmerged.mean() - merged.mean()) < 0.02

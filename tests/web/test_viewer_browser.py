@@ -147,6 +147,7 @@ def test_keys_reach_everything(page: Any, served: Served, expect: Any) -> None: 
 def test_it_is_accessible_and_fits_a_phone_in_light_and_dark(
     browser: Any,  # noqa: F811
     served: Served,
+    expect: Any,
     scheme: str,
     width: int,
 ) -> None:
@@ -154,7 +155,8 @@ def test_it_is_accessible_and_fits_a_phone_in_light_and_dark(
         page = context.new_page()
         page.goto(served.page)
         page.locator(".talk").first.wait_for()
-        page.get_by_role("searchbox").fill("seen")
+        page.get_by_role("searchbox").fill("not yet")
+        expect(page.get_by_role("status")).to_have_text("4 of 6 dialogues")  # else the answer draws all once more
         page.get_by_label("Compare with").select_option(index=1)
         page.locator(".sides.of-2").wait_for()
         page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
