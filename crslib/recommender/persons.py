@@ -53,10 +53,10 @@ class Persons:
 
     def spelled(self, names: Sequence[str], after: str) -> list[tuple[int, ...]]:
         """The tokens of each of `names` that can follow the text `after`; one that is spelled with a blank of its own
-        can follow once that is written."""
+        can follow once that is written. A name with brackets would be a title."""
         blank = "" if not after or after[-1].isspace() else " "
-        spelled = (tuple(self._encode(blank + name)) for name in names)
-        return [tokens for tokens in spelled if self.pieces[tokens[0]].strip()]
+        spelled = (tuple(self._encode(blank + name)) for name in names if not {*"[]"} & {*name})
+        return [tokens for tokens in spelled if tokens and self.pieces[tokens[0]].strip()]
 
 
 class PersonConstraint:

@@ -120,6 +120,11 @@ def test_where_the_catalogue_knows_nobody_no_name_begins() -> None:
     assert forbidden("[[Tron (1982)]] stars ") == {*map(chr, PERSONS.capitals.tolist()), "\7"}
 
 
+def test_a_name_that_is_none_or_a_title_is_not_offered() -> None:
+    assert PERSONS.spelled(["", "[[Up (2009)]]", "Jo"], "by ") == [tuple(b"Jo")]
+    assert PERSONS.spelled(["", "Jo"], "by") == [], "a byte is a token, so the blank comes first"
+
+
 def test_titles_come_first() -> None:
     class Titles(Free):
         def allowed(self, ids: Sequence[int]) -> Choice | None:
