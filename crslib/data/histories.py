@@ -13,6 +13,7 @@ from crslib import schemas
 from crslib.errors import CrsError
 
 PART = 2_000_000  # ratings that are split at a time
+DISLIKED = -1.0  # z of at most this: what a summary and a note may call disliked
 SD_FLOOR = 0.5  # one half-star step: a smaller spread is noise, which z would magnify
 
 

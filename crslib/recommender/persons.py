@@ -40,6 +40,7 @@ class Persons:
     def __init__(self, credits: Credits, link: Link, vocabulary: Vocabulary) -> None:
         self.credits, self.link, self._encode = credits, link, vocabulary.encode
         self.pieces = vocabulary.pieces
+        self._known: dict[str, tuple[int, ...]] = {}  # texts that were spelled before; at most twice the names
         ordinary = no_names(credits.domain)
         words = [piece.decode("utf-8", "ignore").strip() for piece in self.pieces]
         begins = [word[:1].isupper() and word.lower() not in ordinary for word in words]
@@ -55,8 +56,13 @@ class Persons:
         """The tokens of each of `names` that can follow the text `after`; one that is spelled with a blank of its own
         can follow once that is written. A name with brackets would be a title."""
         blank = "" if not after or after[-1].isspace() else " "
-        spelled = (tuple(self._encode(blank + name)) for name in names if not {*"[]"} & {*name})
+        spelled = (self._tokens(blank + name) for name in names if not {*"[]"} & {*name})
         return [tokens for tokens in spelled if tokens and self.pieces[tokens[0]].strip()]
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        if text not in self._known:
+            self._known[text] = tuple(self._encode(text))
+        return self._known[text]
 
 
 class PersonConstraint:
@@ -83,10 +89,11 @@ class PersonConstraint:
             tokens = np.array(sorted({rest[0] for rest in self._rests}), np.int32)
             return Choice(tokens, np.zeros(1, np.intp), np.zeros(1))
         if self._ended:
-            self.never = np.union1d(self.never, self._persons.letters)
+            self.never = np.concatenate([self.never, self._persons.letters])
         if self._awaited is not None:
             begin = np.array([name[0] for name in self._awaited], np.int32)
-            self.never = np.union1d(self.never, np.setdiff1d(self._persons.capitals, begin))
+            capitals = self._persons.capitals
+            self.never = np.concatenate([self.never, capitals[~np.isin(capitals, begin)]])
         return None
 
     def forced(self, ids: Sequence[int]) -> list[int]:

@@ -230,7 +230,7 @@ class PeoplesOpinions:
     the user and the item: drawn once, from both, and from nothing that is hidden.
 
     Marks below a person's mean are no dislikes: in a talk people like nearly all that they have seen. Of rated items
-    those are disliked that a summary may call so (z of at most `DISLIKED`); of others those with the lowest
+    those are disliked that a summary may call so (z of at most `histories.DISLIKED`); of others those with the lowest
     predictions, so many that people's shares (`DISLIKES`) of items as popular as what is rated are disliked.
     """
 
@@ -252,7 +252,7 @@ class PeoplesOpinions:
             return seen, liked
         if seen:
             z = self._opinions.rated(profile_id, item_id)
-            return True, liked or (z is not None and z > DISLIKED)
+            return True, liked or (z is not None and z > histories.DISLIKED)
         seen = derive_seed(0, "seen", self._opinions.user(profile_id), item_id) < self._chance[item_id] * 2**32
         liked = self._opinions.predicted(profile_id, item_id) >= self._least[seen]
         return seen, liked if liked or not seen or self._opinions.dislikes else None
@@ -266,9 +266,6 @@ fits them anew)."""
 DISLIKES = {True: 0.050, False: 0.073}
 """Shares of what was recommended to seekers of ReDial's training part, and has been seen or has not, that they dislike
 or have no interest in (7,351 and 5,028 answers; the same test counts them)."""
-
-DISLIKED = -1.0
-"""The z down to which a mark is no dislike; at most that has a disliked item of a summary (`profiles`)."""
 
 _USERS, _PER_USER = 500, 40  # of whom, and of how many items each, predictions are looked at
 

@@ -331,7 +331,7 @@ def _facts(history: pl.DataFrame, affinities: pl.DataFrame) -> pl.DataFrame:
         WITH totals AS (
             SELECT user_id, count(*) AS n_visible, count(*) FILTER (liked) AS n_liked_items,
                    list(item_id ORDER BY round(z, 9) DESC, n_ratings DESC, item_id) FILTER (liked) AS loved,
-                   list(item_id ORDER BY round(z, 9), n_ratings DESC, item_id) FILTER (z <= -1) AS disliked
+                   list(item_id ORDER BY round(z, 9), n_ratings DESC, item_id) FILTER (z <= $disliked) AS disliked
             FROM history GROUP BY user_id
         ), tastes AS (
             SELECT user_id,
@@ -359,7 +359,7 @@ def _facts(history: pl.DataFrame, affinities: pl.DataFrame) -> pl.DataFrame:
         ORDER BY user_id
         """,
         {"history": history, "affinities": affinities},
-        {"further": further_trait(""), "skip": len(further_trait("")) + 1},
+        {"further": further_trait(""), "skip": len(further_trait("")) + 1, "disliked": histories.DISLIKED},
     )
 
 
