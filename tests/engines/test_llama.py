@@ -471,6 +471,7 @@ SAID = (
     "My sister told me that it is great. I will watch it this weekend. Thank you, and have a great day!",
     "What is it about? I like thrillers with a good story, something like [[Seven (1995)]], nothing that is too scary.",
     "It stars Brad Pitt and Morgan Freeman. It came out in 1995; it is about two policemen who look for a murderer.",
+    "No, I have not seen that one. Is it as funny as [[Hot Fuzz (2007)]]? I watched that with my brother last summer.",
 )
 
 
