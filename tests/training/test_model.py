@@ -1,5 +1,6 @@
 """The trained model against `transformers` with PEFT, and its hand-written gradients against autograd."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ pytest.importorskip("safetensors", reason="needs the extra train")
 
 from crslib.errors import CrsError
 from crslib.training import adapter
+from crslib.training import model as model_parts
 from crslib.training.adapter import Adapter
 from crslib.training.base import Base, transformers_model
 from crslib.training.model import LoraLlama, Sequences
@@ -124,6 +126,24 @@ def test_gradients_equal_those_of_peft(base: Base, tmp_path: Path) -> None:
         for half, ours in zip("AB", pair, strict=True):
             theirs_ = expected[f"base_model.model.{name}.lora_{half}.default.weight"].grad
             assert torch.allclose(ours, theirs_, atol=2e-5, rtol=1e-3), (name, half)
+
+
+@pytest.mark.parametrize(("rows", "longest"), [(1, 1), (3, 7), (2, 40)])
+def test_own_attention_and_its_gradients_equal_torchs(rows: int, longest: int) -> None:
+    heads = {"q": 6, "k": 2, "v": 2}
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(rows, longest, n, 4, generator=generator, dtype=torch.float64) for n in heads.values()]
+    of: dict[str, list[torch.Tensor]] = {}
+    for name, attention in (
+        ("own", model_parts._Attention.apply),
+        ("torch", partial(torch.nn.functional.scaled_dot_product_attention, is_causal=True, enable_gqa=True)),
+    ):
+        parts = [part.clone().requires_grad_() for part in drawn]
+        out = attention(*(part.transpose(1, 2) for part in parts))
+        (out * torch.arange(out.numel()).view(out.shape).sin()).sum().backward()
+        of[name] = [out, *(part.grad for part in parts)]
+    for own, theirs in zip(of["own"], of["torch"], strict=True):
+        assert torch.allclose(own, theirs, atol=1e-12)
 
 
 @pytest.mark.parametrize("precision", ["int8", "bfloat16"])
