@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from crslib.cli.terminal import console, counting
+from crslib.cli.terminal import REPORTS_OF_RUNS, RUN, console, counting
 from crslib.config import Parameters
 from crslib.training.parameters import (
     DiscriminatorParameters,
@@ -139,13 +139,17 @@ def blend(first: Path, second: Path, share: float, to: Path, model: str) -> None
 @click.command()
 @click.argument("role", type=click.Choice(["user", "recommender"]))
 @_options(DiscriminatorParameters)
+@REPORTS_OF_RUNS
 def discriminator(role: str, **given: Any) -> None:
-    """Fits a discriminator of people's turns and those of the adapter of ROLE, which can weigh a simulation's draws.
+    """Fits a discriminator of people's turns and those of a run or of the adapter of ROLE, which can weigh a
+    simulation's draws (-p discriminators=TO).
 
-    The folder TO gets ROLE.json: weights of words and pairs of words.
+    The folder TO gets ROLE.json: weights of words and pairs of words. --run takes an id, a tag, `latest` or a folder.
     """
     from crslib.training import rounds
 
+    if given["run"]:
+        given["run"] = str(RUN.convert(given["run"], None, click.get_current_context()).path)
     parameters = DiscriminatorParameters.parse({"role": role, **_with_absolute_folder(given)}).located()
     with counting("contexts") as progress:
         fitted = rounds.fit_discriminator(parameters, progress)

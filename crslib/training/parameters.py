@@ -143,8 +143,9 @@ class ImitationParameters(PairParameters):
 
 
 class DiscriminatorParameters(DrawingParameters):
-    """`crs discriminator`: which adapter's turns are compared with people's."""
+    """`crs discriminator`: whose turns are compared with people's, an adapter's or those of a run."""
 
+    run: str = path_field("", description="folder of a run whose turns are the model's, instead of replies by init")
     to: str = path_field("", description="folder for ROLE.json; empty: reports/discriminators")
 
     @property

@@ -161,29 +161,54 @@ def make_pairs(
 
 
 def fit_discriminator(parameters: DiscriminatorParameters, progress: Progress = no_progress) -> Discriminator:
-    """The discriminator of people's turns and those of an adapter at the same moments; writes `ROLE.json`.
+    """The discriminator of people's turns and a model's; writes `ROLE.json`.
 
-    Its weights are those of words and pairs of words that were said in several turns. `progress` counts contexts.
-    Raises `CrsError` for files that cannot be read or written, and for too few dialogues.
+    The model's are those of a run, or an adapter's replies at moments of the same people's dialogues. Its weights are
+    those of words and pairs of words that were said in several turns. `progress` counts contexts. Raises `CrsError` for
+    files that cannot be read or written, and for too few dialogues.
     """
     corpus = run.training_corpus(parameters)
-    catalog = Catalog(corpus.items, corpus.domain)
-    people = preferences.human_contexts(run.chosen(corpus, parameters), parameters.role, catalog)
-    contexts = imitation.sample(people, parameters.contexts, parameters.seed)
-    work = parameters.folder / f"{parameters.role}-draws"
-    with run.drawing(parameters, parameters.start, work, imitation.DECODING) as engine, Run(work).journal() as journal:
-        drawn = preferences.candidates(contexts, engine, parameters.draws, parameters.seed, journal, progress)
-    spoken = imitation.sample(people, parameters.contexts * parameters.draws, parameters.seed)
-    fitted = discriminator.fit(imitation.turns(spoken, contexts, drawn))
+    dialogues = run.chosen(corpus, parameters)
+    if parameters.run:
+        turns, whose = _with_turns_of_run(dialogues, parameters), {"run": Run.open(parameters.run).run_id}
+    else:
+        catalog = Catalog(corpus.items, corpus.domain)
+        turns = _with_replies(dialogues, catalog, parameters, progress)
+        whose = {"adapter_sha256": _sha256(parameters.start)}
+    fitted = discriminator.fit(turns)
+    at = "those of a run" if parameters.run else "the adapter's own at the same moments"
     origin = {
         "role": parameters.role,
-        "adapter_sha256": _sha256(parameters.start),
-        "data": f"turns of people in {corpus.credit}, and the adapter's own at the same moments",
+        **whose,
+        "data": f"turns of people in {corpus.credit}, and {at}",
         "licence": "statistics of words; attribution to the data above",
     }
     judge = Discriminator(fitted.intercept, fitted.weights, origin | dict(fitted.about))
     judge.write(parameters.folder / f"{parameters.role}.json")
     return judge
+
+
+def _with_turns_of_run(dialogues: Sequence[Dialogue], parameters: DiscriminatorParameters) -> pl.DataFrame:
+    """All turns of the role, people's and those of a run: the columns of `discriminator.SCHEMA`."""
+    rows = [
+        (one.dialogue_id, turn.text, True) for one in dialogues for turn in one.turns if turn.role == parameters.role
+    ]
+    people = pl.DataFrame(rows, schema=discriminator.SCHEMA, orient="row")
+    said = Run.open(parameters.run).read("turns").filter(role=parameters.role)
+    return pl.concat([people, said.select("dialogue_id", "text", human=pl.lit(False))])
+
+
+def _with_replies(
+    dialogues: Sequence[Dialogue], catalog: Catalog, parameters: DiscriminatorParameters, progress: Progress
+) -> pl.DataFrame:
+    """Turns of people, and replies of an adapter where people spoke: the columns of `discriminator.SCHEMA`."""
+    people = preferences.human_contexts(dialogues, parameters.role, catalog)
+    contexts = imitation.sample(people, parameters.contexts, parameters.seed)
+    work = parameters.folder / f"{parameters.role}-draws"
+    with run.drawing(parameters, parameters.start, work, imitation.DECODING) as engine, Run(work).journal() as journal:
+        drawn = preferences.candidates(contexts, engine, parameters.draws, parameters.seed, journal, progress)
+    spoken = imitation.sample(people, parameters.contexts * parameters.draws, parameters.seed)
+    return imitation.turns(spoken, contexts, drawn)
 
 
 # ── rounds ──────────────────────────────────────────────────────────────────────────────────────────────────────────

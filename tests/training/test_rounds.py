@@ -13,11 +13,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra train")
 pytest.importorskip("safetensors", reason="needs the extra train")
 
+from crslib import schemas
 from crslib.data.corpora import Dialogue
 from crslib.dialogue.discriminator import Discriminator
 from crslib.dialogue.templates import ChatTemplate
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
+from crslib.store import Run
 from crslib.training import adapter, examples, rounds, run
 from crslib.training.base import Base
 from crslib.training.knowledge import Knowledge
@@ -188,6 +190,25 @@ def test_a_discriminator_is_written_with_its_origin(given: ImitationParameters, 
     assert fitted.about["accuracy"] > 0.9
     assert "CC BY 4.0" in fitted.about["data"] and "licence" in fitted.about
     assert str(tmp_path) not in (tmp_path / "judges" / "user.json").read_text(encoding="utf-8")
+
+
+def test_a_discriminator_of_a_run_reads_all_turns_of_its_role(given: ImitationParameters, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    turns = [(f"u{n}.0", turn, role, text) for n in range(8) for turn, role, text in ((0, "recommender", "Hi there"),
+             (1, "user", "great movie indeed"), (2, "user", ""))]  # fmt: skip
+    frame = pl.DataFrame(turns, schema=["dialogue_id", "turn", "role", "text"], orient="row")
+    empty = schemas.empty("turns")
+    run.write("turns", pl.concat([empty, frame.cast({"turn": empty["turn"].dtype})], how="diagonal"))
+    parameters = DiscriminatorParameters(
+        role="user", redial=given.redial, run=str(run.path), to=str(tmp_path / "judges")
+    )
+    fitted = rounds.fit_discriminator(parameters)
+    assert fitted.about["model_turns"] == 8  # the empty ones say nothing
+    assert fitted.about["human_turns"] == 2 * N_DIALOGUES
+    assert fitted.log_odds("great movie indeed") < 0 < fitted.log_odds("I have not seen it. Thank you!")
+    assert "run" in fitted.about and "adapter_sha256" not in fitted.about
+    with pytest.raises(CrsError, match="does not exist"):
+        rounds.fit_discriminator(parameters.model_copy(update={"run": str(tmp_path / "none")}))
 
 
 @pytest.mark.parametrize(
