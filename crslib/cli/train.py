@@ -149,7 +149,7 @@ def discriminator(role: str, **given: Any) -> None:
     from crslib.training import rounds
 
     if given["run"]:
-        given["run"] = str(RUN.convert(given["run"], None, click.get_current_context()).path)
+        given["run"] = str(RUN.convert(given["run"], None, click.get_current_context()))
     parameters = DiscriminatorParameters.parse({"role": role, **_with_absolute_folder(given)}).located()
     with counting("contexts") as progress:
         fitted = rounds.fit_discriminator(parameters, progress)
