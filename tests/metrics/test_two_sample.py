@@ -106,6 +106,21 @@ def test_the_human_value_is_that_of_two_halves_of_the_human_dialogues() -> None:
     assert result.estimate.value > 0.8 > result.floor > result.human > 0.3
 
 
+def test_a_manner_of_ones_own_tells_nobody_from_people() -> None:
+    """Everybody has a word of their own: whoever is read in one fold is not known by it in another one."""
+    human = dialogues(talk("h", 120, 3), 30)
+    human = [
+        Dialogue(one.dialogue_id, one.user, one.recommender, tuple(
+            Turn(turn.role, f"{turn.text} {one.user.replace(' ', '')}", (), None) for turn in one.turns), {})
+        for one in human
+    ]  # fmt: skip
+    simulated = talk("s", 60, 4).with_columns(pl.format("{} {}", "text", "dialogue_id"))
+    for seed in range(3):
+        result = evaluate(simulated, human, "FILM", times=100, seed=seed).by_metric["user_two_sample"]
+        assert result.human is not None
+        assert result.estimate.value < 0.6 > result.human
+
+
 def test_each_judge_reads_people_of_its_own() -> None:
     """People of the second judge shout: the first one sees none of it, though its words include `!`."""
     human = [

@@ -279,7 +279,7 @@ def two_sample(con: duckdb.DuckDBPyConnection, human: Any, seed: int) -> Values:
             rows = []
             for side, talks in enumerate(sides):
                 order = sorted(talks, key=lambda dialogue: derive_seed(seed, "two samples", dialogue))
-                group = person if second and side else {}
+                group = person if side else {}
                 rows += [(text, side, f"{side}:{group.get(d, d)}") for d in sorted(order[:n]) for text in talks[d]]
             texts, side, groups = (np.array(column) for column in zip(*rows, strict=True))
             regression = LogisticRegression(C=strength, max_iter=1000, class_weight="balanced")
