@@ -367,6 +367,7 @@ def from_readings(
 
     figures = exactly(readings.acts(con, human), "scipy jensenshannon, on the tagger's acts")
     figures |= exactly(readings.answers(con), "plain loops, over what the phrase patterns read")
+    figures |= exactly(readings.later_consistency(con), "plain loops, over what the phrase patterns read")
     figures |= exactly(readings.truth(con), "plain loops, over the statements and questions that the phrases read")
     figures |= exactly(readings.repetition(con), "plain loops over sentences")
     figures |= exactly(readings.guesswork(con, first_named(con)), "plain loops, over the ranks of the item prior")

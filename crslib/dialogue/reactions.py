@@ -157,6 +157,13 @@ class Reply:
     says: Reaction
     note: Reaction
 
+    @property
+    def agrees(self) -> bool | None:
+        """Whether words and note agree in everything that both answer; None where they answer nothing in common."""
+        answers = ((self.note.seen, self.says.seen), (self.note.liked, self.says.liked))
+        both = [noted == says for noted, says in answers if noted is not None and says is not None]
+        return all(both) if both else None
+
 
 # ── one item ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -245,6 +252,15 @@ def replies(before: Turn, turn: Turn, domain: Domain) -> list[Reply]:
     ]
 
 
+def later(turn: Turn, history: Sequence[Turn], domain: Domain) -> list[Reply]:
+    """What the user's `turn` says about items on which it got a note before (the last one counts), where it names them
+    again, in that order. `history`: the turns before."""
+    noted = {item_key(note): Reaction(note["seen"], note["liked"]) for before in history for note in before["notes"]}
+    new = set(map(item_key, turn["notes"]))
+    named = dict.fromkeys(item for item in map(item_key, turn["items"]) if item in noted and item not in new)
+    return [Reply(item, react("", turn, item, domain, alone=False), noted[item]) for item in named]
+
+
 def reaction(turn: Turn, history: Sequence[Turn], domain: Domain) -> float | None:
     """How well the user's `turn` agrees with its notes on the items just named, 0 to 1; None without such a note.
 
@@ -263,5 +279,7 @@ def reaction(turn: Turn, history: Sequence[Turn], domain: Domain) -> float | Non
 
 
 def fits(turn: Turn, history: Sequence[Turn], domain: Domain) -> bool:
-    """Whether the user's reply contradicts none of its notes (see `reaction`)."""
-    return reaction(turn, history, domain) != 0
+    """Whether the user's reply contradicts none of its notes, new ones (see `reaction`) and earlier ones."""
+    return reaction(turn, history, domain) != 0 and all(
+        reply.agrees is not False for reply in later(turn, history, domain)
+    )

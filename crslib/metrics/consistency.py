@@ -4,10 +4,13 @@ Utterances are read by phrase patterns, not by a model. What these cannot decide
 the share that they can. Knows nothing of held-out items.
 """
 
+from itertools import groupby
+from operator import itemgetter
+
 import polars as pl
 
 from crslib import stats
-from crslib.dialogue import utterances
+from crslib.dialogue import reactions, utterances
 from crslib.dialogue.domain import Domain
 from crslib.dialogue.stances import serves_wish, statements, wishes
 from crslib.dialogue.utterances import USER
@@ -33,6 +36,11 @@ METRICS = (
     Metric("reactions_decidable", "consistency", "Reactions that can be decided", "share", "none",
         "Share of the items with a note on which the user's words state something that the note states too.",
         needs="notes"),
+    Metric("later_consistency", "consistency", "What is said of an item later agrees with its earlier note", "share",
+        "higher",
+        "Of the items that the user names again in a later turn than the one that answered its note, and of which its "
+        "words there state whether they were met or are liked, the share for which they agree with that note in "
+        "everything that both state.", needs="notes"),
     *(
         Metric(f"consistency_{kind}", "consistency", f"Agrees with the note: {title}", "share", "higher",
             f"Agreement of reaction and note where the note is: {title}.", needs="notes")
@@ -92,6 +100,20 @@ def reaction_parts(facts: Facts) -> pl.DataFrame:
         ),
     ]
     return parts_of(pl.concat(frames))
+
+
+def later_parts(turns: pl.DataFrame, domain: Domain) -> pl.DataFrame:
+    """Parts (dialogue_id, metric, part, whole) of `later_consistency`, from table `turns`."""
+    rows: list[tuple[str, str, bool]] = []
+    columns = turns.sort("dialogue_id", "turn").select("dialogue_id", "role", "text", "items", "notes")
+    for dialogue_id, of_dialogue in groupby(columns.iter_rows(named=True), key=itemgetter("dialogue_id")):
+        talk = list(of_dialogue)
+        for number, turn in enumerate(talk):
+            if turn["role"] == USER:
+                agreed = [reply.agrees for reply in reactions.later(turn, talk[:number], domain)]
+                rows += [(dialogue_id, "later_consistency", agrees) for agrees in agreed if agrees is not None]
+    schema = {"dialogue_id": pl.String, "metric": pl.String, "value": pl.Boolean}
+    return parts_of(pl.DataFrame(rows, schema=schema, orient="row"))
 
 
 def reaction_table(facts: Facts, human: Facts) -> pl.DataFrame:

@@ -88,6 +88,7 @@ def evaluate(
             truth.parts(turns, Credits.of(items, domain)),
             diversity.repetition(turns),
             consistency.profile_parts(turns, dialogues, profiles, items, domain),
+            consistency.later_parts(turns, domain),
             own.parts(metrics, own.Frames(dialogues, turns, profiles, holdouts, items, ratings, prompts, domain)),
         ]
     )

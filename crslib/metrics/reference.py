@@ -25,7 +25,7 @@ from crslib.dialogue.credits import Credits
 from crslib.dialogue.domain import Domain
 from crslib.dialogue.domain import read as read_domain
 from crslib.errors import CrsError
-from crslib.metrics import diversity, leakage, truth
+from crslib.metrics import consistency, diversity, leakage, truth
 from crslib.metrics.facts import FRAMES, Facts, facts
 from crslib.schemas import STRICT, Measured
 
@@ -75,7 +75,7 @@ def measure(dialogues: Sequence[Dialogue], domain: Domain, items: pl.DataFrame |
         if (item.suggested and item.liked if dialogue.targets is None else item_id in dialogue.targets)
     ]
     facts_of = Credits.of(_facts() if items is None else items, domain)
-    counted = [truth.parts(turns, facts_of), diversity.repetition(turns)]
+    counted = [truth.parts(turns, facts_of), diversity.repetition(turns), consistency.later_parts(turns, domain)]
     named = leakage.named_by_user_first(
         turns,
         pl.DataFrame(targets, schema={"dialogue_id": pl.String, "item_id": pl.String}, orient="row"),

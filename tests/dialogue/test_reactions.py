@@ -1,7 +1,7 @@
 import pytest
 
 from crslib.dialogue import utterances
-from crslib.dialogue.reactions import Reaction, Reply, fits, react, reaction, replies
+from crslib.dialogue.reactions import Reaction, Reply, fits, later, react, reaction, replies
 from tests.support.domains import MOVIES
 
 ONE = "How about [[Heat (1995)]]?"
@@ -95,3 +95,34 @@ def test_a_reply_fits_unless_it_contradicts_its_note() -> None:
     assert reaction(open_reply, [asked], MOVIES) == 0.5
     assert fits(open_reply, [asked], MOVIES)
     assert fits(contrary, [], MOVIES)
+
+
+HEAT, UP = ("Heat (1995)", True, True), ("Up (2009)", False, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "agrees"),
+    [
+        ("I loved [[Heat (1995)]] . Anything else?", [True]),
+        ("I still haven't seen [[Heat (1995)]]", [False]),
+        ("Haven't seen [[Heat (1995)]]. I loved [[Up (2009)]]!", [False, False]),
+        ("I think I'll watch [[Up (2009)]] tonight", [True]),
+        ("Not [[Heat (1995)]] , please", [None]),
+        ("I loved [[Titanic (1997)]]", []),  # no note on it
+        ("I loved that one!", []),  # names none
+    ],
+)
+def test_what_is_said_later_is_held_against_the_earlier_note(text: str, agrees: list[bool | None]) -> None:
+    history = [turn("recommender", TWO), turn("user", "Thanks", HEAT, UP), turn("recommender", "Anything else?")]
+    reply = turn("user", text)
+    assert [one.agrees for one in later(reply, history, MOVIES)] == agrees
+    assert fits(reply, history, MOVIES) is (False not in agrees)
+
+
+def test_the_last_note_on_an_item_counts() -> None:
+    again = turn("user", "Hm", ("Heat (1995)", False, True))
+    history = [turn("recommender", ONE), turn("user", "Ok", HEAT), turn("recommender", ONE), again]
+    history.append(turn("recommender", "Well?"))
+    assert fits(turn("user", "I haven't seen [[Heat (1995)]]"), history, MOVIES)
+    new = turn("user", "I have seen [[Heat (1995)]], loved it", HEAT)  # of an item with a new note `reaction` speaks
+    assert later(new, history, MOVIES) == []

@@ -54,6 +54,17 @@ def test_the_table_of_reactions_has_shares_of_answers(reactions: tuple[pl.DataFr
     assert unseen["answer"].to_list() == ["not said", "not said"]
 
 
+def test_later_statements_against_earlier_notes() -> None:
+    talks = {
+        "a": [ASK, "U: Great", "R: Ok", "U: I loved [[Heat (1995)]]. I haven't seen [[Up (2009)]]"],
+        "b": [ASK, "U: Great", "R: Ok", "U: I haven't seen [[Heat (1995)]]", "R: Ok", "U: [[Heat (1995)]] ?"],
+    }
+    _, turns = talk(talks, notes={(name, 1): [("Heat (1995)", True, True)] for name in talks})
+    parts = consistency.later_parts(turns, MOVIES)
+    assert parts.select("dialogue_id", "part", "whole").rows() == [("a", 1, 1), ("b", 0, 1)]
+    assert share(parts, "later_consistency") == 0.5
+
+
 PROFILE = {
     "profile_id": "p",
     "liked_kinds": ["comedy", "sci-fi"],

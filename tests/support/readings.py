@@ -137,6 +137,23 @@ def _reactions(asked: Mapping[str, Any], reply: Mapping[str, Any]) -> Iterator[t
                 yield f"consistency_{'seen' if note[0] else 'unseen'}_{liked[0] if note[1] else liked[1]}", agrees
 
 
+def later_consistency(con: duckdb.DuckDBPyConnection) -> Values:
+    """What users say of items that they name again, against their last note on them."""
+    agreed: list[bool] = []
+    for talk in spoken(con.sql("FROM turns").pl()):
+        notes: dict[Any, tuple[bool | None, bool | None]] = {}
+        for turn in talk:
+            now = {_key(note): (note["seen"], note["liked"]) for note in turn["notes"]}
+            for item in (
+                {_key(item) for item in turn["items"]} & notes.keys() - now.keys() if turn["role"] == "user" else ()
+            ):
+                says = react("", turn, item, MOVIES, alone=False)
+                both = [a == b for a, b in zip(notes[item], (says.seen, says.liked), strict=True) if None not in (a, b)]
+                agreed += [all(both)] if both else []
+            notes |= now
+    return {"later_consistency": float(np.mean(agreed))} if agreed else {}
+
+
 def truth(con: duckdb.DuckDBPyConnection) -> Values:
     """Statements and questions as the phrases read them, compared with the catalogue by full and last names."""
     items = con.sql("FROM items").pl()
