@@ -228,7 +228,7 @@ class SimulationParameters(Parameters):
     )
     resample: int = Field(4, ge=1, description="most draws of an utterance: until one goes with what its speaker knows")
     discriminators: str = path_field(
-        "", description="folder with user.json and recommender.json, which weigh all draws; empty: none"
+        "", description="folder of files that weigh all draws, such as data/discriminators; empty: none"
     )
     memory: bool = Field(True, description="private notes: what the user remembers or thinks of mentioned items")
     opinions: Literal["ratings", "people"] = Field(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from crslib.config import ROOT
 from crslib.dialogue.discriminator import Discriminator, features
 from crslib.errors import CrsError
 
@@ -40,3 +41,12 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: str) -> None:
         Discriminator.read(tmp_path / "user.json")
     with pytest.raises(CrsError, match="cannot read the discriminator"):
         Discriminator.read(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("role", ["user", "recommender"])
+def test_the_shipped_ones_say_what_they_were_fitted_on(role: str) -> None:
+    judge = Discriminator.read(ROOT / "data" / "discriminators" / f"{role}.json")
+    assert judge.about["role"] == role
+    assert "CC BY 4.0" in judge.about["data"]
+    assert 0.5 < judge.about["accuracy"] < 1
+    assert all(len(feature.split(" ")) <= 2 for feature in judge.weights)  # words and pairs, no sentence
