@@ -244,7 +244,7 @@ class SimulationParameters(Parameters):
     )
     temperature: float = Field(1.0, ge=0, le=5, description="of words; 0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1: none")
-    min_p: float = Field(0.02, ge=0, le=1, description="least probability relative to the best token's")
+    min_p: float = Field(0.005, ge=0, le=1, description="least probability relative to the best token's")
     max_tokens: int = Field(64, ge=1, description="tokens of an utterance from which on it ends with its sentence")
     guard: bool = Field(True, description="no sentence twice in one utterance, and no words on and on")
     max_turns: int = Field(24, ge=1, le=10_000, description="longest dialogue, in turns of both parties")

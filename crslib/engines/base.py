@@ -26,7 +26,7 @@ class Sampling:
 
     temperature: float = 1.0
     top_p: float = 1.0
-    min_p: float = 0.02
+    min_p: float = 0.005
     max_tokens: int = 64
     guard: Scope = "utterance"
 

@@ -21,7 +21,7 @@ from crslib.identity import derive_seed
 from crslib.training import discriminator, examples, preferences
 from crslib.training.preferences import Context
 
-DECODING = Sampling(temperature=1.0, top_p=1.0, min_p=0.02)
+DECODING = Sampling(temperature=1.0, top_p=1.0, min_p=0.005)
 """How the model replies: words as it would say them in a simulation."""
 SHORTEST, LONGEST = 0.8, 1.25  # targets of the rejected reply as a share of those of the chosen one
 SCORED = preferences.CANDIDATES | {"text": pl.String, "log_odds": pl.Float64, "person_log_odds": pl.Float64}
