@@ -211,6 +211,15 @@ def test_a_model_that_the_server_does_not_know_is_said_at_once() -> None:
 # ── a real server ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
+SERVER = """
+import runpy
+import llama_cpp
+from crslib.engines.llama.model import model_params
+llama_cpp.llama_cpp.llama_model_default_params = model_params
+runpy.run_module("llama_cpp.server", run_name="__main__")
+"""
+
+
 @pytest.fixture(scope="module")
 def llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of llama-cpp-python's server with the built-in model."""
@@ -221,7 +230,7 @@ def llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "model": llama.model_path("smollm2"), "model_alias": "smollm2", "n_ctx": 256, "n_threads": 1,
         "host": "127.0.0.1", "port": port,
     }  # fmt: skip
-    command = [sys.executable, "-m", "llama_cpp.server"]
+    command = [sys.executable, "-c", SERVER]
     command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     log = tmp_path_factory.mktemp("server") / "log"
     with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import gguf
+import llama_cpp
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.views import Message
 from crslib.engines.base import Completion, Request, Sampling, complete
 from crslib.engines.llama import Feeder, LlamaEngine, Model, all_logits
-from crslib.engines.llama.model import Parking, remedy
+from crslib.engines.llama.model import Parking, model_params, remedy
 from crslib.engines.loading import open_engine
 from crslib.errors import CrsError
 from crslib.recommender.trie import Titles
@@ -198,6 +199,13 @@ def test_weights_that_compute_no_numbers_are_found_when_opened_or_at_the_first_t
         all_logits(model, None, [1, 2, 3], threads=1)
     engine.close()
     model.close()
+
+
+@pytest.mark.parametrize(("built", "extra"), [(b"AVX512 = 1 | AMX_INT8 = 1 | ", False), (b"AVX512 = 1 | ", True)])
+def test_no_product_is_made_on_tiles(built: bytes, extra: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where llama.cpp was compiled for them the first one ended the process (Sapphire Rapids, gcc 12)."""
+    monkeypatch.setattr(llama_cpp, "llama_print_system_info", lambda: built)
+    assert model_params().use_extra_bufts is extra
 
 
 def test_a_file_without_a_vocabulary_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from crslib.engines.llama.plain import high_level
 from crslib.errors import CrsError
 from crslib.training import conversion
 from tests.support import tiny
@@ -18,11 +19,7 @@ TOKENS = [3, 80, 12, 12, 200, 41, 7, 99]
 
 def log_probs(path: Path, adapter: Path | None) -> np.ndarray:
     """llama.cpp's log-probabilities after each of `TOKENS`."""
-    import llama_cpp
-
-    whole = llama_cpp.Llama(
-        str(path), lora_path=None if adapter is None else str(adapter), n_ctx=64, logits_all=True, verbose=False
-    )
+    whole = high_level(path, lora_path=None if adapter is None else str(adapter), n_ctx=64, logits_all=True)
     with contextlib.closing(whole):
         whole.eval(TOKENS)
         return torch.from_numpy(np.array(whole.scores[: len(TOKENS)])).log_softmax(-1).numpy()

@@ -100,6 +100,17 @@ def identity(
     }
 
 
+def model_params() -> lc.llama_model_params:
+    """llama.cpp's own settings for a model, without its products on AMX tiles (Intel since Sapphire Rapids).
+
+    Some compilers drop the configuration of the tiles there, and the first product ends the process with SIGILL
+    (llama.cpp, pull request 26954). The buffers that are left out also hold weights in another order.
+    """
+    params = lc.llama_model_default_params()
+    params.use_extra_bufts = b"AMX_INT8 = 1" not in lc.llama_print_system_info()
+    return params
+
+
 class Parking(NamedTuple):
     """How the memory of a dialogue is copied and put back, between two of its utterances.
 
@@ -135,7 +146,7 @@ class Model:
             )
         lc.llama_log_set(_log, ctypes.c_void_p())
         log_lines.clear()
-        params = lc.llama_model_default_params()
+        params = model_params()
         params.n_gpu_layers = n_gpu_layers if n_gpu_layers >= 0 else 2**31 - 1
         params.check_tensors = True  # weights that are no numbers are found here
         # The texts of a prompt are tokenized one by one: a blank before each would be text that nobody wrote.

@@ -3,11 +3,18 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import llama_cpp as lc
 
 from crslib.engines.base import Completion, Finish, RequestQueue, Sampling
-from crslib.engines.llama.model import AS_THEY_ARE, Model, source
+from crslib.engines.llama.model import AS_THEY_ARE, Model, model_params, source
+
+
+def high_level(path: Path, **options: Any) -> lc.Llama:
+    """The high-level `Llama` of a GGUF file with `model_params`, which it has no option for."""
+    with patch.object(lc.llama_cpp, "llama_model_default_params", model_params):
+        return lc.Llama(str(path), verbose=False, **options)
 
 
 class PlainEngine(RequestQueue):
@@ -23,14 +30,8 @@ class PlainEngine(RequestQueue):
         self.model, self.sampling, self.chat_template = model, sampling, model.chat_template
         self.encode, self.decode = model.encode, model.decode
         self.identity: Mapping[str, Any] = {"engine": "plain", **source(model.path, adapter, AS_THEY_ARE)}
-        self._llama = lc.Llama(
-            str(model.path),
-            lora_path=str(adapter) if adapter else None,
-            n_ctx=n_ctx,
-            n_threads=threads,
-            n_threads_batch=threads,
-            verbose=False,
-        )
+        options = {"n_ctx": n_ctx, "n_threads": threads, "n_threads_batch": threads}
+        self._llama = high_level(model.path, lora_path=str(adapter) if adapter else None, **options)
 
     @property
     def pieces(self) -> list[bytes]:
