@@ -14,6 +14,8 @@ from crslib.dialogue.stances import serves_wish, statements, wishes
 from crslib.dialogue.utterances import RECOMMENDER, USER, replace_mentions
 from crslib.dialogue.views import Turn
 
+_TIME_TO_SAY = (2, 3)  # utterances of a user in which it says what it looks for, if it has not before
+
 
 def user_fits(
     turn: Turn,
@@ -23,9 +25,10 @@ def user_fits(
     domain: Domain,
 ) -> bool:
     """Whether a user's reply contradicts none of its notes, states nothing that its summary says otherwise, names no
-    loved item, unasked, that has nothing to do with its wish, and says a part of the wish when it is asked.
+    loved item, unasked, that has nothing to do with its wish, and says a part of the wish when it is time to.
 
-    It is asked by the recommender's questions before the recommender has named an item, until it has said a part.
+    Until it has said a part, that is when the recommender has asked something before it has named an item, and in the
+    user's second and third utterance.
 
     `turn`, `history`: role, text, items and notes of table `turns`; `profile`: the user's row of table `profiles`;
     `items`: rows of table `items` by id.
@@ -39,7 +42,8 @@ def user_fits(
     favourites = new & set(profile["loved_items"] or ()) & items.keys()
     if any(serves_wish(items[item_id], profile, domain) is False for item_id in favourites):
         return False
-    return not _asked(history) or _says_wish([*history, turn], profile, domain)
+    number = 1 + sum(earlier["role"] == USER for earlier in history)
+    return not (_asked(history) or number in _TIME_TO_SAY) or _says_wish([*history, turn], profile, domain)
 
 
 def _asked(history: Sequence[Turn]) -> bool:

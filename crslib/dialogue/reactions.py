@@ -41,6 +41,7 @@ _CONTRACTIONS = tuple(
 )
 _CLAUSE = re.compile(r"[.!?;\n]+|\b(?:but|although|though|however)\b")
 _THIS, _OTHER = "[=] ", "[]"  # "it [=]" is the item asked about, "[]" another item
+_RUN_ON = re.compile(r"(?<=\] )(?=(?:and |so )?i )")  # "i love [] i have not seen [=]": people leave out the full stop
 
 
 def _compile(*phrases: str) -> re.Pattern[str]:
@@ -182,7 +183,8 @@ def react(question: str, reply: Turn, item: str, domain: Domain, *, alone: bool)
     )
     seen: list[bool] = []
     liked: list[bool] = []
-    for number, clause in enumerate(clauses(utterances.replace_spans(reply["text"], stand_ins))):
+    said = clauses(utterances.replace_spans(reply["text"], stand_ins))
+    for number, clause in enumerate(part for clause in said for part in _statements(clause)):
         if _OTHER in clause or not (alone or _THIS in clause or _ALL.search(clause)):
             continue
         clause = clause.replace(_THIS, "")
@@ -191,6 +193,11 @@ def react(question: str, reply: Turn, item: str, domain: Domain, *, alone: bool)
         if (answer := says_liked(clause, domain)) is not None:
             liked.append(answer)
     return Reaction(_agreed(seen), _agreed(liked))
+
+
+def _statements(clause: str) -> list[str]:
+    """A clause, or where it names the item asked about and others, its parts that begin with "I" after an item."""
+    return _RUN_ON.split(clause) if _THIS in clause and _OTHER in clause else [clause]
 
 
 def clauses(text: str) -> list[str]:

@@ -64,10 +64,12 @@ def test_a_user_who_is_asked_says_what_it_looks_for(items: pl.DataFrame, said: A
     for history, text, fits in (
         (asked, "A comedy", True),
         (asked, "I am fine", False),
-        (asked[:1], "I am fine", True),  # nobody asked
-        ([said(RECOMMENDER, "Hello.")], "I am fine", True),
+        ([said(RECOMMENDER, "Hello.")], "I am fine", True),  # nobody asked
         ([said(USER, "I would like a comedy"), asked[1]], "I am fine", True),  # it has said so
-        ([*asked, said(USER, "Hm"), said(RECOMMENDER, "[[Up (2009)]]?")], "I am fine", True),  # that can be answered
+        ([said(RECOMMENDER, "[[Up (2009)]]?")], "I am fine", True),  # that can be answered
+        ([said(USER, "Hi"), said(RECOMMENDER, "[[Up (2009)]]?")], "I am fine", False),  # its second utterance
+        ([*asked, said(USER, "Hm"), said(RECOMMENDER, "[[Up (2009)]]?")], "I am fine", False),  # its third
+        ([*asked, said(USER, "Hm"), said(RECOMMENDER, "Hm"), said(USER, "Hm")], "I am fine", True),  # it is late
     ):
         assert user_fits(said(USER, text), history, PROFILE, rows, MOVIES) is fits
     assert user_fits(said(USER, "I am fine"), asked, PROFILE | NO_WISH, rows, MOVIES)

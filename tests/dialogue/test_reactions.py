@@ -72,6 +72,22 @@ def test_with_two_items_only_words_on_all_or_on_this_one_count() -> None:
     assert read(TWO, "I loved [[Heat (1995)]]!", "Up (2009)") == Reaction(None, None)
 
 
+@pytest.mark.parametrize(
+    ("reply", "heat", "up"),
+    [
+        ("Yes I did love [[Heat (1995)]] I havent seen [[Up (2009)]]", (True, True), (False, None)),
+        ("I really like [[Up (2009)]] so I will check out [[Heat (1995)]]", (False, True), (None, True)),
+        ("I liked [[Heat (1995)]] and [[Up (2009)]]", (None, None), (None, None)),  # of one statement
+        ("I loved it when I saw [[Heat (1995)]] with [[Up (2009)]]", (None, None), (None, None)),
+    ],
+)
+def test_statements_that_nothing_parts_but_a_new_subject(
+    reply: str, heat: tuple[bool | None, ...], up: tuple[bool | None, ...]
+) -> None:
+    assert read(TWO, reply) == Reaction(*heat)
+    assert read(TWO, reply, "Up (2009)") == Reaction(*up)
+
+
 def test_contradicting_clauses_give_no_answer() -> None:
     assert read(ONE, "I haven't seen it. Yes I have seen this one.").seen is None
 
