@@ -184,7 +184,7 @@ def react(question: str, reply: Turn, item: str, domain: Domain, *, alone: bool)
     seen: list[bool] = []
     liked: list[bool] = []
     said = clauses(utterances.replace_spans(reply["text"], stand_ins))
-    for number, clause in enumerate(part for clause in said for part in _statements(clause)):
+    for number, clause in enumerate(part for one in said for part in _statements(one)):
         if _OTHER in clause or not (alone or _THIS in clause or _ALL.search(clause)):
             continue
         clause = clause.replace(_THIS, "")

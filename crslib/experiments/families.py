@@ -11,7 +11,7 @@ from typing import Literal
 import polars as pl
 
 from crslib import metrics
-from crslib.config import EvaluationParameters, resolve
+from crslib.config import EvaluationParameters, SimulationParameters, resolve
 from crslib.data.corpora import Dialogue, frames
 from crslib.data.corpora import redial as corpus
 from crslib.data.source import Source
@@ -39,8 +39,8 @@ from crslib.metrics import (
 from crslib.reporting import charts, dot_plot, html, summary, text
 from crslib.reporting.figure import Figure
 from crslib.reporting.notebook import Section
+from crslib.simulation import Population
 from crslib.store import Run
-from crslib.users.opinions import PeoplesOpinions, of_feedback
 
 _TABLES = ("profiles", "holdouts", "items", "ratings")
 
@@ -99,10 +99,9 @@ def read(run: Run, parameters: EvaluationParameters) -> Tables:
     domain = of_run(run)
     audit = leakage.audit(prompts, known["profiles"], known["holdouts"], known["items"], dialogues, turns, domain)
     if parameters.judged_by == "another":
-        opinions_of = of_feedback(Source.read(run.path).feedback.kind)
-        rated = opinions_of(known["profiles"], known["ratings"], known["items"])
         more = run.info.get("parameters", {}).get("opinions") == "people"
-        opinions = PeoplesOpinions(rated, known["ratings"], known["items"]) if more else rated
+        people = Population(known["profiles"], known["items"], known["ratings"], domain, source=Source.read(run.path))
+        opinions = people.opinions_for(SimulationParameters(opinions="people" if more else "ratings"))
         dialogues, turns = control.exchange(dialogues, turns, known["profiles"], opinions, parameters.seed)
         prompts = prompts.clear()
     facts = metrics.facts(dialogues, turns, domain)

@@ -14,7 +14,7 @@ import polars as pl
 from crslib import schemas
 from crslib.errors import CrsError
 from crslib.identity import derive_seed
-from crslib.users.opinions import Opinions, PeoplesOpinions
+from crslib.users.opinions import UserOpinions
 
 
 def strangers(profile_ids: Sequence[str], seed: int) -> dict[str, str]:
@@ -31,7 +31,7 @@ def exchange(
     dialogues: pl.DataFrame,
     turns: pl.DataFrame,
     profiles: pl.DataFrame,
-    opinions: Opinions | PeoplesOpinions,
+    opinions: UserOpinions,
     seed: int,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Tables `dialogues` and `turns` as if another one of `profiles` had talked: its `profile_id`, and notes of what it
@@ -46,6 +46,6 @@ def exchange(
     return swapped, turns.with_columns(pl.Series("notes", notes, dtype=schemas.TABLES["turns"]["notes"]))
 
 
-def _of(note: Mapping[str, Any], profile_id: str, opinions: Opinions | PeoplesOpinions) -> dict[str, Any]:
+def _of(note: Mapping[str, Any], profile_id: str, opinions: UserOpinions) -> dict[str, Any]:
     seen, liked = opinions.of(profile_id, note["item_id"])
     return {**note, "seen": seen, "liked": liked}

@@ -27,7 +27,8 @@ from crslib.files import Progress, no_progress
 from crslib.identity import derive_seed
 from crslib.journal import Journal
 from crslib.simulation.dialogues import Dialogues, keep_wanted, wanted, words_key
-from crslib.simulation.population import Population, UserOpinions
+from crslib.simulation.population import Population
+from crslib.users.opinions import UserOpinions
 
 HUMAN_RECOMMENDER_OPENS = 0.65  # share of ReDial dialogues in which the recommender speaks first (DESIGN §4)
 HOPELESS = 8  # dialogues that failed, and none that ended, after which the others are not tried

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import polars as pl
 
@@ -27,17 +27,9 @@ from crslib.recommender.mixture import Mixture
 from crslib.recommender.persons import Persons
 from crslib.recommender.prior import ContraryPrior, ItemPrior, heard
 from crslib.store import Run
-from crslib.users.opinions import Opinions, PeoplesOpinions, of_feedback
+from crslib.users.opinions import Opinions, PeoplesOpinions, UserOpinions, of_feedback
 
 _ROWS = 100_000  # rows of a table that are hashed at once
-
-
-class UserOpinions(Protocol):
-    """What a user remembers or thinks of an item that was just named."""
-
-    def of(self, profile_id: str, item_id: str | None) -> tuple[bool | None, bool | None]:
-        """(seen, liked or interested) for an item of the catalogue, or for a title that is in none (`None`)."""
-        ...
 
 
 class Population:
@@ -81,8 +73,16 @@ class Population:
     def opinions_for(self, parameters: SimulationParameters) -> UserOpinions:
         """`opinions`, where parameter `opinions` is "people" with as much seen and liked as people have."""
         if parameters.opinions == "people" and isinstance(self.opinions, Opinions):
-            return PeoplesOpinions(self.opinions, self.training, self.items)
+            return PeoplesOpinions(self.opinions, self.training, self.items, self._serves)
         return self.opinions
+
+    def _serves(self, profile_id: str, item_id: str) -> bool | None:
+        return serves_wish(self._rows[item_id], self._profiles[profile_id], self.domain)
+
+    @cached_property
+    def _profiles(self) -> dict[str, dict[str, Any]]:
+        """The rows of table `profiles` by id."""
+        return {row["profile_id"]: row for row in self.profiles.iter_rows(named=True)}
 
     @cached_property
     def prior(self) -> ItemPrior:
@@ -93,7 +93,8 @@ class Population:
         """The same catalogue, ratings and opinions with other `profiles` of the same people."""
         other = copy(self)
         other.profiles = profiles.sort("profile_id")
-        vars(other).pop("sha256", None)
+        for computed in ("sha256", "_profiles"):
+            vars(other).pop(computed, None)
         return other
 
     def view(self, profile: Mapping[str, Any], style: Style | None = None) -> UserView:

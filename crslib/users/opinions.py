@@ -4,8 +4,8 @@ Everything comes from visible (training) ratings, so an item that a user rated o
 counts as not seen. Knows nothing of held-out items, dialogues or the wording of notes.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, Self
 
 import numpy as np
 import polars as pl
@@ -172,6 +172,14 @@ class ChoiceModel:
         return self._scores[user_id]
 
 
+class UserOpinions(Protocol):
+    """What a user remembers or thinks of an item that was just named."""
+
+    def of(self, profile_id: str, item_id: str | None) -> tuple[bool | None, bool | None]:
+        """(seen, liked or interested) for an item of the catalogue, or for a title that is in none (`None`)."""
+        ...
+
+
 class Opinions:
     """What the user of each profile remembers or thinks of an item, computed on demand."""
 
@@ -222,6 +230,14 @@ class ChoiceOpinions(Opinions):
     dislikes = False
 
 
+Serves = Callable[[str, str], bool | None]
+"""Whether an item (by id) has to do with what the user of a profile (by id) looks for; None where nothing says so."""
+
+
+def no_wish(profile_id: str, item_id: str) -> None:
+    """Of users who look for nothing."""
+
+
 class PeoplesOpinions:
     """Opinions of users who have seen more than they have rated, and who like as much of it as people do.
 
@@ -231,18 +247,21 @@ class PeoplesOpinions:
 
     Marks below a person's mean are no dislikes: in a talk people like nearly all that they have seen. Of rated items
     those are disliked that a summary may call so (z of at most `histories.DISLIKED`); of others those with the lowest
-    predictions, so many that people's shares (`DISLIKES`) of items as popular as what is rated are disliked.
+    predictions, so many that people's shares (`DISLIKES`) of items as popular as what is rated are disliked: hardly
+    more of what has nothing to do with a user's wish than of what serves it.
     """
 
-    def __init__(self, opinions: Opinions, training: pl.DataFrame, items: pl.DataFrame) -> None:
+    def __init__(
+        self, opinions: Opinions, training: pl.DataFrame, items: pl.DataFrame, serves: Serves = no_wish
+    ) -> None:
         """`training`, `items`: the tables that `opinions` were made from."""
-        self._opinions = opinions
+        self._opinions, self._serves = opinions, serves
         share = items["n_ratings"].clip(1).to_numpy() / max(training["user_id"].n_unique(), 1)
         self._chance = dict(zip(items["item_id"], chance_of_seen(share).tolist(), strict=True))
-        self._least = {seen: opinions.model.threshold for seen in (True, False)}
+        self._least = dict.fromkeys(DISLIKES, opinions.model.threshold)
         if opinions.dislikes:
             predicted = _of_the_popular(opinions.model, training)
-            self._least = {seen: float(np.quantile(predicted, share)) for seen, share in DISLIKES.items()}
+            self._least = {case: float(np.quantile(predicted, share)) for case, share in DISLIKES.items()}
 
     def of(self, profile_id: str, item_id: str | None) -> tuple[bool | None, bool | None]:
         """`(seen, liked)` as `Opinions.of`; liked is predicted for what was seen and not rated, too. There None takes
@@ -254,7 +273,8 @@ class PeoplesOpinions:
             z = self._opinions.rated(profile_id, item_id)
             return True, liked or (z is not None and z > histories.DISLIKED)
         seen = derive_seed(0, "seen", self._opinions.user(profile_id), item_id) < self._chance[item_id] * 2**32
-        liked = self._opinions.predicted(profile_id, item_id) >= self._least[seen]
+        least = self._least[seen, self._serves(profile_id, item_id)]
+        liked = self._opinions.predicted(profile_id, item_id) >= least
         return seen, liked if liked or not seen or self._opinions.dislikes else None
 
 
@@ -263,9 +283,17 @@ SEEN = (1.60, 0.332)
 the log of the share of all users of the built-in data who rated it (9,616 answers; `tests/users/test_opinions.py`
 fits them anew)."""
 
-DISLIKES = {True: 0.050, False: 0.073}
-"""Shares of what was recommended to seekers of ReDial's training part, and has been seen or has not, that they dislike
-or have no interest in (7,351 and 5,028 answers; the same test counts them)."""
+DISLIKES: Mapping[tuple[bool, bool | None], float] = {
+    (True, True): 0.040,
+    (True, False): 0.069,
+    (True, None): 0.058,
+    (False, True): 0.064,
+    (False, False): 0.077,
+    (False, None): 0.086,
+}
+"""Shares of what was recommended to seekers of ReDial's training part that they dislike or have no interest in, by
+whether it has been seen and whether it serves the wish that they had said (None: they had said none). 12,379 answers;
+the same test counts them."""
 
 _USERS, _PER_USER = 500, 40  # of whom, and of how many items each, predictions are looked at
 

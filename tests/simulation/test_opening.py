@@ -66,7 +66,10 @@ def test_a_server_speaks_for_both_roles_and_neither_sees_what_it_must_not(tmp_pa
 
 
 def test_a_run_that_was_killed_asks_only_for_what_is_not_there(tmp_path: Path, items: pl.DataFrame) -> None:
-    """Those of dialogues that had not ended too; but what was being asked at that moment is asked again."""
+    """Those of dialogues that had not ended too; but what was being asked at that moment is asked again.
+
+    Five are alive at a time, so the last ones have not begun when the second has ended.
+    """
 
     def killed(done: int, total: int) -> None:
         if done >= 2:
@@ -74,13 +77,13 @@ def test_a_run_that_was_killed_asks_only_for_what_is_not_there(tmp_path: Path, i
 
     with serving((200, "Well, what else?")) as server:
         with pytest.raises(KeyboardInterrupt):
-            talk(tmp_path, items, 5, killed, **both(server), max_concurrency=2)
+            talk(tmp_path, items, 12, killed, **both(server), max_concurrency=2)
         before = len(server.requests)
-        talked = talk(tmp_path, items, 5, **both(server), max_concurrency=2)
+        talked = talk(tmp_path, items, 12, **both(server), max_concurrency=2)
         asked = [json.dumps([body["messages"], body["seed"]]) for _, _, body in server.requests]
-    assert len(talked.dialogues) == 5
+    assert len(talked.dialogues) == 12
     assert 0 < before < len(asked)
-    assert len(set(asked)) == 5 * 6
+    assert len(set(asked)) == 12 * 6
     assert len(asked) - len(set(asked)) <= 2
 
 

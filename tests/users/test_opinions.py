@@ -4,6 +4,7 @@ import inspect
 import itertools
 import math
 import random
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from crslib.config import ROOT, ProfileParameters, SimulationParameters
 from crslib.data import histories, tables
 from crslib.data.catalog import Catalog
 from crslib.data.corpora import redial
+from crslib.dialogue.stances import serves_wish
 from crslib.simulation import Population
+from crslib.training.knowledge import Seekers
 from crslib.users import opinions, profiles
 from crslib.users.opinions import ChoiceModel, Opinions, PeoplesOpinions, TasteModel, of_feedback
 from tests.support.domains import MOVIES
@@ -158,7 +161,23 @@ def test_people_dislike_as_much_as_their_answers_say_and_what_they_like_least() 
             answers[seen] += [likes for _, likes in each]
             assert [likes for _, likes in sorted(each)] == sorted(likes for _, likes in each)
     shares = {seen: 1 - np.mean(each) for seen, each in answers.items()}
-    assert shares == pytest.approx(opinions.DISLIKES, abs=0.025)
+    assert shares == pytest.approx({seen: opinions.DISLIKES[seen, None] for seen in shares}, abs=0.025)
+
+
+def test_what_has_nothing_to_do_with_the_wish_is_disliked_as_much_more_as_by_people() -> None:
+    items, ratings = tables.load(ROOT / "data")
+    users = ratings["user_id"].unique().sort()[::7].to_list()
+    known = Opinions(profiles_frame(**{user: user for user in users}), ratings, items)
+    popular = np.random.default_rng(1).choice(ratings["item_id"].to_numpy(), (len(users), 150))
+    asked = {(user, item) for user, of_user in zip(users, popular.tolist(), strict=True) for item in of_user}
+    liked = {
+        serves: {(user, item) for user, item in asked if of(user, item)[1]}
+        for serves in (True, False)
+        for of in (PeoplesOpinions(known, ratings, items, lambda user, item, serves=serves: serves).of,)
+    }
+    assert liked[False] < liked[True]
+    more = (len(liked[True]) - len(liked[False])) / len(asked)
+    assert 0.01 < more < 0.029, "between the differences of what was seen and what was not; rated ones do not change"
 
 
 def test_of_presence_nothing_seen_is_disliked_whether_it_was_chosen_or_not(camps) -> None:
@@ -170,7 +189,9 @@ def test_of_presence_nothing_seen_is_disliked_whether_it_was_chosen_or_not(camps
 
 def test_a_simulation_takes_what_users_have_seen_as_its_parameter_says(camps) -> None:
     items, training, _ = camps
-    population = Population(profiles_frame(p1="1"), items, training, MOVIES)
+    wish = {"kinds": [["action"]], "decade": [None], "person": [None], "maker": [None]}
+    looking = profiles_frame(p1="1").with_columns(**{f"target_{name}": pl.Series(one) for name, one in wish.items()})
+    population = Population(looking, items, training, MOVIES)
     rated = population.opinions_for(SimulationParameters(opinions="ratings"))
     more = population.opinions_for(SimulationParameters(opinions="people"))
     shares = [np.mean([each.of("p1", item)[0] for item in items["item_id"]]) for each in (rated, more)]
@@ -183,13 +204,19 @@ def test_what_people_have_seen_and_dislike_is_that_of_their_answers(shared_data:
     catalog, n_users = Catalog(items, MOVIES), ratings["user_id"].n_unique()
     n_ratings = dict(items.select("item_id", "n_ratings").iter_rows())
     answers = []
-    liked: dict[bool, list[bool]] = {True: [], False: []}
+    liked: defaultdict[tuple[bool, bool | None], list[bool]] = defaultdict(list)
+    facts = {row["item_id"]: row for row in redial.items().iter_rows(named=True)}
+    seekers = Seekers(redial.items(), MOVIES)
     for dialogue in redial.read(shared_data / "redial", "train"):
+        wish = seekers.wanted(dialogue)
+        wished = {f"target_{name}": getattr(wish, name) for name in ("kinds", "decade", "person", "maker")}
         by_recommender = (turn for turn in dialogue.turns if turn.role == "recommender")
         named = {mention.item_id for turn in by_recommender for mention in turn.mentions}
-        for item in (dialogue.items[item_id] for item_id in sorted(named)):
+        for item_id in sorted(named):
+            item = dialogue.items[item_id]
             if item.seen is not None and item.liked is not None:
-                liked[item.seen].append(item.liked)
+                serves = serves_wish(facts[item_id], wished, MOVIES) if item_id in facts else None
+                liked[item.seen, serves].append(item.liked)
             if item.seen is not None and (found := catalog.find(item.name)) is not None:
                 answers.append((math.log(max(n_ratings[found], 1) / n_users), item.seen))
     x, seen = np.array(answers).T
@@ -200,12 +227,12 @@ def test_what_people_have_seen_and_dislike_is_that_of_their_answers(shared_data:
         fitted += np.linalg.solve((x * (chance * (1 - chance))[:, None]).T @ x, x.T @ (seen - chance))
     assert len(seen) > 9000
     assert fitted == pytest.approx(opinions.SEEN, abs=0.005)
-    assert (len(liked[True]), len(liked[False])) == (7351, 5028)
-    assert {seen: 1 - np.mean(each) for seen, each in liked.items()} == pytest.approx(opinions.DISLIKES, abs=5e-4)
+    assert sum(len(each) for each in liked.values()) == 12_379
+    assert {case: 1 - np.mean(each) for case, each in liked.items()} == pytest.approx(opinions.DISLIKES, abs=6e-4)
 
 
 def test_opinions_take_no_held_out_items() -> None:
-    assert list(inspect.signature(PeoplesOpinions).parameters) == ["opinions", "training", "items"]
+    assert list(inspect.signature(PeoplesOpinions).parameters) == ["opinions", "training", "items", "serves"]
     assert list(inspect.signature(Opinions).parameters) == ["profiles", "training", "items"]
     assert list(inspect.signature(TasteModel.fit).parameters) == ["training", "items"]
 
