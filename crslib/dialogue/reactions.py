@@ -136,6 +136,7 @@ def _phrases(domain: Domain) -> _Phrases:
 
 _YES, _NO = _compile("^ yes|yeah|yep|yup|yea|ya|sure|absolutely"), _compile("^ no|nope|nah")
 _ASKS = _compile("^ is|was|are|does|do|did|have|has|what|who|how|would|which")
+_IT = _compile("it|that|this")
 _ALL = _compile("both|all|any|either|neither|none|those|them|these|each")
 
 
@@ -173,8 +174,9 @@ def react(question: str, reply: Turn, item: str, domain: Domain, *, alone: bool)
     """What the turn `reply` (text, items) says about `item` (`item_key`), which the utterance `question` named.
 
     A clause that names the item counts. A clause that names no item counts if the question named this item only
-    (`alone`), or if the clause speaks of all items ("both", "any"). A clause that names another item does not count.
-    Where the clauses that count contradict one another, the answer is None.
+    (`alone`), if the clause speaks of all items ("both", "any"), or of "it" after a clause that named this item alone.
+    A clause that names another item does not count. Where the clauses that count contradict one another, the answer is
+    None.
     """
     asked = any(_phrases(domain).asks_if_seen.search(clause) for clause in clauses(utterances.plain(question))[-1:])
     stand_ins = (
@@ -184,8 +186,11 @@ def react(question: str, reply: Turn, item: str, domain: Domain, *, alone: bool)
     seen: list[bool] = []
     liked: list[bool] = []
     said = clauses(utterances.replace_spans(reply["text"], stand_ins))
+    latest = False  # whether the item is the only one of the last clause that named any
     for number, clause in enumerate(part for one in said for part in _statements(one)):
-        if _OTHER in clause or not (alone or _THIS in clause or _ALL.search(clause)):
+        if "[" in clause:
+            latest = clause.count("[") == 1 and _THIS in clause
+        if _OTHER in clause or not (alone or _THIS in clause or _ALL.search(clause) or (latest and _IT.search(clause))):
             continue
         clause = clause.replace(_THIS, "")
         if (answer := says_seen(clause, domain, answers=asked and number == 0)) is not None:

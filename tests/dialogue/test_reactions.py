@@ -88,6 +88,14 @@ def test_statements_that_nothing_parts_but_a_new_subject(
     assert read(TWO, reply, "Up (2009)") == Reaction(*up)
 
 
+def test_it_is_the_item_that_the_clause_before_named_alone() -> None:
+    said = "I've heard of [[Heat (1995)]], but haven't seen it. I'll check that out"
+    assert read(TWO, said) == Reaction(False, True)
+    assert read(TWO, said, "Up (2009)") == Reaction(None, None)
+    assert read(TWO, "I've heard of [[Heat (1995)]] and [[Up (2009)]], but haven't seen it") == Reaction(None, None)
+    assert read(TWO, "[[Heat (1995)]]? I have seen [[Up (2009)]] and liked it") == Reaction(None, None)
+
+
 def test_contradicting_clauses_give_no_answer() -> None:
     assert read(ONE, "I haven't seen it. Yes I have seen this one.").seen is None
 
