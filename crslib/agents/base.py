@@ -14,12 +14,13 @@ from typing import Any, Literal, Protocol
 from crslib.dialogue.views import View
 
 Finish = Literal["end", "max_tokens", "context_full", "left", "failed"]
-Fits = Callable[[str], bool]
+Faults = Callable[[str], int]
+"""How little an utterance goes with what its speaker knows; 0: nothing speaks against it."""
 
 
-def anything(text: str) -> bool:
+def faultless(text: str) -> int:
     """The check that every utterance passes."""
-    return True
+    return 0
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,14 @@ class Ask:
     """One utterance that is asked of an agent. A dialogue has one at a time.
 
     `view`: the role's view of the dialogue, which the agent only reads. `seed`: of all that the agent draws for it.
-    `fits`: whether an utterance goes with what its speaker knows; an agent that can draws another one that does.
+    `faults`: how little an utterance goes with what its speaker knows; an agent that can draws another one, and says
+    the one with the least.
     """
 
     dialogue_id: str
     view: View
     seed: int
-    fits: Fits = anything
+    faults: Faults = faultless
 
 
 @dataclass(frozen=True)

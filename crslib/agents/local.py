@@ -3,6 +3,7 @@
 Titles can be constrained, and what does not fit is drawn again. Knows nothing of files and parameters.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ class LocalAgent:
         log_weight = self._log_weight
         self.engine.submit(
             request,
-            lambda completion: self._fits(ask, completion),
+            lambda completion: self._faults(ask, completion),
             None if log_weight is None else lambda completion: log_weight(self._read(completion)[0]),
         )
 
@@ -93,9 +94,9 @@ class LocalAgent:
             completion.logprobs,
         )
 
-    def _fits(self, ask: Ask, completion: Completion) -> bool:
+    def _faults(self, ask: Ask, completion: Completion) -> float:
         text, left = self._read(completion)
-        return says_something(self._form, text, left) and ask.fits(text)
+        return ask.faults(text) if says_something(self._form, text, left) else math.inf
 
     def _read(self, completion: Completion) -> tuple[str, bool]:
         return self._form.read(self.engine.decode(completion.ids))

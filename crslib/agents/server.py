@@ -1,6 +1,7 @@
 """A model on an OpenAI-compatible server as an agent."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from crslib.agents.background import BackgroundAgent
-from crslib.agents.base import Ask, Reply, Transcript
+from crslib.agents.base import Ask, Finish, Reply, Transcript
 from crslib.agents.format import NOTHING_SAID, Format, says_something
 from crslib.config import SimulationParameters
 from crslib.dialogue.views import Message
@@ -89,10 +90,12 @@ class ServerAgent(BackgroundAgent):
         return tuple(self.server.changes)
 
     async def reply(self, ask: Ask) -> Reply:
-        """The first draw that fits, or the last one."""
+        """The first draw without a fault, or the last one of those with the least."""
         messages = [Message(message.role, message.text) for message in self._form.messages(ask.view)]
         sent = self._transcript.add(ask.dialogue_id, [(message.role, message.text) for message in messages])
         tokens_in = tokens_out = 0
+        least = math.inf
+        said: tuple[str, bool, Finish] = "", False, "end"
         for draw in range(self._draws):
             try:
                 answer = await self._answer(messages, derive_seed(ask.seed, "again", draw) if draw else ask.seed)
@@ -100,14 +103,17 @@ class ServerAgent(BackgroundAgent):
                 return Reply("", sent, 0, "failed", error=str(error), tokens_in=tokens_in, tokens_out=tokens_out)
             tokens_in, tokens_out = tokens_in + answer.tokens_in, tokens_out + answer.tokens_out
             text, left = self._form.read(answer.text)
-            if says_something(self._form, text, left) and ask.fits(text):
+            faults = ask.faults(text) if says_something(self._form, text, left) else math.inf
+            if faults <= least:
+                least, said = faults, (text, left, answer.finish)
+            if not faults:
                 break
+        text, left, finish = said
         # In words, as what is sent: the server's count has thoughts and what the format removes.
         n_tokens = len(text.split())
         if not says_something(self._form, text, left):
             return Reply("", sent, n_tokens, "failed", (), (), NOTHING_SAID, tokens_in, tokens_out)
-        finish = "left" if left else answer.finish
-        return Reply(text, sent, n_tokens, finish, tokens_in=tokens_in, tokens_out=tokens_out)
+        return Reply(text, sent, n_tokens, "left" if left else finish, tokens_in=tokens_in, tokens_out=tokens_out)
 
     async def _answer(self, messages: Sequence[Message], seed: int) -> Answer:
         texts = [[message.role, message.text] for message in messages]

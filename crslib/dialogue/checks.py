@@ -1,5 +1,7 @@
 """What an utterance must not do, by what its speaker knows: drawn again while it does (parameter `resample`).
 
+Faults are weighed: of draws that all have some, the one with the least is said.
+
 The same readers measure consistency and facts afterwards, so a rule cannot improve what its reader does not see.
 """
 
@@ -17,33 +19,38 @@ from crslib.dialogue.views import Turn
 _TIME_TO_SAY = (2, 3)  # utterances of a user in which it says what it looks for, if it has not before
 
 
-def user_fits(
+FALSE, SILENT = 2, 1  # faults: says what its speaker knows otherwise; leaves out what it is time to say
+
+
+def user_faults(
     turn: Turn,
     history: Sequence[Turn],
     profile: Mapping[str, Any],
     items: Mapping[str, Mapping[str, Any]],
     domain: Domain,
-) -> bool:
-    """Whether a user's reply contradicts none of its notes, states nothing that its summary says otherwise, names no
-    loved item, unasked, that has nothing to do with its wish, and says a part of the wish when it is time to.
+) -> int:
+    """`FALSE` for a user's reply that contradicts one of its notes, states what its summary says otherwise, or names a
+    loved item, unasked, that has nothing to do with its wish; `SILENT` for one that says no part of the wish when it is
+    time to; 0 for others.
 
-    Until it has said a part, that is when the recommender has asked something before it has named an item, and in the
-    user's second and third utterance.
+    Until it has said a part, it is time to when the recommender has asked something before it has named an item, and in
+    the user's second and third utterance.
 
     `turn`, `history`: role, text, items and notes of table `turns`; `profile`: the user's row of table `profiles`;
     `items`: rows of table `items` by id.
     """
     if not reactions.fits(turn, history, domain):
-        return False
+        return FALSE
     if any(contradicts for *_, contradicts in statements(turn, profile, {}, domain)):
-        return False
+        return FALSE
     named = {item["item_id"] for earlier in history for item in earlier["items"]}
     new = {item["item_id"] for item in turn["items"]} - named
     favourites = new & set(profile["loved_items"] or ()) & items.keys()
     if any(serves_wish(items[item_id], profile, domain) is False for item_id in favourites):
-        return False
+        return FALSE
     number = 1 + sum(earlier["role"] == USER for earlier in history)
-    return not (_asked(history) or number in _TIME_TO_SAY) or _says_wish([*history, turn], profile, domain)
+    silent = (_asked(history) or number in _TIME_TO_SAY) and not _says_wish([*history, turn], profile, domain)
+    return SILENT if silent else 0
 
 
 def _asked(history: Sequence[Turn]) -> bool:
@@ -60,6 +67,7 @@ def _says_wish(turns: Sequence[Turn], profile: Mapping[str, Any], domain: Domain
     return not parts or any(says(text) for _, says in parts for text in own)
 
 
-def recommender_fits(turn: Turn, history: Sequence[Turn], credits: Credits) -> bool:
-    """Whether a recommender states no person or year of an item at hand that the catalogue contradicts."""
-    return all(claim.true is not False for claim in claims(turn, history, credits))
+def recommender_faults(turn: Turn, history: Sequence[Turn], credits: Credits) -> int:
+    """`FALSE` for a recommender's reply that states a person or year of an item at hand which the catalogue
+    contradicts; else 0."""
+    return FALSE if any(claim.true is False for claim in claims(turn, history, credits)) else 0

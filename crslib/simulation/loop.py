@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from crslib.agents.base import Agent, Ask, Fits, Reply
+from crslib.agents.base import Agent, Ask, Faults, Reply
 from crslib.config import SimulationParameters
 from crslib.data.catalog import Catalog
 from crslib.dialogue import checks, styles
@@ -203,8 +203,8 @@ class _Party(ABC):
         """Takes the other party's last turn into the role's view."""
 
     @abstractmethod
-    def _fits(self, dialogue: _Dialogue) -> Fits:
-        """Which utterances go with what the role knows (`dialogue.checks`).
+    def _faults(self, dialogue: _Dialogue) -> Faults:
+        """How little utterances go with what the role knows (`dialogue.checks`).
 
         An agent gets this function, so it holds nothing that the role must not know.
         """
@@ -212,7 +212,7 @@ class _Party(ABC):
     def ask(self, dialogue: _Dialogue) -> None:
         """Asks for the role's next utterance, from its view alone."""
         seed = derive_seed(self._parameters.seed, dialogue.dialogue_id, self.role, len(dialogue.turns))
-        self.agent.ask(Ask(dialogue.dialogue_id, self._view(dialogue), seed, self._fits(dialogue)))
+        self.agent.ask(Ask(dialogue.dialogue_id, self._view(dialogue), seed, self._faults(dialogue)))
 
     def answer(self, dialogue: _Dialogue, reply: Reply) -> None:
         """Adds an utterance to the dialogue and to the role's own view, or ends the dialogue.
@@ -273,15 +273,15 @@ class _User(_Party):
         dialogue.notes = list(notes.values())
         dialogue.user.follow(turn, dialogue.notes)
 
-    def _fits(self, dialogue: _Dialogue) -> Fits:
+    def _faults(self, dialogue: _Dialogue) -> Faults:
         history, notes, profile = tuple(dialogue.turns), dialogue.notes, self._profiles[dialogue.profile_id]
         link, items, domain = self._catalog.link, self._items, self._catalog.domain
 
-        def fits(text: str) -> bool:
+        def faults(text: str) -> int:
             turn = {"role": USER, "text": text, "items": link(text), "notes": notes}
-            return checks.user_fits(turn, history, profile, items, domain)
+            return checks.user_faults(turn, history, profile, items, domain)
 
-        return fits
+        return faults
 
 
 class _Recommender(_Party):
@@ -302,14 +302,14 @@ class _Recommender(_Party):
         turns = public(dialogue.turns)
         dialogue.recommender.follow(turns[-1], looked_up(turns, self._lookup))
 
-    def _fits(self, dialogue: _Dialogue) -> Fits:
+    def _faults(self, dialogue: _Dialogue) -> Faults:
         history, link, credits = public(dialogue.turns), self._catalog.link, self._credits
 
-        def fits(text: str) -> bool:
+        def faults(text: str) -> int:
             turn = {"role": RECOMMENDER, "text": text, "items": link(text)}
-            return checks.recommender_fits(turn, history, credits)
+            return checks.recommender_faults(turn, history, credits)
 
-        return fits
+        return faults
 
 
 def public(turns: Sequence[Turn]) -> list[Turn]:

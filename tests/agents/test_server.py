@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 
-from crslib.agents.base import Ask, Fits, Reply, anything
+from crslib.agents.base import Ask, Faults, Reply, faultless
 from crslib.agents.format import Trained
 from crslib.agents.server import Answers, ServerAgent, open_server
 from crslib.config import SimulationParameters
@@ -27,10 +27,10 @@ from tests.support.domains import MOVIES
 from tests.support.server import Handler, completion, serving
 
 
-def ask(dialogue_id: str = "d", seed: int = 5, fits: Fits = anything, heard: str = "I like comedies.") -> Ask:
+def ask(dialogue_id: str = "d", seed: int = 5, faults: Faults = faultless, heard: str = "I like comedies.") -> Ask:
     view = RecommenderView(MOVIES)
     view.hear(heard)
-    return Ask(dialogue_id, view, seed, fits)
+    return Ask(dialogue_id, view, seed, faults)
 
 
 def replies(agent: ServerAgent, *asks: Ask) -> dict[str, Reply]:
@@ -69,15 +69,18 @@ def test_a_view_goes_out_and_an_utterance_comes_back() -> None:
 def test_what_does_not_fit_is_drawn_again_with_another_seed() -> None:
     script = [(200, text) for text in ("No.", "Never.", "Up!", "Not asked for.")]
     with serving(*script) as server, agent_at(server.url, resample=3) as agent:
-        reply = replies(agent, ask(fits=lambda text: "Up" in text))["d"]
+        reply = replies(agent, ask(faults=lambda text: "Up" not in text))["d"]
     assert (reply.text, reply.tokens_in, reply.tokens_out) == ("Up!", 21, 9)
     seeds = [body["seed"] for _, _, body in server.requests]
     assert seeds == [5, derive_seed(5, "again", 1), derive_seed(5, "again", 2)]
 
 
-def test_the_last_draw_stands_where_none_fits() -> None:
-    with serving((200, "One."), (200, "Two.")) as server, agent_at(server.url, resample=2) as agent:
-        assert replies(agent, ask(fits=lambda text: False))["d"].text == "Two."
+def test_of_draws_with_faults_the_last_with_the_least_stands() -> None:
+    script = [(200, text) for text in ("One.", "Two.", "Three.")]
+    for faults, stands in ((lambda text: 1, "Three."), (lambda text: 1 + ("T" in text), "One.")):
+        with serving(*script) as server, agent_at(server.url, resample=3) as agent:
+            reply = replies(agent, ask(faults=faults))["d"]
+        assert (reply.text, reply.n_tokens, reply.finish) == (stands, 1, "end")
 
 
 def test_what_is_sent_and_how_answers_are_read_is_given() -> None:

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from crslib.data.catalog import Catalog
-from crslib.dialogue.checks import recommender_fits, user_fits
+from crslib.dialogue.checks import FALSE, SILENT, recommender_faults, user_faults
 from crslib.dialogue.credits import Credits
 from crslib.dialogue.stances import serves_wish
 from crslib.dialogue.utterances import RECOMMENDER, USER
@@ -49,11 +49,13 @@ def test_a_user_agrees_with_its_summary_and_names_what_serves_its_wish(
     items: pl.DataFrame, said: Any, text: str, fits: bool
 ) -> None:
     rows = {row["item_id"]: row for row in items.iter_rows(named=True)}
-    assert user_fits(said(USER, text), [], PROFILE, rows, MOVIES) is fits
+    assert user_faults(said(USER, text), [], PROFILE, rows, MOVIES) == (0 if fits else FALSE)
     anything = PROFILE | NO_WISH
     if "Heat" in text:
-        assert user_fits(said(USER, text), [], anything, rows, MOVIES)  # no wish that it could have nothing to do with
-        assert user_fits(
+        assert not user_faults(
+            said(USER, text), [], anything, rows, MOVIES
+        )  # no wish that it could have nothing to do with
+        assert not user_faults(
             said(USER, text), [said(RECOMMENDER, "[[Heat (1995)]]?")], PROFILE, rows, MOVIES
         )  # it was asked
 
@@ -71,16 +73,18 @@ def test_a_user_who_is_asked_says_what_it_looks_for(items: pl.DataFrame, said: A
         ([*asked, said(USER, "Hm"), said(RECOMMENDER, "[[Up (2009)]]?")], "I am fine", False),  # its third
         ([*asked, said(USER, "Hm"), said(RECOMMENDER, "Hm"), said(USER, "Hm")], "I am fine", True),  # it is late
     ):
-        assert user_fits(said(USER, text), history, PROFILE, rows, MOVIES) is fits
-    assert user_fits(said(USER, "I am fine"), asked, PROFILE | NO_WISH, rows, MOVIES)
+        assert user_faults(said(USER, text), history, PROFILE, rows, MOVIES) == (0 if fits else SILENT)
+    assert not user_faults(said(USER, "I am fine"), asked, PROFILE | NO_WISH, rows, MOVIES)
+    lied = said(USER, "I hate comedy movies")
+    assert user_faults(lied, asked, PROFILE, rows, MOVIES) == FALSE > SILENT, "worse than to leave the wish out"
 
 
 def test_a_user_agrees_with_its_notes(items: pl.DataFrame, said: Any) -> None:
     rows = {row["item_id"]: row for row in items.iter_rows(named=True)}
     history = [said(RECOMMENDER, "Have you seen [[Up (2009)]]?")]
     note = {"item_id": "6", "title": "Up (2009)", "seen": False, "liked": True}
-    assert user_fits(said(USER, "No, I have not seen it", note), history, PROFILE, rows, MOVIES)
-    assert not user_fits(said(USER, "Yes, I have seen it", note), history, PROFILE, rows, MOVIES)
+    assert not user_faults(said(USER, "No, I have not seen it", note), history, PROFILE, rows, MOVIES)
+    assert user_faults(said(USER, "Yes, I have seen it", note), history, PROFILE, rows, MOVIES) == FALSE
 
 
 @pytest.mark.parametrize(
@@ -97,7 +101,8 @@ def test_a_user_agrees_with_its_notes(items: pl.DataFrame, said: Any) -> None:
 )
 def test_a_recommender_states_no_false_fact(items: pl.DataFrame, said: Any, text: str, fits: bool) -> None:
     history = [said(RECOMMENDER, "Have you seen [[Heat (1995)]]?"), said(USER, "No, who is in it?")]
-    assert recommender_fits(said(RECOMMENDER, text), history, Credits.of(items, MOVIES)) is fits
+    faults = recommender_faults(said(RECOMMENDER, text), history, Credits.of(items, MOVIES))
+    assert faults == (0 if fits else FALSE)
 
 
 def test_what_serves_a_wish(items: pl.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Resampling: completions are drawn again until one fits, or one of those that fit is drawn by weight."""
+"""Resampling: completions are drawn again until one has no fault, or one of the best is drawn by weight."""
 
 import math
 from collections import Counter
@@ -25,17 +25,26 @@ def drain(resampling: Resampling) -> dict[str, Completion]:
     return ended
 
 
-def test_the_first_draw_that_fits_counts() -> None:
+def test_the_first_draw_without_a_fault_counts() -> None:
     engine = scripted("no", "no", "yes", "never drawn")
     resampling = Resampling(engine, 4)
-    resampling.submit(Request("a", (1, 2, 3), 7), lambda completion: engine.decode(completion.ids) == "yes")
+    resampling.submit(Request("a", (1, 2, 3), 7), lambda completion: engine.decode(completion.ids) != "yes")
     completion = drain(resampling)["a"]
     assert (engine.decode(completion.ids), completion.n_cached) == ("yes", 0)
     assert len(engine.prompts) == 3
     assert resampling.refused == 2
 
 
-def test_the_last_draw_counts_where_none_fits_and_other_requests_are_unaffected() -> None:
+def test_of_draws_with_faults_the_last_with_the_least_counts() -> None:
+    faults = {"a": 2.0, "b": 1.0, "c": 1.0, "d": math.inf}
+    engine = scripted(*faults)
+    resampling = Resampling(engine, 4)
+    resampling.submit(Request("a", (1,), 7), lambda completion: faults[engine.decode(completion.ids)])
+    assert engine.decode(drain(resampling)["a"].ids) == "c"
+    assert resampling.refused == 4
+
+
+def test_the_last_draw_counts_where_all_are_as_bad_and_other_requests_are_unaffected() -> None:
     seeds: list[int] = []
 
     def reply(prompt: str, seed: int) -> str:
@@ -44,7 +53,7 @@ def test_the_last_draw_counts_where_none_fits_and_other_requests_are_unaffected(
 
     engine = ScriptedEngine(reply, width=1)
     resampling = Resampling(engine, 2)
-    resampling.submit(Request("a", (1,), 7), lambda completion: False)
+    resampling.submit(Request("a", (1,), 7), lambda completion: 1)
     resampling.submit(Request("b", (1,), 8))
     ended = drain(resampling)
     assert engine.decode(ended["a"].ids) == str(derive_seed(7, "again", 1))
@@ -57,7 +66,7 @@ def test_it_is_an_engine_with_the_draws_in_its_identity() -> None:
     resampling = Resampling(engine, 3)
     assert resampling.identity == {**engine.identity, "resample": 3}
     assert complete(resampling, [Request("a", (1,), 1)]) == complete(engine, [Request("b", (1,), 1)])
-    resampling.submit(Request("c", (1,) * 5, 1), lambda completion: False)
+    resampling.submit(Request("c", (1,) * 5, 1), lambda completion: 1)
     assert resampling.step()[0][1].finish == "context_full"
 
 
@@ -73,7 +82,7 @@ def weighted(replies: Sequence[str], weights: dict[str, float], fitting: str, se
         weight = weights[engine.decode(completion.ids)]
         return math.log(weight) if weight else -1e9
 
-    resampling.submit(Request("a", (1,), seed), lambda one: engine.decode(one.ids) in fitting, log_weight)
+    resampling.submit(Request("a", (1,), seed), lambda one: engine.decode(one.ids) not in fitting, log_weight)
     return engine.decode(drain(resampling)["a"].ids)
 
 
@@ -83,7 +92,7 @@ def test_draws_are_kept_in_proportion_to_their_weights() -> None:
     assert kept["b"] / 2000 == pytest.approx(0.75, abs=0.04)
 
 
-def test_only_draws_that_fit_are_weighed_or_all_where_none_does() -> None:
+def test_only_draws_without_faults_are_weighed_or_all_where_there_are_none() -> None:
     weights = {"a": 1.0, "b": 3.0, "c": 1e6}
     assert {weighted("abc", weights, "ab", seed) for seed in range(50)} == {"a", "b"}
     assert {weighted("abc", weights, "a", seed) for seed in range(50)} == {"a"}

@@ -376,15 +376,15 @@ def test_what_the_recommender_checks_and_looks_up_has_no_notes(
 ) -> None:
     given: list[dict[str, Any]] = []
 
-    def fits(turn: dict, history: list[dict], credits: object) -> bool:
+    def faults(turn: dict, history: list[dict], credits: object) -> int:
         given.extend(history)
-        return True
+        return 0
 
     def looked_up(turns: list[dict], lookup: object) -> list:
         given.extend(turns)
         return []
 
-    monkeypatch.setattr(loop.checks, "recommender_fits", fits)
+    monkeypatch.setattr(loop.checks, "recommender_faults", faults)
     monkeypatch.setattr(loop, "looked_up", looked_up)
     (_, turns, _), *_ = run(tmp_path, items, make_profiles(ids(9)), facts=True)
     assert turns.filter(pl.col("notes").list.len() > 0).height > 5
