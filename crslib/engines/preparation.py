@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from crslib import json_files
 from crslib.config import n_threads
-from crslib.engines import llama, weights
+from crslib.engines import llama, trial, weights
 from crslib.errors import CrsError
 from crslib.files import writing
 from crslib.identity import digest, file_sha256
@@ -75,7 +75,7 @@ def best(model: Path, adapter: Path, cache: Path, report: Callable[[str], None] 
 
     It is the first of `weights.FORMATS` unless another is `MARGIN` times as fast. Measured once (up to a minute,
     announced by `report`) and cached in `cache` by files, CPU and version of llama.cpp. A damaged measurement is said
-    and made anew. Raises `CrsError` as `weights.merged` does.
+    and made anew. Raises `CrsError` as `weights.merged` does, and where llama.cpp ends its process (`trial`).
     """
     key = {
         "model": file_sha256(model),
@@ -87,6 +87,8 @@ def best(model: Path, adapter: Path, cache: Path, report: Callable[[str], None] 
     figures = _measured_before(path, key, report)
     if figures is None:
         report(f"measuring once which weights are the fastest here for {adapter.stem}")
+        if said := trial.fault(str(model)):
+            raise CrsError(f"{said}; compile it again: {trial.REINSTALL}")
         figures = measure(model, adapter, cache)
         with writing(path) as temporary:
             temporary.write_text(json.dumps({**key, "formats": figures}, indent=1) + "\n", encoding="utf-8")

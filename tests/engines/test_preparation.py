@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crslib.config import ROOT
-from crslib.engines import preparation, weights
+from crslib.engines import preparation, trial, weights
 from crslib.engines.llama import model_path
 from crslib.errors import CrsError
 
@@ -31,6 +31,22 @@ def figures(**tokens_per_s: float) -> dict[str, dict[str, float]]:
 )
 def test_the_fastest_accurate_format_is_chosen(measured: dict[str, dict[str, float]], chosen: str) -> None:
     assert preparation.choose(measured) == chosen
+
+
+def test_a_processor_on_which_llama_cpp_ends_the_process_is_said_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "llama_cpp.py").write_text("import os; os.kill(os.getpid(), 4)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(CrsError, match=r"ends with SIGILL on this processor.* compile it again: .*llama-cpp-python"):
+        preparation.best(model_path("smollm2"), ADAPTER, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.model
+def test_what_computes_is_not_said(tmp_path: Path) -> None:
+    assert trial.fault() == ""
+    assert trial.fault(str(tmp_path / "none.gguf")) == "", "an error with a sentence of its own"
 
 
 @pytest.mark.model

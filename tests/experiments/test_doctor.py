@@ -93,6 +93,20 @@ def test_a_library_that_does_not_load_is_said_and_ends_nothing(
     assert not works([broken])
 
 
+def test_a_library_that_was_compiled_for_another_processor_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(
+        tmp_path / "llama_cpp/__init__.py",
+        "import os\n__version__ = '1'\ndef __getattr__(name): os.kill(os.getpid(), 4)",
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    broken = only(installed.llama_cpp())
+    assert (broken.state, broken.needed) == ("broken", True)
+    assert broken.detail.startswith("llama.cpp ends with SIGILL on this processor")
+    assert broken.remedy.endswith("llama-cpp-python")
+
+
 def test_the_compiler_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     absent = only(installed.compiler())

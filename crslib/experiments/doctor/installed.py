@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from crslib.config import ROOT
+from crslib.engines import trial
 from crslib.experiments.doctor.base import Finding, State, line
 
 COMPILERS = ("c++", "g++", "clang++")
@@ -57,16 +58,17 @@ def _pip(extra: str) -> str:
 
 
 def llama_cpp() -> Iterator[Finding]:
-    """Whether the compiled library loads: in a process of its own, which a broken one may end."""
+    """Whether the compiled library loads and computes: in a process of its own, which a broken one may end."""
     words = [sys.executable, "-c", "import llama_cpp; print(llama_cpp.__version__)"]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    if ended.returncode == 0:
-        yield Finding("installed", "llama.cpp", "ok", f"llama-cpp-python {ended.stdout.strip()} loads", needed=True)
-        return
-    said = (ended.stderr.strip() or f"its process ended with {ended.returncode}").split("\n")[-1]
-    pip = [sys.executable, "-m", "pip", "install", "--force-reinstall", "--no-cache-dir", "--no-deps"]
-    remedy = shlex.join([*pip, "--constraint", str(ROOT / "constraints.txt"), "llama-cpp-python"])
-    yield Finding("installed", "llama.cpp", "broken", f"does not load: {line(said)}", remedy, needed=True)
+    if ended.returncode != 0:
+        said = (ended.stderr.strip() or f"its process ended with {ended.returncode}").split("\n")[-1]
+        yield Finding("installed", "llama.cpp", "broken", f"does not load: {line(said)}", trial.REINSTALL, needed=True)
+    elif said := trial.fault():
+        yield Finding("installed", "llama.cpp", "broken", said, trial.REINSTALL, needed=True)
+    else:
+        detail = f"llama-cpp-python {ended.stdout.strip()} loads and computes"
+        yield Finding("installed", "llama.cpp", "ok", detail, needed=True)
 
 
 def browser() -> Iterator[Finding]:
