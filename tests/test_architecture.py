@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib
 import re
 from pathlib import Path
 
@@ -92,6 +93,16 @@ def test_one_package_imports_llama_cpp_and_none_pandas() -> None:
     users = {path.parent for path in MODULES if any(name.split(".")[0] == "llama_cpp" for name in imports(path))}
     assert users == {ROOT / "crslib/engines/llama"}
     assert not [path for path in MODULES if any(name.split(".")[0] == "pandas" for name in imports(path))]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.stem == "__init__"], ids=lambda path: path.parent.name
+)
+def test_a_package_offers_what_is_there(path: Path) -> None:
+    name = ".".join(path.parent.relative_to(ROOT).parts)
+    package = importlib.import_module(name)
+    for offered in getattr(package, "__all__", ()):
+        assert hasattr(package, offered) or importlib.import_module(f"{name}.{offered}")
 
 
 NOTEBOOK_FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
