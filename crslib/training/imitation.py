@@ -4,6 +4,7 @@ Chen et al. 2024, arXiv 2401.01335).
 A moment in a human dialogue is continued by the model as in a simulation. What both say is compared by words alone:
 titles are not targets, and lengths are similar. A discriminator that was fitted on other dialogues decides which pairs
 teach something (D2PO: Singhal et al. 2024, arXiv 2405.01511): only a reply that it takes for the model's is rejected.
+Where only one of them leaves the talk, that decision is the pair: without such pairs the model would learn to go on.
 
 Knows nothing of how a model is trained on the pairs.
 """
@@ -15,7 +16,7 @@ import polars as pl
 
 from crslib.dialogue.discriminator import Discriminator
 from crslib.dialogue.templates import ChatTemplate
-from crslib.dialogue.utterances import clean
+from crslib.dialogue.utterances import USER, clean
 from crslib.engines.base import Engine, Sampling
 from crslib.identity import derive_seed
 from crslib.training import discriminator, examples, preferences
@@ -33,13 +34,12 @@ def dialogue_of(context: Context) -> str:
 
 
 def sample(contexts: Sequence[Context], n: int, seed: int) -> list[Context]:
-    """`n` contexts in which the person said something, or all if there are fewer; sorted by id.
+    """`n` of the contexts, or all if there are fewer; sorted by id.
 
     The choice depends on `seed` and the ids, not on the order of `contexts`.
     """
-    spoken = [context for context in contexts if context.reply]
-    spoken.sort(key=lambda one: (derive_seed(seed, "moment", one.context_id), one.context_id))
-    return sorted(spoken[:n], key=lambda one: one.context_id)
+    mixed = sorted(contexts, key=lambda one: (derive_seed(seed, "moment", one.context_id), one.context_id))
+    return sorted(mixed[:n], key=lambda one: one.context_id)
 
 
 def turns(people: Sequence[Context], contexts: Sequence[Context], drawn: pl.DataFrame) -> pl.DataFrame:
@@ -82,7 +82,9 @@ def select_pairs(contexts: Sequence[Context], scored: pl.DataFrame, engine: Engi
 
     A draw will do if the model ended it, if it is not what the person said, has `SHORTEST` to `LONGEST` times as many
     targets, and if the discriminator takes it for a model's and for more of one than what the person said. Titles with
-    their brackets are no targets. As in `preferences`, the pairs that differ most in length are removed until both
+    their brackets are no targets. Where the person left without a word and the first draw does not, or the other way
+    round, the first token of each side is its only target; no other draw counts there, so that such pairs are as
+    frequent as the model's errors. As in `preferences`, the pairs that differ most in length are removed until both
     sides have the same mean. Raises `CrsError` for a template without an end-of-turn token.
     """
     template = ChatTemplate(*engine.chat_template)
@@ -92,16 +94,32 @@ def select_pairs(contexts: Sequence[Context], scored: pl.DataFrame, engine: Engi
     for context in sorted(contexts, key=lambda one: one.context_id):
         chosen, chosen_target = _with_targets(context.reply, engine, end)
         for draw in draws[(context.context_id,)].sort("draw").iter_rows(named=True):
-            text = draw["text"]
-            if draw["finish"] != "end" or not text or text == context.reply or not _takes_for_a_models(draw):
-                continue
-            rejected, rejected_target = _with_targets(text, engine, end)
-            if SHORTEST <= sum(rejected_target) / sum(chosen_target) <= LONGEST:
-                prompt = template.encode(context.messages, engine)
+            rejected, rejected_target = _with_targets(draw["text"], engine, end)
+            if _differ_in_leaving(context, draw):
+                sides = (chosen, rejected, _first_of(chosen), _first_of(rejected))
+            elif _will_do(context, draw) and SHORTEST <= sum(rejected_target) / sum(chosen_target) <= LONGEST:
                 sides = (chosen, rejected, chosen_target, rejected_target)
-                rows.append((context.context_id, context.role, prompt, *sides, [], context.reply, text))
-                break
+            else:
+                continue
+            prompt = template.encode(context.messages, engine)
+            rows.append((context.context_id, context.role, prompt, *sides, [], context.reply, draw["text"]))
+            break
     return preferences.balanced(pl.DataFrame(rows, schema=preferences.PAIRS, orient="row"))
+
+
+def _differ_in_leaving(context: Context, draw: Mapping[str, Any]) -> bool:
+    """Whether either the person or the model's first draw leaves without a word. A recommender does not."""
+    whole = draw["draw"] == 0 and draw["finish"] == "end"
+    return whole and context.role == USER and (not context.reply) != (not draw["text"])
+
+
+def _will_do(context: Context, draw: Mapping[str, Any]) -> bool:
+    spoken = context.reply and draw["text"]
+    return bool(spoken) and draw["finish"] == "end" and draw["text"] != context.reply and _takes_for_a_models(draw)
+
+
+def _first_of(ids: Sequence[int]) -> list[bool]:
+    return [place == 0 for place in range(len(ids))]
 
 
 def _takes_for_a_models(draw: Mapping[str, Any]) -> bool:

@@ -79,8 +79,8 @@ class Context:
     `moment`: dialogue and turn, shared by contexts that differ in their notes. `kind`: the kind of the only note (see
     `NOTE_KINDS`), `several`, or empty. `messages`: the view of `role`. `history`: the turns so far (role, text, items,
     notes as in table `turns`). `notes`: what the user knows of the items just named. `profile`: columns `liked_kinds`
-    … `disliked_items` of the user, empty for a recommender. `reply`: what the person said then; empty where the notes
-    are not the person's own.
+    … `disliked_items` of the user, empty for a recommender. `reply`: what the person said then; empty where they
+    left, and where the notes are not the person's own.
     """
 
     context_id: str
@@ -98,18 +98,23 @@ class Context:
 
 
 def human_contexts(
-    dialogues: Sequence[Dialogue], role: str, catalog: Catalog, without: Collection[str] = ()
+    dialogues: Sequence[Dialogue],
+    role: str,
+    catalog: Catalog,
+    without: Collection[str] = (),
+    *,
+    leaving: bool = False,
 ) -> list[Context]:
     """One context per turn of `role` (user or recommender) in human dialogues; the seeker's own answers are the notes.
 
     `catalog`: of the corpus's items, for what the parties know and for links. `without`: parts of the view that are
-    left out, of `examples.WITHOUT`.
+    left out, of `examples.WITHOUT`. `leaving`: also the moment at which a seeker left without a word.
     """
     known = Knowledge(catalog.items, dialogues, catalog.domain)
     contexts: list[Context] = []
     for dialogue in dialogues:
         messages = examples.view(dialogue, role, known, without=without).messages
-        rows = examples.turn_rows(dialogue)
+        rows = examples.turn_rows(dialogue, leaving=leaving)
         for row in rows:
             row["notes"] = [note | {"item_id": catalog.find(note["title"])} for note in row["notes"]]
         profile = known.seekers.facts(dialogue) if role == USER else {}

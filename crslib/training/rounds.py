@@ -21,6 +21,7 @@ from crslib.data.catalog import Catalog
 from crslib.data.corpora import Dialogue
 from crslib.dialogue.discriminator import Discriminator
 from crslib.dialogue.templates import ChatTemplate
+from crslib.dialogue.utterances import USER
 from crslib.engines import llama
 from crslib.errors import CrsError
 from crslib.files import Progress, no_progress, write_parquet, writing
@@ -51,7 +52,7 @@ def imitate(parameters: ImitationParameters, progress: Progress = no_progress) -
     everything = run.chosen(corpus, parameters)
     dialogues, guarded = split(everything, parameters)
     catalog = Catalog(corpus.items, corpus.domain)
-    people = preferences.human_contexts(dialogues, parameters.role, catalog)
+    people = preferences.human_contexts(dialogues, parameters.role, catalog, leaving=parameters.role == USER)
     held_out = _examples(guarded, parameters, Knowledge(catalog.items, everything, catalog.domain))
     start, limit, rows = parameters.start, None, []
     for number in range(1, parameters.rounds + 1):

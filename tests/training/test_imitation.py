@@ -5,7 +5,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from crslib.dialogue.utterances import USER
+from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import Message
 from crslib.engines.scripted import CONTROL, ScriptedEngine
 from crslib.training import discriminator, imitation, preferences
@@ -85,8 +85,8 @@ def test_the_first_draw_that_will_do_is_rejected() -> None:
     good = "It was so nice"
     assert (
         chosen_draw(
-            ("", "end", -1, 1),  # leaves
             ("It was very very", "max_tokens", -1, 1),  # cut
+            ("", "end", -1, 1),  # leaves, but not in the first draw
             (PERSON, "end", -1, 1),  # what the person said
             ("too short", "end", -1, 1),
             (good, "end", -1, 1),
@@ -107,8 +107,36 @@ def test_both_sides_have_the_same_mean_length() -> None:
     assert surplus.to_list() == [3, -3]
 
 
-def test_a_sample_has_what_people_said_whatever_their_notes_and_order() -> None:
-    contexts = [context(number) for number in range(20)] + [context(99, reply="")]
+@pytest.mark.parametrize(
+    ("reply", "text", "role", "first"),
+    [
+        ("", "Any other?", USER, (END, ord("A"))),  # the person left, the model goes on
+        (PERSON, "", USER, (ord("I"), END)),  # the other way round
+        ("", "", USER, None),
+        (PERSON, "", RECOMMENDER, None),  # who says nothing has not left
+    ],
+)
+def test_where_one_of_them_leaves_the_first_token_is_the_pair(
+    reply: str, text: str, role: str, first: tuple[int, int] | None
+) -> None:
+    moment = replace(context(0, reply), role=role)
+    pairs = select_pairs([moment], drawn((text, "end", 3, -3), (text, "end", 3, -3)), ENGINE)
+    assert len(pairs) == (first is not None)
+    for row in pairs.iter_rows(named=True):
+        assert (row["chosen"][0], row["rejected"][0]) == first
+        for side in ("chosen", "rejected"):
+            assert row[f"{side}_target"] == [True] + [False] * (len(row[side]) - 1)
+
+
+def test_only_the_first_draw_decides_whether_the_model_leaves() -> None:
+    """Else a model that leaves in a tenth of such moments would be corrected in a third of them."""
+    assert not len(select_pairs([context(0, "")], drawn(("", "end", 0, 0), ("Any?", "end", 0, 0)), ENGINE))
+    assert not len(select_pairs([context(0)], drawn(("no", "end", 1, 1), ("", "end", 0, 0)), ENGINE))
+    assert not len(select_pairs([context(0, "")], drawn(("Any", "max_tokens", 0, 0)), ENGINE)), "it may end there"
+
+
+def test_a_sample_depends_on_seed_and_ids_alone() -> None:
+    contexts = [context(number) for number in range(20)]
     contexts[3] = replace(contexts[3], kind="seen_liked")
     some = sample(contexts, 8, 1)
     assert len(some) == 8 and sample(contexts[::-1], 8, 1) == some and sample(contexts, 8, 2) != some
