@@ -16,10 +16,9 @@ from crslib.dialogue.stances import serves_wish, statements, wishes
 from crslib.dialogue.utterances import RECOMMENDER, USER, replace_mentions
 from crslib.dialogue.views import Turn
 
+FALSE, SILENT = 2, 1
+"""Faults: to say what one knows otherwise, and to leave out what it is time to say."""
 _TIME_TO_SAY = (2, 3)  # utterances of a user in which it says what it looks for, if it has not before
-
-
-FALSE, SILENT = 2, 1  # faults: says what its speaker knows otherwise; leaves out what it is time to say
 
 
 def user_faults(
