@@ -4,7 +4,7 @@ Chen et al. 2024, arXiv 2401.01335).
 A moment in a human dialogue is continued by the model as in a simulation. What both say is compared by words alone:
 titles are not targets, and lengths are similar. A discriminator that was fitted on other dialogues decides which pairs
 teach something (D2PO: Singhal et al. 2024, arXiv 2405.01511): only a reply that it takes for the model's is rejected.
-Where only one of them leaves the talk, that decision is the pair: without such pairs the model would learn to go on.
+Where only one of them leaves the talk, that decision is the pair.
 
 Knows nothing of how a model is trained on the pairs.
 """
