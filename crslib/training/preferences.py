@@ -401,11 +401,12 @@ def count(pairs: pl.DataFrame) -> pl.DataFrame:
 
 def messages(contexts: Sequence[Context], pairs: pl.DataFrame) -> pl.DataFrame:
     """The pairs in the form that TRL reads: `context_id`; `prompt`, `chosen` and `rejected`, lists of `role` and
-    `content` (see `trl.conversation`)."""
+    `content` (see `trl.conversation`). A party that leaves without a word says `LEAVE`, because TRL drops an empty
+    message."""
     by_id = {context.context_id: context for context in contexts}
     rows = []
     for context_id, chosen, rejected in pairs.select("context_id", "chosen_text", "rejected_text").iter_rows():
         prompt = trl.conversation(by_id[context_id].messages)
-        sides = [[{"role": "assistant", "content": escaped(text)}] for text in (chosen, rejected)]
+        sides = [[{"role": "assistant", "content": escaped(text) or LEAVE}] for text in (chosen, rejected)]
         rows.append((context_id, prompt, *sides))
     return pl.DataFrame(rows, schema=trl.PAIRS, orient="row")

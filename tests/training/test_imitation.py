@@ -5,6 +5,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
+from crslib.dialogue.prompts import LEAVE
 from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import Message
 from crslib.engines.scripted import CONTROL, ScriptedEngine
@@ -126,6 +127,9 @@ def test_where_one_of_them_leaves_the_first_token_is_the_pair(
         assert (row["chosen"][0], row["rejected"][0]) == first
         for side in ("chosen", "rejected"):
             assert row[f"{side}_target"] == [True] + [False] * (len(row[side]) - 1)
+    for row in preferences.messages([moment], pairs).iter_rows(named=True):
+        said = [row[side][0]["content"] for side in ("chosen", "rejected")]
+        assert said == [reply or LEAVE, text or LEAVE], "TRL drops an empty message"
 
 
 def test_only_the_first_draw_decides_whether_the_model_leaves() -> None:

@@ -58,7 +58,8 @@ def _pip(extra: str) -> str:
 
 
 def llama_cpp() -> Iterator[Finding]:
-    """Whether the compiled library loads and computes: in a process of its own, which a broken one may end."""
+    """Whether the compiled library loads, and computes with the built-in model where that is there: in processes of
+    their own, which a broken one may end."""
     words = [sys.executable, "-c", "import llama_cpp; print(llama_cpp.__version__)"]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=120)
     if ended.returncode != 0:
@@ -67,8 +68,7 @@ def llama_cpp() -> Iterator[Finding]:
     elif said := trial.fault():
         yield Finding("installed", "llama.cpp", "broken", said, trial.REINSTALL, needed=True)
     else:
-        detail = f"llama-cpp-python {ended.stdout.strip()} loads and computes"
-        yield Finding("installed", "llama.cpp", "ok", detail, needed=True)
+        yield Finding("installed", "llama.cpp", "ok", f"llama-cpp-python {ended.stdout.strip()} loads", needed=True)
 
 
 def browser() -> Iterator[Finding]:
