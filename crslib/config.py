@@ -240,7 +240,9 @@ class SimulationParameters(Parameters):
         description="catalogue facts of mentioned items in the recommender's view, for adapters trained so",
     )
     styles: str = path_field(
-        "", description="how each party writes is drawn from it, for adapters trained with styles; empty: no styles"
+        "auto",
+        description="how each party writes is drawn from this table; auto: data/human/styles.parquet, for adapters "
+        "trained with styles; empty: no styles",
     )
     temperature: float = Field(1.0, ge=0, le=5, description="of words; 0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1: none")

@@ -6,13 +6,13 @@ each respect, so a view that holds one can hold no other text.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from pathlib import Path
 from random import Random
 from typing import Self
 
 import polars as pl
 
 from crslib import schemas, store
-from crslib.config import resolve
 from crslib.dialogue.utterances import replace_mentions
 from crslib.errors import CrsError
 
@@ -92,11 +92,11 @@ def count(styles: Sequence[tuple[str, Style]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema, orient="row").group_by(columns).agg(pl.col("n").sum()).sort(columns)
 
 
-def read(file: str) -> pl.DataFrame:
-    """Table `styles` of a Parquet file; without rows for an empty name. Raises `CrsError` when it cannot be read."""
-    if not file:
+def read(file: Path | None) -> pl.DataFrame:
+    """Table `styles` of a Parquet file; without rows for None. Raises `CrsError` when it cannot be read."""
+    if file is None:
         return pl.DataFrame(schema=dict(schemas.TABLES["styles"]))
-    return store.read_parquet(resolve(file), "styles")
+    return store.read_parquet(file, "styles")
 
 
 def draw(styles: pl.DataFrame, role: str, seed: int) -> Style | None:

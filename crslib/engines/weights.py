@@ -15,7 +15,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -35,6 +35,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 _MOST_BYTES = 10 * 2**30  # of all weights in the cache
 _KEPT = 4  # files that are kept whatever their size: two roles, each as it was before and after a change
 DOMAIN = "crslib.domain"  # the field of an adapter with the name of the domain that it was trained on
+PARTS = "crslib.parts"  # the field with the optional parts of the views that it was trained in
 
 
 def merged(model: Path, adapter: Path, fmt: Format, cache: Path) -> Path:
@@ -93,6 +94,23 @@ def domain_of(adapter: Path) -> str:
     """The name of the domain that an adapter was trained on; empty where its file does not say. Raises `CrsError` for a
     file that cannot be read."""
     return _text(read(adapter, "adapter"), DOMAIN)
+
+
+def parts_of(adapter: Path) -> frozenset[str]:
+    """The optional parts, `facts` and `style`, of the views that an adapter was trained in; none where its file does
+    not say. Raises `CrsError` for a file that cannot be read."""
+    return read_parts(_text(read(adapter, "adapter"), PARTS))
+
+
+def read_parts(words: str) -> frozenset[str]:
+    """What `PARTS` says."""
+    return frozenset(filter(None, words.split(", ")))
+
+
+def about(domain: str, parts: Collection[str]) -> dict[str, str]:
+    """The fields of an adapter for `domain_of` and `parts_of`."""
+    said = {DOMAIN: domain, PARTS: ", ".join(sorted(parts))}
+    return {name: words for name, words in said.items() if words}
 
 
 def remove(path: Path) -> None:

@@ -29,6 +29,7 @@ from crslib.experiments.kernels import NotebookError, ended_by_signals, execute_
 from crslib.files import check_writable, now
 from crslib.identity import digest, file_sha256, sources_sha256
 from crslib.simulation import estimate, opening
+from crslib.simulation.dialogues import style_files
 from crslib.store import Run
 
 _TEMPORARY = re.compile(r"\..+\.(parquet|json|html)\.[a-z0-9_]{8}")  # what `files.writing` leaves when it is killed
@@ -73,8 +74,8 @@ def plan(given: Mapping[str, Any], reports: Path, report: Callable[[str], None] 
         **compared,
         **{role: opening.planned(role, parameters, report) for role in opening.ROLES},
     }
-    if parameters.styles:
-        if not (styles := resolve(parameters.styles)).is_file():
+    for styles in filter(None, style_files(parameters).values()):
+        if not styles.is_file():
             raise CrsError(f"no file {styles} with styles; run `crs data reference` or leave `styles` empty")
         inputs["styles"] = file_sha256(styles)
     if parameters.discriminators:

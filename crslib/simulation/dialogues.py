@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import polars as pl
@@ -11,6 +12,7 @@ from crslib import schemas
 from crslib.agents.base import Agent
 from crslib.config import SimulationParameters, resolve
 from crslib.dialogue.utterances import RECOMMENDER, USER
+from crslib.engines import llama, weights
 from crslib.engines.server import usage
 from crslib.errors import CrsError
 from crslib.identity import digest, file_sha256, sources_sha256
@@ -20,6 +22,7 @@ from crslib.store import Run
 
 # Whose sources decide what is said. Parameters, tables and agents are part of the key by their values; metrics,
 # reports and notebooks change no word (tests/simulation/test_dialogues.py).
+STYLES = "data/human/styles.parquet"  # as often as people write so
 DECIDE_THE_WORDS = (
     "identity.py",
     "yaml_files.py",
@@ -161,12 +164,27 @@ def words_key(parameters: SimulationParameters, population: Population, agents: 
     return digest([given, population.sha256, identities, *files_of_words(parameters).values()], "words")
 
 
+def style_files(parameters: SimulationParameters) -> dict[str, Path | None]:
+    """By role, the table from which it is drawn how each party writes; None: nothing says how.
+
+    Raises `CrsError` for an adapter that cannot be read.
+    """
+    return {role: _style_file(parameters, role) for role in (USER, RECOMMENDER)}
+
+
+def _style_file(parameters: SimulationParameters, role: str) -> Path | None:
+    if parameters.styles != "auto":
+        return resolve(parameters.styles) if parameters.styles else None
+    adapter = llama.adapter_path(parameters.adapter(role)) if parameters.is_local(role) else None
+    return resolve(STYLES) if adapter is not None and "style" in weights.parts_of(adapter) else None
+
+
 def files_of_words(parameters: SimulationParameters) -> dict[str, Any]:
-    """The hashes of the files that decide the words beside agents and tables: `styles` (empty for none), `sources` of
-    crslib and the `discriminators`."""
+    """The hashes of the files that decide the words beside agents and tables: `styles` (by role; None for none),
+    `sources` of crslib and the `discriminators`."""
     weighing = resolve(parameters.discriminators) if parameters.discriminators else None
     return {
-        "styles": file_sha256(resolve(parameters.styles)) if parameters.styles else "",
+        "styles": {role: path and file_sha256(path) for role, path in style_files(parameters).items()},
         "sources": sources_sha256(DECIDE_THE_WORDS),
         "discriminators": [file_sha256(path) for path in sorted(weighing.glob("*.json"))] if weighing else [],
     }

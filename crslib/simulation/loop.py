@@ -26,7 +26,7 @@ from crslib.errors import CrsError
 from crslib.files import Progress, no_progress
 from crslib.identity import derive_seed
 from crslib.journal import Journal
-from crslib.simulation.dialogues import Dialogues, keep_wanted, wanted, words_key
+from crslib.simulation.dialogues import Dialogues, keep_wanted, style_files, wanted, words_key
 from crslib.simulation.population import Population
 from crslib.users.opinions import UserOpinions
 
@@ -63,7 +63,7 @@ def simulate(
     waiting = deque(sorted(now - journal.dialogue_ids))
     alive: dict[str, _Dialogue] = {}
     failures: list[dict[str, Any]] = []
-    writers = styles.read(parameters.styles)
+    writers = {role: styles.read(path) for role, path in style_files(parameters).items()}
     parties: dict[str, _Party] = {
         USER: _User(user, population, parameters),
         RECOMMENDER: _Recommender(recommender, population.catalog, parameters),
@@ -168,7 +168,7 @@ def _begin(
     dialogue_id: str,
     profile: Mapping[str, Any],
     population: Population,
-    writers: pl.DataFrame,
+    writers: Mapping[str, pl.DataFrame],
     parameters: SimulationParameters,
 ) -> _Dialogue:
     opener: str = parameters.opener
@@ -177,7 +177,7 @@ def _begin(
         opener = RECOMMENDER if chance < HUMAN_RECOMMENDER_OPENS else USER
     # A person writes alike in all of its dialogues; who recommends is somebody else in each.
     drawn = {
-        role: styles.draw(writers, role, derive_seed(parameters.seed, writer, role, "style"))
+        role: styles.draw(writers[role], role, derive_seed(parameters.seed, writer, role, "style"))
         for role, writer in ((USER, profile["profile_id"]), (RECOMMENDER, dialogue_id))
     }
     user = population.view(profile, drawn[USER])

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import gguf
@@ -15,7 +16,7 @@ from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from crslib import json_files
-from crslib.engines.weights import DOMAIN
+from crslib.engines import weights
 from crslib.errors import CrsError
 from crslib.files import writing
 from crslib.schemas import OPEN
@@ -117,8 +118,9 @@ def peft(folder: Path) -> Adapter:
     return Adapter(rank, alpha, {name: (pair["A"], pair["B"]) for name, pair in sorted(halves.items())})
 
 
-def write_peft(adapter: Adapter, folder: Path, base: str) -> None:
-    """Writes a PEFT folder (float16), each file atomically. `base`: the name of the model it was trained on."""
+def write_peft(adapter: Adapter, folder: Path, base: str, about: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Writes a PEFT folder (float16), each file atomically. `base`: the name of the model it was trained on. `about`:
+    of `weights.about`."""
     from safetensors.numpy import save_file
 
     config = {
@@ -139,7 +141,22 @@ def write_peft(adapter: Adapter, folder: Path, base: str) -> None:
     with writing(folder / "adapter_config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     with writing(folder / "adapter_model.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+        save_file(tensors, temporary, metadata={"format": "pt", **about})
+
+
+def parts_of(path: Path) -> frozenset[str]:
+    """The optional parts of the views that an adapter was trained in, of a PEFT folder or a GGUF; see
+    `weights.parts_of`. Raises `CrsError` for a file that cannot be read."""
+    if path.is_file():
+        return weights.parts_of(path)
+    from safetensors import SafetensorError, safe_open
+
+    file = path / "adapter_model.safetensors"
+    try:
+        with safe_open(file, "numpy") as opened:
+            return weights.read_parts((opened.metadata() or {}).get(weights.PARTS, ""))
+    except (OSError, SafetensorError) as error:
+        raise CrsError(f"cannot read the adapter {file} ({error}); give a PEFT folder or a GGUF") from None
 
 
 # ── GGUF ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -173,10 +190,16 @@ def read_gguf(path: Path, shape: Shape) -> Adapter:
 
 
 def write_gguf(
-    adapter: Adapter, shape: Shape, path: Path, fmt: Format = "Q8_0", *, name: str = "", domain: str = ""
+    adapter: Adapter,
+    shape: Shape,
+    path: Path,
+    fmt: Format = "Q8_0",
+    *,
+    name: str = "",
+    about: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Writes `adapter`, trained on a llama base of `shape`, as a LoRA GGUF called `name`, atomically.
-    `domain`: the name of what its dialogues talk about.
+    `about`: of `weights.about`.
 
     Rows of B are put into llama.cpp's order where it differs (queries and keys). `Q8_0` needs rows whose length is a
     multiple of 32; other matrices stay F16, which with a usual rank are all B. Raises `CrsError` when the adapter does
@@ -188,8 +211,8 @@ def write_gguf(
         for layer in range(shape.n_layers)
         for short, module in MODULES.items()
     }
-    about = {"general.name": name or path.stem, **({DOMAIN: domain} if domain else {})}
-    write_tensors(named, adapter.alpha, "llama", shape.name, path, fmt, about)
+    fields = {"general.name": name or path.stem, **about}
+    write_tensors(named, adapter.alpha, "llama", shape.name, path, fmt, fields)
 
 
 def write_tensors(

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crslib.engines import llama
-from crslib.engines.weights import domain_of
+from crslib.engines import llama, weights
 from crslib.errors import CrsError
 from crslib.files import writing
 from crslib.training import adapter, cards
@@ -53,9 +52,10 @@ def blend_files(first: Path, second: Path, share: float, to: Path, model: str = 
     if to.suffix != ".gguf":
         raise CrsError(f"{to} is no name of an adapter; end it with .gguf")
     base = Base(llama.model_path(model))
-    about = domain_of(first) if first.is_file() else ""
+    domain = weights.domain_of(first) if first.is_file() else ""
+    about = weights.about(domain, adapter.parts_of(first) | adapter.parts_of(second))
     mixed, loss = blend(adapter.read(first, base.shape), adapter.read(second, base.shape), share)
-    adapter.write_gguf(mixed, base.shape, to, name=f"crs {to.stem}", domain=about)
+    adapter.write_gguf(mixed, base.shape, to, name=f"crs {to.stem}", about=about)
     with writing(to.with_suffix(".md")) as temporary:
         temporary.write_text(cards.blend_card(base, first, second, share, mixed.rank, loss, to), encoding="utf-8")
     return loss

@@ -9,7 +9,7 @@ from typing import Any
 
 import gguf
 
-from crslib.engines.weights import DOMAIN
+from crslib.engines import weights
 from crslib.errors import CrsError
 from crslib.training import adapter
 
@@ -37,5 +37,5 @@ def write_gguf(peft: Path, config: Any, to: Path, base: str, domain: str = "", f
             raise CrsError(f"the adapter {peft} changes {layer}, which llama.cpp does not have; train one without it")
         reordered = heads.get(name.rpartition(".")[2]) if architecture == _LLAMA else None
         pairs[name] = (a, b, reordered)
-    about = {"general.name": to.stem, **({DOMAIN: domain} if domain else {})}
+    about = {"general.name": to.stem, **weights.about(domain, ())}
     adapter.write_tensors(pairs, trained.alpha, gguf.MODEL_ARCH_NAMES[architecture], base, to, fmt, about)

@@ -36,6 +36,8 @@ WITHOUT: Mapping[str, tuple[str, ...]] = {
     SCRIPTED: (),
 }
 """What an ablation can remove from the view of each role."""
+OPTIONAL = ("facts", "style")
+"""Those of them that a view has only where the adapter was trained with them."""
 SCHEMA: dict[str, Any] = {
     "dialogue_id": pl.String,
     "worker": pl.String,
@@ -44,6 +46,11 @@ SCHEMA: dict[str, Any] = {
     "target": pl.List(pl.Boolean),
     "kind": pl.List(pl.UInt8),
 }
+
+
+def lacking(role: str, parts: Collection[str]) -> tuple[str, ...]:
+    """What the views of `role` lack for an adapter whose views had the optional `parts`."""
+    return tuple(part for part in OPTIONAL if part in WITHOUT[role] and part not in parts)
 
 
 # ── one dialogue as a role sees it ──────────────────────────────────────────────────────────────────────────────────

@@ -1,13 +1,16 @@
 """The training loop: AdamW on an adapter, for any loss. A killed training resumes from its last checkpoint.
 
 Only the order of examples is random, and it is derived from seed and epoch. A checkpoint therefore holds no random
-state. On a CPU with the same number of threads a resumed training ends with the same bits as an uninterrupted one.
+state. On a CPU a resumed training ends with the same bits as an uninterrupted one, and SFT does with any number of
+threads.
 
 Knows examples by their number and weight only.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -55,7 +58,7 @@ class Settings:
 
     `warmup`: share of all steps. `step_tokens`: tokens (own and others') per step of the optimizer; where
     `step_examples` is not 0, that many examples per step instead. `batch_tokens`: tokens computed at once, which
-    affects memory and speed only. `checks`: validations per epoch.
+    affects memory and speed and, by rounding alone, the result. `checks`: validations per epoch.
     """
 
     epochs: int = 3
@@ -189,10 +192,16 @@ def _check(
 
 def evaluate(model: LoraLlama, objective: Objective, batch_tokens: int) -> dict[str, float]:
     """Weighted means of an objective's figures over all its examples, without training."""
+
+    @torch.no_grad()
+    def computed(part: np.ndarray) -> dict[str, torch.Tensor]:
+        return objective.sums(model, part)
+
     sums: dict[str, float] = {}
-    with torch.no_grad():
-        for rows in batches(np.arange(len(objective.lengths)), objective.lengths, batch_tokens):
-            for name, value in objective.sums(model, rows).items():
+    parts = batches(np.arange(len(objective.lengths)), objective.lengths, batch_tokens)
+    with _one_each(model.lora.device) as mapped:
+        for of_part in mapped(computed, parts):
+            for name, value in of_part.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
     return {name: value / float(objective.weights.sum()) for name, value in sums.items()}
 
@@ -205,17 +214,44 @@ def adamw(model: LoraLlama, lr: float) -> torch.optim.Optimizer:
 def step(
     model: LoraLlama, objective: Objective, rows: np.ndarray, batch_tokens: int, optimizer: torch.optim.Optimizer
 ) -> float:
-    """One optimizer step on examples `rows`, `batch_tokens` at once; returns their mean loss before the step."""
+    """One optimizer step on examples `rows`, `batch_tokens` at once (on a CPU each of torch's threads); returns their
+    mean loss before the step."""
     weight = float(objective.weights[rows].sum())
-    losses = []
-    for part in batches(rows, objective.lengths, batch_tokens):
+
+    def computed(part: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         loss = objective.sums(model, part)["loss"] / weight
-        loss.backward()
-        losses.append(loss.detach())  # read at the end only: each reading makes the CPU wait for the GPU
-    torch.nn.utils.clip_grad_norm_([model.lora], _CLIP)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return float(torch.stack(losses).sum())
+        (gradient,) = torch.autograd.grad(loss, [model.lora])
+        return loss.detach(), gradient
+
+    losses, gradient = [], torch.zeros_like(model.lora)
+    with _one_each(model.lora.device) as mapped:
+        for loss, of_part in mapped(computed, batches(rows, objective.lengths, batch_tokens)):
+            losses.append(loss)  # read at the end only: each reading makes the CPU wait for the GPU
+            gradient += of_part
+        model.lora.grad = gradient
+        torch.nn.utils.clip_grad_norm_([model.lora], _CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(torch.stack(losses).sum())
+
+
+@contextmanager
+def _one_each(device: torch.device) -> Iterator[Callable[..., Iterator[Any]]]:
+    """A `map` whose results come in order; on a CPU as many are computed at once as torch has threads, each on one.
+
+    Products of a few hundred tokens are too small to be shared by cores. With one thread to each sum its bits do not
+    depend on how many there are.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu":
+        yield map
+        return
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(threads)
 
 
 def plan(lengths: np.ndarray, settings: Settings) -> list[np.ndarray]:

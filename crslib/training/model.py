@@ -21,7 +21,7 @@ from crslib.training.base import Base, Shape
 
 Precision = Literal["float32", "bfloat16", "int8"]
 _CHUNK = 512  # rows of logits at a time: 100 MB with a vocabulary of 49k
-_SHORT = 512  # tokens of a row up to which products of whole matrices are the faster attention, for all their zeros
+_SHORT = 1024  # tokens of a row up to which products of whole matrices are the faster attention, for all their zeros
 
 
 class Sequences:

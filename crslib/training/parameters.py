@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from crslib.config import Parameters, outside_identity, path_field, resolve
 
-_OWN = ("without", "negative_weight", "precision")  # of crslib's own trainer alone
+_OWN = ("without", "negative_weight", "precision", "step_tokens")  # of crslib's own trainer alone
 
 
 class CorpusParameters(Parameters):
@@ -49,6 +49,7 @@ class TrainingParameters(LearningParameters):
     to: str = path_field("", description="folder for the adapter; empty: reports/training/ROLE, of pairs ROLE-dpo")
     epochs: int = Field(3, ge=1, description="passes over the dialogues")
     lr: float = Field(2e-3, gt=0, description="peak learning rate")
+    step_tokens: int = Field(8192, ge=1, description="tokens per step of the optimizer")
     negative_weight: int = Field(1, ge=1, description="copies of each dialogue in which something is disliked")
     validation: float = Field(0.05, ge=0, lt=1, description="share of dialogues, by person, held out for validation")
     without: Literal["", "notes", "summary and attributes", "facts", "style"] = Field(

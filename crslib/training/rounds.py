@@ -28,7 +28,7 @@ from crslib.files import Progress, no_progress, write_parquet, writing
 from crslib.identity import derive_seed, digest, file_sha256
 from crslib.schemas import OPEN
 from crslib.store import Run
-from crslib.training import discriminator, examples, imitation, preferences, run
+from crslib.training import adapter, discriminator, examples, imitation, preferences, run
 from crslib.training.knowledge import Knowledge
 from crslib.training.parameters import DiscriminatorParameters, ImitationParameters, TrainingParameters
 
@@ -52,8 +52,9 @@ def imitate(parameters: ImitationParameters, progress: Progress = no_progress) -
     everything = run.chosen(corpus, parameters)
     dialogues, guarded = split(everything, parameters)
     catalog = Catalog(corpus.items, corpus.domain)
-    people = preferences.human_contexts(dialogues, parameters.role, catalog, leaving=parameters.role == USER)
-    held_out = _examples(guarded, parameters, Knowledge(catalog.items, everything, catalog.domain))
+    lacking = examples.lacking(parameters.role, adapter.parts_of(parameters.start))
+    people = preferences.human_contexts(dialogues, parameters.role, catalog, lacking, leaving=parameters.role == USER)
+    held_out = _examples(guarded, parameters, Knowledge(catalog.items, everything, catalog.domain), lacking)
     start, limit, rows = parameters.start, None, []
     for number in range(1, parameters.rounds + 1):
         folder = parameters.folder / f"round-{number}"
@@ -203,7 +204,8 @@ def _with_replies(
     dialogues: Sequence[Dialogue], catalog: Catalog, parameters: DiscriminatorParameters, progress: Progress
 ) -> pl.DataFrame:
     """Turns of people, and replies of an adapter where people spoke: the columns of `discriminator.SCHEMA`."""
-    people = preferences.human_contexts(dialogues, parameters.role, catalog)
+    lacking = examples.lacking(parameters.role, adapter.parts_of(parameters.start))
+    people = preferences.human_contexts(dialogues, parameters.role, catalog, lacking)
     contexts = imitation.sample(people, parameters.contexts, parameters.seed)
     work = parameters.folder / f"{parameters.role}-draws"
     with run.drawing(parameters, parameters.start, work, imitation.DECODING) as engine, Run(work).journal() as journal:
@@ -215,11 +217,15 @@ def _with_replies(
 # ── rounds ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _examples(dialogues: Sequence[Dialogue], parameters: ImitationParameters, known: Knowledge) -> pl.DataFrame:
-    """What people said in the guard dialogues, as `crs train` reads it."""
+def _examples(
+    dialogues: Sequence[Dialogue], parameters: ImitationParameters, known: Knowledge, lacking: Sequence[str]
+) -> pl.DataFrame:
+    """What people said in the guard dialogues, as `crs train` reads it, in views that lack some parts."""
     with contextlib.closing(llama.Model(llama.model_path(parameters.model))) as tokenizer:
         template = ChatTemplate(*tokenizer.chat_template)
-        return examples.examples(dialogues, parameters.role, tokenizer, template, known, max_tokens=_MAX_TOKENS)
+        return examples.examples(
+            dialogues, parameters.role, tokenizer, template, known, without=lacking, max_tokens=_MAX_TOKENS
+        )
 
 
 def _key(parameters: ImitationParameters, start: Path, number: int, dialogues: Sequence[Dialogue]) -> str:

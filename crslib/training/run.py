@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from crslib.training.model import LoraLlama, Precision
 
 RANK, ALPHA = 16, 32.0
-BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}
-"""Tokens computed at once on each kind of device."""
+BATCH_TOKENS = {"cpu": 512, "cuda": 16_384}
+"""Tokens computed at once on each kind of device; on a CPU by each thread."""
 CHECKPOINT = "checkpoint.pt"
 _MAX_TOKENS = 1024  # of an example of SFT
 _DPO_STEP_TOKENS = 4096  # some six pairs
@@ -75,7 +75,7 @@ def train(parameters: TrainingParameters, progress: Progress = no_progress) -> d
     corpus = training_corpus(parameters)
     dialogues = chosen(corpus, parameters)
     device, precision = resolve_device(parameters.device, parameters.precision, parameters.threads)
-    settings = _settings(parameters, device)
+    settings = _settings(parameters, device, step_tokens=parameters.step_tokens)
     with contextlib.closing(llama.Model(llama.model_path(parameters.model))) as tokenizer:
         rows = examples.examples(
             dialogues,
@@ -104,7 +104,9 @@ def train(parameters: TrainingParameters, progress: Progress = no_progress) -> d
     options = asdict(settings) | {"negative_weight": parameters.negative_weight, "without": parameters.without}
     source = f"{len(dialogues)} dialogues of {corpus.credit}"
     card = cards.model_card(parameters, cards.named(base), figures, options, init, source)
-    _write(model, base, parameters.role, parameters.folder, log, figures, card, corpus.domain.name)
+    parts = {*examples.OPTIONAL} & {*examples.WITHOUT[parameters.role]} - {parameters.without}
+    about = weights.about(corpus.domain.name, parts)
+    _write(model, base, parameters.role, parameters.folder, log, figures, card, about)
     return figures
 
 
@@ -243,14 +245,16 @@ def optimise(
     card = cards.model_card(
         parameters, cards.named(base), figures, asdict(settings) | options, stage.start, stage.source
     )
-    _write(model, base, parameters.role, stage.folder, log, figures, card, stage.domain)
+    about = weights.about(stage.domain, adapter.parts_of(stage.start))
+    _write(model, base, parameters.role, stage.folder, log, figures, card, about)
     return figures
 
 
 def _sample_contexts(
     dialogues: Sequence[Dialogue], parameters: PreferenceParameters, catalog: Catalog
 ) -> list[preferences.Context]:
-    contexts = preferences.human_contexts(dialogues, parameters.role, catalog)
+    lacking = examples.lacking(parameters.role, adapter.parts_of(parameters.start))
+    contexts = preferences.human_contexts(dialogues, parameters.role, catalog, lacking)
     if parameters.role != USER:
         return preferences.sample(contexts, {"": parameters.contexts}, parameters.seed)
     each = -(-parameters.contexts // len(NOTE_KINDS))
@@ -392,12 +396,12 @@ def _write(
     log: pl.DataFrame,
     figures: Mapping[str, Any],
     card: str,
-    domain: str,
+    about: Mapping[str, str],
 ) -> None:
-    """Writes the results of a training and removes its checkpoint. `domain`: its name, for the adapter."""
+    """Writes the results of a training and removes its checkpoint. `about`: of `weights.about`, for the adapter."""
     trained = adapter.Adapter.of(model)
-    adapter.write_peft(trained, folder / "peft", base.shape.name)
-    adapter.write_gguf(trained, base.shape, folder / f"{role}.gguf", name=f"crs {role}", domain=domain)
+    adapter.write_peft(trained, folder / "peft", base.shape.name, about)
+    adapter.write_gguf(trained, base.shape, folder / f"{role}.gguf", name=f"crs {role}", about=about)
     write_parquet(log, folder / "log.parquet")
     for file, content in (("README.md", card), ("figures.json", json.dumps(figures, indent=2) + "\n")):
         with writing(folder / file) as temporary:

@@ -13,7 +13,7 @@ pytest.importorskip("safetensors", reason="needs the extra train")
 from crslib.engines import llama, weights
 from crslib.errors import CrsError
 from crslib.training import losses
-from crslib.training.adapter import Adapter, read_gguf, read_peft, write_gguf, write_peft
+from crslib.training.adapter import Adapter, parts_of, read_gguf, read_peft, write_gguf, write_peft
 from crslib.training.base import Base
 from crslib.training.model import LoraLlama
 from tests.support.tiny_llama import write_gguf as write_base
@@ -50,6 +50,20 @@ def test_a_gguf_has_the_formats_and_metadata_that_llama_cpp_reads(tmp_path: Path
     kinds = {tensor.name.rsplit(".", 1)[1]: tensor.tensor_type.name for tensor in reader.tensors}
     assert kinds == {"lora_a": "Q8_0", "lora_b": "F16"}
     assert len(reader.tensors) == 2 * 7 * base.shape.n_layers
+
+
+@pytest.mark.parametrize("parts", [(), ("style",), ("style", "facts")])
+def test_both_forms_say_in_which_views_they_were_trained(parts: tuple[str, ...], tmp_path: Path) -> None:
+    base, about = Base(write_base(tmp_path / "tiny.gguf")), weights.about("books", parts)
+    write_gguf(trained(base), base.shape, tmp_path / "adapter.gguf", about=about)
+    write_peft(trained(base), tmp_path / "peft", "tiny", about)
+    assert parts_of(tmp_path / "adapter.gguf") == parts_of(tmp_path / "peft") == set(parts)
+    assert weights.domain_of(tmp_path / "adapter.gguf") == "books"
+
+
+def test_an_adapter_without_matrices_says_so_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CrsError, match=r"cannot read the adapter .*; give a PEFT folder or a GGUF"):
+        parts_of(tmp_path)
 
 
 def test_unknown_format_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -99,6 +100,34 @@ def test_training_learns_and_logs(base: Base, tmp_path: Path) -> None:
     best = log["validation"].min()
     assert log["validation"].drop_nulls()[-1] > best, "random tokens cannot be learned: the end is not the best"
     assert evaluate(model, held_out, 100)["loss"] == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_training_has_the_same_bits_with_any_number_of_threads(
+    base: Base, tmp_path: Path, precision: Precision
+) -> None:
+    own, held_out = objective(make_examples(16)), objective(make_examples(4, seed=9))
+    before, logs, ends = torch.get_num_threads(), [], []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            model = model_of(base, precision)
+            logs.append(fit(model, own, held_out, FAST, tmp_path / f"{threads}.pt").drop("seconds"))
+            ends.append(model.lora.detach().clone())
+            assert torch.get_num_threads() == threads, "what else is computed has all of them again"
+    finally:
+        torch.set_num_threads(before)
+    assert logs[0].equals(logs[1])
+    assert torch.equal(*ends)
+
+
+def test_a_fault_in_one_part_ends_the_step(base: Base) -> None:
+    class Broken(SFTObjective):
+        def sums(self, model: LoraLlama, rows: Any) -> dict[str, torch.Tensor]:
+            raise CrsError("no memory")
+
+    with pytest.raises(CrsError, match="no memory"):
+        evaluate(model_of(base), Broken(make_examples(4), CPU, 128), 60)
 
 
 class _KilledError(Exception):

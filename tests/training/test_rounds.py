@@ -3,7 +3,7 @@
 import contextlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,15 @@ pytest.importorskip("safetensors", reason="needs the extra train")
 from crslib import schemas
 from crslib.data.corpora import Dialogue
 from crslib.dialogue.discriminator import Discriminator
+from crslib.dialogue.styles import Style
 from crslib.dialogue.templates import ChatTemplate
+from crslib.engines import weights as gguf_weights
 from crslib.engines.scripted import ScriptedEngine
 from crslib.errors import CrsError
 from crslib.store import Run
 from crslib.training import adapter, examples, rounds, run
 from crslib.training.base import Base
-from crslib.training.knowledge import Knowledge
+from crslib.training.knowledge import Knowledge, Writers
 from crslib.training.parameters import DiscriminatorParameters, ImitationParameters
 from tests.support import tiny_llama
 from tests.support.tiny_redial import write
@@ -65,8 +67,11 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Words]:
         opened.append(Words(vocabulary))
         yield opened[-1]
 
-    def people(dialogues: list[Dialogue], parameters: ImitationParameters, known: Knowledge) -> pl.DataFrame:
-        return examples.examples(dialogues, parameters.role, Words(vocabulary), ChatTemplate(""), known)
+    def people(
+        dialogues: list[Dialogue], parameters: ImitationParameters, known: Knowledge, lacking: Sequence[str]
+    ) -> pl.DataFrame:
+        words, template = Words(vocabulary), ChatTemplate("")
+        return examples.examples(dialogues, parameters.role, words, template, known, without=lacking)
 
     monkeypatch.setattr(run, "drawing", drawing)
     monkeypatch.setattr(rounds, "_examples", people)
@@ -100,6 +105,21 @@ def test_the_people_guarded_are_others_than_those_learned_from(given: ImitationP
     assert rounds.split(dialogues[::-1], given)[1][::-1] == guarded
     with pytest.raises(CrsError, match="guard = 24 leaves none of 24 dialogues to learn from"):
         rounds.split(dialogues, given.model_copy(update={"guard": 24}))
+
+
+@pytest.mark.parametrize("parts", [(), ("style",)])
+def test_moments_are_seen_as_the_adapter_was_trained(
+    given: ImitationParameters, parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    style = Style("short turns", "lower case", "no full stops", "no exclamation marks")
+    monkeypatch.setattr(Writers, "style", lambda *_: style)  # nobody is there twice, so nobody's style is known
+    shape = Base(Path(given.model)).shape
+    about = gguf_weights.about("movies", parts)
+    adapter.write_gguf(adapter.read_gguf(given.start, shape), shape, given.start, about=about)
+    rounds.imitate(given.model_copy(update={"rounds": 1}))
+    told = [row["prompt"][0]["content"] for row in pl.read_ndjson(given.folder / "round-1/pairs.jsonl").to_dicts()]
+    assert any("How you write: " in text for text in told) == bool(parts)
+    assert adapter.parts_of(given.folder / "user.gguf") == set(parts)
 
 
 def test_each_round_begins_with_the_adapter_of_the_one_before(given: ImitationParameters) -> None:

@@ -25,6 +25,7 @@ from crslib.files import Progress, no_progress, write_parquet
 from crslib.identity import derive_seed, digest
 from crslib.metrics import Result, Results
 from crslib.reporting import text
+from crslib.simulation.dialogues import style_files
 from crslib.training import adapter, examples, losses
 from crslib.training import run as training
 from crslib.training.base import Base, transformers_model
@@ -64,11 +65,12 @@ def measure(
     """The columns of `SCHEMA`: nats per own token with 95 % intervals over dialogues, for all tokens and per kind.
 
     `path`: ReDial; `n` dialogues of its test part are drawn (0: all). `adapters`: (role of `examples.ROLES`, name,
-    GGUF). For each role the rows are: the base; its adapters; the last adapter with each part of its view removed; the
-    last adapter on the first `n_runtimes` dialogues in torch, in `transformers` where that is installed, and in
-    llama.cpp with the adapter unmerged and merged. With `without` (of `examples.WITHOUT`), for adapters trained so, the
-    rows are the adapters alone, with these parts of the view removed. `progress` counts dialogues over all rows. Raises
-    `CrsError` for files that cannot be read, and where the extra `train` is not installed.
+    GGUF), each read in the view that it was trained in. For each role the rows are: the base, in the view of the last
+    adapter; its adapters; the last adapter with each part of its view removed; the last adapter on the first
+    `n_runtimes` dialogues in torch, in `transformers` where that is installed, and in llama.cpp with the adapter
+    unmerged and merged. With `without` (of `examples.WITHOUT`), for adapters trained so, the rows are the adapters
+    alone, with these parts of the view removed. `progress` counts dialogues over all rows. Raises `CrsError` for files
+    that cannot be read, and where the extra `train` is not installed.
     """
     training.need_extra()
     for *_, adapter_file in adapters:
@@ -80,14 +82,17 @@ def measure(
         jobs = [(role, name, file, tuple(without), "") for role, name, file in adapters]
     else:
         jobs = [job for role in dict.fromkeys(role for role, _, _ in adapters) for job in _jobs(role, adapters)]
+    parts = {(role, name): weights.parts_of(file) for role, name, file in adapters}
+    parts |= {(role, BASE): parts[role, name] for role, name, _ in adapters}  # in the view of the last one
     total = sum(n_runtimes if runtime else len(dialogues) for *_, runtime in jobs)
     done, tables = 0, []
     device, precision = training.resolve_device("auto", "float32")  # the same precision on every machine
     load = functools.lru_cache(maxsize=1)(lambda file: training.load_model(model, file, 0, device, precision)[0])
     with contextlib.closing(llama.Model(llama.model_path(model))) as base:
         template = ChatTemplate(*base.chat_template)
-        for role, name, file, lacking, runtime in jobs:
+        for role, name, file, removed, runtime in jobs:
             subset = dialogues[:n_runtimes] if runtime else dialogues
+            lacking = {*removed, *examples.lacking(role, parts[role, name])}
             rows = examples.examples(subset, role, base, template, known, without=lacking, max_tokens=_MAX_TOKENS)
 
             def count(some: int, _: int, before: int = done) -> None:
@@ -95,7 +100,7 @@ def measure(
 
             sums = _losses(base, rows, file, runtime, load, count)
             done += len(subset)
-            about = {"role": role, "adapter": name, "without": " and ".join(lacking), "runtime": runtime or TORCH}
+            about = {"role": role, "adapter": name, "without": " and ".join(removed), "runtime": runtime or TORCH}
             table = losses.table(sums, examples.KINDS)
             tables.append(table.select(*(pl.lit(value).alias(key) for key, value in about.items()), pl.all()))
     return pl.concat(tables).match_to_schema(SCHEMA)
@@ -113,8 +118,7 @@ def foresight(dialogues: Sequence[Dialogue], run: Mapping[str, Any], *, times: i
         missing = "the run has no model of either role: it is scripted, of a file, or has no parameters"
         return Results({}, missing=missing)
     parameters = SimulationParameters.pick(run)
-    present = {"notes": parameters.memory, "facts": parameters.facts, "style": bool(parameters.styles)}
-    lacking = [part for part, held in present.items() if not held]
+    styled = style_files(parameters)
     results = {}
     for role, view in (
         (USER, run["baseline"] or USER),
@@ -122,6 +126,7 @@ def foresight(dialogues: Sequence[Dialogue], run: Mapping[str, Any], *, times: i
     ):
         if not parameters.is_local(role):
             continue  # only a model here can be asked how likely words are
+        present = {"notes": parameters.memory, "facts": parameters.facts, "style": styled[role] is not None}
         path, unmerged, source = engine_files(parameters, parameters.model(role), parameters.adapter(role))
         with contextlib.closing(llama.Model(path)) as opened:
             rows = examples.examples(
@@ -130,7 +135,7 @@ def foresight(dialogues: Sequence[Dialogue], run: Mapping[str, Any], *, times: i
                 opened,
                 ChatTemplate(*opened.chat_template),
                 Knowledge(redial.items(), dialogues, redial.domain()),
-                without=lacking,
+                without=[part for part, held in present.items() if not held],
                 max_tokens=_MAX_TOKENS,
             )
             read = functools.partial(losses.by_engine, opened, unmerged, rows, threads=n_threads(parameters.threads))
@@ -182,7 +187,8 @@ def _jobs(role: str, adapters: Sequence[tuple[str, str, Path]]) -> Iterator[_Job
     last, file = own[-1]
     yield role, BASE, None, (), ""
     yield from ((role, name, file, (), "") for name, file in own)
-    yield from ((role, last, file, (part,), "") for part in examples.WITHOUT[role])
+    absent = examples.lacking(role, weights.parts_of(file))
+    yield from ((role, last, file, (part,), "") for part in examples.WITHOUT[role] if part not in absent)
     others = (TRANSFORMERS, UNMERGED, MERGED) if find_spec("transformers") else (UNMERGED, MERGED)
     yield from ((role, last, file, (), runtime) for runtime in (TORCH, *others))
 

@@ -18,6 +18,7 @@ from crslib.dialogue.views import NOTE_KINDS
 from crslib.engines.loading import open_engines
 from crslib.files import Progress, no_progress
 from crslib.reporting import text
+from crslib.simulation.dialogues import style_files
 from crslib.training import preferences
 
 FIRST, RESAMPLED = "first draw", "resampled"
@@ -47,9 +48,8 @@ def measure(
     moments. Raises `CrsError` for files that cannot be read.
     """
     catalog = Catalog(redial.items(), redial.domain())
-    contexts = preferences.human_contexts(
-        redial.read(path, "test"), USER, catalog, without=() if parameters.styles else ("style",)
-    )
+    lacking = () if style_files(parameters)[USER] else ("style",)
+    contexts = preferences.human_contexts(redial.read(path, "test"), USER, catalog, lacking)
     kinds = list(NOTE_KINDS.values())
     contexts = preferences.sample(preferences.with_forced_notes(contexts, catalog.domain), dict.fromkeys(kinds, n), 0)
     with open_engines(parameters) as (user, _):
