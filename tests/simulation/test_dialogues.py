@@ -3,17 +3,19 @@
 import ast
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import gguf
 import polars as pl
 import pytest
 
 from crslib import identity, schemas
 from crslib.config import ROOT, SimulationParameters
+from crslib.engines import weights
 from crslib.engines.scripted import ScriptedEngine
 from crslib.simulation.baselines import InformedPopulation
-from crslib.simulation.dialogues import DECIDE_THE_WORDS, words_key
+from crslib.simulation.dialogues import DECIDE_THE_WORDS, style_files, words_key
 from crslib.simulation.population import Population, table_sha256
 from crslib.store import Run
 from tests.conftest import make_profiles
@@ -132,6 +134,33 @@ def test_the_key_follows_what_the_users_know(items: pl.DataFrame) -> None:
     assert words_key(parameters, Population(profiles.reverse(), items, NO_RATINGS, MOVIES), engines) == keys[0]
     renamed = parameters.model_copy(update={"condition": "another name"})
     assert words_key(renamed, plain, engines) == keys[0]
+
+
+def adapter(path: Path, parts: Sequence[str]) -> str:
+    """An adapter's file that says no more than the views it was trained in."""
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, words in weights.about("movies", parts).items():
+        writer.add_string(name, words)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return str(path)
+
+
+def test_parties_write_in_styles_where_their_adapters_were_trained_so(tmp_path: Path) -> None:
+    plain, styled = adapter(tmp_path / "plain.gguf", ()), adapter(tmp_path / "styled.gguf", ["style"])
+    shipped, own = ROOT / "data/human/styles.parquet", tmp_path / "own.parquet"
+
+    def files(**parameters: str) -> tuple[Path | None, ...]:
+        given = {"user_adapter": styled, "recommender_adapter": plain} | parameters
+        return tuple(style_files(SimulationParameters.parse(given)).values())
+
+    assert files() == (shipped, None)
+    assert files(recommender_adapter=styled) == (shipped, shipped)
+    assert files(user_adapter=plain) == files(user_adapter="") == files(styles="") == (None, None)
+    assert files(styles=str(own)) == (own, own)  # what is asked for is done
+    assert files(user_model="openai:gpt@http://localhost:1/v1") == (None, None)
 
 
 def test_a_table_is_hashed_by_its_cells(items: pl.DataFrame) -> None:
