@@ -170,8 +170,8 @@ def test_a_profile_writes_in_one_style_and_its_recommenders_in_their_own(tmp_pat
         style = dict(dialogues.select("dialogue_id", f"{role}_style").iter_rows())
         for key, prompt in engine.prompts:
             assert prompt.split("How you write: ")[1].startswith(style[key])
-    (dialogues, *_), user, _, _ = run(tmp_path / "b", items, make_profiles(ids(3)))
-    assert dialogues["user_style"].to_list() == [None] * 3
+    (dialogues, *_), user, _, _ = run(tmp_path / "b", items, make_profiles(ids(3)), styles="")
+    assert dialogues["user_style"].to_list() == dialogues["recommender_style"].to_list() == [None] * 3
     assert not [prompt for _, prompt in user.prompts if "How you write" in prompt]
 
 
