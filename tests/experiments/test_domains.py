@@ -60,7 +60,9 @@ def test_an_adapter_of_another_domain_is_said_to_be_untried() -> None:
     assert said == "untried on books: its adapter was trained on movies"
     assert untried("user", of_movies, parameters) == ""
     assert untried("user", of_books, SimulationParameters(user_adapter="")) == ""
-    assert weights.domain_of(ROOT / "data/adapters/user.gguf") == ""  # older than domains
+    assert untried("recommender", of_books, parameters) == said
+    assert weights.domain_of(ROOT / "data/adapters/user.gguf") == "movies"
+    assert weights.domain_of(ROOT / "data/adapters/recommender.gguf") == ""  # older than domains
     agent = {"model_sha256": "m", "adapter_sha256": "a", "untried": said}
     assert agent_words(agent) == f"model m, adapter a; {said}"
 
