@@ -28,7 +28,7 @@ from crslib.files import Progress, no_progress, write_parquet, writing
 from crslib.identity import derive_seed, digest, file_sha256
 from crslib.schemas import OPEN
 from crslib.store import Run
-from crslib.training import adapter, discriminator, examples, imitation, preferences, run
+from crslib.training import discriminator, examples, imitation, preferences, run
 from crslib.training.knowledge import Knowledge
 from crslib.training.parameters import DiscriminatorParameters, ImitationParameters, TrainingParameters
 
@@ -52,7 +52,7 @@ def imitate(parameters: ImitationParameters, progress: Progress = no_progress) -
     everything = run.chosen(corpus, parameters)
     dialogues, guarded = split(everything, parameters)
     catalog = Catalog(corpus.items, corpus.domain)
-    lacking = examples.lacking(parameters.role, adapter.parts_of(parameters.start))
+    lacking = run.lacking(parameters)
     people = preferences.human_contexts(dialogues, parameters.role, catalog, lacking, leaving=parameters.role == USER)
     held_out = _examples(guarded, parameters, Knowledge(catalog.items, everything, catalog.domain), lacking)
     start, limit, rows = parameters.start, None, []
@@ -204,7 +204,7 @@ def _with_replies(
     dialogues: Sequence[Dialogue], catalog: Catalog, parameters: DiscriminatorParameters, progress: Progress
 ) -> pl.DataFrame:
     """Turns of people, and replies of an adapter where people spoke: the columns of `discriminator.SCHEMA`."""
-    lacking = examples.lacking(parameters.role, adapter.parts_of(parameters.start))
+    lacking = run.lacking(parameters)
     people = preferences.human_contexts(dialogues, parameters.role, catalog, lacking)
     contexts = imitation.sample(people, parameters.contexts, parameters.seed)
     work = parameters.folder / f"{parameters.role}-draws"

@@ -250,11 +250,15 @@ def optimise(
     return figures
 
 
+def lacking(parameters: DrawingParameters) -> tuple[str, ...]:
+    """What the views of the adapter that continues lack, as those that it was trained in did."""
+    return examples.lacking(parameters.role, adapter.parts_of(parameters.start))
+
+
 def _sample_contexts(
     dialogues: Sequence[Dialogue], parameters: PreferenceParameters, catalog: Catalog
 ) -> list[preferences.Context]:
-    lacking = examples.lacking(parameters.role, adapter.parts_of(parameters.start))
-    contexts = preferences.human_contexts(dialogues, parameters.role, catalog, lacking)
+    contexts = preferences.human_contexts(dialogues, parameters.role, catalog, lacking(parameters))
     if parameters.role != USER:
         return preferences.sample(contexts, {"": parameters.contexts}, parameters.seed)
     each = -(-parameters.contexts // len(NOTE_KINDS))

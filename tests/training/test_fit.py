@@ -18,7 +18,7 @@ from crslib.errors import CrsError
 from crslib.training import losses
 from crslib.training.adapter import Adapter
 from crslib.training.base import Base
-from crslib.training.fit import Guard, Settings, batches, evaluate, fit, plan
+from crslib.training.fit import Guard, Settings, adamw, batches, evaluate, fit, plan, step
 from crslib.training.model import LoraLlama, Precision, Sequences
 from crslib.training.objectives import DPOObjective, SFTObjective
 from tests.support.tiny_llama import make_examples, write_gguf
@@ -126,8 +126,13 @@ def test_a_fault_in_one_part_ends_the_step(base: Base) -> None:
         def sums(self, model: LoraLlama, rows: Any) -> dict[str, torch.Tensor]:
             raise CrsError("no memory")
 
+    model, broken = model_of(base), Broken(make_examples(4), CPU, 128)
+    threads = torch.get_num_threads()
     with pytest.raises(CrsError, match="no memory"):
-        evaluate(model_of(base), Broken(make_examples(4), CPU, 128), 60)
+        evaluate(model, broken, 60)
+    with pytest.raises(CrsError, match="no memory"):
+        step(model, broken, np.arange(4), 60, adamw(model, 1e-3))
+    assert torch.get_num_threads() == threads
 
 
 class _KilledError(Exception):
