@@ -226,6 +226,9 @@ class SimulationParameters(Parameters):
     title_base: float = Field(
         0.29, ge=0, le=5, description="choice of a title: exponent of the model without a dialogue, divided out"
     )
+    title_wish: float = Field(
+        0.0, ge=0, le=20, description="choice of a user's title: nats by which those that go with its wish are likelier"
+    )
     resample: int = Field(4, ge=1, description="most draws of an utterance: until one goes with what its speaker knows")
     discriminators: str = path_field(
         "", description="folder of files that weigh all draws, such as data/discriminators; empty: none"
@@ -235,9 +238,9 @@ class SimulationParameters(Parameters):
         "people",
         description="what a user has seen and likes: by its visible ratings alone, or as much of it as people do",
     )
-    facts: bool = Field(
-        False,
-        description="catalogue facts of mentioned items in the recommender's view, for adapters trained so",
+    facts: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="catalogue facts of mentioned items in the recommender's view; auto: if its adapter was trained so",
     )
     styles: str = path_field(
         "auto",

@@ -102,14 +102,14 @@ def queries() -> dict[str, str]:
             SELECT avg((turn > first)::INT)
             FROM (SELECT turn, min(turn) OVER (PARTITION BY dialogue_id, item) AS first FROM mentions
                   WHERE role = 'recommender')""",
-        "unrelated_favourites": """
-            SELECT avg((NOT coalesce(len(list_intersect(kinds, target_kinds)) > 0, FALSE)
-                        AND coalesce(year - year % 10 <> target_decade, TRUE)
-                        AND NOT coalesce(list_contains("people", target_person), FALSE)
-                        AND NOT coalesce(list_contains(makers, target_maker), FALSE))::INT)
+        "own_items_fit": """
+            SELECT avg((coalesce(len(list_intersect(kinds, target_kinds)) > 0, FALSE)
+                        OR coalesce(year - year % 10 = target_decade, FALSE)
+                        OR coalesce(list_contains("people", target_person), FALSE)
+                        OR coalesce(list_contains(makers, target_maker), FALSE))::INT)
             FROM (SELECT *, row_number() OVER (PARTITION BY dialogue_id, item ORDER BY turn, place) AS n FROM mentions)
             JOIN wishes USING (dialogue_id) JOIN items ON item = item_id
-            WHERE n = 1 AND role = 'user' AND list_contains(loved_items, item) AND len(kinds) > 0
+            WHERE n = 1 AND role = 'user' AND len(kinds) > 0
               AND (len(target_kinds) > 0
                    OR coalesce(target_decade::VARCHAR, target_person, target_maker) IS NOT NULL)""",
         "coverage": """

@@ -128,7 +128,7 @@ def test_no_metric_comes_from_the_library() -> None:
     readers |= {"data.corpora.frames", "data.corpora.redial", "dialogue.form", "dialogue.credits.Credits"}
     readers |= {f"dialogue.claims.{name}" for name in ("answers", "claims", "questions")}
     same_draws_and_models = {"identity.derive_seed", "dialogue.templates.ChatTemplate", "config.SimulationParameters"}
-    same_draws_and_models |= {"engines.loading.engine_files", "training.examples.examples"}
+    same_draws_and_models |= {"engines.loading.engine_files", "engines.weights", "training.examples.examples"}
     same_draws_and_models |= {"training.knowledge.Knowledge"}
     assert imported(readings) == {f"crslib.{name}" for name in readers | same_draws_and_models}
 

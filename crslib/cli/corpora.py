@@ -116,9 +116,12 @@ def reference(people: Corpus, to: Path) -> None:
     """Writes the statistics of human dialogues that runs are compared with (ReDial's test set, or a corpus; numbers
     only)."""
     from crslib.metrics.reference import measure, write
+    from crslib.training.knowledge import Seekers
 
+    seekers = Seekers(people.items, people.domain)
+    wanted = [seekers.wishes(dialogue) for dialogue in people.dialogues]
     items = None if people.named else people.items  # of ReDial itself the facts that the built-in catalogue adds count
-    write(measure(people.dialogues, people.domain, items), to)
+    write(measure(people.dialogues, people.domain, wanted, items), to)
     _credited(people, to)
 
 

@@ -92,7 +92,7 @@ def write_trl(run: Run, role: str, folder: Path, parameters: ExportParameters) -
     shall be split anew.
     """
     dialogues, turns, profiles = run.read("dialogues"), run.read("turns"), run.read("profiles")
-    facts = lookup(run.read("items")) if run.info.get("parameters", {}).get("facts") else {}
+    facts = lookup(run.read("items")) if run.info.get("facts") else {}
     person = {dialogue_id: row["user_id"] for dialogue_id, row in _profiles(dialogues, profiles).items()}
     frame = messages(
         dialogues, turns, profiles, facts, role, of_run(run), fold=parameters.system == "fold"

@@ -14,7 +14,7 @@ from crslib.dialogue.credits import Credits
 from crslib.dialogue.domain import Domain
 from crslib.dialogue.stances import serves_wish, statements, wishes
 from crslib.dialogue.utterances import RECOMMENDER, USER, replace_mentions
-from crslib.dialogue.views import Turn
+from crslib.dialogue.views import Turn, Wishes
 
 FALSE, SILENT = 2, 1
 """Faults: to say what one knows otherwise, and to leave out what it is time to say."""
@@ -45,7 +45,7 @@ def user_faults(
     named = {item["item_id"] for earlier in history for item in earlier["items"]}
     new = {item["item_id"] for item in turn["items"]} - named
     favourites = new & set(profile["loved_items"] or ()) & items.keys()
-    if any(serves_wish(items[item_id], profile, domain) is False for item_id in favourites):
+    if any(serves_wish(items[item_id], Wishes.of(profile), domain) is False for item_id in favourites):
         return FALSE
     number = 1 + sum(earlier["role"] == USER for earlier in history)
     silent = (_asked(history) or number in _TIME_TO_SAY) and not _says_wish([*history, turn], profile, domain)

@@ -9,6 +9,7 @@ from typing import Any
 
 from crslib.dialogue import lexicon, reactions, utterances
 from crslib.dialogue.domain import Domain
+from crslib.dialogue.views import Wishes
 from crslib.dialogue.words import words
 
 _ABOUT_RECOMMENDER = re.compile(r"\b(?:you|your)\b")
@@ -53,22 +54,22 @@ def _says(clause: str, domain: Domain) -> str | None:
     return "likes" if liked else "dislikes"
 
 
-def serves_wish(item: Mapping[str, Any], profile: Mapping[str, Any], domain: Domain) -> bool | None:
+def serves_wish(item: Mapping[str, Any], wishes: Wishes, domain: Domain) -> bool | None:
     """Whether an item has a kind, the time, the person, the maker or a further attribute that its user looks for.
 
-    `item`: row of table `items`; `profile`: columns `target_kinds` … `target_attributes`. None where there is no wish,
-    or where no kind of the item is known and no further attribute is looked for.
+    `item`: row of table `items`. None where there is no wish, or where no kind of the item is known and no further
+    attribute is looked for.
     """
-    kinds, period = set(profile["target_kinds"] or ()), profile["target_decade"]
-    person, maker = profile["target_person"], profile["target_maker"]
-    wanted = pairs(profile.get("target_attributes"))
-    if not (kinds or period is not None or person or maker or wanted):
+    if wishes == Wishes() or not (item["kinds"] or wishes.attributes):
         return None
-    if not item["kinds"] and not wanted:
-        return None
-    in_time = period is not None and item["year"] is not None and domain.period(item["year"]) == period
-    of_it = bool(wanted & pairs(item.get("attributes")))
-    return bool(kinds & set(item["kinds"]) or in_time or person in item["people"] or maker in item["makers"] or of_it)
+    dated = wishes.decade is not None and item["year"] is not None
+    return (
+        not set(wishes.kinds).isdisjoint(item["kinds"])
+        or (dated and domain.period(item["year"]) == wishes.decade)
+        or wishes.person in item["people"]
+        or wishes.maker in item["makers"]
+        or not pairs(item.get("attributes")).isdisjoint(wishes.attributes)
+    )
 
 
 def pairs(attributes: Iterable[Mapping[str, str]] | None) -> set[tuple[str, str]]:

@@ -128,10 +128,11 @@ def usage(tokens_in: int, tokens_out: int, price_in: float = 0, price_out: float
 
 class Limits:
     """What may be asked of servers by all roles together: so many requests at once, so many requests and tokens a
-    minute (0: any number), spread evenly."""
+    minute (0: any number), spread evenly. Once `closed`, nothing more."""
 
     def __init__(self, max_concurrency: int = 16, requests_per_minute: int = 0, tokens_per_minute: int = 0) -> None:
         self.max_concurrency = max_concurrency
+        self.closed = False
         self.slots = asyncio.Semaphore(max_concurrency)
         self._per_request = 60 / requests_per_minute if requests_per_minute else 0.0  # seconds
         self._per_token = 60 / tokens_per_minute if tokens_per_minute else 0.0
@@ -254,6 +255,8 @@ class Server:
         """
         expected = sum(len(message.text) for message in messages) // 4 + sampling.max_tokens  # tokens, for the pace
         async with self.limits.slots:
+            if self.limits.closed:  # the slot is free because another role's request was just dropped
+                raise CrsError("the run has ended; nothing more is asked of servers")
             body = await self._post(messages, sampling, seed, expected)
         answer = self._answer(body, sampling)
         if answer.tokens_in + answer.tokens_out:

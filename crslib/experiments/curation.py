@@ -346,7 +346,7 @@ def write(
     be true to both, and when the folder holds something else or cannot be written.
     """
     infos = [run.info for run in runs]
-    facts = {bool(info.get("parameters", {}).get("facts")) for info in infos}
+    facts = {bool(info.get("facts")) for info in infos}
     if len(facts) > 1:
         raise CrsError("the recommender looked up facts in some of the runs only; curate runs of one kind at a time")
     baselines = ", ".join(sorted({info.get("parameters", {}).get("baseline") or "" for info in infos} - {""}))
@@ -376,7 +376,8 @@ def write(
     set_.update(
         run_id=digest([sources, dict(settings), manifest["dialogue_id"].to_list()], "curated"),
         status="success",
-        parameters={"condition": folder.name, "facts": facts.pop(), "baseline": baselines},
+        parameters={"condition": folder.name, "baseline": baselines},
+        facts=facts.pop(),
         curated={"settings": dict(settings), "sources": sources, "steps": steps.to_dicts()},
     )
     with writing(folder / "README.md") as temporary:

@@ -14,7 +14,7 @@ from crslib.dialogue import reactions, utterances
 from crslib.dialogue.domain import Domain
 from crslib.dialogue.stances import serves_wish, statements, wishes
 from crslib.dialogue.utterances import USER
-from crslib.dialogue.views import NOTE_KINDS
+from crslib.dialogue.views import NOTE_KINDS, Wishes
 from crslib.metrics.base import Metric, parts_of
 from crslib.metrics.facts import Facts
 
@@ -58,11 +58,11 @@ METRICS = (
         "Mean over dialogues of the share of target attributes that the user says in words (kind, decade, name) in "
         f"its first {WISH_TURNS} turns; a dialogue that ends earlier counts with what was said.",
         chart=True, needs="profiles"),
-    Metric("unrelated_favourites", "consistency", "Favourites named that have nothing to do with the wish", "share",
-        "lower",
-        "Of the items that the summary says the user loved and that the user names first, the share that has no kind, "
-        "decade, person or maker of the target attributes. Profiles without target attributes and items without kinds "
-        "are left out.", needs="profiles"),
+    Metric("own_items_fit", "consistency", "Items the user names first that go with its wish", "share", "human",
+        "Of the items that the user names before the recommender does, the share that has a kind, the decade, the "
+        "person or the maker of the target attributes. Profiles without target attributes and items without kinds are "
+        "left out. Human: the wish is what the seeker asks for before the recommender names an item.",
+        needs="profiles"),
 )  # fmt: skip
 
 
@@ -158,8 +158,8 @@ def _kind() -> pl.Expr:
 def profile_parts(
     turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame, domain: Domain
 ) -> pl.DataFrame:
-    """Parts (dialogue_id, metric, part, whole) of contradictions of the summary, of attributes said and of favourites
-    named, from what users say (table `turns`)."""
+    """Parts (dialogue_id, metric, part, whole) of contradictions of the summary, of attributes said and of `own_items`,
+    from what users say (table `turns`)."""
     stated = preferences(turns, dialogues, profiles, items, domain)
     contradicted = stated.select(
         "dialogue_id", pl.lit("contradictions").alias("metric"), pl.col("contradicts").alias("value")
@@ -174,18 +174,23 @@ def profile_parts(
         for name, value in by_then.items()
     )
     covered = parts_of(attributes).with_columns(pl.col("part") / pl.col("whole"), pl.lit(1.0).alias("whole"))
-    favourites = favourites_named(turns, dialogues, profiles, items, domain).select(
-        "dialogue_id", pl.lit("unrelated_favourites").alias("metric"), (~pl.col("related")).alias("value")
-    )
-    return pl.concat([parts_of(contradicted), covered, parts_of(favourites)])
+    return pl.concat([parts_of(contradicted), covered, own_items_parts(turns, dialogues, profiles, items, domain)])
 
 
-def favourites_named(
+def own_items_parts(
     turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame, domain: Domain
 ) -> pl.DataFrame:
-    """The loved items of its summary that the user names first: (dialogue_id, turn, item_id, related).
+    """Parts (dialogue_id, metric, part, whole) of `own_items_fit`."""
+    own = own_items(turns, dialogues, profiles, items, domain)
+    return parts_of(own.select("dialogue_id", pl.lit("own_items_fit").alias("metric"), pl.col("fits").alias("value")))
 
-    `related`: the item has a kind, the time, the person, the maker or a further attribute of the target attributes.
+
+def own_items(
+    turns: pl.DataFrame, dialogues: pl.DataFrame, profiles: pl.DataFrame, items: pl.DataFrame, domain: Domain
+) -> pl.DataFrame:
+    """The items that the user names first: (dialogue_id, turn, item_id, fits).
+
+    `fits`: the item has a kind, the time, the person, the maker or a further attribute of the target attributes.
     Without target attributes, or where nothing decides it (`stances.serves_wish`), there is no row.
     """
     known = {row["profile_id"]: row for row in profiles.iter_rows(named=True)}
@@ -203,11 +208,11 @@ def favourites_named(
     rows = []
     for dialogue_id, turn, _, item_id in named.iter_rows():
         profile = known.get(owner.get(dialogue_id, ""))
-        if profile is not None and item_id in (profile["loved_items"] or ()) and item_id in facts:
-            related = serves_wish(facts[item_id], profile, domain)
-            if related is not None:
-                rows.append((dialogue_id, turn, item_id, related))
-    schema = {"dialogue_id": pl.String, "turn": pl.Int32, "item_id": pl.String, "related": pl.Boolean}
+        if profile is not None and item_id in facts:
+            fits = serves_wish(facts[item_id], Wishes.of(profile), domain)
+            if fits is not None:
+                rows.append((dialogue_id, turn, item_id, fits))
+    schema = {"dialogue_id": pl.String, "turn": pl.Int32, "item_id": pl.String, "fits": pl.Boolean}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 

@@ -7,7 +7,7 @@ stored facts, so that a floor can be computed for any number of dialogues.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from crslib import files, json_files, stats, store
+from crslib import files, json_files, schemas, stats, store
 from crslib.config import resolve
 from crslib.data.corpora import Dialogue, frames, redial
 from crslib.data.titles import split_year
@@ -24,6 +24,7 @@ from crslib.dialogue import acts as dialogue_acts
 from crslib.dialogue.credits import Credits
 from crslib.dialogue.domain import Domain
 from crslib.dialogue.domain import read as read_domain
+from crslib.dialogue.views import Wishes
 from crslib.errors import CrsError
 from crslib.metrics import consistency, diversity, leakage, truth
 from crslib.metrics.facts import FRAMES, Facts, facts
@@ -57,11 +58,16 @@ class Human:
     domain: Domain
 
 
-def measure(dialogues: Sequence[Dialogue], domain: Domain, items: pl.DataFrame | None = None) -> Human:
+def measure(
+    dialogues: Sequence[Dialogue],
+    domain: Domain,
+    wanted: Sequence[Wishes] = (),
+    items: pl.DataFrame | None = None,
+) -> Human:
     """The statistics of human dialogues. Dialogues are numbered in their order; items keep the corpus's ids.
 
-    `domain`: what they are about; `items`: table `items`, the facts by which statements are true; None: those of
-    ReDial's items.
+    `domain`: what they are about; `wanted`: what the seeker of each looks for, () where nobody knows; `items`: table
+    `items`, the facts by which statements are true; None: those of ReDial's items.
     """
     numbered = anonymous(dialogues)
     rows, turns = frames(numbered)
@@ -74,8 +80,14 @@ def measure(dialogues: Sequence[Dialogue], domain: Domain, items: pl.DataFrame |
         for item_id, item in dialogue.items.items()
         if (item.suggested and item.liked if dialogue.targets is None else item_id in dialogue.targets)
     ]
-    facts_of = Credits.of(_facts() if items is None else items, domain)
-    counted = [truth.parts(turns, facts_of), diversity.repetition(turns), consistency.later_parts(turns, domain)]
+    items = _facts() if items is None else items
+    profiles = _profiles(numbered, wanted)
+    counted = [
+        truth.parts(turns, Credits.of(items, domain)),
+        diversity.repetition(turns),
+        consistency.later_parts(turns, domain),
+        consistency.own_items_parts(turns, rows.with_columns(profile_id="dialogue_id"), profiles, items, domain),
+    ]
     named = leakage.named_by_user_first(
         turns,
         pl.DataFrame(targets, schema={"dialogue_id": pl.String, "item_id": pl.String}, orient="row"),
@@ -148,6 +160,19 @@ def _facts() -> pl.DataFrame:
         pl.concat_list(name, pl.col(f"{name}_right").fill_null([])).list.unique(maintain_order=True)
         for name in ("people", "makers")
     )
+
+
+def _profiles(dialogues: Sequence[Dialogue], wanted: Sequence[Wishes]) -> pl.DataFrame:
+    """Table `profiles` of seekers of whom only the wish is known, by the dialogue's id."""
+    rows = [
+        {
+            "profile_id": dialogue.dialogue_id,
+            **{f"target_{part}": value for part, value in asdict(wishes).items() if part != "attributes"},
+            "target_attributes": [{"name": name, "value": value} for name, value in wishes.attributes],
+        }
+        for dialogue, wishes in zip(dialogues, wanted, strict=False)
+    ]
+    return pl.DataFrame(rows, schema=dict(schemas.TABLES["profiles"]))
 
 
 def _items(dialogues: Sequence[Dialogue]) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """Grounded decoding (DESIGN §6): the recommender names real titles, chosen by model and item prior together.
 
 Sees the dialogue and catalogue statistics of training ratings, nothing of the user. The user's titles are real too
-(`AnyTitle`), and which one it names is its model's choice alone.
+(`RealTitles`); which one it names is its model's choice, where nobody says that some are likelier.
 """
 
 from collections.abc import Collection, Sequence
@@ -98,14 +98,22 @@ class RealTitles:
         self._table: np.ndarray | None = None
         if reader is not None:
             self._table = token_table(reader, self._titles.names, self._titles.spellings, domain, cache)
-        self._level = np.zeros(len(names))
         self._places = {name: place for place, name in enumerate(names)}
 
-    def constraint(self, excluded: Collection[str] = ()) -> Constraint:
-        """The constraint of one utterance: any title but `excluded`, as likely as it is to the model."""
-        places = [self._places[name] for name in excluded if name in self._places]
-        constraint = self._titles.constraint(self._level, places, table=self._table)
+    def constraint(
+        self, excluded: Collection[str] = (), likelier: Collection[str] = (), *, by: float = 0.0
+    ) -> Constraint:
+        """The constraint of one utterance: any title but `excluded`, as likely as it is to the model.
+
+        `likelier`: names that are e^`by` times as likely beside the others; without a reader they are not.
+        """
+        weights = np.zeros(len(self._places))
+        weights[self._at(likelier)] = by
+        constraint = self._titles.constraint(weights, self._at(excluded), table=self._table)
         return AnyTitle(constraint) if self._table is None else constraint
+
+    def _at(self, names: Collection[str]) -> list[int]:
+        return [self._places[name] for name in names if name in self._places]
 
 
 class AnyTitle:

@@ -1,7 +1,7 @@
 """What a simulation gives: its tables, and the key under which finished dialogues may be used again."""
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -39,7 +39,8 @@ DECIDE_THE_WORDS = (
 @dataclass(frozen=True)
 class Dialogues:
     """Tables `dialogues`, `turns`, `prompts` and `failures` of `schemas.TABLES`, sorted by dialogue and turn, and what
-    `run.json` says per role: of the `agents`, and the tokens that their servers counted (`usage`)."""
+    `run.json` says of them: per role of the `agents`, and the tokens that their servers counted (`usage`), and whether
+    the recommender's view had `facts`."""
 
     dialogues: pl.DataFrame
     turns: pl.DataFrame
@@ -47,6 +48,7 @@ class Dialogues:
     failures: pl.DataFrame
     agents: Mapping[str, Any]
     usage: Mapping[str, Mapping[str, float]]
+    facts: bool
 
     @classmethod
     def of(
@@ -75,6 +77,7 @@ class Dialogues:
             _table("failures", failures),
             {role: _described(agent) for role, agent in agents.items()},
             {role: _usage(records, role, parameters) for role in agents},
+            shows_facts(parameters),
         )
 
     def write(self, run: Run) -> None:
@@ -93,7 +96,7 @@ class Dialogues:
             )
         for name in ("dialogues", "turns", "prompts", "failures"):
             run.write(name, getattr(self, name))
-        run.update(agents=self.agents, usage=self.usage, n_failed=len(self.failures))
+        run.update(agents=self.agents, usage=self.usage, facts=self.facts, n_failed=len(self.failures))
 
 
 def _described(agent: Agent) -> dict[str, Any]:
@@ -175,8 +178,21 @@ def style_files(parameters: SimulationParameters) -> dict[str, Path | None]:
 def _style_file(parameters: SimulationParameters, role: str) -> Path | None:
     if parameters.styles != "auto":
         return resolve(parameters.styles) if parameters.styles else None
+    return resolve(STYLES) if "style" in _parts(parameters, role) else None
+
+
+def shows_facts(parameters: SimulationParameters) -> bool:
+    """Whether the recommender's view gets catalogue facts of the items named.
+
+    Raises `CrsError` for an adapter that cannot be read.
+    """
+    return parameters.facts == "always" or (parameters.facts == "auto" and "facts" in _parts(parameters, RECOMMENDER))
+
+
+def _parts(parameters: SimulationParameters, role: str) -> Collection[str]:
+    """The optional parts of views with which the adapter of `role` was trained; none where it has no adapter."""
     adapter = llama.adapter_path(parameters.adapter(role)) if parameters.is_local(role) else None
-    return resolve(STYLES) if adapter is not None and "style" in weights.parts_of(adapter) else None
+    return () if adapter is None else weights.parts_of(adapter)
 
 
 def files_of_words(parameters: SimulationParameters) -> dict[str, Any]:

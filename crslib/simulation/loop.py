@@ -26,7 +26,7 @@ from crslib.errors import CrsError
 from crslib.files import Progress, no_progress
 from crslib.identity import derive_seed
 from crslib.journal import Journal
-from crslib.simulation.dialogues import Dialogues, keep_wanted, style_files, wanted, words_key
+from crslib.simulation.dialogues import Dialogues, keep_wanted, shows_facts, style_files, wanted, words_key
 from crslib.simulation.population import Population
 from crslib.users.opinions import UserOpinions
 
@@ -291,7 +291,7 @@ class _Recommender(_Party):
 
     def __init__(self, agent: Agent, catalog: Catalog, parameters: SimulationParameters) -> None:
         super().__init__(agent, catalog, parameters)
-        self._lookup = catalog.lookup if parameters.facts else {}
+        self._lookup = catalog.lookup if shows_facts(parameters) else {}
         self._credits = Credits.of(catalog.items, catalog.domain)
 
     def _view(self, dialogue: _Dialogue) -> RecommenderView:

@@ -56,6 +56,7 @@ def open_agents(
             else:
                 agent = remote_agent(role, population, parameters, limits, folder)
             agents.append(stack.enter_context(contextlib.closing(agent)))
+        stack.callback(setattr, limits, "closed", True)  # before the first is closed: what it drops makes room
         yield tuple(agents)
 
 

@@ -6,7 +6,7 @@ No table here has a held-out item in it, and none is asked for.
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Self
 
 import polars as pl
@@ -77,7 +77,7 @@ class Population:
         return self.opinions
 
     def _serves(self, profile_id: str, item_id: str) -> bool | None:
-        return serves_wish(self._rows[item_id], self._profiles[profile_id], self.domain)
+        return serves_wish(self._rows[item_id], Wishes.of(self._profiles[profile_id]), self.domain)
 
     @cached_property
     def _profiles(self) -> dict[str, dict[str, Any]]:
@@ -107,13 +107,14 @@ class Population:
             tuple(self.catalog.name(item_id) for item_id in profile[column] or ())
             for column in ("loved_items", "disliked_items")
         )
+        wishes = Wishes.of(profile)
         unrelated = tuple(
             name
             for item_id, name in zip(profile["loved_items"] or (), loved, strict=True)
-            if serves_wish(self._rows[item_id], profile, self.domain) is False
+            if serves_wish(self._rows[item_id], wishes, self.domain) is False
         )
         texts = {"domain": self.domain, "summary": profile["summary"], "attributes": profile["attributes"]}
-        facts = {"wishes": Wishes.of(profile), "loved": loved, "disliked": disliked, "unrelated": unrelated}
+        facts = {"wishes": wishes, "loved": loved, "disliked": disliked, "unrelated": unrelated}
         return {**texts, **facts}
 
     @cached_property
@@ -135,11 +136,11 @@ class Population:
     def of_user(
         self, engine: Engine, parameters: SimulationParameters, reader: Engine
     ) -> Callable[[UserView], Constraint] | None:
-        """What a user may name by `engine`, by its view: real titles, of its favourites those that go with its wish or
-        have been named, and true persons. None where all is free.
+        """What a user may name by `engine`, by its view: real titles, those that go with its wish or have been named
+        rather than others (`title_wish`) and no favourite that does neither, and true persons. None where all is free.
 
         `reader`: the engine that reads all titles for the recommender (parameters `title_…`), whose table serves the
-        user too if both have one vocabulary.
+        user too if both have one vocabulary. Where no title is read, `title_wish` is not used.
         """
         if parameters.grounding == "off":
             return None
@@ -147,10 +148,18 @@ class Population:
         of_one = reader if list(reader.pieces) == list(engine.pieces) else engine
         titles, persons = RealTitles(self.items, engine, self.domain, of_one if reads else None), self.persons(engine)
 
+        @lru_cache(maxsize=1024)  # a person has one wish in all of its dialogues
+        def serving(wishes: Wishes) -> tuple[str, ...]:
+            return tuple(
+                self.catalog.name(id_) for id_, row in self._rows.items() if serves_wish(row, wishes, self.domain)
+            )
+
         def constraint(view: UserView) -> Constraint:
             ids = {item["item_id"] for turn in view.turns for item in turn["items"]}
             named = {self.catalog.name(item_id) for item_id in ids if item_id is not None}
-            return persons.constraint(USER, view.turns, titles.constraint({*view.knowledge.unrelated} - named))
+            likelier = named.union(serving(view.knowledge.wishes)) if parameters.title_wish else ()
+            of_view = titles.constraint({*view.knowledge.unrelated} - named, likelier, by=parameters.title_wish)
+            return persons.constraint(USER, view.turns, of_view)
 
         return constraint
 

@@ -30,6 +30,7 @@ from crslib.files import Progress, no_progress
 from crslib.recommender.grounding import Grounding
 from crslib.recommender.prior import heard
 from crslib.simulation.baselines import InformedPopulation
+from crslib.simulation.dialogues import shows_facts
 from crslib.simulation.population import Population
 from crslib.store import Run
 
@@ -108,7 +109,7 @@ def look(
                     f"the {role}'s model is not the one that {run.path} was simulated with; put that one back"
                 )
         grounding = population.grounding(recommender, parameters)
-        lookup = population.catalog.lookup if parameters.facts else {}
+        lookup = population.catalog.lookup if shows_facts(parameters) else {}
         return read(
             run, dialogue_ids, population, user, recommender, grounding, parameters.temperature, lookup, progress
         )

@@ -24,7 +24,7 @@ from crslib.dialogue import lexicon, styles
 from crslib.dialogue.domain import Domain
 from crslib.dialogue.styles import Style
 from crslib.dialogue.utterances import RECOMMENDER, USER
-from crslib.dialogue.views import UserKnowledge
+from crslib.dialogue.views import UserKnowledge, Wishes
 from crslib.users.profiles import summarise
 from crslib.users.targets import Target
 
@@ -104,6 +104,11 @@ class Seekers:
             persons.get("person"),
             persons.get("maker"),
         )
+
+    def wishes(self, dialogue: Dialogue) -> Wishes:
+        """`wanted`, as a view has it."""
+        wanted = self.wanted(dialogue)
+        return Wishes(wanted.kinds, wanted.decade, wanted.person, wanted.maker, wanted.attributes)
 
     def _traits(self, item_ids: Sequence[str], column: str) -> Counter[str]:
         return Counter(trait for item in item_ids for trait in self._facts.get(item, {}).get(column, ()))

@@ -34,7 +34,7 @@ def test_names_of_parameters_are_offered_once() -> None:
     [
         ("opener=", ["opener=mixed", "opener=user", "opener=recommender"]),
         ("opener=u", ["opener=user"]),
-        ("facts=", ["facts=true", "facts=false"]),
+        ("facts=", ["facts=auto", "facts=always", "facts=never"]),
         ("baseline=", ["baseline=user-target", "baseline=scripted"]),
         ("domain=", ["domain=auto", "domain=books", "domain=movies"]),
         ("user_prompt=data/prompts/u", ["user_prompt=data/prompts/user.md"]),

@@ -10,9 +10,10 @@ from crslib.dialogue.checks import FALSE, SILENT, recommender_faults, user_fault
 from crslib.dialogue.credits import Credits
 from crslib.dialogue.stances import serves_wish
 from crslib.dialogue.utterances import RECOMMENDER, USER
+from crslib.dialogue.views import Wishes
 from tests.support.domains import MOVIES
 
-NO_WISH = {"target_kinds": [], "target_decade": None, "target_person": None, "target_maker": None}
+NO_WISH = {f"target_{part}": None for part in ("kinds", "decade", "person", "maker", "attributes")}
 PROFILE = NO_WISH | {
     "liked_kinds": ["comedy"],
     "disliked_kinds": ["horror"],
@@ -108,13 +109,16 @@ def test_a_recommender_states_no_false_fact(items: pl.DataFrame, said: Any, text
 def test_what_serves_a_wish(items: pl.DataFrame) -> None:
     heat = items.row(0, named=True)
     for wish, serves in (
-        ({}, None),
-        ({"target_kinds": ["crime", "comedy"]}, True),
-        ({"target_kinds": ["comedy"]}, False),
-        ({"target_kinds": ["comedy"], "target_decade": 1990}, True),
-        ({"target_person": "Al Pacino"}, True),
-        ({"target_maker": "Pete Docter"}, False),
+        (Wishes(), None),
+        (Wishes(("crime", "comedy")), True),
+        (Wishes(("comedy",)), False),
+        (Wishes(("comedy",), 1990), True),
+        (Wishes(person="Al Pacino"), True),
+        (Wishes(maker="Pete Docter"), False),
+        (Wishes(attributes=(("mood", "dark"),)), False),
     ):
-        assert serves_wish(heat, NO_WISH | wish, MOVIES) is serves
-    assert serves_wish(heat | {"kinds": []}, NO_WISH | {"target_decade": 1990}, MOVIES) is None
-    assert serves_wish(heat | {"year": None}, NO_WISH | {"target_decade": 1990}, MOVIES) is False
+        assert serves_wish(heat, wish, MOVIES) is serves
+    assert serves_wish(heat | {"kinds": []}, Wishes(decade=1990), MOVIES) is None
+    assert serves_wish(heat | {"year": None}, Wishes(decade=1990), MOVIES) is False
+    dark = {"attributes": [{"name": "mood", "value": "dark"}]}
+    assert serves_wish(heat | dark | {"kinds": []}, Wishes(attributes=(("mood", "dark"),)), MOVIES) is True

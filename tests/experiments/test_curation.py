@@ -278,7 +278,8 @@ def test_what_cannot_be_curated_is_said(items: pl.DataFrame, tmp_path: Path) -> 
     other = stored(tmp_path / "two", "2" * 16, pool(renamed, {"u": TEXTS["b"]}, {}))
     with pytest.raises(CrsError, match="item '1' differs between the runs' catalogues"):
         curation.pooled([plain, other])
-    knowing = stored(tmp_path / "three", "3" * 16, pool(items, {"u": TEXTS["b"]}, {}), facts=True)
+    knowing = stored(tmp_path / "three", "3" * 16, pool(items, {"u": TEXTS["b"]}, {}))
+    knowing.update(facts=True)
     runs = [plain, knowing]
     both = curation.pooled(runs)
     manifest = curation.curate(both, GATES, n=0, similarity=0.8, held_out=0, seed=0)

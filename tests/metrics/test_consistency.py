@@ -163,8 +163,8 @@ def test_wishes_count_up_to_the_third_turn_of_the_user(items: pl.DataFrame) -> N
     assert share(parts, "attribute_coverage") == (1 + 1 / 2) / 2
 
 
-def test_favourites_that_have_nothing_to_do_with_the_wish(items: pl.DataFrame) -> None:
-    """Of the loved Heat, Notting Hill and Up the user names two first; Heat shares the decade, Up nothing."""
+def test_own_items_that_go_with_the_wish(items: pl.DataFrame) -> None:
+    """Of four films one was the recommender's idea; Heat shares the decade, Up and King Kong nothing."""
     dialogues, turns = talk(
         {
             "p": ["U: I love [[Heat (1995)]], [[Up (2009)]] and [[King Kong (1933)]]", "R: [[Notting Hill (1999)]]?"],
@@ -172,17 +172,14 @@ def test_favourites_that_have_nothing_to_do_with_the_wish(items: pl.DataFrame) -
             "r": ["U: I love [[Up (2009)]]"],  # has no wish
         }
     )
-    loved = {"loved_items": ["1", "3", "6"]}
     profiles = table(
         "profiles",
         [
-            {"profile_id": "p", "target_kinds": ["comedy"], "target_decade": 1990, **loved},
-            {"profile_id": "q", "target_kinds": ["comedy"], **loved},
-            {"profile_id": "r", **loved},
+            {"profile_id": "p", "target_kinds": ["comedy"], "target_decade": 1990},
+            {"profile_id": "q", "target_kinds": ["comedy"]},
+            {"profile_id": "r"},
         ],
     )
-    assert consistency.favourites_named(turns, dialogues, profiles, items, MOVIES).rows() == [
-        ("p", 0, "1", True),
-        ("p", 0, "6", False),
-    ]
-    assert share(consistency.profile_parts(turns, dialogues, profiles, items, MOVIES), "unrelated_favourites") == 0.5
+    own = consistency.own_items(turns, dialogues, profiles, items, MOVIES)
+    assert own.rows() == [("p", 0, "1", True), ("p", 0, "6", False), ("p", 0, "4", False)]
+    assert share(consistency.profile_parts(turns, dialogues, profiles, items, MOVIES), "own_items_fit") == 1 / 3

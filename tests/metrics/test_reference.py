@@ -12,6 +12,7 @@ from crslib.data.corpora import Dialogue, redial
 from crslib.errors import CrsError
 from crslib.metrics import consistency, facts, realism, reference
 from crslib.metrics.facts import FRAMES
+from crslib.training.knowledge import Seekers
 from tests.support import corpora
 from tests.support.domains import MOVIES
 
@@ -35,7 +36,8 @@ def test_the_folder_is_no_pattern(tmp_path: Path) -> None:
 
 
 def test_stored_statistics_are_those_of_redials_test_set(shared_data: Path) -> None:
-    measured = reference.measure(redial.read(shared_data / "redial" / "test_dev.jsonl", "test"), MOVIES)
+    dialogues, seekers = redial.read(shared_data / "redial" / "test_dev.jsonl", "test"), Seekers(redial.items(), MOVIES)
+    measured = reference.measure(dialogues, MOVIES, [seekers.wishes(dialogue) for dialogue in dialogues])
     stored = reference.read(STORED)
     for name in FRAMES:
         assert getattr(measured.facts, name).equals(getattr(stored.facts, name)), name

@@ -80,6 +80,18 @@ def test_an_engine_without_a_model_cannot_be_grounded(items: pl.DataFrame) -> No
         Grounding(items, engine, None, Mixture(), MOVIES, None)
 
 
+def test_some_titles_are_likelier_to_a_user_than_they_are_to_its_model(items: pl.DataFrame) -> None:
+    """Of a name without a title nothing follows, and without a reader nothing is likelier."""
+    likelier = {"Heat (1995)", "Jaws (1975)"}
+    real = RealTitles(items, Even(), MOVIES, Even())
+    plain, tilted = (real.constraint(likelier=likelier, by=by).allowed(list(b"[[")) for by in (0.0, 2.0))
+    assert plain is not None and tilted is not None
+    more = dict(zip(map(chr, plain.tokens.tolist()), (tilted.weights - plain.weights).tolist(), strict=True))
+    assert {name: more[name] - more["U"] for name in "HKNT"} == pytest.approx({"H": 2, "K": 0, "N": 0, "T": 0})
+    unread = RealTitles(items, Even(), MOVIES).constraint(likelier=likelier, by=2.0).allowed(list(b"[["))
+    assert unread is not None and set(unread.weights.tolist()) == {0.0}
+
+
 def test_a_user_names_any_title_and_how_many_go_on_alike_does_not_count(items: pl.DataFrame) -> None:
     """King Kong is two films, so `K` leads to more titles than `H`; what the model says decides alone."""
     real = RealTitles(items, Even(), MOVIES).constraint()

@@ -15,7 +15,7 @@ from crslib.config import ROOT, SimulationParameters
 from crslib.engines import weights
 from crslib.engines.scripted import ScriptedEngine
 from crslib.simulation.baselines import InformedPopulation
-from crslib.simulation.dialogues import DECIDE_THE_WORDS, style_files, words_key
+from crslib.simulation.dialogues import DECIDE_THE_WORDS, shows_facts, style_files, words_key
 from crslib.simulation.population import Population, table_sha256
 from crslib.store import Run
 from tests.conftest import make_profiles
@@ -162,6 +162,18 @@ def test_parties_write_in_styles_where_their_adapters_were_trained_so(tmp_path: 
     assert files(user_adapter=plain) == files(user_adapter="") == files(styles="") == (None, None)
     assert files(styles=str(own)) == (own, own)  # what is asked for is done
     assert files(user_model="openai:gpt@http://localhost:1/v1") == (None, None)
+
+
+def test_the_recommender_sees_facts_where_its_adapter_was_trained_so(tmp_path: Path) -> None:
+    plain, knowing = adapter(tmp_path / "plain.gguf", ["style"]), adapter(tmp_path / "knowing.gguf", ["facts", "style"])
+
+    def shown(**parameters: str) -> bool:
+        return shows_facts(SimulationParameters.parse(parameters))
+
+    assert not shown()  # of what ships
+    assert shown(recommender_adapter=knowing) and not shown(recommender_adapter=plain, user_adapter=knowing)
+    assert shown(recommender_adapter=plain, facts="always") and not shown(recommender_adapter=knowing, facts="never")
+    assert not shown(recommender_model="openai:gpt@http://localhost:1/v1")
 
 
 def test_a_table_is_hashed_by_its_cells(items: pl.DataFrame) -> None:

@@ -149,7 +149,8 @@ def test_the_recommender_looks_up_what_was_mentioned_by_anyone(tmp_path: Path, i
         )
 
     heat = "(Heat (1995): action/crime, by Michael Mann, with Al Pacino, Robert De Niro)"
-    _, user, recommender, _ = run(tmp_path / "a", items, make_profiles(["u1"]), reply=reply, opener="user", facts=True)
+    given = {"reply": reply, "opener": "user", "facts": "always"}
+    _, user, recommender, _ = run(tmp_path / "a", items, make_profiles(["u1"]), **given)
     prompts = [prompt for _, prompt in recommender.prompts]
     assert f"[[Nope (1901)]]\n{heat}" in prompts[0]  # what the user named; a title without an item has no facts
     assert prompts[-1].count("Al Pacino") == 1
@@ -386,7 +387,7 @@ def test_what_the_recommender_checks_and_looks_up_has_no_notes(
 
     monkeypatch.setattr(loop.checks, "recommender_faults", faults)
     monkeypatch.setattr(loop, "looked_up", looked_up)
-    (_, turns, _), *_ = run(tmp_path, items, make_profiles(ids(9)), facts=True)
+    (_, turns, _), *_ = run(tmp_path, items, make_profiles(ids(9)), facts="always")
     assert turns.filter(pl.col("notes").list.len() > 0).height > 5
     assert len(given) > 20
     assert {name for turn in given for name in turn} == {"role", "text", "items"}

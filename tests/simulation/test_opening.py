@@ -1,6 +1,7 @@
 """Agents by their names in one simulation: barrier, failures, runs that go on, and the built-in model in each kind."""
 
 import json
+import time
 from pathlib import Path
 
 import polars as pl
@@ -68,14 +69,19 @@ def test_a_server_speaks_for_both_roles_and_neither_sees_what_it_must_not(tmp_pa
 def test_a_run_that_was_killed_asks_only_for_what_is_not_there(tmp_path: Path, items: pl.DataFrame) -> None:
     """Those of dialogues that had not ended too; but what was being asked at that moment is asked again.
 
-    Five are alive at a time, so the last ones have not begun when the second has ended.
+    Five are alive at a time, so the last ones have not begun when the second has ended. The server takes its time:
+    what one role's agent drops when it is closed makes no room for the other's requests.
     """
 
     def killed(done: int, total: int) -> None:
         if done >= 2:
             raise KeyboardInterrupt
 
-    with serving((200, "Well, what else?")) as server:
+    def answer(handler: Handler) -> None:
+        time.sleep(0.02)
+        handler.reply((200, completion("Well, what else?")))
+
+    with serving(answer) as server:
         with pytest.raises(KeyboardInterrupt):
             talk(tmp_path, items, 12, killed, **both(server), max_concurrency=2)
         before = len(server.requests)
@@ -227,5 +233,12 @@ def test_of_its_favourites_a_user_names_those_that_go_with_its_wish_or_were_name
     view.follow({"role": RECOMMENDER, "text": "Seen [[Up (2009)]]?", "items": population.catalog.link("[[Up (2009)]]")})
     assert initials(of_user(view)) == "HKNTU"
     assert of_user(view).forced(list(b"It is by P")) == list(b"ete Docter"), "of what is at hand a user, too, knows who"
+    wishing = population.of_user(letters, SimulationParameters(title_wish=2), letters)
+    level = population.of_user(letters, SimulationParameters(title_wish=0), letters)
+    assert wishing is not None and level is not None
+    (tilted, plain) = (of(view).allowed(list(b"I love [[")) for of in (wishing, level))
+    assert tilted is not None and plain is not None and tilted.tokens.tolist() == plain.tokens.tolist()
+    more = dict(zip(map(chr, plain.tokens.tolist()), (tilted.weights - plain.weights).tolist(), strict=True))
+    assert {name: more[name] - more["K"] for name in "HNTU"} == pytest.approx({"H": 2, "N": 0, "T": 0, "U": 2})
     free = SimulationParameters(grounding="off")
     assert population.of_user(letters, free, letters) is population.of_recommender(letters, free) is None

@@ -150,7 +150,7 @@ def test_what_was_recommended_before_is_no_candidate(tmp_path: Path, items: pl.D
 def test_views_are_built_again_as_the_simulation_had_them(tmp_path: Path, items: pl.DataFrame) -> None:
     people = make_profiles(test_loop.ids(4))
     (dialogues, turns, _), user, recommender, _ = test_loop.run(
-        tmp_path, items, people, facts=True, styles=test_loop.STYLES
+        tmp_path, items, people, facts="always", styles=test_loop.STYLES
     )
     run = Run(tmp_path)
     for name, table in (("dialogues", dialogues), ("turns", turns), ("profiles", people), ("items", items)):

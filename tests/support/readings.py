@@ -434,20 +434,21 @@ def foresight(run: Mapping[str, Any], test: Any) -> Values:
 
     from crslib.config import SimulationParameters
     from crslib.dialogue.templates import ChatTemplate
-    from crslib.engines import llama
+    from crslib.engines import llama, weights
     from crslib.engines.loading import engine_files
     from crslib.training.examples import examples
     from crslib.training.knowledge import Knowledge
 
     known = Knowledge(redial.items(), test, MOVIES)
     given = SimulationParameters(**{name: run[name] for name in SimulationParameters.model_fields})
-    held = {"notes": given.memory, "facts": given.facts, "style": given.styles}
-    without = [part for part, is_held in held.items() if not is_held]
     order = sorted(test, key=lambda dialogue: derive_seed(0, "measured", dialogue.dialogue_id))[:50]
     values = {}
     for role in ROLES:
         path, adapter, _ = engine_files(given, *(run[f"{role}_{what}"] for what in ("model", "adapter")))
         kind = run["baseline"] or role if role == "user" else role
+        trained = llama.adapter_path(given.adapter(role))  # `facts` and `styles` as "auto" finds them
+        without = {"facts", "style"} - (weights.parts_of(trained) if trained else set())
+        without |= set() if given.memory else {"notes"}
         with closing(llama.Model(path)) as speaker:
             template = ChatTemplate(*speaker.chat_template)
             rows = examples(order, kind, speaker, template, known, without=without, max_tokens=1024)

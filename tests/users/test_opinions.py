@@ -189,7 +189,7 @@ def test_of_presence_nothing_seen_is_disliked_whether_it_was_chosen_or_not(camps
 
 def test_a_simulation_takes_what_users_have_seen_as_its_parameter_says(camps) -> None:
     items, training, _ = camps
-    wish = {"kinds": [["action"]], "decade": [None], "person": [None], "maker": [None]}
+    wish = {"kinds": [["action"]], "decade": [None], "person": [None], "maker": [None], "attributes": [None]}
     looking = profiles_frame(p1="1").with_columns(**{f"target_{name}": pl.Series(one) for name, one in wish.items()})
     population = Population(looking, items, training, MOVIES)
     rated = population.opinions_for(SimulationParameters(opinions="ratings"))
@@ -208,14 +208,13 @@ def test_what_people_have_seen_and_dislike_is_that_of_their_answers(shared_data:
     facts = {row["item_id"]: row for row in redial.items().iter_rows(named=True)}
     seekers = Seekers(redial.items(), MOVIES)
     for dialogue in redial.read(shared_data / "redial", "train"):
-        wish = seekers.wanted(dialogue)
-        wished = {f"target_{name}": getattr(wish, name) for name in ("kinds", "decade", "person", "maker")}
+        wish = seekers.wishes(dialogue)
         by_recommender = (turn for turn in dialogue.turns if turn.role == "recommender")
         named = {mention.item_id for turn in by_recommender for mention in turn.mentions}
         for item_id in sorted(named):
             item = dialogue.items[item_id]
             if item.seen is not None and item.liked is not None:
-                serves = serves_wish(facts[item_id], wished, MOVIES) if item_id in facts else None
+                serves = serves_wish(facts[item_id], wish, MOVIES) if item_id in facts else None
                 liked[item.seen, serves].append(item.liked)
             if item.seen is not None and (found := catalog.find(item.name)) is not None:
                 answers.append((math.log(max(n_ratings[found], 1) / n_users), item.seen))

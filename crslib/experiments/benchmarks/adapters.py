@@ -25,7 +25,7 @@ from crslib.files import Progress, no_progress, write_parquet
 from crslib.identity import derive_seed, digest
 from crslib.metrics import Result, Results
 from crslib.reporting import text
-from crslib.simulation.dialogues import style_files
+from crslib.simulation.dialogues import shows_facts, style_files
 from crslib.training import adapter, examples, losses
 from crslib.training import run as training
 from crslib.training.base import Base, transformers_model
@@ -126,7 +126,7 @@ def foresight(dialogues: Sequence[Dialogue], run: Mapping[str, Any], *, times: i
     ):
         if not parameters.is_local(role):
             continue  # only a model here can be asked how likely words are
-        present = {"notes": parameters.memory, "facts": parameters.facts, "style": styled[role] is not None}
+        present = {"notes": parameters.memory, "facts": shows_facts(parameters), "style": styled[role] is not None}
         path, unmerged, source = engine_files(parameters, parameters.model(role), parameters.adapter(role))
         with contextlib.closing(llama.Model(path)) as opened:
             rows = examples.examples(
