@@ -83,6 +83,7 @@ Words = tuple[Word, ...]
 Some = Annotated[Words, Field(min_length=1)]
 Valued = Annotated[str, _with("value")]
 Listed = Annotated[str, _with("values")]
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Part(BaseModel):
@@ -151,16 +152,26 @@ class System(_Part):
 
 
 class Summary(_Part):
-    """Sentences of a preference summary; a part that is left out is not said."""
+    """Sentences of a preference summary; a part that is left out is not said.
+
+    `n_loved`: how often a summary names none, one, two or three loved items (any unit).
+    """
 
     kinds: Annotated[str, _with("kinds", "decade")]
     decade: Valued
     loved: Listed
+    n_loved: tuple[Share, Share, Share, Share] = (0, 0, 0, 1)
     makers: Listed
     disliked: Listed
     kind_disliked: Valued
     decade_alone: Valued | None = None
     attributes: Mapping[str, Listed] = {}
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not any(self.n_loved):
+            raise ValueError("n_loved is 0 throughout; say how often a summary names none, one, two or three items")
+        return self
 
 
 class Shape(_Part):

@@ -128,6 +128,9 @@ def build(
     evidence = {user: part for (user,), part in of_interest.group_by("user_id", maintain_order=True)}
     rows = []
     for user_facts in facts.iter_rows(named=True):
+        draw = random.Random(derive_seed(parameters.seed, "summary", user_facts["user_id"]))
+        [n_loved] = draw.choices(range(4), weights=domain.summary.n_loved)
+        user_facts["loved_items"] = user_facts["loved_items"][:n_loved]
         rng = random.Random(derive_seed(parameters.seed, "target", user_facts["user_id"]))
         if taste:
             wanted = from_taste(
@@ -321,8 +324,9 @@ def _facts(history: pl.DataFrame, affinities: pl.DataFrame) -> pl.DataFrame:
     - decade: of positive affinity and at least half of the liked items;
     - maker: at most one, of at least two liked items and an affinity of at least 0.3;
     - further attributes: at most two, of at least three liked items and an affinity of at least 0.3;
-    - loved items: up to three, the highest z; disliked item: at most one, the lowest z if that is at most -1. Among
-      equals the item with the most ratings comes first, because a well-known item is the better topic.
+    - loved items: up to three, the highest z (a summary names the first `n_loved` of its domain); disliked item: at most
+      one, the lowest z if that is at most -1. Among equals the item with the most ratings comes first, because a
+      well-known item is the better topic.
 
     Remaining ties are broken by name.
     """

@@ -82,6 +82,8 @@ def test_a_shipped_domain_is_named_as_its_file_and_has_phrases_for_an_agenda(nam
         (("kinds", "horror"), "scary a.*", "kinds.horror.1 is not valid: 'a.*' is not one word"),
         (("summary", "loved"), "You loved it.", "'You loved it.' needs {values} once and nothing else in braces"),
         (("summary", "loved"), "{values} {values}", "needs {values} once"),
+        (("summary", "n_loved"), [0, 0, 0, 0], "n_loved is 0 throughout"),
+        (("summary", "n_loved"), [1, 2], "summary.n_loved.2"),
         (("summary", "kinds"), "{kinds} {decade} {x}", "needs {kinds} and {decade} once"),
         (("system", "user"), "Hi {values}", "'Hi {values}' needs nothing in braces"),
         (("wish", "maker"), "by {value.__class__}", "needs {value} once"),

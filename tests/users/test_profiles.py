@@ -111,6 +111,24 @@ def test_a_profile_does_not_depend_on_how_many_there_are(built, world) -> None:
     assert few.equals(built.profiles.join(few, on="profile_id", how="semi"))
 
 
+def test_a_summary_names_as_many_loved_items_as_its_domain_says(world) -> None:
+    """The first of them, and of people with more of them no others."""
+
+    def loved(*shares: float) -> list[list[str]]:
+        summary = MOVIES.summary.model_copy(update={"n_loved": shares})
+        made = profiles.build(*world, parameters(), MOVIES.model_copy(update={"summary": summary})).profiles
+        for said, ids in made.select("summary", "loved_items").iter_rows():
+            assert ("You loved" in said) == bool(ids)
+        return made["loved_items"].to_list()
+
+    all_three = loved(0, 0, 0, 1)
+    assert {len(ids) for ids in all_three} == {3} and set(map(tuple, loved(1, 0, 0, 0))) == {()}
+    assert loved(0, 1, 0, 0) == [ids[:1] for ids in all_three]
+    mixed = loved(1, 1, 1, 1)
+    assert len({len(ids) for ids in mixed}) > 1
+    assert mixed == [whole[: len(part)] for whole, part in zip(all_three, mixed, strict=True)]
+
+
 def test_the_seed_decides_which_users_are_drawn(world) -> None:
     taken = {seed: set(profiles.build(*world, parameters(seed=seed), MOVIES).profiles["user_id"]) for seed in (0, 1)}
     assert taken[0] != taken[1]
@@ -369,10 +387,12 @@ def test_profiles_of_the_built_in_data_name_no_held_out_item(mode) -> None:
     assert built.profiles["k_anonymity"].min() >= 20
     assert built.profiles["attributes"].n_unique() >= 70
     pattern = (
-        r"(You enjoy [^.]+ movies(, mostly from the \d{4}s)?\. )?You loved .+?\."
+        r"( You enjoy [^.]+ movies(, mostly from the \d{4}s)?\.)?( You loved .+?\.)?"
         r"( You like films by .+?\.)?( You did not like .+?\.)?( [\w-]+ is not for you\.)?"
     )
-    assert all(re.fullmatch(pattern, summary) for summary in built.profiles["summary"])
+    assert all(summary and re.fullmatch(pattern, f" {summary}") for summary in built.profiles["summary"])
+    counts = dict(built.profiles["loved_items"].list.len().value_counts().iter_rows())
+    assert [counts[n] / 300 for n in range(4)] == pytest.approx([0.26, 0.34, 0.28, 0.12], abs=0.06)
 
 
 # ── counts and presence ─────────────────────────────────────────────────────────────────────────────────────────────
