@@ -324,8 +324,8 @@ def _facts(history: pl.DataFrame, affinities: pl.DataFrame) -> pl.DataFrame:
     - decade: of positive affinity and at least half of the liked items;
     - maker: at most one, of at least two liked items and an affinity of at least 0.3;
     - further attributes: at most two, of at least three liked items and an affinity of at least 0.3;
-    - loved items: up to three, the highest z (a summary names the first `n_loved` of its domain); disliked item: at most
-      one, the lowest z if that is at most -1. Among equals the item with the most ratings comes first, because a
+    - loved items: up to three, the highest z (a summary names the first `n_loved` of its domain); disliked item: at
+      most one, the lowest z if that is at most -1. Among equals the item with the most ratings comes first, because a
       well-known item is the better topic.
 
     Remaining ties are broken by name.
