@@ -227,7 +227,7 @@ class SimulationParameters(Parameters):
         0.29, ge=0, le=5, description="choice of a title: exponent of the model without a dialogue, divided out"
     )
     title_wish: float = Field(
-        0.0, ge=0, le=20, description="choice of a user's title: nats by which those that go with its wish are likelier"
+        3.5, ge=0, le=20, description="choice of a user's title: nats by which those that go with its wish are likelier"
     )
     resample: int = Field(4, ge=1, description="most draws of an utterance: until one goes with what its speaker knows")
     discriminators: str = path_field(
