@@ -53,7 +53,7 @@ class Sent:
 class Reply:
     """What an agent says.
 
-    `text`: one line, titles in `[[…]]`; empty from a user that leaves without a word. `finish`: "end"; "left": the
+    `text`: one line, titles in `[[…]]`; empty from a party that leaves without a word. `finish`: "end"; "left": the
     party leaves with these words; "max_tokens" and "context_full": the utterance was cut; "failed": there is none, for
     the reason `error`, and the dialogue cannot go on. `ids` and `logprobs` (nats): token by token, where there are any.
     `n_tokens`: its length in tokens, or in words. `tokens_in`, `tokens_out`: what a server counted, all draws together.

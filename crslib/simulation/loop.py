@@ -322,10 +322,8 @@ def _ends_before(role: str, reply: Reply) -> str | None:
     the context any more."""
     if reply.finish == "failed":
         return "failed"
-    if not reply.text and reply.finish == "left":
+    if not reply.text and reply.finish in ("left", "end"):
         return f"{role}_left"
-    if not reply.text and role == USER and reply.finish == "end":
-        return "user_left"
     return "context_full" if not reply.n_tokens and reply.finish == "context_full" else None
 
 

@@ -46,6 +46,8 @@ def write_dialogues(
     for dialogue in dialogues:
         own = examples.view(dialogue, role, known, without=without).messages
         left = own[-1].role == "assistant" and not own[-1].text
+        if left and role == RECOMMENDER:  # for which these files have no mark
+            own, left = own[:-1], False
         rows.append((dialogue.dialogue_id, trl.conversation(own, left=left, fold=parameters.system == "fold")))
     frame = pl.DataFrame(rows, schema={"dialogue_id": pl.String, "messages": trl.MESSAGES}, orient="row")
     return trl.write(_split(frame, dialogues, role, parameters), role, folder, parameters, origin)

@@ -2,8 +2,7 @@
 
 An example has the tokens that the role's model would be fed in a simulation of the same dialogue: the same views,
 template and pieces of text. The role's own words and the tokens that end them are the targets of training. Where the
-recommender spoke last, an empty turn of the seeker, who leaves, is added. Where the seeker spoke last, nothing is
-added, since it is unknown what would have followed.
+other party spoke last, an empty turn of the role is added: it leaves without a word.
 
 Knows nothing of models and optimisers.
 """
@@ -68,10 +67,11 @@ def view(dialogue: Dialogue, role: str, known: Knowledge, *, without: Collection
     style = None if role == SCRIPTED or "style" in without else known.writers.style(dialogue, own_role)
     if role == RECOMMENDER:
         lookup = None if "facts" in without else known.lookup
-        return RecommenderView.of(turn_rows(dialogue, notes=False), known.domain, lookup, style)
+        rows = turn_rows(dialogue, notes=False, leaving=RECOMMENDER)
+        return RecommenderView.of(rows, known.domain, lookup, style)
     nothing = UserKnowledge(known.domain, "", "")
     user = nothing if "summary and attributes" in without else known.seekers.knowledge(dialogue)
-    turns = turn_rows(dialogue, notes="notes" not in without, leaving=True)
+    turns = turn_rows(dialogue, notes="notes" not in without, leaving=USER)
     if role == USER:
         return UserView.of(turns, UserKnowledge(known.domain, user.summary, user.attributes, style))
     names = tuple(_target_names(dialogue))
@@ -83,12 +83,12 @@ def view(dialogue: Dialogue, role: str, known: Knowledge, *, without: Collection
     return whole
 
 
-def turn_rows(dialogue: Dialogue, *, notes: bool = True, leaving: bool = False) -> list[dict[str, Any]]:
+def turn_rows(dialogue: Dialogue, *, notes: bool = True, leaving: str = "") -> list[dict[str, Any]]:
     """The turns as rows of table `turns` (role, text, ids of the items, notes).
 
     The notes of a seeker's turn are their answers on the items that the recommender has just named. Targets are among
-    them, because they have been named by then. Without `notes` there are none. `leaving`: adds an empty turn of the
-    seeker where the recommender spoke last.
+    them, because they have been named by then. Without `notes` there are none. `leaving`: a role, of which an empty
+    turn is added where the other one spoke last.
     """
     rows: list[dict[str, Any]] = []
     named: list[dict[str, Any]] = []
@@ -96,8 +96,8 @@ def turn_rows(dialogue: Dialogue, *, notes: bool = True, leaving: bool = False) 
         items = [{"item_id": mention.item_id} for mention in turn.mentions]
         rows.append({"role": turn.role, "text": turn.text, "items": items, "notes": named if turn.role == USER else []})
         named = _notes_on(turn, dialogue) if notes and turn.role == RECOMMENDER else []
-    if leaving and rows and rows[-1]["role"] == RECOMMENDER:
-        rows.append({"role": USER, "text": "", "items": [], "notes": named})
+    if leaving and rows and rows[-1]["role"] != leaving:
+        rows.append({"role": leaving, "text": "", "items": [], "notes": named if leaving == USER else []})
     return rows
 
 

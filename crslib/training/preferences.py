@@ -108,13 +108,13 @@ def human_contexts(
     """One context per turn of `role` (user or recommender) in human dialogues; the seeker's own answers are the notes.
 
     `catalog`: of the corpus's items, for what the parties know and for links. `without`: parts of the view that are
-    left out, of `examples.WITHOUT`. `leaving`: also the moment at which a seeker left without a word.
+    left out, of `examples.WITHOUT`. `leaving`: also the moment at which the person left without a word.
     """
     known = Knowledge(catalog.items, dialogues, catalog.domain)
     contexts: list[Context] = []
     for dialogue in dialogues:
         messages = examples.view(dialogue, role, known, without=without).messages
-        rows = examples.turn_rows(dialogue, leaving=leaving)
+        rows = examples.turn_rows(dialogue, leaving=role if leaving else "")
         for row in rows:
             row["notes"] = [note | {"item_id": catalog.find(note["title"])} for note in row["notes"]]
         profile = known.seekers.facts(dialogue) if role == USER else {}

@@ -21,7 +21,6 @@ from crslib.data.catalog import Catalog
 from crslib.data.corpora import Dialogue
 from crslib.dialogue.discriminator import Discriminator
 from crslib.dialogue.templates import ChatTemplate
-from crslib.dialogue.utterances import USER
 from crslib.engines import llama
 from crslib.errors import CrsError
 from crslib.files import Progress, no_progress, write_parquet, writing
@@ -53,7 +52,7 @@ def imitate(parameters: ImitationParameters, progress: Progress = no_progress) -
     dialogues, guarded = split(everything, parameters)
     catalog = Catalog(corpus.items, corpus.domain)
     lacking = run.lacking(parameters)
-    people = preferences.human_contexts(dialogues, parameters.role, catalog, lacking, leaving=parameters.role == USER)
+    people = preferences.human_contexts(dialogues, parameters.role, catalog, lacking, leaving=True)
     held_out = _examples(guarded, parameters, Knowledge(catalog.items, everything, catalog.domain), lacking)
     start, limit, rows = parameters.start, None, []
     for number in range(1, parameters.rounds + 1):

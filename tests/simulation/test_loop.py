@@ -193,6 +193,7 @@ def test_prompts_record_exactly_what_was_fed(tmp_path: Path, items: pl.DataFrame
     ("reply", "reason", "turns"),
     [
         (lambda prompt, seed: "" if "recommender." in prompt and "chatting" in prompt else "Hi there", "user_left", 1),
+        (lambda prompt, seed: "" if "are a movie" in prompt and "Hi" in prompt else "Hi", "recommender_left", 2),
         (lambda prompt, seed: f"word {seed}", "max_turns", 6),
         (lambda prompt, seed: "the very same words again", "repetition", 5),
     ],
@@ -323,7 +324,7 @@ def test_a_reply_that_contradicts_its_notes_is_drawn_again(
     monkeypatch.setattr(reactions, "fits", fits)
 
     def odd(folder: Path, times: int) -> float:
-        (_, turns, _), *_ = run(folder, items, make_profiles(ids(9)), resample=times)
+        (_, turns, _), *_ = run(folder, items, make_profiles(ids(24)), resample=times)
         noted = turns.filter(pl.col("notes").list.len() > 0)
         assert noted.height > 10
         return noted["text"].str.contains("[13579]$").mean()
