@@ -98,17 +98,28 @@ class RealTitles:
         self._table: np.ndarray | None = None
         if reader is not None:
             self._table = token_table(reader, self._titles.names, self._titles.spellings, domain, cache)
+            likely = np.exp(self._table.sum(axis=1))[self._titles.row_of]
+            self._shares = likely / likely.sum()
         self._places = {name: place for place, name in enumerate(names)}
 
     def constraint(
-        self, excluded: Collection[str] = (), likelier: Collection[str] = (), *, by: float = 0.0
+        self,
+        excluded: Collection[str] = (),
+        likelier: Collection[str] = (),
+        kept: Collection[str] = (),
+        *,
+        by: float = 0.0,
     ) -> Constraint:
         """The constraint of one utterance: any title but `excluded`, as likely as it is to the model.
 
-        `likelier`: names that are e^`by` times as likely beside the others; without a reader they are not.
+        `likelier`: names that are e^`by` times as likely beside the others; without a reader they are not. `kept`:
+        names that stay as likely as they are beside all others together, as far as the model without a dialogue tells.
         """
         weights = np.zeros(len(self._places))
-        weights[self._at(likelier)] = by
+        if by and self._table is not None:
+            tilted = self._at(likelier)
+            weights[tilted] = by
+            weights[self._at(kept)] = np.log1p(np.expm1(by) * self._shares[tilted].sum())
         constraint = self._titles.constraint(weights, self._at(excluded), table=self._table)
         return AnyTitle(constraint) if self._table is None else constraint
 

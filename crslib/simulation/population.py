@@ -136,8 +136,8 @@ class Population:
     def of_user(
         self, engine: Engine, parameters: SimulationParameters, reader: Engine
     ) -> Callable[[UserView], Constraint] | None:
-        """What a user may name by `engine`, by its view: real titles, those that go with its wish or have been named
-        rather than others (`title_wish`) and no favourite that does neither, and true persons. None where all is free.
+        """What a user may name by `engine`, by its view: real titles, of new ones those that go with its wish rather
+        than others (`title_wish`) and no favourite that does not, and true persons. None where all is free.
 
         `reader`: the engine that reads all titles for the recommender (parameters `title_…`), whose table serves the
         user too if both have one vocabulary. Where no title is read, `title_wish` is not used.
@@ -157,8 +157,8 @@ class Population:
         def constraint(view: UserView) -> Constraint:
             ids = {item["item_id"] for turn in view.turns for item in turn["items"]}
             named = {self.catalog.name(item_id) for item_id in ids if item_id is not None}
-            likelier = named.union(serving(view.knowledge.wishes)) if parameters.title_wish else ()
-            of_view = titles.constraint({*view.knowledge.unrelated} - named, likelier, by=parameters.title_wish)
+            excluded, fit = {*view.knowledge.unrelated} - named, serving(view.knowledge.wishes)
+            of_view = titles.constraint(excluded, fit, named, by=parameters.title_wish)
             return persons.constraint(USER, view.turns, of_view)
 
         return constraint

@@ -81,13 +81,19 @@ def test_an_engine_without_a_model_cannot_be_grounded(items: pl.DataFrame) -> No
 
 
 def test_some_titles_are_likelier_to_a_user_than_they_are_to_its_model(items: pl.DataFrame) -> None:
-    """Of a name without a title nothing follows, and without a reader nothing is likelier."""
-    likelier = {"Heat (1995)", "Jaws (1975)"}
+    """Of a name without a title nothing follows, and without a reader nothing is likelier. The share of a kept title
+    among all is the same as without."""
+    likelier, kept = {"Heat (1995)", "Jaws (1975)"}, {"Notting Hill (1999)"}
     real = RealTitles(items, Even(), MOVIES, Even())
-    plain, tilted = (real.constraint(likelier=likelier, by=by).allowed(list(b"[[")) for by in (0.0, 2.0))
+    plain, tilted = (real.constraint((), likelier, kept, by=by).allowed(list(b"[[")) for by in (0.0, 2.0))
     assert plain is not None and tilted is not None
     more = dict(zip(map(chr, plain.tokens.tolist()), (tilted.weights - plain.weights).tolist(), strict=True))
-    assert {name: more[name] - more["U"] for name in "HKNT"} == pytest.approx({"H": 2, "K": 0, "N": 0, "T": 0})
+    assert {name: more[name] - more["U"] for name in "HKT"} == pytest.approx({"H": 2, "K": 0, "T": 0})
+    before, after = (np.exp(one.weights) / np.exp(one.weights).sum() for one in (plain, tilted))
+    named = list(more).index("N")
+    assert after[named] == pytest.approx(before[named], rel=0.05)
+    nothing = real.constraint((), (), kept, by=2.0).allowed(list(b"[["))
+    assert nothing is not None and np.array_equal(nothing.weights, plain.weights)
     unread = RealTitles(items, Even(), MOVIES).constraint(likelier=likelier, by=2.0).allowed(list(b"[["))
     assert unread is not None and set(unread.weights.tolist()) == {0.0}
 
