@@ -81,7 +81,7 @@ METRICS = (
     ),
     Metric("liked_share", "realism", "Recommendations liked by the notes", "share", "human",
         "Of the items named by the recommender (each once a turn) on which the user's note has an opinion, the share "
-        "that is liked or, if not seen, of interest."),
+        "that is liked or, if not met yet, of interest."),
     *(
         Metric(f"{marginal}_{name}", "realism", f"{title[0].upper()}{title[1:]}: {short}",
             "distance" if name == "ks" else unit, "lower",

@@ -17,6 +17,7 @@ from crslib.dialogue.utterances import plain
 from crslib.engines import weights
 from crslib.errors import CrsError
 from crslib.experiments import pipeline
+from crslib.metrics.definitions import METRICS
 from crslib.schemas import agent_words
 from crslib.simulation import Population
 from crslib.simulation.opening import untried
@@ -62,7 +63,7 @@ def test_an_adapter_of_another_domain_is_said_to_be_untried() -> None:
     assert untried("user", of_books, SimulationParameters(user_adapter="")) == ""
     assert untried("recommender", of_books, parameters) == said
     assert weights.domain_of(ROOT / "data/adapters/user.gguf") == "movies"
-    assert weights.domain_of(ROOT / "data/adapters/recommender.gguf") == ""  # older than domains
+    assert weights.domain_of(ROOT / "data/adapters/scripted.gguf") == ""  # older than domains
     agent = {"model_sha256": "m", "adapter_sha256": "a", "untried": said}
     assert agent_words(agent) == f"model m, adapter a; {said}"
 
@@ -87,6 +88,12 @@ def test_a_domain_is_written_filled_in_and_checked_by_commands(tmp_path: Path) -
     again = call(main, ["domain", "new", "games", "--to", file])
     assert again.exit_code == 1
     assert "exists" in again.output
+
+
+def test_no_metric_is_defined_in_words_of_films() -> None:
+    texts = " ".join(f"{metric.title} {metric.definition}" for metric in METRICS.values())
+    assert "of interest" in texts
+    assert of_films(texts) == []
 
 
 @pytest.mark.model
