@@ -156,7 +156,7 @@ def test_parties_write_in_styles_where_their_adapters_were_trained_so(tmp_path: 
         given = {"user_adapter": styled, "recommender_adapter": plain} | parameters
         return tuple(style_files(SimulationParameters.parse(given)).values())
 
-    assert tuple(style_files(SimulationParameters()).values()) == (shipped, None)  # of what ships
+    assert tuple(style_files(SimulationParameters()).values()) == (shipped, shipped)  # of what ships
     assert files() == (shipped, None)
     assert files(recommender_adapter=styled) == (shipped, shipped)
     assert files(user_adapter=plain) == files(user_adapter="") == files(styles="") == (None, None)
