@@ -116,8 +116,8 @@ def other_item(profiles: pl.DataFrame, training: pl.DataFrame, items: pl.DataFra
     """Twins whose summary names another item in place of the first one that they loved.
 
     The new item is one of the best-known that the same user liked (`training`: visible ratings) and that share no kind
-    with the old one. So the private notes, which stay as they are, are true of both. Without such an item there is no
-    twin.
+    with the old one. So the private notes, which stay as they are, are true of both. Without such an item, and for a
+    summary that names none, there is no twin.
     """
     names = item_names(items)
     kinds = dict(items.select("item_id", "kinds").iter_rows())
@@ -127,7 +127,9 @@ def other_item(profiles: pl.DataFrame, training: pl.DataFrame, items: pl.DataFra
     liked = {user: part["item_id"].to_list() for (user,), part in best_known.group_by("user_id", maintain_order=True)}
     rows, changes = [], []
     for row in profiles.sort("profile_id").iter_rows(named=True):
-        old, *rest = row["loved_items"] or [None]
+        if not row["loved_items"]:
+            continue
+        old, *rest = row["loved_items"]
         possible = [
             item
             for item in liked.get(row["user_id"], ())

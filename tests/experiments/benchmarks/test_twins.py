@@ -52,7 +52,7 @@ def test_a_twin_looks_for_what_others_look_for(items: pl.DataFrame) -> None:
 def test_a_twin_loved_another_film_that_the_person_liked(items: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     who = people(loved_items=[["1", "4"], ["1"], []])
     rated = [("a", "1", 5.0), ("a", "2", 5.0), ("a", "3", 5.0), ("a", "4", 5.0), ("a", "6", 5.0), ("a", "5", 1.0)]
-    rated += [("b", "1", 5.0), ("b", "2", 5.0), ("b", "6", 1.0)]
+    rated += [("b", "1", 5.0), ("b", "2", 5.0), ("b", "6", 1.0), ("c", "6", 5.0), ("c", "5", 1.0)]
     training = pl.DataFrame(
         [(*row, None) for row in rated], schema=dict(schemas.TABLES["ratings"]), orient="row"
     )  # fmt: skip
