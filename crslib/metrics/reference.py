@@ -170,7 +170,7 @@ def _profiles(dialogues: Sequence[Dialogue], wanted: Sequence[Wishes]) -> pl.Dat
             **{f"target_{part}": value for part, value in asdict(wishes).items() if part != "attributes"},
             "target_attributes": [{"name": name, "value": value} for name, value in wishes.attributes],
         }
-        for dialogue, wishes in zip(dialogues, wanted, strict=False)
+        for dialogue, wishes in zip(dialogues, wanted, strict=bool(wanted))
     ]
     return pl.DataFrame(rows, schema=dict(schemas.TABLES["profiles"]))
 

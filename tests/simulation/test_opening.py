@@ -1,6 +1,7 @@
 """Agents by their names in one simulation: barrier, failures, runs that go on, and the built-in model in each kind."""
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import polars as pl
 import pytest
 
 from crslib import schemas
+from crslib.agents.base import Ask
 from crslib.config import SimulationParameters
 from crslib.dialogue.utterances import RECOMMENDER
+from crslib.dialogue.views import RecommenderView
 from crslib.engines.base import Constraint
 from crslib.errors import CrsError
 from crslib.simulation.dialogues import Dialogues
@@ -69,19 +72,14 @@ def test_a_server_speaks_for_both_roles_and_neither_sees_what_it_must_not(tmp_pa
 def test_a_run_that_was_killed_asks_only_for_what_is_not_there(tmp_path: Path, items: pl.DataFrame) -> None:
     """Those of dialogues that had not ended too; but what was being asked at that moment is asked again.
 
-    Five are alive at a time, so the last ones have not begun when the second has ended. The server takes its time:
-    what one role's agent drops when it is closed makes no room for the other's requests.
+    Five are alive at a time, so the last ones have not begun when the second has ended.
     """
 
     def killed(done: int, total: int) -> None:
         if done >= 2:
             raise KeyboardInterrupt
 
-    def answer(handler: Handler) -> None:
-        time.sleep(0.02)
-        handler.reply((200, completion("Well, what else?")))
-
-    with serving(answer) as server:
+    with serving((200, "Well, what else?")) as server:
         with pytest.raises(KeyboardInterrupt):
             talk(tmp_path, items, 12, killed, **both(server), max_concurrency=2)
         before = len(server.requests)
@@ -91,6 +89,30 @@ def test_a_run_that_was_killed_asks_only_for_what_is_not_there(tmp_path: Path, i
     assert 0 < before < len(asked)
     assert len(set(asked)) == 12 * 6
     assert len(asked) - len(set(asked)) <= 2
+
+
+def test_what_one_role_drops_at_the_end_makes_no_room_for_the_others_requests(
+    tmp_path: Path, items: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recommender is being answered and the user waits; the user's agent is closed some time after the other."""
+    population = Population(make_profiles(["u"]), items, NO_RATINGS, MOVIES, Fixed())
+    answered = threading.Event()
+
+    def answer(handler: Handler) -> None:
+        answered.wait(10)
+        handler.reply((200, completion("Well, what else?")))
+
+    with serving(answer) as server:
+        parameters = SimulationParameters(**both(server), max_concurrency=1, grounding="off")
+        with open_agents(parameters, population) as (user, recommender):
+            close = user.close
+            monkeypatch.setattr(user, "close", lambda: (time.sleep(0.3), close()))
+            recommender.ask(Ask("a", RecommenderView(MOVIES), 1))
+            while not server.requests:
+                time.sleep(0.01)
+            user.ask(Ask("a", population.view(population.profiles.row(0, named=True)), 1))
+        answered.set()
+        assert len(server.requests) == 1
 
 
 def test_a_dialogue_that_fails_is_a_row_and_the_next_call_tries_it_again(tmp_path: Path, items: pl.DataFrame) -> None:

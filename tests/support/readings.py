@@ -444,11 +444,13 @@ def foresight(run: Mapping[str, Any], test: Any) -> Values:
     order = sorted(test, key=lambda dialogue: derive_seed(0, "measured", dialogue.dialogue_id))[:50]
     values = {}
     for role in ROLES:
-        path, adapter, _ = engine_files(given, *(run[f"{role}_{what}"] for what in ("model", "adapter")))
+        path, adapter, _ = engine_files(given, given.model(role), given.adapter(role))
         kind = run["baseline"] or role if role == "user" else role
-        trained = llama.adapter_path(given.adapter(role))  # `facts` and `styles` as "auto" finds them
-        without = {"facts", "style"} - (weights.parts_of(trained) if trained else set())
-        without |= set() if given.memory else {"notes"}
+        trained = llama.adapter_path(given.adapter(role))
+        parts = weights.parts_of(trained) if trained else ()
+        held = {"notes": given.memory, "style": "style" in parts if given.styles == "auto" else bool(given.styles)}
+        held["facts"] = "facts" in parts if given.facts == "auto" else given.facts == "always"
+        without = {part for part, is_held in held.items() if not is_held}
         with closing(llama.Model(path)) as speaker:
             template = ChatTemplate(*speaker.chat_template)
             rows = examples(order, kind, speaker, template, known, without=without, max_tokens=1024)

@@ -318,3 +318,18 @@ def test_the_taste_model_beats_the_item_mean_on_the_built_in_data() -> None:
     personal, common = (opinions.auc(m, built.profiles, built.holdouts)["auc"].mean() for m in (model, average))
     assert personal > 0.66
     assert personal > common + 0.01
+
+
+def test_a_summary_names_as_many_loved_films_as_seekers_summaries_and_these_name_more_films(shared_data: Path) -> None:
+    """`n_loved` of the domain, from ReDial's training part; films per turn of seekers with none and with three."""
+    seekers = Seekers(redial.items(), MOVIES)
+    turns: defaultdict[int, list[int]] = defaultdict(list)
+    counts: defaultdict[int, int] = defaultdict(int)
+    for dialogue in redial.read(shared_data / "redial", "train"):
+        n = len(seekers.facts(dialogue)["loved_items"])
+        counts[n] += 1
+        turns[n] += [len(turn.mentions) for turn in dialogue.turns if turn.role == "user"]
+    shares = [100 * counts[n] / sum(counts.values()) for n in range(4)]
+    assert shares == pytest.approx(MOVIES.summary.n_loved, abs=0.5)
+    assert np.mean(turns[0]) == pytest.approx(0.249, abs=0.001)
+    assert np.mean(turns[3]) == pytest.approx(0.645, abs=0.001)
