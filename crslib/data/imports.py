@@ -6,6 +6,7 @@ nothing of profiles and dialogues.
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -154,8 +155,10 @@ def store_tables(
     mark = chosen.chosen.get("count" if kind == "counts" else "rating", chosen.chosen["user_id"])
     picked = {name: chosen.chosen[name] for name in ("user_id", "item_id")} | {"rating": mark}
     picked |= {"rated_at": chosen.chosen["rated_at"]} if "rated_at" in chosen.chosen else {}
-    parsed, odd_years = parse_items(described, opened_items, options, tags)
-    rows = feedback.Ratings(work, rated, picked, kind)
+    with ThreadPoolExecutor(1) as beside:  # the items are Python's work, the ratings that of libraries
+        reading = beside.submit(feedback.Ratings, work, rated, picked, kind)
+        parsed, odd_years = parse_items(described, opened_items, options, tags)
+    rows = reading.result()
     says = rows.says(options.no_rating)
     counted = rows.per_item(says)
     known = counted.join(parsed, on="item_id", how="semi", maintain_order="left")

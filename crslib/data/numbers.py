@@ -6,6 +6,7 @@ say what is wrong with it.
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
@@ -28,20 +29,19 @@ def read(opened: Opened, columns: Mapping[str, str]) -> pl.DataFrame | None:
     plain = opened.plain
     if plain is None or plain.path.stat().st_size > _MOST or len(set(columns.values())) < len(columns):
         return None
-    n_rows = _rows(plain, len(opened.columns))
-    if n_rows is None:
-        return None
     names = {opened.columns.index(column): name for name, column in columns.items()}
     types = {"rating": pl.Float64, **dict.fromkeys(("user_id", "item_id", "rated_at"), pl.Int64)}
     schema = {name: types.get(name, pl.String) for name in (names.get(n, f"#{n}") for n in range(len(opened.columns)))}
     scan = pl.scan_csv(
         plain.path, separator=plain.delimiter, has_header=False, skip_rows=plain.skip, quote_char=None, schema=schema
     )
-    try:
-        frame = scan.select(list(columns)).collect()
-    except (pl.exceptions.ComputeError, pl.exceptions.NoDataError):
-        return None
-    if len(frame) != n_rows:
+    with ThreadPoolExecutor(1) as beside:
+        looking = beside.submit(_rows, plain, len(opened.columns))
+        try:
+            frame = scan.select(list(columns)).collect()
+        except pl.exceptions.PolarsError:
+            return None
+    if len(frame) != looking.result():
         return None
     short = [name for name in ("user_id", "item_id") if (frame[name] < _SHORT).all()]
     return frame.with_columns(pl.col(short).cast(pl.Int32)).with_row_index("row")
