@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import polars as pl
 from rapidfuzz import fuzz, process
 
+from crslib.data import histories
 from crslib.data.spotting import Spotter
 from crslib.data.titles import (
     MIN_FUZZY_LENGTH,
@@ -78,11 +80,15 @@ def item_row(item_id: str, title: str, year: int | None, **known: Any) -> dict[s
 
 def with_training_statistics(items: pl.DataFrame, ratings: pl.DataFrame) -> pl.DataFrame:
     """Table `items` with `n_ratings` and `mean_rating` counted from `ratings` alone (0 and null where unrated)."""
-    counted = (
-        ratings.sort("item_id", "user_id")
-        .group_by("item_id", maintain_order=True)
-        .agg(pl.len().cast(pl.Int32).alias("n_ratings"), pl.col("rating").mean().alias("mean_rating"))
-    )
+    ids = items["item_id"].unique(maintain_order=True)
+    n, total = np.zeros(len(ids), np.int32), np.zeros(len(ids))
+    for part in histories.by_users(histories.in_order(ratings)):  # a sum's last bits depend on its order
+        item = part["item_id"].cast(pl.Enum(ids), strict=False).to_physical()
+        known = part.select(item.alias("item"), "rating").drop_nulls("item")
+        np.add.at(n, known["item"].to_numpy(), 1)
+        np.add.at(total, known["item"].to_numpy(), known["rating"].to_numpy())
+    mean = pl.when(pl.col("n_ratings") > 0).then(pl.col("mean_rating"))
+    counted = pl.DataFrame({"item_id": ids, "n_ratings": n, "mean_rating": total / np.maximum(n, 1)}).with_columns(mean)
     return (
         items.drop("n_ratings", "mean_rating", strict=False)
         .join(counted, on="item_id", how="left", maintain_order="left")

@@ -41,7 +41,7 @@ def split(ratings: pl.DataFrame, holdout_share: float) -> tuple[pl.DataFrame, pl
     """
     if not 0 < holdout_share < 1:
         raise CrsError(f"holdout_share = {holdout_share} is not between 0 and 1; 0.2 hides the latest fifth")
-    ratings = _sorted(schemas.check(ratings, "ratings"))
+    ratings = in_order(schemas.check(ratings, "ratings"))
     parts = [_split(part, holdout_share) for part in by_users(ratings)]
     visible, hidden = (pl.concat(side) for side in zip(*parts, strict=True))
     return visible, hidden
@@ -73,12 +73,16 @@ def _split(ratings: pl.DataFrame, holdout_share: float) -> tuple[pl.DataFrame, p
     return ranked.filter(~hidden).select(columns), ranked.filter(hidden).select(columns)
 
 
-def _sorted(ratings: pl.DataFrame) -> pl.DataFrame:
+def in_order(ratings: pl.DataFrame) -> pl.DataFrame:
     """Table `ratings` by user and item; the table itself, and no copy, where it is written so."""
-    before = ratings.select(pl.col("user_id", "item_id").shift())
-    user, item = ratings["user_id"], ratings["item_id"]
-    ordered = (before["user_id"] < user) | ((before["user_id"] == user) & (before["item_id"] <= item))
-    return ratings if ordered.slice(1).all() else ratings.sort("user_id", "item_id")
+    ordered = all(_ordered(ratings.slice(start, PART + 1)) for start in range(0, ratings.height, PART))
+    return ratings if ordered else ratings.sort("user_id", "item_id")
+
+
+def _ordered(ratings: pl.DataFrame) -> bool:
+    first, second = ratings.slice(0, max(ratings.height - 1, 0)), ratings.slice(1)
+    same = first["user_id"] == second["user_id"]
+    return bool(((first["user_id"] < second["user_id"]) | (same & (first["item_id"] <= second["item_id"]))).all())
 
 
 def by_users(ratings: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -116,7 +120,7 @@ def scales(visible: pl.DataFrame) -> pl.DataFrame:
         SELECT user_id, count(*) AS n, avg(rating) AS mean, stddev_pop(rating) AS sd
         FROM visible GROUP BY user_id ORDER BY user_id
         """
-    return pl.concat(query(sql, {"visible": part}) for part in by_users(_sorted(visible)))
+    return pl.concat(query(sql, {"visible": part}) for part in by_users(in_order(visible)))
 
 
 def standardise(ratings: pl.DataFrame, scales: pl.DataFrame, kind: str = "marks") -> pl.DataFrame:

@@ -170,7 +170,8 @@ def eligible(training: pl.DataFrame, hidden: pl.DataFrame, scales: pl.DataFrame,
     """The users with at least `MIN_VISIBLE` visible ratings and a hidden item that they like. `kind`: of `Feedback`."""
     liked = (histories.standardise(part, scales, kind).filter("liked") for part in histories.by_users(hidden))
     liking = pl.concat(part.select("user_id").unique() for part in liked)
-    enough = training.group_by("user_id").len().filter(pl.col("len") >= MIN_VISIBLE)
+    counted = (part.group_by("user_id").len() for part in histories.by_users(training))
+    enough = pl.concat(part.filter(pl.col("len") >= MIN_VISIBLE) for part in counted)
     return enough.join(liking, on="user_id", how="semi")["user_id"].to_list()
 
 
