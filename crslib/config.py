@@ -220,11 +220,11 @@ class SimulationParameters(Parameters):
         "the user any; off: free text of both",
     )
     title_model: float = Field(
-        0.44, ge=0, le=5, description="choice of a title: exponent of the model that reads the dialogue"
+        0.53, ge=0, le=5, description="choice of a title: exponent of the model that reads the dialogue"
     )
-    title_prior: float = Field(0.7, ge=0, le=5, description="choice of a title: exponent of the item prior")
+    title_prior: float = Field(0.84, ge=0, le=5, description="choice of a title: exponent of the item prior")
     title_base: float = Field(
-        0.29, ge=0, le=5, description="choice of a title: exponent of the model without a dialogue, divided out"
+        0.35, ge=0, le=5, description="choice of a title: exponent of the model without a dialogue, divided out"
     )
     title_wish: float = Field(
         3.5, ge=0, le=20, description="choice of a user's title: nats by which those that go with its wish are likelier"
