@@ -44,7 +44,7 @@ PUBLISHED: Mapping[str, Mapping[str, float]] = {
     "GPT-4, zero-shot": {"recall@1": 0.050},
 }
 
-# Fitted to ReDial's own movies by `mixture.measure`. (Simulations use the one fitted to the built-in catalogue, the
+# Fitted to ReDial's own movies by `mixture.measure`. (Simulations use that of the built-in catalogue times 1.2, the
 # defaults of `config.SimulationParameters`.)
 MIXTURE = Mixture(0.33, 0.89, 0.3)
 
