@@ -7,10 +7,11 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
 from crslib import schemas
 from crslib.config import ROOT
-from crslib.data import tables
+from crslib.data import histories, tables
 from crslib.data.catalog import Catalog, matches, with_training_statistics
 from crslib.data.titles import split_year
 from crslib.dialogue import utterances
@@ -73,6 +74,21 @@ def test_training_statistics_count_the_given_ratings_only(items: pl.DataFrame) -
     assert counted["item_id"].to_list() == items["item_id"].to_list()
     assert counted["n_ratings"].to_list() == [2, 0, 0, 0, 0, 1]
     assert counted["mean_rating"].to_list() == [3.25, None, None, None, None, 5.0]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("1269"), st.floats(0, 5)), unique_by=lambda r: r[:2]))
+def test_training_statistics_depend_on_no_order_and_no_part(rows: list[tuple[str, str, float]]) -> None:
+    frame = films(*((item_id, f"Film {item_id}", 1999, 0) for item_id in "126"))  # and 9, which is none of them
+    ratings = pl.DataFrame([(*row, None) for row in rows], schema=dict(schemas.TABLES["ratings"]), orient="row")
+    counted = with_training_statistics(frame, ratings)
+    assert_frame_equal(counted, with_training_statistics(frame, ratings.reverse()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(histories, "PART", 1)
+        assert_frame_equal(counted, with_training_statistics(frame, ratings))
+    marks = {item_id: [mark for _, item, mark in sorted(rows) if item == item_id] for item_id in "126"}
+    assert counted["n_ratings"].to_list() == [len(marks[item_id]) for item_id in "126"]
+    means = [sum(own) / len(own) if own else None for own in marks.values()]
+    assert counted["mean_rating"].to_list() == pytest.approx(means)
 
 
 # ── links ───────────────────────────────────────────────────────────────────────────────────────────────────────

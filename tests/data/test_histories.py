@@ -128,3 +128,13 @@ def test_a_large_hidden_count_makes_no_visible_one_small() -> None:
     visible, hidden = histories.rescaled(table.head(2), table.tail(1))
     assert visible["rating"].to_list() == pytest.approx([math.log(2) / math.log(11), 1.0])
     assert hidden["rating"].to_list() == [1.0]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("123")), max_size=8), st.integers(1, 4))
+def test_ratings_are_put_in_order_whatever_the_parts_in_which_that_is_looked_at(
+    pairs: list[tuple[str, str]], part: int
+) -> None:
+    frame = pl.DataFrame([(*pair, 3.0, None) for pair in pairs], schema=dict(schemas.TABLES["ratings"]), orient="row")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(histories, "PART", part)
+        assert histories.in_order(frame).rows() == sorted(frame.rows(), key=lambda row: row[:2])

@@ -6,9 +6,11 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
 from crslib.data import feedback, imports, numbers, readers
 from crslib.errors import CrsError
+from tests.support.fuzz import SLOW
 
 COLUMNS = {"user_id": "u", "item_id": "i", "rating": "r"}
 
@@ -58,26 +60,35 @@ rows = st.lists(
 )
 
 
+@SLOW
 @given(rows)
 def test_a_file_gives_the_same_tables_whichever_way_it_is_read(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, ...]]
 ) -> None:
     """In memory and sorted there, or as DuckDB does it; as numbers, or as text."""
     folder = tmp_path_factory.mktemp("r")
-    (folder / "r.csv").write_text("user,item,rating,timestamp\n" + "".join(",".join(row) + "\n" for row in rows))
+    (folder / "r.csv").write_text("user_id,item_id,rating,timestamp\n" + "".join(",".join(row) + "\n" for row in rows))
     items = ["0", "1", "2", "10", "07", "7", "+7", "x"]
-    (folder / "i.csv").write_text("item,title,year\n" + "".join(f"{n},Film {n},1999\n" for n in items))
+    (folder / "i.csv").write_text("item_id,title,year\n" + "".join(f"{n},Film {n},1999\n" for n in items))
 
     def imported(name: str) -> tuple[object, ...]:
         try:
             said = imports.import_ratings(folder / "r.csv", folder / "i.csv", folder / name)
         except CrsError as error:
+            assert "rated_at" in str(error)  # no row has a time that can be read; nothing else is wrong with any file
             return (str(error),)
         return said, *((folder / name / f"{table}.parquet").read_bytes() for table in ("items", "ratings"))
 
     with pytest.MonkeyPatch.context() as patch:
         first = imported("as it is")
+        with patch.context() as small:
+            small.setattr(feedback, "PART", 2)  # and so the row groups, whose bytes are others
+            assert imported("in parts")[0] == first[0]
+        for table in ("items", "ratings") if len(first) > 1 else ():
+            whole, parts = (pl.read_parquet(folder / name / f"{table}.parquet") for name in ("as it is", "in parts"))
+            assert_frame_equal(whole, parts)
         patch.setattr(feedback, "IN_MEMORY", 0)
+        patch.setattr(feedback, "NUMBERS_IN_MEMORY", 0)
         assert imported("streamed") == first
         patch.setattr(numbers, "read", lambda opened, columns: None)
         assert imported("cell by cell") == first

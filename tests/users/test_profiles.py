@@ -373,6 +373,14 @@ def test_relaxation_drops_the_most_identifying_first() -> None:
 # ── built-in data ──
 
 
+def test_profiles_do_not_depend_on_the_parts_in_which_ratings_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = profiles.of_data(ProfileParameters(n_profiles=20))
+    monkeypatch.setattr(histories, "PART", 5_000)
+    parts = profiles.of_data(ProfileParameters(n_profiles=20))
+    for name in ("profiles", "holdouts", "training", "items"):
+        assert getattr(whole, name).equals(getattr(parts, name)), name
+
+
 @pytest.mark.parametrize("mode", ["heldout", "taste"])
 def test_profiles_of_the_built_in_data_name_no_held_out_item(mode) -> None:
     if not (ROOT / "data" / "ratings.parquet").exists():
