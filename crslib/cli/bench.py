@@ -78,15 +78,16 @@ def bench_scaling(counts: Sequence[int], models: bool, assignments: Sequence[str
 @bench.command("import")
 @click.option("--ratings", default=1_000_000, show_default=True, type=click.IntRange(160), help="Ratings made up.")
 @click.option("--profiles", is_flag=True, help="Also builds 64 profiles from what was imported.")
+@click.option("--text", is_flag=True, help="Ids with a letter before them, which are read as text.")
 @JSON
-def bench_import(ratings: int, profiles: bool, file: Path | None) -> None:
+def bench_import(ratings: int, profiles: bool, text: bool, file: Path | None) -> None:
     """Time and memory of an import of made-up ratings, beside a plain DuckDB GROUP BY of the same file.
 
     The file lies in the temporary folder (TMPDIR): 32 million ratings need 4 GB there and some minutes.
     """
     from crslib.experiments.benchmarks import imports
 
-    figures = imports.measure(ratings, profiles)
+    figures = imports.measure(ratings, profiles, "x" if text else "")
     console.print("\n".join(imports.lines(figures)), markup=False, soft_wrap=True)
     write_json(figures, file)
 

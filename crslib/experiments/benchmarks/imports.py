@@ -23,18 +23,17 @@ _MOST_MEMORY = 10 << 30  # bytes for building profiles, so that the machine stay
 _BYTES_PER_RATING = 120  # on disk at most: the file, the database, what is spilled
 
 
-def measure(n: int, profiles: bool = False) -> dict[str, Any]:
+def measure(n: int, profiles: bool = False, letter: str = "") -> dict[str, Any]:
     """Figures by name: seconds (`*_s`; of all cores: `*_cpu_s`) and peak memory in MiB (`*_mb`) of the plain GROUP BY
-    and of the import, their
-    `ratio`, `rows_per_s`, the size of the file; with `profiles` also of building 64 profiles from what was written
-    (`profiles_error` where it does not get to its end).
+    and of the import, their `ratio`, `rows_per_s`, the size of the file; with `profiles` also of building 64 profiles from what was written
+    (`profiles_error` where it does not get to its end). `letter`: see `make`.
 
     Raises `CrsError` where the disk has too little space for `n` ratings.
     """
     with tempfile.TemporaryDirectory(prefix="crs-bench-") as name:
         folder = Path(name)
         _check_space(folder, n)
-        make(folder, n)
+        make(folder, n, letter)
         figures: dict[str, Any] = {"ratings": n, "file_mb": round((folder / "ratings.csv").stat().st_size / 2**20)}
         for part in ("plain", "import", *(["profiles"] if profiles else [])):
             figures |= {f"{part}_{key}": value for key, value in _apart(part, folder).items()}
@@ -61,8 +60,9 @@ def lines(figures: dict[str, Any]) -> list[str]:
     return shown
 
 
-def make(folder: Path, n: int) -> None:
-    """Writes `ratings.csv` of some `n` ratings and `movies.csv` into `folder`, the same every time."""
+def make(folder: Path, n: int, letter: str = "") -> None:
+    """Writes `ratings.csv` of some `n` ratings and `movies.csv` into `folder`, the same every time. `letter`: stands
+    before each id, which is then read as text."""
     n_users = max(n // PER_USER, 1)
     with duckdb.connect() as con:
         con.sql("SET memory_limit = '1GB'")
@@ -78,7 +78,8 @@ def make(folder: Path, n: int) -> None:
         place = f"pow((k + (hash(u, k) % 1000) / 1000) / {PER_USER}, 3)"
         con.sql(
             f"""
-            COPY (SELECT u AS userId, 1 + floor({N_ITEMS - PER_USER} * {place})::INTEGER + k AS movieId,
+            COPY (SELECT '{letter}' || u AS userId,
+                         '{letter}' || (1 + floor({N_ITEMS - PER_USER} * {place})::INTEGER + k) AS movieId,
                          0.5 * (1 + hash(u, k, 1) % 10) AS rating, 800000000 + hash(u, k, 2) % 800000000 AS timestamp
                   FROM range(1, {n_users + 1}) AS users(u), range({PER_USER}) AS draws(k))
             TO '{folder}/ratings.csv' (HEADER)
