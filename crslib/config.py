@@ -219,7 +219,8 @@ class SimulationParameters(Parameters):
         description="titles the recommender can name: by item prior, contrary: by taste turned round, catalogue: any; "
         "the user any; off: free text of both",
     )
-    # Those that make people's titles likeliest, times 1.2: simulated users tell less than people (FINDINGS 20).
+    # Those that make people's titles likeliest, times 1.2: in simulated dialogues they spread recommendations wider
+    # than people's (FINDINGS 20).
     title_model: float = Field(
         0.53, ge=0, le=5, description="choice of a title: exponent of the model that reads the dialogue"
     )
