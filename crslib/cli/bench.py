@@ -81,7 +81,7 @@ def bench_scaling(counts: Sequence[int], models: bool, assignments: Sequence[str
 @click.option("--text", is_flag=True, help="Ids with a letter before them, which are read as text.")
 @JSON
 def bench_import(ratings: int, profiles: bool, text: bool, file: Path | None) -> None:
-    """Time and memory of an import of made-up ratings, beside a plain DuckDB GROUP BY of the same file.
+    """Time and memory of an import of made-up ratings, beside a plain GROUP BY and a sorted copy by DuckDB.
 
     The file lies in the temporary folder (TMPDIR): 32 million ratings need 4 GB there and some minutes.
     """

@@ -1,7 +1,10 @@
-"""How long an import of many ratings takes and how much memory it needs, beside a plain DuckDB GROUP BY of the file.
+"""How long an import of many ratings takes and how much memory it needs, beside two things that DuckDB does with the
+same file: a plain GROUP BY, and sorting its rows by user and item into a Parquet file, which is what an import has to
+do besides checking and counting.
 
-The file is made up by DuckDB in MovieLens' form (`ratings.csv`, `movies.csv`): popular items have more ratings, as
-x³ of a uniform draw has them. Each part runs in a process of its own, so that its peak memory is its own.
+The file is made up by DuckDB in MovieLens' form (`ratings.csv`, `movies.csv`) and order (by user, then by item):
+popular items have more ratings, as x³ of a uniform draw has them. Each part runs in a process of its own, so that its
+peak memory is its own.
 """
 
 import json
@@ -24,9 +27,10 @@ _BYTES_PER_RATING = 120  # on disk at most: the file, the database, what is spil
 
 
 def measure(n: int, profiles: bool = False, letter: str = "") -> dict[str, Any]:
-    """Figures by name: seconds (`*_s`; of all cores: `*_cpu_s`) and peak memory in MiB (`*_mb`) of the plain GROUP BY
-    and of the import, their `ratio`, `rows_per_s`, the size of the file; with `profiles` also of building 64 profiles from what was written
-    (`profiles_error` where it does not get to its end). `letter`: see `make`.
+    """Figures by name: seconds (`*_s`; of all cores: `*_cpu_s`) and peak memory in MiB (`*_mb`) of the `plain` GROUP
+    BY, of DuckDB's `sorted` Parquet file and of the `import`, `ratio` of the import and the plain one, `rows_per_s`,
+    the size of the file; with `profiles` also of building 64 profiles from what was written (`profiles_error` where it
+    does not get to its end). `letter`: see `make`.
 
     Raises `CrsError` where the disk has too little space for `n` ratings.
     """
@@ -35,7 +39,7 @@ def measure(n: int, profiles: bool = False, letter: str = "") -> dict[str, Any]:
         _check_space(folder, n)
         make(folder, n, letter)
         figures: dict[str, Any] = {"ratings": n, "file_mb": round((folder / "ratings.csv").stat().st_size / 2**20)}
-        for part in ("plain", "import", *(["profiles"] if profiles else [])):
+        for part in ("plain", "sorted", "import", *(["profiles"] if profiles else [])):
             figures |= {f"{part}_{key}": value for key, value in _apart(part, folder).items()}
     figures["ratio"] = round(figures["import_s"] / figures["plain_s"], 2)
     figures["cpu_ratio"] = round(figures["import_cpu_s"] / figures["plain_cpu_s"], 2)
@@ -49,6 +53,8 @@ def lines(figures: dict[str, Any]) -> list[str]:
         f"{figures['ratings']:,} ratings, {figures['file_mb']:,} MiB",
         f"plain GROUP BY: {figures['plain_s']:.1f} s, {figures['plain_cpu_s']:.1f} s of CPU, "
         f"peak {figures['plain_mb']:,} MiB",
+        f"sorted into Parquet by DuckDB: {figures['sorted_s']:.1f} s ({figures['sorted_s'] / figures['plain_s']:.2f} "
+        f"times), {figures['sorted_cpu_s']:.1f} s of CPU, peak {figures['sorted_mb']:,} MiB",
         f"import: {figures['import_s']:.1f} s ({figures['ratio']:.2f} times), {figures['import_cpu_s']:.1f} s of CPU "
         f"({figures['cpu_ratio']:.2f} times), {figures['rows_per_s']:,} rows a second, "
         f"peak {figures['import_mb']:,} MiB",
@@ -66,7 +72,6 @@ def make(folder: Path, n: int, letter: str = "") -> None:
     n_users = max(n // PER_USER, 1)
     with duckdb.connect() as con:
         con.sql("SET memory_limit = '1GB'")
-        con.sql("SET preserve_insertion_order = false")
         con.sql(
             f"""
             COPY (SELECT i AS movieId, 'Film ' || i || ' (' || 1930 + i % 90 || ')' AS title,
@@ -81,7 +86,8 @@ def make(folder: Path, n: int, letter: str = "") -> None:
             COPY (SELECT '{letter}' || u AS userId,
                          '{letter}' || (1 + floor({N_ITEMS - PER_USER} * {place})::INTEGER + k) AS movieId,
                          0.5 * (1 + hash(u, k, 1) % 10) AS rating, 800000000 + hash(u, k, 2) % 800000000 AS timestamp
-                  FROM range(1, {n_users + 1}) AS users(u), range({PER_USER}) AS draws(k))
+                  FROM (SELECT 1 + n // {PER_USER} AS u, n % {PER_USER} AS k
+                        FROM range({n_users * PER_USER}) AS t(n)))
             TO '{folder}/ratings.csv' (HEADER)
             """
         )
@@ -111,6 +117,11 @@ def _main(part: str, folder: Path) -> None:
         with duckdb.connect() as con:
             query = "SELECT userId, count(*), avg(rating) FROM read_csv(?) GROUP BY userId"
             con.execute(query, [str(folder / "ratings.csv")]).fetchall()
+    elif part == "sorted":
+        with duckdb.connect() as con:
+            rows = "SELECT userId::VARCHAR AS u, movieId::VARCHAR AS i, rating, timestamp FROM read_csv(?)"
+            query = f"COPY (FROM ({rows}) ORDER BY u, i) TO '{folder}/sorted.parquet' (COMPRESSION zstd)"
+            con.execute(query, [str(folder / "ratings.csv")])
     elif part == "import":
         from crslib.data import imports
 
