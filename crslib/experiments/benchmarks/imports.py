@@ -74,7 +74,7 @@ def make(folder: Path, n: int, letter: str = "") -> None:
         con.sql("SET memory_limit = '1GB'")
         con.sql(
             f"""
-            COPY (SELECT i AS movieId, 'Film ' || i || ' (' || 1930 + i % 90 || ')' AS title,
+            COPY (SELECT '{letter}' || i AS movieId, 'Film ' || i || ' (' || 1930 + i % 90 || ')' AS title,
                          ['Drama', 'Comedy', 'Horror', 'Western', 'Crime'][1 + i % 5] AS genres
                   FROM range(1, {N_ITEMS + 1}) AS t(i)) TO '{folder}/movies.csv' (HEADER)
             """

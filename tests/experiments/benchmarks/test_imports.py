@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from crslib.experiments.benchmarks import imports
 
@@ -18,8 +19,9 @@ def test_the_made_up_file_has_no_pair_twice(tmp_path: Path) -> None:
     assert rated["rating"].is_between(0.5, 5).all()
 
 
-def test_figures_are_of_one_file() -> None:
-    figures = imports.measure(160)
+@pytest.mark.parametrize("letter", ["", "x"])
+def test_figures_are_of_one_file(letter: str) -> None:
+    figures = imports.measure(160, letter=letter)
     assert figures["ratings"] == 160
     assert figures["import_s"] > 0 and figures["import_mb"] > 0 and figures["plain_cpu_s"] > 0
     assert figures["sorted_s"] > 0
