@@ -289,15 +289,16 @@ def bench_twins(profiles: int, folder: Path, assignments: Sequence[str], file: P
 @PARAMETERS
 @JSON
 def bench_server(dialogues: int, pause: float, assignments: Sequence[str], file: Path | None) -> None:
-    """Seconds of dialogues through a loopback server, with one request at a time and with `max_concurrency`."""
+    """Dialogues and tokens through a server, with one request at a time and with `max_concurrency`.
+
+    The server is that of -p user_model=openai:MODEL@URL and -p recommender_model=…, else one that only pauses.
+    """
     from crslib.experiments.benchmarks import server
 
     parameters = SimulationParameters.parse({"resample": 1, **read_assignments(assignments)})
     with counting("dialogues") as progress:
         figures = server.measure(parameters, dialogues, pause, progress)
-    for name, at_once in (("seconds_one", 1), ("seconds_many", parameters.max_concurrency)):
-        console.print(f"{at_once:3} at once  {figures[name]:6.1f} s")
-    console.print(f"ratio {figures['ratio']:.1f}, {figures['requests']:.0f} requests each")
+    console.print("\n".join(server.lines(figures, dialogues)), markup=False, soft_wrap=True)
     write_json(figures, file)
 
 

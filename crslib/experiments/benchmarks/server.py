@@ -1,8 +1,8 @@
 """What it gains to ask a server for many utterances at once: the same dialogues with one request at a time, and with
 several.
 
-The server is a loopback one that answers each request after a fixed pause, as a model would that serves many requests
-in one batch. So the ratio is that of this program and its connections, not of a model.
+Where parameters name no server it is a loopback one that answers each request after a fixed pause, as a model would
+that serves many requests in one batch. So the ratio is then that of this program and its connections, not of a model.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import contextlib
 import json
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -20,6 +20,7 @@ from tornado.web import Application, RequestHandler
 
 from crslib.config import ProfileParameters, SimulationParameters
 from crslib.dialogue.prompts import LEAVE
+from crslib.engines.server import is_server
 from crslib.files import Progress, no_progress
 from crslib.simulation.loop import simulate
 from crslib.simulation.opening import open_agents
@@ -33,29 +34,51 @@ _TURNS = 12  # messages after which the server's user leaves
 
 def measure(
     parameters: SimulationParameters, n: int, pause: float, progress: Progress = no_progress
-) -> dict[str, float]:
-    """`seconds_one` and `seconds_many` of `n` dialogues, with one request at a time and with
-    `parameters.max_concurrency`; `ratio` of the two; `requests` of either.
+) -> list[dict[str, float]]:
+    """`n` dialogues with one request at a time, and with `parameters.max_concurrency`. Of each: `at_once`, `seconds`,
+    `requests`, `failed` (dialogues), and the server's `tokens_in` and `tokens_out` of both roles.
 
-    `pause`: seconds that the server takes for an answer. `progress` counts dialogues.
+    The server is that of the parameters' models, if one is on a server, else one that takes `pause` seconds for an
+    answer. `progress` counts dialogues. Raises `CrsError` where no dialogue could be made.
     """
     population = Population(**of_data(ProfileParameters(n_profiles=n)).visible)
     _ = population.catalog.spot("Heat"), population.prior, population.opinions, population.sha256  # before any timing
-    seconds: list[float] = []
-    with answering(pause) as url, tempfile.TemporaryDirectory() as folder:
-        both = {f"{role}_model": f"openai:{MODEL}@{url}" for role in ("user", "recommender")}
+    figures = []
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if not any(is_server(model) for model in (parameters.user_model, parameters.recommender_model)):
+            model = f"openai:{MODEL}@{stack.enter_context(answering(pause))}"
+            parameters = parameters.model_copy(update={"user_model": model, "recommender_model": model})
         for number, at_once in enumerate((1, parameters.max_concurrency)):
 
             def report(done: int, of: int, before: int = number * n) -> None:
                 progress(before + done, 2 * n)
 
-            how = parameters.model_copy(update={**both, "max_concurrency": at_once})
+            how = parameters.model_copy(update={"max_concurrency": at_once})
             begun = perf_counter()
-            with open_agents(how, population) as (user, recommender), Run(Path(folder) / str(number)).journal() as rows:
+            with open_agents(how, population) as (user, recommender), Run(folder / str(number)).journal() as rows:
                 talked = simulate(population, user, recommender, how, rows, report)
-            seconds.append(perf_counter() - begun)
-    one, many = seconds
-    return {"seconds_one": one, "seconds_many": many, "ratio": one / many, "requests": float(len(talked.prompts))}
+            seconds = perf_counter() - begun
+            tokens = {
+                name: sum(used.get(name, 0) for used in talked.usage.values()) for name in ("tokens_in", "tokens_out")
+            }
+            counts = {"requests": len(talked.prompts), "failed": len(talked.failures)}
+            figures.append({"at_once": at_once, "seconds": round(seconds, 2), **counts, **tokens})
+    return figures
+
+
+def lines(figures: Sequence[Mapping[str, float]], n: int) -> list[str]:
+    """The figures of `measure` for `n` dialogues in words."""
+    shown = []
+    for one in figures:
+        per_minute, per_second = 60 * (n - one["failed"]) / one["seconds"], one["tokens_out"] / one["seconds"]
+        shown.append(
+            f"{one['at_once']:3} at once  {one['seconds']:6.1f} s  {per_minute:6.1f} dialogues a minute, "
+            f"{per_second:.0f} tokens a second of {one['requests']} answers"
+        )
+    first, last = figures
+    failed = f"; {first['failed']} and {last['failed']} dialogues failed" if first["failed"] + last["failed"] else ""
+    return [*shown, f"ratio {first['seconds'] / last['seconds']:.1f}{failed}"]
 
 
 @contextlib.contextmanager
