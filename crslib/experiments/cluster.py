@@ -1,12 +1,13 @@
 """A run or a sweep on Ray: on this machine, or on the nodes of a cluster. Ray (extra `scale`) is imported only here.
 
-A run: workers simulate shards of its dialogues, each with its own agents. This process takes the dialogues from them as
-they end, and it alone writes the run's journal. Where a worker or its node is lost, what it had not handed over is made
-by a new one. The tables are those of one process, byte for byte, because a dialogue depends on its own inputs alone.
-A sweep: each of its conditions is a task.
+A run: workers with agents of their own simulate the dialogues that this process deals to them, so a fast one makes
+more. This process takes them back as they end, and it alone writes the run's journal. Where a worker or its node is
+lost, what it had not handed over is dealt again. The tables are those of one process, byte for byte, because a dialogue
+depends on its own inputs alone. A sweep: each of its conditions is a task.
 """
 
 import contextlib
+import math
 import os
 import queue
 import re
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,17 +24,18 @@ from crslib.config import SimulationParameters, install, kind_of, usable_cores
 from crslib.errors import CrsError
 from crslib.experiments import pipeline
 from crslib.experiments.pipeline import Plan
-from crslib.experiments.shards import SAME_WORDS, Shard, simulation_of
+from crslib.experiments.shards import SAME_WORDS, simulation_of
 from crslib.experiments.sweep import Condition
 from crslib.files import Progress
 from crslib.journal import Journal
 from crslib.simulation import Population, open_agents, opening, simulate
 from crslib.simulation.dialogues import files_of_words, wanted
-from crslib.simulation.loop import check_hope
+from crslib.simulation.loop import check_hope, most_alive
 from crslib.store import Run
 
 _STARTS = 3  # of Ray on this machine: it gives itself 30 seconds, which a busy machine may exceed
-MOST_LOSSES = 3  # of a shard, without a dialogue between them: then something else is wrong than a lost machine
+MOST_LOSSES = 3  # of a worker, without a dialogue between them: then something else is wrong than a lost machine
+IN_HAND = 1.25  # dialogues that a worker holds per one that it has under way: the others bridge the way to this process
 
 
 def address_of(on: str) -> str:
@@ -123,20 +125,19 @@ def simulate_on_ray(planned: Plan, address: str = "", n_workers: int = 0) -> Non
     `n_workers`: at most so many; 0 is as many as the nodes have room for. `address`: of a cluster whose nodes have
     crslib and the parameters' files at the same paths; see `connected`. Dialogues that fail in a worker are left to
     `02_simulate`. Raises `CrsError` for a worker's `CrsError`, where no node has room for one, and after `MOST_LOSSES`
-    losses of a shard in a row.
+    losses of a worker in a row.
     """
     run, parameters = planned.run, simulation_of(planned)
     population, threads = Population.read(run), parameters.threads or 1
     ids = wanted(population.profiles, parameters)
     with run.journal() as journal, run.progress("dialogues") as progress:
-        left = sorted(ids.keys() - journal.dialogue_ids)
+        left = ids.keys() - journal.dialogue_ids
         if not left:
             return
         with connected(address, max(n_workers * threads, threads, usable_cores())) as ray:
             most = room(ray, threads, _gpus(parameters))
             n = number_of_workers(parameters, len(left), n_workers or most, most)
-            shards = [Shard(number, n).ids(left) for number in range(1, n + 1)]
-            gather(ray, population, _of_a_worker(parameters, n), shards, journal, progress, len(ids))
+            gather(ray, population, _of_a_worker(parameters, n), left, n, journal, progress, len(ids))
 
 
 def number_of_workers(parameters: SimulationParameters, n_dialogues: int, *most: int) -> int:
@@ -166,27 +167,29 @@ def gather(
     ray: Any,
     population: Population,
     parameters: SimulationParameters,
-    shards: Sequence[set[str]],
+    ids: Set[str],
+    n_workers: int,
     journal: Journal,
     progress: Progress,
     total: int,
 ) -> None:
-    """Appends the dialogues of all shards to `journal`, whichever worker has one first.
+    """Appends the dialogues `ids` to `journal`, whichever of `n_workers` has one first.
 
     `progress` is called before and after each time that a worker says something; the first is that its agents are open.
+    A worker that has no place at the end, because a node was lost, is not waited for.
     """
     tables, expected = ray.put(tables_of(population)), decided(parameters)
     remote = ray.remote(num_cpus=parameters.threads, num_gpus=_gpus(parameters))(Worker).remote
-    losses = [0] * len(shards)
+    left, hands = sorted(ids - journal.dialogue_ids), [set[str]() for _ in range(n_workers)]
+    losses, working, ending = [0] * n_workers, set[int](), set[int]()
     failures: dict[str, dict[str, Any]] = {}
 
     def started(number: int) -> tuple[Any, tuple[Any, int]]:
-        left = shards[number] - journal.dialogue_ids - failures.keys()
-        worker = remote(parameters, tables, left, expected)
-        return worker.take.remote(), (worker, number)
+        worker = remote(parameters, tables, expected)
+        return worker.take.remote([], False), (worker, number)
 
-    asked = dict(map(started, range(len(shards))))
-    while asked:
+    asked = dict(map(started, range(n_workers)))
+    while left or working:
         progress(len(journal.records) + len(failures), total)
         for one in ray.wait(list(asked))[0]:
             worker, number = asked.pop(one)
@@ -198,7 +201,7 @@ def gather(
                 losses[number] += 1
                 if losses[number] >= MOST_LOSSES:
                     raise CrsError(
-                        f"{MOST_LOSSES} workers for the same dialogues were lost in a row ({reason(error)}); look at "
+                        f"{MOST_LOSSES} workers were lost in a row without a dialogue ({reason(error)}); look at "
                         "their memory and packages, then run the same again: finished dialogues are kept"
                     ) from None
                 ray.kill(worker)  # it may only have been out of reach
@@ -206,16 +209,30 @@ def gather(
                     room(ray, parameters.threads, _gpus(parameters))
                 except CrsError as lack:
                     warnings.warn(f"a worker was lost, and {lack}; its dialogues wait for such a node", stacklevel=2)
+                left = sorted([*left, *hands[number]])
+                hands[number].clear()
+                working.discard(number)
+                ending.discard(number)
                 asked.update([started(number)])
                 continue
+            working.add(number)
             for record in taken.records:
                 losses[number] = 0
                 _append(journal, record)
             for row in taken.failures:
                 failures[row["dialogue_id"]] = row
                 check_hope(journal, failures.values())
-            if not taken.done:
-                asked[worker.take.remote()] = worker, number
+            hands[number] -= journal.dialogue_ids | failures.keys()
+            if taken.done:
+                working.discard(number)
+            else:
+                n = min(taken.most - len(hands[number]), math.ceil(len(left) / n_workers))
+                n = 0 if number in ending else max(n, 0)  # what comes back from a lost worker is not for one that ends
+                dealt, left = left[:n], left[n:]
+                hands[number].update(dealt)
+                if not left:
+                    ending.add(number)
+                asked[worker.take.remote(dealt, not left)] = worker, number
             del worker  # a worker ends with its last name, and one that waits for its place would do so for ever
     progress(len(journal.records) + len(failures), total)
 
@@ -250,32 +267,34 @@ def decided(parameters: SimulationParameters) -> dict[str, Any]:
 
 
 class Taken(NamedTuple):
-    """What `Worker.take` gives: records of dialogues that have ended, rows of `failures`, and whether that is all."""
+    """What `Worker.take` gives: records of dialogues that have ended, rows of `failures`, whether that is all, and how
+    many dialogues the worker can have in hand."""
 
     records: list[dict[str, Any]]
     failures: list[dict[str, Any]]
     done: bool
+    most: int
 
 
 class Worker:
-    """A worker: a process with its own agents, which simulate a shard in a thread."""
+    """A worker: a process with its own agents, which simulate in a thread what is dealt to it."""
 
-    def __init__(
-        self, parameters: SimulationParameters, tables: tuple[Any, ...], only: set[str], expected: Mapping[str, Any]
-    ) -> None:
-        """`tables`: see `tables_of`; `only`: ids of dialogues; `expected`: what `decided` gives on the machine that
-        gets the dialogues."""
+    def __init__(self, parameters: SimulationParameters, tables: tuple[Any, ...], expected: Mapping[str, Any]) -> None:
+        """`tables`: see `tables_of`; `expected`: what `decided` gives on the machine that gets the dialogues."""
         profiles, items, training, domain, source = tables
         population = Population(profiles, items, training, domain, source=source)
         self._made: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        work = (parameters, population, only, expected)
-        threading.Thread(target=self._work, args=work, daemon=True).start()
+        self._dealt: queue.SimpleQueue[tuple[Sequence[str], bool]] = queue.SimpleQueue()
+        self._most, self._is_last = 0, False
+        threading.Thread(target=self._work, args=(parameters, population, expected), daemon=True).start()
 
-    def take(self) -> Taken:
+    def take(self, dealt: Sequence[str], is_last: bool) -> Taken:
         """What there is since the last call; it waits for something: first for the agents, then for a dialogue.
 
-        Raises what ended the simulation, and `CrsError` where other words would be said than elsewhere.
+        `dealt`: ids of further dialogues; `is_last`: no more will come. Raises what ended the simulation, and
+        `CrsError` where other words would be said than elsewhere.
         """
+        self._dealt.put((dealt, is_last))
         made = [self._made.get()]
         while made[-1][0] not in ("end", "error") and not self._made.empty():
             made.append(self._made.get())
@@ -285,48 +304,44 @@ class Worker:
             if len(made) == 1:
                 raise error
             self._made.put(made[-1])  # for the next call, after what was made before it
-        return Taken(records, failures, what == "end")
+        return Taken(records, failures, what == "end", self._most)
 
-    def _work(
-        self,
-        parameters: SimulationParameters,
-        population: Population,
-        only: set[str],
-        expected: Mapping[str, Any],
-    ) -> None:
+    def _more(self, wait: bool) -> list[str]:
+        """The dialogues that were dealt since the last call; see `simulate`."""
+        more: list[str] = []
+        while not self._is_last and (not self._dealt.empty() or (wait and not more)):
+            dealt, self._is_last = self._dealt.get()
+            more += dealt
+        return more
+
+    def _work(self, parameters: SimulationParameters, population: Population, expected: Mapping[str, Any]) -> None:
         try:
             here = decided(parameters)
             if other := sorted(name for name in here.keys() | expected.keys() if here.get(name) != expected.get(name)):
                 raise CrsError(f"a worker would say other words than this machine ({', '.join(other)}); {SAME_WORDS}")
             with tempfile.TemporaryDirectory(prefix="crs-") as folder:
-                _simulate(parameters, population, only, Run(Path(folder)), lambda *said: self._made.put(said))
+                self._simulate(parameters, population, Run(Path(folder)))
             self._made.put(("end", None))
         except BaseException as error:
             self._made.put(("error", error))
 
+    def _simulate(self, parameters: SimulationParameters, population: Population, run: Run) -> None:
+        """Simulates what is dealt, and hands each dialogue over when it has ended or failed."""
+        n_handed = 0
+        with open_agents(parameters, population, run.path) as (user, recommender), run.journal() as journal:
+            self._most = round(IN_HAND * most_alive(user, recommender))
+            self._made.put(("opened", None))
 
-def _simulate(
-    parameters: SimulationParameters,
-    population: Population,
-    only: set[str],
-    run: Run,
-    hand_over: Callable[[str, Any], None],
-) -> None:
-    """Simulates the dialogues `only`, and hands each over when it has ended or failed."""
-    n_handed = 0
-    with open_agents(parameters, population, run.path) as (user, recommender), run.journal() as journal:
-        hand_over("opened", None)
+            def progress(done: int, total: int) -> None:
+                nonlocal n_handed
+                for record in journal.records[n_handed:]:
+                    self._made.put(("record", record))
+                n_handed = len(journal.records)
 
-        def progress(done: int, total: int) -> None:
-            nonlocal n_handed
-            for record in journal.records[n_handed:]:
-                hand_over("record", record)
-            n_handed = len(journal.records)
+            def failed(row: Mapping[str, Any]) -> None:
+                self._made.put(("failure", dict(row)))
 
-        def failed(row: Mapping[str, Any]) -> None:
-            hand_over("failure", dict(row))
-
-        simulate(population, user, recommender, parameters, journal, progress, only, failed)
+            simulate(population, user, recommender, parameters, journal, progress, set(), failed, self._more)
 
 
 # ── a sweep ──

@@ -44,11 +44,13 @@ def simulate(
     progress: Progress = no_progress,
     only: Set[str] | None = None,
     failed: Callable[[Mapping[str, Any]], None] = lambda row: None,
+    more: Callable[[bool], Collection[str]] = lambda wait: (),
 ) -> Dialogues:
     """The dialogues of every profile of `population` with the recommender.
 
     `only`: ids (of `dialogues.wanted`) of those to simulate now; None: all. Their words are the same either way.
-    `failed` gets each row of `failures` as soon as it is one.
+    `failed` gets each row of `failures` as soon as it is one. `more` gives ids beside `only` while the others are made;
+    where it is told to wait, nothing else is left, and none means that this is all.
 
     A dialogue depends on (seed, profile, condition, agents' identities) only, if both agents are `reproducible`. Each
     is appended to `journal` when it ends; those that are there already, under the same `words_key`, are not simulated
@@ -59,7 +61,7 @@ def simulate(
     key = words_key(parameters, population, (user, recommender))
     profiles = wanted(population.profiles, parameters)
     keep_wanted(journal, key, profiles)
-    now = profiles.keys() if only is None else profiles.keys() & only
+    now = set(profiles) if only is None else profiles.keys() & only
     waiting = deque(sorted(now - journal.dialogue_ids))
     alive: dict[str, _Dialogue] = {}
     failures: list[dict[str, Any]] = []
@@ -68,9 +70,14 @@ def simulate(
         USER: _User(user, population, parameters),
         RECOMMENDER: _Recommender(recommender, population.catalog, parameters),
     }
-    room = round(ALIVE_PER_ROW * max(user.width, recommender.width))
+    room = most_alive(user, recommender)
     progress(len(now) - len(waiting), len(now))
-    while waiting or alive:
+    while True:
+        dealt = set(more(not waiting and not alive)) - now
+        now |= dealt
+        waiting.extend(sorted(dealt - journal.dialogue_ids))
+        if not waiting and not alive:
+            break
         while waiting and len(alive) < room:
             dialogue_id = waiting.popleft()
             dialogue = alive[dialogue_id] = _begin(dialogue_id, profiles[dialogue_id], population, writers, parameters)
@@ -96,6 +103,11 @@ def simulate(
             progress(len(now) - len(waiting) - len(alive), len(now))
     agents = {USER: user, RECOMMENDER: recommender}
     return Dialogues.of(journal, parameters, agents, failures, whole=only is None)
+
+
+def most_alive(user: Agent, recommender: Agent) -> int:
+    """How many dialogues these agents have side by side."""
+    return round(ALIVE_PER_ROW * max(user.width, recommender.width))
 
 
 def check_hope(journal: Journal, failures: Collection[Mapping[str, Any]]) -> None:

@@ -2,7 +2,8 @@
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crslib.cli.main import main
 from crslib.config import SimulationParameters
@@ -38,15 +41,30 @@ class RayTaskError(RayError):
         self.cause = cause
 
 
+class Failing(int):
+    """So many dialogues that fail."""
+
+
 class ScriptedRay:
-    """Ray whose workers answer as `script` says, by the least dialogue of their shard: each answer is a `Taken`, or an
-    error. `asked`: the dialogues of each worker that was started."""
+    """Ray whose workers do what `script` says, by their place (0, 1 …): an error, which loses the worker, or how many
+    of the dialogues in its hand end (`Failing`: fail); after it they make all. Before any dialogue a worker says that
+    its agents are open, and that it can have `most` in hand. Places in `never` get no worker once they have lost one.
+    `dealt`: what each place was dealt."""
 
     exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
 
-    def __init__(self, script: dict[str, list[Taken | Exception]], *nodes: dict[str, float]) -> None:
-        self._script, self._nodes = {name: iter(answers) for name, answers in script.items()}, nodes or LARGE
-        self.asked: list[set[str]] = []
+    def __init__(
+        self,
+        script: dict[int, list[int | Exception]],
+        *nodes: dict[str, float],
+        most: int = 4,
+        key: str = "k",
+        never: tuple[int, ...] = (),
+    ) -> None:
+        self.script, self._nodes, self.most, self.key, self._never = script, nodes or LARGE, most, key, never
+        self._places = iter(range(99))
+        self._lost: list[int] = []
+        self.dealt: dict[int, list[str]] = defaultdict(list)
         self.killed = 0
         self.alive = weakref.WeakSet[_Actor]()
 
@@ -59,10 +77,9 @@ class ScriptedRay:
         return value
 
     def remote(self, **options: Any) -> Any:
-        def started(parameters: Any, tables: Any, only: set[str], expected: Any) -> Any:
-            self.asked.append(only)
-            shard = next(name for name in self._script if name[0] in {one[0] for one in only})
-            worker = _Actor(SimpleNamespace(remote=lambda: _Future(self._script[shard])))
+        def started(parameters: Any, tables: Any, expected: Any) -> Any:
+            place = self._lost.pop() if self._lost else next(self._places)
+            worker = _Actor(self, place)
             self.alive.add(worker)
             return worker
 
@@ -70,78 +87,176 @@ class ScriptedRay:
 
     def wait(self, futures: list[Any]) -> tuple[list[Any], list[Any]]:
         assert len(self.alive) == len(futures)  # who is done has given its place to those that wait for one
-        return futures[:1], futures[1:]
+        ready = next(one for one in futures if not one.waits_for_ever)
+        return [ready], [one for one in futures if one is not ready]
 
-    def get(self, future: "_Future") -> Taken:
-        answer = next(future.answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    def get(self, future: Any) -> Taken:
+        return future.get()
 
     def kill(self, worker: Any) -> None:
         self.killed += 1
         self.alive.discard(worker)
 
+    def lose(self, place: int) -> None:
+        self._lost.append(place)
+
+    def waits_for_ever(self, place: int) -> bool:
+        return place in self._never and not self.script[place]
+
 
 class _Actor:
-    def __init__(self, take: Any) -> None:
-        self.take = take
+    def __init__(self, ray: ScriptedRay, place: int) -> None:
+        self._ray, self._place = ray, place
+        self._hand: list[str] = []
+        self._is_open = self._is_last = False
+
+    @property
+    def take(self) -> Any:
+        return SimpleNamespace(remote=self._take)
+
+    def _take(self, dealt: list[str], is_last: bool) -> Any:
+        assert not (self._is_last and dealt)  # it has been told that no more will come
+        self._hand += dealt
+        self._is_last |= is_last
+        self._ray.dealt[self._place] += dealt
+        assert len(self._hand) <= self._ray.most
+        do = weakref.WeakMethod(self._do)  # who waits for an answer does not keep the worker
+        return _Future(lambda: do()(), self._ray.waits_for_ever(self._place))  # type: ignore[misc]
+
+    def _do(self) -> Taken:
+        script = self._ray.script.get(self._place, [])
+        if script and isinstance(script[0], Exception):
+            error = script.pop(0)
+            if not isinstance(error, RayTaskError):
+                self._ray.lose(self._place)
+            raise error  # type: ignore[misc]
+        if not self._is_open:
+            self._is_open = True
+            return Taken([], [], False, self._ray.most)
+        n = script.pop(0) if script else len(self._hand)
+        assert isinstance(n, int)
+        now, self._hand = self._hand[:n], self._hand[n:]
+        done = self._is_last and not self._hand
+        if isinstance(n, Failing):
+            return Taken([], [{"dialogue_id": one, "error": f"no {one}"} for one in now], done, self._ray.most)
+        return Taken([record(one, self._ray.key) for one in now], [], done, self._ray.most)
 
 
 class _Future:
-    def __init__(self, answers: Iterator[Taken | Exception]) -> None:
-        self.answers = answers
+    def __init__(self, get: Callable[[], Taken], waits_for_ever: bool = False) -> None:
+        self.get, self.waits_for_ever = get, waits_for_ever
 
 
 def record(dialogue_id: str, key: str = "k") -> dict[str, Any]:
     return {"key": key, "dialogue": {"dialogue_id": dialogue_id}}
 
 
-def some(*ids: str, failed: tuple[str, ...] = (), done: bool = False) -> Taken:
-    return Taken([record(one) for one in ids], [{"dialogue_id": one, "error": f"no {one}"} for one in failed], done)
+def ids(n: int) -> set[str]:
+    return {f"u{number:02}" for number in range(n)}
 
 
-def gathered(folder: Path, ray: ScriptedRay, *shards: set[str], before: tuple[str, ...] = ()) -> list[str]:
+def gathered(
+    folder: Path, ray: ScriptedRay, n: int, n_workers: int, before: tuple[str, ...] = (), told: list[int] | None = None
+) -> set[str]:
+    """The ids in the journal after dialogues u00, u01 … were gathered."""
+    progress = no_progress if told is None else lambda done, total: told.append(done)
     with Run(folder).journal() as journal:
         for one in before:
             journal.append(record(one))
-        cluster.gather(ray, TABLES, SIMULATION, shards, journal, no_progress, 9)  # type: ignore[arg-type]
-        return sorted(journal.dialogue_ids)
+        cluster.gather(ray, TABLES, SIMULATION, ids(n), n_workers, journal, progress, n)  # type: ignore[arg-type]
+        return set(journal.dialogue_ids)
 
 
-def test_each_shard_may_lose_workers_and_a_record_forgives_its_losses(tmp_path: Path) -> None:
-    """A lost node with three workers is three losses at once; a shard that goes on may lose another two."""
+def test_dialogues_are_dealt_as_they_are_made(tmp_path: Path) -> None:
+    """A worker with a slower machine makes fewer, and one that opens first does not get all."""
+    ray, told = ScriptedRay({0: [1] * 40, 1: [0] * 40}), list[int]()
+    assert gathered(tmp_path, ray, 20, 2, told=told) == ids(20)
+    assert len(ray.dealt[0]) == 16 and len(ray.dealt[1]) == 4
+    assert (told[0], told[1], told[-1]) == (0, 0, 20)  # before all, and when the first agents are open
+    few = ScriptedRay({})
+    assert gathered(tmp_path / "few", few, 6, 2) == ids(6)
+    assert few.dealt[0][:3] == ["u00", "u01", "u02"] and len(few.dealt[1]) >= 2
+
+
+def test_what_comes_back_from_a_lost_worker_is_not_dealt_to_one_that_was_told_to_end(tmp_path: Path) -> None:
+    ray = ScriptedRay({0: [1] * 9, 1: [0, RayError("gone")]})
+    assert gathered(tmp_path, ray, 6, 2) == ids(6)
+    assert len(ray.dealt[0]) == 4 and ray.dealt[1][:2] == ray.dealt[1][2:]
+
+
+def test_what_is_there_is_not_dealt(tmp_path: Path) -> None:
+    ray = ScriptedRay({})
+    assert gathered(tmp_path, ray, 3, 1, before=("u01",)) == ids(3)
+    assert ray.dealt[0] == ["u00", "u02"]
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([0, 1, 2, 3, "lost", "fails"]), max_size=8),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(1, 30),
+    st.integers(1, 6),
+)
+def test_every_dialogue_is_made_once_or_fails_whoever_is_lost(
+    tmp_path_factory: pytest.TempPathFactory, told: list[list[int | str]], n: int, most: int
+) -> None:
+    words: dict[Any, int | Exception] = {"lost": RayError("gone"), "fails": Failing(1)}
+    script = {place: [words.get(one, one) for one in each] for place, each in enumerate(told)}
+    ray = ScriptedRay(script, most=most)  # type: ignore[arg-type]
+    folder = tmp_path_factory.mktemp("run")
+    try:
+        made = gathered(folder, ray, n, len(told))
+    except CrsError as error:
+        assert "lost in a row" in str(error) or "failed and none ended" in str(error)
+        return
+    with Run(folder).journal() as journal:
+        assert len(journal.records) == len(made)
+    dealt = [one for each in ray.dealt.values() for one in each]
+    assert set(dealt) == ids(n)
+    assert len(ids(n) - made) <= sum(each.count("fails") for each in told)
+    if not ray.killed:
+        assert len(dealt) == n
+
+
+def test_each_worker_may_be_lost_and_a_record_forgives_its_losses(tmp_path: Path) -> None:
+    """A lost node with three workers is three losses at once; a place that goes on may lose another two."""
     lost = RayError("gone")
-    ray = ScriptedRay(
-        {
-            "a": [lost, lost, some("a1"), lost, lost, some("a2", done=True)],
-            "b": [lost, some("b1", done=True)],
-            "c": [lost, lost, some("c1", done=True)],
-        }
-    )
-    assert gathered(tmp_path, ray, {"a1", "a2"}, {"b1"}, {"c1"}) == ["a1", "a2", "b1", "c1"]
-    assert (ray.killed, len(ray.asked)) == (7, 10)
-    assert ray.asked.count({"a2"}) == 2  # what had been handed over is not made again
+    ray = ScriptedRay({0: [lost, lost, 1, lost, lost, 1], 1: [lost, 1], 2: [lost, lost, 1]}, most=1)
+    assert gathered(tmp_path, ray, 9, 3) == ids(9)
+    assert ray.killed == 7
+    dealt = [one for each in ray.dealt.values() for one in each]
+    assert set(dealt) == ids(9) and len(dealt) <= 9 + 7
+
+
+def test_what_was_handed_over_by_a_lost_worker_is_not_made_again(tmp_path: Path) -> None:
+    ray = ScriptedRay({0: [2, RayError("gone")]})
+    assert gathered(tmp_path, ray, 4, 1) == ids(4)
+    assert ray.dealt[0] == ["u00", "u01", "u02", "u03", "u02", "u03"]
 
 
 def test_a_lost_node_without_which_there_is_no_room_is_said_and_waited_for(tmp_path: Path) -> None:
-    ray = ScriptedRay({"a": [RayError("gone"), some("a1", done=True)]}, {"CPU": 0.0})
+    ray = ScriptedRay({0: [RayError("gone"), 1]}, {"CPU": 0.0})
     with pytest.warns(UserWarning, match="a worker was lost, and no node .* --num-cpus; its dialogues wait for such"):
-        assert gathered(tmp_path, ray, {"a1"}) == ["a1"]
+        assert gathered(tmp_path, ray, 1, 1) == ids(1)
 
 
-def test_a_shard_that_always_loses_its_worker_ends_the_run_with_the_cause(tmp_path: Path) -> None:
+def test_a_place_without_a_node_is_not_waited_for_when_others_make_its_dialogues(tmp_path: Path) -> None:
+    ray = ScriptedRay({0: [1] * 9, 1: [1, RayError("gone")]}, never=(1,))
+    assert gathered(tmp_path, ray, 12, 2) == ids(12)
+
+
+def test_a_place_that_always_loses_its_worker_ends_the_run_with_the_cause(tmp_path: Path) -> None:
     printed = (
         "The actor died because of an error\n\x1b[36mray::Worker()\x1b[0m\nModuleNotFoundError: No module named 'x'"
     )
-    ray = ScriptedRay({"a": [some("a1"), *[RayError(printed)] * 3]})
-    sentence = (
-        r"3 workers .* lost in a row \(ModuleNotFoundError: No module named 'x'\); look at their memory and packages"
-    )
+    ray = ScriptedRay({0: [1, *[RayError(printed)] * 3]})
+    sentence = r"3 workers were lost in a row .* \(ModuleNotFoundError: No module named 'x'\); look at their memory"
     with pytest.raises(CrsError, match=sentence):
-        gathered(tmp_path, ray, {"a1", "a2"})
+        gathered(tmp_path, ray, 2, 1)
     with Run(tmp_path).journal() as journal:
-        assert journal.dialogue_ids == {"a1"}
+        assert journal.dialogue_ids == {"u00"}
 
 
 def test_the_cause_of_a_loss_without_an_exception_is_its_first_line() -> None:
@@ -149,41 +264,40 @@ def test_the_cause_of_a_loss_without_an_exception_is_its_first_line() -> None:
     assert cluster.reason(RayError()) == "RayError"
 
 
-def test_a_shard_of_which_all_fail_ends_no_run(tmp_path: Path) -> None:
-    """Not even when it loses its worker; what failed counts as done there, and is left to `02_simulate`."""
-    many = tuple(f"a{n}" for n in range(9))
-    ray = ScriptedRay({"b": [some("b1", done=True)], "a": [some(failed=many), RayError("gone"), some(done=True)]})
-    assert gathered(tmp_path, ray, {"b1"}, {*many, "a9"}) == ["b1"]
-    assert ray.asked[-1] == {"a9"}
-    again = ScriptedRay({"a": [some(failed=many, done=True)]})
-    assert gathered(tmp_path, again, set(many)) == ["b1"]  # a retry: the run has dialogues
+def test_a_worker_of_which_all_fail_ends_no_run(tmp_path: Path) -> None:
+    """Not even when it is lost; what failed counts as done there, and is left to `02_simulate`."""
+    ray = ScriptedRay({0: [1], 1: [Failing(9), RayError("gone"), Failing(9)]}, most=9)
+    made = gathered(tmp_path, ray, 18, 2)
+    assert made and made < ids(18)
+    failed = set(ray.dealt[1][:8])  # at least
+    assert not failed & set(ray.dealt[1][9:])
+    again = ScriptedRay({0: [Failing(9), Failing(9)]}, most=9)
+    assert gathered(tmp_path, again, 18, 1) == made  # a retry: the run has dialogues
 
 
 def test_a_run_of_which_all_fail_is_given_up_after_a_few(tmp_path: Path) -> None:
-    first, second = tuple(f"a{n}" for n in range(4)), tuple(f"b{n}" for n in range(4))
-    ray = ScriptedRay({"a": [some(failed=first)], "b": [some(failed=second)]})
-    with pytest.raises(CrsError, match=r"^8 dialogues failed and none ended: no b3$"):
-        gathered(tmp_path, ray, {*first, "a9"}, {*second, "b9"})
+    ray = ScriptedRay({0: [Failing(4)] * 2, 1: [Failing(4)] * 2})
+    with pytest.raises(CrsError, match=r"^8 dialogues failed and none ended: no u0[0-9]$"):
+        gathered(tmp_path, ray, 10, 2)
 
 
 def test_workers_of_other_words_end_the_run(tmp_path: Path) -> None:
-    ray = ScriptedRay({"a": [Taken([record("a1", "other")], [], False)]})
     with pytest.raises(CrsError, match="two machines would say different words; give -p weights=Q8_0"):
-        gathered(tmp_path, ray, {"a1"}, before=("z",))
+        gathered(tmp_path, ScriptedRay({}, key="other"), 1, 1, before=("z",))
 
 
 def test_a_worker_whose_machine_would_say_other_words_says_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_simulate", lambda *given: pytest.fail("it simulates"))
+    monkeypatch.setattr(cluster, "open_agents", lambda *given: pytest.fail("it simulates"))
     forms = {"weights": "merged, Q8_0", "llama_cpp_python": "1"}
     monkeypatch.setattr(opening, "planned", lambda role, parameters: {**forms})
     expected = cluster.decided(SIMULATION)
     assert expected["weights of the user"] == "merged, Q8_0"
     forms["weights"] = "merged, BF16"
     people = pl.DataFrame({"profile_id": ["u"]})
-    worker = Worker(SIMULATION, (people, people, people, None, None), {"a"}, {**expected, "sources": "0"})
+    worker = Worker(SIMULATION, (people, people, people, None, None), {**expected, "sources": "0"})
     sentence = r"\(sources, weights of the recommender, weights of the user\); give -p weights=Q8_0 .* same packages"
     with pytest.raises(CrsError, match=sentence):
-        worker.take()
+        worker.take([], False)
 
 
 # ── room ──
@@ -226,7 +340,10 @@ def condition(tmp_path: Path) -> sweep.Condition:
 
 
 def end(condition: sweep.Condition, failure: Exception) -> None:
-    cluster._end(ScriptedRay({}), _Future(iter([failure])), condition)
+    def fail() -> Taken:
+        raise failure
+
+    cluster._end(ScriptedRay({}), _Future(fail), condition)
 
 
 def test_what_went_wrong_on_a_node_before_the_run_began_is_recorded(condition: sweep.Condition) -> None:
@@ -268,7 +385,7 @@ class Tasks(ScriptedRay):
     def remote(self, **options: Any) -> Any:
         def with_needs(**needs: int) -> Any:
             self.needs.append(needs)
-            return SimpleNamespace(remote=lambda given, reports: _Future(iter([some()])))
+            return SimpleNamespace(remote=lambda given, reports: _Future(lambda: Taken([], [], True, 1)))
 
         return lambda function: SimpleNamespace(options=with_needs)
 

@@ -30,7 +30,7 @@ from crslib.simulation.population import Population
 from crslib.store import Run
 from crslib.users import profiles as profile_building
 from tests.conftest import make_profiles
-from tests.support.agents import simulate
+from tests.support.agents import agents, simulate
 from tests.support.domains import MOVIES
 from tests.support.fuzz import tries
 
@@ -300,6 +300,32 @@ def test_of_a_part_all_dialogues_may_fail_but_not_of_a_whole_run(tmp_path: Path,
             loop.simulate(population, Failing(), Failing(), parameters, journal)
         with pytest.raises(CrsError, match="no dialogue could be simulated: nothing for u"):
             loop.simulate(population.with_profiles(make_profiles(ids(2))), Failing(), Failing(), parameters, journal)
+
+
+@settings(max_examples=tries(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 5), max_size=8), st.integers(0, 4))
+def test_dialogues_that_are_dealt_one_after_the_other_are_those_of_a_whole_run(
+    tmp_path_factory: pytest.TempPathFactory, items: pl.DataFrame, dealt: list[int], first: int
+) -> None:
+    """`dealt`: how many at each call of `more`; when told to wait it gives all that are left."""
+    left = [f"{i}.0" for i in ids(9)]
+    (expected, turns, _), *_ = run(tmp_path_factory.mktemp("whole"), items, make_profiles(ids(9)))
+    only, left = set(left[:first]), left[first:]
+    sizes = iter(dealt)
+
+    def more(wait: bool) -> list[str]:
+        n = len(left) if wait else next(sizes, 0)
+        given, left[:n] = left[:n], []
+        return given
+
+    population = Population(make_profiles(ids(9)), items, NO_RATINGS, MOVIES, Fixed())
+    parameters = SimulationParameters(grounding="off")
+    engines = ScriptedEngine(chatter, 3), ScriptedEngine(chatter, 3)
+    with Run(tmp_path_factory.mktemp("dealt")).journal() as journal:
+        party = agents(population, engines, parameters)
+        made = loop.simulate(population, *party, parameters, journal, only=only, more=more)
+    assert made.dialogues.drop("run_id").equals(expected.drop("run_id"))
+    assert made.turns.equals(turns)
 
 
 def test_other_parameters_do_not_reuse_the_journal(tmp_path: Path, items: pl.DataFrame) -> None:

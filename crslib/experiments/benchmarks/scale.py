@@ -58,7 +58,7 @@ def measure(
         Run(Path(folder)).journal() as journal,
     ):
         started = perf_counter()
-        cluster.gather(ray, population, parameters, shards, journal, report, len(ids))
+        cluster.gather(ray, population, parameters, set(ids), n_nodes, journal, report, len(ids))
         made = _words(journal.records)
     if made != expected:
         raise CrsError("the nodes said other words than the one process; report this as an error of crslib")
