@@ -370,7 +370,7 @@ def bench_usefulness(
     path: Path, runs: Sequence[Path], sizes: Sequence[int], dialogues: int, films: int, to: Path, threads: int,
     chart: Path | None, file: Path | None,
 ) -> None:  # fmt: skip
-    """What a recommender learns from the dialogues of RUNS (ids, tags or folders), compared with as many human ones.
+    """What a recommender learns from dialogues of RUNS (ids, tags, folders, curated sets), and of as many human ones.
 
     For every source and size a new adapter is trained and tested on ReDial's test dialogues. A call that was killed
     continues. The first run is compared with each other source. Needs the extra `train`.

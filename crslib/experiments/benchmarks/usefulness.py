@@ -83,9 +83,10 @@ def measure(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Figures of every point (`POINTS`) and differences between sources of the same size (`DIFFERENCES`).
 
-    `path`: ReDial's zip or folder; `runs`: folders, each a source named after its condition. Of every source the first
-    N dialogues in a seeded order are used, so smaller sets are parts of larger ones, and runs with the same profiles
-    give dialogues of the same profiles. Test dialogues (`n_test`, 0: all) and films are the same for all sources.
+    `path`: ReDial's zip or folder; `runs`: folders, each a source named after its condition; a curated set, which may
+    be of several conditions, is named after its folder. Of every source the first N dialogues in a seeded order are
+    used, so smaller sets are parts of larger ones, and runs with the same profiles give dialogues of the same profiles.
+    Test dialogues (`n_test`, 0: all) and films are the same for all sources.
     `tokens` are those read in training, `own_tokens` the recommender's among them. Cross-entropies are in nats. Films
     are ranked by `mixture.TitleModel` given the turns before, among the `n_films` that human training dialogues
     name most (0: all of ReDial's) without those already named; `FILM` is the cross-entropy of the named one. Intervals:
@@ -138,9 +139,12 @@ def _simulated(runs: Sequence[Path]) -> dict[str, list[Dialogue]]:
         dialogues = folder.read("dialogues")
         if dialogues.is_empty():
             raise CrsError(f"{folder.path} has no dialogues; give the folder of a finished run")
-        name = dialogues["condition"][0]
+        name = folder.info.get("parameters", {}).get("condition") or dialogues["condition"][0]
         if name in (*sources, BASE, HUMAN):
-            raise CrsError(f"two sources are called {name!r}; give runs of different conditions (-p condition=NAME)")
+            raise CrsError(
+                f"two sources are called {name!r}; give runs of different conditions (-p condition=NAME) and curated "
+                "sets in folders of other names"
+            )
         sources[name] = as_texts(folder.read("turns"))
     return sources
 

@@ -192,3 +192,14 @@ def test_the_command_writes_table_figures_and_curves(bench: dict[str, object], t
 def test_two_runs_of_a_name_are_refused(bench: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(CrsError, match="two sources are called 'short'"):
         usefulness.measure(**{**bench, "runs": [tmp_path / "short"] * 2}, sizes=[2])
+
+
+def test_a_curated_set_stands_beside_the_run_it_was_chosen_from(bench: dict[str, object], tmp_path: Path) -> None:
+    """Its dialogues have the condition of their run, which is the name of that run."""
+    short = Run(tmp_path / "short")
+    chosen = Run(tmp_path / "chosen")
+    for name in ("dialogues", "turns"):
+        chosen.write(name, short.read(name))
+    chosen.update(parameters={"condition": "chosen"})
+    points, _ = usefulness.measure(**{**bench, "runs": [short.path, chosen.path]}, sizes=[2])
+    assert points["source"].unique(maintain_order=True).to_list() == ["base", "short", "chosen", "human"]
