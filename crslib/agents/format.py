@@ -77,4 +77,5 @@ class Told:
         return self._prompt.messages(view, self._candidates(view) if self._candidates else ())
 
     def read(self, raw: str) -> tuple[str, bool]:
-        return cleaned(raw, self._role, self._link)
+        text, left = cleaned(raw, self._role, self._link)
+        return text, left or (self._prompt.silence_ends and not raw.strip())

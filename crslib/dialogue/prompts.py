@@ -35,7 +35,8 @@ class Prompt:
 
     Its text becomes the system message. It sets `opening`, which stands for the other party's message where the role
     begins, because many templates and servers want the other party to begin; and it may set `reminder`, which stands
-    under the other party's latest message.
+    under the other party's latest message. `{% set silence_ends = true %}` is for a model that was trained to leave
+    without a word: an empty reply is then the end of the dialogue, and else one that failed.
 
     The values of a user's file: `summary`, `attributes`, `wishes` (kinds, decade, person, maker, attributes), `style`,
     `leave` (the mark that ends its last message) and `titles`, empty for a user that knows no targets; of a script's
@@ -48,7 +49,7 @@ class Prompt:
     def __init__(self, source: str, name: str) -> None:
         """`name`: of the file, for messages. Raises `CrsError` for a template that cannot be used."""
         self.identity = hashlib.sha256(source.encode()).hexdigest()
-        self._name = name
+        self._name, self.silence_ends = name, False
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
         environment.filters["mention"] = mention
         try:
@@ -64,6 +65,9 @@ class Prompt:
                 f"{name} does not say what a model reads where its role begins; "
                 "add a line such as {% set opening %}(You speak first.){% endset %}"
             )
+        for assigned in tree.find_all(nodes.Assign):
+            if assigned.target == nodes.Name("silence_ends", "store"):
+                self.silence_ends = assigned.node == nodes.Const(True)
 
     @classmethod
     def read(cls, path: Path) -> "Prompt":

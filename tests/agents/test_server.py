@@ -14,10 +14,11 @@ from typing import ClassVar
 import pytest
 
 from crslib.agents.base import Ask, Faults, Reply, faultless
-from crslib.agents.format import Trained
+from crslib.agents.format import NOTHING_SAID, Told, Trained
 from crslib.agents.server import Answers, ServerAgent, open_server
-from crslib.config import SimulationParameters
-from crslib.dialogue.views import Message, RecommenderView, View
+from crslib.config import SimulationParameters, resolve
+from crslib.dialogue.prompts import Prompt
+from crslib.dialogue.views import Message, RecommenderView, UserKnowledge, UserView, View
 from crslib.engines import llama
 from crslib.engines.base import Sampling
 from crslib.engines.server import Limits, Server
@@ -31,6 +32,12 @@ def ask(dialogue_id: str = "d", seed: int = 5, faults: Faults = faultless, heard
     view = RecommenderView(MOVIES)
     view.hear(heard)
     return Ask(dialogue_id, view, seed, faults)
+
+
+def user_ask() -> Ask:
+    view = UserView(UserKnowledge(MOVIES, "You enjoy crime movies.", "crime movie"))
+    view.hear("Hello")
+    return Ask("d", view, 5, faultless)
 
 
 def replies(agent: ServerAgent, *asks: Ask) -> dict[str, Reply]:
@@ -81,6 +88,16 @@ def test_of_draws_with_faults_the_last_with_the_least_stands() -> None:
         with serving(*script) as server, agent_at(server.url, resample=3) as agent:
             reply = replies(agent, ask(faults=faults))["d"]
         assert (reply.text, reply.n_tokens, reply.finish) == (stands, 1, "end")
+
+
+@pytest.mark.parametrize("role", ["user", "recommender"])
+def test_a_trained_model_leaves_without_a_word_and_another_one_fails(role: str) -> None:
+    """Adapters of `crs train` say nothing where they leave; a model that was only told has a mark for it."""
+    for name, expected in (("trained.md", ("", "left", "")), (f"{role}.md", ("", "failed", NOTHING_SAID))):
+        form = Told(Prompt.read(resolve(f"data/prompts/{name}")), role, str)
+        with serving((200, completion("", "stop"))) as server, agent_at(server.url, form=form) as agent:
+            reply = replies(agent, ask())["d"] if role == "recommender" else replies(agent, user_ask())["d"]
+        assert (reply.text, reply.finish, reply.error or "") == expected
 
 
 def test_what_is_sent_and_how_answers_are_read_is_given() -> None:

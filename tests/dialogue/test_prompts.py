@@ -108,6 +108,14 @@ def test_a_model_that_was_trained_on_our_files_is_told_what_it_read_in_them() ->
             assert told == conversation(view.messages)
 
 
+@pytest.mark.parametrize(
+    ("line", "ends"),
+    [("", False), ("{% set silence_ends = true %}", True), ("{% set silence_ends = false %}", False)],
+)
+def test_a_file_says_whether_silence_ends_a_dialogue(line: str, ends: bool) -> None:
+    assert Prompt(OPENING + line, "x.md").silence_ends is ends
+
+
 def test_the_identity_is_of_the_files_bytes() -> None:
     assert Prompt(OPENING, "a").identity == Prompt(OPENING, "b").identity != Prompt(OPENING + "x", "a").identity
 
