@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from crslib import schemas
-from crslib.cli.parameters import read_assignments, read_grid, read_parameter_file
+from crslib.cli.parameters import in_all, read_assignments, read_grid, read_parameter_file
 from crslib.config import RunParameters, SimulationParameters, n_threads
 from crslib.errors import CrsError
 
@@ -103,6 +103,19 @@ def test_a_grid_is_the_product_of_its_lists(tmp_path: Path) -> None:
     file.write_text("temperature: []\n")
     with pytest.raises(CrsError, match="temperature has no values"):
         read_grid(file)
+
+
+def test_what_a_condition_sets_itself_is_not_overwritten_by_what_all_have() -> None:
+    """It would make the condition another one under its name, in silence."""
+    points = [{"condition": "a"}, {"condition": "b", "user_adapter": ""}, {"condition": "c", "n_profiles": 4}]
+    fixed = {"user_adapter": "mine.gguf", "n_profiles": 64}
+    assert in_all(points, fixed, Path("c.yaml")) == [
+        {"condition": "a", "user_adapter": "mine.gguf", "n_profiles": 64},
+        {"condition": "b", "user_adapter": "", "n_profiles": 64},
+        {"condition": "c", "user_adapter": "mine.gguf", "n_profiles": 4},
+    ]
+    with pytest.raises(CrsError, match=r"-p seed would do nothing: all conditions of g.yaml set seed; give it in one"):
+        in_all([{"seed": 0}, {"seed": 1}], {"seed": 7}, Path("g.yaml"))
 
 
 def test_identity_leaves_out_what_does_not_change_the_text() -> None:

@@ -3,7 +3,7 @@ part of `--help`."""
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -82,6 +82,17 @@ def read_grid(path: Path) -> list[dict[str, Any]]:
         if not choices:
             raise CrsError(f"{path}: {name} has no values; give at least one")
     return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*axes.values())]
+
+
+def in_all(conditions: Sequence[Mapping[str, Any]], fixed: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    """The `conditions` of the file `path` with the parameters `fixed` in each; what a condition sets itself stands.
+
+    Raises `CrsError` for a parameter that all of them set, because it would do nothing.
+    """
+    for name in fixed:
+        if all(name in condition for condition in conditions):
+            raise CrsError(f"-p {name} would do nothing: all conditions of {path} set {name}; give it in one place")
+    return [{**fixed, **condition} for condition in conditions]
 
 
 # ── help ─────────────────────────────────────────────────────────────────────────────────────────────

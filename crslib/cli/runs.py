@@ -11,6 +11,7 @@ import click
 from crslib.cli.closing import LATEST, QUIET, close, is_quiet, speaker
 from crslib.cli.parameters import (
     WithParameters,
+    in_all,
     read_assignments,
     read_conditions,
     read_grid,
@@ -213,11 +214,11 @@ def _shard_folders(word: str, reports: Path) -> list[Path]:
 def sweep(grid: Path, assignments: Sequence[str], workers: int | None, on: str | None, reports: Path) -> None:
     """Computes all combinations of the values in GRID, a YAML file of `name: [value, …]`.
 
-    -p sets a parameter in all conditions. Complete runs are not computed again. With --on the nodes of a cluster must
+    -p sets a parameter that GRID does not. Complete runs are not computed again. With --on the nodes of a cluster must
     share the folder of --reports.
     """
-    fixed = read_assignments(assignments)
-    _sweep([{**point, **fixed} for point in read_grid(grid)], workers or (0 if on else 2), reports, on)
+    points = in_all(read_grid(grid), read_assignments(assignments), grid)
+    _sweep(points, workers or (0 if on else 2), reports, on)
 
 
 def _sweep(grid: Sequence[dict[str, Any]], workers: int, reports: Path, on: str | None = None) -> Path:
@@ -276,12 +277,13 @@ def _print_sweep(names: Sequence[str], conditions: Sequence[Any]) -> None:
 def compare(conditions: Path, assignments: Sequence[str], workers: int, file: Path | None, reports: Path) -> None:
     """Computes named conditions for the same profiles and prints in which metrics the first differs from the others.
 
-    By default: independent simulators against the baselines.
+    By default: independent simulators against the baselines. -p sets a parameter in the conditions that do not set it
+    themselves.
     """
     from crslib.experiments import comparison
 
-    fixed = read_assignments(assignments)
-    path = _sweep([{**point, **fixed} for point in read_conditions(conditions)], workers, reports)
+    points = in_all(read_conditions(conditions), read_assignments(assignments), conditions)
+    path = _sweep(points, workers, reports)
     compared = comparison.read(str(path))
     for line in comparison.verdict(compared, comparison.differences(compared)):
         console.print(str(line), markup=False, soft_wrap=True)
