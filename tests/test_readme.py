@@ -166,8 +166,8 @@ def test_the_table_of_the_readme_is_that_of_the_findings() -> None:
 def test_the_python_example_runs(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     (example,) = (code for language, code in blocks(README) if language == "python")
     example = example.replace('resolve("reports/example")', f'resolve("{tmp_path}")')
-    assert 'weights="Q8_0"' in example  # and titles by the item prior alone: reading all of them takes minutes
-    example = example.replace('weights="Q8_0"', 'weights="Q8_0", title_model=0, title_base=0')
+    assert "max_turns=6)" in example  # and titles by the item prior alone: reading all of them takes minutes
+    example = example.replace("max_turns=6)", "max_turns=6, title_model=0, title_base=0)")
     monkeypatch.setattr(preparation, "best", lambda *given: "Q8_0")  # instead of measuring for a minute
     namespace: dict[str, object] = {}
     exec(example, namespace)

@@ -50,7 +50,7 @@ class Plan:
 def plan(given: Mapping[str, Any], reports: Path, report: Callable[[str], None] = lambda text: None) -> Plan:
     """Checks the parameters and every file they name, and derives the run's identity. Starts nothing.
 
-    The first plan on a machine measures which form of the weights is the fastest; `report` gets a line about it.
+    With `weights` "fastest" the first plan on a machine measures which form that is; `report` gets a line about it.
 
     Raises `CrsError` for an unknown or ill-typed parameter, for a file that is missing or of the wrong kind, and where
     `reports` cannot be written.

@@ -65,8 +65,6 @@ def converse(
     population = Population(**{**built.visible, "profiles": chosen})
     fixed = {"n_profiles": 1, "resample": 1, "condition": f"a person as {role}", "dialogues_per_profile": 1}
     fixed |= {"memory": False} if role == USER else {"grounding": "off"}
-    if parameters.weights == "fastest":
-        fixed["weights"] = "Q8_0"  # nobody should wait minutes for a measurement to save seconds
     parameters = parameters.model_copy(update=fixed)
     holdouts = built.holdouts.join(chosen, on="profile_id", how="semi")
     replace(built, profiles=chosen, holdouts=holdouts).write(run)

@@ -53,8 +53,6 @@ def talk(
     ).located()
     if asked.baseline:
         raise CrsError(f"talk simulates no baseline ({asked.baseline!r}); use crs run -p baseline={asked.baseline}")
-    if asked.weights == "fastest":
-        asked = asked.model_copy(update={"weights": "Q8_0"})  # no minutes of measurement for a few dialogues
     built = profiles.of_data(asked)
     population = Population(**built.visible)
     with contextlib.ExitStack() as stack:

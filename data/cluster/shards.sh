@@ -4,4 +4,4 @@
 #SBATCH --mem=4G
 #SBATCH --time=04:00:00
 exec crs run --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_MAX" \
-  -p weights=Q8_0 -p threads="$SLURM_CPUS_PER_TASK" -p n_profiles=661 -p dialogues_per_profile=16
+  -p threads="$SLURM_CPUS_PER_TASK" -p n_profiles=661 -p dialogues_per_profile=16

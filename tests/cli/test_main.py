@@ -37,7 +37,7 @@ def test_mistakes_get_one_sentence(words: list[str], sentence: str, tmp_path: Pa
 
 def test_unwritable_reports_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
-    command = ["run", "-p", "n_profiles=2", "--reports", str(tmp_path / "file" / "r")]
+    command = ["run", "-p", "n_profiles=2", "-p", "weights=fastest", "--reports", str(tmp_path / "file" / "r")]
     monkeypatch.setattr(opening, "weights_form", lambda *given: pytest.fail("weights were measured first"))
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1
