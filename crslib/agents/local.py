@@ -82,7 +82,9 @@ class LocalAgent:
         fed = request.prompt[completion.n_cached :]
         sent = Sent(self.engine.decode(fed), len(fed))
         text, left = self._read(completion)
-        if completion.finish != "context_full" and not says_something(self._form, text, left):
+        if is_full := completion.finish == "context_full" and not text:
+            left = False  # it had no room to say anything
+        if not is_full and not says_something(self._form, text, left):
             return Reply("", sent, len(completion.ids), "failed", error=NOTHING_SAID)
         return Reply(
             text,
