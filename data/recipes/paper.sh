@@ -1,5 +1,5 @@
 # Interplay's training as far as it is public: both roles on PEARL, SFT, then DPO on judged pairs. For GPUs.
-# Not run as a whole here: each command was tried with tiny models (tests/training/test_hub.py).
+# Run as a whole here with a model of 135 million parameters (tests/training/test_recipe.py), not with a large one and not on PEARL itself.
 # BASE: a chat model of Hugging Face, e.g. meta-llama/Llama-3.1-8B-Instruct or Qwen/Qwen3-8B; GGUF: the same for llama.cpp;
 # JUDGE: a GGUF of a stronger model; PEARL: the file of LangAGI-Lab/pearl. Needs the extra `trl`.
 set -eu
