@@ -300,7 +300,7 @@ def test_expected_seconds_are_those_of_runs_alike_on_this_machine(tmp_path: Path
         ("e", here, {"max_turns": 2}, 1.0),
         ("f", here, {"width": 4}, 1.0),
         ("g", here, {"resample": 1}, 1.0),
-        ("h", here, {"weights": "Q8_0"}, 1.0),
+        ("h", here, {"weights": "BF16"}, 1.0),
         ("i", here, {"threads": 1}, 1.0),
     ]:
         run = ended(tmp_path, 10, name)
