@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +19,7 @@ from tornado.web import Application, RequestHandler
 
 from crslib.config import ProfileParameters, SimulationParameters
 from crslib.dialogue.prompts import LEAVE
+from crslib.engines.background import EventLoop
 from crslib.engines.server import is_server
 from crslib.files import Progress, no_progress
 from crslib.simulation.loop import simulate
@@ -85,28 +85,21 @@ def lines(figures: Sequence[Mapping[str, float]], n: int) -> list[str]:
 def answering(pause: float) -> Iterator[str]:
     """The address of an OpenAI-compatible server on this machine that answers any number of requests at a time, each
     after `pause` seconds."""
-    sockets = bind_sockets(0, "127.0.0.1")
-    started, loop = threading.Event(), asyncio.new_event_loop()
+    sockets, loop = bind_sockets(0, "127.0.0.1"), EventLoop()
+    server = HTTPServer(Application([("/v1/models", _Models), ("/v1/chat/completions", _Chat, {"pause": pause})]))
 
-    async def serve() -> None:
-        server = HTTPServer(Application([("/v1/models", _Models), ("/v1/chat/completions", _Chat, {"pause": pause})]))
+    async def begin() -> None:
         server.add_sockets(sockets)
-        started.set()
 
-    def work() -> None:
-        asyncio.set_event_loop(loop)
-        loop.run_until_complete(serve())
-        loop.run_forever()
+    async def end() -> None:
+        server.stop()
+        await server.close_all_connections()
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    started.wait()
+    loop.run(begin())
     try:
         yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}/v1"
     finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+        loop.run(end())
 
 
 class _Models(RequestHandler):
