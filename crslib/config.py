@@ -257,7 +257,7 @@ class SimulationParameters(Parameters):
     max_turns: int = Field(24, ge=1, le=10_000, description="longest dialogue, in turns of both parties")
     dialogues_per_profile: int = Field(1, ge=1, le=10_000, description="dialogues each person has, with other seeds")
     n_ctx: int = Field(768, ge=128, description="context of one dialogue, in tokens; at least 2048 for told models")
-    width: int = Field(12, ge=1, le=256, description="utterances decoded at once; part of the engine's identity")
+    width: int = Field(16, ge=1, le=256, description="most utterances decoded at once; part of the engine's identity")
     n_gpu_layers: int = Field(0, ge=-1, lt=1 << 31, description="layers on a GPU, in CUDA and Metal builds; -1: all")
     threads: int = outside_identity(
         0, ge=0, le=1024, description="CPU threads; 0 is all of them; never changes the text"

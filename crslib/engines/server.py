@@ -1,9 +1,10 @@
 """The client of OpenAI-compatible servers (llama-server, vLLM, Ollama, providers): messages in, one answer out.
 
 Requests may run at the same time, within limits. What may be temporary (no connection, no answer in time, status 408,
-425, 429 or 5xx, an answer that breaks off) is tried again, with growing pauses or as `Retry-After` says. Everything
-else that a server does is a `CrsError` of one sentence. Keys come from the environment, each for one host, and are sent
-encrypted, or to this machine.
+425, 429 or 5xx, an answer that breaks off) is tried again, with growing pauses or as `Retry-After` says: six times, and
+for as long as the deadline allows where a server that has answered before is gone, as one is that starts again.
+Everything else that a server does is a `CrsError` of one sentence. Keys come from the environment, each for one host,
+and are sent encrypted, or to this machine.
 """
 
 import asyncio
@@ -33,9 +34,10 @@ KEY = "CRS_API_KEY"
 """The environment variable with the key of servers on this machine; of other hosts as `key_variable` says."""
 
 _RETRIED = (408, 425, 429)  # and 5xx
+_STARTING = (502, 503, 504)  # of a gateway without its server, and of a server that still loads its model
 _RETRIES = 6
 _FIRST_PAUSE = 1.0  # seconds; it doubles with each retry, and a random part of up to one half is taken off
-_LONGEST_PAUSE = 60.0
+_LONGEST_PAUSE = 30.0
 _NOT_SUPPORTED = re.compile(
     r"support|unrecogni[sz]ed|unknown|unexpected|permitted|forbidden|not allowed|invalid (?:param|arg)|cannot both",
     re.I,
@@ -202,6 +204,7 @@ class Server:
         self._timeout, self._deadline = timeout, 5 * timeout if deadline is None else deadline
         self._retries, self._first_pause = retries, first_pause
         self.limits = limits or Limits()
+        self._has_answered = False
         self._quiet_until = 0.0  # the moment that the server named in `Retry-After`, for all requests to it
         host = urlsplit(self.url).hostname or ""
         self._client = openai.AsyncOpenAI(
@@ -320,7 +323,7 @@ class Server:
             await self.limits.wait(n_tokens)
             begun = time.monotonic()
             try:
-                return await self._attempt(make)
+                body = await self._attempt(make)
             except Temporary as error:
                 own = min(_LONGEST_PAUSE, self._first_pause * 2**number) * random.uniform(0.5, 1)
                 pause = own if error.pause is None else error.pause + own / 10
@@ -328,10 +331,14 @@ class Server:
                 number += 1
                 if number <= retries and spent >= self._deadline and error.pause:
                     raise CrsError(f"{error} (it asks to wait {error.pause:.0f} s, which is too long)") from None
-                if number > retries or spent >= self._deadline:
+                starts_again = error.is_gone and self._has_answered
+                if (number > retries and not starts_again) or spent >= self._deadline:
                     raise CrsError(str(error)) from None
                 self._quiet_until = max(self._quiet_until, time.monotonic() + (error.pause or 0))
                 await asyncio.sleep(pause)
+            else:
+                self._has_answered = True
+                return body
 
     async def _attempt(self, make: Callable[[], AbstractAsyncContextManager[Any]]) -> bytes:
         import openai
@@ -346,12 +353,13 @@ class Server:
         except openai.OpenAIError as error:
             cause = self._safe(str(error.__cause__ or error)) or type(error.__cause__).__name__
             raise Temporary(
-                f"cannot reach the endpoint {self.url} ({cause}); start it or give another address"
+                f"cannot reach the endpoint {self.url} ({cause}); start it or give another address", is_gone=True
             ) from None
         except Refused as error:
             if error.status not in _RETRIED and error.status < 500:
                 raise
-            raise Temporary(self._sentence(error), retry_after(error.headers)) from None
+            pause, is_gone = retry_after(error.headers), error.status in _STARTING
+            raise Temporary(self._sentence(error), pause, is_gone=is_gone) from None
 
     def _completion(self, body: bytes) -> Completion:
         try:

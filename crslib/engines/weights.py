@@ -241,11 +241,13 @@ class Deltas:
     def of(self, name: str) -> np.ndarray:
         """(alpha / r) · B · A, float32, shape of the matrix (rows, columns). Raises `CrsError` for infinite values.
 
-        An alpha of 0 is a factor of 1, as llama.cpp has it for adapters that are not merged.
+        An alpha of 0 is a factor of 1, as llama.cpp has it for adapters that are not merged. Summed in double
+        precision: the order of a sum depends on the number of cores, and in single precision so did the rounding, a
+        byte of the merged file, and with it every dialogue.
         """
-        a, b = self._pair(name)
+        a, b = (half.astype(np.float64) for half in self._pair(name))
         with np.errstate(over="ignore", invalid="ignore"):
-            delta = (self._alpha / a.shape[0] if self._alpha else 1.0) * (b @ a)
+            delta = ((self._alpha / a.shape[0] if self._alpha else 1.0) * (b @ a)).astype(np.float32)
         if not np.isfinite(delta).all():
             raise self._fault(f"has values in {name} whose products are infinite")
         return delta

@@ -56,11 +56,12 @@ class _Error(BaseModel):
 
 
 class Temporary(Exception):
-    """What may go better next time, as one sentence. `pause`: seconds that the server asks to wait."""
+    """What may go better next time, as one sentence. `pause`: seconds that the server asks to wait. `is_gone`: whether
+    no server was there, as while it starts."""
 
-    def __init__(self, sentence: str, pause: float | None = None) -> None:
+    def __init__(self, sentence: str, pause: float | None = None, *, is_gone: bool = False) -> None:
         super().__init__(sentence)
-        self.pause = pause
+        self.pause, self.is_gone = pause, is_gone
 
 
 class Refused(Exception):

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
@@ -319,6 +320,63 @@ def test_the_deadline_ends_all_attempts() -> None:
     with serving((500, b"")) as server, pytest.raises(CrsError, match="answers 500"):
         ask(server.url, deadline=0.05, first_pause=0.03, retries=100)
     assert len(server.requests) < 5
+
+
+def asks_twice(url: str, between: Callable[[], object] = lambda: None, **settings: object) -> list[str]:
+    """The words of two answers, the second asked for after `between`."""
+
+    async def both() -> list[str]:
+        client = Server("m", url, **{"first_pause": 0.01, **settings})
+        try:
+            first = await client.complete(ASKED, SAMPLING, 0)
+            between()
+            return [first.text, (await client.complete(ASKED, SAMPLING, 1)).text]
+        finally:
+            await client.close()
+
+    return asyncio.run(both())
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_server_that_starts_again_is_waited_for_beyond_its_retries(status: int) -> None:
+    gone: list[fake.Answer] = [(status, b"")] * 5
+    with serving((200, "Hi"), *gone, (200, "Back")) as server:
+        assert asks_twice(server.url, retries=1) == ["Hi", "Back"]
+    assert len(server.requests) == 7
+
+
+def test_a_server_that_is_away_for_some_time_is_waited_for_beyond_its_retries() -> None:
+    heard = threading.Event()
+
+    def comes_back() -> None:
+        time.sleep(0.3)
+        with serving((200, "Back"), port=server.server_port):
+            heard.wait(30)
+
+    def goes() -> None:
+        server.shutdown()
+        server.server_close()
+        later.start()
+
+    later = threading.Thread(target=comes_back)
+    with serving((200, "Hi")) as server:
+        assert asks_twice(server.url, goes, retries=1) == ["Hi", "Back"]
+    heard.set()
+    later.join()
+
+
+@pytest.mark.parametrize(
+    ("answers", "n_asked"), [([(503, b"")], 2), ([(200, "Hi"), (500, b"")], 3)], ids=["never there", "an error of its"]
+)
+def test_any_other_server_is_waited_for_as_long_as_its_retries(answers: list[fake.Answer], n_asked: int) -> None:
+    with serving(*answers) as server, pytest.raises(CrsError, match="answers 50"):
+        asks_twice(server.url, retries=1)
+    assert len(server.requests) == n_asked
+
+
+def test_the_deadline_ends_waiting_for_a_server_that_starts_again() -> None:
+    with serving((200, "Hi"), (503, b"")) as server, pytest.raises(CrsError, match="answers 503"):
+        asks_twice(server.url, retries=1, deadline=0.2)
 
 
 def test_an_absent_server_is_a_failure() -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from crslib.config import SimulationParameters
 from crslib.engines import loading, weights
-from crslib.engines.llama import AS_THEY_ARE, LlamaEngine, Model
+from crslib.engines.llama import AS_THEY_ARE, LlamaEngine, Model, adapter_path, model_path
 from crslib.errors import CrsError
 from tests.support import tiny
 
@@ -288,3 +289,19 @@ def test_a_read_only_cache_serves_what_it_holds(prepared: Callable[[], Path], mo
 
     monkeypatch.setattr(weights.os, "utime", refuse)
     assert prepared() == path
+
+
+@pytest.mark.parametrize("role", ["user", "recommender"])
+def test_merged_weights_do_not_depend_on_the_number_of_cores(role: str) -> None:
+    """One byte was another with one core than with two, and all dialogues had other words."""
+    parameters = SimulationParameters()
+    adapter = adapter_path(parameters.adapter(role))
+    assert adapter is not None
+    deltas, tensors = weights.check_adapter(adapter), weights.read(model_path(parameters.model(role)), "model").tensors
+    for tensor in (tensor for tensor in tensors if tensor.name in deltas.names and tensor.name.startswith("blk.0.")):
+        merged = set()
+        for n_cores in (1, 2, 3, 4):
+            with threadpool_limits(n_cores, user_api="blas"):
+                values = gguf.dequantize(tensor.data, tensor.tensor_type) + deltas.of(tensor.name)
+                merged.add(gguf.quantize(values, gguf.GGMLQuantizationType.Q8_0).tobytes())
+        assert len(merged) == 1, tensor.name

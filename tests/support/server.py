@@ -34,13 +34,17 @@ class Server(ThreadingHTTPServer):
     daemon_threads = False  # `server_close` waits for late answers, so that their errors do not reach a later test
 
     def __init__(
-        self, script: list[Answer], models: Answer = (200, b'{"data": [{"id": "m"}]}'), pause: float = 0
+        self,
+        script: list[Answer],
+        models: Answer = (200, b'{"data": [{"id": "m"}]}'),
+        pause: float = 0,
+        port: int = 0,
     ) -> None:
         self.script, self.models, self.pause = script, models, pause
         self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
         self.now = self.most = 0
         self.lock = threading.Lock()
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", port), Handler)
 
     @property
     def url(self) -> str:

@@ -19,6 +19,7 @@ PREFILL = 128  # tokens per prefill decode; longer prompts are fed in pieces (ll
 _HEADER, _COUNT = 8, 4  # bytes in a copy of KV cells: of its header, and of a count
 _MOST_CELLS = 2**31 - 1  # llama.cpp counts cells in 32 bits
 _TRIED = 16  # tokens of the trial of parking
+_LONG = 300  # tokens before those of the trial of heights: behind 256 llama.cpp computes in another way
 
 
 class Batch:
@@ -40,6 +41,16 @@ class Batch:
 
     def free(self) -> None:
         lc.llama_batch_free(self.handle)
+
+
+def step_batch(rows: int) -> Batch:
+    """A batch with a token, and its logits, for each of `rows` rows."""
+    batch = Batch(rows)
+    batch.logits[:] = 1
+    for row in range(rows):
+        batch.assign(row, row)
+    batch.handle.n_tokens = rows
+    return batch
 
 
 @dataclass
@@ -213,6 +224,37 @@ class Context:
             return KVSnapshot(tokens, state)
         cells = state[_HEADER + _COUNT * (1 + slot) : size - _COUNT * (self._rows - 1 - slot)]
         return KVSnapshot(tokens, cells, state[:_HEADER])
+
+    def heights(self) -> list[int]:
+        """How many rows, from the first on, a step can compute: numbers that give each row the same bits, ascending.
+
+        The last is all of them. Bits depend on the way in which sums are taken, which is a matter of shapes, so that
+        powers of two are tried: alone, and behind `_LONG` tokens. Leaves all rows empty.
+        """
+        lower = [2**power for power in range(1, (self._rows - 1).bit_length())]
+        if not lower or self.parking.kind != "cells":
+            return [self._rows]
+        tokens = [(7 * place + 1) % self._n_vocab for place in range(min(_LONG, self.n_ctx - 2))]
+        self.prefill(0, tokens, 0)
+        cells, batch, same = self.snapshot(0, tokens), step_batch(self._rows), set(lower)
+        batch.token[:] = np.arange(self._rows) % self._n_vocab
+        for n in (0, len(tokens)):
+            for row in range(self._rows):
+                self.restore(row, cells, n)
+            batch.pos[:], wanted = n, np.empty(0)
+            for height in (self._rows, *lower):
+                for row in range(height):
+                    self.drop(row, n)
+                batch.handle.n_tokens = height
+                self.decode(batch)
+                if height == self._rows:
+                    wanted = self.logits(height).copy()
+                elif not np.array_equal(self.logits(height), wanted[:height]):
+                    same.discard(height)
+        batch.free()
+        for row in range(self._rows):
+            self.rewind(row, 0)
+        return [*sorted(same), self._rows]
 
     def _try_parking(self, model: Model) -> Parking:
         """The best way of parking that works with this model: tokens after a restored copy get the same logits.

@@ -13,7 +13,7 @@ import numpy as np
 
 from crslib.engines.base import Completion, Finish, Request, Sampling
 from crslib.engines.guard import ALLOWANCE, Guard
-from crslib.engines.llama.context import PREFILL, Batch, Context, KVSnapshot, check_logits
+from crslib.engines.llama.context import PREFILL, Context, KVSnapshot, check_logits, step_batch
 from crslib.engines.llama.feeder import Feeder
 from crslib.engines.llama.model import AS_THEY_ARE, Model, identity, source
 from crslib.engines.llama.sampling import chain, sample
@@ -54,8 +54,8 @@ class _Fed:
 class LlamaEngine:
     """One role: a model, optionally with a LoRA adapter, and a way of sampling. See `base.Engine` for the contract.
 
-    `width` is the number of utterances that are generated at once (at least two), `n_ctx` the longest dialogue in
-    tokens. The number of dialogues is not limited; each costs memory for its KV cells (23 kB per token with the
+    `width` is the number of utterances that are generated at once at most (at least two), `n_ctx` the longest dialogue
+    in tokens. The number of dialogues is not limited; each costs memory for its KV cells (23 kB per token with the
     built-in model). With a `feeder` its thread feeds prompts in a context of one row while the engine takes steps; each
     of the two then has half of the `threads`; where only the engine's own context can restore what it has parked (see
     `Parking`), there is none. Raises `CrsError` when the adapter does not fit the model or memory does not suffice.
@@ -86,11 +86,8 @@ class LlamaEngine:
         if self._context.parking.kind != "cells":
             self.identity = {**self.identity, "parking": self._context.parking.kind}
         self._n_ctx = self._context.n_ctx
-        self._step_batch = Batch(width)
-        self._step_batch.logits[:] = 1
-        for row in range(width):
-            self._step_batch.assign(row, row)
-        self._step_batch.handle.n_tokens = width
+        self._step_batch = step_batch(width)
+        self._heights = self._context.heights()
         self._rows: list[_Row | None] = [None] * width
         self._ended: list[tuple[str, Completion]] = []
         self._parked: dict[str, KVSnapshot] = {}  # by key
@@ -248,20 +245,35 @@ class LlamaEngine:
         """Feeds the last token of every row and draws the next."""
         if not any(self._rows):
             return
-        batch = self._step_batch
-        for slot, row in enumerate(self._rows):
-            if row is None:  # a dummy token keeps the shape of the decode, and so its roundings, the same
+        batch, height = self._step_batch, self._lower()
+        for slot, row in enumerate(self._rows[:height]):
+            if row is None:  # a dummy token gives the decode one of the shapes whose roundings are the same
                 self._context.drop(slot)
                 batch.token[slot], batch.pos[slot] = 0, 0
             else:
                 row.tokens.append(row.ids[-1])
                 batch.token[slot], batch.pos[slot] = row.ids[-1], len(row.tokens) - 1
         self._share_threads()
+        batch.handle.n_tokens = height
         self._context.decode(batch)
-        logits = self._context.logits(self.width)
-        for slot, row in enumerate(self._rows):
+        logits = self._context.logits(height)
+        for slot, row in enumerate(self._rows[:height]):
             if row is not None:
                 self._draw(slot, row, logits[slot])
+
+    def _lower(self) -> int:
+        """How many rows the next step has. Where nothing is queued, the highest utterances are first moved into free
+        rows below if the step can then have fewer."""
+        busy = [slot for slot, row in enumerate(self._rows) if row is not None]
+        needed = busy[-1] + 1 if self._queue else len(busy)
+        height = next(height for height in self._heights if height >= needed)
+        free = [slot for slot in range(height) if self._rows[slot] is None]
+        for slot, lower in zip((slot for slot in busy if slot >= height), free, strict=False):
+            row = self._rows[slot]
+            assert row is not None
+            self._context.restore(lower, self._context.snapshot(slot, row.tokens), len(row.tokens))
+            self._rows[lower], self._rows[slot] = row, None
+        return height
 
     def _draw(self, slot: int, row: _Row, logits: np.ndarray) -> None:
         """Draws a row's next token from `logits` (n_vocab,), which may be overwritten, and ends finished utterances."""

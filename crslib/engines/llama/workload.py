@@ -31,6 +31,7 @@ class Work:
     parking: float = 0.0  # copying KV cells
     waiting: float = 0.0  # for the feeder
     steps: int = 0
+    rows: int = 0  # of all steps
     drawn: int = 0  # tokens, ends of utterances included
     fed: list[tuple[int, int]] = field(default_factory=list)  # (tokens before, tokens fed) of every prefill
 
@@ -53,6 +54,12 @@ class MeasuredContext(Context):
         else:
             self.work.decode += seconds
             self.work.steps += 1
+            self.work.rows += int(batch.handle.n_tokens)
+
+    def heights(self) -> list[int]:
+        found = super().heights()
+        self.work = Work()  # without the trial
+        return found
 
     def restore(self, slot: int, snapshot: KVSnapshot, n: int) -> int:
         begun = perf_counter()
@@ -135,6 +142,7 @@ class MeasuredEngine(LlamaEngine):
                     self._context.drop(slot, context)
             self._step_batch.token[:], self._step_batch.pos[:] = filler[0], context + step % _STEPS
             self._share_threads()
+            self._step_batch.handle.n_tokens = self.width
             self._context.decode(self._step_batch)
         self._context.restore(0, cells, len(filler))
         self._share_threads()

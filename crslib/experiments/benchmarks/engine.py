@@ -93,7 +93,7 @@ def measure(
         "seconds": seconds,
         "tokens_fed": fed,
         "tokens_drawn": drawn,
-        "row_fill": decoded / sum(part.steps for part in parts) / parameters.width,
+        "row_fill": decoded / sum(part.rows for part in parts),
         **{f"{name}_s": value for name, value in phases.items()},
         "feeder_s": sum(part.prefill + part.parking for work in works for part in work[1:]),
         "ceiling_s": others.ceiling,
