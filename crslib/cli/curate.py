@@ -16,6 +16,7 @@ _SHARE = click.FloatRange(0, 1)
 @click.argument("runs", nargs=-1, required=True, type=RUN)
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder of the set.")
 @click.option("--n", default=0, show_default=True, type=click.IntRange(0), help="Dialogues to keep at most; 0 is all.")
+@click.option("--titles", default=1.0, show_default=True, type=_SHARE, help="Least share of titles that exist.")
 @click.option("--reactions", default=0.8, show_default=True, type=_SHARE, help="Least share that agrees with notes.")
 @click.option("--contradictions", default=0.0, show_default=True, type=_SHARE, help="Largest share of statements.")
 @click.option(
@@ -39,6 +40,7 @@ def curate(
     runs: Sequence[Path],
     folder: Path,
     n: int,
+    titles: float,
     reactions: float,
     contradictions: float,
     similarity: float,
@@ -56,11 +58,11 @@ def curate(
 
     opened = [Run(path.resolve()) for path in runs]
     pool = curation.pooled(opened)
-    wanted = curation.gates(reference.read(resolve(human)).facts, reactions=reactions, contradictions=contradictions)
+    shares = {"titles": titles, "reactions": reactions, "contradictions": contradictions}
+    wanted = curation.gates(reference.read(resolve(human)).facts, **shares)
     manifest = curation.curate(pool, wanted, n=n, similarity=similarity, held_out=held_out, seed=seed)
     steps = curation.funnel(manifest, wanted)
-    settings = {"n": n, "reactions": reactions, "contradictions": contradictions, "similarity": similarity}
-    settings |= {"held_out": held_out, "seed": seed}
+    settings = {"n": n, **shares, "similarity": similarity, "held_out": held_out, "seed": seed}
     curation.write(pool, manifest, steps, opened, settings, folder)
     for step, left, gone in steps.iter_rows():
         console.print(f"{left:7} left after {step}" + (f" (−{gone})" if gone else ""), markup=False)

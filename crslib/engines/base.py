@@ -101,7 +101,8 @@ class Completion:
 
 
 class Engine(Protocol):
-    """A model with its adapter and sampling. It generates `width` utterances at a time, for any number of dialogues.
+    """A model with its adapter and sampling. It generates up to `width` utterances at a time, of any number of
+    dialogues.
 
     Contract: a completion depends on `identity` and on the requests so far with its own key; not on other keys, on the
     order or moment of requests, or on the number of threads.

@@ -46,7 +46,8 @@ def merged(model: Path, adapter: Path, fmt: Format, cache: Path) -> Path:
     Raises `CrsError` when a file cannot be read, the two do not fit, the adapter is not whole (`check_adapter`), or the
     cache cannot be written.
     """
-    key = digest({"model": file_sha256(model), "adapter": file_sha256(adapter), "format": fmt}, "weights")
+    files = {"model": file_sha256(model), "adapter": file_sha256(adapter)}
+    key = digest({**files, "format": fmt, "summed": "float64"}, "weights")  # before: float32, see `Deltas.of`
     path = cache / f"{key}.gguf"
     deltas = check_adapter(adapter)
     if not _is_as_written(path):

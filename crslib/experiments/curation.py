@@ -126,11 +126,11 @@ def pooled(runs: Sequence[Run]) -> Pool:
 # ── gates ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def gates(human: Facts, *, reactions: float = 0.8, contradictions: float = 0.0) -> list[Gate]:
+def gates(human: Facts, *, titles: float = 1.0, reactions: float = 0.8, contradictions: float = 0.0) -> list[Gate]:
     """The gates in their order. Lengths lie where those of 98 % of `human` dialogues do.
 
-    `reactions`: the least share of reactions that agree with the user's notes; `contradictions`: the largest share of
-    the user's statements that contradict its summary.
+    `titles`: the least share of the recommended titles that exist. `reactions`: the least share of reactions that agree
+    with the user's notes. `contradictions`: the largest share of the user's statements that contradict its summary.
     """
     talks = human.turns.group_by("dialogue_id", "role").agg(pl.col("n_words").mean(), n=pl.len())
     lengths = talks.group_by("dialogue_id").agg(pl.col("n").sum())["n"]
@@ -144,7 +144,7 @@ def gates(human: Facts, *, reactions: float = 0.8, contradictions: float = 0.0) 
             measured=True,
         ),
         Gate("loops", "no utterance repeats itself", ("user_loops", "recommender_loops"), high=0),
-        Gate("titles", "every recommended title exists", ("recommender_validity",), low=1),
+        Gate("titles", "recommended titles exist", ("recommender_validity",), low=titles),
         Gate("repeats", "no item is recommended twice", ("repeats",), high=0),
         Gate("reactions", "reactions agree with the user's notes", ("reaction_consistency",), low=reactions),
         Gate("contradictions", "the user keeps to its summary", ("contradictions",), high=contradictions),

@@ -202,6 +202,18 @@ def test_lengths_of_people_are_the_range() -> None:
     assert gates["leaks"].high == 0 and gates["titles"].low == 1
 
 
+@pytest.mark.parametrize(("titles", "kept"), [(1.0, ["c"]), (0.5, ["b", "c"])])
+def test_a_share_of_titles_that_do_not_exist_can_be_let_pass(
+    items: pl.DataFrame, titles: float, kept: list[str]
+) -> None:
+    gates = curation.gates(reference.read(resolve("data/human")).facts, titles=titles)[2:3]
+    scores = {(one, "recommender_validity"): share for one, share in (("a", 0.4), ("b", 0.5), ("c", 1.0))}
+    manifest = curation.curate(
+        pool(items, {one: TEXTS[one] for one in "abc"}, scores), gates, n=0, similarity=1.0, held_out=0, seed=0
+    )
+    assert manifest.filter("kept")["dialogue_id"].to_list() == kept
+
+
 # ── runs and folders ────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -33,7 +33,8 @@ shape:
 
 - Rows share no KV cells (`kv_unified=False`), so a row's attention never runs over the cells of others.
 - A decode feeds the prompt of one dialogue only, in pieces of a fixed size.
-- A step always decodes `width` rows; an idle row holds a dummy token.
+- A step has `width` rows, or 2, 4, 8, … where few are busy and a trial, when the engine is opened, gave the same bits
+  (`Context.heights`). An idle row holds a dummy token. Where a GPU rounds by the number of rows, a step has all.
 - The beginning that all dialogues share is fed once, as a prefill of its own, whichever dialogue comes first.
 - No token is fed alone: after a long context llama.cpp would divide the attention of a single token among the
   threads, and the rounding would depend on their number.
