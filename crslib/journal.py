@@ -87,8 +87,8 @@ class Journal:
         """Drops the records of other keys: those of earlier parameters, when a cell of a notebook is run again, or of
         another run; and those that are not `valid`. A warning says which lines.
 
-        Where none is left, the records of the first other journal with this key are copied, as far as it got; a journal
-        that cannot be read is passed over with a warning.
+        Where none is left, the records of other journals with this key are copied: those of the first, and what `valid`
+        takes besides of the others. A journal that cannot be read is passed over with a warning.
         """
         keeps = [record["key"] == key and (valid is None or valid(record)) for record in self.records]
         records = list(compress(self.records, keeps))
@@ -104,7 +104,7 @@ class Journal:
         for other in self._others if not self.records else ():
             for record in _records_under(key, other, valid):
                 self.append(record)
-            if self.records:
+            if self.records and valid is None:  # nothing says which of another's are new
                 return
 
     def append(self, record: Mapping[str, Any]) -> None:

@@ -34,6 +34,7 @@ DECIDE_THE_WORDS = (
     "recommender",
     "simulation",
 )
+_DECIDE_NO_WORDS = ("condition", "dialogues_per_profile")  # parameters of a simulation
 
 
 @dataclass(frozen=True)
@@ -159,10 +160,10 @@ def _is_dialogue(record: Mapping[str, Any]) -> bool:
 def words_key(parameters: SimulationParameters, population: Population, agents: Sequence[Agent]) -> str:
     """What stands for all that decides the words of a population's dialogues, and for nothing else.
 
-    Parameters but for the condition's name, the population's tables, the agents' identities, the styles, the
-    discriminators, and the sources of `DECIDE_THE_WORDS`.
+    Parameters but for the condition's name and how many dialogues each person has, the population's tables, the agents'
+    identities, the styles, the discriminators, and the sources of `DECIDE_THE_WORDS`.
     """
-    given = {name: value for name, value in parameters.identity().items() if name != "condition"}
+    given = {name: value for name, value in parameters.identity().items() if name not in _DECIDE_NO_WORDS}
     identities = [dict(agent.identity) for agent in agents]
     return digest([given, population.sha256, identities, *files_of_words(parameters).values()], "words")
 

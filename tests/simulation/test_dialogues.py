@@ -69,6 +69,16 @@ def test_dialogues_of_another_run_are_used_again(tmp_path: Path, items: pl.DataF
     assert talk(tmp_path / "f", items, seed=1)[2] == 0
 
 
+def test_more_dialogues_of_the_same_people_cost_only_those(tmp_path: Path, items: pl.DataFrame) -> None:
+    _, one_each, _ = talk(tmp_path / "a", items)
+    _, three_each, n_reused = talk(tmp_path / "b", items, dialogues_per_profile=3)
+    assert n_reused == 4
+    again = three_each.filter(pl.col("dialogue_id").is_in(one_each["dialogue_id"].implode()))
+    assert again.sort("dialogue_id", "turn").equals(one_each.sort("dialogue_id", "turn"))
+    assert talk(tmp_path / "c", items, dialogues_per_profile=2)[2] == 8
+    assert talk(tmp_path / "c", items)[2] == 4  # in the folder of a run of more
+
+
 @pytest.mark.parametrize("edited", ["metrics/consistency.py", "reporting/html.py", "training/rewards.py", "stats.py"])
 def test_after_an_edited_metric_dialogues_are_used_again(
     tmp_path: Path, items: pl.DataFrame, library: Path, edited: str
