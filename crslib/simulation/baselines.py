@@ -10,7 +10,6 @@ the targets in them. The loop itself has no way to a target: an `InformedPopulat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +77,9 @@ class InformedPopulation(Population):
         """A user's view that begins with its targets."""
         return TargetUserView(self.knowledge(profile, style))
 
-    @cached_property
-    def sha256(self) -> str:
-        """A hash of the tables and of the targets."""
-        titles = {profile: list(names) for profile, names in self.titles.items()}
-        with_tables = Population(self.profiles, self.items, self.training, self.domain, source=self.source)
-        return digest([with_tables.sha256, titles], "population")
+    def person_sha256(self, profile: Mapping[str, Any]) -> str:
+        """A hash of what a row of table `profiles` says of its person, and of the person's targets."""
+        return digest([super().person_sha256(profile), self.knowledge(profile).titles], "person")
 
 
 def targets(holdouts: pl.DataFrame, items: pl.DataFrame) -> dict[str, tuple[str, ...]]:
@@ -199,7 +195,8 @@ def write_scripts(
     """
     key = words_key(parameters, population, [writer])
     profiles = wanted(population.profiles, parameters)
-    keep_wanted(journal, key, profiles)
+    people = {dialogue_id: population.person_sha256(profile) for dialogue_id, profile in profiles.items()}
+    keep_wanted(journal, key, people)
     missing = sorted(profiles.keys() - journal.dialogue_ids)
     for dialogue_id in missing:
         view = ScriptView(population.knowledge(profiles[dialogue_id]))
@@ -215,7 +212,7 @@ def write_scripts(
                 failures.append({**lost, "error": reply.error})
             else:
                 record = _record(profile_id, dialogue_id, reply, population.catalog, parameters.seed)
-                journal.append({"key": key, **record})
+                journal.append({"key": key, "person": people[dialogue_id], **record})
             progress(len(journal.records) + len(failures), len(profiles))
     return Dialogues.of(journal, parameters, {USER: writer, RECOMMENDER: writer}, failures)
 

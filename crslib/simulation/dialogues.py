@@ -1,7 +1,7 @@
 """What a simulation gives: its tables, and the key under which finished dialogues may be used again."""
 
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -127,16 +127,18 @@ def wanted(profiles: pl.DataFrame, parameters: SimulationParameters) -> dict[str
     return dict(sorted(ids.items()))
 
 
-def keep_wanted(journal: Journal, key: str, profiles: Container[str]) -> None:
-    """Keeps of a journal the whole dialogues under this key, of these profiles (ids as in `wanted`), each once.
+def keep_wanted(journal: Journal, key: str, people: Mapping[str, str]) -> None:
+    """Keeps of a journal the whole dialogues under this key, of these people, each once.
 
-    What else it holds is dropped with a warning, as in `Journal.keep_only`.
+    `people`: dialogue id → `person_sha256` of its profile. What else the journal holds is dropped with a warning, as in
+    `Journal.keep_only`.
     """
     seen: set[str] = set()
 
     def is_new(record: Mapping[str, Any]) -> bool:
-        if not _is_dialogue(record) or (dialogue_id := record["dialogue"]["dialogue_id"]) not in profiles:
+        if not _is_dialogue(record) or record["person"] != people.get(record["dialogue"]["dialogue_id"]):
             return False
+        dialogue_id = record["dialogue"]["dialogue_id"]
         is_first = dialogue_id not in seen
         seen.add(dialogue_id)
         return is_first
@@ -152,16 +154,18 @@ def _is_dialogue(record: Mapping[str, Any]) -> bool:
             _table(name, rows)
             if any(schemas.TABLES[name].keys() - row.keys() - {"run_id", "condition"} for row in rows):
                 return False
+        if not isinstance(record["person"], str):
+            return False
         return all(list(map(type, record["usage"][role])) == [int, int] for role in (USER, RECOMMENDER))
     except (KeyError, TypeError, AttributeError, ValueError, pl.exceptions.PolarsError):
         return False
 
 
 def words_key(parameters: SimulationParameters, population: Population, agents: Sequence[Agent]) -> str:
-    """What stands for all that decides the words of a population's dialogues, and for nothing else.
+    """What stands for all that decides the words of a dialogue but for its person, and for nothing else.
 
-    Parameters but for the condition's name and how many dialogues each person has, the population's tables, the agents'
-    identities, the styles, the discriminators, and the sources of `DECIDE_THE_WORDS`.
+    Parameters but for the condition's name and how many dialogues each person has, what all people of the population
+    share, the agents' identities, the styles, the discriminators, and the sources of `DECIDE_THE_WORDS`.
     """
     given = {name: value for name, value in parameters.identity().items() if name not in _DECIDE_NO_WORDS}
     identities = [dict(agent.identity) for agent in agents]

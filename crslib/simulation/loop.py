@@ -53,14 +53,16 @@ def simulate(
     where it is told to wait, nothing else is left, and none means that this is all.
 
     A dialogue depends on (seed, profile, condition, agents' identities) only, if both agents are `reproducible`. Each
-    is appended to `journal` when it ends; those that are there already, under the same `words_key`, are not simulated
-    again. Where an agent has no utterance the dialogue is a row of `failures`, and the next call tries it again.
-    `progress` counts dialogues. Raises `CrsError` when every dialogue fails or the journal cannot be written; what had
-    ended before is kept. With `only` all may fail: whether that is the end, the caller knows, who has the whole run.
+    is appended to `journal` when it ends; those that are there already, under the same `words_key` and of the same
+    person, are not simulated again. Where an agent has no utterance the dialogue is a row of `failures`, and the next
+    call tries it again. `progress` counts dialogues. Raises `CrsError` when every dialogue fails or the journal cannot
+    be written; what had ended before is kept. With `only` all may fail: whether that is the end, the caller knows, who
+    has the whole run.
     """
     key = words_key(parameters, population, (user, recommender))
     profiles = wanted(population.profiles, parameters)
-    keep_wanted(journal, key, profiles)
+    people = {dialogue_id: population.person_sha256(profile) for dialogue_id, profile in profiles.items()}
+    keep_wanted(journal, key, people)
     now = set(profiles) if only is None else profiles.keys() & only
     waiting = deque(sorted(now - journal.dialogue_ids))
     alive: dict[str, _Dialogue] = {}
@@ -99,7 +101,7 @@ def simulate(
                 if only is None:
                     check_hope(journal, failures)
             else:
-                journal.append({"key": key, **dialogue.record(parameters.seed)})
+                journal.append({"key": key, "person": people[dialogue_id], **dialogue.record(parameters.seed)})
             progress(len(now) - len(waiting) - len(alive), len(now))
     agents = {USER: user, RECOMMENDER: recommender}
     return Dialogues.of(journal, parameters, agents, failures, whole=only is None)

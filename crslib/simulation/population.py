@@ -93,8 +93,7 @@ class Population:
         """The same catalogue, ratings and opinions with other `profiles` of the same people."""
         other = copy(self)
         other.profiles = profiles.sort("profile_id")
-        for computed in ("sha256", "_profiles"):
-            vars(other).pop(computed, None)
+        vars(other).pop("_profiles", None)
         return other
 
     def view(self, profile: Mapping[str, Any], style: Style | None = None) -> UserView:
@@ -182,9 +181,14 @@ class Population:
 
     @cached_property
     def sha256(self) -> str:
-        """A hash of the three tables, of the domain's words, and of what the source says of the ratings' meaning."""
-        tables = [table_sha256(table) for table in (self.profiles, self.items, self.training)]
+        """A hash of what all people share: items, ratings, the domain's words, and what the source says of the ratings'
+        meaning."""
+        tables = [table_sha256(table) for table in (self.items, self.training)]
         return digest([*tables, self.domain.sha256, self.source.feedback.kind], "population")
+
+    def person_sha256(self, profile: Mapping[str, Any]) -> str:
+        """A hash of what a row of table `profiles` says of its person."""
+        return digest(dict(profile), "person")
 
 
 def table_sha256(table: pl.DataFrame) -> str:

@@ -107,7 +107,7 @@ def test_scripts_depend_on_nothing_around_them_and_are_written_once(tmp_path: Pa
     assert all(one.equals(two) for one, two in zip(whole, again, strict=True))
     told_otherwise = ScriptedEngine(engine.reply)
     write(tmp_path / "a", items, {"u0": ["Up (2009)"]}, told_otherwise)
-    assert len(told_otherwise.prompts) == 5
+    assert [dialogue_id for dialogue_id, _ in told_otherwise.prompts] == ["u0.0"]  # the others know what they knew
 
 
 class Letters(Reader):

@@ -21,7 +21,7 @@ from crslib.store import Run
 from tests.conftest import make_profiles
 from tests.simulation.test_loop import NO_RATINGS, Fixed, chatter, ids
 from tests.support.agents import simulate
-from tests.support.domains import MOVIES
+from tests.support.domains import BOOKS, MOVIES
 
 
 @pytest.fixture
@@ -34,14 +34,20 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def talk(
-    folder: Path, items: pl.DataFrame, ratings: pl.DataFrame = NO_RATINGS, **parameters: object
+    folder: Path,
+    items: pl.DataFrame,
+    ratings: pl.DataFrame = NO_RATINGS,
+    n: int = 4,
+    changes: Sequence[pl.Expr] = (),
+    **parameters: object,
 ) -> tuple[pl.DataFrame, pl.DataFrame, int]:
-    """Tables `dialogues` and `turns` of four profiles, and how many of them were there when the simulation began."""
+    """Tables `dialogues` and `turns` of `n` profiles with `changes`, and how many dialogues were there when the
+    simulation began."""
     reached: list[int] = []
     Run(folder).update(run_id=folder.name)
     with Run(folder).journal(reuse=True) as journal:
         dialogues = simulate(
-            Population(make_profiles(ids(4)), items, ratings, MOVIES, Fixed()),
+            Population(make_profiles(ids(n)).with_columns(changes), items, ratings, MOVIES, Fixed()),
             ScriptedEngine(chatter, 3),
             ScriptedEngine(chatter, 3),
             SimulationParameters(grounding="off", **parameters),
@@ -67,6 +73,17 @@ def test_dialogues_of_another_run_are_used_again(tmp_path: Path, items: pl.DataF
     assert talk(tmp_path / "d", items, ratings)[2] == 0
     assert talk(tmp_path / "e", items.with_columns(year=pl.lit(1999, pl.Int32)))[2] == 0
     assert talk(tmp_path / "f", items, seed=1)[2] == 0
+
+
+def test_more_people_cost_only_theirs(tmp_path: Path, items: pl.DataFrame) -> None:
+    """And one whose summary has changed is asked again."""
+    _, of_four, _ = talk(tmp_path / "a", items)
+    _, of_six, n_reused = talk(tmp_path / "b", items, n=6)
+    assert n_reused == 4
+    assert of_six.filter(pl.col("dialogue_id").is_in(of_four["dialogue_id"].implode())).equals(of_four)
+    assert talk(tmp_path / "c", items, n=3)[2] == 3
+    summary = pl.when(profile_id="u01").then(pl.lit("You like nothing.")).otherwise("summary").alias("summary")
+    assert talk(tmp_path / "d", items, changes=[summary])[2] == 3
 
 
 def test_more_dialogues_of_the_same_people_cost_only_those(tmp_path: Path, items: pl.DataFrame) -> None:
@@ -132,18 +149,25 @@ def test_all_that_a_simulation_imports_is_hashed() -> None:
     assert not [name for name in names if not name.startswith(DECIDE_THE_WORDS)]
 
 
-def test_the_key_follows_what_the_users_know(items: pl.DataFrame) -> None:
+def test_key_and_person_follow_what_the_users_know(items: pl.DataFrame) -> None:
     profiles, engines = make_profiles(["u0", "u1"]), [ScriptedEngine(chatter)]
     parameters = SimulationParameters(grounding="off")
     holdouts = pl.DataFrame([("u0", "6", 5.0, True)], schema=dict(schemas.TABLES["holdouts"]), orient="row")
     plain = Population(profiles, items, NO_RATINGS, MOVIES)
-    one = InformedPopulation(profiles, items, NO_RATINGS, MOVIES, holdouts)
-    other = InformedPopulation(profiles, items, NO_RATINGS, MOVIES, holdouts.clear())
-    keys = [words_key(parameters, population, engines) for population in (plain, one, other)]
-    assert len(set(keys)) == 3
-    assert words_key(parameters, Population(profiles.reverse(), items, NO_RATINGS, MOVIES), engines) == keys[0]
-    renamed = parameters.model_copy(update={"condition": "another name"})
-    assert words_key(renamed, plain, engines) == keys[0]
+    key = words_key(parameters, plain, engines)
+    assert words_key(parameters, Population(profiles.head(1), items, NO_RATINGS, MOVIES), engines) == key
+    assert words_key(parameters.model_copy(update={"condition": "another name"}), plain, engines) == key
+    assert words_key(parameters.model_copy(update={"max_turns": 3}), plain, engines) != key
+    for given in ((items.head(2), NO_RATINGS, MOVIES), (items, NO_RATINGS, BOOKS)):
+        assert words_key(parameters, Population(profiles, *given), engines) != key
+    first, second = profiles.iter_rows(named=True)
+    informed = InformedPopulation(profiles, items, NO_RATINGS, MOVIES, holdouts)
+    nobody = InformedPopulation(profiles, items, NO_RATINGS, MOVIES, holdouts.clear())
+    people = [
+        *(plain.person_sha256(person) for person in (first, second, {**first, "summary": "You like nothing."})),
+        *(population.person_sha256(first) for population in (informed, nobody)),
+    ]
+    assert len(set(people)) == len(people)
 
 
 def adapter(path: Path, parts: Sequence[str]) -> str:

@@ -169,7 +169,6 @@ def _talk(
 ) -> float:
     """Seconds that the dialogues of the profiles from `begin` to before `end` take."""
     chosen = population.with_profiles(population.profiles[begin:end])
-    _ = chosen.sha256
     with tempfile.TemporaryDirectory() as folder, Run(Path(folder)).journal() as journal:
         started = perf_counter()
         user, recommender = (
