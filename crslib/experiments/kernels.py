@@ -136,8 +136,9 @@ class _Reporting(AsyncKernelManager):
     is_alive = _async_is_alive
 
     async def _async_start_kernel(self, **given: Any) -> None:
+        environment = {"OPENBLAS_NUM_THREADS": "1", **os.environ}  # figures then depend on no number of cores
         with type(self).printed.open("wb") as printed:
-            await super()._async_start_kernel(stdout=printed, stderr=printed, **given)
+            await super()._async_start_kernel(stdout=printed, stderr=printed, **{"env": environment, **given})
 
     start_kernel = _async_start_kernel
 

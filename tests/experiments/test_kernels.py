@@ -63,6 +63,17 @@ def test_a_kernel_that_dies_is_one_sentence(
 
 
 @pytest.mark.notebook
+def test_sums_of_a_kernel_do_not_depend_on_the_number_of_cores(
+    execute: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = 'import numpy, threadpoolctl as t; print({one["num_threads"] for one in t.threadpool_info()})'
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    assert execute(code) == "{1}\n"
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")  # who wants it otherwise is asked first
+    assert execute(code) == "{2}\n"
+
+
+@pytest.mark.notebook
 def test_the_last_words_of_a_library_are_in_the_sentence_and_nowhere_else(
     execute: Callable[[str], str], capfd: pytest.CaptureFixture[str]
 ) -> None:
