@@ -1,12 +1,12 @@
 """Steps of few rows where few are busy: fewer rows are computed, and the text is the same to the last bit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from crslib.engines.base import Completion, Request, Sampling, complete
+from crslib.engines.base import Choice, Completion, Request, Sampling, complete
 from crslib.engines.llama import Feeder, MeasuredEngine, Model, model_path
 from crslib.engines.llama.context import Context
 from crslib.engines.llama.workload import MeasuredContext
@@ -53,12 +53,33 @@ def test_steps_of_few_rows_change_no_text(model: Model, constant: list[Completio
     assert rows == 2 * steps if n == 1 else rows < WIDTH * steps
 
 
-def test_the_last_utterances_are_moved_into_few_rows(model: Model, constant: list[Completion]) -> None:
-    lengths = sorted(len(completion.ids) for completion in constant[:WIDTH])
-    assert lengths[-3] < lengths[-1]  # else nothing would have to be moved
-    completions, steps, rows = run(model, WIDTH)
-    assert completions == constant[:WIDTH]
-    assert rows <= WIDTH * (steps - 1)
+class EndsAfter:
+    """A constraint (`engines.base.Constraint`): an utterance of `n` tokens, whatever they are."""
+
+    def __init__(self, model: Model, n: int) -> None:
+        self.never, self._n = np.array(sorted(model.ends), np.int32), n
+
+    def allowed(self, ids: Sequence[int]) -> Choice | None:
+        end = Choice(self.never[:1], np.zeros(1, np.intp), np.zeros(1))
+        return end if len(ids) >= self._n else None
+
+    def forced(self, ids: Sequence[int]) -> list[int]:
+        return []
+
+
+def test_the_last_utterances_are_moved_into_few_rows(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 3, 6, 9 and 12 tokens, begun in rows 0 to 3: six steps of four rows, then six of two."""
+    prompt = tuple(model.encode("Tell me of a film. "))
+    asked = [Request(str(k), prompt, k, constraint=EndsAfter(model, 3 * (k + 1))) for k in range(WIDTH)]
+    said = []
+    for few in (2, WIDTH):
+        engine = MeasuredEngine(model, None, Sampling(max_tokens=16, guard="off"), n_ctx=384, width=WIDTH)
+        said.append(complete(engine, asked))
+        assert (engine.work[0].steps, engine.work[0].rows) == (12, 6 * WIDTH + 6 * few)
+        engine.close()
+        monkeypatch.setattr(MeasuredContext, "heights", lambda self: [WIDTH])
+    assert [len(completion.ids) for completion in said[0]] == [3, 6, 9, 12]
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize("odd", [2, 4, 8])
