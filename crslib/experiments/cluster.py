@@ -9,6 +9,7 @@ depends on its own inputs alone. A sweep: each of its conditions is a task.
 import contextlib
 import math
 import os
+import platform
 import queue
 import re
 import signal
@@ -318,10 +319,12 @@ class Worker:
         try:
             here = decided(parameters)
             if other := sorted(name for name in here.keys() | expected.keys() if here.get(name) != expected.get(name)):
-                raise CrsError(f"a worker would say other words than this machine ({', '.join(other)}); {SAME_WORDS}")
+                raise CrsError(f"it would say other words than this machine ({', '.join(other)}); {SAME_WORDS}")
             with tempfile.TemporaryDirectory(prefix="crs-") as folder:
                 self._simulate(parameters, population, Run(Path(folder)))
             self._made.put(("end", None))
+        except CrsError as error:
+            self._made.put(("error", CrsError(f"the worker on node {platform.node()}: {error}")))
         except BaseException as error:
             self._made.put(("error", error))
 

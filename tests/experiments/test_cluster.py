@@ -44,6 +44,19 @@ def reply(turns):
     except FileExistsError:
         return {{"text": "Do you know it? " * (1 + len(turns)), "items": []}}
 """
+# Its first process may not write files of more than 5 kB, as if its disk were full.
+FULL = """
+import resource
+from pathlib import Path
+
+def reply(turns):
+    try:
+        Path({marker!r}).touch(exist_ok=False)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+    except FileExistsError:
+        pass
+    return {{"text": "Do you know it? " * (1 + len(turns)), "items": []}}
+"""
 
 
 def with_profiles(given: dict[str, Any], reports: Path) -> pipeline.Plan:
@@ -77,6 +90,23 @@ def test_workers_make_the_dialogues_of_one_process_although_one_is_lost(tmp_path
         made = by_id(journal.records)
     assert made == in_one_process(planned, tmp_path / "whole")
     assert planned.run.reached == (6, 6, "dialogues")
+
+
+@pytest.mark.hostile
+def test_of_a_worker_with_a_full_disk_a_sentence_says_where_and_what_it_made_is_kept(tmp_path: Path) -> None:
+    code = tmp_path / "full.py"
+    code.write_text(FULL.format(marker=str(tmp_path / "marker")))
+    planned = with_profiles({**LIGHT, "recommender_model": f"python:{code}:reply"}, tmp_path)
+    with pytest.raises(
+        CrsError, match=rf"on node {socket.gethostname()}: cannot write .*journal.jsonl: .*; free space"
+    ):
+        cluster.simulate_on_ray(planned, n_workers=1)
+    with planned.run.journal() as journal:
+        kept = by_id(journal.records)
+    assert 0 < len(kept) < 6
+    cluster.simulate_on_ray(planned, n_workers=1)
+    with planned.run.journal() as journal:
+        assert by_id(journal.records) == in_one_process(planned, tmp_path / "whole")
 
 
 @pytest.mark.hostile
