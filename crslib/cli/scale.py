@@ -52,7 +52,8 @@ def bench_evaluate(run: Path, counts: Sequence[int], assignments: Sequence[str],
 @click.option("--times", default=5, show_default=True, type=click.IntRange(1), help="Calls of each; the least counts.")
 @JSON
 def bench_startup(times: int, file: Path | None) -> None:
-    """Seconds of what every command and run needs first: the command, all checks, a notebook's kernel and imports."""
+    """Seconds of what every command and run needs first: the command, all checks, a notebook's kernel and imports; and
+    of a run of four people until its first word."""
     from crslib.experiments.benchmarks import startup
 
     with counting("calls") as progress:

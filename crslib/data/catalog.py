@@ -22,6 +22,7 @@ from crslib.data.titles import (
     title_words,
 )
 from crslib.dialogue import utterances
+from crslib.dialogue.credits import Credits
 from crslib.dialogue.domain import Domain
 from crslib.dialogue.views import ItemFacts
 from crslib.errors import CrsError
@@ -164,6 +165,11 @@ class Catalog:
     def lookup(self) -> dict[str, ItemFacts]:
         """`lookup` of the items."""
         return lookup(self.items)
+
+    @cached_property
+    def credits(self) -> Credits:
+        """What the items say of their persons and years."""
+        return Credits.of(self.items, self.domain)
 
     def name(self, item_id: str) -> str:
         """`Title (Year)`. Raises `CrsError` for an id that is not in the catalogue."""

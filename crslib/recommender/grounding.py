@@ -6,6 +6,7 @@ Sees the dialogue and catalogue statistics of training ratings, nothing of the u
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,49 +22,65 @@ from crslib.recommender.prior import ContraryPrior, ItemPrior, Utterance
 from crslib.recommender.trie import TitleConstraint, Titles
 
 
+class CatalogTitles:
+    """The titles of a catalogue in the tokens of one vocabulary, and how they go on where no dialogue is at hand.
+
+    Built once, then shared by all parties that speak in this vocabulary.
+
+    - `names` (id → name of each item, sorted by id), `places` (name → place in `names`), `pieces` (the vocabulary's)
+    - `titles`: which tokens may follow in a mention
+    - `table`: what a model says of each token (`mixture.token_table`); None where none reads them
+    """
+
+    def __init__(
+        self, items: pl.DataFrame, engine: Engine, domain: Domain, *, reads: bool = True, cache: Path | None = CACHE
+    ) -> None:
+        """`items`: the table of the run. `reads`: the engine's model reads all titles once, which takes half a minute
+        if they are not in the folder `cache` yet. Raises `CrsError` for a model that cannot write a title, and where an
+        engine without a model should read."""
+        self.names: dict[str, str] = item_names(items.sort("item_id"))
+        self.places = {name: place for place, name in enumerate(self.names.values())}
+        self.pieces = engine.pieces
+        self.titles = Titles(list(self.names.values()), engine.pieces, engine.encode)
+        self.table: np.ndarray | None = None
+        if reads:
+            self.table = token_table(engine, self.titles.names, self.titles.spellings, domain, cache)
+
+    @cached_property
+    def log_likely(self) -> np.ndarray:
+        """log P(title | no dialogue) of each name (float64, nats); 0 where no model reads them."""
+        if self.table is None:
+            return np.zeros(len(self.names))
+        likely: np.ndarray = self.table.sum(axis=1)[self.titles.row_of]
+        return likely
+
+
 class Grounding:
     """Restricts the recommender to real titles: after `[[` it can only name an item of the catalogue that it has not
     recommended yet in the dialogue. Which one is drawn from `mixture`, whatever the temperature of words.
     """
 
-    def __init__(
-        self,
-        items: pl.DataFrame,
-        engine: Engine,
-        prior: ItemPrior | ContraryPrior | None,
-        mixture: Mixture,
-        domain: Domain,
-        cache: Path | None = CACHE,
-    ) -> None:
-        """`items`: the table of the run, on which `prior` was fitted; without a prior no item is likelier than another.
-
-        The model reads all titles once, which takes half a minute if they are not in the folder `cache` yet. Raises
-        `CrsError` for a model that cannot write a title, and for an engine without a model.
-        """
-        self._prior, self._mixture = prior, mixture
-        self._names = item_names(items.sort("item_id"))
-        self._rows: dict[str, int] = {item: row for row, item in enumerate(self._names)}
-        self._titles = Titles(list(self._names.values()), engine.pieces, engine.encode)
-        self._table: np.ndarray | None = None
-        self._log_base = np.zeros(len(self._names))
-        if mixture.model or mixture.base:  # else no word of the model's on titles counts
-            self._table = token_table(engine, self._titles.names, self._titles.spellings, domain, cache)
-            self._log_base = self._table.sum(axis=1)[self._titles.row_of]
+    def __init__(self, titles: CatalogTitles, prior: ItemPrior | ContraryPrior | None, mixture: Mixture) -> None:
+        """`titles`: of the items on which `prior` was fitted; without a prior no item is likelier than another. A model
+        reads them where `mixture` has it count."""
+        self._of_catalog, self._prior, self._mixture = titles, prior, mixture
+        self._rows: dict[str, int] = {item: row for row, item in enumerate(titles.names)}
 
     def constraint(self, history: Sequence[Utterance]) -> Constraint:
         """The constraint of the recommender's next utterance. `history`: the utterances so far and their linked items.
 
         An item that only the user named may be named again: that is an answer, not a recommendation.
         """
-        weights = self._mixture.weights(self._log_prior(history), self._log_base)
-        return self._titles.constraint(weights, power=self._mixture.model, table=self._table)
+        known = self._of_catalog
+        weights = self._mixture.weights(self._log_prior(history), known.log_likely)
+        return known.titles.constraint(weights, power=self._mixture.model, table=known.table)
 
     def shares(self, history: Sequence[Utterance]) -> dict[str, float]:
         """The prior's log-probability of each title that may be named next, by name."""
         shares: dict[str, float] = {}
         log_prior = self._log_prior(history)
         log_prior = log_prior - np.logaddexp.reduce(log_prior)
-        for name, share in zip(self._names.values(), log_prior.tolist(), strict=True):
+        for name, share in zip(self._of_catalog.names.values(), log_prior.tolist(), strict=True):
             shares[name] = float(np.logaddexp(shares.get(name, -np.inf), share))
         return shares
 
@@ -80,27 +97,13 @@ class Grounding:
 
 
 class RealTitles:
-    """The titles of a catalogue in the tokens of one vocabulary, for a party of which nothing else is asked."""
+    """Restricts a party of which nothing else is asked to real titles."""
 
-    def __init__(
-        self,
-        items: pl.DataFrame,
-        engine: Engine,
-        domain: Domain,
-        reader: Engine | None = None,
-        cache: Path | None = CACHE,
-    ) -> None:
-        """`items`: the table of the run. `reader`: the model that says how titles go on where no dialogue is at hand
-        (`mixture.token_table`), so that none is begun for the sake of one that may not be said; None: nobody does.
-        Raises `CrsError` for a model that cannot write a title."""
-        names = list(item_names(items.sort("item_id")).values())
-        self._titles = Titles(names, engine.pieces, engine.encode)
-        self._table: np.ndarray | None = None
-        if reader is not None:
-            self._table = token_table(reader, self._titles.names, self._titles.spellings, domain, cache)
-            likely = np.exp(self._table.sum(axis=1))[self._titles.row_of]
-            self._shares = likely / likely.sum()
-        self._places = {name: place for place, name in enumerate(names)}
+    def __init__(self, titles: CatalogTitles) -> None:
+        """Where a model reads `titles`, none is begun for the sake of one that may not be said."""
+        self._of_catalog = titles
+        likely = np.exp(titles.log_likely)
+        self._shares = likely / likely.sum()
 
     def constraint(
         self,
@@ -115,16 +118,18 @@ class RealTitles:
         `likelier`: names that are e^`by` times as likely beside the others; without a reader they are not. `kept`:
         names that stay as likely as they are beside all others together, as far as the model without a dialogue tells.
         """
-        weights = np.zeros(len(self._places))
-        if by and self._table is not None:
+        known = self._of_catalog
+        weights = np.zeros(len(known.names))
+        if by and known.table is not None:
             tilted = self._at(likelier)
             weights[tilted] = by
             weights[self._at(kept)] = np.log1p(np.expm1(by) * self._shares[tilted].sum())
-        constraint = self._titles.constraint(weights, self._at(excluded), table=self._table)
-        return AnyTitle(constraint) if self._table is None else constraint
+        constraint = known.titles.constraint(weights, self._at(excluded), table=known.table)
+        return AnyTitle(constraint) if known.table is None else constraint
 
     def _at(self, names: Collection[str]) -> list[int]:
-        return [self._places[name] for name in names if name in self._places]
+        places = self._of_catalog.places
+        return [places[name] for name in names if name in places]
 
 
 class AnyTitle:

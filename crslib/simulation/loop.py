@@ -18,7 +18,6 @@ from crslib.agents.base import Agent, Ask, Faults, Reply
 from crslib.config import SimulationParameters
 from crslib.data.catalog import Catalog
 from crslib.dialogue import checks, styles
-from crslib.dialogue.credits import Credits
 from crslib.dialogue.styles import Style
 from crslib.dialogue.utterances import RECOMMENDER, USER, plain
 from crslib.dialogue.views import RecommenderView, Turn, UserView, View, looked_up
@@ -267,8 +266,6 @@ class _User(_Party):
 
     def __init__(self, agent: Agent, population: Population, parameters: SimulationParameters) -> None:
         self._population = population
-        self._profiles = {row["profile_id"]: row for row in population.profiles.iter_rows(named=True)}
-        self._items = {row["item_id"]: row for row in population.items.iter_rows(named=True)}
         super().__init__(agent, population.catalog, parameters)
 
     @cached_property
@@ -288,8 +285,9 @@ class _User(_Party):
         dialogue.user.follow(turn, dialogue.notes)
 
     def _faults(self, dialogue: _Dialogue) -> Faults:
-        history, notes, profile = tuple(dialogue.turns), dialogue.notes, self._profiles[dialogue.profile_id]
-        link, items, domain = self._catalog.link, self._items, self._catalog.domain
+        history, notes, known = tuple(dialogue.turns), dialogue.notes, self._population
+        profile, items = known.profile_rows[dialogue.profile_id], known.item_rows
+        link, domain = self._catalog.link, self._catalog.domain
 
         def faults(text: str) -> int:
             turn = {"role": USER, "text": text, "items": link(text), "notes": notes}
@@ -306,7 +304,6 @@ class _Recommender(_Party):
     def __init__(self, agent: Agent, catalog: Catalog, parameters: SimulationParameters) -> None:
         super().__init__(agent, catalog, parameters)
         self._lookup = catalog.lookup if shows_facts(parameters) else {}
-        self._credits = Credits.of(catalog.items, catalog.domain)
 
     def _view(self, dialogue: _Dialogue) -> RecommenderView:
         return dialogue.recommender
@@ -317,7 +314,7 @@ class _Recommender(_Party):
         dialogue.recommender.follow(turns[-1], looked_up(turns, self._lookup))
 
     def _faults(self, dialogue: _Dialogue) -> Faults:
-        history, link, credits = public(dialogue.turns), self._catalog.link, self._credits
+        history, link, credits = public(dialogue.turns), self._catalog.link, self._catalog.credits
 
         def faults(text: str) -> int:
             turn = {"role": RECOMMENDER, "text": text, "items": link(text)}

@@ -5,6 +5,7 @@ The only place that knows every kind of agent.
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from crslib.engines.server import Limits, check_url, parse
 from crslib.errors import CrsError
 from crslib.identity import file_sha256
 from crslib.recommender.candidates import candidates
+from crslib.recommender.grounding import CatalogTitles
 from crslib.recommender.prior import heard
 from crslib.simulation.population import Population
 
@@ -47,12 +49,18 @@ def open_agents(
     """
     with contextlib.ExitStack() as stack:
         local = [role for role in roles if parameters.is_local(role)]
-        engines = dict(zip(local, stack.enter_context(open_engines(parameters, local)), strict=True))
+        with ThreadPoolExecutor(
+            1
+        ) as beside:  # engines open within llama.cpp; what fails here fails again where it is used
+            beside.submit(population.prepare, parameters)
+            engines = dict(zip(local, stack.enter_context(open_engines(parameters, local)), strict=True))
+        reader = engines.get(RECOMMENDER) or engines.get(USER)
+        titles = population.catalog_titles(reader, parameters) if reader else None
         limits = limits_of(parameters)
         agents = []
         for role in roles:
             if role in engines:
-                agent: Agent = local_agent(engines[role], role, population, parameters, engines.get(RECOMMENDER))
+                agent: Agent = local_agent(engines[role], role, population, parameters, titles)
             else:
                 agent = remote_agent(role, population, parameters, limits, folder)
             agents.append(stack.enter_context(contextlib.closing(agent)))
@@ -65,17 +73,17 @@ def local_agent(
     role: str,
     population: Population,
     parameters: SimulationParameters,
-    recommender: Engine | None = None,
+    titles: CatalogTitles | None = None,
 ) -> LocalAgent:
     """The agent that speaks for `role` by `engine`; what it may name is constrained as `parameters` say.
 
-    `recommender`: the recommender's engine if there is one; what it reads of titles serves the user too. Raises
-    `CrsError` for an engine that cannot be constrained so.
+    `titles`: those of the catalogue as the recommender's engine reads them, which serve the user too; None: `engine`
+    reads them itself. Raises `CrsError` for an engine that cannot be constrained so.
     """
     domain = population.domain
     empty = RecommenderView(domain) if role == RECOMMENDER else UserView(UserKnowledge(domain, "", ""))
     form = prompted(role, population, parameters)
-    constraint = _constraint(engine, role, population, parameters, recommender or engine)
+    constraint = _constraint(engine, role, population, parameters, titles)
     agent = LocalAgent(engine, form, empty, parameters.resample, _log_weight(role, parameters), constraint)
     agent.untried = untried(role, population, parameters)
     return agent
@@ -168,12 +176,12 @@ def _log_weight(role: str, parameters: SimulationParameters) -> Callable[[str], 
 
 
 def _constraint(
-    engine: Engine, role: str, population: Population, parameters: SimulationParameters, recommender: Engine
+    engine: Engine, role: str, population: Population, parameters: SimulationParameters, titles: CatalogTitles | None
 ) -> Callable[[Any], Constraint] | None:
     """What `role` may name, by its view; None where all is free."""
     if role == USER:
-        return population.of_user(engine, parameters, recommender)
-    of_turns = population.of_recommender(engine, parameters)
+        return population.of_user(engine, parameters, titles)
+    of_turns = population.of_recommender(engine, parameters, titles)
     return None if of_turns is None else lambda view: of_turns(view.turns)
 
 

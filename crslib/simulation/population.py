@@ -14,7 +14,6 @@ import polars as pl
 from crslib.config import SimulationParameters
 from crslib.data.catalog import Catalog
 from crslib.data.source import UNKNOWN, Source
-from crslib.dialogue.credits import Credits
 from crslib.dialogue.domain import Domain, of_run
 from crslib.dialogue.stances import serves_wish
 from crslib.dialogue.styles import Style
@@ -22,7 +21,7 @@ from crslib.dialogue.utterances import RECOMMENDER, USER
 from crslib.dialogue.views import Turn, UserKnowledge, UserView, Wishes
 from crslib.engines.base import Constraint, Engine
 from crslib.identity import digest
-from crslib.recommender.grounding import Grounding, RealTitles
+from crslib.recommender.grounding import CatalogTitles, Grounding, RealTitles
 from crslib.recommender.mixture import Mixture
 from crslib.recommender.persons import Persons
 from crslib.recommender.prior import ContraryPrior, ItemPrior, heard
@@ -77,10 +76,10 @@ class Population:
         return self.opinions
 
     def _serves(self, profile_id: str, item_id: str) -> bool | None:
-        return serves_wish(self._rows[item_id], Wishes.of(self._profiles[profile_id]), self.domain)
+        return serves_wish(self.item_rows[item_id], Wishes.of(self.profile_rows[profile_id]), self.domain)
 
     @cached_property
-    def _profiles(self) -> dict[str, dict[str, Any]]:
+    def profile_rows(self) -> dict[str, dict[str, Any]]:
         """The rows of table `profiles` by id."""
         return {row["profile_id"]: row for row in self.profiles.iter_rows(named=True)}
 
@@ -89,11 +88,15 @@ class Population:
         """What the recommender knows of items: a model of the catalogue and of everybody's ratings."""
         return ItemPrior.fit(self.items, self.training, self.domain)
 
+    def prepare(self, parameters: SimulationParameters) -> None:
+        """Computes now what a simulation with `parameters` needs of the catalogue and of all ratings."""
+        _ = self.catalog.credits.persons, self.item_rows, self.opinions, self.sha256, self.ranking(parameters)
+
     def with_profiles(self, profiles: pl.DataFrame) -> Self:
         """The same catalogue, ratings and opinions with other `profiles` of the same people."""
         other = copy(self)
         other.profiles = profiles.sort("profile_id")
-        vars(other).pop("_profiles", None)
+        vars(other).pop("profile_rows", None)
         return other
 
     def view(self, profile: Mapping[str, Any], style: Style | None = None) -> UserView:
@@ -110,64 +113,82 @@ class Population:
         unrelated = tuple(
             name
             for item_id, name in zip(profile["loved_items"] or (), loved, strict=True)
-            if serves_wish(self._rows[item_id], wishes, self.domain) is False
+            if serves_wish(self.item_rows[item_id], wishes, self.domain) is False
         )
         texts = {"domain": self.domain, "summary": profile["summary"], "attributes": profile["attributes"]}
         facts = {"wishes": wishes, "loved": loved, "disliked": disliked, "unrelated": unrelated}
         return {**texts, **facts}
 
     @cached_property
-    def _rows(self) -> dict[str, dict[str, Any]]:
+    def item_rows(self) -> dict[str, dict[str, Any]]:
         """The rows of table `items` by id."""
         return {row["item_id"]: row for row in self.items.iter_rows(named=True)}
 
-    def grounding(self, recommender: Engine, parameters: SimulationParameters) -> Grounding | None:
-        """What keeps `recommender` to titles of the catalogue; None when parameter `grounding` is "off"."""
+    def catalog_titles(
+        self, engine: Engine, parameters: SimulationParameters, others: CatalogTitles | None = None
+    ) -> CatalogTitles | None:
+        """The catalogue's titles in the tokens of `engine`, read by it if parameters `title_…` have that count; None
+        where `grounding` is "off".
+
+        `others`: titles that are there already, which are these if `engine` has their vocabulary.
+        """
         if parameters.grounding == "off":
             return None
+        if others is not None and list(others.pieces) == list(engine.pieces):
+            return others
+        reads = bool(parameters.title_model or parameters.title_base)
+        return CatalogTitles(self.items, engine, self.domain, reads=reads)
+
+    def grounding(
+        self, recommender: Engine, parameters: SimulationParameters, titles: CatalogTitles | None = None
+    ) -> Grounding | None:
+        """What keeps `recommender` to titles of the catalogue (`titles`, if they are there already); None when
+        parameter `grounding` is "off"."""
+        of_catalog = self.catalog_titles(recommender, parameters, titles)
+        if of_catalog is None:
+            return None
         mixture = Mixture(parameters.title_model, parameters.title_prior, parameters.title_base)
-        return Grounding(self.items, recommender, self.ranking(parameters), mixture, self.domain)
+        return Grounding(of_catalog, self.ranking(parameters), mixture)
 
     def persons(self, engine: Engine) -> Persons:
         """What keeps `engine` to persons whom the catalogue has in an item."""
-        return Persons(Credits.of(self.items, self.domain), self.catalog.link, engine)
+        return Persons(self.catalog.credits, self.catalog.link, engine)
 
     def of_user(
-        self, engine: Engine, parameters: SimulationParameters, reader: Engine
+        self, engine: Engine, parameters: SimulationParameters, titles: CatalogTitles | None = None
     ) -> Callable[[UserView], Constraint] | None:
         """What a user may name by `engine`, by its view: real titles, of new ones those that go with its wish rather
         than others (`title_wish`) and no favourite that does not, and true persons. None where all is free.
 
-        `reader`: the engine that reads all titles for the recommender (parameters `title_…`), whose table serves the
-        user too if both have one vocabulary. Where no title is read, `title_wish` is not used.
+        `titles`: the recommender's, which serve the user too if both have one vocabulary. Where no model reads titles,
+        `title_wish` is not used.
         """
-        if parameters.grounding == "off":
+        of_catalog = self.catalog_titles(engine, parameters, titles)
+        if of_catalog is None:
             return None
-        reads = bool(parameters.title_model or parameters.title_base)
-        of_one = reader if list(reader.pieces) == list(engine.pieces) else engine
-        titles, persons = RealTitles(self.items, engine, self.domain, of_one if reads else None), self.persons(engine)
+        real, persons = RealTitles(of_catalog), self.persons(engine)
 
         @lru_cache(maxsize=1024)  # a person has one wish in all of its dialogues
         def serving(wishes: Wishes) -> tuple[str, ...]:
             return tuple(
-                self.catalog.name(id_) for id_, row in self._rows.items() if serves_wish(row, wishes, self.domain)
+                self.catalog.name(id_) for id_, row in self.item_rows.items() if serves_wish(row, wishes, self.domain)
             )
 
         def constraint(view: UserView) -> Constraint:
             ids = {item["item_id"] for turn in view.turns for item in turn["items"]}
             named = {self.catalog.name(item_id) for item_id in ids if item_id is not None}
             excluded, fit = {*view.knowledge.unrelated} - named, serving(view.knowledge.wishes)
-            of_view = titles.constraint(excluded, fit, named, by=parameters.title_wish)
+            of_view = real.constraint(excluded, fit, named, by=parameters.title_wish)
             return persons.constraint(USER, view.turns, of_view)
 
         return constraint
 
     def of_recommender(
-        self, engine: Engine, parameters: SimulationParameters
+        self, engine: Engine, parameters: SimulationParameters, titles: CatalogTitles | None = None
     ) -> Callable[[Sequence[Turn]], Constraint] | None:
-        """What the recommender may name by `engine` after some turns: titles as `grounding` weighs them, and true
-        persons. None where all is free."""
-        grounding = self.grounding(engine, parameters)
+        """What the recommender may name by `engine` after some turns: titles (`titles`, if they are there already) as
+        `grounding` weighs them, and true persons. None where all is free."""
+        grounding = self.grounding(engine, parameters, titles)
         if grounding is None:
             return None
         persons = self.persons(engine)

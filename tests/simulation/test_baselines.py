@@ -13,7 +13,7 @@ from crslib.data.catalog import Catalog
 from crslib.engines.scripted import ScriptedEngine
 from crslib.experiments import pipeline
 from crslib.metrics import leakage
-from crslib.recommender.grounding import Grounding
+from crslib.recommender.grounding import CatalogTitles, Grounding
 from crslib.recommender.mixture import Mixture
 from crslib.recommender.prior import heard
 from crslib.simulation import baselines
@@ -118,7 +118,7 @@ class Letters(Reader):
 
 
 def titles_of(items: pl.DataFrame) -> ScriptConstraint:
-    grounding = Grounding(items, Letters(), None, Mixture(), MOVIES, None)
+    grounding = Grounding(CatalogTitles(items, Letters(), MOVIES, cache=None), None, Mixture())
     catalog = Catalog(items, MOVIES)
     return ScriptConstraint(lambda turns: grounding.constraint(heard(turns)), catalog, Letters())
 

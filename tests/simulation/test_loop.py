@@ -550,6 +550,7 @@ class Eavesdropper:
 def test_grounding_hears_what_was_said_and_nothing_private(tmp_path: Path, items: pl.DataFrame) -> None:
     ear, heard_by_names = Eavesdropper(), []
     population = Population(make_profiles(ids(12)), items, NO_RATINGS, MOVIES, Fixed())
+    population.catalog_titles = lambda *given: None
     population.grounding = lambda *given: ear
     population.of_user = lambda *given: None
 

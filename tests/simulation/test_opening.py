@@ -242,7 +242,7 @@ def test_of_its_favourites_a_user_names_those_that_go_with_its_wish_or_were_name
     view = population.view(population.profiles.row(0, named=True))
     assert (view.knowledge.loved, view.knowledge.unrelated) == (("Heat (1995)", "Up (2009)"), ("Up (2009)",))
     letters, plain = Even(), SimulationParameters(title_model=0, title_base=0)
-    of_user, of_recommender = population.of_user(letters, plain, letters), population.of_recommender(letters, plain)
+    of_user, of_recommender = population.of_user(letters, plain), population.of_recommender(letters, plain)
     assert of_user is not None and of_recommender is not None
 
     def initials(constraint: Constraint) -> str:
@@ -255,8 +255,8 @@ def test_of_its_favourites_a_user_names_those_that_go_with_its_wish_or_were_name
     view.follow({"role": RECOMMENDER, "text": "Seen [[Up (2009)]]?", "items": population.catalog.link("[[Up (2009)]]")})
     assert initials(of_user(view)) == "HKNTU"
     assert of_user(view).forced(list(b"It is by P")) == list(b"ete Docter"), "of what is at hand a user, too, knows who"
-    wishing = population.of_user(letters, SimulationParameters(title_wish=2), letters)
-    level = population.of_user(letters, SimulationParameters(title_wish=0), letters)
+    wishing = population.of_user(letters, SimulationParameters(title_wish=2))
+    level = population.of_user(letters, SimulationParameters(title_wish=0))
     assert wishing is not None and level is not None
     (tilted, plain) = (of(view).allowed(list(b"I love [[")) for of in (wishing, level))
     assert tilted is not None and plain is not None and tilted.tokens.tolist() == plain.tokens.tolist()
@@ -265,4 +265,16 @@ def test_of_its_favourites_a_user_names_those_that_go_with_its_wish_or_were_name
     assert {name: more[name] - more["K"] for name in "HNT"} == pytest.approx({"H": 2, "N": 0, "T": 0})
     assert 0 < of_named < 2, "what was named stays as likely beside all others together"
     free = SimulationParameters(grounding="off")
-    assert population.of_user(letters, free, letters) is population.of_recommender(letters, free) is None
+    assert population.of_user(letters, free) is population.of_recommender(letters, free) is None
+
+
+def test_titles_are_spelled_once_for_each_vocabulary(items: pl.DataFrame) -> None:
+    population, parameters = (
+        Population(make_profiles(["u"]), items, NO_RATINGS, MOVIES, Fixed()),
+        SimulationParameters(),
+    )
+    one, same, other = Even(), Even("same"), Even()
+    other.pieces = (*Even.pieces, b"")
+    titles = population.catalog_titles(one, parameters)
+    assert population.catalog_titles(same, parameters, titles) is titles
+    assert population.catalog_titles(other, SimulationParameters(title_model=0, title_base=0), titles) is not titles

@@ -16,7 +16,7 @@ from crslib.dialogue.scripts import SCRIPTED
 from crslib.engines.llama import log_softmax
 from crslib.engines.scripted import CONTROL, ScriptedEngine
 from crslib.errors import CrsError
-from crslib.recommender.grounding import Grounding
+from crslib.recommender.grounding import CatalogTitles, Grounding
 from crslib.recommender.mixture import Mixture
 from crslib.simulation import replay
 from crslib.simulation.population import Population
@@ -87,13 +87,13 @@ def make_run(folder: Path, items: pl.DataFrame, *texts: str) -> Run:
 
 def read(run: Run, items: pl.DataFrame, temperature: float, *, grounded: bool = True) -> replay.Replay:
     reader = Reader()
-    grounding = Grounding(items, reader, None, Mixture(), MOVIES) if grounded else None
+    grounding = Grounding(CatalogTitles(items, reader, MOVIES), None, Mixture()) if grounded else None
     return replay.read(run, ["u00.0"], Population.read(run), Reader(), reader, grounding, temperature, {})
 
 
 def read_with(run: Run, items: pl.DataFrame, temperature: float, mixture: Mixture) -> replay.Replay:
     reader = Reader()
-    grounding = Grounding(items, reader, None, mixture, MOVIES)
+    grounding = Grounding(CatalogTitles(items, reader, MOVIES), None, mixture)
     return replay.read(run, ["u00.0"], Population.read(run), Reader(), reader, grounding, temperature, {})
 
 

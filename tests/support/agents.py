@@ -16,9 +16,8 @@ from crslib.simulation.population import Population
 def agents(population: Population, engines: Sequence[Engine], parameters: SimulationParameters) -> list[LocalAgent]:
     """The user's and the recommender's agent."""
     told = parameters.model_copy(update={"user_prompt": "", "recommender_prompt": ""})
-    return [
-        local_agent(engine, role, population, told, engines[-1]) for role, engine in zip(ROLES, engines, strict=True)
-    ]
+    titles = population.catalog_titles(engines[-1], told)
+    return [local_agent(engine, role, population, told, titles) for role, engine in zip(ROLES, engines, strict=True)]
 
 
 def simulate(

@@ -308,7 +308,7 @@ class Context:
 
 def check_logits(logits: np.ndarray | float, model: Model) -> None:
     """Raises `CrsError` for logits that are no numbers (NaN, or too large for one)."""
-    if np.isnan(logits).any() or np.isposinf(logits).any():
+    if not np.all(logits < np.inf):  # NaN is not less either
         raise CrsError(
             f"the model {model.path} computes no numbers (NaN): its weights or its adapter are damaged; use other files"
         )

@@ -155,7 +155,7 @@ def _peak_rss_mb() -> float:
 def population_of(n: int) -> Population:
     """`n` profiles of the built-in data; what a simulation of them needs is computed once, before any timing."""
     population = Population(**profiles.of_data(ProfileParameters(n_profiles=n)).visible)
-    _ = population.catalog, population.opinions, population.prior, population.sha256
+    population.prepare(SimulationParameters())
     return population
 
 
@@ -171,9 +171,9 @@ def _talk(
     chosen = population.with_profiles(population.profiles[begin:end])
     with tempfile.TemporaryDirectory() as folder, Run(Path(folder)).journal() as journal:
         started = perf_counter()
+        titles = chosen.catalog_titles(engines[-1], parameters)
         user, recommender = (
-            local_agent(engine, role, chosen, parameters, engines[-1])
-            for role, engine in zip(ROLES, engines, strict=True)
+            local_agent(engine, role, chosen, parameters, titles) for role, engine in zip(ROLES, engines, strict=True)
         )
         simulate(chosen, user, recommender, parameters, journal, progress)
         return perf_counter() - started

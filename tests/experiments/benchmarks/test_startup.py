@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from crslib.config import ROOT
+from crslib.errors import CrsError
 from crslib.experiments.benchmarks import startup
 
 HEAVY = ("altair", "crslib.metrics", "scipy.stats", "torch", "ray", "openai")
@@ -24,3 +25,16 @@ def test_imports_of_a_notebook_can_be_run_alone() -> None:
     lines = startup.imports("02_simulate").split("\n")
     assert "from crslib.simulation import Population, open_agents, simulate" in lines
     assert all(line.startswith(("import ", "from ")) for line in lines)
+
+
+@pytest.mark.model
+def test_a_small_run_says_its_first_word_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "_SMALL", ("-p", "n_profiles=2", "-p", "max_turns=1", "-p", "user_model=agenda"))
+    first, whole = startup._run(0).values()
+    assert 0 < first < whole
+
+
+def test_a_small_run_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "_SMALL", ("-p", "n_profiles=0"))
+    with pytest.raises(CrsError, match="n_profiles = 0"):
+        startup._run(0)
