@@ -32,6 +32,8 @@ from crslib.schemas import STRICT
 
 Format = Literal["Q8_0", "BF16", "F16", "Q4_0"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+SUMMED = "float64"
+"""How `merged` takes sums, a part of what identifies weights: in float32, as before, they differed by the cores."""
 _MOST_BYTES = 10 * 2**30  # of all weights in the cache
 _KEPT = 4  # files that are kept whatever their size: two roles, each as it was before and after a change
 DOMAIN = "crslib.domain"  # the field of an adapter with the name of the domain that it was trained on
@@ -47,8 +49,7 @@ def merged(model: Path, adapter: Path, fmt: Format, cache: Path) -> Path:
     cache cannot be written.
     """
     files = {"model": file_sha256(model), "adapter": file_sha256(adapter)}
-    key = digest({**files, "format": fmt, "summed": "float64"}, "weights")  # before: float32, see `Deltas.of`
-    path = cache / f"{key}.gguf"
+    path = cache / f"{digest({**files, 'format': fmt, 'summed': SUMMED}, 'weights')}.gguf"
     deltas = check_adapter(adapter)
     if not _is_as_written(path):
         with _only_writer(cache):

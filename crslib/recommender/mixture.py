@@ -19,12 +19,13 @@ from crslib.dialogue.domain import Domain
 from crslib.dialogue.templates import ChatTemplate
 from crslib.dialogue.utterances import USER
 from crslib.dialogue.views import RecommenderView
+from crslib.engines.preparation import cpu
 from crslib.files import writing
 from crslib.identity import digest
 from crslib.recommender.prior import Utterance
 
 _N_EXACT = 10  # the first tokens of the most titles: after these the second token is scored in the dialogue too
-_WEIGHTS = ("engine", "llama_cpp_python", "model_sha256", "adapter_sha256", "weights")  # what decides P_model
+_WEIGHTS = ("engine", "llama_cpp_python", "model_sha256", "adapter_sha256", "weights", "n_gpu_layers")  # of P_model
 
 
 class TokenReader(Protocol):
@@ -100,7 +101,7 @@ def token_table(
 
     A title is scored up to the bracket before its year: the year is chosen among the items of the same name. A name
     without a year is scored up to the end of its mention. Takes half a minute for 7,000 titles on two cores; with a
-    folder `cache`, once for each model and catalogue.
+    folder `cache`, once for each model, kind of processor and catalogue.
     """
     end = reader.encode("]]")
     scored = []
@@ -110,7 +111,7 @@ def token_table(
         begins = year is not None and list(title[: len(before)]) == before
         scored.append(tuple(before) if begins else (*title, *end[:1]))
     identity: Mapping[str, Any] = getattr(reader, "identity", {})
-    of = {name: identity.get(name) for name in _WEIGHTS}
+    of = {"cpu": cpu(), **{name: identity.get(name) for name in _WEIGHTS}}
     no_dialogue = _prompt(reader, [Utterance(USER, domain.system.request)], domain)
     path = cache / f"{digest([of, no_dialogue, scored], 'titles')}.npy" if cache and of["model_sha256"] else None
     table = np.zeros((len(titles), max(map(len, titles), default=0) + 1), np.float32)

@@ -123,7 +123,7 @@ def _model(role: str, agent: Mapping[str, Any], parameters: Mapping[str, Any]) -
 
 
 def _weights(agent: Mapping[str, Any]) -> list[str]:
-    return [str(agent["weights"]).removeprefix("merged, ")] if agent.get("weights") else []
+    return [str(agent["weights"]).rpartition(", ")[2]] if agent.get("weights") else []
 
 
 # ── metrics ─────────────────────────────────────────────────────────────────────────────────────────────────────────

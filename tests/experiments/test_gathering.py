@@ -288,11 +288,11 @@ def test_workers_of_other_words_end_the_run(tmp_path: Path) -> None:
 
 def test_a_worker_whose_machine_would_say_other_words_says_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "open_agents", lambda *given: pytest.fail("it simulates"))
-    forms = {"weights": "merged, Q8_0", "llama_cpp_python": "1"}
+    forms = {"weights": "merged in float64, Q8_0", "llama_cpp_python": "1"}
     monkeypatch.setattr(opening, "planned", lambda role, parameters: {**forms})
     expected = cluster.decided(SIMULATION)
-    assert expected["weights of the user"] == "merged, Q8_0"
-    forms["weights"] = "merged, BF16"
+    assert expected["weights of the user"] == "merged in float64, Q8_0"
+    forms["weights"] = "merged in float64, BF16"
     people = pl.DataFrame({"profile_id": ["u"]})
     worker = Worker(SIMULATION, (people, people, people, None, None), {**expected, "sources": "0"})
     sentence = r"\(sources, weights of the recommender, weights of the user\); give -p weights=Q8_0 .* same packages"

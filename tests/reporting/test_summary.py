@@ -78,7 +78,7 @@ def test_leaks_are_counted() -> None:
 
 
 def test_who_spoke_is_named_without_folders() -> None:
-    local = {"model_sha256": "ab", "adapter_sha256": "cd", "weights": "merged, Q8_0"}
+    local = {"model_sha256": "ab", "adapter_sha256": "cd", "weights": "merged in float64, Q8_0"}
     parameters = {"user_model": "/home/ann/models/tiny.gguf", "user_adapter": "/home/ann/mine.gguf"}
     server = {"agent": "server", "model": "m", "url": "http://localhost:1/v1"}
     info = {"agents": {"user": local, "recommender": server}, "parameters": parameters, "started": "2026-11-28T10:00"}

@@ -14,10 +14,12 @@ import llama_cpp as lc
 
 from crslib.config import BUILT_IN, resolve
 from crslib.engines.base import Sampling
+from crslib.engines.weights import SUMMED
 from crslib.errors import CrsError
 from crslib.identity import file_sha256
 
 AS_THEY_ARE: Final = "as they are"
+_ENCODED = 1 << 12  # texts of which the tokens are kept: those of a dialogue come again in each of its prompts
 _BUILD = '`CMAKE_ARGS="-DGGML_{}=on" pip install --force-reinstall --no-cache-dir llama-cpp-python`'
 log_lines: deque[str] = deque(maxlen=20)
 """The last lines that llama.cpp logged. Cleared before each call that may fail, see `reason`."""
@@ -79,7 +81,7 @@ def source(model: Path, adapter: Path | None, form: str) -> dict[str, Any]:
     return {
         "model_sha256": file_sha256(model),
         "adapter_sha256": file_sha256(adapter) if adapter else None,
-        "weights": f"merged, {form}" if adapter and form != AS_THEY_ARE else AS_THEY_ARE,
+        "weights": f"merged in {SUMMED}, {form}" if adapter and form != AS_THEY_ARE else AS_THEY_ARE,
     }
 
 
@@ -159,6 +161,7 @@ class Model:
             why = reason()
             raise CrsError(f"llama.cpp cannot load the model {path} ({why}); {remedy(why)}")
         self.vocab = lc.llama_model_get_vocab(self.handle)
+        self._encoded = functools.lru_cache(_ENCODED)(self._encode)
         self.n_vocab = lc.llama_vocab_n_tokens(self.vocab)
         if not self.n_vocab or lc.llama_vocab_type(self.vocab) == lc.LLAMA_VOCAB_TYPE_NONE:
             raise CrsError(f"the model {path} has no vocabulary; use a GGUF of a chat model")
@@ -193,11 +196,14 @@ class Model:
 
     def encode(self, text: str, *, control: bool = False) -> list[int]:
         """Token ids of `text`; control tokens are recognised only with `control`."""
+        return list(self._encoded(text, control))
+
+    def _encode(self, text: str, control: bool) -> tuple[int, ...]:
         raw = text.encode()
         room = len(raw) + 8
         ids = (lc.llama_token * room)()
         count = lc.llama_tokenize(self.vocab, raw, len(raw), ids, room, False, control)
-        return ids[:count]
+        return tuple(ids[:count])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, control tokens spelled out; bytes that are not UTF-8 become U+FFFD."""

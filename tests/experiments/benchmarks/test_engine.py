@@ -36,4 +36,4 @@ def test_the_figures_of_a_small_call_are_consistent(tmp_path: Path) -> None:
     assert 0 < figures["python_share"] < 1
     not_python = sum(figures[f"{name}_s"] for name in ("prefill", "decode", "parking", "waiting")) - figures["feeder_s"]
     assert figures["python_share"] == pytest.approx(1 - not_python / figures["seconds"])
-    assert (figures["weights"], figures["grounding"], figures["dialogues"]) == ("merged, Q8_0", "prior", 4)
+    assert (figures["weights"], figures["grounding"], figures["dialogues"]) == ("merged in float64, Q8_0", "prior", 4)
