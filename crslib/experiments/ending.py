@@ -4,7 +4,7 @@ from typing import Any
 
 from crslib.experiments.runs import excerpt, figures, n_dialogues
 from crslib.metrics import METRICS
-from crslib.reporting import text
+from crslib.reporting import summary, text
 from crslib.runs import differences
 from crslib.store import Run
 
@@ -27,6 +27,7 @@ def lines(run: Run) -> list[str]:
     said = [f"{condition}{f' ({differs})' if differs else ''}: {n_dialogues(run)} dialogues"]
     if rows:
         said += ["", *text.aligned([["", "[95 % interval]", "people"], *rows])]
+        said += filter(None, [summary.dependence(run.info)])
     agents = run.info.get("agents", {})
     if untried := [f"{role}: {agent['untried']}" for role, agent in sorted(agents.items()) if agent.get("untried")]:
         said += ["", *untried]

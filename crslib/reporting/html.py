@@ -141,6 +141,7 @@ def remarks(run: Run) -> list[str]:
         lines.append(f"your metrics without a value in any dialogue: {', '.join(empty)}")
     if run.has("labels"):
         lines.append(satisfaction.verdict(run.read("scores"), run.read("correlations")))
+    lines.append(summary.dependence(info))
     return [line for line in lines if line]
 
 

@@ -91,6 +91,6 @@ def _run(seed: int) -> dict[str, float]:
 
 
 def _kernel() -> None:
-    manager, client = start_new_kernel(kernel_name="python3")
+    manager, client = start_new_kernel(kernel_name="python3", stderr=subprocess.DEVNULL)  # it warns of TCP
     client.stop_channels()
     manager.shutdown_kernel()
