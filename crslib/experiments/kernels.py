@@ -59,7 +59,7 @@ def notebook_path(name: str) -> Path:
 
 def execute_notebook(name: str, folder: Path, parameters: Mapping[str, Any]) -> None:
     """Executes notebook `name` into `folder` in a kernel of its own, over IPC, because parallel runs would compete for
-    TCP ports.
+    TCP ports. It is asked to end, which takes it half a second, so that what code of one's own does at the end is done.
 
     Raises `NotebookError` when a cell fails, `CrsError` when the kernel dies or the folder cannot be written.
     """
@@ -78,7 +78,6 @@ def execute_notebook(name: str, folder: Path, parameters: Mapping[str, Any]) -> 
                 request_save_on_cell_execute=False,
                 config=Config(KernelManager=files),
                 kernel_manager_class=observed,
-                shutdown_kernel="immediate",  # it has written all there is; to end by itself takes it half a second
                 extra_arguments=[
                     "--IPKernelApp.log_level=50",  # kernels log an error about the signal that ends them
                     f"--IPKernelApp.ipython_dir={private}",  # no person's start-up files, and no HOME

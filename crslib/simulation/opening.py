@@ -49,10 +49,9 @@ def open_agents(
     """
     with contextlib.ExitStack() as stack:
         local = [role for role in roles if parameters.is_local(role)]
-        with ThreadPoolExecutor(
-            1
-        ) as beside:  # engines open within llama.cpp; what fails here fails again where it is used
-            beside.submit(population.prepare, parameters)
+        with ThreadPoolExecutor(1) as beside:
+            if local:  # engines open within llama.cpp; what fails beside them fails again where it is used
+                beside.submit(population.prepare, parameters)
             engines = dict(zip(local, stack.enter_context(open_engines(parameters, local)), strict=True))
         reader = engines.get(RECOMMENDER) or engines.get(USER)
         titles = population.catalog_titles(reader, parameters) if reader else None

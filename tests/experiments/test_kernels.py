@@ -74,6 +74,13 @@ def test_sums_of_a_kernel_do_not_depend_on_the_number_of_cores(
 
 
 @pytest.mark.notebook
+def test_code_of_ones_own_can_end_what_it_began(execute: Callable[[str], str], tmp_path: Path) -> None:
+    code = f"log = open({str(tmp_path / 'log')!r}, 'w'); log.write('kept'); import atexit; atexit.register(log.close)"
+    assert execute(f"{code}; print(x)") == "2\n"
+    assert (tmp_path / "log").read_text() == "kept"
+
+
+@pytest.mark.notebook
 def test_the_last_words_of_a_library_are_in_the_sentence_and_nowhere_else(
     execute: Callable[[str], str], capfd: pytest.CaptureFixture[str]
 ) -> None:
