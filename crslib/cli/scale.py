@@ -53,7 +53,7 @@ def bench_evaluate(run: Path, counts: Sequence[int], assignments: Sequence[str],
 @JSON
 def bench_startup(times: int, file: Path | None) -> None:
     """Seconds of what every command and run needs first: the command, all checks, a notebook's kernel and imports; and
-    of a run of four people until its first word."""
+    of a run of four people until it can talk."""
     from crslib.experiments.benchmarks import startup
 
     with counting("calls") as progress:

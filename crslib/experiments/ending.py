@@ -27,7 +27,7 @@ def lines(run: Run) -> list[str]:
     said = [f"{condition}{f' ({differs})' if differs else ''}: {n_dialogues(run)} dialogues"]
     if rows:
         said += ["", *text.aligned([["", "[95 % interval]", "people"], *rows])]
-        said += filter(None, [summary.dependence(run.info)])
+        said += filter(None, [summary.dependence(run.read("dialogues"))])
     agents = run.info.get("agents", {})
     if untried := [f"{role}: {agent['untried']}" for role, agent in sorted(agents.items()) if agent.get("untried")]:
         said += ["", *untried]

@@ -17,6 +17,7 @@ from crslib.dialogue.domain import Domain
 from crslib.dialogue.utterances import RECOMMENDER
 from crslib.engines.base import Choice, Constraint, Engine
 from crslib.engines.loading import CACHE
+from crslib.errors import CrsError
 from crslib.recommender.mixture import Mixture, token_table
 from crslib.recommender.prior import ContraryPrior, ItemPrior, Utterance
 from crslib.recommender.trie import TitleConstraint, Titles
@@ -61,8 +62,10 @@ class Grounding:
     """
 
     def __init__(self, titles: CatalogTitles, prior: ItemPrior | ContraryPrior | None, mixture: Mixture) -> None:
-        """`titles`: of the items on which `prior` was fitted; without a prior no item is likelier than another. A model
-        reads them where `mixture` has it count."""
+        """`titles`: of the items on which `prior` was fitted; without a prior no item is likelier than another. Raises
+        `CrsError` where `mixture` has a model's reading count and no model reads them."""
+        if titles.table is None and (mixture.model or mixture.base):
+            raise CrsError(f"{mixture} needs titles that a model reads; read them, or set model and base to 0")
         self._of_catalog, self._prior, self._mixture = titles, prior, mixture
         self._rows: dict[str, int] = {item: row for row, item in enumerate(titles.names)}
 

@@ -130,7 +130,7 @@ def write(run: Run, figures: Sequence[Figure]) -> Path:
 def remarks(run: Run) -> list[str]:
     """What is to be said of dialogues from a file: what was read, which metrics are left out because the dialogues lack
     what these need, and whether any could be correlated with people's satisfaction. Of any run: which metrics of one's
-    own have no value."""
+    own have no value, and what its intervals are worth (`summary.dependence`)."""
     info, measured = run.info, set(run.read("metrics")["metric"])
     lines = list(info.get("source", {}).get("lines", ()))
     for need in info.get("lacking", ()):
@@ -141,7 +141,7 @@ def remarks(run: Run) -> list[str]:
         lines.append(f"your metrics without a value in any dialogue: {', '.join(empty)}")
     if run.has("labels"):
         lines.append(satisfaction.verdict(run.read("scores"), run.read("correlations")))
-    lines.append(summary.dependence(info))
+    lines.append(summary.dependence(run.read("dialogues")))
     return [line for line in lines if line]
 
 

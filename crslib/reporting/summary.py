@@ -113,13 +113,11 @@ def parties(info: Mapping[str, Any], data: Source, human: Source) -> list[tuple[
     return [(name, value) for name, value in rows if value]
 
 
-def dependence(info: Mapping[str, Any]) -> str:
-    """What is to be said of the intervals where a person has several dialogues; empty where each has one."""
-    n = info.get("parameters", {}).get("dialogues_per_profile", 1)
-    said = (
-        f"intervals take the {n} dialogues of a person for independent: of what differs by person they are too narrow"
-    )
-    return said if n > 1 else ""
+def dependence(dialogues: pl.DataFrame) -> str:
+    """What is to be said of the intervals where a person has several of `dialogues`; empty where each has one."""
+    if dialogues["profile_id"].drop_nulls().is_unique().all():
+        return ""
+    return "intervals take the dialogues of a person for independent: of what differs by person they are too narrow"
 
 
 def _model(role: str, agent: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:

@@ -50,8 +50,8 @@ def open_agents(
     with contextlib.ExitStack() as stack:
         local = [role for role in roles if parameters.is_local(role)]
         with ThreadPoolExecutor(1) as beside:
-            if local:  # engines open within llama.cpp; what fails beside them fails again where it is used
-                beside.submit(population.prepare, parameters)
+            if local:  # llama.cpp opens models without Python; what fails beside it fails again where it is used
+                beside.submit(population.prepare, parameters, local)
             engines = dict(zip(local, stack.enter_context(open_engines(parameters, local)), strict=True))
         reader = engines.get(RECOMMENDER) or engines.get(USER)
         titles = population.catalog_titles(reader, parameters) if reader else None

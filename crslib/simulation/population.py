@@ -4,7 +4,7 @@ No table here has a held-out item in it, and none is asked for.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from functools import cached_property, lru_cache
 from typing import Any, Self
@@ -88,9 +88,10 @@ class Population:
         """What the recommender knows of items: a model of the catalogue and of everybody's ratings."""
         return ItemPrior.fit(self.items, self.training, self.domain)
 
-    def prepare(self, parameters: SimulationParameters) -> None:
-        """Computes now what a simulation with `parameters` needs of the catalogue and of all ratings."""
-        _ = self.catalog.credits.persons, self.item_rows, self.opinions, self.sha256, self.ranking(parameters)
+    def prepare(self, parameters: SimulationParameters, roles: Collection[str] = (USER, RECOMMENDER)) -> None:
+        """Computes now what engines that speak for `roles` will need of the catalogue and of all ratings."""
+        _ = self.catalog.credits.persons, self.item_rows, self.sha256
+        _ = USER in roles and self.opinions, RECOMMENDER in roles and self.ranking(parameters)
 
     def with_profiles(self, profiles: pl.DataFrame) -> Self:
         """The same catalogue, ratings and opinions with other `profiles` of the same people."""
@@ -130,13 +131,13 @@ class Population:
         """The catalogue's titles in the tokens of `engine`, read by it if parameters `title_…` have that count; None
         where `grounding` is "off".
 
-        `others`: titles that are there already, which are these if `engine` has their vocabulary.
+        `others`: titles that are there already, which serve if `engine` has their vocabulary and they are read alike.
         """
         if parameters.grounding == "off":
             return None
-        if others is not None and list(others.pieces) == list(engine.pieces):
-            return others
         reads = bool(parameters.title_model or parameters.title_base)
+        if others is not None and list(others.pieces) == list(engine.pieces) and reads == (others.table is not None):
+            return others
         return CatalogTitles(self.items, engine, self.domain, reads=reads)
 
     def grounding(

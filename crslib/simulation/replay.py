@@ -102,11 +102,14 @@ def look(
     with open_engines(parameters.model_copy(update=alone)) as (user, recommender):
         for role, engine in ((USER, user), (RECOMMENDER, recommender)):
             recorded = info.get("agents", {}).get(role, {})
-            if any(
-                recorded.get(name) != engine.identity[name] for name in ("model_sha256", "adapter_sha256", "weights")
-            ):
+            if any(recorded.get(name) != engine.identity[name] for name in ("model_sha256", "adapter_sha256")):
                 raise CrsError(
                     f"the {role}'s model is not the one that {run.path} was simulated with; put that one back"
+                )
+            if (weights := recorded.get("weights")) != engine.identity["weights"]:
+                raise CrsError(
+                    f"{run.path} was simulated with weights of the {role} that were {weights}, and here they are "
+                    f"{engine.identity['weights']}; read it with the version of crslib that made it, or run it again"
                 )
         grounding = population.grounding(recommender, parameters)
         lookup = population.catalog.lookup if shows_facts(parameters) else {}
@@ -140,7 +143,7 @@ def read(
     are none. `lookup`: the facts that the recommender's view had.
     """
     dialogues = run.read("dialogues").filter(pl.col("dialogue_id").is_in(list(dialogue_ids))).sort("dialogue_id")
-    profiles = {row["profile_id"]: row for row in population.profiles.iter_rows(named=True)}
+    profiles = population.profile_rows
     names = {name: item for item, name in item_names(population.items.sort("item_id", descending=True)).items()}
     turns = run.read("turns").sort("dialogue_id", "turn").partition_by("dialogue_id", as_dict=True)
     readers = {USER: _RoleReader(user), RECOMMENDER: _RoleReader(recommender)}

@@ -173,8 +173,8 @@ def test_the_end_of_a_run_in_lines(tmp_path: Path) -> None:
     assert record["metrics"]["turns"] == {"value": 7.0, "low": None, "high": None, "n": 2, "human": 3.5, "floor": None}
     assert (record["run_id"], record["n_dialogues"], record["condition"]) == ("a", 2, "a")
     assert set(record["metrics"]) == {"turns", "hits", "user_words"}
-    run.update(parameters={**run.info["parameters"], "dialogues_per_profile": 2})
-    assert ending.lines(run)[5].startswith("intervals take the 2 dialogues of a person for independent: ")
+    run.write("dialogues", run.read("dialogues").with_columns(profile_id=pl.lit("u1")))
+    assert ending.lines(run)[5].startswith("intervals take the dialogues of a person for independent: ")
 
 
 def test_latest_links_to_the_newest_run(tmp_path: Path) -> None:

@@ -88,6 +88,14 @@ def test_a_model_reads_the_titles_of_a_catalogue_once(
     assert again.asked == 4
 
 
+def test_titles_that_no_model_reads_cannot_count_by_one(items: pl.DataFrame) -> None:
+    unread = CatalogTitles(items, Even(), MOVIES, reads=False)
+    for mixture in (Mixture(1.0, 1.0, 0.0), Mixture(0.0, 1.0, 0.5)):
+        with pytest.raises(CrsError, match="needs titles that a model reads"):
+            Grounding(unread, None, mixture)
+    assert initials(Grounding(unread, None, Mixture(0.0, 1.0, 0.0)), []).keys() == {"H", "K", "N", "T", "U"}
+
+
 def test_an_engine_without_a_model_cannot_be_grounded(items: pl.DataFrame) -> None:
     engine = ScriptedEngine(lambda prompt, seed: "")
     engine.pieces = [bytes((byte,)) for byte in range(256)]

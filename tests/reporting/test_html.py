@@ -167,8 +167,8 @@ def test_comparison_lists_failures_with_their_traceback(tmp_path: Path) -> None:
 
 def test_the_report_says_what_intervals_are_worth_where_a_person_has_several_dialogues(run: Run) -> None:
     assert html.remarks(run) == []
-    run.update(parameters={**run.info["parameters"], "dialogues_per_profile": 8})
-    assert "intervals take the 8 dialogues of a person for independent" in write(run, []).read_text(encoding="utf-8")
+    run.write("dialogues", run.read("dialogues").with_columns(profile_id=pl.lit("u1")))
+    assert "intervals take the dialogues of a person for independent" in write(run, []).read_text(encoding="utf-8")
 
 
 def test_the_report_of_a_file_says_whose_dialogues_they_are_and_what_is_left_out(run: Run) -> None:

@@ -3,7 +3,12 @@
 import json
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -15,9 +20,11 @@ from crslib.dialogue.utterances import RECOMMENDER
 from crslib.dialogue.views import RecommenderView
 from crslib.engines.base import Constraint
 from crslib.errors import CrsError
+from crslib.recommender.grounding import CatalogTitles
+from crslib.simulation import opening
 from crslib.simulation.dialogues import Dialogues
 from crslib.simulation.loop import HOPELESS, simulate
-from crslib.simulation.opening import open_agents, planned
+from crslib.simulation.opening import ROLES, open_agents, planned
 from crslib.simulation.population import Population
 from crslib.store import Run
 from tests.conftest import make_profiles
@@ -269,12 +276,36 @@ def test_of_its_favourites_a_user_names_those_that_go_with_its_wish_or_were_name
 
 
 def test_titles_are_spelled_once_for_each_vocabulary(items: pl.DataFrame) -> None:
-    population, parameters = (
-        Population(make_profiles(["u"]), items, NO_RATINGS, MOVIES, Fixed()),
-        SimulationParameters(),
-    )
+    population = Population(make_profiles(["u"]), items, NO_RATINGS, MOVIES, Fixed())
+    unread = SimulationParameters(title_model=0, title_base=0)
     one, same, other = Even(), Even("same"), Even()
     other.pieces = (*Even.pieces, b"")
-    titles = population.catalog_titles(one, parameters)
-    assert population.catalog_titles(same, parameters, titles) is titles
-    assert population.catalog_titles(other, SimulationParameters(title_model=0, title_base=0), titles) is not titles
+    titles = population.catalog_titles(one, unread)
+    assert population.catalog_titles(same, unread, titles) is titles
+    assert population.catalog_titles(other, unread, titles) is not titles
+
+
+def test_the_recommenders_model_reads_the_titles_of_both(items: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else can be computed before anybody speaks is computed for those who speak by an engine."""
+    population = Population(make_profiles(["u"]), items, NO_RATINGS, MOVIES, Fixed())
+    engines = {role: Even(role) for role in ROLES}
+    got: list[CatalogTitles] = []
+    prepared: list[Sequence[str]] = []
+
+    def local_agent(*given: Any) -> StringIO:
+        got.append(given[-1])
+        return StringIO()
+
+    monkeypatch.setattr("crslib.simulation.population.CatalogTitles", partial(CatalogTitles, cache=None))
+    monkeypatch.setattr(opening, "open_engines", lambda given, roles: nullcontext([engines[role] for role in roles]))
+    monkeypatch.setattr(opening, "local_agent", local_agent)
+    monkeypatch.setattr(opening, "remote_agent", lambda *given: StringIO())
+    monkeypatch.setattr(population, "prepare", lambda parameters, roles: prepared.append(roles))
+    of_http = {"recommender_model": "http://localhost/reply"}
+    with open_agents(SimulationParameters(), population):
+        assert got[0] is got[1]
+    assert [engine.asked for engine in engines.values()] == [0, 1]
+    with open_agents(SimulationParameters(**of_http), population):
+        assert [engine.asked for engine in engines.values()] == [1, 1]
+    with open_agents(SimulationParameters(user_model="agenda", **of_http), population):
+        assert prepared == [["user", "recommender"], ["user"]]

@@ -19,6 +19,7 @@ from crslib.errors import CrsError
 from crslib.recommender.grounding import CatalogTitles, Grounding
 from crslib.recommender.mixture import Mixture
 from crslib.simulation import replay
+from crslib.simulation.opening import ROLES
 from crslib.simulation.population import Population
 from crslib.store import Run
 from tests.conftest import make_profiles
@@ -179,6 +180,9 @@ def test_a_run_is_read_by_its_own_models_only(
     engine.identity = {"model_sha256": "a", "adapter_sha256": None, "weights": "as they are"}
     monkeypatch.setattr(replay, "open_engines", lambda parameters: nullcontext((engine, engine)))
     with pytest.raises(CrsError, match="the user's model is not the one that"):
+        replay.look(run, ["u00.0"], SimulationParameters())
+    run.update(agents={role: {**engine.identity, "weights": "merged, Q8_0"} for role in ROLES})
+    with pytest.raises(CrsError, match="were merged, Q8_0, and here they are as they are; read it with the version"):
         replay.look(run, ["u00.0"], SimulationParameters())
     with pytest.raises(CrsError, match="does not say which models"):
         replay.look(run, ["u00.0"])

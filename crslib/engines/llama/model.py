@@ -20,6 +20,7 @@ from crslib.identity import file_sha256
 
 AS_THEY_ARE: Final = "as they are"
 _ENCODED = 1 << 12  # texts of which the tokens are kept: those of a dialogue come again in each of its prompts
+_UTTERANCE = 2000  # characters; longer texts are no utterances, and are not kept
 _BUILD = '`CMAKE_ARGS="-DGGML_{}=on" pip install --force-reinstall --no-cache-dir llama-cpp-python`'
 log_lines: deque[str] = deque(maxlen=20)
 """The last lines that llama.cpp logged. Cleared before each call that may fail, see `reason`."""
@@ -196,7 +197,7 @@ class Model:
 
     def encode(self, text: str, *, control: bool = False) -> list[int]:
         """Token ids of `text`; control tokens are recognised only with `control`."""
-        return list(self._encoded(text, control))
+        return list((self._encoded if len(text) <= _UTTERANCE else self._encode)(text, control))
 
     def _encode(self, text: str, control: bool) -> tuple[int, ...]:
         raw = text.encode()
@@ -225,3 +226,4 @@ class Model:
         if self.handle:
             lc.llama_model_free(self.handle)
             self.handle = None
+            self._encoded.cache_clear()

@@ -42,7 +42,8 @@ def measure(
     answer. `progress` counts dialogues. Raises `CrsError` where no dialogue could be made.
     """
     population = Population(**of_data(ProfileParameters(n_profiles=n)).visible)
-    _ = population.catalog.spot("Heat"), population.prior, population.opinions, population.sha256  # before any timing
+    population.prepare(parameters)  # before any timing, as is the reader of titles without brackets
+    population.catalog.spot("Heat")
     figures = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -28,13 +28,13 @@ def test_imports_of_a_notebook_can_be_run_alone() -> None:
 
 
 @pytest.mark.model
-def test_a_small_run_says_its_first_word_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_run_can_talk_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup, "_SMALL", ("-p", "n_profiles=2", "-p", "max_turns=1", "-p", "user_model=agenda"))
-    first, whole = startup._run(0).values()
+    first, whole = startup._run().values()
     assert 0 < first < whole
 
 
 def test_a_small_run_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup, "_SMALL", ("-p", "n_profiles=0"))
     with pytest.raises(CrsError, match="n_profiles = 0"):
-        startup._run(0)
+        startup._run()
