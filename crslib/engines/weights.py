@@ -247,7 +247,7 @@ class Deltas:
         precision: the order of a sum depends on the number of cores, and in single precision so did the rounding, a
         byte of the merged file, and with it every dialogue.
         """
-        a, b = (half.astype(np.float64) for half in self._pair(name))
+        a, b = (half.astype(SUMMED) for half in self._pair(name))
         with np.errstate(over="ignore", invalid="ignore"):
             delta = ((self._alpha / a.shape[0] if self._alpha else 1.0) * (b @ a)).astype(np.float32)
         if not np.isfinite(delta).all():

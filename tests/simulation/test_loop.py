@@ -30,6 +30,7 @@ from crslib.simulation.population import Population
 from crslib.store import Run
 from crslib.users import profiles as profile_building
 from tests.conftest import make_profiles
+from tests.recommender.test_grounding import Even
 from tests.support.agents import agents, simulate
 from tests.support.domains import MOVIES
 from tests.support.fuzz import tries
@@ -488,6 +489,19 @@ def test_the_recommenders_side_of_the_loop_is_given_nothing_of_a_profile(items: 
     for held in (population, population.profiles, population.opinions):
         assert id(held) not in reached
     assert id(population.items) in reached
+
+
+def test_titles_that_both_parties_share_lead_the_recommender_to_no_person(items: pl.DataFrame) -> None:
+    population, engine = Population(make_profiles(["u1"]), items, NO_RATINGS, MOVIES, Fixed()), Even()
+    parameters = SimulationParameters(title_model=0, title_base=0)
+    titles = population.catalog_titles(engine, parameters)
+    of_user = population.of_user(engine, parameters, titles)
+    assert of_user is not None
+    of_user(population.view(population.profiles.row(0, named=True))).allowed(list(b"I love [["))
+    reached = reachable(population.of_recommender(engine, parameters, titles))
+    for held in (population, population.profiles, population.profile_rows, population.opinions, of_user):
+        assert id(held) not in reached
+    assert id(titles) in reached and id(titles) in reachable(of_user)
 
 
 def reachable(start: object) -> dict[int, object]:

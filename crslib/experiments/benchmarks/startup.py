@@ -25,7 +25,8 @@ _LIGHT = ("-p", "user_model=agenda", *_SMALL)
 
 
 def measure(times: int, progress: Progress = no_progress) -> pl.DataFrame:
-    """The least of `times` calls of each part: (part, seconds, core_seconds). Raises `CrsError` where a run fails."""
+    """The least of `times` calls of each part: (part, seconds, core_seconds; null of a run). Raises `CrsError` where a
+    run fails."""
     parts: dict[str, Callable[[], None]] = {
         "crs --help": lambda: _python("-m", "crslib", "--help"),
         "crs run --help": lambda: _python("-m", "crslib", "run", "--help"),
